@@ -1,0 +1,155 @@
+//! The seam below the substreams: what carries frames on numbered, ordered, reliable channels.
+//!
+//! A [`Carrier`] is driven by one task, the driver of a [`Connection`](crate::Connection). It does
+//! its input, output and timers inside [`Carrier::poll_event`] and never waits for whoever reads
+//! what it delivers.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::connection::ConnectionError;
+
+pub mod memory;
+
+/// Name of a channel within one carrier.
+///
+/// Given by the carrier and never used twice in its life, whatever the numbers on the wire are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId(u64);
+
+impl ChannelId {
+    /// Names a channel; for implementations of [`Carrier`].
+    pub const fn new(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The number of this name.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a carrier reports to the driver of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CarrierEvent {
+    /// The peer opened a channel, with this label.
+    Opened {
+        /// The new channel.
+        channel: ChannelId,
+        /// Its label; empty for libp2p substreams.
+        label: String,
+    },
+    /// A channel has something to [`Carrier::read`].
+    Readable {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// There is room again: every write that was refused as [`Written::Busy`] may be tried again.
+    Writable,
+    /// Everything written to a channel has reached the peer, after
+    /// [`Carrier::notify_delivered`].
+    Delivered {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// A channel was closed by the peer, or its closing by [`Carrier::close_channel`] is complete.
+    ///
+    /// What arrived before stays readable until it was read.
+    Closed {
+        /// The channel.
+        channel: ChannelId,
+    },
+}
+
+/// What became of a [`Carrier::write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The carrier took the frame.
+    Taken,
+    /// The carrier has no room; [`CarrierEvent::Writable`] follows.
+    Busy,
+    /// The channel is closed: nothing can be written to it any more.
+    Closed,
+}
+
+/// Which budget a frame is counted against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Payload: refused when the carrier holds as much as it should.
+    Data,
+    /// Flags and credit: small, and exempt from the budget of data, so that a close is never stuck
+    /// behind the data of others.
+    Control,
+}
+
+/// Why a channel could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenChannelError {
+    /// No number is free for another channel.
+    #[error("no channel number is free")]
+    Exhausted,
+    /// The label is longer than the carrier can send.
+    #[error("the label of {len} bytes is longer than {max}")]
+    LabelTooLong {
+        /// Length of the label.
+        len: usize,
+        /// Longest label.
+        max: usize,
+    },
+    /// The carrier is closing or closed.
+    #[error("the carrier is closed")]
+    Closed,
+}
+
+/// Carries frames on numbered, ordered, reliable channels.
+///
+/// # Contract
+/// - What is written to a channel arrives complete and in order, or the channel or the carrier
+///   ends. The boundaries of messages mean nothing: a carrier may cut and merge.
+/// - A channel that one side closes still delivers what was written before.
+/// - Calls never block and never wait for a consumer.
+/// - [`Carrier::poll_event`] returns `Pending` only after it has sent what was written and has
+///   arranged a wake-up for everything that can happen next.
+/// - After it returned an error every call is harmless and does nothing.
+pub trait Carrier: Send {
+    /// Drives input, output and timers, and returns what happened.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>>;
+
+    /// Opens a channel. It can be written to at once, though it may be [`Written::Busy`] at first.
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
+
+    /// Hands one frame to the carrier, whole or not at all.
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written;
+
+    /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
+
+    /// Asks for one [`CarrierEvent::Delivered`] when all that was written to the channel so far
+    /// has reached the peer, at once if it has.
+    fn notify_delivered(&mut self, channel: ChannelId);
+
+    /// Closes a channel after what was written to it; nothing more is read from it.
+    fn close_channel(&mut self, channel: ChannelId);
+
+    /// The longest message the carrier can send, in bytes.
+    fn max_message(&self) -> usize;
+
+    /// Whether a channel that is not read holds its sender back. Where this is `false` the driver
+    /// reads at once, and bounds the unread bytes itself.
+    fn holds_back_unread(&self) -> bool {
+        false
+    }
+
+    /// Sends what is queued, tells the peer and ends. Bounded by the caller.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}

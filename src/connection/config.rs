@@ -1,0 +1,174 @@
+//! Every limit of a connection, with the need or the attack it answers (wire.md section 5).
+
+use std::time::Duration;
+
+use crate::message::MAX_FRAME;
+
+/// How substreams find out which protocol they carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Negotiation {
+    /// multistream-select on every substream, as every libp2p peer does.
+    #[default]
+    MultistreamSelect,
+    /// The label of the data channel names the protocol; for peers that are ours. Saves a round
+    /// trip.
+    ChannelLabel,
+    /// None: substreams are handed over as they come. For stacks that negotiate themselves.
+    None,
+}
+
+/// When FIN is answered with FIN_ACK.
+///
+/// The specification says SHOULD, and js-libp2p waits for it. rust-libp2p knows no FIN_ACK and fails
+/// a read that meets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FinAckPolicy {
+    /// At once.
+    #[default]
+    Always,
+    /// Only once our own FIN went out: a peer that half-closed and still reads sees none before
+    /// the end of what it reads.
+    AfterOwnFin,
+    /// Never.
+    Never,
+}
+
+/// Limits and timeouts of a connection and its substreams.
+///
+/// Change the fields of a [`Config::default`]. [`Config::validate`] is called wherever one is used.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long a delivered FIN waits for its FIN_ACK. Default: 10 s, as go-libp2p, js-libp2p and
+    /// litep2p wait.
+    pub fin_ack_timeout: Duration,
+    /// How long a dropped substream, or a closing connection, may take to deliver what was
+    /// accepted. Default: 10 s. Answers peers that never read, and so would keep state alive.
+    pub teardown_timeout: Duration,
+    /// How long opening and negotiating a substream may take, in either direction. Default: 5 s,
+    /// as litep2p. Answers peers that open channels and say nothing.
+    pub open_timeout: Duration,
+    /// Payload bytes that a peer may send on a substream before the application reads them.
+    /// Default: 1 MiB, 84 Mbit/s at a round trip of 100 ms. Raise it to the bandwidth-delay
+    /// product of the path. At most 2^32 - 1.
+    pub receive_window: u32,
+    /// Unread bytes at which a substream is reset whose peer knows no credit. Default: 4 MiB, the
+    /// data of a 112 ms pause at 300 Mbit/s. Answers readers that stall.
+    pub substream_ceiling: usize,
+    /// Unread bytes of all substreams of a connection together. As it fills up, each substream may
+    /// hold no more than what is left of it, so that the largest is reset first. Default: 32 MiB.
+    pub connection_ceiling: usize,
+    /// Payload bytes accepted on a substream that the carrier has not taken. Default: 64 KiB.
+    pub send_buffer: usize,
+    /// Longest frame sent to a peer that has shown credit. Default and maximum: 16 384 bytes.
+    pub max_frame: usize,
+    /// Longest frame sent to any other peer. Default: 8 192 bytes: libp2p-webrtc 0.10 can not
+    /// read longer ones, and a smaller size costs nothing measurable.
+    pub max_frame_without_credit: usize,
+    /// Substreams that the peer may have open at once; more are reset with
+    /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
+    /// and go-libp2p.
+    pub max_inbound_substreams: usize,
+    /// When FIN is answered. Default: always.
+    pub fin_ack: FinAckPolicy,
+    /// How substreams find out which protocol they carry. Default: multistream-select.
+    pub negotiation: Negotiation,
+    /// Protocols accepted on substreams that the peer opens, best first.
+    pub protocols: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            fin_ack_timeout: Duration::from_secs(10),
+            teardown_timeout: Duration::from_secs(10),
+            open_timeout: Duration::from_secs(5),
+            receive_window: 1024 * 1024,
+            substream_ceiling: 4 * 1024 * 1024,
+            connection_ceiling: 32 * 1024 * 1024,
+            send_buffer: 64 * 1024,
+            max_frame: MAX_FRAME,
+            max_frame_without_credit: 8192,
+            max_inbound_substreams: 256,
+            fin_ack: FinAckPolicy::default(),
+            negotiation: Negotiation::default(),
+            protocols: Vec::new(),
+        }
+    }
+}
+
+/// A combination of settings that can not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value is outside its range.
+    #[error("{name} is {value}, outside of {min} to {max}")]
+    OutOfRange {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// Smallest value that works.
+        min: usize,
+        /// Largest value that works.
+        max: usize,
+    },
+    /// A timeout is zero.
+    #[error("{name} is zero")]
+    ZeroTimeout {
+        /// The field.
+        name: &'static str,
+    },
+}
+
+impl Config {
+    /// Smallest frame worth its header.
+    const MIN_FRAME: usize = 64;
+
+    /// Checks that the settings can work together.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let timeouts = [
+            ("fin_ack_timeout", self.fin_ack_timeout),
+            ("teardown_timeout", self.teardown_timeout),
+            ("open_timeout", self.open_timeout),
+        ];
+        for (name, value) in timeouts {
+            if value.is_zero() {
+                return Err(ConfigError::ZeroTimeout { name });
+            }
+        }
+        let window = usize::try_from(self.receive_window).unwrap_or(usize::MAX);
+        let ranges = [
+            ("max_frame", self.max_frame, Self::MIN_FRAME, MAX_FRAME),
+            (
+                "max_frame_without_credit",
+                self.max_frame_without_credit,
+                Self::MIN_FRAME,
+                MAX_FRAME,
+            ),
+            ("receive_window", window, 1024, usize::MAX),
+            // A peer that stays within its window must never meet the ceiling.
+            ("substream_ceiling", self.substream_ceiling, window, usize::MAX),
+            (
+                "connection_ceiling",
+                self.connection_ceiling,
+                self.substream_ceiling,
+                usize::MAX,
+            ),
+            ("send_buffer", self.send_buffer, 1, usize::MAX),
+        ];
+        for (name, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::OutOfRange {
+                    name,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+}

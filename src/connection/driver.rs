@@ -1,0 +1,432 @@
+//! The driver of a connection: the one task that owns its carrier.
+//!
+//! It moves frames between the carrier and the substreams and never waits for a consumer. What it
+//! has to do for a substream it derives from the substream's state each time it looks, so nothing
+//! that is owed (FIN, FIN_ACK, STOP_SENDING, RESET_STREAM, credit) needs a place in a queue that
+//! could be full.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::deadlines::{Deadline, DeadlineKind, Deadlines};
+use super::error::ConnectionError;
+use super::link::Link;
+use super::negotiate::{Negotiations, Outcome};
+use super::config::Negotiation;
+use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
+use crate::message::{DecodeError, Flag, FrameDecoder, Message, max_payload};
+use crate::substream::code;
+use crate::substream::{
+    Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, WriteState,
+};
+
+/// Rounds of work before the driver lets other tasks run.
+const ROUNDS_PER_POLL: usize = 32;
+
+/// Carrier events taken in one round, so that writes are not starved by reads.
+const EVENTS_PER_ROUND: usize = 64;
+
+/// Who opened a substream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Peer,
+    Us,
+}
+
+/// What the driver knows of a substream beside its state.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) shared: Arc<Shared>,
+    pub(super) decoder: FrameDecoder,
+    pub(super) origin: Origin,
+    /// In the round-robin queue of those with data to send.
+    pub(super) active: bool,
+    /// In the queue of those whose control frame found the carrier busy.
+    pub(super) control_blocked: bool,
+    /// `max_data` was sent on this substream.
+    pub(super) credit_shown: bool,
+    /// Payload was received on this substream.
+    pub(super) peer_spoke: bool,
+    /// `max_data` was received on this substream.
+    pub(super) peer_credit: bool,
+    /// The FIN_ACK timer, once the carrier has delivered the FIN.
+    pub(super) fin_ack_deadline: Option<Deadline>,
+    pub(super) teardown_deadline: Option<Deadline>,
+    /// How long a silent peer is waited for before it counts as one that knows no credit.
+    pub(super) credit_deadline: Option<Deadline>,
+}
+
+impl Entry {
+    fn new(shared: Arc<Shared>, origin: Origin) -> Self {
+        Self {
+            shared,
+            decoder: FrameDecoder::new(),
+            origin,
+            active: false,
+            control_blocked: false,
+            credit_shown: false,
+            peer_spoke: false,
+            peer_credit: false,
+            fin_ack_deadline: None,
+            teardown_deadline: None,
+            credit_deadline: None,
+        }
+    }
+}
+
+/// Where the driver is in the life of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Substreams come and go.
+    Running,
+    /// No new substreams; those that exist close, until all have or the time is over.
+    Draining { until: Instant },
+    /// The carrier tells the peer, until it has or the time is over.
+    ClosingCarrier { until: Instant },
+}
+
+pin_project! {
+    /// The driver of a connection. Completes when the connection has ended and nothing is left of
+    /// it; spawn it, or poll it, for the connection to make progress.
+    #[must_use = "a connection makes no progress unless its driver is polled"]
+    pub struct Driver<C> {
+        #[pin]
+        deadlines: Deadlines,
+        #[pin]
+        phase_timer: Sleep,
+        core: Core<C>,
+    }
+}
+
+impl<C> std::fmt::Debug for Driver<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver")
+            .field("phase", &self.core.phase)
+            .field("substreams", &self.core.substreams.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The unpinned part of the driver.
+pub(super) struct Core<C> {
+    pub(super) carrier: C,
+    pub(super) link: Arc<Link>,
+    pub(super) phase: Phase,
+    pub(super) substreams: HashMap<ChannelId, Entry>,
+    /// Substreams in `substreams` that the peer opened.
+    pub(super) inbound: usize,
+    /// Round-robin order of the substreams with data to send.
+    pub(super) active: VecDeque<ChannelId>,
+    /// Substreams whose control frame found the carrier busy.
+    pub(super) control_blocked: VecDeque<ChannelId>,
+    /// No data goes out before the carrier reports room.
+    pub(super) busy: bool,
+    /// The peer has shown `max_data` on any substream, so it knows the field.
+    pub(super) peer_knows_credit: bool,
+    /// Inbound substreams whose protocol is being negotiated.
+    pub(super) negotiations: Negotiations,
+    /// Taken ready queue; kept for its allocation.
+    pub(super) batch: Vec<Arc<Shared>>,
+    /// Control frames are encoded here.
+    pub(super) scratch: BytesMut,
+}
+
+impl<C: Carrier> Driver<C> {
+    pub(crate) fn new(carrier: C, link: Arc<Link>) -> Self {
+        // Peers that name protocols by label are ours.
+        let peer_knows_credit = link.config.negotiation == Negotiation::ChannelLabel;
+        Self {
+            deadlines: Deadlines::new(),
+            phase_timer: sleep_until(Instant::now()),
+            core: Core {
+                carrier,
+                link,
+                phase: Phase::Running,
+                substreams: HashMap::new(),
+                inbound: 0,
+                active: VecDeque::new(),
+                control_blocked: VecDeque::new(),
+                busy: false,
+                peer_knows_credit,
+                negotiations: Negotiations::default(),
+                batch: Vec::new(),
+                scratch: BytesMut::with_capacity(64),
+            },
+        }
+    }
+}
+
+impl<C: Carrier> Future for Driver<C> {
+    type Output = ConnectionError;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        let mut this = self.project();
+        this.core.link.register_driver(cx.waker());
+        for _ in 0..ROUNDS_PER_POLL {
+            let mut turn = Turn {
+                core: &mut *this.core,
+                deadlines: this.deadlines.as_mut(),
+            };
+            match turn.round(cx) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(cause) => return Poll::Ready(turn.end(cause)),
+            }
+            // Nothing moved: only the phase is left to look at.
+            match turn.core.phase {
+                Phase::Running => return Poll::Pending,
+                Phase::Draining { until } | Phase::ClosingCarrier { until } => {
+                    if this.phase_timer.deadline() != until {
+                        this.phase_timer.as_mut().reset(until);
+                    }
+                    let expired = this.phase_timer.as_mut().poll(cx).is_ready();
+                    match turn.advance_closing(expired, cx) {
+                        Poll::Ready(Some(cause)) => return Poll::Ready(turn.end(cause)),
+                        Poll::Ready(None) => {}
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            }
+        }
+        // More to do, but other tasks have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The driver at work: its core, and the timers that have to stay pinned.
+pub(super) struct Turn<'a, C> {
+    pub(super) core: &'a mut Core<C>,
+    pub(super) deadlines: Pin<&'a mut Deadlines>,
+}
+
+impl<C: Carrier> Turn<'_, C> {
+    /// One round of everything; `Ok(false)` when nothing moved.
+    fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
+        let mut moved = false;
+        for _ in 0..EVENTS_PER_ROUND {
+            match self.core.carrier.poll_event(cx) {
+                Poll::Ready(event) => self.on_carrier(event?),
+                Poll::Pending => break,
+            }
+            moved = true;
+        }
+        while let Poll::Ready(deadline) = self.deadlines.as_mut().poll_next(cx) {
+            self.on_deadline(deadline);
+            moved = true;
+        }
+        while let Poll::Ready(outcome) = self.core.negotiations.poll_next(cx) {
+            self.on_negotiated(outcome);
+            moved = true;
+        }
+        moved |= self.open_requested();
+        moved |= self.service_ready();
+        moved |= self.write_data();
+        moved |= self.begin_closing();
+        self.core.link.counters.substreams.set(self.core.substreams.len() as u64);
+        Ok(moved)
+    }
+
+    // Input.
+
+    fn on_carrier(&mut self, event: CarrierEvent) {
+        match event {
+            CarrierEvent::Opened { channel, label } => self.on_opened(channel, label),
+            CarrierEvent::Readable { channel } => self.read_channel(channel),
+            CarrierEvent::Writable => {
+                // Every refused write is tried again, not only those of the channel that has
+                // room: the budget is shared, and its low mark of one channel says nothing
+                // of the others (row H-6).
+                self.core.busy = false;
+                for channel in std::mem::take(&mut self.core.control_blocked) {
+                    if let Some(entry) = self.core.substreams.get_mut(&channel) {
+                        entry.control_blocked = false;
+                        let shared = Arc::clone(&entry.shared);
+                        self.service(&shared);
+                    }
+                }
+            }
+            CarrierEvent::Delivered { channel } => self.on_delivered(channel),
+            CarrierEvent::Closed { channel } => {
+                self.read_channel(channel);
+                if let Some(entry) = self.core.substreams.get(&channel) {
+                    entry.shared.apply(Event::ChannelClosed);
+                    self.remove(channel);
+                }
+            }
+        }
+    }
+
+    fn on_opened(&mut self, channel: ChannelId, label: String) {
+        if self.core.phase != Phase::Running {
+            return self.refuse(channel, code::SHUTDOWN);
+        }
+        if self.core.inbound >= self.core.link.config.max_inbound_substreams {
+            return self.refuse(channel, code::RESOURCE_LIMIT);
+        }
+        let substream = self.insert(channel, Origin::Peer);
+        self.core.link.counters.accepted.add(1);
+        let config = Arc::clone(&self.core.link.config);
+        if let Some(outcome) = self.core.negotiations.begin(substream, label, &config) {
+            self.on_negotiated(outcome);
+        }
+    }
+
+    fn refuse(&mut self, channel: ChannelId, code: u32) {
+        self.core.link.counters.refused.add(1);
+        self.core.scratch.clear();
+        Message::reset(code).encode_into(&mut self.core.scratch);
+        // Whether it is taken or not, the channel ends here.
+        let _ = self.core.carrier.write(channel, &self.core.scratch, Class::Control);
+        self.core.carrier.close_channel(channel);
+    }
+
+    pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
+        let config = &self.core.link.config;
+        let send = SendBuffer::new(
+            config.send_buffer,
+            max_payload(self.core.max_frame(), true),
+        );
+        let receive = ReceiveBuffer::new(u64::from(config.receive_window));
+        let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
+        let entry = Entry::new(Arc::clone(&shared), origin);
+        self.core.substreams.insert(channel, entry);
+        if origin == Origin::Peer {
+            self.core.inbound += 1;
+        }
+        Substream::new(shared)
+    }
+
+    fn on_negotiated(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Agreed(substream) => self.core.link.push_accepted(substream),
+            Outcome::Failed(substream, reason) => {
+                tracing::debug!(
+                    target: "anabranch::connection",
+                    id = substream.id(), %reason, "inbound negotiation failed"
+                );
+                substream.reset(code::NEGOTIATION_FAILED);
+            }
+        }
+    }
+
+    /// Reads all that has arrived on a channel.
+    fn read_channel(&mut self, channel: ChannelId) {
+        while let Some(bytes) = self.core.carrier.read(channel) {
+            let Some(entry) = self.core.substreams.get_mut(&channel) else {
+                // Late data of a substream that is gone: dropped, never a new entry (row FR-6).
+                continue;
+            };
+            entry.decoder.push(bytes);
+            self.decode(channel);
+        }
+    }
+
+    fn decode(&mut self, channel: ChannelId) {
+        while let Some(entry) = self.core.substreams.get_mut(&channel) {
+            match entry.decoder.next_message() {
+                Ok(Some(message)) => self.on_message(channel, message),
+                Ok(None) => return,
+                Err(error) => return self.on_bad_framing(channel, &error),
+            }
+        }
+    }
+
+    fn on_bad_framing(&mut self, channel: ChannelId, error: &DecodeError) {
+        if let Some(entry) = self.core.substreams.get(&channel) {
+            tracing::debug!(
+                target: "anabranch::connection", id = channel.get(), %error, "bad framing"
+            );
+            let shared = Arc::clone(&entry.shared);
+            self.violation(&shared, code::PROTOCOL_VIOLATION);
+        }
+    }
+
+    fn violation(&mut self, shared: &Arc<Shared>, code: u32) {
+        if shared.state().end().is_none() {
+            self.core.link.counters.violations.add(1);
+            shared.reset(code);
+        }
+    }
+
+    /// One message is one step: first credit and payload, then the flag.
+    fn on_message(&mut self, channel: ChannelId, message: Message) {
+        let Some(entry) = self.core.substreams.get_mut(&channel) else {
+            return;
+        };
+        let shared = Arc::clone(&entry.shared);
+        let counters = &self.core.link.counters;
+        counters.frames_received.add(1);
+        if message.unknown_flag {
+            counters.unknown_flags.add(1);
+        }
+        if let Some(max_data) = message.max_data {
+            entry.peer_credit = true;
+            self.core.peer_knows_credit = true;
+            let max_frame = self.core.link.config.max_frame;
+            shared.granted(max_data, max_payload(max_frame, true));
+        }
+        if !message.payload.is_empty() {
+            if !std::mem::replace(&mut entry.peer_spoke, true) && !entry.peer_credit {
+                // Its first data would have carried credit: this peer knows none.
+                shared.credit_is_unknown();
+            }
+            counters.payload_received.add(message.payload.len() as u64);
+            let enforce = entry.peer_credit;
+            if let Err(code) = shared.receive_payload(message.payload, enforce) {
+                return self.violation(&shared, code);
+            }
+        }
+        let effects = match message.flag {
+            None => Effects::NONE,
+            Some(Flag::Fin) => shared.apply(Event::Fin),
+            Some(Flag::FinAck) => shared.apply(Event::FinAck),
+            Some(Flag::StopSending) => shared.received_stop(message.error_code),
+            Some(Flag::ResetStream) => shared.received_reset(message.error_code),
+        };
+        if effects.contains(Effects::PROTOCOL_ERROR) {
+            self.violation(&shared, code::PROTOCOL_VIOLATION);
+        }
+    }
+
+    fn on_delivered(&mut self, channel: ChannelId) {
+        let timeout = self.core.link.config.fin_ack_timeout;
+        let Some(entry) = self.core.substreams.get_mut(&channel) else {
+            return;
+        };
+        // The wait starts now: a slow link is not a silent peer (wire.md section 2).
+        if entry.shared.state().write == WriteState::FinSent && entry.fin_ack_deadline.is_none() {
+            let deadline = self.deadlines.as_mut().set(channel, DeadlineKind::FinAck, timeout);
+            entry.fin_ack_deadline = Some(deadline);
+        }
+    }
+
+    fn on_deadline(&mut self, deadline: Deadline) {
+        let Some(entry) = self.core.substreams.get_mut(&deadline.channel) else {
+            return;
+        };
+        let shared = Arc::clone(&entry.shared);
+        match deadline.kind {
+            DeadlineKind::FinAck => {
+                entry.fin_ack_deadline = None;
+                shared.apply(Event::FinAckTimeout);
+            }
+            DeadlineKind::Teardown => {
+                entry.teardown_deadline = None;
+                let fin_delivered = entry.fin_ack_deadline.is_some()
+                    || matches!(shared.state().write, WriteState::Finished(_));
+                if fin_delivered && shared.state().read == ReadState::FinAcked {
+                    // Only the FIN_ACK is missing: its own deadline ends that.
+                } else {
+                    shared.reset(code::ABANDONED);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What the handles of a connection and its driver share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use atomic_waker::AtomicWaker;
+use tokio::sync::{Notify, oneshot};
+
+use super::config::Config;
+use super::error::{ConnectionError, OpenError};
+use super::stats::Counters;
+use crate::substream::{Shared, Substream};
+
+/// A request to open a channel, and where the substream goes.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    pub(crate) label: String,
+    pub(crate) reply: oneshot::Sender<Result<Substream, OpenError>>,
+}
+
+/// Shared by every [`Connection`](crate::Connection) handle, every substream and the driver.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) config: Arc<Config>,
+    pub(crate) unread: UnreadBytes,
+    pub(crate) counters: Counters,
+    /// Substreams that the driver is to look at. Each is in here at most once.
+    ready: Mutex<Vec<Arc<Shared>>>,
+    opens: Mutex<VecDeque<OpenRequest>>,
+    /// Negotiated substreams that nobody has accepted. Bounded by `max_inbound_substreams`.
+    accepted: Mutex<VecDeque<Substream>>,
+    accept: Notify,
+    driver: AtomicWaker,
+    /// Set when the application, or the last handle, closes the connection.
+    closing: AtomicBool,
+    /// Set by the driver while a channel is left unread until its reader takes something.
+    held_back: AtomicBool,
+    /// Why the connection ended; set once, before anybody is woken for it.
+    cause: OnceLock<ConnectionError>,
+    ended: Notify,
+    /// [`Connection`](crate::Connection) handles.
+    handles: AtomicUsize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Queues of whole entries: nothing is ever left half done under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub(crate) fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            unread: UnreadBytes::default(),
+            counters: Counters::default(),
+            ready: Mutex::new(Vec::new()),
+            opens: Mutex::new(VecDeque::new()),
+            accepted: Mutex::new(VecDeque::new()),
+            accept: Notify::new(),
+            driver: AtomicWaker::new(),
+            closing: AtomicBool::new(false),
+            held_back: AtomicBool::new(false),
+            cause: OnceLock::new(),
+            ended: Notify::new(),
+            handles: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
+        self.driver.register(waker);
+    }
+
+    pub(crate) fn push_ready(&self, substream: Arc<Shared>) {
+        {
+            let mut ready = lock(&self.ready);
+            // Without a driver nobody would take it out again, and it keeps this link alive.
+            if self.cause.get().is_some() {
+                return;
+            }
+            ready.push(substream);
+        }
+        self.driver.wake();
+    }
+
+    /// Moves the ready substreams into `batch`, which is empty.
+    pub(crate) fn take_ready(&self, batch: &mut Vec<Arc<Shared>>) {
+        std::mem::swap(&mut *lock(&self.ready), batch);
+    }
+
+    pub(crate) fn request_open(&self, request: OpenRequest) {
+        lock(&self.opens).push_back(request);
+        if self.cause.get().is_some() {
+            // The driver may have drained the queue for the last time already.
+            self.fail_opens();
+        }
+        self.driver.wake();
+    }
+
+    pub(crate) fn next_open(&self) -> Option<OpenRequest> {
+        let mut opens = lock(&self.opens);
+        while let Some(request) = opens.pop_front() {
+            if !request.reply.is_closed() {
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    fn fail_opens(&self) {
+        let cause = self.cause().unwrap_or(ConnectionError::ClosedLocally);
+        for request in lock(&self.opens).drain(..) {
+            // The caller may have given up meanwhile.
+            let _ = request.reply.send(Err(OpenError::Connection(cause.clone())));
+        }
+    }
+
+    pub(crate) fn push_accepted(&self, substream: Substream) {
+        lock(&self.accepted).push_back(substream);
+        self.accept.notify_one();
+    }
+
+    /// The next accepted substream; `Ok(None)` after an orderly end. Cancel safe.
+    pub(crate) async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
+        loop {
+            // Created before the look at the queue: a wake-up in between is not missed.
+            let notified = self.accept.notified();
+            let ended = self.ended.notified();
+            tokio::pin!(notified, ended);
+            notified.as_mut().enable();
+            ended.as_mut().enable();
+            let next = {
+                let mut accepted = lock(&self.accepted);
+                let next = accepted.pop_front();
+                if !accepted.is_empty() {
+                    // Another task may wait for what is left.
+                    self.accept.notify_one();
+                }
+                next
+            };
+            if let Some(substream) = next {
+                return Ok(Some(substream));
+            }
+            match self.cause.get() {
+                Some(cause) if cause.is_orderly() => return Ok(None),
+                Some(cause) => return Err(cause.clone()),
+                None => {}
+            }
+            tokio::select! {
+                () = notified => {}
+                () = ended => {}
+            }
+        }
+    }
+
+    pub(crate) fn begin_close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.driver.wake();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_held_back(&self, held_back: bool) {
+        self.held_back.store(held_back, Ordering::Release);
+    }
+
+    /// Whether the driver wants to know of reads.
+    pub(crate) fn reads_are_awaited(&self) -> bool {
+        self.held_back.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn cause(&self) -> Option<ConnectionError> {
+        self.cause.get().cloned()
+    }
+
+    /// Ends the connection: the first cause counts. What nobody accepted is dropped.
+    pub(crate) fn end(&self, cause: ConnectionError) {
+        let _ = self.cause.set(cause);
+        self.fail_opens();
+        let unserved = std::mem::take(&mut *lock(&self.ready));
+        drop(unserved);
+        // Outside of the lock: dropping a substream takes other locks.
+        let unaccepted = std::mem::take(&mut *lock(&self.accepted));
+        drop(unaccepted);
+        self.accept.notify_waiters();
+        self.ended.notify_waiters();
+    }
+
+    /// Completes when the connection has ended. Cancel safe.
+    pub(crate) async fn ended(&self) -> ConnectionError {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+            ended.await;
+        }
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop_handle(&self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.driver.wake();
+        }
+    }
+
+    /// Whether no [`Connection`](crate::Connection) handle is left.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.handles.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether neither queue holds anything; what tests end with.
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.ready).is_empty()
+            && lock(&self.opens).is_empty()
+            && lock(&self.accepted).is_empty()
+            && self.unread.get() == 0
+    }
+}
+
+/// Bytes unread in all substreams of a connection, with the cost of their frames.
+#[derive(Debug, Default)]
+pub(crate) struct UnreadBytes(AtomicUsize);
+
+impl UnreadBytes {
+    pub(crate) fn adjust(&self, before: usize, after: usize) {
+        if after >= before {
+            self.0.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What one substream may hold unread: its own ceiling, or what is left of the connection's.
+    ///
+    /// So the largest holder meets the limit first, without a search for it, and a small one
+    /// is not punished for the sum.
+    pub(crate) fn ceiling_for_one(&self, config: &Config) -> usize {
+        let left = config.connection_ceiling.saturating_sub(self.get());
+        config.substream_ceiling.min(left.max(Self::ALWAYS_ALLOWED))
+    }
+
+    /// What a substream may hold however full the connection is: a few frames.
+    const ALWAYS_ALLOWED: usize = 32 * 1024;
+}

@@ -1,0 +1,177 @@
+//! Many substreams over one carrier: handles for the application, and the driver.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::carrier::Carrier;
+use crate::identity::PeerId;
+use crate::substream::Substream;
+
+mod config;
+mod deadlines;
+mod driver;
+mod error;
+mod link;
+mod negotiate;
+mod output;
+mod stats;
+
+pub use config::{Config, ConfigError, FinAckPolicy, Negotiation};
+pub use driver::Driver;
+pub use error::{ConnectionError, OpenError};
+pub(crate) use link::Link;
+use link::OpenRequest;
+pub use stats::ConnectionStats;
+
+/// A connection: opens and accepts substreams.
+///
+/// Cheap to clone; every clone is the same connection. When the last clone and the last substream
+/// are dropped, the connection closes.
+pub struct Connection {
+    link: Arc<Link>,
+    peer: Option<PeerId>,
+}
+
+impl Connection {
+    /// Makes a connection over any carrier, and the driver that has to be polled for it.
+    ///
+    /// Endpoints do this for their connections; it is for carriers of your own, and for tests.
+    pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
+        Self::authenticated(carrier, config, None)
+    }
+
+    pub(crate) fn authenticated<C: Carrier>(
+        carrier: C,
+        config: Arc<Config>,
+        peer: Option<PeerId>,
+    ) -> (Self, Driver<C>) {
+        let link = Link::new(config);
+        link.add_handle();
+        let driver = Driver::new(carrier, Arc::clone(&link));
+        (Self { link, peer }, driver)
+    }
+
+    /// Opens a substream for `protocol`, negotiated as the [`Config`] says.
+    ///
+    /// # Errors
+    /// [`OpenError::UnsupportedProtocol`] if the peer does not speak it, [`OpenError::TimedOut`]
+    /// if it does not answer within [`Config::open_timeout`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the substream is closed.
+    pub async fn open(&self, protocol: &str) -> Result<Substream, OpenError> {
+        self.open_any(&[protocol]).await
+    }
+
+    /// Opens a substream for the first of `protocols` that the peer speaks.
+    ///
+    /// [`Substream::protocol`] tells which one that is. Errors and cancel safety as
+    /// [`Connection::open`].
+    pub async fn open_any(&self, protocols: &[&str]) -> Result<Substream, OpenError> {
+        let config = &self.link.config;
+        match config.negotiation {
+            Negotiation::MultistreamSelect => {
+                let substream = self.open_channel("").await?;
+                negotiate::negotiate_outbound(substream, protocols, config.open_timeout).await
+            }
+            Negotiation::ChannelLabel => {
+                let label = protocols.first().copied().unwrap_or_default();
+                let mut substream = self.open_channel(label).await?;
+                substream.set_protocol(label.into());
+                Ok(substream)
+            }
+            Negotiation::None => self.open_channel("").await,
+        }
+    }
+
+    async fn open_channel(&self, label: &str) -> Result<Substream, OpenError> {
+        let (reply, opened) = oneshot::channel();
+        self.link.request_open(OpenRequest {
+            label: label.to_owned(),
+            reply,
+        });
+        match timeout(self.link.config.open_timeout, opened).await {
+            Ok(Ok(result)) => result,
+            // The driver is gone without an answer.
+            Ok(Err(_)) => Err(OpenError::Connection(
+                self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
+            )),
+            Err(_) => Err(OpenError::TimedOut),
+        }
+    }
+
+    /// The next substream that the peer opened, once its protocol is agreed on.
+    ///
+    /// `Ok(None)` when the connection was closed by either side; an error when it failed.
+    /// Substreams that are not accepted count against [`Config::max_inbound_substreams`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
+        self.link.accept().await
+    }
+
+    /// Closes the connection and waits until that is done: what was accepted for sending is
+    /// delivered, within [`Config::teardown_timeout`], then the peer is told.
+    ///
+    /// # Cancel safety
+    /// The close goes on if the future is dropped.
+    pub async fn close(&self) {
+        self.link.begin_close();
+        self.link.ended().await;
+    }
+
+    /// Waits until the connection has ended and returns why. Cancel safe.
+    pub async fn closed(&self) -> ConnectionError {
+        self.link.ended().await
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn close_reason(&self) -> Option<ConnectionError> {
+        self.link.cause()
+    }
+
+    /// The authenticated identity of the peer; `None` where the connection was made without Noise.
+    pub fn peer_id(&self) -> Option<&PeerId> {
+        self.peer.as_ref()
+    }
+
+    /// Counts since the connection was made.
+    pub fn stats(&self) -> ConnectionStats {
+        self.link.counters.snapshot(self.link.unread.get())
+    }
+
+    /// Whether no queue of this connection holds anything. For tests that end with it.
+    #[doc(hidden)]
+    pub fn is_idle(&self) -> bool {
+        self.link.is_idle()
+    }
+}
+
+impl Clone for Connection {
+    fn clone(&self) -> Self {
+        self.link.add_handle();
+        Self {
+            link: Arc::clone(&self.link),
+            peer: self.peer.clone(),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.link.drop_handle();
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .field("ended", &self.link.cause())
+            .finish_non_exhaustive()
+    }
+}

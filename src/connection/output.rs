@@ -1,0 +1,431 @@
+//! What the driver sends, and how substreams and the connection end.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::config::FinAckPolicy;
+use super::deadlines::DeadlineKind;
+use super::driver::{Core, Origin, Phase, Turn};
+use super::error::{ConnectionError, OpenError};
+use crate::carrier::{Carrier, ChannelId, Class, Written};
+use crate::message::{DATA_TAILROOM, Flag, Message, max_payload, seal_data_frame};
+use crate::substream::code;
+use crate::substream::{ChannelState, Event, ReadState, Shared, WriteState};
+
+/// Data frames written in one round, so that reads are not starved by writes.
+const FRAMES_PER_ROUND: usize = 32;
+
+impl<C: Carrier> Core<C> {
+    /// The longest frame that the peer can be trusted to read.
+    pub(super) fn max_frame(&self) -> usize {
+        let config = &self.link.config;
+        let limit = if self.peer_knows_credit {
+            config.max_frame
+        } else {
+            config.max_frame_without_credit
+        };
+        limit.min(self.carrier.max_message())
+    }
+}
+
+impl<C: Carrier> Turn<'_, C> {
+    pub(super) fn open_requested(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(request) = self.core.link.next_open() {
+            moved = true;
+            let result = if self.core.phase == Phase::Running {
+                self.core
+                    .carrier
+                    .open(&request.label)
+                    .map_err(OpenError::Channel)
+            } else {
+                Err(OpenError::Connection(ConnectionError::ClosedLocally))
+            };
+            let result = result.map(|channel| {
+                self.core.link.counters.opened.add(1);
+                self.insert(channel, Origin::Us)
+            });
+            // A caller that gave up drops the substream, which then closes itself.
+            let _ = request.reply.send(result);
+        }
+        moved
+    }
+
+    pub(super) fn service_ready(&mut self) -> bool {
+        let mut batch = std::mem::take(&mut self.core.batch);
+        self.core.link.take_ready(&mut batch);
+        let moved = !batch.is_empty();
+        for shared in batch.drain(..) {
+            shared.begin_service();
+            self.service(&shared);
+        }
+        self.core.batch = batch;
+        moved
+    }
+
+    /// Looks at the state of a substream and does what it owes.
+    pub(super) fn service(&mut self, shared: &Arc<Shared>) {
+        let channel = shared.id;
+        if !self.core.substreams.contains_key(&channel) {
+            return;
+        }
+        if shared.state().end().is_some() {
+            return self.finish_reset(shared);
+        }
+        if !self.write_owed_flags(shared) {
+            return;
+        }
+        self.write_fin_if_drained(shared);
+        self.schedule_data(shared);
+        self.limit_wait_for_credit(shared);
+        self.start_teardown(shared);
+        self.close_if_complete(shared);
+    }
+
+    /// Writes FIN_ACK, STOP_SENDING and credit, as far as they are owed. Returns `false` if the
+    /// carrier was busy; the substream is then looked at again when it is not.
+    fn write_owed_flags(&mut self, shared: &Arc<Shared>) -> bool {
+        let state = shared.state();
+        if state.read == ReadState::FinReceived {
+            let own_fin_sent = matches!(state.write, WriteState::FinSent | WriteState::Finished(_));
+            let written = match self.core.link.config.fin_ack {
+                FinAckPolicy::Always => self.write_control(shared, &Message::flag(Flag::FinAck)),
+                FinAckPolicy::AfterOwnFin if own_fin_sent => {
+                    self.write_control(shared, &Message::flag(Flag::FinAck))
+                }
+                FinAckPolicy::AfterOwnFin => false,
+                FinAckPolicy::Never => true,
+            };
+            if written {
+                shared.apply(Event::FinAckWritten);
+            } else if self.is_control_blocked(shared) {
+                return false;
+            }
+        }
+        if shared.state().read == ReadState::StopOwed {
+            let message = match shared.own_stop_code() {
+                Some(code) => Message::stop_sending(code),
+                None => Message::flag(Flag::StopSending),
+            };
+            if !self.write_control(shared, &message) {
+                return false;
+            }
+            shared.apply(Event::StopWritten);
+        }
+        // Only to a peer that has shown the field: to rust-libp2p a message without payload and
+        // flag is the end of the stream (peers.md).
+        if self.core.peer_knows_credit
+            && !shared.has_sendable_data()
+            && let Some(max_data) = shared.credit_offer(false)
+        {
+            if !self.write_control(shared, &Message::credit(max_data)) {
+                return false;
+            }
+            self.credit_went_out(shared, max_data);
+        }
+        true
+    }
+
+    fn is_control_blocked(&self, shared: &Shared) -> bool {
+        self.core
+            .substreams
+            .get(&shared.id)
+            .is_some_and(|entry| entry.control_blocked)
+    }
+
+    /// Writes FIN once everything in front of it was taken by the carrier.
+    fn write_fin_if_drained(&mut self, shared: &Arc<Shared>) {
+        if !matches!(
+            shared.state().write,
+            WriteState::Closing | WriteState::Stopped
+        ) || shared.buffered() > 0
+        {
+            return;
+        }
+        // Alone: some peers lose a payload that shares a message with FIN (peers.md).
+        if !self.write_control(shared, &Message::flag(Flag::Fin)) {
+            return;
+        }
+        shared.apply(Event::FinWritten);
+        self.core.carrier.notify_delivered(shared.id);
+        if self.core.link.config.fin_ack == FinAckPolicy::AfterOwnFin
+            && shared.state().read == ReadState::FinReceived
+        {
+            shared.request_service();
+        }
+    }
+
+    /// Writes one control frame; `false` when the carrier is busy, and then it is tried again.
+    fn write_control(&mut self, shared: &Arc<Shared>, message: &Message) -> bool {
+        self.core.scratch.clear();
+        message.encode_into(&mut self.core.scratch);
+        let written = self
+            .core
+            .carrier
+            .write(shared.id, &self.core.scratch, Class::Control);
+        match written {
+            Written::Taken => {
+                self.core.link.counters.frames_sent.add(1);
+                true
+            }
+            // The channel is gone; its Closed event ends the substream.
+            Written::Closed => true,
+            Written::Busy => {
+                if let Some(entry) = self.core.substreams.get_mut(&shared.id)
+                    && !entry.control_blocked
+                {
+                    entry.control_blocked = true;
+                    self.core.control_blocked.push_back(shared.id);
+                }
+                false
+            }
+        }
+    }
+
+    fn schedule_data(&mut self, shared: &Arc<Shared>) {
+        if !shared.has_sendable_data() {
+            return;
+        }
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
+            && !entry.active
+        {
+            entry.active = true;
+            self.core.active.push_back(shared.id);
+        }
+    }
+
+    /// Writes data, one frame a substream and turn, so that a big writer holds up nobody.
+    pub(super) fn write_data(&mut self) -> bool {
+        let mut frames = 0;
+        while !self.core.busy && frames < FRAMES_PER_ROUND {
+            let Some(channel) = self.core.active.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.core.substreams.get_mut(&channel) else {
+                continue;
+            };
+            let shared = Arc::clone(&entry.shared);
+            match self.write_one(&shared) {
+                Some(true) => {
+                    frames += 1;
+                    if shared.has_sendable_data() {
+                        self.core.active.push_back(channel);
+                        continue;
+                    }
+                    self.set_inactive(channel);
+                    // The last byte is out: FIN may follow.
+                    self.write_fin_if_drained(&shared);
+                    self.close_if_complete(&shared);
+                }
+                Some(false) => {
+                    // Stays first: it was refused, not served.
+                    self.core.active.push_front(channel);
+                    self.core.busy = true;
+                }
+                None => self.set_inactive(channel),
+            }
+        }
+        frames > 0
+    }
+
+    fn set_inactive(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.core.substreams.get_mut(&channel) {
+            entry.active = false;
+        }
+    }
+
+    /// Writes one data frame. `None`: nothing to write. `Some(false)`: the carrier is busy.
+    fn write_one(&mut self, shared: &Arc<Shared>) -> Option<bool> {
+        let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
+        let limit = max_payload(self.core.max_frame(), true);
+        let (mut chunk, length) = shared.take_data(limit)?;
+        let payload = chunk.start..chunk.start + length;
+        let end = chunk.buf.len();
+        // Credit rides on data: always on the first, which shows the peer that we know it, and
+        // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
+        // in parts still has its rest.
+        let offer = if payload.end == end && (!credit_shown || self.core.peer_knows_credit) {
+            shared.credit_offer(!credit_shown)
+        } else {
+            None
+        };
+        if offer.is_some() {
+            chunk.buf.resize(end + DATA_TAILROOM, 0);
+        }
+        let written = match seal_data_frame(&mut chunk.buf, payload, offer) {
+            Ok(frame) => {
+                let frame = chunk.buf.get(frame).unwrap_or_default();
+                self.core.carrier.write(shared.id, frame, Class::Data)
+            }
+            Err(error) => {
+                // Every chunk is made with the room a header needs.
+                debug_assert!(false, "no room for a frame header: {error}");
+                Written::Closed
+            }
+        };
+        chunk.buf.truncate(end);
+        match written {
+            Written::Taken => {
+                let counters = &self.core.link.counters;
+                counters.frames_sent.add(1);
+                counters.payload_sent.add(length as u64);
+                shared.data_sent(chunk, length);
+                if let Some(max_data) = offer {
+                    self.credit_went_out(shared, max_data);
+                }
+                Some(true)
+            }
+            Written::Busy => {
+                shared.data_refused(chunk);
+                Some(false)
+            }
+            Written::Closed => {
+                // The Closed event of the channel ends the substream.
+                shared.data_refused(chunk);
+                None
+            }
+        }
+    }
+
+    fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {
+        shared.credit_sent(max_data);
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id) {
+            entry.credit_shown = true;
+        }
+    }
+
+    /// A peer that says nothing on a substream gets little data; one that knows no credit may
+    /// say nothing for ever.
+    fn limit_wait_for_credit(&mut self, shared: &Arc<Shared>) {
+        let timeout = self.core.link.config.open_timeout;
+        if !self.core.peer_knows_credit
+            && shared.waits_for_first_credit()
+            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+            && entry.credit_deadline.is_none()
+        {
+            let kind = DeadlineKind::Credit;
+            entry.credit_deadline = Some(self.deadlines.as_mut().set(shared.id, kind, timeout));
+        }
+    }
+
+    // The end of a substream.
+
+    /// Bounds the close of a substream whose handles were dropped.
+    fn start_teardown(&mut self, shared: &Arc<Shared>) {
+        let timeout = self.core.link.config.teardown_timeout;
+        if shared.is_abandoned()
+            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+            && entry.teardown_deadline.is_none()
+        {
+            let kind = DeadlineKind::Teardown;
+            entry.teardown_deadline = Some(self.deadlines.as_mut().set(shared.id, kind, timeout));
+        }
+    }
+
+    /// Closes the channel of a substream that was reset, once the peer was told if it has to be.
+    fn finish_reset(&mut self, shared: &Arc<Shared>) {
+        if shared.state().channel == ChannelState::ResetOwed {
+            let message = match shared.reset_code() {
+                Some(code) => Message::reset(code),
+                None => Message::flag(Flag::ResetStream),
+            };
+            if !self.write_control(shared, &message) {
+                return;
+            }
+            shared.apply(Event::ResetWritten);
+        }
+        self.core.carrier.close_channel(shared.id);
+        self.remove(shared.id);
+    }
+
+    fn close_if_complete(&mut self, shared: &Arc<Shared>) {
+        if shared.state().is_complete() && shared.state().end().is_none() {
+            // Both FINs and their FIN_ACKs are through, or were waited for long enough.
+            self.core.carrier.close_channel(shared.id);
+            self.remove(shared.id);
+        }
+    }
+
+    /// Forgets a substream and all that the driver keeps for it.
+    pub(super) fn remove(&mut self, channel: ChannelId) {
+        let Some(entry) = self.core.substreams.remove(&channel) else {
+            return;
+        };
+        let deadlines =
+            [entry.fin_ack_deadline, entry.teardown_deadline, entry.credit_deadline];
+        for deadline in deadlines.into_iter().flatten() {
+            self.deadlines.as_mut().cancel(deadline);
+        }
+        if entry.origin == Origin::Peer {
+            self.core.inbound -= 1;
+        }
+        // Its place in the round-robin queues is skipped when it comes up.
+    }
+
+    // The end of the connection.
+
+    /// Starts to close when the application asks for it or can not reach the connection any more.
+    pub(super) fn begin_closing(&mut self) -> bool {
+        if self.core.phase != Phase::Running {
+            return false;
+        }
+        let link = &self.core.link;
+        let unused = link.is_unreachable() && self.core.substreams.is_empty();
+        if !link.is_closing() && !unused {
+            return false;
+        }
+        let until = Instant::now() + link.config.teardown_timeout;
+        self.core.phase = Phase::Draining { until };
+        self.core.negotiations.clear();
+        for entry in self.core.substreams.values() {
+            entry.shared.apply(Event::Shutdown);
+            entry.shared.stop(code::SHUTDOWN);
+        }
+        true
+    }
+
+    /// Moves the closing on: from the substreams to the carrier, and from that to the end.
+    pub(super) fn advance_closing(
+        &mut self,
+        expired: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<ConnectionError>> {
+        match self.core.phase {
+            Phase::Running => Poll::Pending,
+            Phase::Draining { .. } if expired || self.core.substreams.is_empty() => {
+                let until = Instant::now() + self.core.link.config.teardown_timeout;
+                self.core.phase = Phase::ClosingCarrier { until };
+                Poll::Ready(None)
+            }
+            Phase::Draining { .. } => Poll::Pending,
+            Phase::ClosingCarrier { .. } => {
+                if expired || self.core.carrier.poll_close(cx).is_ready() {
+                    return Poll::Ready(Some(ConnectionError::ClosedLocally));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ends everything: what is left of the substreams learns why.
+    pub(super) fn end(&mut self, cause: ConnectionError) -> ConnectionError {
+        tracing::debug!(target: "anabranch::connection", %cause, "connection ended");
+        self.core.negotiations.clear();
+        // First the cause, then the wake-ups: whoever wakes finds it.
+        self.core.link.end(cause.clone());
+        let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
+        for channel in channels {
+            self.core.carrier.close_channel(channel);
+            if let Some(entry) = self.core.substreams.get(&channel) {
+                entry.shared.apply(Event::CarrierLost);
+            }
+            self.remove(channel);
+        }
+        self.core.active.clear();
+        self.core.control_blocked.clear();
+        self.core.link.counters.substreams.set(0);
+        cause
+    }
+}

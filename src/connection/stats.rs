@@ -1,0 +1,82 @@
+//! Counters of a connection.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts of a connection since it was made; a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Frames handed to the carrier.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Payload bytes handed to the carrier.
+    pub payload_sent: u64,
+    /// Payload bytes received.
+    pub payload_received: u64,
+    /// Substreams opened by this side.
+    pub opened: u64,
+    /// Substreams opened by the peer and taken.
+    pub accepted: u64,
+    /// Substreams opened by the peer and refused, for want of room.
+    pub refused: u64,
+    /// Flags with a value that is not known; ignored.
+    pub unknown_flags: u64,
+    /// Substreams reset because the peer broke the framing, the order of flags, or its credit.
+    pub violations: u64,
+    /// Bytes unread in all substreams, with the cost of their frames.
+    pub unread: u64,
+    /// Substreams the driver knows now.
+    pub substreams: u64,
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The live counters behind [`ConnectionStats`]. Written by the driver alone.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) frames_sent: Counter,
+    pub(crate) frames_received: Counter,
+    pub(crate) payload_sent: Counter,
+    pub(crate) payload_received: Counter,
+    pub(crate) opened: Counter,
+    pub(crate) accepted: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) unknown_flags: Counter,
+    pub(crate) violations: Counter,
+    pub(crate) substreams: Counter,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self, unread: usize) -> ConnectionStats {
+        ConnectionStats {
+            frames_sent: self.frames_sent.get(),
+            frames_received: self.frames_received.get(),
+            payload_sent: self.payload_sent.get(),
+            payload_received: self.payload_received.get(),
+            opened: self.opened.get(),
+            accepted: self.accepted.get(),
+            refused: self.refused.get(),
+            unknown_flags: self.unknown_flags.get(),
+            violations: self.violations.get(),
+            unread: unread as u64,
+            substreams: self.substreams.get(),
+        }
+    }
+}

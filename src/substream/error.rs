@@ -1,0 +1,100 @@
+//! Why an operation on a substream failed, and how a close went.
+
+use std::io;
+
+use crate::connection::ConnectionError;
+
+/// Codes that anabranch itself puts into RESET_STREAM and STOP_SENDING.
+///
+/// The values below `0x2000` are those of go-libp2p, so that its logs name them.
+pub mod code {
+    /// Protocol negotiation failed or took too long.
+    pub const NEGOTIATION_FAILED: u32 = 0x1001;
+    /// More substreams, or more unread bytes, than this side allows.
+    pub const RESOURCE_LIMIT: u32 = 0x1002;
+    /// The peer broke the framing or the order of flags.
+    pub const PROTOCOL_VIOLATION: u32 = 0x1004;
+    /// The substream was dropped and could not be closed gracefully in time.
+    pub const ABANDONED: u32 = 0x1006;
+    /// The connection is shutting down.
+    pub const SHUTDOWN: u32 = 0x1007;
+    /// The peer sent more payload than it was granted (`max_data`).
+    pub const FLOW_CONTROL: u32 = 0x2001;
+}
+
+/// How the write half of a substream was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseOutcome {
+    /// The peer confirmed with FIN_ACK that it has every byte.
+    Acked,
+    /// FIN was delivered to the peer, but no FIN_ACK came within [`Config::fin_ack_timeout`].
+    ///
+    /// The normal outcome towards peers that know no FIN_ACK, such as rust-libp2p.
+    ///
+    /// [`Config::fin_ack_timeout`]: crate::Config::fin_ack_timeout
+    TimedOut,
+    /// The peer sent STOP_SENDING, with this code if it gave one: it did not want the rest.
+    Stopped(Option<u32>),
+    /// The substream was reset, by either side, with this code if one was given.
+    Reset(Option<u32>),
+    /// The peer closed the data channel after our FIN without confirming it.
+    ChannelClosed,
+    /// The connection ended first: what the peer received is not known.
+    Lost,
+}
+
+/// Why a read, write or close of a substream failed.
+///
+/// The source of the [`io::Error`]s that the I/O traits return.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubstreamError {
+    /// The write half was shut down here before.
+    #[error("the write half is shut down")]
+    ShutDown,
+    /// The peer sent STOP_SENDING.
+    #[error("the peer stopped reading (code {0:?})")]
+    Stopped(Option<u32>),
+    /// The peer sent RESET_STREAM.
+    #[error("the peer reset the substream (code {0:?})")]
+    ResetByPeer(Option<u32>),
+    /// This side reset the substream, by [`Substream::reset`] or because the peer broke a rule.
+    ///
+    /// [`Substream::reset`]: crate::Substream::reset
+    #[error("the substream was reset locally (code {0:?})")]
+    ResetLocally(Option<u32>),
+    /// The data channel was closed without FIN.
+    #[error("the data channel was closed without FIN")]
+    ChannelClosed,
+    /// The connection ended without FIN.
+    #[error("the connection ended: {0}")]
+    ConnectionLost(#[source] ConnectionError),
+}
+
+impl SubstreamError {
+    /// The error for a reader: the same, with the kind that a reader expects.
+    pub(crate) fn into_read_error(self) -> io::Error {
+        let kind = match &self {
+            Self::ResetByPeer(_) | Self::ResetLocally(_) => io::ErrorKind::ConnectionReset,
+            Self::ChannelClosed | Self::ConnectionLost(_) => io::ErrorKind::UnexpectedEof,
+            Self::ShutDown | Self::Stopped(_) => io::ErrorKind::BrokenPipe,
+        };
+        io::Error::new(kind, self)
+    }
+}
+
+impl From<SubstreamError> for io::Error {
+    fn from(error: SubstreamError) -> Self {
+        let kind = match &error {
+            SubstreamError::ResetByPeer(_) | SubstreamError::ResetLocally(_) => {
+                io::ErrorKind::ConnectionReset
+            }
+            SubstreamError::ConnectionLost(_) => io::ErrorKind::ConnectionAborted,
+            SubstreamError::ChannelClosed
+            | SubstreamError::ShutDown
+            | SubstreamError::Stopped(_) => io::ErrorKind::BrokenPipe,
+        };
+        Self::new(kind, error)
+    }
+}

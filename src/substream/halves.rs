@@ -1,0 +1,205 @@
+//! The two directions of a substream, as handles that can live in different tasks.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::error::CloseOutcome;
+use super::poll_cooperative;
+use super::shared::Shared;
+
+/// The direction from the peer.
+///
+/// # Drop
+/// Unless the end of the stream was reached, the peer is told with STOP_SENDING that nobody reads
+/// any more, and what still arrives is discarded. The write half is not affected.
+pub struct ReadHalf {
+    pub(super) shared: Arc<Shared>,
+    pub(super) protocol: Option<Arc<str>>,
+}
+
+impl ReadHalf {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            protocol: None,
+        }
+    }
+
+    /// See [`Substream::id`](super::Substream::id).
+    pub fn id(&self) -> u64 {
+        self.shared.id.get()
+    }
+
+    /// See [`Substream::protocol`](super::Substream::protocol).
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// Reads up to `max` bytes without copying them; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// `ConnectionReset` after a reset by either side, `UnexpectedEof` when the channel or the
+    /// connection ended without FIN; in both cases after everything received was read, but for a
+    /// reset, which drops what is unread.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn read_chunk(&mut self, max: usize) -> io::Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_read_chunk(cx, max)).await
+    }
+
+    /// Poll form of [`ReadHalf::read_chunk`].
+    pub fn poll_read_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<io::Result<Option<Bytes>>> {
+        if max == 0 {
+            return Poll::Ready(Ok(Some(Bytes::new())));
+        }
+        poll_cooperative(cx, |cx| {
+            self.shared
+                .poll_read_with(cx, |receive| receive.read_chunk(max))
+        })
+    }
+
+    /// Tells the peer with STOP_SENDING and `code` that nothing more will be read, and discards
+    /// what is unread. Reads return the end of the stream from now on.
+    pub fn stop(&mut self, code: u32) {
+        self.shared.stop(code);
+    }
+
+    /// Payload bytes received that were not read yet.
+    pub fn unread(&self) -> usize {
+        self.shared.unread()
+    }
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        self.shared.drop_reader();
+    }
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadHalf")
+            .field("id", &self.id())
+            .field("state", &self.shared.state().read)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The direction to the peer.
+///
+/// # Drop
+/// What was written is still delivered, and FIN after it. The read half is not affected.
+pub struct WriteHalf {
+    pub(super) shared: Arc<Shared>,
+    pub(super) protocol: Option<Arc<str>>,
+}
+
+impl WriteHalf {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            protocol: None,
+        }
+    }
+
+    /// See [`Substream::id`](super::Substream::id).
+    pub fn id(&self) -> u64 {
+        self.shared.id.get()
+    }
+
+    /// See [`Substream::protocol`](super::Substream::protocol).
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// Writes the whole of `chunk`.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after a shutdown or when the peer has stopped reading, `ConnectionReset` after
+    /// a reset, `ConnectionAborted` when the connection ended.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, a part of the chunk may have been written.
+    pub async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let written = poll_fn(|cx| self.poll_write_bytes(cx, rest)).await?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        poll_cooperative(cx, |cx| {
+            self.shared.poll_write_with(cx, |send| send.write(data))
+        })
+    }
+
+    /// Ends the stream to the peer: delivers what was written, sends FIN, and waits until the
+    /// peer has confirmed it with FIN_ACK, or has had
+    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) for that after it got the FIN.
+    ///
+    /// Calling it again returns the same outcome.
+    ///
+    /// # Errors
+    /// `ConnectionReset` or `ConnectionAborted` where data may not have been delivered. A peer
+    /// that stopped reading is no error but [`CloseOutcome::Stopped`].
+    ///
+    /// # Cancel safety
+    /// The close goes on if the future is dropped.
+    pub async fn finish(&mut self) -> io::Result<CloseOutcome> {
+        let outcome = poll_fn(|cx| self.shared.poll_finish(cx)).await;
+        self.shared.shutdown_result(outcome)?;
+        Ok(outcome)
+    }
+
+    /// Waits until this direction has ended in any way: confirmed after a shutdown, stopped by the
+    /// peer, reset, or lost with the connection. Cancel safe.
+    pub async fn stopped(&mut self) -> CloseOutcome {
+        poll_fn(|cx| self.shared.poll_outcome(cx)).await
+    }
+
+    /// See [`Substream::reset`](super::Substream::reset).
+    pub fn reset(&self, code: u32) {
+        self.shared.reset(code);
+    }
+
+    /// See [`Substream::close_outcome`](super::Substream::close_outcome).
+    pub fn close_outcome(&self) -> Option<CloseOutcome> {
+        self.shared.outcome()
+    }
+
+    /// Payload bytes accepted that the carrier has not taken yet.
+    pub fn buffered(&self) -> usize {
+        self.shared.buffered()
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.shared.drop_writer();
+    }
+}
+
+impl fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteHalf")
+            .field("id", &self.id())
+            .field("state", &self.shared.state().write)
+            .finish_non_exhaustive()
+    }
+}

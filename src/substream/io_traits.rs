@@ -1,0 +1,164 @@
+//! The `tokio::io` and `futures::io` traits of [`Substream`] and its halves.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::ReadBuf;
+
+use super::{ReadHalf, Substream, WriteHalf, poll_cooperative};
+
+impl ReadHalf {
+    /// Fills `put` with what is there: all queued payloads that fit, not one a call.
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut put: impl FnMut(&[u8]) -> usize,
+    ) -> Poll<io::Result<usize>> {
+        poll_cooperative(cx, |cx| {
+            let read = ready!(self.shared.poll_read_with(cx, |receive| {
+                let read = receive.read(&mut put);
+                (read > 0).then_some(read)
+            }))?;
+            Poll::Ready(Ok(read.unwrap_or(0)))
+        })
+    }
+}
+
+impl tokio::io::AsyncRead for ReadHalf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_read_into(cx, |chunk| {
+            let taken = chunk.len().min(out.remaining());
+            out.put_slice(&chunk[..taken]);
+            taken
+        })
+        .map_ok(drop)
+    }
+}
+
+impl futures_io::AsyncRead for ReadHalf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if out.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut filled = 0;
+        self.poll_read_into(cx, |chunk| {
+            let room = &mut out[filled..];
+            let taken = chunk.len().min(room.len());
+            room[..taken].copy_from_slice(&chunk[..taken]);
+            filled += taken;
+            taken
+        })
+    }
+}
+
+impl tokio::io::AsyncWrite for WriteHalf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.poll_write_bytes(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.poll_flush(cx)
+    }
+
+    /// Shuts down and waits for FIN_ACK or its timeout; `Ok` in both cases, and
+    /// [`WriteHalf::close_outcome`] tells which.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = ready!(self.shared.poll_finish(cx));
+        Poll::Ready(self.shared.shutdown_result(outcome))
+    }
+}
+
+impl futures_io::AsyncWrite for WriteHalf {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write(self, cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_flush(self, cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_shutdown(self, cx)
+    }
+}
+
+impl tokio::io::AsyncRead for Substream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        tokio::io::AsyncRead::poll_read(Pin::new(&mut self.read), cx, out)
+    }
+}
+
+impl futures_io::AsyncRead for Substream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        futures_io::AsyncRead::poll_read(Pin::new(&mut self.read), cx, out)
+    }
+}
+
+impl tokio::io::AsyncWrite for Substream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.write), cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.write), cx)
+    }
+
+    /// Shuts down and waits for FIN_ACK or its timeout; `Ok` in both cases, and
+    /// [`Substream::close_outcome`] tells which.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.write), cx)
+    }
+}
+
+impl futures_io::AsyncWrite for Substream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        futures_io::AsyncWrite::poll_write(Pin::new(&mut self.write), cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        futures_io::AsyncWrite::poll_flush(Pin::new(&mut self.write), cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        futures_io::AsyncWrite::poll_close(Pin::new(&mut self.write), cx)
+    }
+}

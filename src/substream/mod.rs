@@ -1,0 +1,162 @@
+//! A reliable byte stream over one data channel.
+//!
+//! [`Substream`] and its halves implement the `tokio::io` and `futures::io` traits. What happens
+//! underneath is in three files: [`state`](self) the pure transitions, `shared` the state and
+//! buffers that a handle and the driver of the connection share, `send` and `recv` the buffers.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::connection::ConnectionError;
+
+mod error;
+mod halves;
+mod io_traits;
+mod recv;
+mod send;
+mod shared;
+mod state;
+
+pub use error::{CloseOutcome, SubstreamError, code};
+pub use halves::{ReadHalf, WriteHalf};
+pub(crate) use recv::ReceiveBuffer;
+pub(crate) use send::SendBuffer;
+pub(crate) use shared::Shared;
+pub(crate) use state::{ChannelState, Effects, Event, ReadState, WriteState};
+
+/// A byte stream to the peer and one back.
+///
+/// # Closing
+/// [`Substream::finish`] (or `shutdown()` of the I/O traits) ends the stream to the peer and waits
+/// until the peer has confirmed that it has everything. The stream back lives on until it was read
+/// to its end, so each direction closes by itself.
+///
+/// # Drop
+/// Dropping a substream is graceful: what was written is still delivered, the peer sees the end of
+/// the stream, and is told that nobody reads any more; bounded by
+/// [`Config::teardown_timeout`](crate::Config::teardown_timeout). [`Substream::reset`] is the
+/// abrupt end.
+///
+/// # Common issues
+/// - A written byte is on its way as soon as the write returns; `flush` waits until the carrier
+///   has taken it, which is not needed for it to be sent.
+/// - A peer that does not know FIN_ACK lets `finish` wait for
+///   [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) and then return
+///   [`CloseOutcome::TimedOut`]. Drop the substream instead if you do not need the confirmation.
+pub struct Substream {
+    read: ReadHalf,
+    write: WriteHalf,
+}
+
+impl Substream {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            read: ReadHalf::new(Arc::clone(&shared)),
+            write: WriteHalf::new(shared),
+        }
+    }
+
+    pub(crate) fn set_protocol(&mut self, protocol: Arc<str>) {
+        self.read.protocol = Some(Arc::clone(&protocol));
+        self.write.protocol = Some(protocol);
+    }
+
+    /// Number of this substream, unique within its connection.
+    pub fn id(&self) -> u64 {
+        self.read.id()
+    }
+
+    /// The protocol that was negotiated; `None` without negotiation.
+    pub fn protocol(&self) -> Option<&str> {
+        self.read.protocol()
+    }
+
+    /// Splits into halves that can move to different tasks. Dropping one keeps the other.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+
+    /// Borrows both halves, to read and write at the same time within one task.
+    pub fn split(&mut self) -> (&mut ReadHalf, &mut WriteHalf) {
+        (&mut self.read, &mut self.write)
+    }
+
+    /// See [`WriteHalf::finish`].
+    pub async fn finish(&mut self) -> io::Result<CloseOutcome> {
+        self.write.finish().await
+    }
+
+    /// See [`WriteHalf::stopped`].
+    pub async fn stopped(&mut self) -> CloseOutcome {
+        self.write.stopped().await
+    }
+
+    /// See [`ReadHalf::stop`].
+    pub fn stop(&mut self, code: u32) {
+        self.read.stop(code);
+    }
+
+    /// Ends both directions at once: what is not delivered is dropped, the peer gets
+    /// RESET_STREAM with `code`, and every operation that waits fails with `ConnectionReset`.
+    pub fn reset(&self, code: u32) {
+        self.write.reset(code);
+    }
+
+    /// How the stream to the peer was closed, once that is known.
+    pub fn close_outcome(&self) -> Option<CloseOutcome> {
+        self.write.close_outcome()
+    }
+
+    /// See [`ReadHalf::read_chunk`].
+    pub async fn read_chunk(&mut self, max: usize) -> io::Result<Option<Bytes>> {
+        self.read.read_chunk(max).await
+    }
+
+    /// See [`WriteHalf::write_chunk`].
+    pub async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.write.write_chunk(chunk).await
+    }
+
+    /// Payload bytes accepted for sending that the carrier has not taken yet.
+    pub fn buffered(&self) -> usize {
+        self.write.buffered()
+    }
+
+    /// Payload bytes received that were not read yet.
+    pub fn unread(&self) -> usize {
+        self.read.unread()
+    }
+
+    /// Why the connection ended, if it has.
+    pub(crate) fn connection_error(&self) -> Option<ConnectionError> {
+        self.read.shared.link.cause()
+    }
+}
+
+impl fmt::Debug for Substream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Substream")
+            .field("id", &self.id())
+            .field("protocol", &self.protocol())
+            .field("state", &self.read.shared.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts against the cooperative budget of tokio, so that a stream that is always ready lets
+/// other tasks run.
+fn poll_cooperative<T>(
+    cx: &mut Context<'_>,
+    poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+    let result = poll(cx);
+    if result.is_ready() {
+        budget.made_progress();
+    }
+    result
+}

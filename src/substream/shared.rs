@@ -1,0 +1,509 @@
+//! What a substream's handles and the driver of its connection share.
+//!
+//! The state is one atomic word, changed only by [`Shared::apply`], which stores the next state
+//! **and** wakes whoever the old one blocked. The two buffers sit behind mutexes that are held for
+//! one copy at the most. Who registers which waker:
+//!
+//! | waker | registered by | woken by |
+//! |---|---|---|
+//! | `reader` | `poll_read` and its kin, one read half | payload, FIN, reset, loss |
+//! | `writer` | `poll_write`, one write half | room in the buffer, stop, reset, loss |
+//! | `flusher` | `poll_flush` | the buffer became empty, stop, reset, loss |
+//! | `closer` | `poll_shutdown`, `finish`, `stopped` | every change of the write half |
+//!
+//! Each half has one owner, so each waker has one place of registration; a later poll replaces
+//! the waker of an earlier one, as the contract of `poll` demands.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+
+use super::error::{CloseOutcome, SubstreamError, code};
+use super::recv::ReceiveBuffer;
+use super::send::{Chunk, SendBuffer};
+use super::state::{
+    Effects, Ended, Event, FinishedAs, ReadPermit, State, WritePermit, WriteState,
+};
+use crate::carrier::ChannelId;
+use crate::connection::{ConnectionError, Link};
+
+/// An optional `u32` in an atomic word.
+#[derive(Debug)]
+struct AtomicCode(AtomicU64);
+
+impl AtomicCode {
+    const NONE: u64 = u64::MAX;
+
+    const fn new() -> Self {
+        Self(AtomicU64::new(Self::NONE))
+    }
+
+    fn set(&self, code: Option<u32>) {
+        self.0.store(code.map_or(Self::NONE, u64::from), Ordering::Release);
+    }
+
+    fn get(&self) -> Option<u32> {
+        u32::try_from(self.0.load(Ordering::Acquire)).ok()
+    }
+}
+
+/// One substream, as both sides of it see it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: ChannelId,
+    /// The connection this substream belongs to.
+    pub(crate) link: Arc<Link>,
+    state: AtomicU32,
+    /// The code of the RESET_STREAM that was received, or is to be sent.
+    reset_code: AtomicCode,
+    /// The code of a STOP_SENDING that was received.
+    stop_code: AtomicCode,
+    /// The code of a STOP_SENDING that is to be sent.
+    own_stop_code: AtomicCode,
+    send: Mutex<SendBuffer>,
+    receive: Mutex<ReceiveBuffer>,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+    flusher: AtomicWaker,
+    closer: AtomicWaker,
+    /// Set while this substream waits in the connection's ready queue, so that it is there once.
+    queued: AtomicBool,
+    /// Handles that were dropped: [`READER_DROPPED`] and [`WRITER_DROPPED`].
+    dropped: AtomicU8,
+}
+
+const READER_DROPPED: u8 = 1;
+const WRITER_DROPPED: u8 = 2;
+
+/// The buffers hold plain bytes and are consistent between any two statements: a panic of another
+/// holder (an allocation failure, say) leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(
+        id: ChannelId,
+        link: Arc<Link>,
+        send: SendBuffer,
+        receive: ReceiveBuffer,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            link,
+            state: AtomicU32::new(State::INITIAL.pack()),
+            reset_code: AtomicCode::new(),
+            stop_code: AtomicCode::new(),
+            own_stop_code: AtomicCode::new(),
+            send: Mutex::new(send),
+            receive: Mutex::new(receive),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+            flusher: AtomicWaker::new(),
+            closer: AtomicWaker::new(),
+            queued: AtomicBool::new(false),
+            dropped: AtomicU8::new(0),
+        })
+    }
+
+    pub(crate) fn state(&self) -> State {
+        State::unpack(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn send_buffer(&self) -> MutexGuard<'_, SendBuffer> {
+        lock(&self.send)
+    }
+
+    fn receive_buffer(&self) -> MutexGuard<'_, ReceiveBuffer> {
+        lock(&self.receive)
+    }
+
+    /// Changes the state and wakes every role that the old one may have blocked.
+    ///
+    /// The only place that stores a state. Returns what is left to do for the driver.
+    pub(crate) fn apply(self: &Arc<Self>, event: Event) -> Effects {
+        let mut word = self.state.load(Ordering::Acquire);
+        let (before, after, effects) = loop {
+            let before = State::unpack(word);
+            let (after, effects) = before.on(event);
+            match self.state.compare_exchange_weak(
+                word,
+                after.pack(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break (before, after, effects),
+                Err(now) => word = now,
+            }
+        };
+        if before != after {
+            tracing::trace!(
+                target: "anabranch::substream",
+                id = self.id.get(), ?event, ?before, ?after, "state"
+            );
+        }
+        if effects.contains(Effects::DISCARD_SEND) {
+            self.send_buffer().discard();
+        }
+        if effects.contains(Effects::DISCARD_RECEIVED) {
+            self.with_received(ReceiveBuffer::discard);
+        }
+        if effects.contains(Effects::WAKE_READER) {
+            self.reader.wake();
+        }
+        if effects.contains(Effects::WAKE_WRITERS) {
+            self.wake_writers();
+        }
+        if effects.contains(Effects::SERVICE) {
+            self.request_service();
+        }
+        effects
+    }
+
+    fn wake_writers(&self) {
+        self.writer.wake();
+        self.flusher.wake();
+        self.closer.wake();
+    }
+
+    /// Puts this substream into the ready queue of its connection, once, and wakes the driver.
+    pub(crate) fn request_service(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.link.push_ready(Arc::clone(self));
+        }
+    }
+
+    /// The driver took this substream from the ready queue and will look at its state.
+    pub(crate) fn begin_service(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+
+    /// Whether both handles were dropped.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.dropped.load(Ordering::Acquire) == READER_DROPPED | WRITER_DROPPED
+    }
+
+    // What the driver does.
+
+    /// Takes payload from the peer in. An error is the code to reset the substream with.
+    pub(crate) fn receive_payload(&self, payload: Bytes, enforce_credit: bool) -> Result<(), u32> {
+        let ceiling = self.link.unread.ceiling_for_one(&self.link.config);
+        let result = self.with_received(|receive| {
+            // Looked at under the lock: a stop or reset that comes now discards what this keeps.
+            let keep = self.state().keeps_payload();
+            receive
+                .push(payload, keep, enforce_credit)
+                .map_err(|_| code::FLOW_CONTROL)?;
+            if receive.cost() > ceiling {
+                return Err(code::RESOURCE_LIMIT);
+            }
+            Ok(())
+        });
+        self.reader.wake();
+        result
+    }
+
+    /// Changes the receive buffer and keeps the connection's sum of unread bytes right.
+    fn with_received<T>(&self, change: impl FnOnce(&mut ReceiveBuffer) -> T) -> T {
+        let mut receive = self.receive_buffer();
+        let before = receive.cost();
+        let result = change(&mut receive);
+        self.link.unread.adjust(before, receive.cost());
+        result
+    }
+
+    /// The `max_data` to send now: if it is time for one, or if `first` asks for one anyway.
+    pub(crate) fn credit_offer(&self, first: bool) -> Option<u64> {
+        if !self.state().keeps_payload() && !first {
+            return None;
+        }
+        let receive = self.receive_buffer();
+        (first || receive.credit_due()).then(|| receive.offer())
+    }
+
+    /// The carrier took a `max_data`.
+    pub(crate) fn credit_sent(&self, max_data: u64) {
+        self.receive_buffer().granted(max_data);
+    }
+
+    /// The peer sent `max_data`, and so reads frames with this much payload.
+    pub(crate) fn granted(self: &Arc<Self>, max_data: u64, chunk_payload: usize) {
+        {
+            let mut send = self.send_buffer();
+            send.grant(max_data);
+            send.set_chunk_payload(chunk_payload);
+        }
+        self.request_service();
+    }
+
+    /// The peer knows no credit: nothing limits what is sent to it.
+    pub(crate) fn credit_is_unknown(self: &Arc<Self>) {
+        let lifted = self.send_buffer().lift_initial_limit();
+        if lifted {
+            self.request_service();
+        }
+    }
+
+    /// Whether data waits for a peer that has said nothing on this substream.
+    pub(crate) fn waits_for_first_credit(&self) -> bool {
+        self.send_buffer().waits_for_first_credit()
+    }
+
+    /// Whether data is queued that the peer's credit allows.
+    pub(crate) fn has_sendable_data(&self) -> bool {
+        self.send_buffer().is_sendable()
+    }
+
+    /// Bytes unread in this substream, with the cost of their frames.
+    pub(crate) fn unread_cost(&self) -> usize {
+        self.receive_buffer().cost()
+    }
+
+    /// The next payload to send and how much of it, if there is one and the peer's credit allows.
+    pub(crate) fn take_data(&self, limit: usize) -> Option<(Chunk, usize)> {
+        self.send_buffer().take(limit)
+    }
+
+    /// The carrier took the first `length` bytes of what [`Self::take_data`] gave.
+    pub(crate) fn data_sent(&self, chunk: Chunk, length: usize) {
+        let mut send = self.send_buffer();
+        if self.state().sends_data() {
+            send.sent(chunk, length);
+        } else {
+            // A stop or reset emptied the queue while the driver held this chunk.
+            send.discard();
+        }
+        let wake_writer = send.is_half_empty();
+        let empty = send.queued() == 0;
+        drop(send);
+        if wake_writer {
+            self.writer.wake();
+        }
+        if empty {
+            self.flusher.wake();
+        }
+    }
+
+    /// The carrier was busy: what [`Self::take_data`] gave stays first in the queue.
+    pub(crate) fn data_refused(&self, chunk: Chunk) {
+        let mut send = self.send_buffer();
+        if self.state().sends_data() {
+            send.put_back(chunk);
+        }
+    }
+
+    pub(crate) fn received_stop(self: &Arc<Self>, code: Option<u32>) -> Effects {
+        self.stop_code.set(code);
+        self.apply(Event::StopSending)
+    }
+
+    pub(crate) fn received_reset(self: &Arc<Self>, code: Option<u32>) -> Effects {
+        if self.state().end().is_none() {
+            self.reset_code.set(code);
+        }
+        self.apply(Event::ResetStream)
+    }
+
+    pub(crate) fn own_stop_code(&self) -> Option<u32> {
+        self.own_stop_code.get().filter(|code| *code != 0)
+    }
+
+    pub(crate) fn reset_code(&self) -> Option<u32> {
+        self.reset_code.get()
+    }
+
+    // What the handles do.
+
+    pub(crate) fn reset(self: &Arc<Self>, code: u32) {
+        if self.state().end().is_none() {
+            self.reset_code.set(Some(code));
+        }
+        self.apply(Event::Reset);
+    }
+
+    pub(crate) fn stop(self: &Arc<Self>, code: u32) {
+        self.own_stop_code.set(Some(code));
+        self.apply(Event::Stop);
+    }
+
+    pub(crate) fn drop_reader(self: &Arc<Self>) {
+        self.dropped.fetch_or(READER_DROPPED, Ordering::AcqRel);
+        self.stop(0);
+        self.request_service();
+    }
+
+    pub(crate) fn drop_writer(self: &Arc<Self>) {
+        self.dropped.fetch_or(WRITER_DROPPED, Ordering::AcqRel);
+        self.apply(Event::Shutdown);
+        self.request_service();
+    }
+
+    /// Polls for something to read; `take` gets the buffer and says what it took, if anything.
+    pub(crate) fn poll_read_with<T>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&mut ReceiveBuffer) -> Option<T>,
+    ) -> Poll<io::Result<Option<T>>> {
+        for registered in [false, true] {
+            // The state is read before the buffer: after FIN nothing is added to it.
+            let permit = self.state().read_permit();
+            let mut due = false;
+            let taken = self.with_received(|receive| {
+                let taken = take(receive);
+                due = taken.is_some() && receive.credit_due();
+                taken
+            });
+            if let Some(taken) = taken {
+                if due || self.link.reads_are_awaited() {
+                    self.request_service();
+                }
+                return Poll::Ready(Ok(Some(taken)));
+            }
+            match permit {
+                ReadPermit::EndOfStream => return Poll::Ready(Ok(None)),
+                ReadPermit::Ended(end) => {
+                    return Poll::Ready(Err(self.error(end).into_read_error()));
+                }
+                ReadPermit::Wait if registered => {}
+                // Register, then look again: whatever changed before is seen then.
+                ReadPermit::Wait => self.reader.register(cx.waker()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Polls for room to write; `put` gets the buffer and says how much it took.
+    pub(crate) fn poll_write_with(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mut put: impl FnMut(&mut SendBuffer) -> usize,
+    ) -> Poll<io::Result<usize>> {
+        for registered in [false, true] {
+            {
+                let mut send = self.send_buffer();
+                // Under the lock: a stop either finds these bytes and discards them, or is seen.
+                match self.state().write_permit() {
+                    WritePermit::Allowed => {}
+                    refused => return Poll::Ready(Err(self.write_error(refused))),
+                }
+                if send.has_room() {
+                    let written = put(&mut send);
+                    drop(send);
+                    self.request_service();
+                    return Poll::Ready(Ok(written));
+                }
+            }
+            if !registered {
+                self.writer.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Completes when the carrier has taken every accepted byte.
+    pub(crate) fn poll_flush(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        for registered in [false, true] {
+            let state = self.state();
+            if self.send_buffer().queued() == 0 {
+                return match (state.write, state.end()) {
+                    (WriteState::Stopped | WriteState::Finished(FinishedAs::Stopped), _) => {
+                        Poll::Ready(Err(self.write_error(WritePermit::Stopped)))
+                    }
+                    (WriteState::Finished(_), _) | (_, None) => Poll::Ready(Ok(())),
+                    (_, Some(end)) => Poll::Ready(Err(self.error(end).into())),
+                };
+            }
+            if !registered {
+                self.flusher.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Shuts the write half down and completes with how that ended.
+    pub(crate) fn poll_finish(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
+        self.apply(Event::Shutdown);
+        self.poll_outcome(cx)
+    }
+
+    /// Completes with how the write half ended, without shutting it down.
+    pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        self.closer.register(cx.waker());
+        self.outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// How the write half ended, if it did.
+    pub(crate) fn outcome(&self) -> Option<CloseOutcome> {
+        let state = self.state();
+        match (state.write, state.end()) {
+            (WriteState::Finished(FinishedAs::Acked), _) => Some(CloseOutcome::Acked),
+            (WriteState::Finished(FinishedAs::TimedOut), _) => Some(CloseOutcome::TimedOut),
+            (WriteState::Finished(FinishedAs::Stopped) | WriteState::Stopped, _) => {
+                Some(CloseOutcome::Stopped(self.stop_code.get()))
+            }
+            (_, None) => None,
+            (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
+                Some(CloseOutcome::Reset(self.reset_code.get()))
+            }
+            (WriteState::FinSent, Some(Ended::Closed)) => Some(CloseOutcome::ChannelClosed),
+            (_, Some(Ended::Closed | Ended::Lost)) => Some(CloseOutcome::Lost),
+        }
+    }
+
+    /// The result of `shutdown()` for an outcome: an error only where data may be missing.
+    pub(crate) fn shutdown_result(&self, outcome: CloseOutcome) -> io::Result<()> {
+        match outcome {
+            CloseOutcome::Acked
+            | CloseOutcome::TimedOut
+            | CloseOutcome::Stopped(_)
+            | CloseOutcome::ChannelClosed => Ok(()),
+            CloseOutcome::Reset(_) | CloseOutcome::Lost => match self.state().end() {
+                Some(end) => Err(self.error(end).into()),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn write_error(&self, refused: WritePermit) -> io::Error {
+        match refused {
+            WritePermit::Ended(end) => self.error(end).into(),
+            WritePermit::Stopped => SubstreamError::Stopped(self.stop_code.get()).into(),
+            WritePermit::Allowed | WritePermit::ShutDown => SubstreamError::ShutDown.into(),
+        }
+    }
+
+    fn error(&self, end: Ended) -> SubstreamError {
+        match end {
+            Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),
+            Ended::ResetByPeer => SubstreamError::ResetByPeer(self.reset_code.get()),
+            Ended::Closed => SubstreamError::ChannelClosed,
+            Ended::Lost => SubstreamError::ConnectionLost(
+                self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
+            ),
+        }
+    }
+
+    /// Payload bytes accepted from the application that the carrier has not taken.
+    pub(crate) fn buffered(&self) -> usize {
+        self.send_buffer().queued()
+    }
+
+    /// Payload bytes received that the application has not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.receive_buffer().buffered()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let receive = self.receive.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.link.unread.adjust(receive.cost(), 0);
+    }
+}
