@@ -1,0 +1,185 @@
+//! Reading the protobuf body of one frame.
+//!
+//! By hand, so that the body is read where it lies and the payload is known as a range of it. The
+//! tests hold it against prost: the same bytes accepted, with the same values.
+
+use std::ops::Range;
+
+use super::{
+    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MESSAGE, FIELD_STREAM, Flag,
+    WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64, WIRE_START_GROUP, WIRE_VARINT,
+};
+
+/// How deep unknown groups may nest. What prost allows; it bounds the stack that a peer can use.
+const MAX_DEPTH: u32 = 100;
+
+/// What is wrong with the body of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtobufError {
+    /// A field ends behind the body.
+    #[error("field is cut off")]
+    Truncated,
+    /// A varint does not fit in 64 bits.
+    #[error("varint exceeds 64 bits")]
+    Varint,
+    /// A field number is zero or does not fit in 29 bits.
+    #[error("invalid field number")]
+    FieldNumber,
+    /// A wire type is not defined, or not that of the field.
+    #[error("wrong wire type")]
+    WireType,
+    /// A group ends that was not open.
+    #[error("unexpected end of a group")]
+    EndGroup,
+    /// Groups are nested too deeply.
+    #[error("groups are nested too deeply")]
+    Depth,
+    /// The label is not UTF-8.
+    #[error("label is not utf-8")]
+    Utf8,
+}
+
+/// A parsed body, borrowed.
+#[derive(Debug, Default)]
+pub(super) struct Body<'a> {
+    pub(super) flag: Option<Flag>,
+    pub(super) unknown_flag: bool,
+    /// Where the payload lies in the body.
+    pub(super) payload: Range<usize>,
+    pub(super) error_code: Option<u32>,
+    pub(super) max_data: Option<u64>,
+    pub(super) stream: Option<u64>,
+    pub(super) label: Option<&'a str>,
+}
+
+impl<'a> Body<'a> {
+    /// Parses a whole body. Of a field that is repeated the last one counts, as protobuf has it.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ProtobufError> {
+        let mut body = Self::default();
+        let mut reader = Reader { rest: bytes };
+        while !reader.rest.is_empty() {
+            let (field, wire) = reader.key()?;
+            match field {
+                FIELD_FLAG => {
+                    // Protobuf cuts wider values of an enum down to 32 bits.
+                    body.flag = Flag::from_wire(reader.uint(wire)? as i32);
+                    body.unknown_flag = body.flag.is_none();
+                }
+                FIELD_MESSAGE => {
+                    let payload = reader.delimited(wire)?;
+                    let end = bytes.len() - reader.rest.len();
+                    body.payload = end - payload.len()..end;
+                }
+                // Cut down to 32 bits too.
+                FIELD_ERROR_CODE => body.error_code = Some(reader.uint(wire)? as u32),
+                FIELD_MAX_DATA => body.max_data = Some(reader.uint(wire)?),
+                FIELD_STREAM => body.stream = Some(reader.uint(wire)?),
+                FIELD_LABEL => {
+                    let label = reader.delimited(wire)?;
+                    let label = str::from_utf8(label).map_err(|_| ProtobufError::Utf8)?;
+                    body.label = Some(label);
+                }
+                _ => reader.skip(field, wire, MAX_DEPTH)?,
+            }
+        }
+        Ok(body)
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A varint as protobuf reads them: up to 64 bits, in more bytes than needed if the peer likes.
+    #[inline]
+    fn varint(&mut self) -> Result<u64, ProtobufError> {
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, ProtobufError> {
+        let mut value = 0_u64;
+        for (index, byte) in (0_u32..10).zip(self.rest) {
+            // The tenth byte holds the 64th bit, and nothing may follow it.
+            if index == 9 && *byte > 1 {
+                return Err(ProtobufError::Varint);
+            }
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                self.take(index as usize + 1)?;
+                return Ok(value);
+            }
+        }
+        Err(ProtobufError::Truncated)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ProtobufError> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(ProtobufError::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// Field number and wire type.
+    #[inline]
+    fn key(&mut self) -> Result<(u32, u32), ProtobufError> {
+        let key = u32::try_from(self.varint()?).map_err(|_| ProtobufError::FieldNumber)?;
+        let (field, wire) = (key >> 3, key & 7);
+        if wire > WIRE_FIXED32 {
+            return Err(ProtobufError::WireType);
+        }
+        if field == 0 {
+            return Err(ProtobufError::FieldNumber);
+        }
+        Ok((field, wire))
+    }
+
+    /// Value of an integer field.
+    #[inline]
+    fn uint(&mut self, wire: u32) -> Result<u64, ProtobufError> {
+        if wire != WIRE_VARINT {
+            return Err(ProtobufError::WireType);
+        }
+        self.varint()
+    }
+
+    /// Content of a bytes or string field.
+    #[inline]
+    fn delimited(&mut self, wire: u32) -> Result<&'a [u8], ProtobufError> {
+        if wire != WIRE_BYTES {
+            return Err(ProtobufError::WireType);
+        }
+        let len = usize::try_from(self.varint()?).map_err(|_| ProtobufError::Truncated)?;
+        self.take(len)
+    }
+
+    /// Skips the value of an unknown field.
+    fn skip(&mut self, field: u32, wire: u32, depth: u32) -> Result<(), ProtobufError> {
+        // Checked for plain fields too, as prost does.
+        let inner = depth.checked_sub(1).ok_or(ProtobufError::Depth)?;
+        match wire {
+            WIRE_VARINT => self.varint().map(drop),
+            WIRE_FIXED64 => self.take(8).map(drop),
+            WIRE_BYTES => self.delimited(wire).map(drop),
+            WIRE_FIXED32 => self.take(4).map(drop),
+            WIRE_START_GROUP => loop {
+                match self.key()? {
+                    (end, WIRE_END_GROUP) if end == field => return Ok(()),
+                    (_, WIRE_END_GROUP) => return Err(ProtobufError::EndGroup),
+                    (field, wire) => self.skip(field, wire, inner)?,
+                }
+            },
+            WIRE_END_GROUP => Err(ProtobufError::EndGroup),
+            _ => Err(ProtobufError::WireType),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Writing frames.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MESSAGE, FIELD_STREAM,
+    Message, WIRE_BYTES, WIRE_VARINT, varint_len,
+};
+
+/// Bytes to leave free in front of a payload for [`seal_data_frame`]: a length prefix of 3, the
+/// key of the payload field and its length of 3.
+///
+/// Enough for payloads below 2^21 bytes - 4.
+pub const DATA_HEADROOM: usize = 3 + 1 + 3;
+
+/// Bytes to leave free behind a payload for [`seal_data_frame`], if credit may join it: the key of
+/// the `max_data` field and the longest varint.
+pub const DATA_TAILROOM: usize = MAX_DATA_KEY_LEN + 10;
+
+const MAX_DATA_KEY_LEN: usize = key_len(FIELD_MAX_DATA);
+
+// Prefix, flag, key and length of the payload.
+const HEAD_MAX: usize = 10 + 2 + 1 + 10;
+// error_code, max_data, stream, key and length of the label.
+const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10);
+
+/// Why a payload could not be framed where it lies.
+///
+/// Each is a mistake of the caller; the buffer is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The payload range is reversed or ends behind the buffer.
+    #[error("payload range {start}..{end} is not within the buffer of {len} bytes")]
+    OutOfRange {
+        /// Start of the payload.
+        start: usize,
+        /// End of the payload.
+        end: usize,
+        /// Length of the buffer.
+        len: usize,
+    },
+    /// The header does not fit in front of the payload.
+    #[error("frame header needs {needed} bytes before the payload, there are {available}")]
+    NoHeadroom {
+        /// Bytes that the header takes; at most [`DATA_HEADROOM`] for payloads that may be sent.
+        needed: usize,
+        /// Bytes in front of the payload.
+        available: usize,
+    },
+    /// The `max_data` field does not fit behind the payload.
+    #[error("max_data field needs {needed} bytes behind the payload, there are {available}")]
+    NoTailroom {
+        /// Bytes that the field takes; at most [`DATA_TAILROOM`].
+        needed: usize,
+        /// Bytes behind the payload.
+        available: usize,
+    },
+}
+
+/// Bytes of the largest payload whose data frame, length prefix included, fits in `limit` bytes.
+///
+/// With `with_max_data` there is room for any value of `max_data` beside it, [`DATA_TAILROOM`]
+/// bytes; [`Message::max_payload`] counts the value that is there. Zero if no payload fits.
+pub const fn max_payload(limit: usize, with_max_data: bool) -> usize {
+    max_payload_beside(limit, if with_max_data { DATA_TAILROOM } else { 0 })
+}
+
+/// Frames `buf[payload]` in place: the header goes directly in front of it and `max_data`, if
+/// given, directly behind it, over whatever lies there.
+///
+/// Returns the range of the whole frame in `buf`. The payload is not moved or copied. Bytes outside
+/// of the frame are not touched. The room that is needed never exceeds [`DATA_HEADROOM`] and
+/// [`DATA_TAILROOM`] for payloads that [`max_payload`] allows.
+///
+/// # Errors
+///
+/// [`SealError`] if the range is not in the buffer, or the room in front of or behind it does not
+/// suffice; then `buf` is unchanged.
+pub fn seal_data_frame(
+    buf: &mut [u8],
+    payload: Range<usize>,
+    max_data: Option<u64>,
+) -> Result<Range<usize>, SealError> {
+    let Range { start, end } = payload;
+    if start > end || end > buf.len() {
+        return Err(SealError::OutOfRange {
+            start,
+            end,
+            len: buf.len(),
+        });
+    }
+    let mut tail = Scratch::<DATA_TAILROOM>::new();
+    if let Some(max_data) = max_data {
+        tail.uint_field(FIELD_MAX_DATA, max_data);
+    }
+    let tail = tail.written();
+    let payload_len = end - start;
+    let mut head = Scratch::<HEAD_MAX>::new();
+    head.varint((payload_field_len(payload_len) + tail.len()) as u64);
+    if payload_len > 0 {
+        head.bytes_field(FIELD_MESSAGE, payload_len);
+    }
+    let head = head.written();
+
+    // Both checks before the first write: a refused buffer stays as it was.
+    let frame_start = start.checked_sub(head.len()).ok_or(SealError::NoHeadroom {
+        needed: head.len(),
+        available: start,
+    })?;
+    let available = buf.len() - end;
+    if tail.len() > available {
+        return Err(SealError::NoTailroom {
+            needed: tail.len(),
+            available,
+        });
+    }
+    let frame_end = end + tail.len();
+    buf[frame_start..start].copy_from_slice(head);
+    buf[end..frame_end].copy_from_slice(tail);
+    Ok(frame_start..frame_end)
+}
+
+impl Message {
+    /// Bytes of the encoded frame, length prefix included.
+    pub fn encoded_len(&self) -> usize {
+        let body = self.body_len();
+        varint_len(body as u64) + body
+    }
+
+    /// Encodes the frame into one allocation of exactly [`encoded_len`](Self::encoded_len) bytes.
+    ///
+    /// Does not check the frame against [`MAX_FRAME`](super::MAX_FRAME).
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.encoded_len());
+        self.encode_into(&mut out);
+        out.freeze()
+    }
+
+    /// Appends the encoded frame to `out`; allocates nothing if `out` has room for it.
+    ///
+    /// Does not check the frame against [`MAX_FRAME`](super::MAX_FRAME).
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        let body = self.body_len();
+        let mut head = Scratch::<HEAD_MAX>::new();
+        head.varint(body as u64);
+        if let Some(flag) = self.flag {
+            head.uint_field(FIELD_FLAG, flag as u64);
+        }
+        if !self.payload.is_empty() {
+            head.bytes_field(FIELD_MESSAGE, self.payload.len());
+        }
+
+        // One growth at most, and none in `encode`, which asked for the exact size.
+        out.reserve(varint_len(body as u64) + body);
+        out.put_slice(head.written());
+        out.put_slice(&self.payload);
+        if self.has_tail() {
+            self.put_tail(out);
+        }
+    }
+
+    /// Bytes of the largest payload that this message can carry in a frame of `limit` bytes,
+    /// length prefix and its other fields included. Its present payload does not count.
+    ///
+    /// Zero if no payload fits, even if the other fields alone are more than `limit`.
+    pub fn max_payload(&self, limit: usize) -> usize {
+        max_payload_beside(limit, self.other_fields_len())
+    }
+
+    fn body_len(&self) -> usize {
+        payload_field_len(self.payload.len()) + self.other_fields_len()
+    }
+
+    /// Length of every field but the payload.
+    fn other_fields_len(&self) -> usize {
+        // A flag is one byte of key and, being below 128, one of value.
+        let flag = if self.flag.is_some() { 2 } else { 0 };
+        if !self.has_tail() {
+            return flag;
+        }
+        let uint =
+            |field, value: Option<u64>| value.map_or(0, |value| key_len(field) + varint_len(value));
+        let label = self.label.as_ref().map_or(0, |label| {
+            key_len(FIELD_LABEL) + varint_len(label.len() as u64) + label.len()
+        });
+        flag + uint(FIELD_ERROR_CODE, self.error_code.map(u64::from))
+            + uint(FIELD_MAX_DATA, self.max_data)
+            + uint(FIELD_STREAM, self.stream)
+            + label
+    }
+
+    /// Whether any field goes behind the payload. Most frames have none.
+    fn has_tail(&self) -> bool {
+        self.error_code.is_some()
+            || self.max_data.is_some()
+            || self.stream.is_some()
+            || self.label.is_some()
+    }
+
+    fn put_tail(&self, out: &mut BytesMut) {
+        let mut tail = Scratch::<TAIL_MAX>::new();
+        if let Some(code) = self.error_code {
+            tail.uint_field(FIELD_ERROR_CODE, u64::from(code));
+        }
+        if let Some(max_data) = self.max_data {
+            tail.uint_field(FIELD_MAX_DATA, max_data);
+        }
+        if let Some(stream) = self.stream {
+            tail.uint_field(FIELD_STREAM, stream);
+        }
+        if let Some(label) = &self.label {
+            tail.bytes_field(FIELD_LABEL, label.len());
+            out.put_slice(tail.written());
+            out.put_slice(label.as_bytes());
+        } else {
+            out.put_slice(tail.written());
+        }
+    }
+}
+
+const fn key_len(field: u32) -> usize {
+    varint_len((field as u64) << 3)
+}
+
+/// Length of the payload field; an empty payload is left out.
+const fn payload_field_len(payload: usize) -> usize {
+    if payload == 0 {
+        0
+    } else {
+        key_len(FIELD_MESSAGE) + varint_len(payload as u64) + payload
+    }
+}
+
+/// [`max_payload`] beside `others` bytes of other fields.
+const fn max_payload_beside(limit: usize, others: usize) -> usize {
+    let body = largest_delimited(limit);
+    match body.checked_sub(others + key_len(FIELD_MESSAGE)) {
+        Some(room) => largest_delimited(room),
+        None => 0,
+    }
+}
+
+/// The largest `n` for which `n` and its length as a varint fit in `room` bytes together, or zero.
+const fn largest_delimited(room: usize) -> usize {
+    let mut prefix = 1;
+    while prefix < room {
+        let n = room - prefix;
+        // A prefix longer than `n` needs is a byte left unused: one byte more of `n` would need
+        // that prefix and not fit beside it.
+        if varint_len(n as u64) <= prefix {
+            return n;
+        }
+        prefix += 1;
+    }
+    0
+}
+
+/// A few bytes on the stack, so that `out` is grown and bounds-checked once, not once a byte.
+///
+/// Callers choose `N` for the longest that their fields can be.
+struct Scratch<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Scratch<N> {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            len: 0,
+        }
+    }
+
+    fn written(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    fn uint_field(&mut self, field: u32, value: u64) {
+        self.varint(u64::from(field << 3 | WIRE_VARINT));
+        self.varint(value);
+    }
+
+    /// Key and length; the content follows elsewhere.
+    fn bytes_field(&mut self, field: u32, len: usize) {
+        self.varint(u64::from(field << 3 | WIRE_BYTES));
+        self.varint(len as u64);
+    }
+}

@@ -1,0 +1,181 @@
+//! Frame codec: what one substream says to its peer, and how that lies in bytes.
+//!
+//! A channel carries a byte stream of frames. A frame is a length as an unsigned varint and behind
+//! it a body, the protobuf message of `proto/message.proto`. Nothing here knows a clock, a runtime
+//! or a carrier.
+//!
+//! - [`Message`] is one frame, decoded. [`Message::encode`] costs one allocation of exactly the
+//!   right size, [`Message::encode_into`] none when the buffer has room.
+//! - [`seal_data_frame`] frames a payload in the buffer it already lies in.
+//! - [`FrameDecoder`] cuts frames out of carrier messages, however those were cut or merged on
+//!   their way. The payload of a frame that arrived whole is a slice of the carrier message.
+//!
+//! ```
+//! use anabranch::message::{Flag, FrameDecoder, Message};
+//! use bytes::Bytes;
+//!
+//! # fn main() -> Result<(), anabranch::message::DecodeError> {
+//! let mut decoder = FrameDecoder::new();
+//! decoder.push(Message::data(Bytes::from_static(b"hello")).encode());
+//! decoder.push(Message::flag(Flag::Fin).encode());
+//!
+//! let data = decoder.next_message()?.unwrap_or_default();
+//! assert_eq!(&data.payload[..], b"hello");
+//! let fin = decoder.next_message()?.unwrap_or_default();
+//! assert_eq!(fin.flag, Some(Flag::Fin));
+//! assert_eq!(decoder.next_message()?, None);
+//! # Ok(())
+//! # }
+//! ```
+
+use bytes::Bytes;
+
+mod body;
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+
+pub use body::ProtobufError;
+pub use decode::{DecodeError, FrameDecoder};
+pub use encode::{DATA_HEADROOM, DATA_TAILROOM, SealError, max_payload, seal_data_frame};
+
+/// Bytes of the largest frame to send, length prefix included.
+///
+/// The libp2p webrtc specification sets this limit. Encoding does not enforce it, because a message
+/// can not be cut there any more: cut payloads with [`max_payload`] or [`Message::max_payload`].
+pub const MAX_FRAME: usize = 16_384;
+
+/// Bytes of the largest body that [`FrameDecoder::new`] accepts, length prefix not included.
+///
+/// A few bytes more than fit in [`MAX_FRAME`], for peers that do not count the prefix. It bounds
+/// what a peer can make this side hold for one unfinished frame.
+pub const MAX_BODY: usize = 16_384;
+
+// Field numbers of proto/message.proto.
+const FIELD_FLAG: u32 = 1;
+const FIELD_MESSAGE: u32 = 2;
+const FIELD_ERROR_CODE: u32 = 3;
+const FIELD_MAX_DATA: u32 = 1001;
+const FIELD_STREAM: u32 = 1002;
+const FIELD_LABEL: u32 = 1003;
+
+// Wire types of the protobuf encoding.
+const WIRE_VARINT: u32 = 0;
+const WIRE_FIXED64: u32 = 1;
+const WIRE_BYTES: u32 = 2;
+const WIRE_START_GROUP: u32 = 3;
+const WIRE_END_GROUP: u32 = 4;
+const WIRE_FIXED32: u32 = 5;
+
+/// What a frame says about the state of its substream.
+///
+/// Exhaustive, because every flag must be acted on: a value beyond these is reported through
+/// [`Message::unknown_flag`]. Compare by equality. The values are numbers, not bits: `FinAck` is 3,
+/// which has the bits of `StopSending` and `ResetStream`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Flag {
+    /// The sender will write no more.
+    Fin = 0,
+    /// The sender will read no more.
+    StopSending = 1,
+    /// Both directions end at once.
+    ResetStream = 2,
+    /// Answer to [`Fin`](Self::Fin): everything before it has arrived.
+    FinAck = 3,
+}
+
+impl Flag {
+    /// The flag with this number on the wire, if there is one.
+    const fn from_wire(value: i32) -> Option<Self> {
+        match value {
+            0 => Some(Self::Fin),
+            1 => Some(Self::StopSending),
+            2 => Some(Self::ResetStream),
+            3 => Some(Self::FinAck),
+            _ => None,
+        }
+    }
+}
+
+/// One frame of a substream.
+///
+/// Build one with a constructor and set further fields on it. The payload acts before the flag of
+/// the same message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// What the frame says about the state of the substream.
+    pub flag: Option<Flag>,
+    /// Payload bytes; empty and absent are the same on the wire.
+    ///
+    /// In a decoded message this is mostly a slice of the carrier message it came in, and keeps
+    /// all of that alive. Who queues payloads for a slow reader should copy the small ones, or a
+    /// peer pins 16 KiB with a payload of one byte.
+    pub payload: Bytes,
+    /// Why, as the application numbers it; goes with [`Flag::ResetStream`] and
+    /// [`Flag::StopSending`].
+    pub error_code: Option<u32>,
+    /// Payload bytes that the sender of the frame accepts on this substream in total, counted from
+    /// its opening.
+    pub max_data: Option<u64>,
+    /// The substream of this frame; only where the carrier has no channels of its own.
+    pub stream: Option<u64>,
+    /// Label of a new substream; only beside [`stream`](Self::stream), on its first frame.
+    pub label: Option<String>,
+    /// The frame had a flag with a value that this version does not know.
+    ///
+    /// Not an error, so that peers can learn new flags: [`flag`](Self::flag) is `None` then and
+    /// the payload is delivered. Never encoded.
+    pub unknown_flag: bool,
+}
+
+impl Message {
+    /// A frame that carries payload and nothing else.
+    pub fn data(payload: Bytes) -> Self {
+        Self {
+            payload,
+            ..Self::default()
+        }
+    }
+
+    /// A frame that carries a flag and nothing else.
+    pub fn flag(flag: Flag) -> Self {
+        Self {
+            flag: Some(flag),
+            ..Self::default()
+        }
+    }
+
+    /// [`Flag::ResetStream`] with an error code.
+    pub fn reset(code: u32) -> Self {
+        Self {
+            error_code: Some(code),
+            ..Self::flag(Flag::ResetStream)
+        }
+    }
+
+    /// [`Flag::StopSending`] with an error code.
+    pub fn stop_sending(code: u32) -> Self {
+        Self {
+            error_code: Some(code),
+            ..Self::flag(Flag::StopSending)
+        }
+    }
+
+    /// A credit frame without payload: `max_data` bytes in total are accepted.
+    ///
+    /// Only for peers that have shown the field themselves: rust-libp2p reads a frame with neither
+    /// payload nor flag as the end of the stream.
+    pub fn credit(max_data: u64) -> Self {
+        Self {
+            max_data: Some(max_data),
+            ..Self::default()
+        }
+    }
+}
+
+/// Bytes that `value` takes as an unsigned varint.
+const fn varint_len(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}

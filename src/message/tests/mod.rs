@@ -1,0 +1,69 @@
+//! Tests of the frame codec. The rows of the feature list that a test stands for are in its name.
+
+use bytes::Bytes;
+
+use super::*;
+
+mod decoder;
+mod golden;
+mod oracle;
+mod sizes;
+
+/// All messages that `decoder` has, and the error behind them if there is one.
+fn drain(decoder: &mut FrameDecoder) -> (Vec<Message>, Option<DecodeError>) {
+    let mut messages = Vec::new();
+    loop {
+        match decoder.next_message() {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => return (messages, None),
+            Err(error) => return (messages, Some(error)),
+        }
+    }
+}
+
+/// Decodes `bytes` out of one carrier message.
+fn decode_all(bytes: impl Into<Bytes>) -> (Vec<Message>, Option<DecodeError>) {
+    let mut decoder = FrameDecoder::new();
+    decoder.push(bytes.into());
+    drain(&mut decoder)
+}
+
+/// Payload bytes as the `peer` example makes them.
+fn content(len: usize) -> Bytes {
+    (0..len).map(|offset| (offset % 251) as u8).collect()
+}
+
+/// One message of each kind that a substream sends, and some that only a foreign peer would.
+fn every_kind() -> Vec<Message> {
+    vec![
+        Message::flag(Flag::Fin),
+        Message::flag(Flag::StopSending),
+        Message::stop_sending(7),
+        Message::flag(Flag::ResetStream),
+        Message::reset(u32::MAX),
+        Message::flag(Flag::FinAck),
+        Message::data(content(1)),
+        Message::data(content(125)),
+        Message::data(content(128)),
+        Message {
+            max_data: Some(1 << 20),
+            ..Message::data(content(300))
+        },
+        Message::credit(u64::MAX),
+        Message::default(),
+        Message {
+            stream: Some(300),
+            label: Some("/echo/1.0.0".to_owned()),
+            ..Message::data(content(3))
+        },
+        Message {
+            flag: Some(Flag::Fin),
+            payload: content(200),
+            error_code: Some(0),
+            max_data: Some(0),
+            stream: Some(0),
+            label: Some(String::new()),
+            unknown_flag: false,
+        },
+    ]
+}
