@@ -72,10 +72,6 @@ impl Deadlines {
         self.project().pending.remove(&deadline);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     /// The next deadline that has passed. `Pending` arranges a wake-up for the earliest one.
     pub(crate) fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deadline> {
         let mut this = self.project();

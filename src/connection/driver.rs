@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub(super) control_blocked: bool,
     /// `max_data` was sent on this substream.
     pub(super) credit_shown: bool,
+    /// The carrier holds what this substream has no room for.
+    pub(super) held_back: bool,
     /// Payload was received on this substream.
     pub(super) peer_spoke: bool,
     /// `max_data` was received on this substream.
@@ -71,6 +73,7 @@ impl Entry {
             active: false,
             control_blocked: false,
             credit_shown: false,
+            held_back: false,
             peer_spoke: false,
             peer_credit: false,
             fin_ack_deadline: None,
@@ -121,6 +124,8 @@ pub(super) struct Core<C> {
     pub(super) substreams: HashMap<ChannelId, Entry>,
     /// Substreams in `substreams` that the peer opened.
     pub(super) inbound: usize,
+    /// Substreams that leave their channel unread.
+    pub(super) held_back: usize,
     /// Round-robin order of the substreams with data to send.
     pub(super) active: VecDeque<ChannelId>,
     /// Substreams whose control frame found the carrier busy.
@@ -150,6 +155,7 @@ impl<C: Carrier> Driver<C> {
                 phase: Phase::Running,
                 substreams: HashMap::new(),
                 inbound: 0,
+                held_back: 0,
                 active: VecDeque::new(),
                 control_blocked: VecDeque::new(),
                 busy: false,
@@ -238,7 +244,7 @@ impl<C: Carrier> Turn<'_, C> {
     fn on_carrier(&mut self, event: CarrierEvent) {
         match event {
             CarrierEvent::Opened { channel, label } => self.on_opened(channel, label),
-            CarrierEvent::Readable { channel } => self.read_channel(channel),
+            CarrierEvent::Readable { channel } => self.read_channel(channel, false),
             CarrierEvent::Writable => {
                 // Every refused write is tried again, not only those of the channel that has
                 // room: the budget is shared, and its low mark of one channel says nothing
@@ -254,7 +260,7 @@ impl<C: Carrier> Turn<'_, C> {
             }
             CarrierEvent::Delivered { channel } => self.on_delivered(channel),
             CarrierEvent::Closed { channel } => {
-                self.read_channel(channel);
+                self.read_channel(channel, true);
                 if let Some(entry) = self.core.substreams.get(&channel) {
                     entry.shared.apply(Event::ChannelClosed);
                     self.remove(channel);
@@ -316,9 +322,27 @@ impl<C: Carrier> Turn<'_, C> {
         }
     }
 
-    /// Reads all that has arrived on a channel.
-    fn read_channel(&mut self, channel: ChannelId) {
-        while let Some(bytes) = self.core.carrier.read(channel) {
+    /// Reads what has arrived on a channel; all of it, or as much as its substream is to hold where
+    /// the carrier holds back the sender of what is left.
+    pub(super) fn read_channel(&mut self, channel: ChannelId, all: bool) {
+        let may_leave = !all && self.core.carrier.holds_back_unread();
+        let window = self.core.link.config.receive_window as usize;
+        loop {
+            if may_leave
+                && let Some(entry) = self.core.substreams.get_mut(&channel)
+                && entry.shared.unread_cost() >= window
+            {
+                if !std::mem::replace(&mut entry.held_back, true) {
+                    self.core.held_back += 1;
+                    self.core.link.set_held_back(true);
+                    // The reader may have taken all of it before it was asked to tell.
+                    entry.shared.request_service();
+                }
+                return;
+            }
+            let Some(bytes) = self.core.carrier.read(channel) else {
+                return;
+            };
             let Some(entry) = self.core.substreams.get_mut(&channel) else {
                 // Late data of a substream that is gone: dropped, never a new entry (row FR-6).
                 continue;
@@ -326,6 +350,24 @@ impl<C: Carrier> Turn<'_, C> {
             entry.decoder.push(bytes);
             self.decode(channel);
         }
+    }
+
+    /// Reads on where a reader has made room.
+    pub(super) fn resume_reading(&mut self, shared: &Shared) {
+        let window = self.core.link.config.receive_window as usize;
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
+            && entry.held_back
+            && entry.shared.unread_cost() <= window / 2
+        {
+            entry.held_back = false;
+            self.release_hold();
+            self.read_channel(shared.id, false);
+        }
+    }
+
+    pub(super) fn release_hold(&mut self) {
+        self.core.held_back -= 1;
+        self.core.link.set_held_back(self.core.held_back > 0);
     }
 
     fn decode(&mut self, channel: ChannelId) {
@@ -425,6 +467,13 @@ impl<C: Carrier> Turn<'_, C> {
                     // Only the FIN_ACK is missing: its own deadline ends that.
                 } else {
                     shared.reset(code::ABANDONED);
+                }
+            }
+            // The peer said nothing on this substream: if it knows no credit, it never will.
+            DeadlineKind::Credit => {
+                entry.credit_deadline = None;
+                if !self.core.peer_knows_credit {
+                    shared.credit_is_unknown();
                 }
             }
         }

@@ -125,10 +125,8 @@ impl Link {
         loop {
             // Created before the look at the queue: a wake-up in between is not missed.
             let notified = self.accept.notified();
-            let ended = self.ended.notified();
-            tokio::pin!(notified, ended);
+            tokio::pin!(notified);
             notified.as_mut().enable();
-            ended.as_mut().enable();
             let next = {
                 let mut accepted = lock(&self.accepted);
                 let next = accepted.pop_front();
@@ -146,10 +144,7 @@ impl Link {
                 Some(cause) => return Err(cause.clone()),
                 None => {}
             }
-            tokio::select! {
-                () = notified => {}
-                () = ended => {}
-            }
+            notified.await;
         }
     }
 

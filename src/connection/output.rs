@@ -74,6 +74,7 @@ impl<C: Carrier> Turn<'_, C> {
         if shared.state().end().is_some() {
             return self.finish_reset(shared);
         }
+        self.resume_reading(shared);
         if !self.write_owed_flags(shared) {
             return;
         }
@@ -360,6 +361,9 @@ impl<C: Carrier> Turn<'_, C> {
         }
         if entry.origin == Origin::Peer {
             self.core.inbound -= 1;
+        }
+        if entry.held_back {
+            self.release_hold();
         }
         // Its place in the round-robin queues is skipped when it comes up.
     }
