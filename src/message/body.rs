@@ -55,6 +55,7 @@ pub(super) struct Body<'a> {
 
 impl<'a> Body<'a> {
     /// Parses a whole body. Of a field that is repeated the last one counts, as protobuf has it.
+    #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ProtobufError> {
         let mut body = Self::default();
         let mut reader = Reader { rest: bytes };
@@ -100,6 +101,11 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(u64::from(*byte))
             }
+            // The length of every payload from 128 bytes up to the largest.
+            [low, high, rest @ ..] if *high < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*low & 0x7f) | u64::from(*high) << 7)
+            }
             _ => self.long_varint(),
         }
     }
@@ -120,6 +126,7 @@ impl<'a> Reader<'a> {
         Err(ProtobufError::Truncated)
     }
 
+    #[inline]
     fn take(&mut self, len: usize) -> Result<&'a [u8], ProtobufError> {
         let (taken, rest) = self
             .rest

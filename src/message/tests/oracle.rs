@@ -5,6 +5,8 @@ use prost::Message as _;
 
 use super::*;
 
+// Generated as a public module.
+#[allow(unreachable_pub)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/anabranch.message.rs"));
 }
