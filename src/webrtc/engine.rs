@@ -1,0 +1,90 @@
+//! The seam below the WebRTC carrier: ICE, DTLS, SCTP and data channels without I/O.
+//!
+//! Datagrams and time go in; datagrams and events come out. An engine owns no socket, no timer and
+//! no task, so that any of them runs on the real network and in a simulator alike.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::transmit::TransmitQueue;
+use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
+use crate::certificate::Fingerprint;
+use crate::connection::ConnectionError;
+
+/// The channel that both sides open without asking: SCTP stream 0, for Noise.
+pub(crate) const CHANNEL_ZERO: ChannelId = ChannelId::new(0);
+
+/// Which end of a connection an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// ICE controlling, DTLS active, even channel numbers.
+    Client,
+    /// ICE lite and controlled, DTLS passive, odd channel numbers.
+    Server,
+}
+
+/// What an engine reports.
+#[derive(Debug)]
+pub(crate) enum EngineEvent {
+    /// A candidate pair works.
+    IceConnected,
+    /// DTLS is up; the peer's certificate has this fingerprint.
+    DtlsConnected(Fingerprint),
+    /// SCTP is up and channel 0 is open.
+    ChannelZeroOpen,
+    /// Something for the connection above.
+    Carrier(CarrierEvent),
+    /// The connection is gone.
+    Ended(ConnectionError),
+}
+
+/// One WebRTC connection without I/O.
+///
+/// After any call, [`Engine::poll`] is due before the caller waits; it then says until when.
+pub(crate) trait Engine: Send {
+    /// Takes in one datagram. Never fails: what can not be used is dropped.
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagram: &[u8],
+        out: &mut TransmitQueue,
+    );
+
+    /// Takes in the time.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Does what is due and puts datagrams to send into `out`. Returns when to call
+    /// [`Engine::handle_timeout`] next.
+    fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant;
+
+    /// The next event, if there is one.
+    fn next_event(&mut self) -> Option<EngineEvent>;
+
+    /// Opens a data channel in-band (RFC 8832), ordered and reliable.
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
+
+    /// Hands a message to SCTP, whole or not at all.
+    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written;
+
+    /// The next message of a channel.
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
+
+    /// Bytes written that the peer's SCTP has not acknowledged, over all channels.
+    fn unacknowledged(&self) -> usize;
+
+    /// Asks for one `Delivered` when the peer's SCTP has acknowledged all of a channel.
+    fn notify_delivered(&mut self, channel: ChannelId);
+
+    /// Closes a channel after what was written to it (RFC 8831 section 6.7).
+    fn close_channel(&mut self, channel: ChannelId);
+
+    /// Whether an unread channel holds back its sender.
+    fn holds_back_unread(&self) -> bool;
+
+    /// Tells the peer that the connection is over.
+    fn close(&mut self, now: Instant);
+}
