@@ -2,3 +2,12 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+
+pub mod certificate;
+pub mod identity;
+
+pub use certificate::Certificate;
+pub use certificate::Fingerprint;
+pub use identity::Identity;
+pub use identity::PeerId;
+pub use identity::PublicKey;

@@ -1,0 +1,396 @@
+//! Who a peer is: its key pair, its public key, and the peer id made from that.
+//!
+//! These are libp2p identities, so that a peer is the same one to every libp2p implementation:
+//! the encodings are those of the libp2p `peer-ids` specification.
+
+use std::fmt;
+use std::str::FromStr;
+
+use libp2p_identity::KeyType;
+use libp2p_identity::Keypair;
+use thiserror::Error;
+
+/// The longest text that is parsed as a peer id.
+///
+/// The longest valid one, a CID of an identity multihash, needs about 75 characters. Base 58
+/// decoding takes quadratic time, so the input must be bounded before it.
+const MAX_PEER_ID_TEXT: usize = 128;
+
+/// Prefix of the binary form of a peer id as a CID: version 1, codec `libp2p-key`.
+const CID_PREFIX: [u8; 2] = [0x01, 0x72];
+
+/// Multihash prefix of a peer id that is a SHA-256 digest: code and digest length.
+const SHA2_256_PREFIX: [u8; 2] = [0x12, 0x20];
+
+/// The key pair of this peer.
+///
+/// Whoever holds it is this peer. Keep it with [`Identity::to_protobuf`] to stay the same peer over
+/// restarts; the DTLS certificate made by [`Certificate::derive`] stays the same with it.
+///
+/// Cloning copies the key. `Debug` shows the peer id only.
+///
+/// [`Certificate::derive`]: crate::certificate::Certificate::derive
+#[derive(Clone)]
+pub struct Identity {
+    keypair: Keypair,
+}
+
+impl Identity {
+    /// Makes a new random Ed25519 identity.
+    pub fn generate() -> Self {
+        Self {
+            keypair: Keypair::generate_ed25519(),
+        }
+    }
+
+    /// The Ed25519 identity with this secret key (the seed of RFC 8032).
+    pub fn from_ed25519_seed(seed: [u8; 32]) -> Self {
+        Self {
+            // unwrap: fails only for another length, and every 32 bytes are a seed.
+            keypair: Keypair::ed25519_from_bytes(seed).expect("an ed25519 seed is any 32 bytes"),
+        }
+    }
+
+    /// Reads the protobuf encoding of a libp2p private key, the format in which libp2p
+    /// implementations store and exchange them.
+    ///
+    /// Ed25519, secp256k1 and ECDSA (P-256) keys are accepted. RSA keys are not: only *remote* peers
+    /// may have one (cargo feature `rsa`).
+    pub fn from_protobuf(bytes: &[u8]) -> Result<Self, IdentityError> {
+        let keypair = Keypair::from_protobuf_encoding(bytes)
+            .map_err(|error| IdentityError::InvalidPrivateKey(describe(&error)))?;
+        match keypair.key_type() {
+            KeyType::Ed25519 | KeyType::Secp256k1 | KeyType::Ecdsa => Ok(Self { keypair }),
+            other => Err(IdentityError::UnsupportedPrivateKey(other.to_string())),
+        }
+    }
+
+    /// The protobuf encoding of this private key: a secret.
+    pub fn to_protobuf(&self) -> Vec<u8> {
+        // unwrap: only RSA keys can not be encoded, and the constructors refuse those.
+        self.keypair
+            .to_protobuf_encoding()
+            .expect("every key type but rsa can be encoded")
+    }
+
+    /// Signs a message.
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        // unwrap: only signing with an RSA key can fail, and the constructors refuse those.
+        self.keypair
+            .sign(message)
+            .expect("every key type but rsa can sign")
+    }
+
+    /// The id by which other peers know this one.
+    pub fn peer_id(&self) -> PeerId {
+        self.public_key().peer_id()
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.keypair.public())
+    }
+
+    /// HKDF-SHA256 over the secret key, without salt and with `domain` as info.
+    pub(crate) fn derive_secret(&self, domain: &[u8]) -> [u8; 32] {
+        // unwrap: only RSA keys have no derivation, and the constructors refuse those.
+        self.keypair
+            .derive_secret(domain)
+            .expect("every key type but rsa has a secret to derive from")
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("peer_id", &self.peer_id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The public key of a peer.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct PublicKey(libp2p_identity::PublicKey);
+
+impl PublicKey {
+    /// Reads the protobuf encoding of a libp2p public key.
+    ///
+    /// RSA keys need the cargo feature `rsa`.
+    pub fn from_protobuf(bytes: &[u8]) -> Result<Self, IdentityError> {
+        libp2p_identity::PublicKey::try_decode_protobuf(bytes)
+            .map(Self)
+            .map_err(|error| IdentityError::InvalidPublicKey(describe(&error)))
+    }
+
+    /// The protobuf encoding of this key.
+    pub fn to_protobuf(&self) -> Vec<u8> {
+        self.0.encode_protobuf()
+    }
+
+    /// Whether `signature` was made for `message` by the holder of the private key.
+    #[must_use]
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.0.verify(message, signature)
+    }
+
+    /// The id of the peer with this key.
+    pub fn peer_id(&self) -> PeerId {
+        PeerId(self.0.to_peer_id())
+    }
+}
+
+/// The id of a peer: its public key, or the hash of a key too long to be an id itself.
+///
+/// Written as base 58 (`12D3KooW...`, `Qm...`). Parsing takes that and the newer CID form
+/// (`bafz...`, in any multibase).
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerId(libp2p_identity::PeerId);
+
+impl PeerId {
+    /// Reads the binary form, a multihash.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PeerIdError> {
+        let id = libp2p_identity::PeerId::from_bytes(bytes)
+            .map_err(|error| PeerIdError::InvalidMultihash(describe(&error)))?;
+        // The crate takes a SHA-256 multihash of any digest length. A cut digest would be a peer id
+        // that no key has.
+        if bytes.first() == SHA2_256_PREFIX.first() && !bytes.starts_with(&SHA2_256_PREFIX) {
+            return Err(PeerIdError::DigestLength);
+        }
+        Ok(Self(id))
+    }
+
+    /// The binary form, a multihash.
+    pub fn to_bytes(self) -> Vec<u8> {
+        self.0.to_bytes()
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerId({self})")
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = PeerIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > MAX_PEER_ID_TEXT {
+            return Err(PeerIdError::TooLong(text.len()));
+        }
+        // peer-ids, section "Decoding": "1" and "Qm" begin base 58, anything else is a CID.
+        if text.starts_with('1') || text.starts_with("Qm") {
+            let bytes = multibase::Base::Base58Btc
+                .decode(text)
+                .map_err(|_| PeerIdError::InvalidText)?;
+            return Self::from_bytes(&bytes);
+        }
+        let (_, bytes) = multibase::decode(text).map_err(|_| PeerIdError::InvalidText)?;
+        match bytes.strip_prefix(&CID_PREFIX) {
+            Some(multihash) => Self::from_bytes(multihash),
+            None => Err(PeerIdError::NotALibp2pKey),
+        }
+    }
+}
+
+/// A key could not be read.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The bytes are not the protobuf encoding of a private key.
+    #[error("not a libp2p private key: {0}")]
+    InvalidPrivateKey(String),
+    /// The bytes are not the protobuf encoding of a public key.
+    #[error("not a libp2p public key: {0}")]
+    InvalidPublicKey(String),
+    /// This kind of key can not be an own identity.
+    #[error("a private key of type {0} can not be an identity")]
+    UnsupportedPrivateKey(String),
+}
+
+/// A peer id could not be read.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum PeerIdError {
+    /// The multihash is SHA-256, but its digest does not have 32 bytes.
+    #[error("the sha2-256 digest of a peer id does not have 32 bytes")]
+    DigestLength,
+    /// The bytes are not a multihash that a peer id can have.
+    #[error("not the multihash of a peer id: {0}")]
+    InvalidMultihash(String),
+    /// The text is neither base 58 nor multibase.
+    #[error("a peer id is neither base 58 nor a cid")]
+    InvalidText,
+    /// The text is a CID of something else.
+    #[error("the cid is not that of a libp2p key")]
+    NotALibp2pKey,
+    /// The text is longer than any peer id.
+    #[error("a peer id does not have {0} characters")]
+    TooLong(usize),
+}
+
+/// The messages of an error and of its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// From the test vectors of the libp2p `peer-ids` specification.
+    const SPEC_ED25519_PRIVATE: &str = "080112407e0830617c4a7de83925dfb2694556b12936c477a0e1feb2\
+        e148ec9da60fee7d1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e";
+    const SPEC_ED25519_PUBLIC: &str =
+        "080112201ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e";
+    const SPEC_SECP256K1_PRIVATE: &str =
+        "0802122053DADF1D5A164D6B4ACDB15E24AA4C5B1D3461BDBD42ABEDB0A4404D56CED8FB";
+    const SPEC_SECP256K1_PUBLIC: &str =
+        "08021221037777e994e452c21604f91de093ce415f5432f701dd8cd1a7a6fea0e630bfca99";
+    const SPEC_ECDSA_PRIVATE: &str = "08031279307702010104203E5B1FE9712E6C314942A750BD67485DE3C1EF\
+        E85B1BFB520AE8F9AE3DFA4A4CA00A06082A8648CE3D030107A14403420004DE3D300FA36AE0E8F5D530899D83\
+        ABAB44ABF3161F162A4BC901D8E6ECDA020E8B6D5F8DA30525E71D6851510C098E5C47C646A597FB4DCEC034E9\
+        F77C409E62";
+    const SPEC_ECDSA_PUBLIC: &str = "0803125b3059301306072a8648ce3d020106082a8648ce3d03010703420004\
+        de3d300fa36ae0e8f5d530899d83abab44abf3161f162a4bc901d8e6ecda020e8b6d5f8da30525e71d6851510c\
+        098e5c47c646a597fb4dcec034e9f77c409e62";
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn private_keys_of_the_specification() {
+        for (private, public) in [
+            (SPEC_ED25519_PRIVATE, SPEC_ED25519_PUBLIC),
+            (SPEC_SECP256K1_PRIVATE, SPEC_SECP256K1_PUBLIC),
+            (SPEC_ECDSA_PRIVATE, SPEC_ECDSA_PUBLIC),
+        ] {
+            let identity = Identity::from_protobuf(&hex(private)).unwrap();
+            assert_eq!(identity.to_protobuf(), hex(private));
+            assert_eq!(identity.public_key().to_protobuf(), hex(public));
+            let key = PublicKey::from_protobuf(&hex(public)).unwrap();
+            assert_eq!(key, identity.public_key());
+            assert_eq!(key.peer_id(), identity.peer_id());
+            let signature = identity.sign(b"message");
+            assert!(key.verify(b"message", &signature));
+            assert!(!key.verify(b"massage", &signature));
+            assert!(!key.verify(b"message", b""));
+        }
+    }
+
+    #[test]
+    fn seed_is_the_secret_half_of_the_specification_key() {
+        let private = hex(SPEC_ED25519_PRIVATE);
+        let seed: [u8; 32] = private[4..36].try_into().unwrap();
+        let identity = Identity::from_ed25519_seed(seed);
+        assert_eq!(identity.to_protobuf(), private);
+    }
+
+    #[test]
+    fn generated_identities_differ() {
+        assert_ne!(
+            Identity::generate().peer_id(),
+            Identity::generate().peer_id()
+        );
+    }
+
+    #[test]
+    fn garbage_is_not_a_key() {
+        assert!(matches!(
+            Identity::from_protobuf(b"garbage"),
+            Err(IdentityError::InvalidPrivateKey(_))
+        ));
+        assert!(matches!(
+            PublicKey::from_protobuf(&[8, 1, 0x12, 1, 0]),
+            Err(IdentityError::InvalidPublicKey(_))
+        ));
+        // A point off the curve.
+        let mut public = hex(SPEC_SECP256K1_PUBLIC);
+        public[5..].fill(0xff);
+        assert!(PublicKey::from_protobuf(&public).is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let shown = format!("{:?}", Identity::from_ed25519_seed([7; 32]));
+        let peer = Identity::from_ed25519_seed([7; 32]).peer_id();
+        assert_eq!(shown, format!("Identity {{ peer_id: PeerId({peer}), .. }}"));
+    }
+
+    #[test]
+    fn peer_ids_in_both_notations() {
+        // peer-ids specification, section "String representation".
+        let legacy = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N";
+        let cid = "bafzbeie5745rpv2m6tjyuugywy4d5ewrqgqqhfnf445he3omzpjbx5xqxe";
+        let id: PeerId = legacy.parse().unwrap();
+        assert_eq!(cid.parse::<PeerId>().unwrap(), id);
+        assert_eq!(id.to_string(), legacy);
+
+        let id = Identity::from_ed25519_seed([1; 32]).peer_id();
+        assert!(id.to_string().starts_with("12D3KooW"));
+        assert_eq!(id.to_string().parse::<PeerId>().unwrap(), id);
+        assert_eq!(PeerId::from_bytes(&id.to_bytes()).unwrap(), id);
+        let cid = [&CID_PREFIX, &id.to_bytes()[..]].concat();
+        let cid = multibase::encode(multibase::Base::Base36Lower, cid);
+        assert_eq!(cid.parse::<PeerId>().unwrap(), id);
+    }
+
+    #[test]
+    fn broken_peer_ids() {
+        let parse = |text: &str| text.parse::<PeerId>().unwrap_err();
+        assert_eq!(parse(""), PeerIdError::InvalidText);
+        assert_eq!(parse("Qm0OIl"), PeerIdError::InvalidText);
+        assert_eq!(parse("\u{1f980}"), PeerIdError::InvalidText);
+        assert_eq!(parse(&"1".repeat(129)), PeerIdError::TooLong(129));
+        // CID of raw data.
+        assert_eq!(parse("f015512200000"), PeerIdError::NotALibp2pKey);
+        assert!(matches!(
+            PeerId::from_bytes(&[]),
+            Err(PeerIdError::InvalidMultihash(_))
+        ));
+        // SHA-512.
+        assert!(PeerId::from_bytes(&[&[0x13, 0x40][..], &[0; 64]].concat()).is_err());
+        assert_eq!(
+            PeerId::from_bytes(&[&[0x12, 0x10][..], &[0; 16]].concat()),
+            Err(PeerIdError::DigestLength)
+        );
+        // Bytes behind the digest, more than a u8 can count.
+        assert!(PeerId::from_bytes(&[&[0x12, 0x20][..], &[0; 600]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(text in "\\PC*", bytes: Vec<u8>) {
+            let _ = text.parse::<PeerId>();
+            let _ = PeerId::from_bytes(&bytes);
+            let _ = PublicKey::from_protobuf(&bytes);
+            let _ = Identity::from_protobuf(&bytes);
+        }
+
+        #[test]
+        fn every_seed_is_an_identity(seed: [u8; 32]) {
+            let identity = Identity::from_ed25519_seed(seed);
+            let again = Identity::from_protobuf(&identity.to_protobuf()).unwrap();
+            prop_assert_eq!(again.peer_id(), identity.peer_id());
+        }
+    }
+}
