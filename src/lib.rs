@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod address;
 pub mod certificate;
 pub mod identity;
 
+pub use address::Address;
 pub use certificate::Certificate;
 pub use certificate::Fingerprint;
 pub use identity::Identity;
