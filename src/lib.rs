@@ -6,6 +6,7 @@
 pub mod address;
 pub mod certificate;
 pub mod identity;
+mod ufrag;
 
 pub use address::Address;
 pub use certificate::Certificate;
@@ -13,3 +14,4 @@ pub use certificate::Fingerprint;
 pub use identity::Identity;
 pub use identity::PeerId;
 pub use identity::PublicKey;
+pub use ufrag::Version as WebRtcDirectVersion;
