@@ -11,7 +11,8 @@
 //! client pwd     U                               random
 //! ```
 //!
-//! So in both versions the "passwords" are readable on the wire; they authenticate nobody. Noise does.
+//! So in both versions the "passwords" are readable on the wire; they authenticate nobody. Noise
+//! does.
 
 use std::fmt;
 
@@ -24,8 +25,8 @@ const UFRAG_MIN: usize = 4;
 const PWD_MIN: usize = 22;
 const MAX: usize = 256;
 
-/// Random characters that we put into an ufrag or pwd: 190 bits. RFC 8445 section 5.3 asks for 24 in
-/// the ufrag and 128 in the pwd; go, js and rust-libp2p use 32 characters too.
+/// Random characters that we put into an ufrag or pwd: 190 bits. RFC 8445 section 5.3 asks for 24
+/// in the ufrag and 128 in the pwd; go, js and rust-libp2p use 32 characters too.
 const RANDOM_LEN: usize = 32;
 
 /// The version of webrtc-direct, which is the way the ICE credentials are made.
@@ -67,8 +68,8 @@ pub(crate) struct ServerCredentials {
 
 /// Reads the USERNAME of a first STUN request.
 ///
-/// Everything is checked before anything is allocated. The ICE alphabet keeps out what could do harm
-/// in SDP, in a log or as another separator.
+/// Everything is checked before anything is allocated. The ICE alphabet keeps out what could do
+/// harm in SDP, in a log or as another separator.
 pub(crate) fn parse_username(username: &str) -> Result<ServerCredentials, UsernameError> {
     let (server, client) = username
         .split_once(':')

@@ -2,7 +2,8 @@
 //!
 //! By hand and not with an X.509 library, since every byte of it goes into the addresses of
 //! listeners: an update of a dependency must not be able to move one. The fields are those of the
-//! certificates that libwebrtc makes for itself: version 3, no extensions, the common name `WebRTC`.
+//! certificates that libwebrtc makes for itself: version 3, no extensions, the common name
+//! `WebRTC`.
 
 use p256::ecdsa::Signature;
 use p256::ecdsa::SigningKey;

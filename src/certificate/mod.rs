@@ -1,9 +1,9 @@
 //! The DTLS certificate of this peer, whose hash is a part of its address.
 //!
-//! Nobody signs it and no name in it means anything: the dialler of a webrtc-direct address knows its
-//! SHA2-256 hash from the address and compares that. An address is therefore only as lasting as
-//! the certificate. [`Certificate::derive`] makes the same one from the same identity on every start;
-//! [`Certificate::generate`] with [`Certificate::to_pem`] is for those who rather store it.
+//! Nobody signs it and no name in it means anything: the dialler of a webrtc-direct address knows
+//! its SHA2-256 hash from the address and compares that. An address is therefore only as lasting as
+//! the certificate. [`Certificate::derive`] makes the same one from the same identity on every
+//! start; [`Certificate::generate`] with [`Certificate::to_pem`] is for those who rather store it.
 
 mod der;
 mod fingerprint;
@@ -40,8 +40,8 @@ const PEM_EXPIRES_RUST: &str = "EXPIRES";
 
 /// A self-signed ECDSA P-256 certificate with its private key.
 ///
-/// P-256 is the one kind that every browser and every deployed peer takes. Cloning is cheap. `Debug`
-/// does not show the private key.
+/// P-256 is the one kind that every browser and every deployed peer takes. Cloning is cheap.
+/// `Debug` does not show the private key.
 #[derive(Clone)]
 pub struct Certificate {
     inner: Arc<Inner>,
@@ -77,9 +77,10 @@ impl Certificate {
     /// Key and serial number come from HKDF-SHA256 (RFC 5869) over the secret key of the identity,
     /// without salt and with these infos:
     ///
-    /// - `anabranch webrtc-direct certificate v1 key` ++ n for the private key, n being the first of
-    ///   the bytes 0, 1, ... that gives a valid P-256 scalar (FIPS 186-5, A.2.2);
-    /// - `anabranch webrtc-direct certificate v1 serial`, its first 16 bytes, for the serial number.
+    /// - `anabranch webrtc-direct certificate v1 key` ++ n for the private key, n being the first
+    ///   of the bytes 0, 1, ... that gives a valid P-256 scalar (FIPS 186-5, A.2.2);
+    /// - `anabranch webrtc-direct certificate v1 serial`, its first 16 bytes, for the serial
+    ///   number.
     ///
     /// The signature is deterministic (RFC 6979), everything else fixed. The result says nothing
     /// about the secret of the identity, but whoever learns the secret of the identity has this

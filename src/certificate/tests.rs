@@ -153,6 +153,41 @@ fn pem_of_rust_libp2p() {
     assert_eq!(read.fingerprint(), certificate.fingerprint());
 }
 
+/// `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500`
+const OPENSSL: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBezCCASGgAwIBAgIUFFOUfLzpwzvurqBXVytPZudd/9IwCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHZml4dHVyZTAgFw0yNjExMjEwNDI5MzBaGA8yMTI2MTAyODA0
+MjkzMFowEjEQMA4GA1UEAwwHZml4dHVyZTBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABJkdEWVPr4TeFYptPuhqrFgU7YZcGgV3ZbieMkXIkTMZl7cUFhDJ/GSEnKWt
+/LKEVPsAIJGxsD2Cz2gtfYOGb5mjUzBRMB0GA1UdDgQWBBSl2L5AT6NVadt5hHTv
+6w1bWfirIDAfBgNVHSMEGDAWgBSl2L5AT6NVadt5hHTv6w1bWfirIDAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIQCHz0wIA0+Z3htckFvnpBaowzl4
+Caud54wOmdTejJS//QIgP1NiawfLDw8AfCxwuYeQsgD0CJ384EIaRs1mRvOCvy0=
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgk7c2SK8DyntyHmQR
+USHlPlO2Ktndx+YcbqNVnV5NsBGhRANCAASZHRFlT6+E3hWKbT7oaqxYFO2GXBoF
+d2W4njJFyJEzGZe3FBYQyfxkhJylrfyyhFT7ACCRsbA9gs9oLX2Dhm+Z
+-----END PRIVATE KEY-----
+";
+
+#[test]
+fn pem_of_openssl() {
+    let certificate = Certificate::from_pem(OPENSSL).unwrap();
+    assert_eq!(
+        certificate.fingerprint().to_string(),
+        "46:C7:6C:9B:9D:F4:17:4B:77:17:40:28:49:16:3D:80:\
+         79:27:9D:34:BF:34:BE:AA:5B:BC:74:DF:92:4F:64:00"
+    );
+    // 2126-10-28 04:29:30 UTC.
+    let not_after = certificate
+        .not_after()
+        .duration_since(SystemTime::UNIX_EPOCH);
+    assert_eq!(not_after.unwrap().as_secs(), 4_948_835_370);
+    handshake(0, &certificate, &Certificate::generate());
+}
+
 #[test]
 fn broken_pem_is_explained() {
     use CertificateError::*;
@@ -184,6 +219,16 @@ fn broken_pem_is_explained() {
     );
     let garbage = pem::Pem::new("CERTIFICATE", b"garbage");
     assert!(matches!(join(&[&garbage, &key]), InvalidCertificate(_)));
+    // The OID of the curve, changed from prime256v1 to prime239v3.
+    let mut other_curve = certificate.contents().to_vec();
+    let prime256v1 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    let at = other_curve.windows(8).position(|oid| oid == prime256v1);
+    other_curve[at.unwrap() + 7] = 0x06;
+    let other_curve = pem::Pem::new("CERTIFICATE", other_curve);
+    assert!(matches!(
+        join(&[&other_curve, &key]),
+        UnsupportedPublicKey(_)
+    ));
     let garbage = pem::Pem::new("PRIVATE KEY", b"garbage");
     assert!(matches!(
         join(&[&certificate, &garbage]),
