@@ -6,6 +6,7 @@
 pub mod address;
 pub mod certificate;
 pub mod identity;
+mod noise;
 mod ufrag;
 
 pub use address::Address;
@@ -14,4 +15,5 @@ pub use certificate::Fingerprint;
 pub use identity::Identity;
 pub use identity::PeerId;
 pub use identity::PublicKey;
+pub use noise::NoiseError;
 pub use ufrag::Version as WebRtcDirectVersion;
