@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use libp2p_identity::KeyType;
 use libp2p_identity::Keypair;
+use sha2::Digest;
+use sha2::Sha256;
 use thiserror::Error;
 
 /// The longest text that is parsed as a peer id.
@@ -19,8 +21,15 @@ const MAX_PEER_ID_TEXT: usize = 128;
 /// Prefix of the binary form of a peer id as a CID: version 1, codec `libp2p-key`.
 const CID_PREFIX: [u8; 2] = [0x01, 0x72];
 
-/// Multihash prefix of a peer id that is a SHA-256 digest: code and digest length.
-const SHA2_256_PREFIX: [u8; 2] = [0x12, 0x20];
+/// Multihash codes of a key that is its own id, and of a SHA-256 digest of a key.
+const IDENTITY: u8 = 0x00;
+const SHA2_256: u8 = 0x12;
+
+/// Length of a SHA-256 digest.
+const DIGEST_LEN: usize = 32;
+
+/// peer-ids, section "Peer Ids": keys of up to this length are their own id.
+const MAX_INLINE_KEY: usize = 42;
 
 /// The key pair of this peer.
 ///
@@ -54,8 +63,8 @@ impl Identity {
     /// Reads the protobuf encoding of a libp2p private key, the format in which libp2p
     /// implementations store and exchange them.
     ///
-    /// Ed25519, secp256k1 and ECDSA (P-256) keys are accepted. RSA keys are not: only *remote* peers
-    /// may have one (cargo feature `rsa`).
+    /// Ed25519, secp256k1 and ECDSA (P-256) keys are accepted. RSA keys are not: only *remote*
+    /// peers may have one (cargo feature `rsa`).
     pub fn from_protobuf(bytes: &[u8]) -> Result<Self, IdentityError> {
         let keypair = Keypair::from_protobuf_encoding(bytes)
             .map_err(|error| IdentityError::InvalidPrivateKey(describe(&error)))?;
@@ -135,7 +144,12 @@ impl PublicKey {
 
     /// The id of the peer with this key.
     pub fn peer_id(&self) -> PeerId {
-        PeerId(self.0.to_peer_id())
+        let key = self.to_protobuf();
+        if key.len() <= MAX_INLINE_KEY {
+            PeerId::new(IDENTITY, &key)
+        } else {
+            PeerId::new(SHA2_256, &Sha256::digest(&key))
+        }
     }
 }
 
@@ -144,24 +158,58 @@ impl PublicKey {
 /// Written as base 58 (`12D3KooW...`, `Qm...`). Parsing takes that and the newer CID form
 /// (`bafz...`, in any multibase).
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PeerId(libp2p_identity::PeerId);
+pub struct PeerId {
+    // Not the type of `libp2p-identity`, which has room for every multihash: at 80 bytes, two of
+    // them in an error make every `Result` with it too large.
+    code: u8,
+    len: u8,
+    /// Zero behind `len`, so that equal ids have equal bytes.
+    digest: [u8; MAX_INLINE_KEY],
+}
 
 impl PeerId {
+    /// Takes at most `MAX_INLINE_KEY` bytes of the digest; every caller checks that it is not
+    /// longer.
+    fn new(code: u8, digest: &[u8]) -> Self {
+        let mut id = Self {
+            code,
+            len: 0,
+            digest: [0; MAX_INLINE_KEY],
+        };
+        for (to, from) in id.digest.iter_mut().zip(digest) {
+            *to = *from;
+            id.len += 1;
+        }
+        id
+    }
+
     /// Reads the binary form, a multihash.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PeerIdError> {
-        let id = libp2p_identity::PeerId::from_bytes(bytes)
-            .map_err(|error| PeerIdError::InvalidMultihash(describe(&error)))?;
-        // The crate takes a SHA-256 multihash of any digest length. A cut digest would be a peer id
-        // that no key has.
-        if bytes.first() == SHA2_256_PREFIX.first() && !bytes.starts_with(&SHA2_256_PREFIX) {
-            return Err(PeerIdError::DigestLength);
+        // Code and length are varints, but all that are allowed have one byte.
+        let [code @ (IDENTITY | SHA2_256), len, digest @ ..] = bytes else {
+            return Err(PeerIdError::InvalidMultihash);
+        };
+        if digest.len() != usize::from(*len) {
+            return Err(PeerIdError::InvalidMultihash);
         }
-        Ok(Self(id))
+        let fits = match *code {
+            IDENTITY => digest.len() <= MAX_INLINE_KEY,
+            _ => digest.len() == DIGEST_LEN,
+        };
+        if !fits {
+            return Err(PeerIdError::DigestLength(digest.len()));
+        }
+        Ok(Self::new(*code, digest))
     }
 
     /// The binary form, a multihash.
     pub fn to_bytes(self) -> Vec<u8> {
-        self.0.to_bytes()
+        let digest = self.digest.iter().take(self.len.into());
+        [self.code, self.len]
+            .iter()
+            .chain(digest)
+            .copied()
+            .collect()
     }
 }
 
@@ -173,7 +221,7 @@ impl fmt::Debug for PeerId {
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.pad(&multibase::Base::Base58Btc.encode(self.to_bytes()))
     }
 }
 
@@ -218,12 +266,12 @@ pub enum IdentityError {
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum PeerIdError {
-    /// The multihash is SHA-256, but its digest does not have 32 bytes.
-    #[error("the sha2-256 digest of a peer id does not have 32 bytes")]
-    DigestLength,
-    /// The bytes are not a multihash that a peer id can have.
-    #[error("not the multihash of a peer id: {0}")]
-    InvalidMultihash(String),
+    /// A hash that does not have 32 bytes, or a key too long to be an id itself.
+    #[error("a peer id does not have a digest of {0} bytes")]
+    DigestLength(usize),
+    /// The bytes are not a multihash, or not one that a peer id can be.
+    #[error("not the multihash of a peer id")]
+    InvalidMultihash,
     /// The text is neither base 58 nor multibase.
     #[error("a peer id is neither base 58 nor a cid")]
     InvalidText,
@@ -289,7 +337,13 @@ mod tests {
             assert_eq!(identity.public_key().to_protobuf(), hex(public));
             let key = PublicKey::from_protobuf(&hex(public)).unwrap();
             assert_eq!(key, identity.public_key());
-            assert_eq!(key.peer_id(), identity.peer_id());
+            let id = identity.peer_id();
+            assert_eq!(key.peer_id(), id);
+            let reference = key.0.to_peer_id();
+            assert_eq!(id.to_string(), reference.to_string());
+            assert_eq!(id.to_bytes(), reference.to_bytes());
+            assert_eq!(PeerId::from_bytes(&id.to_bytes()), Ok(id));
+            assert_eq!(id.to_string().parse(), Ok(id));
             let signature = identity.sign(b"message");
             assert!(key.verify(b"message", &signature));
             assert!(!key.verify(b"massage", &signature));
@@ -363,18 +417,19 @@ mod tests {
         assert_eq!(parse(&"1".repeat(129)), PeerIdError::TooLong(129));
         // CID of raw data.
         assert_eq!(parse("f015512200000"), PeerIdError::NotALibp2pKey);
-        assert!(matches!(
-            PeerId::from_bytes(&[]),
-            Err(PeerIdError::InvalidMultihash(_))
-        ));
+
+        let read = |prefix: &[u8], len: usize| {
+            PeerId::from_bytes(&[prefix, &vec![1; len]].concat()).unwrap_err()
+        };
+        assert_eq!(read(&[], 0), PeerIdError::InvalidMultihash);
+        assert_eq!(read(&[0x00], 0), PeerIdError::InvalidMultihash);
         // SHA-512.
-        assert!(PeerId::from_bytes(&[&[0x13, 0x40][..], &[0; 64]].concat()).is_err());
-        assert_eq!(
-            PeerId::from_bytes(&[&[0x12, 0x10][..], &[0; 16]].concat()),
-            Err(PeerIdError::DigestLength)
-        );
+        assert_eq!(read(&[0x13, 0x40], 64), PeerIdError::InvalidMultihash);
+        assert_eq!(read(&[0x12, 0x10], 16), PeerIdError::DigestLength(16));
+        assert_eq!(read(&[0x00, 43], 43), PeerIdError::DigestLength(43));
+        assert_eq!(read(&[0x12, 0x20], 31), PeerIdError::InvalidMultihash);
         // Bytes behind the digest, more than a u8 can count.
-        assert!(PeerId::from_bytes(&[&[0x12, 0x20][..], &[0; 600]].concat()).is_err());
+        assert_eq!(read(&[0x12, 0x20], 32 + 256), PeerIdError::InvalidMultihash);
     }
 
     proptest! {
@@ -384,6 +439,24 @@ mod tests {
             let _ = PeerId::from_bytes(&bytes);
             let _ = PublicKey::from_protobuf(&bytes);
             let _ = Identity::from_protobuf(&bytes);
+        }
+
+        #[test]
+        fn what_is_a_peer_id_is_one_to_libp2p_too(
+            code in prop_oneof![Just(0_u8), Just(0x12), any::<u8>()],
+            digest in proptest::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let bytes = [&[code, digest.len() as u8], &digest[..]].concat();
+            let reference = libp2p_identity::PeerId::from_bytes(&bytes);
+            match PeerId::from_bytes(&bytes) {
+                Ok(id) => {
+                    prop_assert_eq!(id.to_string(), reference.unwrap().to_base58());
+                    prop_assert_eq!(id.to_bytes(), bytes);
+                }
+                // It takes cut digests.
+                Err(PeerIdError::DigestLength(_)) if code == SHA2_256 => {}
+                Err(_) => prop_assert!(reference.is_err()),
+            }
         }
 
         #[test]

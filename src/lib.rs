@@ -3,15 +3,23 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod address;
 pub mod carrier;
+pub mod certificate;
 pub mod connection;
 pub mod identity;
 pub mod message;
+mod noise;
 pub mod substream;
+mod ufrag;
 
+pub use address::Address;
+pub use certificate::{Certificate, Fingerprint};
 pub use connection::{
     Config, ConfigError, Connection, ConnectionError, ConnectionStats, Driver, FinAckPolicy,
     Negotiation, OpenError,
 };
-pub use identity::PeerId;
+pub use identity::{Identity, PeerId, PublicKey};
+pub use noise::NoiseError;
 pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, WriteHalf};
+pub use ufrag::Version as WebRtcDirectVersion;

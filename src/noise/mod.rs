@@ -1,0 +1,383 @@
+//! The Noise handshake on data channel 0, which proves who the peer is.
+//!
+//! ```text
+//!    server = Noise initiator                          client = Noise responder
+//!           | -- 1: e ------------------------------------------> |
+//!           | <----------------- 2: e, ee, s, es, its identity -- |  server knows the client
+//!           | -- 3: s, se, its identity ------------------------> |  client knows the server
+//! ```
+//!
+//! It is the libp2p noise handshake (`Noise_XX_25519_ChaChaPoly_SHA256`) with two differences, both
+//! from the webrtc-direct specification. The server begins, since only the client knows beforehand
+//! that there will be a connection. And the prologue contains the hashes of both DTLS certificates:
+//! a man in the middle must have put his own there, and then the two sides do not agree on it.
+//!
+//! The keys that come out of it are thrown away; data is protected by DTLS.
+//!
+//! No I/O and no clock here: bytes in, bytes out, and a limit on how long to wait is for the
+//! caller.
+
+mod resolver;
+
+use std::fmt;
+use std::mem;
+
+use prost::Message;
+use snow::HandshakeState;
+use thiserror::Error;
+
+use crate::certificate::Fingerprint;
+use crate::identity::Identity;
+use crate::identity::PeerId;
+use crate::identity::PublicKey;
+
+use proto::NoiseHandshakePayload;
+use resolver::Resolver;
+
+const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
+
+/// webrtc-direct specification, section "Noise handshake".
+const PROLOGUE_PREFIX: &[u8] = b"libp2p-webrtc-noise:";
+
+/// noise specification, section "Static Key Authentication".
+const SIGNATURE_PREFIX: &[u8] = b"noise-libp2p-static-key:";
+
+/// The longest handshake message that is taken. Noise allows 65 535.
+///
+/// With an Ed25519 identity the longest has 206 bytes, with RSA of 4096 bits about 1 200.
+const MAX_MESSAGE: usize = 4096;
+
+/// Bytes of the length in front of each message.
+const PREFIX_LEN: usize = 2;
+
+/// One side of a handshake.
+///
+/// Give it the bytes of the peer ([`Handshake::receive`]) and the peer its bytes
+/// ([`Handshake::poll_send`]) until [`Handshake::finished`]. Any error is final.
+pub(crate) struct Handshake {
+    state: State,
+    /// Boxed for its size of more than a kilobyte.
+    noise: Box<HandshakeState>,
+    /// Our identity, ready to be sent.
+    payload: Vec<u8>,
+    expected: Option<PeerId>,
+    /// The message that is arriving, with its length prefix: `PREFIX_LEN + MAX_MESSAGE` at most.
+    incoming: Vec<u8>,
+    outgoing: Option<Vec<u8>>,
+}
+
+/// ```text
+/// server                AwaitSecond -> Finished
+/// client  AwaitFirst -> AwaitThird  -> Finished
+/// any but Finished                  -> Failed
+/// ```
+enum State {
+    AwaitFirst,
+    AwaitSecond,
+    AwaitThird,
+    Finished(Box<RemoteIdentity>),
+    Failed,
+}
+
+impl Handshake {
+    /// The side of the listener. It has something to send at once.
+    pub(crate) fn server(
+        identity: &Identity,
+        client_fingerprint: &Fingerprint,
+        server_fingerprint: &Fingerprint,
+    ) -> Result<Self, NoiseError> {
+        let prologue = prologue(client_fingerprint, server_fingerprint);
+        let mut handshake = Self::new(identity, &prologue, State::AwaitSecond)?;
+        // noise specification: the first message has no payload, for it would not be encrypted.
+        handshake.write(&[])?;
+        Ok(handshake)
+    }
+
+    /// The side of the dialler.
+    pub(crate) fn client(
+        identity: &Identity,
+        client_fingerprint: &Fingerprint,
+        server_fingerprint: &Fingerprint,
+    ) -> Result<Self, NoiseError> {
+        let prologue = prologue(client_fingerprint, server_fingerprint);
+        Self::new(identity, &prologue, State::AwaitFirst)
+    }
+
+    fn new(identity: &Identity, prologue: &[u8], state: State) -> Result<Self, NoiseError> {
+        let setup = |error: snow::Error| NoiseError::Setup(error.to_string());
+        let builder =
+            snow::Builder::with_resolver(PATTERN.parse().map_err(setup)?, Box::new(Resolver));
+        // A fresh static key for each connection: one that is used twice would tell an observer
+        // that two connections are of the same peer.
+        let keypair = builder.generate_keypair().map_err(setup)?;
+        let builder = builder
+            .local_private_key(&keypair.private)
+            .and_then(|builder| builder.prologue(prologue))
+            .map_err(setup)?;
+        let noise = match state {
+            State::AwaitSecond => builder.build_initiator(),
+            _ => builder.build_responder(),
+        };
+        let payload = NoiseHandshakePayload {
+            identity_key: Some(identity.public_key().to_protobuf().into()),
+            identity_sig: Some(identity.sign(&signed(&keypair.public)).into()),
+            extensions: None,
+        };
+        Ok(Self {
+            state,
+            noise: Box::new(noise.map_err(setup)?),
+            payload: payload.encode_to_vec(),
+            expected: None,
+            incoming: Vec::new(),
+            outgoing: None,
+        })
+    }
+
+    /// Refuses every peer but this one, if one is given.
+    #[must_use]
+    pub(crate) fn expecting(mut self, peer: Option<PeerId>) -> Self {
+        self.expected = peer;
+        self
+    }
+
+    /// The next bytes for the peer, length prefix included.
+    pub(crate) fn poll_send(&mut self) -> Option<Vec<u8>> {
+        self.outgoing.take()
+    }
+
+    /// Takes bytes of the peer, cut anywhere.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), NoiseError> {
+        self.advance(bytes).inspect_err(|_| {
+            self.state = State::Failed;
+            self.incoming = Vec::new();
+            self.outgoing = None;
+        })
+    }
+
+    fn advance(&mut self, mut bytes: &[u8]) -> Result<(), NoiseError> {
+        while !bytes.is_empty() {
+            match self.state {
+                State::Finished(_) => return Err(NoiseError::TrailingBytes),
+                State::Failed => return Err(NoiseError::AlreadyFailed),
+                State::AwaitFirst | State::AwaitSecond | State::AwaitThird => {}
+            }
+            let Some(message) = self.assemble(&mut bytes)? else {
+                break;
+            };
+            self.handle(&message)?;
+        }
+        Ok(())
+    }
+
+    /// Moves bytes to `incoming` until that is a whole message. Returns it without its prefix.
+    fn assemble(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, NoiseError> {
+        fill(&mut self.incoming, bytes, PREFIX_LEN);
+        let Some(prefix) = self.incoming.first_chunk::<PREFIX_LEN>() else {
+            return Ok(None);
+        };
+        let len = usize::from(u16::from_be_bytes(*prefix));
+        // Before a single byte of it is kept.
+        if len > MAX_MESSAGE {
+            return Err(NoiseError::MessageTooLong(len));
+        }
+        let total = PREFIX_LEN + len;
+        fill(&mut self.incoming, bytes, total);
+        if self.incoming.len() < total {
+            return Ok(None);
+        }
+        let mut message = mem::take(&mut self.incoming);
+        message.drain(..PREFIX_LEN);
+        Ok(Some(message))
+    }
+
+    fn handle(&mut self, message: &[u8]) -> Result<(), NoiseError> {
+        // A payload is never longer than its message.
+        let mut payload = vec![0; message.len()];
+        let len = self
+            .noise
+            .read_message(message, &mut payload)
+            .map_err(NoiseError::from_snow)?;
+        payload.truncate(len);
+
+        match self.state {
+            State::AwaitFirst => {
+                // A payload of message 1 has no meaning. It is ignored, as go and js do.
+                let identity = mem::take(&mut self.payload);
+                self.write(&identity)?;
+                self.state = State::AwaitThird;
+            }
+            State::AwaitSecond => {
+                // Only a peer that is the right one learns who we are.
+                let remote = self.verify(&payload)?;
+                let identity = mem::take(&mut self.payload);
+                self.write(&identity)?;
+                self.state = State::Finished(Box::new(remote));
+            }
+            State::AwaitThird => self.state = State::Finished(Box::new(self.verify(&payload)?)),
+            State::Finished(_) | State::Failed => return Err(NoiseError::AlreadyFailed),
+        }
+        Ok(())
+    }
+
+    /// Checks that the owner of the identity in `payload` has signed the static key of the peer.
+    fn verify(&self, payload: &[u8]) -> Result<RemoteIdentity, NoiseError> {
+        let payload =
+            NoiseHandshakePayload::decode(payload).map_err(|_| NoiseError::InvalidPayload)?;
+        let key = payload.identity_key.ok_or(NoiseError::MissingIdentity)?;
+        let signature = payload.identity_sig.ok_or(NoiseError::MissingIdentity)?;
+        let public_key = PublicKey::from_protobuf(&key)
+            .map_err(|error| NoiseError::InvalidIdentityKey(error.to_string()))?;
+        let static_key = self
+            .noise
+            .get_remote_static()
+            .ok_or(NoiseError::InvalidSignature)?;
+        if !public_key.verify(&signed(static_key), &signature) {
+            return Err(NoiseError::InvalidSignature);
+        }
+        let peer_id = public_key.peer_id();
+        match self.expected {
+            Some(expected) if expected != peer_id => Err(NoiseError::UnexpectedPeer {
+                expected,
+                got: peer_id,
+            }),
+            _ => Ok(RemoteIdentity {
+                peer_id,
+                public_key,
+            }),
+        }
+    }
+
+    fn write(&mut self, payload: &[u8]) -> Result<(), NoiseError> {
+        let mut message = vec![0; MAX_MESSAGE];
+        let len = self
+            .noise
+            .write_message(payload, &mut message)
+            .map_err(NoiseError::from_snow)?;
+        message.truncate(len);
+        let prefix = u16::try_from(len).map_err(|_| NoiseError::MessageTooLong(len))?;
+        self.outgoing = Some([&prefix.to_be_bytes(), &message[..]].concat());
+        Ok(())
+    }
+
+    /// Who the peer is, when that is proven and nothing is left to send.
+    pub(crate) fn finished(&self) -> Option<&RemoteIdentity> {
+        match &self.state {
+            State::Finished(remote) if self.outgoing.is_none() => Some(remote),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::AwaitFirst => "AwaitFirst",
+            State::AwaitSecond => "AwaitSecond",
+            State::AwaitThird => "AwaitThird",
+            State::Finished(_) => "Finished",
+            State::Failed => "Failed",
+        };
+        f.debug_struct("Handshake")
+            .field("state", &state)
+            .field("incoming", &self.incoming.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The proven identity of a peer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct RemoteIdentity {
+    pub(crate) peer_id: PeerId,
+    pub(crate) public_key: PublicKey,
+}
+
+/// The Noise handshake of a connection failed: it is not known who the peer is.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum NoiseError {
+    /// Bytes came after the handshake had failed.
+    #[error("the handshake has failed already")]
+    AlreadyFailed,
+    /// A message could not be decrypted: it was changed under way, or the two sides do not see the
+    /// same DTLS certificates, which is what a man in the middle causes.
+    #[error("a message can not be decrypted, or the peers do not see the same certificates")]
+    Decrypt,
+    /// The public key of the peer can not be read. RSA keys need the cargo feature `rsa`.
+    #[error("the peer has no valid identity: {0}")]
+    InvalidIdentityKey(String),
+    /// The payload of a message is not the protobuf that it should be.
+    #[error("the payload of a message is not valid")]
+    InvalidPayload,
+    /// The peer does not have the private key of the identity that it claims.
+    #[error("the peer has not signed with the identity that it claims")]
+    InvalidSignature,
+    /// The peer sent a key of small order, with which no secret can be shared.
+    #[error("the peer sent a key of small order")]
+    LowOrderKey,
+    /// A message announced more than 4096 bytes.
+    #[error("a handshake message of {0} bytes is longer than 4096")]
+    MessageTooLong(usize),
+    /// A message is too short for the keys that it must contain.
+    #[error("a handshake message is too short")]
+    MessageTooShort,
+    /// The peer did not say who it is.
+    #[error("the peer sent no identity")]
+    MissingIdentity,
+    /// The cryptography of this side could not be set up, for instance for want of randomness.
+    #[error("the handshake can not be set up: {0}")]
+    Setup(String),
+    /// Bytes came after the last message.
+    #[error("bytes follow the last handshake message")]
+    TrailingBytes,
+    /// The peer is another one than was dialled.
+    #[error("the peer is {got}, not {expected}")]
+    UnexpectedPeer {
+        /// The peer that was wanted.
+        expected: PeerId,
+        /// The peer that answered.
+        got: PeerId,
+    },
+}
+
+impl NoiseError {
+    // Not `From`: that would put a type of `snow` in the public interface.
+    fn from_snow(error: snow::Error) -> Self {
+        match error {
+            snow::Error::Decrypt => Self::Decrypt,
+            snow::Error::Dh => Self::LowOrderKey,
+            snow::Error::Input => Self::MessageTooShort,
+            other => Self::Setup(other.to_string()),
+        }
+    }
+}
+
+/// Binds the handshake to the DTLS connection under it.
+fn prologue(client: &Fingerprint, server: &Fingerprint) -> Vec<u8> {
+    [
+        PROLOGUE_PREFIX,
+        &client.to_multihash(),
+        &server.to_multihash(),
+    ]
+    .concat()
+}
+
+/// What an identity signs.
+fn signed(static_key: &[u8]) -> Vec<u8> {
+    [SIGNATURE_PREFIX, static_key].concat()
+}
+
+/// Moves bytes from `bytes` to `buffer` until that has `len`.
+fn fill(buffer: &mut Vec<u8>, bytes: &mut &[u8], len: usize) {
+    let missing = len.saturating_sub(buffer.len()).min(bytes.len());
+    let (taken, rest) = bytes.split_at(missing);
+    buffer.extend_from_slice(taken);
+    *bytes = rest;
+}
+
+#[allow(missing_docs, unreachable_pub)]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/anabranch.noise.rs"));
+}
+
+#[cfg(test)]
+mod tests;
