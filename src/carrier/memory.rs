@@ -476,6 +476,8 @@ impl Carrier for MemoryCarrier {
 impl Drop for MemoryCarrier {
     fn drop(&mut self) {
         let mut wire = lock(&self.wire);
+        wire.sides[self.side].channels.clear();
+        wire.sides[self.side].inbound.clear();
         if !std::mem::replace(&mut wire.sides[self.side].closed, true) {
             wire.send(self.side, Packet::Goodbye);
         }
