@@ -1,6 +1,7 @@
 //! Many substreams over one carrier: handles for the application, and the driver.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -33,6 +34,7 @@ pub use stats::ConnectionStats;
 pub struct Connection {
     link: Arc<Link>,
     peer: Option<PeerId>,
+    remote: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -40,18 +42,23 @@ impl Connection {
     ///
     /// Endpoints do this for their connections; it is for carriers of your own, and for tests.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
-        Self::authenticated(carrier, config, None)
+        Self::authenticated(carrier, config, None, None)
     }
 
     pub(crate) fn authenticated<C: Carrier>(
         carrier: C,
         config: Arc<Config>,
         peer: Option<PeerId>,
+        remote: Option<SocketAddr>,
     ) -> (Self, Driver<C>) {
         let link = Link::new(config);
         link.add_handle();
         let driver = Driver::new(carrier, Arc::clone(&link));
-        (Self { link, peer }, driver)
+        (Self { link, peer, remote }, driver)
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     /// Opens a substream for `protocol`, negotiated as the [`Config`] says.
@@ -135,8 +142,13 @@ impl Connection {
     }
 
     /// The authenticated identity of the peer; `None` where the connection was made without Noise.
-    pub fn peer_id(&self) -> Option<&PeerId> {
-        self.peer.as_ref()
+    pub fn peer_id(&self) -> Option<PeerId> {
+        self.peer
+    }
+
+    /// Where the peer was when the connection was made; `None` for carriers without addresses.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        self.remote
     }
 
     /// Counts since the connection was made.
@@ -156,7 +168,8 @@ impl Clone for Connection {
         self.link.add_handle();
         Self {
             link: Arc::clone(&self.link),
-            peer: self.peer.clone(),
+            peer: self.peer,
+            remote: self.remote,
         }
     }
 }

@@ -82,6 +82,9 @@ pub(crate) trait Engine: Send {
     /// Closes a channel after what was written to it (RFC 8831 section 6.7).
     fn close_channel(&mut self, channel: ChannelId);
 
+    /// The peer is who it should be: the limits of an unknown peer are lifted.
+    fn authenticated(&mut self);
+
     /// Whether an unread channel holds back its sender.
     fn holds_back_unread(&self) -> bool;
 

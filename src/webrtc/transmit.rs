@@ -97,12 +97,6 @@ impl TransmitQueue {
             self.buffer.shrink_to(4096);
         }
     }
-
-    pub(crate) fn clear(&mut self) {
-        self.segments.clear();
-        self.buffer.clear();
-        self.start = 0;
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+//! Connections to others.
+//!
+//! Every dial has a socket of its own: several connections to one listener would have the same pair
+//! of addresses on a shared one, and a socket that only one task reads is the shortest way in.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Inner;
+use super::error::ConnectError;
+use super::socket::UdpDatagramSocket;
+use crate::address::Address;
+use crate::connection::{Connection, ConnectionError};
+use crate::ufrag::{ClientCredentials, Version};
+use crate::webrtc::engine::Role;
+use crate::webrtc::handshake::{Expectations, Phase, Progress, establish};
+use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
+use crate::webrtc::{Source, WebRtcCarrier};
+
+pub(super) async fn dial(
+    endpoint: &Arc<Inner>,
+    address: &Address,
+    version: Version,
+) -> Result<Connection, ConnectError> {
+    if endpoint.is_closed() {
+        return Err(ConnectError::EndpointClosed);
+    }
+    if address.certhashes().is_empty() {
+        return Err(ConnectError::MissingCerthash);
+    }
+    let remote = address.socket_addr();
+    let refused = |source| ConnectError::Socket { remote, source };
+    let local = SocketAddr::new(source_address(remote).map_err(refused)?, 0);
+    let socket = UdpDatagramSocket::bind(local).map_err(refused)?;
+    let local = super::socket::DatagramSocket::local_addr(&socket).map_err(refused)?;
+
+    let credentials = ClientCredentials::generate(version);
+    let config = &endpoint.config;
+    let setup = EngineSetup {
+        role: Role::Client,
+        certificate: &endpoint.certificate,
+        local,
+        remote: Some(remote),
+        local_credentials: (credentials.local_ufrag, credentials.local_pwd),
+        remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
+        mtu: config.mtu_towards(remote.ip()),
+        max_in_flight: config.max_in_flight,
+    };
+    let engine = Str0mEngine::new(setup, Instant::now().into_std())
+        .map_err(|cause| ConnectError::Ended { phase: Phase::Ice, cause })?;
+    let mut carrier = WebRtcCarrier::new(
+        Box::new(engine),
+        Arc::new(socket),
+        Source::Socket,
+        local,
+        config.max_in_flight,
+    );
+    let progress = Progress::default();
+    let expectations = Expectations {
+        role: Role::Client,
+        certhashes: address.certhashes(),
+        own_fingerprint: endpoint.certificate.fingerprint(),
+        identity: endpoint.noise_identity(),
+        peer_id: address.peer_id(),
+    };
+    let handshake = establish(&mut carrier, expectations, &progress);
+    let peer = match tokio::time::timeout(config.connect_timeout, handshake).await {
+        Ok(result) => result?,
+        Err(_) => {
+            return Err(ConnectError::TimedOut {
+                phase: progress.phase(),
+                after: config.connect_timeout,
+            });
+        }
+    };
+    endpoint
+        .spawn(carrier, peer, remote)
+        .ok_or(ConnectError::Ended { phase: Phase::Noise, cause: ConnectionError::ClosedLocally })
+}
+
+/// The local address that the system would send from towards `remote`.
+///
+/// ICE needs a candidate with a real address, so a wildcard does not do.
+fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = UdpSocket::bind((any, 0))?;
+    // Sends nothing: a connected UDP socket only looks the route up.
+    probe.connect(remote)?;
+    Ok(probe.local_addr()?.ip())
+}

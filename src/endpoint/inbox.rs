@@ -1,0 +1,162 @@
+//! Datagrams that a listener has sorted out for one connection.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+
+/// Bytes that wait for a connection before more are dropped, as a full socket buffer would.
+///
+/// More than the receive window that SCTP announces (1 MiB), so that a peer that keeps to it loses
+/// nothing.
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// Fixed cost of an entry, so that tiny datagrams are bounded too.
+const ENTRY_COST: usize = 128;
+
+#[derive(Debug)]
+struct Batch {
+    source: SocketAddr,
+    destination: SocketAddr,
+    contents: Bytes,
+    stride: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// A bounded queue from the task of a listener to the task of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Whole batches only: nothing is half done under this lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds datagrams, or drops them if too many wait.
+    pub(crate) fn push(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        contents: &[u8],
+        stride: usize,
+    ) {
+        {
+            let mut queue = self.lock();
+            let cost = contents.len() + ENTRY_COST;
+            if queue.closed || queue.bytes + cost > MAX_BYTES {
+                return;
+            }
+            queue.bytes += cost;
+            queue.batches.push_back(Batch {
+                source,
+                destination,
+                contents: Bytes::copy_from_slice(contents),
+                stride,
+            });
+        }
+        self.waker.wake();
+    }
+
+    /// Hands what waits to `feed`; `false` when nothing did, and then a wake-up is arranged.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        feed: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8], usize),
+    ) -> bool {
+        let mut batches = self.take();
+        if batches.is_empty() {
+            self.waker.register(cx.waker());
+            batches = self.take();
+        }
+        let received = !batches.is_empty();
+        for batch in batches {
+            feed(batch.source, batch.destination, &batch.contents, batch.stride);
+        }
+        received
+    }
+
+    fn take(&self) -> VecDeque<Batch> {
+        let mut queue = self.lock();
+        queue.bytes = 0;
+        std::mem::take(&mut queue.batches)
+    }
+
+    /// Drops what waits, and whatever comes later.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.bytes = 0;
+        queue.batches = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn drain(inbox: &Inbox) -> Vec<(u16, usize, usize)> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut out = Vec::new();
+        inbox.poll_receive(&mut cx, &mut |from, _, contents, stride| {
+            out.push((from.port(), contents.len(), stride));
+        });
+        out
+    }
+
+    #[test]
+    fn batches_come_out_in_the_order_they_went_in() {
+        let inbox = Inbox::default();
+        inbox.push(addr(1), addr(9), &[0; 2400], 1200);
+        inbox.push(addr(2), addr(9), &[0; 10], 10);
+        assert_eq!(drain(&inbox), [(1, 2400, 1200), (2, 10, 10)]);
+        assert_eq!(drain(&inbox), []);
+    }
+
+    #[test]
+    fn a_full_inbox_drops_what_comes_and_takes_more_once_it_is_read() {
+        let inbox = Inbox::default();
+        for _ in 0..100 {
+            inbox.push(addr(1), addr(9), &[0; 64_000], 1200);
+        }
+        let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
+        assert!((MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting), "{waiting}");
+        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        assert_eq!(drain(&inbox).len(), 1);
+    }
+
+    #[test]
+    fn many_tiny_datagrams_are_bounded_too() {
+        let inbox = Inbox::default();
+        for _ in 0..1_000_000 {
+            inbox.push(addr(1), addr(9), &[0], 1);
+        }
+        assert!(drain(&inbox).len() <= MAX_BYTES / ENTRY_COST);
+    }
+
+    #[test]
+    fn a_closed_inbox_takes_nothing() {
+        let inbox = Inbox::default();
+        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        inbox.close();
+        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        assert_eq!(drain(&inbox), []);
+    }
+}

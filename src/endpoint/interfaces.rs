@@ -1,0 +1,53 @@
+//! The addresses that a socket on a wildcard can be reached at.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The addresses that stand for `socket`: itself, or for a wildcard those of all interfaces.
+///
+/// Loopback addresses only stand in where there are no others: nobody else can dial them.
+pub(super) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
+    if !socket.ip().is_unspecified() {
+        return vec![socket];
+    }
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
+        tracing::warn!(target: "anabranch::endpoint", %error, "no list of interfaces");
+        Vec::new()
+    });
+    let candidates = interfaces
+        .into_iter()
+        .filter(|interface| interface.is_oper_up())
+        .map(|interface| interface.ip())
+        .filter(|ip| ip.is_ipv4() == socket.is_ipv4() && !is_link_local(*ip));
+    let (loopback, others): (Vec<_>, Vec<_>) = candidates.partition(IpAddr::is_loopback);
+    let chosen = if others.is_empty() { loopback } else { others };
+    chosen.into_iter().map(|ip| SocketAddr::new(ip, socket.port())).collect()
+}
+
+/// A link-local IPv6 address needs a scope, which a multiaddr of this kind can not carry.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_address_stands_for_itself() {
+        let socket = SocketAddr::from(([127, 0, 0, 1], 4001));
+        assert_eq!(concrete(socket), [socket]);
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_concrete_addresses_of_its_family() {
+        let found = concrete(SocketAddr::from(([0, 0, 0, 0], 4001)));
+        assert!(!found.is_empty());
+        for address in found {
+            assert!(address.is_ipv4() && !address.ip().is_unspecified(), "{address}");
+            assert_eq!(address.port(), 4001);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Listening, dialling, and what all connections of a program share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::net::ToSocketAddrs;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::address::Address;
+use crate::certificate::Certificate;
+use crate::connection::{Config, Connection, Link};
+use crate::identity::{Identity, PeerId};
+use crate::ufrag::Version;
+use crate::webrtc::WebRtcCarrier;
+pub use crate::webrtc::handshake::Phase;
+
+mod dial;
+mod error;
+pub(crate) mod inbox;
+mod interfaces;
+mod listener;
+pub(crate) mod router;
+pub(crate) mod socket;
+
+pub use error::{BindError, ConnectError};
+use listener::{IncomingQueue, Listener};
+pub use listener::Incoming;
+use router::Router;
+use socket::{DatagramSocket, UdpDatagramSocket};
+
+/// How peers prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Security {
+    /// Noise with libp2p identities, as every libp2p peer does.
+    #[default]
+    Noise,
+    /// The dialler knows the listener by the certificate hash in its address; the dialler itself is
+    /// anybody. For plain applications whose peers are ours. Both sides have to be set to it.
+    CertificateHash,
+}
+
+/// Limits and settings of an endpoint.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EndpointConfig {
+    /// How long a connection may take to be established, in either direction. Default: 10 s, as
+    /// go-libp2p. Answers peers that fall silent in the handshake.
+    pub connect_timeout: Duration,
+    /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
+    /// go-libp2p. Answers floods of first contacts.
+    pub max_handshakes: usize,
+    /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
+    pub mtu: usize,
+    /// Largest UDP payload to send to this machine itself. Default: 1 450.
+    pub loopback_mtu: usize,
+    /// Most bytes of a connection that may be unacknowledged. How many are used follows the
+    /// bandwidth-delay product of the path, as measured. Default: 4 MiB, 320 Mbit/s at 100 ms.
+    pub max_in_flight: usize,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            max_handshakes: 128,
+            mtu: 1200,
+            loopback_mtu: 1450,
+            max_in_flight: 4 * 1024 * 1024,
+        }
+    }
+}
+
+impl EndpointConfig {
+    fn mtu_towards(&self, remote: IpAddr) -> usize {
+        let mtu = if remote.is_loopback() { self.loopback_mtu } else { self.mtu };
+        mtu.clamp(576, 1500)
+    }
+}
+
+/// Makes an [`Endpoint`].
+///
+/// Without settings it has a new identity, the certificate that belongs to it, and defaults.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct EndpointBuilder {
+    identity: Option<Identity>,
+    certificate: Option<Certificate>,
+    config: Config,
+    endpoint_config: EndpointConfig,
+    security: Security,
+}
+
+impl EndpointBuilder {
+    /// The identity that peers know this endpoint by. Default: a new one.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// The DTLS certificate, whose hash is in the addresses. Default: the one derived from the
+    /// identity, so that addresses stay the same as long as the identity does.
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    /// Adds a protocol that peers may open substreams for; the first added is preferred.
+    pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
+        self.config.protocols.push(protocol.into());
+        self
+    }
+
+    /// Settings of every connection. Keeps protocols that were added before.
+    pub fn config(mut self, mut config: Config) -> Self {
+        let mut protocols = std::mem::take(&mut self.config.protocols);
+        protocols.append(&mut config.protocols);
+        self.config = Config { protocols, ..config };
+        self
+    }
+
+    /// Settings of the endpoint itself.
+    pub fn endpoint_config(mut self, config: EndpointConfig) -> Self {
+        self.endpoint_config = config;
+        self
+    }
+
+    /// How peers prove who they are. Default: Noise.
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = security;
+        self
+    }
+
+    /// Listens on every address that `addresses` resolves to, for example `"0.0.0.0:4001"` or
+    /// `"[::]:0"`. A wildcard stands for every address of the machine, port 0 for a free one.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address that failed.
+    pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
+        let addresses: Vec<SocketAddr> =
+            tokio::net::lookup_host(addresses).await.map_err(BindError::Resolve)?.collect();
+        if addresses.is_empty() {
+            let nothing = std::io::Error::other("the name has no address");
+            return Err(BindError::Resolve(nothing));
+        }
+        self.listen_on(&addresses)
+    }
+
+    /// An endpoint that only dials.
+    ///
+    /// # Errors
+    /// [`BindError::Config`] if the settings can not work.
+    pub fn dial_only(self) -> Result<Endpoint, BindError> {
+        self.listen_on(&[])
+    }
+
+    fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
+        self.config.validate()?;
+        let identity = self.identity.unwrap_or_else(Identity::generate);
+        let certificate = self.certificate.unwrap_or_else(|| Certificate::derive(&identity));
+        let mut listeners = Vec::new();
+        for &address in addresses {
+            let failed = |source| BindError::Socket { address, source };
+            let socket = UdpDatagramSocket::bind(address).map_err(failed)?;
+            let local = socket.local_addr().map_err(failed)?;
+            listeners.push(Arc::new(Listener {
+                socket: Arc::new(socket),
+                local,
+                router: Arc::new(Router::default()),
+            }));
+        }
+        let inner = Arc::new(Inner {
+            identity,
+            certificate,
+            security: self.security,
+            connection_config: Arc::new(self.config),
+            incoming: IncomingQueue::new(self.endpoint_config.max_handshakes),
+            config: self.endpoint_config,
+            listeners,
+            closed: AtomicBool::new(false),
+            connections: Mutex::new(HashMap::new()),
+            next_connection: AtomicU64::new(0),
+            connection_ended: Notify::new(),
+            tasks: OnceLock::new(),
+        });
+        let tasks = inner
+            .listeners
+            .iter()
+            .map(|listener| {
+                let receive = listener::receive(Arc::clone(listener), Arc::downgrade(&inner));
+                tokio::spawn(receive).abort_handle()
+            })
+            .collect();
+        let _ = inner.tasks.set(Tasks(tasks));
+        Ok(Endpoint {
+            handle: Arc::new(Handle { inner }),
+        })
+    }
+}
+
+/// Ends the receiving tasks when nobody needs them: neither the application nor a connection.
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// What an endpoint's handles and the tasks of its connections share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    identity: Identity,
+    certificate: Certificate,
+    security: Security,
+    connection_config: Arc<Config>,
+    config: EndpointConfig,
+    listeners: Vec<Arc<Listener>>,
+    incoming: IncomingQueue,
+    closed: AtomicBool,
+    /// One handle of each live connection, for [`Endpoint::close`].
+    connections: Mutex<HashMap<u64, Weak<Link>>>,
+    next_connection: AtomicU64,
+    connection_ended: Notify,
+    tasks: OnceLock<Tasks>,
+}
+
+impl Inner {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Weak<Link>>> {
+        // Whole entries only.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The identity for Noise, if Noise is run.
+    fn noise_identity(&self) -> Option<&Identity> {
+        match self.security {
+            Security::Noise => Some(&self.identity),
+            Security::CertificateHash => None,
+        }
+    }
+
+    /// Makes the connection and spawns its driver; `None` if the endpoint was closed meanwhile.
+    fn spawn(
+        self: &Arc<Self>,
+        carrier: WebRtcCarrier,
+        peer: Option<PeerId>,
+        remote: SocketAddr,
+    ) -> Option<Connection> {
+        let config = Arc::clone(&self.connection_config);
+        let (connection, driver) = Connection::authenticated(carrier, config, peer, Some(remote));
+        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut connections = self.connections();
+            // Under the lock that `close` takes behind the flag: it sees this one, or we see it.
+            if self.is_closed() {
+                return None;
+            }
+            connections.insert(number, Arc::downgrade(connection.link()));
+        }
+        let span = tracing::debug_span!(target: "anabranch", "connection", number, %remote);
+        let inner = Arc::clone(self);
+        let task = async move {
+            driver.await;
+            inner.connections().remove(&number);
+            inner.connection_ended.notify_waiters();
+        };
+        tokio::spawn(tracing::Instrument::instrument(task, span));
+        Some(connection)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.incoming.close();
+    }
+}
+
+/// Closes the endpoint to new connections with its last handle.
+#[derive(Debug)]
+struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inner.close();
+    }
+}
+
+/// A place to listen and to dial from.
+///
+/// Cheap to clone; every clone is the same endpoint.
+///
+/// # Drop
+/// With its last handle an endpoint takes no new connections. Those that exist live on until they
+/// are closed or dropped themselves; [`Endpoint::close`] ends them too.
+#[derive(Clone)]
+pub struct Endpoint {
+    handle: Arc<Handle>,
+}
+
+impl Endpoint {
+    /// Settings for a new endpoint.
+    pub fn builder() -> EndpointBuilder {
+        EndpointBuilder::default()
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.inner
+    }
+
+    /// The identity that peers know this endpoint by.
+    pub fn peer_id(&self) -> PeerId {
+        self.inner().identity.peer_id()
+    }
+
+    /// The certificate whose hash is in the addresses.
+    pub fn certificate(&self) -> &Certificate {
+        &self.inner().certificate
+    }
+
+    /// The full addresses that peers can dial, with certificate hash and peer id. A socket on a
+    /// wildcard has one for every address that the machine has now.
+    pub fn addresses(&self) -> Vec<Address> {
+        let inner = self.inner();
+        let full = |socket: SocketAddr| {
+            let address = Address::new(socket).with_certhash(inner.certificate.fingerprint());
+            match inner.security {
+                Security::Noise => address.with_peer_id(inner.identity.peer_id()),
+                Security::CertificateHash => address,
+            }
+        };
+        let sockets = inner.listeners.iter().map(|listener| listener.local);
+        sockets.flat_map(interfaces::concrete).map(full).collect()
+    }
+
+    /// The next peer that wants to connect; `None` when the endpoint is closed.
+    ///
+    /// Nothing has been spent on it yet, so accepting or not is up to the application:
+    /// see [`Incoming`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn accept(&self) -> Option<Incoming> {
+        let inner = self.inner();
+        inner.incoming.next(|| inner.is_closed()).await
+    }
+
+    /// Connects to a listener, with webrtc-direct v1, which every deployed one speaks.
+    ///
+    /// # Errors
+    /// [`ConnectError::TimedOut`] names the phase that was not completed within
+    /// [`EndpointConfig::connect_timeout`]; see [`ConnectError`] for the rest.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the attempt ends.
+    pub async fn connect(&self, address: &Address) -> Result<Connection, ConnectError> {
+        self.connect_with(address, Version::V1).await
+    }
+
+    /// Connects to a listener with a version of webrtc-direct. Errors and cancel safety as
+    /// [`Endpoint::connect`].
+    pub async fn connect_with(
+        &self,
+        address: &Address,
+        version: Version,
+    ) -> Result<Connection, ConnectError> {
+        dial::dial(self.inner(), address, version).await
+    }
+
+    /// Connections that are established now.
+    pub fn connections(&self) -> usize {
+        self.inner().connections().len()
+    }
+
+    /// Takes no new connections, closes those that exist as [`Connection::close`] does, and waits
+    /// until all are gone.
+    ///
+    /// # Cancel safety
+    /// The close goes on if the future is dropped.
+    pub async fn close(&self) {
+        let inner = self.inner();
+        inner.close();
+        loop {
+            let ended = inner.connection_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let links: Vec<_> = inner.connections().values().cloned().collect();
+            if links.is_empty() {
+                return;
+            }
+            for link in links.iter().filter_map(Weak::upgrade) {
+                link.begin_close();
+            }
+            ended.await;
+        }
+    }
+
+    /// Whether no listening socket knows a connection any more. For tests that end with it.
+    #[doc(hidden)]
+    pub fn is_idle(&self) -> bool {
+        self.connections() == 0 && self.inner().listeners.iter().all(|l| l.router.is_empty())
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("peer_id", &self.peer_id())
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! A UDP socket with segmentation offload, and the trait behind which a simulator can stand.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::BoxFuture;
+use quinn_udp::{RecvMeta, UdpSocketState};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Bytes of the kernel's receive and send buffers that are asked for; the kernel may give less.
+/// A burst of one round trip at 1 Gbit/s and 20 ms fits.
+const KERNEL_BUFFER: usize = 2 * 1024 * 1024;
+
+/// Buffers filled by one receive call, each with up to 64 KiB of datagrams of one sender.
+const RECEIVE_BUFFERS: usize = 8;
+
+/// Largest coalesced receive.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// Datagrams from one sender, back to back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received<'a> {
+    pub(crate) source: SocketAddr,
+    /// The local address they came to, if the system told.
+    pub(crate) destination: Option<IpAddr>,
+    pub(crate) contents: &'a [u8],
+    /// Size of each datagram but the last, which may be shorter.
+    pub(crate) stride: usize,
+}
+
+/// Datagrams to one peer, back to back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) destination: SocketAddr,
+    /// The local address they go out from.
+    pub(crate) source: IpAddr,
+    pub(crate) contents: &'a [u8],
+    /// Size of each datagram but the last, where there is more than one.
+    pub(crate) segment_size: Option<usize>,
+}
+
+/// Sends and receives datagrams. Many may send; one task receives.
+pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
+    /// Sends at once, or fails with `WouldBlock`.
+    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()>;
+
+    /// Completes when it is worth trying to send again.
+    fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
+
+    /// Hands what has arrived to `sink`. One task at a time: its waker replaces the one before.
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Received<'_>),
+    ) -> Poll<io::Result<()>>;
+
+    /// The address the socket is bound to.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Datagrams that one send can carry.
+    fn max_segments(&self) -> usize;
+}
+
+/// The socket of the operating system.
+pub(crate) struct UdpDatagramSocket {
+    io: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl fmt::Debug for UdpDatagramSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UdpDatagramSocket").field(&self.io.local_addr()).finish()
+    }
+}
+
+impl UdpDatagramSocket {
+    /// Binds a socket. Must be called within a tokio runtime.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::DGRAM,
+            Some(socket2::Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            // An IPv4 peer is not to show up under a mapped address: ICE compares addresses.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        Self::new(socket.into())
+    }
+
+    /// Takes a bound socket. Must be called within a tokio runtime.
+    pub(crate) fn new(socket: StdUdpSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let options = socket2::SockRef::from(&socket);
+        // Only a wish: a small buffer costs throughput, not correctness.
+        let _ = options.set_recv_buffer_size(KERNEL_BUFFER);
+        let _ = options.set_send_buffer_size(KERNEL_BUFFER);
+        let state = UdpSocketState::new((&socket).into())?;
+        let io = UdpSocket::from_std(socket)?;
+        Ok(Self { io, state })
+    }
+}
+
+thread_local! {
+    /// Received datagrams live here until they were handed on, so that no connection keeps
+    /// half a megabyte of buffers of its own.
+    static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl DatagramSocket for UdpDatagramSocket {
+    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let source = outgoing.source;
+        let transmit = quinn_udp::Transmit {
+            destination: outgoing.destination,
+            ecn: None,
+            contents: outgoing.contents,
+            segment_size: outgoing.segment_size,
+            src_ip: (!source.is_unspecified()).then_some(source),
+        };
+        self.io.try_io(Interest::WRITABLE, || {
+            self.state.try_send((&self.io).into(), &transmit)
+        })
+    }
+
+    fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(async move { self.io.writable().await })
+    }
+
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Received<'_>),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let result = BUFFERS.with_borrow_mut(|buffers| {
+                buffers.resize(RECEIVE_BUFFERS * RECEIVE_BUFFER, 0);
+                let mut meta = [RecvMeta::default(); RECEIVE_BUFFERS];
+                let count = {
+                    let mut chunks = buffers.chunks_exact_mut(RECEIVE_BUFFER);
+                    let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] = std::array::from_fn(|_| {
+                        IoSliceMut::new(chunks.next().unwrap_or_default())
+                    });
+                    self.io.try_io(Interest::READABLE, || {
+                        self.state.recv((&self.io).into(), &mut slices, &mut meta)
+                    })?
+                };
+                for (buffer, meta) in buffers.chunks_exact(RECEIVE_BUFFER).zip(&meta[..count]) {
+                    if let Some(contents) = buffer.get(..meta.len).filter(|c| !c.is_empty()) {
+                        sink(Received {
+                            source: meta.addr,
+                            destination: meta.dst_ip,
+                            contents,
+                            stride: meta.stride.max(1),
+                        });
+                    }
+                }
+                io::Result::Ok(())
+            });
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An ICMP error of an earlier send; says nothing about this receive.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+}

@@ -1,0 +1,142 @@
+//! The DTLS provider of the str0m engine: dimpl, with configurations that are made once.
+//!
+//! Building a `dimpl::Config` runs the self-tests of the crypto library, 1.1 ms each time, and
+//! str0m's own provider builds one for every connection: 800 first contacts a second would fill a
+//! core.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+
+use str0m::config::DtlsVersion;
+use str0m::crypto::dtls::{
+    DtlsCert, DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider, ProtocolVersion,
+};
+use str0m::crypto::{CryptoError, CryptoProvider};
+
+/// Datagrams that may wait in a DTLS instance between two polls. More than an engine feeds at a
+/// time, so that a burst does not look like loss.
+const MAX_QUEUE_RX: usize = 256;
+
+/// The provider for every connection of this process.
+pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        static DTLS: SharedConfigs = SharedConfigs {
+            by_mtu: Mutex::new(BTreeMap::new()),
+        };
+        Arc::new(CryptoProvider {
+            dtls_provider: &DTLS,
+            ..str0m::crypto::from_feature_flags()
+        })
+    });
+    Arc::clone(&PROVIDER)
+}
+
+/// One configuration for each MTU in use; MTUs come from our own settings, not from peers.
+#[derive(Debug)]
+struct SharedConfigs {
+    by_mtu: Mutex<BTreeMap<usize, Arc<dimpl::Config>>>,
+}
+
+impl SharedConfigs {
+    fn get(&self, mtu: Option<usize>) -> Result<Arc<dimpl::Config>, CryptoError> {
+        let mut by_mtu = self.by_mtu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = by_mtu.get(&mtu.unwrap_or(0)) {
+            return Ok(Arc::clone(config));
+        }
+        // ICE has shown that the peer receives at its address: a cookie would show it again.
+        let mut builder = dimpl::Config::builder()
+            .use_server_cookie(false)
+            .max_queue_rx(MAX_QUEUE_RX);
+        if let Some(mtu) = mtu {
+            builder = builder.mtu(mtu);
+        }
+        let config = builder
+            .build()
+            .map_err(|error| CryptoError::Other(format!("no DTLS configuration: {error}")))?;
+        let config = Arc::new(config);
+        by_mtu.insert(mtu.unwrap_or(0), Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+impl DtlsProvider for SharedConfigs {
+    fn generate_certificate(&self) -> Option<DtlsCert> {
+        // Every connection gets the certificate of its endpoint.
+        None
+    }
+
+    fn new_dtls(
+        &self,
+        certificate: &DtlsCert,
+        now: Instant,
+        version: DtlsVersion,
+        mtu: Option<usize>,
+    ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
+        let config = self.get(mtu)?;
+        let certificate = certificate.clone();
+        let dtls = match version {
+            DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, certificate, now),
+            DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, certificate, now),
+            _ => dimpl::Dtls::new_auto(config, certificate, now),
+        };
+        Ok(Box::new(Instance(dtls)))
+    }
+}
+
+/// A `dimpl::Dtls` as str0m wants it.
+struct Instance(dimpl::Dtls);
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dtls")
+    }
+}
+
+impl DtlsInstance for Instance {
+    fn set_active(&mut self, active: bool) {
+        self.0.set_active(active);
+    }
+
+    fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        self.0.handle_packet(packet)
+    }
+
+    fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
+        self.0.poll_output(buf)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
+        self.0.handle_timeout(now)
+    }
+
+    fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {
+        self.0.send_application_data(data)
+    }
+
+    fn is_active(&self) -> bool {
+        self.0.is_active()
+    }
+
+    fn protocol_version(&self) -> Option<ProtocolVersion> {
+        self.0.protocol_version()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.0.is_closing()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    fn close(&mut self) -> Result<(), DtlsImplError> {
+        self.0.close()
+    }
+}
+
+/// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
+pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    crypto_provider().sha1_hmac_provider.sha1_hmac(key, parts)
+}

@@ -1,0 +1,201 @@
+//! From the first datagram to an authenticated connection.
+//!
+//! ```text
+//! Ice ──► Dtls ──► DataChannel ──► Noise ──► done
+//!  pair    certificate  channel 0    identity
+//!  works   known        open         proven
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::carrier::{Carrier, CarrierEvent, Class, Written};
+use crate::certificate::Fingerprint;
+use crate::connection::ConnectionError;
+use crate::endpoint::ConnectError;
+use crate::identity::{Identity, PeerId};
+use crate::message::{FrameDecoder, Message};
+use crate::noise::{Handshake, NoiseError};
+use bytes::Bytes;
+
+use super::WebRtcCarrier;
+use super::engine::{CHANNEL_ZERO, EngineEvent, Role};
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// ICE looks for a path: nothing that the peer answers has arrived yet.
+    Ice,
+    /// DTLS is being set up.
+    Dtls,
+    /// SCTP and the first data channel are being set up.
+    DataChannel,
+    /// Noise proves the identities.
+    Noise,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ice => "ICE",
+            Self::Dtls => "DTLS",
+            Self::DataChannel => "data channel",
+            Self::Noise => "Noise",
+        })
+    }
+}
+
+/// The phase of a handshake, readable when its future was dropped by a timeout.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(AtomicU8);
+
+impl Progress {
+    fn set(&self, phase: Phase) {
+        let number = match phase {
+            Phase::Ice => 0,
+            Phase::Dtls => 1,
+            Phase::DataChannel => 2,
+            Phase::Noise => 3,
+        };
+        self.0.fetch_max(number, Ordering::Relaxed);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Phase::Ice,
+            1 => Phase::Dtls,
+            2 => Phase::DataChannel,
+            _ => Phase::Noise,
+        }
+    }
+}
+
+/// Whom to expect, and who we are.
+#[derive(Debug)]
+pub(crate) struct Expectations<'a> {
+    pub(crate) role: Role,
+    /// Certificates that the peer may have; empty for any.
+    pub(crate) certhashes: &'a [Fingerprint],
+    pub(crate) own_fingerprint: Fingerprint,
+    /// Noise is run with this identity; `None` where the certificate is all.
+    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) peer_id: Option<PeerId>,
+}
+
+/// Runs the handshake. Returns who the peer is, if Noise was run.
+///
+/// What the peer opens meanwhile stays in the carrier: nothing reaches the application before this
+/// is done (CVE-2021-28681 was data channels that were usable before the check).
+pub(crate) async fn establish(
+    carrier: &mut WebRtcCarrier,
+    expectations: Expectations<'_>,
+    progress: &Progress,
+) -> Result<Option<PeerId>, ConnectError> {
+    let mut early = VecDeque::new();
+    let result = run(carrier, &expectations, progress, &mut early).await;
+    if result.is_ok() {
+        carrier.authenticated(early);
+    }
+    result
+}
+
+async fn run(
+    carrier: &mut WebRtcCarrier,
+    expectations: &Expectations<'_>,
+    progress: &Progress,
+    early: &mut VecDeque<CarrierEvent>,
+) -> Result<Option<PeerId>, ConnectError> {
+    let mut peer_fingerprint = None;
+    loop {
+        match next_event(carrier).await {
+            EngineEvent::IceConnected => progress.set(Phase::Dtls),
+            EngineEvent::DtlsConnected(fingerprint) => {
+                let expected = expectations.certhashes;
+                if !expected.is_empty() && !expected.contains(&fingerprint) {
+                    return Err(ConnectError::CertificateMismatch { got: fingerprint });
+                }
+                peer_fingerprint = Some(fingerprint);
+                progress.set(Phase::DataChannel);
+            }
+            EngineEvent::ChannelZeroOpen => break,
+            EngineEvent::Carrier(event) => early.push_back(event),
+            EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
+        }
+    }
+    let (Some(identity), Some(peer_fingerprint)) = (expectations.identity, peer_fingerprint) else {
+        return Ok(None);
+    };
+    progress.set(Phase::Noise);
+    let own = &expectations.own_fingerprint;
+    let noise = match expectations.role {
+        Role::Client => Handshake::client(identity, own, &peer_fingerprint)?,
+        Role::Server => Handshake::server(identity, &peer_fingerprint, own)?,
+    };
+    let noise = noise.expecting(expectations.peer_id);
+    exchange(carrier, noise, progress, early).await.map(Some)
+}
+
+/// Runs Noise over channel 0.
+async fn exchange(
+    carrier: &mut WebRtcCarrier,
+    mut noise: Handshake,
+    progress: &Progress,
+    early: &mut VecDeque<CarrierEvent>,
+) -> Result<PeerId, ConnectError> {
+    let mut decoder = FrameDecoder::new();
+    loop {
+        while let Some(bytes) = noise.poll_send() {
+            let frame = Message::data(Bytes::from(bytes)).encode();
+            if carrier.write(CHANNEL_ZERO, &frame, Class::Control) != Written::Taken {
+                let cause = ConnectionError::Carrier("channel 0 takes no message".to_owned());
+                return Err(ended(progress, cause));
+            }
+        }
+        if let Some(remote) = noise.finished() {
+            return Ok(remote.peer_id);
+        }
+        match next_event(carrier).await {
+            EngineEvent::Carrier(CarrierEvent::Readable { channel }) if channel == CHANNEL_ZERO => {
+                while let Some(bytes) = carrier.read(CHANNEL_ZERO) {
+                    decoder.push(bytes);
+                    while let Some(message) = decoder.next_message()? {
+                        if message.flag.is_some() {
+                            return Err(ConnectError::HandshakeAborted);
+                        }
+                        noise.receive(&message.payload)?;
+                    }
+                }
+            }
+            EngineEvent::Carrier(event) => early.push_back(event),
+            EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
+            EngineEvent::IceConnected
+            | EngineEvent::DtlsConnected(_)
+            | EngineEvent::ChannelZeroOpen => {}
+        }
+    }
+}
+
+async fn next_event(carrier: &mut WebRtcCarrier) -> EngineEvent {
+    poll_fn(|cx| carrier.poll_engine(cx)).await
+}
+
+fn ended(progress: &Progress, cause: ConnectionError) -> ConnectError {
+    ConnectError::Ended {
+        phase: progress.phase(),
+        cause,
+    }
+}
+
+impl From<NoiseError> for ConnectError {
+    fn from(error: NoiseError) -> Self {
+        match error {
+            NoiseError::UnexpectedPeer { expected, got } => {
+                Self::UnexpectedPeer { expected, got }
+            }
+            error => Self::Noise(error),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The WebRTC carrier: an engine, a path for its datagrams, and a timer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+mod budget;
+mod client_hello;
+mod dtls;
+pub(crate) mod engine;
+pub(crate) mod handshake;
+pub(crate) mod str0m_engine;
+pub(crate) mod transmit;
+
+use budget::Budget;
+pub(crate) use dtls::sha1_hmac;
+use engine::{Engine, EngineEvent};
+use transmit::TransmitQueue;
+
+use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use crate::connection::ConnectionError;
+use crate::endpoint::router::RouteGuard;
+use crate::endpoint::socket::{DatagramSocket, Outgoing};
+use crate::message::MAX_FRAME;
+
+/// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
+const MAX_UNSENT: usize = 512 * 1024;
+
+/// Turns of receiving and sending before events are looked at again.
+const TURNS_PER_POLL: usize = 16;
+
+/// Where the datagrams of a connection come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The socket is this connection's own.
+    Socket,
+    /// A listener shares its socket and sorts what arrives.
+    Inbox(RouteGuard),
+}
+
+/// One connection: engine, socket and timer, driven by [`Carrier::poll_event`].
+pub(crate) struct WebRtcCarrier {
+    engine: Box<dyn Engine>,
+    socket: Arc<dyn DatagramSocket>,
+    source: Source,
+    /// The address that stands for "here" where the system does not tell.
+    local: SocketAddr,
+    timer: Pin<Box<Sleep>>,
+    budget: Budget,
+    /// A write was refused for want of budget, and `Writable` is owed.
+    refused: bool,
+    /// The engine was changed and has to be polled before this task waits.
+    dirty: bool,
+    unsent: TransmitQueue,
+    blocked: Option<BoxFuture<'static, io::Result<()>>>,
+    /// What happened before the peer was authenticated. Bounded by the engine's limits for that
+    /// time.
+    early: VecDeque<CarrierEvent>,
+    ended: bool,
+    closing: bool,
+}
+
+impl fmt::Debug for WebRtcCarrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebRtcCarrier")
+            .field("local", &self.local)
+            .field("budget", &self.budget.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WebRtcCarrier {
+    pub(crate) fn new(
+        engine: Box<dyn Engine>,
+        socket: Arc<dyn DatagramSocket>,
+        source: Source,
+        local: SocketAddr,
+        max_in_flight: usize,
+    ) -> Self {
+        Self {
+            engine,
+            socket,
+            source,
+            local,
+            timer: Box::pin(sleep_until(Instant::now())),
+            budget: Budget::new(max_in_flight),
+            refused: false,
+            dirty: true,
+            unsent: TransmitQueue::default(),
+            blocked: None,
+            early: VecDeque::new(),
+            ended: false,
+            closing: false,
+        }
+    }
+
+    /// The peer is authenticated, or does not have to be. `early` is what it did meanwhile.
+    pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>) {
+        self.engine.authenticated();
+        self.early = early;
+    }
+
+    /// Drives the engine and returns its next event.
+    pub(crate) fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
+        for _ in 0..TURNS_PER_POLL {
+            if let Some(event) = self.engine.next_event() {
+                return Poll::Ready(event);
+            }
+            let moved = self.turn(cx);
+            if !moved {
+                return self.engine.next_event().map_or(Poll::Pending, Poll::Ready);
+            }
+        }
+        // More to do, but the driver has other work too.
+        cx.waker().wake_by_ref();
+        self.engine.next_event().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Receives, lets time pass, polls the engine and sends. `false` when nothing moved and the
+    /// wake-ups for all of that are arranged.
+    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.unsent.len() > MAX_UNSENT {
+            // What is not fed is dropped by the kernel or the inbox, like on any full link.
+            return self.send(cx);
+        }
+        let received = !self.ended && self.receive(cx);
+        let now = Instant::now();
+        if self.timer.as_mut().poll(cx).is_ready() && !self.ended {
+            self.engine.handle_timeout(now.into_std());
+            self.dirty = true;
+        }
+        let polled = std::mem::take(&mut self.dirty);
+        if polled {
+            let next = Instant::from_std(self.engine.poll(now.into_std(), &mut self.unsent));
+            // Never in the past: a timeout that is due is handled in the next turn.
+            if self.timer.deadline() != next {
+                self.timer.as_mut().reset(next.max(now));
+            }
+            self.account(now);
+        }
+        let sent = self.send(cx);
+        received || polled || sent
+    }
+
+    fn account(&mut self, now: Instant) {
+        let unacknowledged = self.engine.unacknowledged();
+        self.budget.on_unacknowledged(now.into_std(), unacknowledged);
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self {
+            engine,
+            socket,
+            source,
+            local,
+            unsent,
+            ..
+        } = self;
+        let now = Instant::now().into_std();
+        let mut feed = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
+            for datagram in contents.chunks(stride.max(1)) {
+                engine.handle_datagram(now, from, to, datagram, unsent);
+            }
+        };
+        let received = match source {
+            Source::Socket => {
+                let polled = socket.poll_receive(cx, &mut |received| {
+                    // A socket of our own is bound to one address.
+                    feed(received.source, *local, received.contents, received.stride);
+                });
+                match polled {
+                    Poll::Ready(Ok(())) => true,
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(target: "anabranch::webrtc", %error, "receive failed");
+                        false
+                    }
+                    Poll::Pending => false,
+                }
+            }
+            Source::Inbox(route) => route.inbox.poll_receive(cx, &mut feed),
+        };
+        self.dirty |= received;
+        received
+    }
+
+    /// Sends what waits; returns whether anything went out.
+    fn send(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut sent = false;
+        loop {
+            if let Some(blocked) = &mut self.blocked {
+                if blocked.as_mut().poll(cx).is_pending() {
+                    return sent;
+                }
+                self.blocked = None;
+            }
+            let max_segments = self.socket.max_segments();
+            let Some(run) = self.unsent.front(max_segments) else {
+                return sent;
+            };
+            let outgoing = Outgoing {
+                destination: run.destination,
+                source: run.source,
+                contents: run.contents,
+                segment_size: run.segment_size,
+            };
+            match self.socket.try_send(&outgoing) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(Arc::clone(&self.socket).writable());
+                    continue;
+                }
+                // As good as lost on the way: ICE and SCTP find out whether that lasts.
+                Err(error) => {
+                    tracing::debug!(target: "anabranch::webrtc", %error, "datagrams not sent");
+                }
+            }
+            self.unsent.pop(max_segments);
+            sent = true;
+        }
+    }
+}
+
+impl Carrier for WebRtcCarrier {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        if let Some(event) = self.early.pop_front() {
+            return Poll::Ready(Ok(event));
+        }
+        loop {
+            match std::task::ready!(self.poll_engine(cx)) {
+                EngineEvent::Carrier(CarrierEvent::Writable) => {
+                    // Acknowledgements come all the time; only who was refused wants to know.
+                    if !std::mem::take(&mut self.refused) {
+                        continue;
+                    }
+                    return Poll::Ready(Ok(CarrierEvent::Writable));
+                }
+                EngineEvent::Carrier(CarrierEvent::Readable { channel })
+                    if channel == engine::CHANNEL_ZERO =>
+                {
+                    // Noise is over: nothing more is expected here.
+                    while self.engine.read(channel).is_some() {}
+                }
+                EngineEvent::Carrier(event) => return Poll::Ready(Ok(event)),
+                EngineEvent::Ended(cause) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(cause));
+                }
+                EngineEvent::IceConnected
+                | EngineEvent::DtlsConnected(_)
+                | EngineEvent::ChannelZeroOpen => {}
+            }
+        }
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        self.dirty = true;
+        self.engine.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        let held = self.engine.unacknowledged();
+        if class == Class::Data && held > 0 && held + frame.len() > self.budget.bytes() {
+            self.budget.on_refused();
+            self.refused = true;
+            return Written::Busy;
+        }
+        let written = self.engine.write(channel, frame);
+        match written {
+            Written::Taken => {
+                self.budget.on_written(Instant::now().into_std(), frame.len());
+                self.dirty = true;
+            }
+            Written::Busy => self.refused = true,
+            Written::Closed => {}
+        }
+        written
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.engine.read(channel)
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        self.dirty = true;
+        self.engine.notify_delivered(channel);
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        self.dirty = true;
+        self.engine.close_channel(channel);
+    }
+
+    fn max_message(&self) -> usize {
+        MAX_FRAME
+    }
+
+    fn holds_back_unread(&self) -> bool {
+        self.engine.holds_back_unread()
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended {
+            if self.engine.unacknowledged() == 0 && !std::mem::replace(&mut self.closing, true) {
+                // All is delivered: only now may the peer be told to forget the connection.
+                self.engine.close(Instant::now().into_std());
+                self.dirty = true;
+            }
+            match self.poll_engine(cx) {
+                Poll::Ready(EngineEvent::Ended(_)) => self.ended = true,
+                Poll::Ready(_) => {}
+                // The peer may never answer, and nothing depends on it.
+                Poll::Pending if self.closing && self.unsent.is_empty() => self.ended = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+}
