@@ -1,0 +1,166 @@
+import { PatternCheck, patternPieces } from './pattern.mjs'
+import { STEP_MS, within } from './within.mjs'
+
+/**
+ * A js-libp2p stream, read by pulling.
+ *
+ * js-libp2p's own async iterator ends silently when the stream was reset before the iteration
+ * began, and takes an abort for a clean end. This one listens from the first moment on and knows
+ * the difference. Bytes that have come are kept without a limit: the harness tests the far side's
+ * backpressure elsewhere.
+ */
+export class Substream {
+  #stream
+  #chunks = []
+  #ended = false
+  #error
+  #wake = () => {}
+
+  constructor (stream) {
+    this.#stream = stream
+    stream.addEventListener('message', event => {
+      this.#chunks.push(event.data.subarray())
+      this.#wake()
+    })
+    stream.addEventListener('end', () => this.#end())
+    stream.addEventListener('close', event => this.#end(event.error))
+    if (stream.readableEnded) {
+      this.#end()
+    }
+  }
+
+  #end (error) {
+    this.#ended = true
+    this.#error ??= error ?? errorOfStatus(this.#stream)
+    this.#wake()
+  }
+
+  /** The next bytes, or null at a clean end. A reset or abort throws once the bytes before it are read. */
+  async read () {
+    while (this.#chunks.length === 0) {
+      if (this.#error != null) throw this.#error
+      if (this.#ended) return null
+      const { promise, resolve } = Promise.withResolvers()
+      this.#wake = resolve
+      await within(STEP_MS, `data or end on ${this}`, promise)
+    }
+    return this.#chunks.shift()
+  }
+
+  async readExactly (length) {
+    const out = new Uint8Array(length)
+    let filled = 0
+    while (filled < length) {
+      const chunk = await this.read()
+      if (chunk == null) {
+        throw new Error(`${this} ended after ${filled} of ${length} bytes`)
+      }
+      const taken = chunk.subarray(0, length - filled)
+      out.set(taken, filled)
+      filled += taken.length
+      if (taken.length < chunk.length) {
+        this.#chunks.unshift(chunk.subarray(taken.length))
+      }
+    }
+    return out
+  }
+
+  async * chunks () {
+    for (let chunk = await this.read(); chunk != null; chunk = await this.read()) {
+      yield chunk
+    }
+  }
+
+  async readToEnd () {
+    const chunks = []
+    for await (const chunk of this.chunks()) chunks.push(chunk)
+    const out = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
+    chunks.reduce((offset, chunk) => { out.set(chunk, offset); return offset + chunk.length }, 0)
+    return out
+  }
+
+  async readPatternToEnd (total) {
+    const check = new PatternCheck()
+    for await (const chunk of this.chunks()) check.update(chunk)
+    check.expectTotal(total)
+  }
+
+  async write (bytes) {
+    if (!this.#stream.send(bytes)) {
+      await this.#drained()
+    }
+  }
+
+  async writePattern (total) {
+    for (const piece of patternPieces(total)) await this.write(piece)
+  }
+
+  // Not stream.onDrain(): that one's promise stays resolved after the first drain.
+  async #drained () {
+    const { promise, resolve, reject } = Promise.withResolvers()
+    const onDrain = () => resolve()
+    const onClose = event => reject(event.error ?? new Error(`${this} closed while writing`))
+    this.#stream.addEventListener('drain', onDrain)
+    this.#stream.addEventListener('close', onClose)
+    try {
+      if (this.#stream.writableNeedsDrain) {
+        await within(STEP_MS, `room to write on ${this}`, promise)
+      }
+    } finally {
+      this.#stream.removeEventListener('drain', onDrain)
+      this.#stream.removeEventListener('close', onClose)
+    }
+  }
+
+  /** Sends FIN and waits for FIN_ACK. */
+  async closeWrite () {
+    try {
+      await within(STEP_MS, `FIN_ACK on ${this}`, this.#stream.close())
+    } catch (error) {
+      throw new Error(`closing the write half of ${this}: ${describe(error)}`)
+    }
+  }
+
+  /** Waits until both halves are finished and the stream has closed without an error. */
+  async closed () {
+    const { promise, resolve } = Promise.withResolvers()
+    this.#stream.addEventListener('close', resolve)
+    if (this.#stream.status === 'open' || this.#stream.status === 'closing') {
+      await within(STEP_MS, `close of ${this} (${halves(this.#stream)})`, promise)
+    }
+    if (this.#stream.status !== 'closed') {
+      throw new Error(`${this} is ${this.#stream.status}, not closed`)
+    }
+  }
+
+  abort (error) {
+    this.#stream.abort(error)
+  }
+
+  toString () {
+    return `${this.#stream.protocol} (substream ${this.#stream.id})`
+  }
+}
+
+function errorOfStatus (stream) {
+  if (stream.status !== 'reset' && stream.status !== 'aborted') return undefined
+  const error = new Error(`the stream was ${stream.status}`)
+  error.name = stream.status === 'reset' ? 'StreamResetError' : 'AbortError'
+  return error
+}
+
+function halves (stream) {
+  return `reading: ${stream.readStatus}, writing: ${stream.writeStatus}, ` +
+    `remote reading: ${stream.remoteReadStatus}, remote writing: ${stream.remoteWriteStatus}`
+}
+
+export function isReset (error) {
+  return error?.name === 'StreamResetError'
+}
+
+/** A message for an error of any sort; AggregateError keeps the reasons in a list of its own. */
+export function describe (error) {
+  const reasons = error?.errors?.map(describe).join('; ')
+  const text = [error?.name, error?.message].filter(Boolean).join(': ') || String(error)
+  return reasons ? `${text} (${reasons})` : text
+}
