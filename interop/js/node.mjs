@@ -4,9 +4,9 @@
 import './src/polyfill.mjs'
 import { runCases } from './src/cases.mjs'
 import { emit, fail, parseCommand, reporter, setDeadline, surviveUnhandledRejections } from './src/cli.mjs'
+import { describe } from './src/errors.mjs'
 import { createNode } from './src/libp2p.mjs'
 import { serve } from './src/responders.mjs'
-import { describe } from './src/substream.mjs'
 import { within } from './src/within.mjs'
 
 const USAGE = 'node.mjs listen [MULTIADDR] | dial MULTIADDR [CASE...] [--agent PREFIX] [--timeout-s S]'

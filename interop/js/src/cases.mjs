@@ -2,12 +2,13 @@
 
 import './polyfill.mjs'
 import { multiaddr } from '@multiformats/multiaddr'
+import { describe, isReset } from './errors.mjs'
 import { createNode } from './libp2p.mjs'
 import * as protocols from './protocols.mjs'
 import { patternPieces } from './pattern.mjs'
 import { serve } from './responders.mjs'
-import { Substream, describe, isReset } from './substream.mjs'
-import { STEP_MS, sleep, within } from './within.mjs'
+import { Substream } from './substream.mjs'
+import { STEP_MS, sleep, step, within } from './within.mjs'
 
 const PINGS = 5
 const ECHO_BYTES = 100_000
@@ -17,11 +18,9 @@ const SEQUENTIAL_STREAMS = 50
 
 /** Opens a substream for `use`; whatever fails resets it, so that one case leaves nothing to the next. */
 async function withSubstream ({ connection }, protocol, use) {
-  const opening = connection.newStream([protocol], {
-    maxOutboundStreams: protocols.STREAM_LIMITS.maxOutboundStreams,
-    signal: AbortSignal.timeout(STEP_MS)
-  })
-  const stream = await within(STEP_MS, `substream for ${protocol}`, opening)
+  const { maxOutboundStreams } = protocols.STREAM_LIMITS
+  const stream = await step(`opening ${protocol}`, signal =>
+    connection.newStream([protocol], { maxOutboundStreams, signal }))
   const substream = new Substream(stream)
   try {
     return await use(substream)
@@ -58,9 +57,12 @@ function expectServedProtocols (where, listed) {
   }
 }
 
-async function identify ({ node, connection, agent }) {
-  const identifying = node.services.identify.identify(connection, { signal: AbortSignal.timeout(STEP_MS) })
-  const result = await within(STEP_MS, 'identify', identifying)
+/**
+ * js-libp2p identifies every new peer by itself and allows one such substream at a time, so this
+ * looks at the result of that one.
+ */
+async function identify ({ node, connection, identified, agent }) {
+  const result = await within(STEP_MS, 'result of identify', identified)
   expectServedProtocols('identify', result.protocols)
   if (!result.agentVersion?.startsWith(agent)) {
     throw new Error(`agentVersion is ${result.agentVersion}, not ${agent}...`)
@@ -71,8 +73,7 @@ async function identify ({ node, connection, agent }) {
 
 async function ping ({ node, connection }) {
   for (let i = 1; i <= PINGS; i++) {
-    const pinging = node.services.ping.ping(connection.remotePeer, { signal: AbortSignal.timeout(STEP_MS) })
-    await within(STEP_MS, `answer to ping ${i}`, pinging)
+    await step(`ping ${i}`, signal => node.services.ping.ping(connection.remotePeer, { signal }))
   }
 }
 
@@ -125,17 +126,25 @@ async function halfCloseLocal (context) {
   })
 }
 
+/** Opens a result protocol, which takes no input, and returns its answer of `length` bytes. */
+function ask (context, protocol, length) {
+  return withSubstream(context, protocol, async substream => {
+    const [answer] = await Promise.all([substream.readToEnd(), substream.closeWrite()])
+    expectEqual(`length of the answer on ${protocol}`, answer.length, length)
+    await substream.closed()
+    return answer
+  })
+}
+
 async function halfCloseRemote (context) {
   await withSubstream(context, protocols.HALF_CLOSE_REMOTE, async substream => {
     await substream.readPatternToEnd(protocols.HALF_CLOSE_BYTES)
     await writePatternAndClose(substream, protocols.HALF_CLOSE_BYTES)
     await substream.closed()
   })
-  await withSubstream(context, protocols.HALF_CLOSE_RESULT, async substream => {
-    await substream.closeWrite()
-    const answer = new DataView((await substream.readExactly(8)).buffer)
-    expectEqual('count at the responder', answer.getBigUint64(0), BigInt(protocols.HALF_CLOSE_BYTES))
-  })
+  const answer = await ask(context, protocols.HALF_CLOSE_RESULT, 8)
+  const count = new DataView(answer.buffer).getBigUint64(0)
+  expectEqual('count at the responder', count, BigInt(protocols.HALF_CLOSE_BYTES))
 }
 
 async function resetLocal (context) {
@@ -144,11 +153,8 @@ async function resetLocal (context) {
     await substream.readExactly(1)
     substream.abort(new Error('reset-local'))
   })
-  await withSubstream(context, protocols.RESET_RESULT, async substream => {
-    await substream.closeWrite()
-    const [sawReset] = await substream.readExactly(1)
-    expectEqual('sight of the reset at the responder', sawReset, 1)
-  })
+  const [sawReset] = await ask(context, protocols.RESET_RESULT, 1)
+  expectEqual('sight of the reset at the responder', sawReset, 1)
 }
 
 async function resetRemote (context) {
@@ -177,7 +183,7 @@ async function close ({ connection }) {
   await noStreamsLeft(connection)
   let failure
   connection.addEventListener('close', event => { failure = event.error })
-  await within(STEP_MS, 'close of the connection', connection.close())
+  await step('closing the connection', signal => connection.close({ signal }))
   if (failure != null) throw failure
   expectEqual('connection status', connection.status, 'closed')
 }
@@ -196,16 +202,16 @@ export const CASES = {
   close
 }
 
-/** Runs one step and reports it; returns its value, or undefined if it failed. */
-async function reported (name, report, step) {
+/** Reports how `run` ended, as `name`; resolves to whether it passed. */
+async function reported (name, report, run) {
   const start = performance.now()
   try {
-    const value = await step()
+    await run()
     await report({ case: name, ok: true, ms: Math.round(performance.now() - start) })
-    return value ?? true
+    return true
   } catch (error) {
     await report({ case: name, ok: false, error: describe(error) })
-    return undefined
+    return false
   }
 }
 
@@ -217,6 +223,12 @@ function selectCases (names) {
   return Object.entries(CASES).filter(([name]) => names.length === 0 || names.includes(name))
 }
 
+function nextIdentify (node) {
+  return new Promise(resolve => {
+    node.addEventListener('peer:identify', event => resolve(event.detail), { once: true })
+  })
+}
+
 /**
  * Dials `address` and runs the named cases, or all, in the order of CASES. Each is handed to
  * `report` as it ends, after one line for `connect`. Resolves to whether all passed.
@@ -226,16 +238,16 @@ export async function runCases ({ address, names, agent, report }) {
   const node = await createNode()
   try {
     await serve(node)
-    const connection = await reported('connect', report, () =>
-      within(STEP_MS, 'connection', node.dial(multiaddr(address), { signal: AbortSignal.timeout(STEP_MS) })))
-    if (connection == null) return false
-    let allPassed = true
+    const context = { node, agent, identified: nextIdentify(node) }
+    let passed = await reported('connect', report, async () => {
+      context.connection = await step('dialling', signal => node.dial(multiaddr(address), { signal }))
+    })
+    if (!passed) return false
     for (const [name, run] of selected) {
-      const passed = await reported(name, report, () => run({ node, connection, agent }))
-      allPassed &&= passed != null
+      passed = await reported(name, report, () => run(context)) && passed
     }
-    return allPassed
+    return passed
   } finally {
-    await within(STEP_MS, 'stop of js-libp2p', Promise.resolve(node.stop()))
+    await step('stopping js-libp2p', () => node.stop())
   }
 }

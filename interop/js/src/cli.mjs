@@ -28,10 +28,9 @@ export function parseCommand (usage, flags = {}) {
 }
 
 /** Ends the program after `ms`, whatever it is doing, naming the last thing it reported. */
-export function setDeadline (ms, lastReport, cleanUp = () => {}) {
+export function setDeadline (ms, lastReport) {
   setTimeout(() => {
     emit({ case: 'deadline', ok: false, error: `not done within ${ms} ms; last report: ${lastReport() ?? 'none'}` })
-    cleanUp()
     process.exit(1)
   }, ms).unref()
 }

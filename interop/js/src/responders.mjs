@@ -1,8 +1,9 @@
 // The responder's side of every test protocol, for whichever side of the connection opens them.
 
+import { isReset } from './errors.mjs'
 import * as protocols from './protocols.mjs'
 import { PatternCheck } from './pattern.mjs'
-import { Substream, isReset } from './substream.mjs'
+import { Substream } from './substream.mjs'
 import { sleep } from './within.mjs'
 
 /** connection -> { verified, reset }: what the result protocols report, newest only. */

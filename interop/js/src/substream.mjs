@@ -1,5 +1,5 @@
 import { PatternCheck, patternPieces } from './pattern.mjs'
-import { STEP_MS, within } from './within.mjs'
+import { STEP_MS, step, within } from './within.mjs'
 
 /**
  * A js-libp2p stream, read by pulling.
@@ -114,11 +114,7 @@ export class Substream {
 
   /** Sends FIN and waits for FIN_ACK. */
   async closeWrite () {
-    try {
-      await within(STEP_MS, `FIN_ACK on ${this}`, this.#stream.close())
-    } catch (error) {
-      throw new Error(`closing the write half of ${this}: ${describe(error)}`)
-    }
+    await step(`closing the write half of ${this} (FIN, FIN_ACK)`, () => this.#stream.close())
   }
 
   /** Waits until both halves are finished and the stream has closed without an error. */
@@ -152,15 +148,4 @@ function errorOfStatus (stream) {
 function halves (stream) {
   return `reading: ${stream.readStatus}, writing: ${stream.writeStatus}, ` +
     `remote reading: ${stream.remoteReadStatus}, remote writing: ${stream.remoteWriteStatus}`
-}
-
-export function isReset (error) {
-  return error?.name === 'StreamResetError'
-}
-
-/** A message for an error of any sort; AggregateError keeps the reasons in a list of its own. */
-export function describe (error) {
-  const reasons = error?.errors?.map(describe).join('; ')
-  const text = [error?.name, error?.message].filter(Boolean).join(': ') || String(error)
-  return reasons ? `${text} (${reasons})` : text
 }
