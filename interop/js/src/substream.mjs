@@ -1,3 +1,4 @@
+import { errorOfStatus, unfinished } from './errors.mjs'
 import { PatternCheck, patternPieces } from './pattern.mjs'
 import { STEP_MS, step, within } from './within.mjs'
 
@@ -5,15 +6,16 @@ import { STEP_MS, step, within } from './within.mjs'
  * A js-libp2p stream, read by pulling.
  *
  * js-libp2p's own async iterator ends silently when the stream was reset before the iteration
- * began, and takes an abort for a clean end. This one listens from the first moment on and knows
- * the difference. Bytes that have come are kept without a limit: the harness tests the far side's
- * backpressure elsewhere.
+ * began, and when the channel was closed without FIN. This one listens from the first moment on and
+ * knows a clean end from the others. Bytes that have come are kept without a limit: no case here
+ * is about a slow reader.
  */
 export class Substream {
   #stream
   #chunks = []
   #ended = false
   #error
+  #writing = true
   #wake = () => {}
 
   constructor (stream) {
@@ -22,16 +24,19 @@ export class Substream {
       this.#chunks.push(event.data.subarray())
       this.#wake()
     })
-    stream.addEventListener('end', () => this.#end())
-    stream.addEventListener('close', event => this.#end(event.error))
+    // js-libp2p sets the status after 'end' but in the same task.
+    stream.addEventListener('end', () => queueMicrotask(() => this.#end()))
     if (stream.readableEnded) {
       this.#end()
     }
   }
 
-  #end (error) {
+  #end () {
+    const { status } = this.#stream
+    // A FIN leaves the stream open for as long as our own half is.
+    const closedEarly = status === 'closed' && this.#writing
     this.#ended = true
-    this.#error ??= error ?? errorOfStatus(this.#stream)
+    this.#error = errorOfStatus(status) ?? (closedEarly ? unfinished(this) : undefined)
     this.#wake()
   }
 
@@ -114,6 +119,7 @@ export class Substream {
 
   /** Sends FIN and waits for FIN_ACK. */
   async closeWrite () {
+    this.#writing = false
     await step(`closing the write half of ${this} (FIN, FIN_ACK)`, () => this.#stream.close())
   }
 
@@ -136,13 +142,6 @@ export class Substream {
   toString () {
     return `${this.#stream.protocol} (substream ${this.#stream.id})`
   }
-}
-
-function errorOfStatus (stream) {
-  if (stream.status !== 'reset' && stream.status !== 'aborted') return undefined
-  const error = new Error(`the stream was ${stream.status}`)
-  error.name = stream.status === 'reset' ? 'StreamResetError' : 'AbortError'
-  return error
 }
 
 function halves (stream) {
