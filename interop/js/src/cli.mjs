@@ -1,0 +1,54 @@
+import { parseArgs } from 'node:util'
+
+/** One JSON object a line on stdout is all that the driving test reads; the rest goes to stderr. */
+export function emit (object) {
+  process.stdout.write(`${JSON.stringify(object)}\n`)
+}
+
+export function fail (usage) {
+  process.stderr.write(`usage: ${usage}\n`)
+  process.exit(2)
+}
+
+export function parseCommand (usage, flags = {}) {
+  const options = {
+    'timeout-s': { type: 'string', default: '120' },
+    agent: { type: 'string', default: 'anabranch/' },
+    ...flags
+  }
+  try {
+    const { values, positionals: [command, address, ...names] } = parseArgs({ options, allowPositionals: true })
+    const timeoutMs = Number(values['timeout-s']) * 1000
+    if (!(timeoutMs > 0)) throw new Error('--timeout-s wants a number of seconds')
+    return { command, address, names, values, timeoutMs }
+  } catch (error) {
+    process.stderr.write(`${error.message}\n`)
+    return fail(usage)
+  }
+}
+
+/** Ends the program after `ms`, whatever it is doing, naming the last thing it reported. */
+export function setDeadline (ms, lastReport) {
+  setTimeout(() => {
+    emit({ case: 'deadline', ok: false, error: `not done within ${ms} ms; last report: ${lastReport() ?? 'none'}` })
+    process.exit(1)
+  }, ms).unref()
+}
+
+/** Emits reports and remembers the name of the last. */
+export function reporter () {
+  let last
+  const report = object => {
+    last = object.case
+    emit(object)
+  }
+  return { report, lastReport: () => last }
+}
+
+// js-libp2p leaves a rejected promise behind here and there. Node would end the program for it;
+// say it instead, and let the cases decide.
+export function surviveUnhandledRejections () {
+  process.on('unhandledRejection', error => {
+    process.stderr.write(`unhandled rejection: ${error?.stack ?? error}\n`)
+  })
+}
