@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use crate::address::Address;
 use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, Link};
-use crate::identity::{Identity, PeerId};
+use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
 pub use crate::webrtc::handshake::Phase;
@@ -325,6 +325,11 @@ impl Endpoint {
     /// The identity that peers know this endpoint by.
     pub fn peer_id(&self) -> PeerId {
         self.inner().identity.peer_id()
+    }
+
+    /// The public key of that identity.
+    pub fn public_key(&self) -> PublicKey {
+        self.inner().identity.public_key()
     }
 
     /// The certificate whose hash is in the addresses.

@@ -1,0 +1,156 @@
+//! The cases of `interop/js/README.md` with us as the dialler.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anabranch::{CloseOutcome, Connection, Substream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::identify;
+use crate::responders::{HALF_CLOSE_BYTES, PROTOCOLS, pattern};
+
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs every case, one after another.
+pub(crate) async fn run_all(connection: &Connection) {
+    macro_rules! run {
+        ($($case:ident),*) => {$(
+            let began = Instant::now();
+            timeout(LIMIT, $case(connection)).await.expect(stringify!($case finishes));
+            println!("{}: {:?}", stringify!($case), began.elapsed());
+        )*};
+    }
+    run!(
+        identifies,
+        pings,
+        echoes_100_kb,
+        moves_4_mib_both_ways_on_3_substreams,
+        opens_50_substreams_one_after_another,
+        reads_after_its_own_end,
+        writes_after_the_end_of_the_peer,
+        resets,
+        is_reset
+    );
+}
+
+async fn open(connection: &Connection, protocol: &str) -> Substream {
+    let substream = connection.open(protocol).await;
+    substream.unwrap_or_else(|error| panic!("opening {protocol}: {error}"))
+}
+
+async fn finish(substream: &mut Substream) {
+    let outcome = substream.finish().await.expect("the substream is intact");
+    assert_eq!(outcome, CloseOutcome::Acked);
+}
+
+async fn read_to_end(substream: &mut Substream) -> Vec<u8> {
+    let mut got = Vec::new();
+    substream.read_to_end(&mut got).await.expect("an orderly end");
+    got
+}
+
+async fn identifies(connection: &Connection) {
+    let mut substream = open(connection, "/ipfs/id/1.0.0").await;
+    let message = read_to_end(&mut substream).await;
+    finish(&mut substream).await;
+    let identify = identify::decode(&message);
+    assert!(identify.agent.starts_with("js-libp2p/"), "{}", identify.agent);
+    for protocol in PROTOCOLS {
+        assert!(identify.protocols.iter().any(|p| p == protocol), "{protocol} is missing");
+    }
+}
+
+async fn pings(connection: &Connection) {
+    for round in 0..5 {
+        let mut substream = open(connection, "/ipfs/ping/1.0.0").await;
+        substream.write_all(&[round; 32]).await.expect("a write");
+        let mut got = [0; 32];
+        substream.read_exact(&mut got).await.expect("a pong");
+        assert_eq!(got, [round; 32]);
+        finish(&mut substream).await;
+    }
+}
+
+async fn echo(connection: &Connection, length: usize) {
+    let (mut read, mut write) = open(connection, "/echo/1.0.0").await.into_split();
+    let content = pattern(length);
+    let writing = async {
+        write.write_all(&content).await.expect("a write");
+        assert_eq!(write.finish().await.expect("intact"), CloseOutcome::Acked);
+    };
+    let reading = async {
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.expect("an orderly end");
+        got
+    };
+    let ((), got) = tokio::join!(writing, reading);
+    assert!(got == content, "{} of {length} bytes came back", got.len());
+}
+
+async fn echoes_100_kb(connection: &Connection) {
+    echo(connection, 100_000).await;
+}
+
+async fn opens_50_substreams_one_after_another(connection: &Connection) {
+    for length in 0..50 {
+        echo(connection, 10 + length).await;
+    }
+}
+
+async fn bench(connection: &Connection, up: usize, down: usize) {
+    let mut substream = open(connection, "/bench/1.0.0").await;
+    substream.write_u64(up as u64).await.expect("a write");
+    substream.write_u64(down as u64).await.expect("a write");
+    substream.write_all(&pattern(up)).await.expect("a write");
+    finish(&mut substream).await;
+    let got = read_to_end(&mut substream).await;
+    assert!(got == pattern(down), "{} of {down} bytes came", got.len());
+}
+
+async fn moves_4_mib_both_ways_on_3_substreams(connection: &Connection) {
+    const BYTES: usize = 4 * 1024 * 1024;
+    tokio::join!(
+        bench(connection, BYTES, BYTES),
+        bench(connection, BYTES, BYTES),
+        bench(connection, BYTES, BYTES)
+    );
+}
+
+async fn reads_after_its_own_end(connection: &Connection) {
+    let mut substream = open(connection, "/half-close/1.0.0").await;
+    substream.write_all(&pattern(1000)).await.expect("a write");
+    finish(&mut substream).await;
+    assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
+}
+
+async fn writes_after_the_end_of_the_peer(connection: &Connection) {
+    let mut substream = open(connection, "/half-close-remote/1.0.0").await;
+    assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
+    substream.write_all(&pattern(HALF_CLOSE_BYTES)).await.expect("a write");
+    finish(&mut substream).await;
+
+    let mut result = open(connection, "/half-close-result/1.0.0").await;
+    assert_eq!(result.read_u64().await.expect("a record"), HALF_CLOSE_BYTES as u64);
+    finish(&mut result).await;
+}
+
+async fn resets(connection: &Connection) {
+    let mut substream = open(connection, "/reset-me/1.0.0").await;
+    substream.write_all(&pattern(1024)).await.expect("a write");
+    assert_eq!(substream.read_u8().await.expect("an answer"), (1023 % 251) as u8);
+    substream.reset(9);
+    let error = substream.read_u8().await.expect_err("it was reset");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+
+    let mut result = open(connection, "/reset-result/1.0.0").await;
+    assert_eq!(result.read_u8().await.expect("a record"), 1, "js saw the reset");
+    finish(&mut result).await;
+}
+
+async fn is_reset(connection: &Connection) {
+    let mut substream = open(connection, "/reset-you/1.0.0").await;
+    substream.write_all(&[1]).await.expect("a write");
+    let error = substream.read_u8().await.expect_err("js resets it");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
