@@ -141,6 +141,12 @@ pub trait Carrier: Send {
     /// Closes a channel after what was written to it; nothing more is read from it.
     fn close_channel(&mut self, channel: ChannelId);
 
+    /// Closes a channel behind a RESET_STREAM. A carrier whose peers lose a message that the
+    /// closing follows too closely leaves the closing to the peer for a while.
+    fn abandon_channel(&mut self, channel: ChannelId) {
+        self.close_channel(channel);
+    }
+
     /// The longest message the carrier can send, in bytes.
     fn max_message(&self) -> usize;
 

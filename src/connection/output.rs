@@ -336,8 +336,10 @@ impl<C: Carrier> Turn<'_, C> {
                 return;
             }
             shared.apply(Event::ResetWritten);
+            self.core.carrier.abandon_channel(shared.id);
+        } else {
+            self.core.carrier.close_channel(shared.id);
         }
-        self.core.carrier.close_channel(shared.id);
         self.remove(shared.id);
     }
 

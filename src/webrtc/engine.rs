@@ -82,6 +82,12 @@ pub(crate) trait Engine: Send {
     /// Closes a channel after what was written to it (RFC 8831 section 6.7).
     fn close_channel(&mut self, channel: ChannelId);
 
+    /// Drops what a channel has unread, and what still arrives on it.
+    fn ignore_channel(&mut self, channel: ChannelId);
+
+    /// Whether this side opened the channel, and so owns its number.
+    fn is_own_channel(&self, channel: ChannelId) -> bool;
+
     /// The peer is who it should be: the limits of an unknown peer are lifted.
     fn authenticated(&mut self);
 

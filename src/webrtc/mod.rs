@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,19 @@ use crate::message::MAX_FRAME;
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;
 
+/// How long the closing of a channel is left to the peer.
+///
+/// SCTP closes a channel by resetting its stream in both directions (RFC 8831 section 6.7). When both
+/// sides begin that at once, sctp-proto resets a second time to answer the peer; js-libp2p in Node,
+/// which uses a number again without waiting for our side of the reset, then has its next channel
+/// closed under it. So whoever opened a channel closes it, and the other side only if that does not
+/// happen. And js in Node loses a RESET_STREAM that the closing follows at once, so behind one
+/// the closing is left to the peer in any case.
+const LEFT_TO_PEER: Duration = Duration::from_secs(2);
+
+/// Channels whose closing is left to the peer. With more, the oldest is closed.
+const MAX_LEFT_TO_PEER: usize = 1024;
+
 /// Turns of receiving and sending before events are looked at again.
 const TURNS_PER_POLL: usize = 16;
 
@@ -59,6 +73,11 @@ pub(crate) struct WebRtcCarrier {
     refused: bool,
     /// The engine was changed and has to be polled before this task waits.
     dirty: bool,
+    /// When the engine wants to know of the time.
+    engine_timeout: Instant,
+    /// Channels whose closing is left to the peer, and until when, oldest first. Those that the
+    /// peer has closed are skipped when their time comes.
+    left_to_peer: VecDeque<(Instant, ChannelId)>,
     unsent: TransmitQueue,
     blocked: Option<BoxFuture<'static, io::Result<()>>>,
     /// What happened before the peer was authenticated. Bounded by the engine's limits for that
@@ -94,6 +113,8 @@ impl WebRtcCarrier {
             budget: Budget::new(max_in_flight),
             refused: false,
             dirty: true,
+            engine_timeout: Instant::now(),
+            left_to_peer: VecDeque::new(),
             unsent: TransmitQueue::default(),
             blocked: None,
             early: VecDeque::new(),
@@ -134,20 +155,54 @@ impl WebRtcCarrier {
         let received = !self.ended && self.receive(cx);
         let now = Instant::now();
         if self.timer.as_mut().poll(cx).is_ready() && !self.ended {
-            self.engine.handle_timeout(now.into_std());
+            if self.engine_timeout <= now {
+                self.engine.handle_timeout(now.into_std());
+            }
+            self.close_overdue(now);
             self.dirty = true;
         }
         let polled = std::mem::take(&mut self.dirty);
         if polled {
-            let next = Instant::from_std(self.engine.poll(now.into_std(), &mut self.unsent));
-            // Never in the past: a timeout that is due is handled in the next turn.
-            if self.timer.deadline() != next {
-                self.timer.as_mut().reset(next.max(now));
-            }
+            let next = self.engine.poll(now.into_std(), &mut self.unsent);
+            self.engine_timeout = Instant::from_std(next);
+            self.set_timer(now);
             self.account(now);
         }
         let sent = self.send(cx);
         received || polled || sent
+    }
+
+    fn set_timer(&mut self, now: Instant) {
+        let mut next = self.engine_timeout;
+        if let Some((until, _)) = self.left_to_peer.front() {
+            next = next.min(*until);
+        }
+        // Never in the past: what is due is handled in the next turn.
+        let next = next.max(now);
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+    }
+
+    fn leave_to_peer(&mut self, channel: ChannelId) {
+        self.engine.ignore_channel(channel);
+        self.dirty = true;
+        self.left_to_peer.push_back((Instant::now() + LEFT_TO_PEER, channel));
+        if self.left_to_peer.len() > MAX_LEFT_TO_PEER
+            && let Some((_, oldest)) = self.left_to_peer.pop_front()
+        {
+            self.engine.close_channel(oldest);
+        }
+    }
+
+    fn close_overdue(&mut self, now: Instant) {
+        while let Some(&(until, channel)) = self.left_to_peer.front() {
+            if until > now {
+                break;
+            }
+            self.left_to_peer.pop_front();
+            self.engine.close_channel(channel);
+        }
     }
 
     fn account(&mut self, now: Instant) {
@@ -294,8 +349,16 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn close_channel(&mut self, channel: ChannelId) {
-        self.dirty = true;
-        self.engine.close_channel(channel);
+        if self.engine.is_own_channel(channel) {
+            self.dirty = true;
+            self.engine.close_channel(channel);
+        } else {
+            self.leave_to_peer(channel);
+        }
+    }
+
+    fn abandon_channel(&mut self, channel: ChannelId) {
+        self.leave_to_peer(channel);
     }
 
     fn max_message(&self) -> usize {

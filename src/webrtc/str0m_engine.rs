@@ -73,6 +73,10 @@ struct Channel {
     /// Written and not acknowledged by the peer's SCTP.
     unacknowledged: usize,
     notify_delivered: bool,
+    /// We opened it, and so its number is ours.
+    own: bool,
+    /// Nobody reads it any more.
+    ignored: bool,
     /// We closed it; it goes when str0m says so.
     closing: bool,
     /// The peer closed it; it goes when it was read.
@@ -170,11 +174,11 @@ impl Str0mEngine {
             dtls_up: false,
             ended: false,
         };
-        engine.insert(CHANNEL_ZERO, zero);
+        engine.insert(CHANNEL_ZERO, zero, true);
         Ok(engine)
     }
 
-    fn insert(&mut self, name: ChannelId, handle: Str0mChannel) {
+    fn insert(&mut self, name: ChannelId, handle: Str0mChannel, own: bool) {
         self.names.insert(handle, name);
         self.channels.insert(
             name,
@@ -184,6 +188,8 @@ impl Str0mEngine {
                 inbound: VecDeque::new(),
                 unacknowledged: 0,
                 notify_delivered: false,
+                own,
+                ignored: false,
                 closing: false,
                 closed: false,
             },
@@ -266,7 +272,7 @@ impl Str0mEngine {
             Event::ChannelData(data) => {
                 if let Some(&channel) = self.names.get(&data.id)
                     && let Some(entry) = self.channels.get_mut(&channel)
-                    && !entry.closing
+                    && !entry.ignored
                 {
                     self.unread += data.data.len();
                     entry.inbound.push_back(Bytes::from(data.data));
@@ -329,7 +335,7 @@ impl Str0mEngine {
             return;
         }
         let channel = self.new_name();
-        self.insert(channel, handle);
+        self.insert(channel, handle, false);
         if let Some(entry) = self.channels.get_mut(&channel) {
             entry.open = true;
         }
@@ -343,7 +349,7 @@ impl Str0mEngine {
         let Some(entry) = self.channels.get_mut(&channel) else {
             return;
         };
-        if entry.closing || entry.inbound.is_empty() {
+        if entry.ignored || entry.inbound.is_empty() {
             self.remove(channel);
         } else {
             entry.open = false;
@@ -456,7 +462,7 @@ impl Engine for Str0mEngine {
             ..ChannelConfig::default()
         });
         let name = self.new_name();
-        self.insert(name, handle);
+        self.insert(name, handle, true);
         Ok(name)
     }
 
@@ -522,14 +528,27 @@ impl Engine for Str0mEngine {
         let Some(entry) = self.channels.get_mut(&channel) else {
             return;
         };
-        self.unread -= entry.inbound.iter().map(Bytes::len).sum::<usize>();
-        entry.inbound = VecDeque::new();
-        if entry.closed || self.ended {
-            self.remove(channel);
-        } else if !std::mem::replace(&mut entry.closing, true) {
-            let handle = entry.handle;
+        let handle = entry.handle;
+        let begun = std::mem::replace(&mut entry.closing, true);
+        self.ignore_channel(channel);
+        if !begun && self.channels.contains_key(&channel) {
             self.rtc.direct_api().close_data_channel(handle);
         }
+    }
+
+    fn ignore_channel(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.channels.get_mut(&channel) {
+            entry.ignored = true;
+            let unread = std::mem::take(&mut entry.inbound);
+            self.unread -= unread.iter().map(Bytes::len).sum::<usize>();
+            if entry.closed || self.ended {
+                self.remove(channel);
+            }
+        }
+    }
+
+    fn is_own_channel(&self, channel: ChannelId) -> bool {
+        self.channels.get(&channel).is_some_and(|entry| entry.own)
     }
 
     fn authenticated(&mut self) {
