@@ -35,13 +35,17 @@ fn layers(c: &mut Criterion) {
             let name = if codec { "carrier + codec" } else { "carrier" };
             group.bench_function(BenchmarkId::new(name, size), |b| {
                 b.iter_custom(|rounds| {
-                    (0..rounds).map(|_| runtime.block_on(bare(size, bytes, codec))).sum()
+                    (0..rounds)
+                        .map(|_| runtime.block_on(bare(size, bytes, codec)))
+                        .sum()
                 });
             });
         }
         group.bench_function(BenchmarkId::new("carrier + substream", size), |b| {
             b.iter_custom(|rounds| {
-                (0..rounds).map(|_| runtime.block_on(substream(size, bytes))).sum()
+                (0..rounds)
+                    .map(|_| runtime.block_on(substream(size, bytes)))
+                    .sum()
             });
         });
     }
@@ -98,22 +102,26 @@ async fn bare(size: usize, bytes: usize, codec: bool) -> Duration {
 }
 
 async fn until_writable(carrier: &mut MemoryCarrier) {
-    poll_fn(|cx| loop {
-        match carrier.poll_event(cx) {
-            Poll::Ready(Ok(CarrierEvent::Writable)) => return Poll::Ready(()),
-            Poll::Ready(event) => drop(event.expect("the carrier lives")),
-            Poll::Pending => return Poll::Pending,
+    poll_fn(|cx| {
+        loop {
+            match carrier.poll_event(cx) {
+                Poll::Ready(Ok(CarrierEvent::Writable)) => return Poll::Ready(()),
+                Poll::Ready(event) => drop(event.expect("the carrier lives")),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     })
     .await;
 }
 
 async fn until_readable(carrier: &mut MemoryCarrier) -> ChannelId {
-    poll_fn(|cx| loop {
-        match carrier.poll_event(cx) {
-            Poll::Ready(Ok(CarrierEvent::Readable { channel })) => return Poll::Ready(channel),
-            Poll::Ready(event) => drop(event.expect("the carrier lives")),
-            Poll::Pending => return Poll::Pending,
+    poll_fn(|cx| {
+        loop {
+            match carrier.poll_event(cx) {
+                Poll::Ready(Ok(CarrierEvent::Readable { channel })) => return Poll::Ready(channel),
+                Poll::Ready(event) => drop(event.expect("the carrier lives")),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     })
     .await
@@ -130,7 +138,11 @@ async fn substream(size: usize, bytes: usize) -> Duration {
     let (acceptor, driver) = Connection::over(b, config);
     tokio::spawn(driver);
     let mut write = opener.open("").await.expect("a substream");
-    let mut read = acceptor.accept().await.expect("a connection").expect("a substream");
+    let mut read = acceptor
+        .accept()
+        .await
+        .expect("a connection")
+        .expect("a substream");
     let message = vec![5; size];
     let began = Instant::now();
     let sending = async {

@@ -46,14 +46,22 @@ impl Pair {
         let mut queue = Some(queue);
         for (index, socket) in sockets.into_iter().enumerate() {
             let client = index == 0;
-            let mut side = Side::new(socket, addresses[index], addresses[1 - index], client, budget);
+            let mut side = Side::new(
+                socket,
+                addresses[index],
+                addresses[1 - index],
+                client,
+                budget,
+            );
             side.jobs = if client { queue.take() } else { None };
             side.received = Arc::clone(&received);
             let (stop, up) = (Arc::clone(&stop), up.clone());
             threads.push(std::thread::spawn(move || side.run(&stop, &up)));
         }
         for _ in 0..2 {
-            is_up.recv_timeout(Duration::from_secs(10)).expect("both sides connect");
+            is_up
+                .recv_timeout(Duration::from_secs(10))
+                .expect("both sides connect");
         }
         Self {
             jobs,
@@ -67,7 +75,9 @@ impl Pair {
     pub(crate) fn transfer(&self, bytes: usize, message: usize) -> Duration {
         self.received.store(0, Ordering::Release);
         let began = Instant::now();
-        self.jobs.send(Job { bytes, message }).expect("the sender lives");
+        self.jobs
+            .send(Job { bytes, message })
+            .expect("the sender lives");
         while self.received.load(Ordering::Acquire) < bytes as u64 {
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -185,7 +195,9 @@ impl Side {
             self.send();
             self.receive();
             if Instant::now() >= self.next {
-                self.rtc.handle_input(Input::Timeout(Instant::now())).expect("a timeout");
+                self.rtc
+                    .handle_input(Input::Timeout(Instant::now()))
+                    .expect("a timeout");
             }
         }
     }
@@ -203,7 +215,8 @@ impl Side {
                 }
                 Output::Event(Event::ChannelOpen(..)) => self.open = true,
                 Output::Event(Event::ChannelData(data)) => {
-                    self.received.fetch_add(data.data.len() as u64, Ordering::Release);
+                    self.received
+                        .fetch_add(data.data.len() as u64, Ordering::Release);
                 }
                 Output::Event(_) => {}
             }
@@ -234,7 +247,11 @@ impl Side {
                 segment_size: (count > 1).then_some(size),
                 src_ip: None,
             };
-            while self.state.try_send((&self.socket).into(), &transmit).is_err() {
+            while self
+                .state
+                .try_send((&self.socket).into(), &transmit)
+                .is_err()
+            {
                 std::thread::yield_now();
             }
             start = end;
@@ -251,7 +268,11 @@ impl Side {
         BUFFER.with_borrow_mut(|buffer| {
             let mut meta = [RecvMeta::default()];
             let mut slices = [IoSliceMut::new(buffer)];
-            if self.state.recv((&self.socket).into(), &mut slices, &mut meta).is_err() {
+            if self
+                .state
+                .recv((&self.socket).into(), &mut slices, &mut meta)
+                .is_err()
+            {
                 // Nothing there: whoever is waiting for the other side lets it run.
                 std::thread::yield_now();
                 return;

@@ -30,9 +30,12 @@ fn transfer(c: &mut Criterion) {
         .measurement_time(Duration::from_secs(8));
     for budget in [64 * 1024, 128 * 1024] {
         let pair = bare_str0m::Pair::connect(budget);
-        group.bench_function(format!("bare str0m, {} KiB in flight", budget / 1024), |b| {
-            b.iter_custom(|rounds| (0..rounds).map(|_| pair.transfer(BYTES, WRITE)).sum());
-        });
+        group.bench_function(
+            format!("bare str0m, {} KiB in flight", budget / 1024),
+            |b| {
+                b.iter_custom(|rounds| (0..rounds).map(|_| pair.transfer(BYTES, WRITE)).sum());
+            },
+        );
     }
     let runtime = Runtime::new().expect("a runtime");
     let (_listener, connection) = runtime.block_on(connect());

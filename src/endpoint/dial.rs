@@ -13,10 +13,10 @@ use super::Inner;
 use super::error::ConnectError;
 use super::socket::UdpDatagramSocket;
 use crate::address::Address;
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
 use crate::webrtc::engine::Role;
-use crate::webrtc::handshake::{Expectations, Phase, Progress, establish};
+use crate::webrtc::handshake::{Expectations, Phase};
 use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
 use crate::webrtc::{Source, WebRtcCarrier};
 
@@ -25,9 +25,7 @@ pub(super) async fn dial(
     address: &Address,
     version: Version,
 ) -> Result<Connection, ConnectError> {
-    if endpoint.is_closed() {
-        return Err(ConnectError::EndpointClosed);
-    }
+    let registration = endpoint.register().ok_or(ConnectError::EndpointClosed)?;
     if address.certhashes().is_empty() {
         return Err(ConnectError::MissingCerthash);
     }
@@ -49,16 +47,19 @@ pub(super) async fn dial(
         mtu: config.mtu_towards(remote.ip()),
         max_in_flight: config.max_in_flight,
     };
-    let engine = Str0mEngine::new(setup, Instant::now().into_std())
-        .map_err(|cause| ConnectError::Ended { phase: Phase::Ice, cause })?;
-    let mut carrier = WebRtcCarrier::new(
+    let engine = Str0mEngine::new(setup, Instant::now().into_std()).map_err(|cause| {
+        ConnectError::Ended {
+            phase: Phase::Ice,
+            cause,
+        }
+    })?;
+    let carrier = WebRtcCarrier::new(
         Box::new(engine),
         Arc::new(socket),
         Source::Socket,
         local,
         config.max_in_flight,
     );
-    let progress = Progress::default();
     let expectations = Expectations {
         role: Role::Client,
         certhashes: address.certhashes(),
@@ -66,19 +67,9 @@ pub(super) async fn dial(
         identity: endpoint.noise_identity(),
         peer_id: address.peer_id(),
     };
-    let handshake = establish(&mut carrier, expectations, &progress);
-    let peer = match tokio::time::timeout(config.connect_timeout, handshake).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(ConnectError::TimedOut {
-                phase: progress.phase(),
-                after: config.connect_timeout,
-            });
-        }
-    };
     endpoint
-        .spawn(carrier, peer, remote)
-        .ok_or(ConnectError::Ended { phase: Phase::Noise, cause: ConnectionError::ClosedLocally })
+        .establish(registration, carrier, expectations, remote)
+        .await
 }
 
 /// The local address that the system would send from towards `remote`.

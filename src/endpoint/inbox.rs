@@ -83,7 +83,12 @@ impl Inbox {
         }
         let received = !batches.is_empty();
         for batch in batches {
-            feed(batch.source, batch.destination, &batch.contents, batch.stride);
+            feed(
+                batch.source,
+                batch.destination,
+                &batch.contents,
+                batch.stride,
+            );
         }
         received
     }
@@ -137,7 +142,10 @@ mod tests {
             inbox.push(addr(1), addr(9), &[0; 64_000], 1200);
         }
         let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
-        assert!((MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting), "{waiting}");
+        assert!(
+            (MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting),
+            "{waiting}"
+        );
         inbox.push(addr(1), addr(9), &[0; 5], 5);
         assert_eq!(drain(&inbox).len(), 1);
     }

@@ -24,7 +24,7 @@ pub(crate) mod transmit;
 use budget::Budget;
 pub(crate) use dtls::sha1_hmac;
 use engine::{Engine, EngineEvent};
-use transmit::TransmitQueue;
+use transmit::{Run, TransmitQueue};
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
@@ -187,7 +187,8 @@ impl WebRtcCarrier {
     fn leave_to_peer(&mut self, channel: ChannelId) {
         self.engine.ignore_channel(channel);
         self.dirty = true;
-        self.left_to_peer.push_back((Instant::now() + LEFT_TO_PEER, channel));
+        self.left_to_peer
+            .push_back((Instant::now() + LEFT_TO_PEER, channel));
         if self.left_to_peer.len() > MAX_LEFT_TO_PEER
             && let Some((_, oldest)) = self.left_to_peer.pop_front()
         {
@@ -207,7 +208,8 @@ impl WebRtcCarrier {
 
     fn account(&mut self, now: Instant) {
         let unacknowledged = self.engine.unacknowledged();
-        self.budget.on_unacknowledged(now.into_std(), unacknowledged);
+        self.budget
+            .on_unacknowledged(now.into_std(), unacknowledged);
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
@@ -260,13 +262,7 @@ impl WebRtcCarrier {
             let Some(run) = self.unsent.front(max_segments) else {
                 return sent;
             };
-            let outgoing = Outgoing {
-                destination: run.destination,
-                source: run.source,
-                contents: run.contents,
-                segment_size: run.segment_size,
-            };
-            match self.socket.try_send(&outgoing) {
+            match self.socket.try_send(&Outgoing::from(run)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(Arc::clone(&self.socket).writable());
@@ -279,6 +275,17 @@ impl WebRtcCarrier {
             }
             self.unsent.pop(max_segments);
             sent = true;
+        }
+    }
+}
+
+impl<'a> From<Run<'a>> for Outgoing<'a> {
+    fn from(run: Run<'a>) -> Self {
+        Self {
+            destination: run.destination,
+            source: run.source,
+            contents: run.contents,
+            segment_size: run.segment_size,
         }
     }
 }
@@ -330,7 +337,8 @@ impl Carrier for WebRtcCarrier {
         let written = self.engine.write(channel, frame);
         match written {
             Written::Taken => {
-                self.budget.on_written(Instant::now().into_std(), frame.len());
+                self.budget
+                    .on_written(Instant::now().into_std(), frame.len());
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
@@ -385,5 +393,24 @@ impl Carrier for WebRtcCarrier {
             }
         }
         Poll::Ready(())
+    }
+}
+
+impl Drop for WebRtcCarrier {
+    /// A connection that is given up, in the handshake or because its task was, still tells the
+    /// peer, which would otherwise wait for a timeout. Once, and only if the socket takes it.
+    fn drop(&mut self) {
+        if self.closing || self.ended {
+            return;
+        }
+        let now = Instant::now().into_std();
+        self.engine.close(now);
+        self.engine.poll(now, &mut self.unsent);
+        while let Some(run) = self.unsent.front(1) {
+            if self.socket.try_send(&Outgoing::from(run)).is_err() {
+                break;
+            }
+            self.unsent.pop(1);
+        }
     }
 }

@@ -46,7 +46,10 @@ async fn finish(substream: &mut Substream) {
 
 async fn read_to_end(substream: &mut Substream) -> Vec<u8> {
     let mut got = Vec::new();
-    substream.read_to_end(&mut got).await.expect("an orderly end");
+    substream
+        .read_to_end(&mut got)
+        .await
+        .expect("an orderly end");
     got
 }
 
@@ -55,9 +58,16 @@ async fn identifies(connection: &Connection) {
     let message = read_to_end(&mut substream).await;
     finish(&mut substream).await;
     let identify = identify::decode(&message);
-    assert!(identify.agent.starts_with("js-libp2p/"), "{}", identify.agent);
+    assert!(
+        identify.agent.starts_with("js-libp2p/"),
+        "{}",
+        identify.agent
+    );
     for protocol in PROTOCOLS {
-        assert!(identify.protocols.iter().any(|p| p == protocol), "{protocol} is missing");
+        assert!(
+            identify.protocols.iter().any(|p| p == protocol),
+            "{protocol} is missing"
+        );
     }
 }
 
@@ -127,24 +137,37 @@ async fn reads_after_its_own_end(connection: &Connection) {
 async fn writes_after_the_end_of_the_peer(connection: &Connection) {
     let mut substream = open(connection, "/half-close-remote/1.0.0").await;
     assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
-    substream.write_all(&pattern(HALF_CLOSE_BYTES)).await.expect("a write");
+    substream
+        .write_all(&pattern(HALF_CLOSE_BYTES))
+        .await
+        .expect("a write");
     finish(&mut substream).await;
 
     let mut result = open(connection, "/half-close-result/1.0.0").await;
-    assert_eq!(result.read_u64().await.expect("a record"), HALF_CLOSE_BYTES as u64);
+    assert_eq!(
+        result.read_u64().await.expect("a record"),
+        HALF_CLOSE_BYTES as u64
+    );
     finish(&mut result).await;
 }
 
 async fn resets(connection: &Connection) {
     let mut substream = open(connection, "/reset-me/1.0.0").await;
     substream.write_all(&pattern(1024)).await.expect("a write");
-    assert_eq!(substream.read_u8().await.expect("an answer"), (1023 % 251) as u8);
+    assert_eq!(
+        substream.read_u8().await.expect("an answer"),
+        (1023 % 251) as u8
+    );
     substream.reset(9);
     let error = substream.read_u8().await.expect_err("it was reset");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 
     let mut result = open(connection, "/reset-result/1.0.0").await;
-    assert_eq!(result.read_u8().await.expect("a record"), 1, "js saw the reset");
+    assert_eq!(
+        result.read_u8().await.expect("a record"),
+        1,
+        "js saw the reset"
+    );
     finish(&mut result).await;
 }
 
