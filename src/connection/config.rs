@@ -150,7 +150,12 @@ impl Config {
             ),
             ("receive_window", window, 1024, usize::MAX),
             // A peer that stays within its window must never meet the ceiling.
-            ("substream_ceiling", self.substream_ceiling, window, usize::MAX),
+            (
+                "substream_ceiling",
+                self.substream_ceiling,
+                window,
+                usize::MAX,
+            ),
             (
                 "connection_ceiling",
                 self.connection_ceiling,

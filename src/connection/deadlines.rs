@@ -60,7 +60,9 @@ impl Deadlines {
         let now = Instant::now();
         let deadline = Deadline {
             // A timeout beyond the clock's range is none that anybody will see pass.
-            at: now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400 * 365)),
+            at: now
+                .checked_add(after)
+                .unwrap_or(now + Duration::from_secs(86_400 * 365)),
             channel,
             kind,
         };
@@ -73,7 +75,10 @@ impl Deadlines {
     }
 
     /// The next deadline that has passed. `Pending` arranges a wake-up for the earliest one.
-    pub(crate) fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deadline> {
+    pub(crate) fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Deadline> {
         let mut this = self.project();
         loop {
             let Some(first) = this.pending.first().copied() else {

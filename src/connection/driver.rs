@@ -14,11 +14,11 @@ use bytes::BytesMut;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::config::Negotiation;
 use super::deadlines::{Deadline, DeadlineKind, Deadlines};
 use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
-use super::config::Negotiation;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::message::{DecodeError, Flag, FrameDecoder, Message, max_payload};
 use crate::substream::code;
@@ -235,7 +235,11 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.service_ready();
         moved |= self.write_data();
         moved |= self.begin_closing();
-        self.core.link.counters.substreams.set(self.core.substreams.len() as u64);
+        self.core
+            .link
+            .counters
+            .substreams
+            .set(self.core.substreams.len() as u64);
         Ok(moved)
     }
 
@@ -289,16 +293,16 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.scratch.clear();
         Message::reset(code).encode_into(&mut self.core.scratch);
         // Whether it is taken or not, the channel ends here.
-        let _ = self.core.carrier.write(channel, &self.core.scratch, Class::Control);
+        let _ = self
+            .core
+            .carrier
+            .write(channel, &self.core.scratch, Class::Control);
         self.core.carrier.close_channel(channel);
     }
 
     pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
         let config = &self.core.link.config;
-        let send = SendBuffer::new(
-            config.send_buffer,
-            max_payload(self.core.max_frame(), true),
-        );
+        let send = SendBuffer::new(config.send_buffer, max_payload(self.core.max_frame(), true));
         let receive = ReceiveBuffer::new(u64::from(config.receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
         let entry = Entry::new(Arc::clone(&shared), origin);
@@ -444,7 +448,10 @@ impl<C: Carrier> Turn<'_, C> {
         };
         // The wait starts now: a slow link is not a silent peer (wire.md section 2).
         if entry.shared.state().write == WriteState::FinSent && entry.fin_ack_deadline.is_none() {
-            let deadline = self.deadlines.as_mut().set(channel, DeadlineKind::FinAck, timeout);
+            let deadline = self
+                .deadlines
+                .as_mut()
+                .set(channel, DeadlineKind::FinAck, timeout);
             entry.fin_ack_deadline = Some(deadline);
         }
     }

@@ -111,7 +111,9 @@ impl Link {
         let cause = self.cause().unwrap_or(ConnectionError::ClosedLocally);
         for request in lock(&self.opens).drain(..) {
             // The caller may have given up meanwhile.
-            let _ = request.reply.send(Err(OpenError::Connection(cause.clone())));
+            let _ = request
+                .reply
+                .send(Err(OpenError::Connection(cause.clone())));
         }
     }
 

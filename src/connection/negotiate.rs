@@ -106,9 +106,7 @@ pub(super) async fn negotiate_outbound(
             substream.set_protocol(protocol.into());
             return Ok(substream);
         }
-        Ok(Err(NegotiationError::Failed)) => {
-            OpenError::UnsupportedProtocol(protocols.join(", "))
-        }
+        Ok(Err(NegotiationError::Failed)) => OpenError::UnsupportedProtocol(protocols.join(", ")),
         Ok(Err(error)) => match substream.connection_error() {
             Some(cause) => OpenError::Connection(cause),
             None => OpenError::Negotiation(error.to_string()),

@@ -354,8 +354,11 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = self.core.substreams.remove(&channel) else {
             return;
         };
-        let deadlines =
-            [entry.fin_ack_deadline, entry.teardown_deadline, entry.credit_deadline];
+        let deadlines = [
+            entry.fin_ack_deadline,
+            entry.teardown_deadline,
+            entry.credit_deadline,
+        ];
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }

@@ -25,9 +25,7 @@ use bytes::Bytes;
 use super::error::{CloseOutcome, SubstreamError, code};
 use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
-use super::state::{
-    Effects, Ended, Event, FinishedAs, ReadPermit, State, WritePermit, WriteState,
-};
+use super::state::{Effects, Ended, Event, FinishedAs, ReadPermit, State, WritePermit, WriteState};
 use crate::carrier::ChannelId;
 use crate::connection::{ConnectionError, Link};
 
@@ -43,7 +41,8 @@ impl AtomicCode {
     }
 
     fn set(&self, code: Option<u32>) {
-        self.0.store(code.map_or(Self::NONE, u64::from), Ordering::Release);
+        self.0
+            .store(code.map_or(Self::NONE, u64::from), Ordering::Release);
     }
 
     fn get(&self) -> Option<u32> {
@@ -503,7 +502,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let receive = self.receive.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let receive = self
+            .receive
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         self.link.unread.adjust(receive.cost(), 0);
     }
 }

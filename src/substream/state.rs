@@ -224,7 +224,10 @@ impl State {
             _ => return (self, Effects::NONE),
         }
         match event {
-            Event::Shutdown | Event::FinAck | Event::StopSending | Event::FinWritten
+            Event::Shutdown
+            | Event::FinAck
+            | Event::StopSending
+            | Event::FinWritten
             | Event::FinAckTimeout => {
                 let (write, effects) = self.write.on(event);
                 (Self { write, ..self }, effects)
@@ -241,8 +244,9 @@ impl State {
                     .and(Effects::SERVICE),
             ),
             Event::ResetStream => {
-                let effects =
-                    Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE);
+                let effects = Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE);
                 // What arrived in front of a FIN is complete: RESET takes it from nobody.
                 let effects = if self.read.has_fin() {
                     effects
@@ -253,11 +257,15 @@ impl State {
             }
             Event::ChannelClosed => (
                 self.ended(ChannelState::Closed),
-                Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             Event::CarrierLost => (
                 self.ended(ChannelState::Lost),
-                Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             Event::ResetWritten => (self, Effects::NONE),
         }
@@ -319,14 +327,21 @@ impl State {
 
 impl WriteState {
     fn on(self, event: Event) -> (Self, Effects) {
-        let finished = |how| (Self::Finished(how), Effects::WAKE_WRITERS.and(Effects::SERVICE));
+        let finished = |how| {
+            (
+                Self::Finished(how),
+                Effects::WAKE_WRITERS.and(Effects::SERVICE),
+            )
+        };
         match (event, self) {
             (Event::Shutdown, Self::Open) => {
                 (Self::Closing, Effects::WAKE_WRITERS.and(Effects::SERVICE))
             }
             (Event::StopSending, Self::Open | Self::Closing) => (
                 Self::Stopped,
-                Effects::WAKE_WRITERS.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_WRITERS
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             // go-libp2p may never acknowledge a FIN once it has sent STOP_SENDING (row L-17).
             (Event::StopSending, Self::FinSent) => finished(FinishedAs::Stopped),
@@ -349,18 +364,19 @@ impl ReadState {
 
     fn on(self, event: Event) -> (Self, Effects) {
         match (event, self) {
-            (Event::Fin, Self::Open | Self::StopOwed | Self::StopSent) => {
-                (Self::FinReceived, Effects::WAKE_READER.and(Effects::SERVICE))
-            }
+            (Event::Fin, Self::Open | Self::StopOwed | Self::StopSent) => (
+                Self::FinReceived,
+                Effects::WAKE_READER.and(Effects::SERVICE),
+            ),
             (Event::FinAckWritten, Self::FinReceived) => (Self::FinAcked, Effects::SERVICE),
             (Event::Stop, Self::Open) => (
                 Self::StopOwed,
-                Effects::WAKE_READER.and(Effects::DISCARD_RECEIVED).and(Effects::SERVICE),
+                Effects::WAKE_READER
+                    .and(Effects::DISCARD_RECEIVED)
+                    .and(Effects::SERVICE),
             ),
             // Nothing is left to stop, but what was received will not be read.
-            (Event::Stop, Self::FinReceived | Self::FinAcked) => {
-                (self, Effects::DISCARD_RECEIVED)
-            }
+            (Event::Stop, Self::FinReceived | Self::FinAcked) => (self, Effects::DISCARD_RECEIVED),
             (Event::StopWritten, Self::StopOwed) => (Self::StopSent, Effects::NONE),
             _ => (self, Effects::NONE),
         }
