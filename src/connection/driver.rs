@@ -390,11 +390,20 @@ impl<C: Carrier> Turn<'_, C> {
                 target: "anabranch::connection", id = channel.get(), %error, "bad framing"
             );
             let shared = Arc::clone(&entry.shared);
-            self.violation(&shared, code::PROTOCOL_VIOLATION);
+            self.violation(&shared);
         }
     }
 
-    fn violation(&mut self, shared: &Arc<Shared>, code: u32) {
+    /// The peer broke the protocol: what it sent before that stays readable.
+    fn violation(&mut self, shared: &Arc<Shared>) {
+        if shared.state().end().is_none() {
+            self.core.link.counters.violations.add(1);
+            shared.violated(code::PROTOCOL_VIOLATION);
+        }
+    }
+
+    /// The peer sent more than it may: what is unread goes too, to free its memory.
+    fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
         if shared.state().end().is_none() {
             self.core.link.counters.violations.add(1);
             shared.reset(code);
@@ -426,7 +435,7 @@ impl<C: Carrier> Turn<'_, C> {
             counters.payload_received.add(message.payload.len() as u64);
             let enforce = entry.peer_credit;
             if let Err(code) = shared.receive_payload(message.payload, enforce) {
-                return self.violation(&shared, code);
+                return self.overrun(&shared, code);
             }
         }
         let effects = match message.flag {
@@ -437,7 +446,7 @@ impl<C: Carrier> Turn<'_, C> {
             Some(Flag::ResetStream) => shared.received_reset(message.error_code),
         };
         if effects.contains(Effects::PROTOCOL_ERROR) {
-            self.violation(&shared, code::PROTOCOL_VIOLATION);
+            self.violation(&shared);
         }
     }
 

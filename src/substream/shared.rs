@@ -324,6 +324,14 @@ impl Shared {
         self.apply(Event::Reset);
     }
 
+    /// The peer broke the protocol: a reset that keeps what was received before.
+    pub(crate) fn violated(self: &Arc<Self>, code: u32) {
+        if self.state().end().is_none() {
+            self.reset_code.set(Some(code));
+        }
+        self.apply(Event::Violation);
+    }
+
     pub(crate) fn stop(self: &Arc<Self>, code: u32) {
         self.own_stop_code.set(Some(code));
         self.apply(Event::Stop);

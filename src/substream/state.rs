@@ -25,7 +25,7 @@
 //! Channel, above both halves:
 //!
 //! ```text
-//!          Reset               ResetWritten
+//!     Reset, Violation         ResetWritten
 //!   Open ──────────► ResetOwed ─────────────► ResetLocally
 //!    ├─ ResetStream ─► ResetByPeer
 //!    ├─ ChannelClosed ► Closed            (both halves complete, or the peer left early)
@@ -107,8 +107,11 @@ pub(crate) enum Event {
     Shutdown,
     /// The application reads no more.
     Stop,
-    /// The application, or a protocol error, ends both halves at once.
+    /// The application, or a limit, ends both halves at once.
     Reset,
+    /// The peer broke the framing or the order of flags: as [`Event::Reset`], but what was received
+    /// before stays readable.
+    Violation,
     // What the peer sent.
     /// FIN.
     Fin,
@@ -241,6 +244,12 @@ impl State {
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::DISCARD_RECEIVED)
+                    .and(Effects::SERVICE),
+            ),
+            Event::Violation => (
+                self.ended(ChannelState::ResetOwed),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
             Event::ResetStream => {

@@ -1,0 +1,55 @@
+//! How a substream closes: FIN, FIN_ACK, STOP_SENDING, RESET and drop, frame by frame.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::message::{Flag, Message};
+use anabranch::substream::code;
+use anabranch::{CloseOutcome, FinAckPolicy};
+use common::{CountingWaker, Pair, config, pattern, scripted, settle, within};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Row L-15: a protocol error of one substream is its own.
+#[tokio::test(start_paused = true)]
+async fn l15_fin_ack_before_fin_resets_only_that_substream() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut good, good_channel) = s.open().await;
+    let (mut bad, channel) = s.open().await;
+    s.peer.data(channel, b"kept");
+    s.peer.flag(channel, Flag::FinAck);
+    s.peer
+        .expect(channel, Message::reset(code::PROTOCOL_VIOLATION))
+        .await;
+    s.peer.expect_closed(channel).await;
+    let mut word = [0; 4];
+    bad.read_exact(&mut word)
+        .await
+        .expect("what came before stays readable");
+    assert_eq!(&word, b"kept");
+    assert_eq!(
+        bad.read(&mut word).await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        bad.write(b"x").await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    assert_eq!(s.us.stats().violations, 1);
+    good.write_all(b"alive").await.unwrap();
+    s.peer.expect_data(good_channel, b"alive").await;
+    drop(good);
+    s.peer.flag(good_channel, Flag::Fin);
+    s.finish().await;
+}
