@@ -53,3 +53,42 @@ async fn l15_fin_ack_before_fin_resets_only_that_substream() {
     s.peer.flag(good_channel, Flag::Fin);
     s.finish().await;
 }
+
+/// Rows L-16, R-7: a writer that waits for room wakes, and FIN still follows.
+#[tokio::test(start_paused = true)]
+async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    let writing =
+        tokio::spawn(async move { (substream.write_all(&pattern(1 << 20)).await, substream) });
+    s.peer.expect_data(channel, &pattern(12 * 1024)).await;
+    assert!(!writing.is_finished());
+    s.peer.send(channel, Message::stop_sending(9));
+    let (result, mut substream) = within("the writer", writing).await.unwrap();
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(
+        substream.flush().await.unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
+    assert_eq!(
+        substream.finish().await.unwrap(),
+        CloseOutcome::Stopped(Some(9))
+    );
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    // A second one changes nothing, nor its code.
+    s.peer.send(channel, Message::stop_sending(10));
+    s.peer.data(channel, b"answer");
+    s.peer.flag(channel, Flag::Fin);
+    let mut answer = Vec::new();
+    within("the read half", substream.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(answer, b"answer");
+    assert_eq!(
+        substream.close_outcome(),
+        Some(CloseOutcome::Stopped(Some(9)))
+    );
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}

@@ -25,7 +25,9 @@ use bytes::Bytes;
 use super::error::{CloseOutcome, SubstreamError, code};
 use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
-use super::state::{Effects, Ended, Event, FinishedAs, ReadPermit, State, WritePermit, WriteState};
+use super::state::{
+    Effects, Ended, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
+};
 use crate::carrier::ChannelId;
 use crate::connection::{ConnectionError, Link};
 
@@ -296,7 +298,12 @@ impl Shared {
     }
 
     pub(crate) fn received_stop(self: &Arc<Self>, code: Option<u32>) -> Effects {
-        self.stop_code.set(code);
+        if !matches!(
+            self.state().write,
+            WriteState::Stopped | WriteState::Finished(_)
+        ) {
+            self.stop_code.set(code);
+        }
         self.apply(Event::StopSending)
     }
 
@@ -333,7 +340,10 @@ impl Shared {
     }
 
     pub(crate) fn stop(self: &Arc<Self>, code: u32) {
-        self.own_stop_code.set(Some(code));
+        // The first code counts, also where it has yet to go out.
+        if self.state().read == ReadState::Open {
+            self.own_stop_code.set(Some(code));
+        }
         self.apply(Event::Stop);
     }
 
