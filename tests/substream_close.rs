@@ -92,3 +92,19 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
     s.peer.expect_closed(channel).await;
     s.finish().await;
 }
+
+/// A reset here drops what is unread: that is no clean end of the stream.
+#[tokio::test(start_paused = true)]
+async fn l17_our_own_reset_behind_fin_is_not_the_end_of_the_stream() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    s.peer.data(channel, b"unread");
+    s.peer.flag(channel, Flag::Fin);
+    settle().await;
+    substream.reset(1);
+    let error = substream.read(&mut [0; 10]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.peer.expect(channel, Message::reset(1)).await;
+    s.finish().await;
+}

@@ -315,6 +315,8 @@ impl State {
     /// What a reader is told that finds nothing buffered.
     pub(crate) fn read_permit(self) -> ReadPermit {
         match (self.read, self.end()) {
+            // Our reset has dropped what was unread: it must not look like the end of the stream.
+            (_, Some(Ended::ResetLocally)) => ReadPermit::Ended(Ended::ResetLocally),
             (ReadState::FinReceived | ReadState::FinAcked, _) => ReadPermit::EndOfStream,
             (_, Some(end)) => ReadPermit::Ended(end),
             (ReadState::StopOwed | ReadState::StopSent, None) => ReadPermit::EndOfStream,
