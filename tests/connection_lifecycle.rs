@@ -36,3 +36,51 @@ async fn open_is_send_through_a_reference() {
     assert!(!opened);
     pair.finish().await;
 }
+
+/// A request that arrived whole is not lost because its sender closed before anybody accepted it.
+#[tokio::test(start_paused = true)]
+async fn what_arrived_before_the_end_can_still_be_accepted() {
+    let pair = Pair::new();
+    let mut request = pair.a.open("").await.unwrap();
+    request.write_all(b"request").await.unwrap();
+    assert_eq!(
+        request.finish().await.unwrap(),
+        CloseOutcome::Acked,
+        "the peer has it all"
+    );
+    drop(request);
+    pair.a.close().await;
+    pair.b.closed().await;
+    let mut late = pair
+        .b
+        .accept()
+        .await
+        .unwrap()
+        .expect("the request is there");
+    let mut all = Vec::new();
+    late.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"request");
+    drop(late);
+    assert!(pair.b.accept().await.unwrap().is_none());
+    pair.finish().await;
+}
+
+/// Substreams that nobody can accept any more do not keep the connection alive.
+#[tokio::test(start_paused = true)]
+async fn unaccepted_substreams_end_with_the_last_handle() {
+    let pair = Pair::new();
+    let mut waiting = pair.b.open("").await.unwrap();
+    waiting.write_all(b"anybody?").await.unwrap();
+    settle().await;
+    let [driver, _] = pair.drivers;
+    drop(pair.a);
+    // The read half ends by itself, the write half is stopped.
+    assert_eq!(within("the end", waiting.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(
+        within("the stop", waiting.stopped()).await,
+        CloseOutcome::Stopped(None)
+    );
+    drop(waiting);
+    within("the driver ends", driver).await.unwrap();
+    within("the peer", pair.b.closed()).await;
+}

@@ -274,7 +274,7 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_opened(&mut self, channel: ChannelId, label: String) {
-        if self.core.phase != Phase::Running {
+        if self.core.phase != Phase::Running || self.core.link.is_unreachable() {
             return self.refuse(channel, code::SHUTDOWN);
         }
         if self.core.inbound >= self.core.link.config.max_inbound_substreams {
