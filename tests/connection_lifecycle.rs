@@ -84,3 +84,41 @@ async fn unaccepted_substreams_end_with_the_last_handle() {
     within("the driver ends", driver).await.unwrap();
     within("the peer", pair.b.closed()).await;
 }
+
+/// A driver that is dropped leaves nobody waiting, and no handle keeps the rest alive.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_driver_ends_everything() {
+    let pair = Pair::new();
+    let (mut here, _there) = pair.substream().await;
+    let unaccepted = pair.b.open("").await.unwrap();
+    settle().await;
+    let a = pair.a.clone();
+    let opening = tokio::spawn({
+        let a = a.clone();
+        async move { a.closed().await }
+    });
+    let [driver, _] = &pair.drivers;
+    driver.abort();
+    assert_eq!(
+        within("closed", opening).await.unwrap(),
+        ConnectionError::ClosedLocally
+    );
+    let error = within("the reader", here.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(
+        here.write(b"x").await.unwrap_err().kind(),
+        ErrorKind::ConnectionAborted
+    );
+    let before = Instant::now();
+    assert!(matches!(a.open("").await, Err(OpenError::Connection(_))));
+    assert_eq!(
+        before.elapsed(),
+        Duration::ZERO,
+        "not after the open timeout"
+    );
+    assert!(a.accept().await.unwrap().is_some(), "what had come before");
+    assert!(a.accept().await.unwrap().is_none());
+    drop((here, unaccepted));
+    assert!(a.is_idle());
+    assert_eq!(a.stats().substreams, 0);
+}

@@ -96,7 +96,8 @@ pub(super) enum Phase {
 
 pin_project! {
     /// The driver of a connection. Completes when the connection has ended and nothing is left of
-    /// it; spawn it, or poll it, for the connection to make progress.
+    /// it; spawn it, or poll it, for the connection to make progress. If it is dropped before
+    /// that, the connection ends at once.
     #[must_use = "a connection makes no progress unless its driver is polled"]
     pub struct Driver<C> {
         #[pin]
@@ -104,6 +105,12 @@ pin_project! {
         #[pin]
         phase_timer: Sleep,
         core: Core<C>,
+    }
+
+    impl<C> PinnedDrop for Driver<C> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().core.abandon();
+        }
     }
 }
 
@@ -140,6 +147,19 @@ pub(super) struct Core<C> {
     pub(super) batch: Vec<Arc<Shared>>,
     /// Control frames are encoded here.
     pub(super) scratch: BytesMut,
+}
+
+impl<C> Core<C> {
+    /// Ends everything without a word to the peer, for a driver that is dropped before its end:
+    /// nobody waits for it in vain, and no handle keeps the others alive.
+    fn abandon(&mut self) {
+        self.negotiations.clear();
+        self.link.end(ConnectionError::ClosedLocally);
+        for (_, entry) in self.substreams.drain() {
+            entry.shared.apply(Event::CarrierLost);
+        }
+        self.link.counters.substreams.set(0);
+    }
 }
 
 impl<C: Carrier> Driver<C> {
