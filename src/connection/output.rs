@@ -216,8 +216,9 @@ impl<C: Carrier> Turn<'_, C> {
                         continue;
                     }
                     self.set_inactive(channel);
-                    // The last byte is out: FIN may follow.
+                    // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.write_fin_if_drained(&shared);
+                    self.limit_wait_for_credit(&shared);
                     self.close_if_complete(&shared);
                 }
                 Some(false) => {
