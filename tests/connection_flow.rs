@@ -44,3 +44,41 @@ async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     s.peer.flag(channel, Flag::Fin);
     s.finish().await;
 }
+
+/// A window smaller than a frame: credit can not ride on data that goes out in parts.
+#[tokio::test(start_paused = true)]
+async fn small_windows_neither_stall_nor_overrun() {
+    for (window_a, window_b) in [(1024, 1024), (1024, 1 << 20), (1 << 20, 1024), (5000, 3000)] {
+        let (mut a, mut b) = (config(), config());
+        a.receive_window = window_a;
+        b.receive_window = window_b;
+        let pair = Pair::with(a, b, MemoryConfig::hostile(u64::from(window_a)));
+        let (here, there) = pair.substream().await;
+        let (mut here_read, mut here_write) = here.into_split();
+        let (mut there_read, mut there_write) = there.into_split();
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        let data = pattern(200_000);
+        let all = async {
+            tokio::join!(
+                async {
+                    here_write.write_all(&data).await.unwrap();
+                    here_write.finish().await.unwrap()
+                },
+                async {
+                    there_write.write_all(&data).await.unwrap();
+                    there_write.finish().await.unwrap()
+                },
+                here_read.read_to_end(&mut down),
+                there_read.read_to_end(&mut up),
+            )
+        };
+        let (ours, theirs, ..) = within("both directions", all).await;
+        assert_eq!((ours, theirs), (CloseOutcome::Acked, CloseOutcome::Acked));
+        assert!(up == data && down == data, "{window_a} {window_b}");
+        assert_eq!(
+            (pair.a.stats().violations, pair.b.stats().violations),
+            (0, 0)
+        );
+        pair.finish().await;
+    }
+}

@@ -248,11 +248,20 @@ impl<C: Carrier> Turn<'_, C> {
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
-        let offer = if payload.end == end && (!credit_shown || self.core.peer_knows_credit) {
+        let mut offer = if !credit_shown || self.core.peer_knows_credit {
             shared.credit_offer(!credit_shown)
         } else {
             None
         };
+        if payload.end != end
+            && let Some(max_data) = offer.take()
+            && self.core.peer_knows_credit
+            && self.write_control(shared, &Message::credit(max_data))
+        {
+            // A window smaller than the chunk: without this the peer takes us for one that knows
+            // no credit.
+            self.credit_went_out(shared, max_data);
+        }
         if offer.is_some() {
             chunk.buf.resize(end + DATA_TAILROOM, 0);
         }
