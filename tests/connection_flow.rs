@@ -82,3 +82,34 @@ async fn small_windows_neither_stall_nor_overrun() {
         pair.finish().await;
     }
 }
+
+/// Credit is a control frame too: it does not wait for a busy carrier to take data again.
+#[tokio::test(start_paused = true)]
+async fn h8_credit_passes_while_data_is_busy() {
+    let mut config = config();
+    config.receive_window = 20_000;
+    let mut memory = MemoryConfig::default();
+    memory.budget = 10_000;
+    let mut s = scripted(config, memory);
+    let (substream, channel) = s.open().await;
+    let (mut read, mut write) = substream.into_split();
+    s.peer
+        .data_with_credit(channel, &pattern(10_000), 10_000_000);
+    let writing = tokio::spawn(async move {
+        write.write_all(&pattern(200_000)).await.unwrap();
+        write
+    });
+    settle().await;
+    let before = s.sent.frames().len();
+    read.read_exact(&mut [0; 10_000]).await.unwrap();
+    settle().await;
+    let frames = s.sent.frames();
+    let credit = frames[before..]
+        .iter()
+        .find_map(|frame| frame.message.max_data);
+    assert_eq!(credit, Some(30_000), "{:?}", &frames[before..]);
+    s.peer.expect_data(channel, &pattern(200_000)).await;
+    drop((read, writing.await.unwrap()));
+    s.peer.flag(channel, Flag::Fin);
+    s.finish().await;
+}

@@ -118,7 +118,8 @@ impl<C: Carrier> Turn<'_, C> {
         // Only to a peer that has shown the field: to rust-libp2p a message without payload and
         // flag is the end of the stream (peers.md).
         if self.core.peer_knows_credit
-            && !shared.has_sendable_data()
+            // Where data can go out, credit rides on it.
+            && (self.core.busy || !shared.has_sendable_data())
             && let Some(max_data) = shared.credit_offer(false)
         {
             if !self.write_control(shared, &Message::credit(max_data)) {
