@@ -108,3 +108,22 @@ async fn l17_our_own_reset_behind_fin_is_not_the_end_of_the_stream() {
     s.peer.expect(channel, Message::reset(1)).await;
     s.finish().await;
 }
+
+/// A FIN that the carrier did not take was not sent: what the peer has is not known.
+#[tokio::test(start_paused = true)]
+async fn l10_a_channel_closed_before_fin_is_lost_and_not_closed_cleanly() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    s.peer.close(channel);
+    let error = within("finish", substream.finish()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(substream.close_outcome(), Some(CloseOutcome::Lost));
+    assert_eq!(s.sent.count(Flag::Fin), 0);
+
+    let (mut substream, channel) = s.open().await;
+    let closing = tokio::spawn(async move { substream.finish().await });
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    s.peer.close(channel);
+    assert_eq!(closing.await.unwrap().unwrap(), CloseOutcome::ChannelClosed);
+    s.finish().await;
+}

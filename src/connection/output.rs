@@ -147,8 +147,10 @@ impl<C: Carrier> Turn<'_, C> {
             return;
         }
         // Alone: some peers lose a payload that shares a message with FIN (peers.md).
-        if !self.write_control(shared, &Message::flag(Flag::Fin)) {
-            return;
+        match self.try_control(shared, &Message::flag(Flag::Fin)) {
+            Written::Taken => {}
+            // Not FinSent: the Closed event is to find that FIN never went out.
+            Written::Busy | Written::Closed => return,
         }
         shared.apply(Event::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
@@ -161,6 +163,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes one control frame; `false` when the carrier is busy, and then it is tried again.
     fn write_control(&mut self, shared: &Arc<Shared>, message: &Message) -> bool {
+        match self.try_control(shared, message) {
+            // A channel that is gone owes nothing: its Closed event ends the substream.
+            Written::Taken | Written::Closed => true,
+            Written::Busy => false,
+        }
+    }
+
+    fn try_control(&mut self, shared: &Arc<Shared>, message: &Message) -> Written {
         self.core.scratch.clear();
         message.encode_into(&mut self.core.scratch);
         let written = self
@@ -168,12 +178,8 @@ impl<C: Carrier> Turn<'_, C> {
             .carrier
             .write(shared.id, &self.core.scratch, Class::Control);
         match written {
-            Written::Taken => {
-                self.core.link.counters.frames_sent.add(1);
-                true
-            }
-            // The channel is gone; its Closed event ends the substream.
-            Written::Closed => true,
+            Written::Taken => self.core.link.counters.frames_sent.add(1),
+            Written::Closed => {}
             Written::Busy => {
                 if let Some(entry) = self.core.substreams.get_mut(&shared.id)
                     && !entry.control_blocked
@@ -181,9 +187,9 @@ impl<C: Carrier> Turn<'_, C> {
                     entry.control_blocked = true;
                     self.core.control_blocked.push_back(shared.id);
                 }
-                false
             }
         }
+        written
     }
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
