@@ -497,13 +497,19 @@ impl<C: Carrier> Turn<'_, C> {
             }
             DeadlineKind::Teardown => {
                 entry.teardown_deadline = None;
+                let state = shared.state();
                 let fin_delivered = entry.fin_ack_deadline.is_some()
-                    || matches!(shared.state().write, WriteState::Finished(_));
-                if fin_delivered && shared.state().read == ReadState::FinAcked {
-                    // Only the FIN_ACK is missing: its own deadline ends that.
-                } else {
+                    || matches!(state.write, WriteState::Finished(_));
+                if state.end().is_some() || (fin_delivered && state.read != ReadState::FinAcked) {
+                    // The RESET finds no room, or the peer has all of ours and does not end its
+                    // own: a RESET would let it throw away what it has not read (wire.md 2).
+                    shared.apply(Event::ChannelClosed);
+                    self.core.carrier.close_channel(deadline.channel);
+                    self.remove(deadline.channel);
+                } else if !fin_delivered {
                     shared.reset(code::ABANDONED);
                 }
+                // Else only the FIN_ACK is missing: its own deadline ends that.
             }
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {

@@ -74,6 +74,10 @@ impl<C: Carrier> Turn<'_, C> {
         if shared.state().end().is_some() {
             return self.finish_reset(shared);
         }
+        // Before anything that a busy carrier can stop.
+        if shared.is_abandoned() {
+            self.start_teardown(shared);
+        }
         self.resume_reading(shared);
         if !self.write_owed_flags(shared) {
             return;
@@ -81,7 +85,6 @@ impl<C: Carrier> Turn<'_, C> {
         self.write_fin_if_drained(shared);
         self.schedule_data(shared);
         self.limit_wait_for_credit(shared);
-        self.start_teardown(shared);
         self.close_if_complete(shared);
     }
 
@@ -330,11 +333,10 @@ impl<C: Carrier> Turn<'_, C> {
 
     // The end of a substream.
 
-    /// Bounds the close of a substream whose handles were dropped.
+    /// Bounds the close of a substream whose handles were dropped, or that was reset.
     fn start_teardown(&mut self, shared: &Arc<Shared>) {
         let timeout = self.core.link.config.teardown_timeout;
-        if shared.is_abandoned()
-            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.teardown_deadline.is_none()
         {
             let kind = DeadlineKind::Teardown;
@@ -350,7 +352,7 @@ impl<C: Carrier> Turn<'_, C> {
                 None => Message::flag(Flag::ResetStream),
             };
             if !self.write_control(shared, &message) {
-                return;
+                return self.start_teardown(shared);
             }
             shared.apply(Event::ResetWritten);
         }
