@@ -65,6 +65,37 @@ async fn what_arrived_before_the_end_can_still_be_accepted() {
     pair.finish().await;
 }
 
+/// A close towards a peer that does nothing is bounded, with any timeout that can be set.
+#[tokio::test(start_paused = true)]
+async fn a_close_is_bounded_though_the_peer_is_silent() {
+    let pair = Pair::new();
+    let (mut here, there) = pair.substream().await;
+    here.write_all(b"x").await.unwrap();
+    pair.faults.silence();
+    let before = Instant::now();
+    within("close", pair.a.close()).await;
+    assert!(
+        before.elapsed() <= Duration::from_secs(21),
+        "{:?}",
+        before.elapsed()
+    );
+    let error = here.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(here.close_outcome(), Some(CloseOutcome::Lost));
+    within("close", pair.b.close()).await;
+    drop((here, there));
+    assert!(pair.a.is_idle() && pair.b.is_idle());
+
+    let mut endless = config();
+    endless.teardown_timeout = Duration::MAX;
+    endless.fin_ack_timeout = Duration::MAX;
+    endless.open_timeout = Duration::MAX;
+    let pair = Pair::with(endless.clone(), endless, MemoryConfig::default());
+    let (here, there) = pair.substream().await;
+    drop((here, there));
+    pair.finish().await;
+}
+
 /// Substreams that nobody can accept any more do not keep the connection alive.
 #[tokio::test(start_paused = true)]
 async fn unaccepted_substreams_end_with_the_last_handle() {

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::Instant;
-
 use super::config::FinAckPolicy;
-use super::deadlines::DeadlineKind;
+use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Origin, Phase, Turn};
 use super::error::{ConnectionError, OpenError};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
@@ -402,7 +400,7 @@ impl<C: Carrier> Turn<'_, C> {
         if !link.is_closing() && !unused {
             return false;
         }
-        let until = Instant::now() + link.config.teardown_timeout;
+        let until = deadline_after(link.config.teardown_timeout);
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
         for entry in self.core.substreams.values() {
@@ -421,7 +419,7 @@ impl<C: Carrier> Turn<'_, C> {
         match self.core.phase {
             Phase::Running => Poll::Pending,
             Phase::Draining { .. } if expired || self.core.substreams.is_empty() => {
-                let until = Instant::now() + self.core.link.config.teardown_timeout;
+                let until = deadline_after(self.core.link.config.teardown_timeout);
                 self.core.phase = Phase::ClosingCarrier { until };
                 Poll::Ready(None)
             }
