@@ -385,7 +385,14 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
-        // Its place in the round-robin queues is skipped when it comes up.
+        // Not left to be skipped: it may take long to come up, and a peer that lets nothing
+        // through could open and reset meanwhile.
+        if entry.active {
+            self.core.active.retain(|id| *id != channel);
+        }
+        if entry.control_blocked {
+            self.core.control_blocked.retain(|id| *id != channel);
+        }
     }
 
     // The end of the connection.
@@ -439,6 +446,8 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
         self.core.link.end(cause.clone());
+        self.core.active.clear();
+        self.core.control_blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
         for channel in channels {
             self.core.carrier.close_channel(channel);
@@ -447,8 +456,6 @@ impl<C: Carrier> Turn<'_, C> {
             }
             self.remove(channel);
         }
-        self.core.active.clear();
-        self.core.control_blocked.clear();
         self.core.link.counters.substreams.set(0);
         cause
     }
