@@ -277,14 +277,12 @@ impl Wire {
                 let this = &mut self.sides[side];
                 if let Some(entry) = this.channels.get_mut(&channel) {
                     entry.closed_by_peer = true;
-                    let simultaneous = entry.closing;
                     if entry.unread.is_empty() {
                         this.channels.remove(&channel);
                     }
-                    if !simultaneous {
-                        let channel = ChannelId::new(channel);
-                        this.events.push_back(CarrierEvent::Closed { channel });
-                    }
+                    // If both close at once this is the answer to our own, too.
+                    let channel = ChannelId::new(channel);
+                    this.events.push_back(CarrierEvent::Closed { channel });
                 }
                 self.send(side, Packet::Closed { channel });
             }
