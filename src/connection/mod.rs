@@ -156,7 +156,7 @@ impl Clone for Connection {
         self.link.add_handle();
         Self {
             link: Arc::clone(&self.link),
-            peer: self.peer.clone(),
+            peer: self.peer,
         }
     }
 }
