@@ -198,6 +198,12 @@ impl SendBuffer {
         self.queued
     }
 
+    /// Bytes of memory that queued payload takes.
+    #[cfg(test)]
+    pub(crate) fn capacity_held(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.buf.capacity()).sum()
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.queued < self.capacity
     }

@@ -454,3 +454,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
