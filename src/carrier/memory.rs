@@ -509,3 +509,33 @@ impl Drop for MemoryCarrier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{MemoryCarrier, MemoryConfig, pair};
+
+    async fn plain() -> (MemoryCarrier, MemoryCarrier) {
+        let (a, b, _) = pair(MemoryConfig::default());
+        (a, b)
+    }
+
+    async fn hostile() -> (MemoryCarrier, MemoryCarrier) {
+        let (a, b, _) = pair(MemoryConfig::hostile(7));
+        (a, b)
+    }
+
+    /// A budget of one frame: busy after each.
+    async fn narrow() -> (MemoryCarrier, MemoryCarrier) {
+        let mut config = MemoryConfig::hostile(8);
+        config.budget = 1;
+        config.delay = Duration::from_millis(1)..=Duration::from_millis(2);
+        let (a, b, _) = pair(config);
+        (a, b)
+    }
+
+    crate::carrier_conformance!(paused plainly, plain);
+    crate::carrier_conformance!(paused hostilely, hostile);
+    crate::carrier_conformance!(paused narrowly, narrow);
+}
