@@ -15,6 +15,42 @@ use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// Rows L-21, H-7: nothing else wakes the driver.
+#[tokio::test(start_paused = true)]
+async fn l21_a_drop_wakes_the_driver() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (substream, channel) = s.open().await;
+    s.peer.expect_quiet(channel, Duration::from_secs(1)).await;
+    let before = Instant::now();
+    drop(substream);
+    s.peer.expect_flag(channel, Flag::StopSending).await;
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    s.peer.flag(channel, Flag::FinAck);
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}
+
+/// Rows L-28, H-3: what was written, then FIN; STOP_SENDING for the half that nobody reads.
+#[tokio::test(start_paused = true)]
+async fn l28_a_dropped_substream_closes_gracefully() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    substream.write_all(b"request").await.unwrap();
+    drop(substream);
+    s.peer.expect_flag(channel, Flag::StopSending).await;
+    s.peer.expect_data(channel, b"request").await;
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    s.peer.flag(channel, Flag::FinAck);
+    s.peer.data(channel, b"nobody reads this");
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}
+
 /// Rows L-28, H-3, H-7: data that the peer lets nobody deliver ends in RESET after
 /// `teardown_timeout`.
 #[tokio::test(start_paused = true)]
