@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use crate::connection::ConnectionError;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod memory;
 
 /// Name of a channel within one carrier.

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::Instant;
-
 use super::config::FinAckPolicy;
-use super::deadlines::DeadlineKind;
+use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Origin, Phase, Turn};
 use super::error::{ConnectionError, OpenError};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
@@ -74,6 +72,10 @@ impl<C: Carrier> Turn<'_, C> {
         if shared.state().end().is_some() {
             return self.finish_reset(shared);
         }
+        // Before anything that a busy carrier can stop.
+        if shared.is_abandoned() {
+            self.start_teardown(shared);
+        }
         self.resume_reading(shared);
         if !self.write_owed_flags(shared) {
             return;
@@ -81,7 +83,6 @@ impl<C: Carrier> Turn<'_, C> {
         self.write_fin_if_drained(shared);
         self.schedule_data(shared);
         self.limit_wait_for_credit(shared);
-        self.start_teardown(shared);
         self.close_if_complete(shared);
     }
 
@@ -118,7 +119,8 @@ impl<C: Carrier> Turn<'_, C> {
         // Only to a peer that has shown the field: to rust-libp2p a message without payload and
         // flag is the end of the stream (peers.md).
         if self.core.peer_knows_credit
-            && !shared.has_sendable_data()
+            // Where data can go out, credit rides on it.
+            && (self.core.busy || !shared.has_sendable_data())
             && let Some(max_data) = shared.credit_offer(false)
         {
             if !self.write_control(shared, &Message::credit(max_data)) {
@@ -146,8 +148,10 @@ impl<C: Carrier> Turn<'_, C> {
             return;
         }
         // Alone: some peers lose a payload that shares a message with FIN (peers.md).
-        if !self.write_control(shared, &Message::flag(Flag::Fin)) {
-            return;
+        match self.try_control(shared, &Message::flag(Flag::Fin)) {
+            Written::Taken => {}
+            // Not FinSent: the Closed event is to find that FIN never went out.
+            Written::Busy | Written::Closed => return,
         }
         shared.apply(Event::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
@@ -160,6 +164,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes one control frame; `false` when the carrier is busy, and then it is tried again.
     fn write_control(&mut self, shared: &Arc<Shared>, message: &Message) -> bool {
+        match self.try_control(shared, message) {
+            // A channel that is gone owes nothing: its Closed event ends the substream.
+            Written::Taken | Written::Closed => true,
+            Written::Busy => false,
+        }
+    }
+
+    fn try_control(&mut self, shared: &Arc<Shared>, message: &Message) -> Written {
         self.core.scratch.clear();
         message.encode_into(&mut self.core.scratch);
         let written = self
@@ -167,12 +179,8 @@ impl<C: Carrier> Turn<'_, C> {
             .carrier
             .write(shared.id, &self.core.scratch, Class::Control);
         match written {
-            Written::Taken => {
-                self.core.link.counters.frames_sent.add(1);
-                true
-            }
-            // The channel is gone; its Closed event ends the substream.
-            Written::Closed => true,
+            Written::Taken => self.core.link.counters.frames_sent.add(1),
+            Written::Closed => {}
             Written::Busy => {
                 if let Some(entry) = self.core.substreams.get_mut(&shared.id)
                     && !entry.control_blocked
@@ -180,9 +188,9 @@ impl<C: Carrier> Turn<'_, C> {
                     entry.control_blocked = true;
                     self.core.control_blocked.push_back(shared.id);
                 }
-                false
             }
         }
+        written
     }
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
@@ -216,8 +224,9 @@ impl<C: Carrier> Turn<'_, C> {
                         continue;
                     }
                     self.set_inactive(channel);
-                    // The last byte is out: FIN may follow.
+                    // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.write_fin_if_drained(&shared);
+                    self.limit_wait_for_credit(&shared);
                     self.close_if_complete(&shared);
                 }
                 Some(false) => {
@@ -247,11 +256,20 @@ impl<C: Carrier> Turn<'_, C> {
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
-        let offer = if payload.end == end && (!credit_shown || self.core.peer_knows_credit) {
+        let mut offer = if !credit_shown || self.core.peer_knows_credit {
             shared.credit_offer(!credit_shown)
         } else {
             None
         };
+        if payload.end != end
+            && let Some(max_data) = offer.take()
+            && self.core.peer_knows_credit
+            && self.write_control(shared, &Message::credit(max_data))
+        {
+            // A window smaller than the chunk: without this the peer takes us for one that knows
+            // no credit.
+            self.credit_went_out(shared, max_data);
+        }
         if offer.is_some() {
             chunk.buf.resize(end + DATA_TAILROOM, 0);
         }
@@ -313,11 +331,10 @@ impl<C: Carrier> Turn<'_, C> {
 
     // The end of a substream.
 
-    /// Bounds the close of a substream whose handles were dropped.
+    /// Bounds the close of a substream whose handles were dropped, or that was reset.
     fn start_teardown(&mut self, shared: &Arc<Shared>) {
         let timeout = self.core.link.config.teardown_timeout;
-        if shared.is_abandoned()
-            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.teardown_deadline.is_none()
         {
             let kind = DeadlineKind::Teardown;
@@ -333,7 +350,7 @@ impl<C: Carrier> Turn<'_, C> {
                 None => Message::flag(Flag::ResetStream),
             };
             if !self.write_control(shared, &message) {
-                return;
+                return self.start_teardown(shared);
             }
             shared.apply(Event::ResetWritten);
             self.core.carrier.abandon_channel(shared.id);
@@ -356,8 +373,11 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = self.core.substreams.remove(&channel) else {
             return;
         };
-        let deadlines =
-            [entry.fin_ack_deadline, entry.teardown_deadline, entry.credit_deadline];
+        let deadlines = [
+            entry.fin_ack_deadline,
+            entry.teardown_deadline,
+            entry.credit_deadline,
+        ];
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
@@ -367,7 +387,14 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
-        // Its place in the round-robin queues is skipped when it comes up.
+        // Not left to be skipped: it may take long to come up, and a peer that lets nothing
+        // through could open and reset meanwhile.
+        if entry.active {
+            self.core.active.retain(|id| *id != channel);
+        }
+        if entry.control_blocked {
+            self.core.control_blocked.retain(|id| *id != channel);
+        }
     }
 
     // The end of the connection.
@@ -382,7 +409,7 @@ impl<C: Carrier> Turn<'_, C> {
         if !link.is_closing() && !unused {
             return false;
         }
-        let until = Instant::now() + link.config.teardown_timeout;
+        let until = deadline_after(link.config.teardown_timeout);
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
         for entry in self.core.substreams.values() {
@@ -401,7 +428,7 @@ impl<C: Carrier> Turn<'_, C> {
         match self.core.phase {
             Phase::Running => Poll::Pending,
             Phase::Draining { .. } if expired || self.core.substreams.is_empty() => {
-                let until = Instant::now() + self.core.link.config.teardown_timeout;
+                let until = deadline_after(self.core.link.config.teardown_timeout);
                 self.core.phase = Phase::ClosingCarrier { until };
                 Poll::Ready(None)
             }
@@ -421,6 +448,8 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
         self.core.link.end(cause.clone());
+        self.core.active.clear();
+        self.core.control_blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
         for channel in channels {
             self.core.carrier.close_channel(channel);
@@ -429,8 +458,6 @@ impl<C: Carrier> Turn<'_, C> {
             }
             self.remove(channel);
         }
-        self.core.active.clear();
-        self.core.control_blocked.clear();
         self.core.link.counters.substreams.set(0);
         cause
     }
