@@ -47,8 +47,8 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
     /// In the round-robin queue of those with data to send.
     pub(super) active: bool,
-    /// In the queue of those whose control frame found the carrier busy.
-    pub(super) control_blocked: bool,
+    /// In the queue of those that the carrier had no room for.
+    pub(super) blocked: bool,
     /// `max_data` was sent on this substream.
     pub(super) credit_shown: bool,
     /// The carrier holds what this substream has no room for.
@@ -71,7 +71,7 @@ impl Entry {
             decoder: FrameDecoder::new(),
             origin,
             active: false,
-            control_blocked: false,
+            blocked: false,
             credit_shown: false,
             held_back: false,
             peer_spoke: false,
@@ -135,8 +135,9 @@ pub(super) struct Core<C> {
     pub(super) held_back: usize,
     /// Round-robin order of the substreams with data to send.
     pub(super) active: VecDeque<ChannelId>,
-    /// Substreams whose control frame found the carrier busy.
-    pub(super) control_blocked: VecDeque<ChannelId>,
+    /// Substreams to look at again when the carrier reports room: a control frame found it busy, or
+    /// their channel is still being opened.
+    pub(super) blocked: VecDeque<ChannelId>,
     /// No data goes out before the carrier reports room.
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
@@ -177,7 +178,7 @@ impl<C: Carrier> Driver<C> {
                 inbound: 0,
                 held_back: 0,
                 active: VecDeque::new(),
-                control_blocked: VecDeque::new(),
+                blocked: VecDeque::new(),
                 busy: false,
                 peer_knows_credit,
                 negotiations: Negotiations::default(),
@@ -274,9 +275,9 @@ impl<C: Carrier> Turn<'_, C> {
                 // room: the budget is shared, and its low mark of one channel says nothing
                 // of the others (row H-6).
                 self.core.busy = false;
-                for channel in std::mem::take(&mut self.core.control_blocked) {
+                for channel in std::mem::take(&mut self.core.blocked) {
                     if let Some(entry) = self.core.substreams.get_mut(&channel) {
-                        entry.control_blocked = false;
+                        entry.blocked = false;
                         let shared = Arc::clone(&entry.shared);
                         self.service(&shared);
                     }

@@ -15,6 +15,9 @@ use crate::substream::{ChannelState, Event, ReadState, Shared, WriteState};
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
 
+/// Queues shorter than this are not worth clearing of substreams that are gone.
+const MIN_QUEUE_TO_CLEAR: usize = 64;
+
 impl<C: Carrier> Core<C> {
     /// The longest frame that the peer can be trusted to read.
     pub(super) fn max_frame(&self) -> usize {
@@ -102,7 +105,7 @@ impl<C: Carrier> Turn<'_, C> {
             };
             if written {
                 shared.apply(Event::FinAckWritten);
-            } else if self.is_control_blocked(shared) {
+            } else if self.is_blocked(shared) {
                 return false;
             }
         }
@@ -131,11 +134,11 @@ impl<C: Carrier> Turn<'_, C> {
         true
     }
 
-    fn is_control_blocked(&self, shared: &Shared) -> bool {
+    fn is_blocked(&self, shared: &Shared) -> bool {
         self.core
             .substreams
             .get(&shared.id)
-            .is_some_and(|entry| entry.control_blocked)
+            .is_some_and(|entry| entry.blocked)
     }
 
     /// Writes FIN once everything in front of it was taken by the carrier.
@@ -151,7 +154,7 @@ impl<C: Carrier> Turn<'_, C> {
         match self.try_control(shared, &Message::flag(Flag::Fin)) {
             Written::Taken => {}
             // Not FinSent: the Closed event is to find that FIN never went out.
-            Written::Busy | Written::Closed => return,
+            Written::Busy | Written::NotOpen | Written::Closed => return,
         }
         shared.apply(Event::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
@@ -167,7 +170,7 @@ impl<C: Carrier> Turn<'_, C> {
         match self.try_control(shared, message) {
             // A channel that is gone owes nothing: its Closed event ends the substream.
             Written::Taken | Written::Closed => true,
-            Written::Busy => false,
+            Written::Busy | Written::NotOpen => false,
         }
     }
 
@@ -181,16 +184,19 @@ impl<C: Carrier> Turn<'_, C> {
         match written {
             Written::Taken => self.core.link.counters.frames_sent.add(1),
             Written::Closed => {}
-            Written::Busy => {
-                if let Some(entry) = self.core.substreams.get_mut(&shared.id)
-                    && !entry.control_blocked
-                {
-                    entry.control_blocked = true;
-                    self.core.control_blocked.push_back(shared.id);
-                }
-            }
+            Written::Busy | Written::NotOpen => self.block(shared.id),
         }
         written
+    }
+
+    /// Looks at a substream again when the carrier reports room.
+    fn block(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.core.substreams.get_mut(&channel)
+            && !entry.blocked
+        {
+            entry.blocked = true;
+            self.core.blocked.push_back(channel);
+        }
     }
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
@@ -217,7 +223,7 @@ impl<C: Carrier> Turn<'_, C> {
             };
             let shared = Arc::clone(&entry.shared);
             match self.write_one(&shared) {
-                Some(true) => {
+                Some(Written::Taken) => {
                     frames += 1;
                     if shared.has_sendable_data() {
                         self.core.active.push_back(channel);
@@ -229,12 +235,17 @@ impl<C: Carrier> Turn<'_, C> {
                     self.limit_wait_for_credit(&shared);
                     self.close_if_complete(&shared);
                 }
-                Some(false) => {
+                Some(Written::Busy) => {
                     // Stays first: it was refused, not served.
                     self.core.active.push_front(channel);
                     self.core.busy = true;
                 }
-                None => self.set_inactive(channel),
+                Some(Written::NotOpen) => {
+                    self.set_inactive(channel);
+                    self.block(channel);
+                }
+                // The Closed event of a channel that is closed ends the substream.
+                Some(Written::Closed) | None => self.set_inactive(channel),
             }
         }
         frames > 0
@@ -246,8 +257,8 @@ impl<C: Carrier> Turn<'_, C> {
         }
     }
 
-    /// Writes one data frame. `None`: nothing to write. `Some(false)`: the carrier is busy.
-    fn write_one(&mut self, shared: &Arc<Shared>) -> Option<bool> {
+    /// Writes one data frame; `None` when there is none to write.
+    fn write_one(&mut self, shared: &Arc<Shared>) -> Option<Written> {
         let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
         let limit = max_payload(self.core.max_frame(), true);
         let (mut chunk, length) = shared.take_data(limit)?;
@@ -294,18 +305,10 @@ impl<C: Carrier> Turn<'_, C> {
                 if let Some(max_data) = offer {
                     self.credit_went_out(shared, max_data);
                 }
-                Some(true)
             }
-            Written::Busy => {
-                shared.data_refused(chunk);
-                Some(false)
-            }
-            Written::Closed => {
-                // The Closed event of the channel ends the substream.
-                shared.data_refused(chunk);
-                None
-            }
+            Written::Busy | Written::NotOpen | Written::Closed => shared.data_refused(chunk),
         }
+        Some(written)
     }
 
     fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {
@@ -387,13 +390,13 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
-        // Not left to be skipped: it may take long to come up, and a peer that lets nothing
-        // through could open and reset meanwhile.
-        if entry.active {
-            self.core.active.retain(|id| *id != channel);
-        }
-        if entry.control_blocked {
-            self.core.control_blocked.retain(|id| *id != channel);
+        // Its places in the queues are skipped when they come up. A peer that lets nothing through
+        // could open and reset meanwhile, so they are cleared once they are the larger part.
+        let known = &self.core.substreams;
+        for queue in [&mut self.core.active, &mut self.core.blocked] {
+            if queue.len() > 2 * known.len() + MIN_QUEUE_TO_CLEAR {
+                queue.retain(|id| known.contains_key(id));
+            }
         }
     }
 
@@ -449,7 +452,7 @@ impl<C: Carrier> Turn<'_, C> {
         // First the cause, then the wake-ups: whoever wakes finds it.
         self.core.link.end(cause.clone());
         self.core.active.clear();
-        self.core.control_blocked.clear();
+        self.core.blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
         for channel in channels {
             self.core.carrier.close_channel(channel);

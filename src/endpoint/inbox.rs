@@ -74,7 +74,7 @@ impl Inbox {
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        feed: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8], usize),
+        mut feed: impl FnMut(SocketAddr, SocketAddr, &[u8], usize),
     ) -> bool {
         let mut batches = self.take();
         if batches.is_empty() {
@@ -120,7 +120,7 @@ mod tests {
     fn drain(inbox: &Inbox) -> Vec<(u16, usize, usize)> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut out = Vec::new();
-        inbox.poll_receive(&mut cx, &mut |from, _, contents, stride| {
+        inbox.poll_receive(&mut cx, |from, _, contents, stride| {
             out.push((from.port(), contents.len(), stride));
         });
         out

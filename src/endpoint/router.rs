@@ -92,7 +92,7 @@ impl Router {
         let destination = SocketAddr::new(
             received
                 .destination
-                .map_or(local.ip(), |ip: IpAddr| ip.to_canonical()),
+                .map_or_else(|| local.ip(), |ip: IpAddr| ip.to_canonical()),
             local.port(),
         );
         let mut table = self.lock();

@@ -71,6 +71,8 @@ pub(crate) struct WebRtcCarrier {
     budget: Budget,
     /// A write was refused for want of budget, and `Writable` is owed.
     refused: bool,
+    /// A channel that was not open yet was written to, and `Writable` is owed.
+    not_open: bool,
     /// The engine was changed and has to be polled before this task waits.
     dirty: bool,
     /// When the engine wants to know of the time.
@@ -112,6 +114,7 @@ impl WebRtcCarrier {
             timer: Box::pin(sleep_until(Instant::now())),
             budget: Budget::new(max_in_flight),
             refused: false,
+            not_open: false,
             dirty: true,
             engine_timeout: Instant::now(),
             left_to_peer: VecDeque::new(),
@@ -206,6 +209,12 @@ impl WebRtcCarrier {
         }
     }
 
+    /// Whether the budget allows so many bytes more. A single message always passes.
+    fn has_room(&self, bytes: usize) -> bool {
+        let held = self.engine.unacknowledged();
+        held == 0 || held + bytes <= self.budget.bytes()
+    }
+
     fn account(&mut self, now: Instant) {
         let unacknowledged = self.engine.unacknowledged();
         self.budget
@@ -242,7 +251,7 @@ impl WebRtcCarrier {
                     Poll::Pending => false,
                 }
             }
-            Source::Inbox(route) => route.inbox.poll_receive(cx, &mut feed),
+            Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
         };
         self.dirty |= received;
         received
@@ -298,11 +307,13 @@ impl Carrier for WebRtcCarrier {
         loop {
             match std::task::ready!(self.poll_engine(cx)) {
                 EngineEvent::Carrier(CarrierEvent::Writable) => {
-                    // Acknowledgements come all the time; only who was refused wants to know.
-                    if !std::mem::take(&mut self.refused) {
-                        continue;
+                    // Acknowledgements come all the time; only who was refused wants to know,
+                    // and only once there is room for a whole frame.
+                    if self.not_open || (self.refused && self.has_room(MAX_FRAME)) {
+                        self.refused = false;
+                        self.not_open = false;
+                        return Poll::Ready(Ok(CarrierEvent::Writable));
                     }
-                    return Poll::Ready(Ok(CarrierEvent::Writable));
                 }
                 EngineEvent::Carrier(CarrierEvent::Readable { channel })
                     if channel == engine::CHANNEL_ZERO =>
@@ -323,13 +334,18 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        if self.closing || self.ended {
+            return Err(OpenChannelError::Closed);
+        }
         self.dirty = true;
         self.engine.open(label)
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
-        let held = self.engine.unacknowledged();
-        if class == Class::Data && held > 0 && held + frame.len() > self.budget.bytes() {
+        if self.closing || self.ended {
+            return Written::Closed;
+        }
+        if class == Class::Data && !self.has_room(frame.len()) {
             self.budget.on_refused();
             self.refused = true;
             return Written::Busy;
@@ -342,6 +358,7 @@ impl Carrier for WebRtcCarrier {
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
+            Written::NotOpen => self.not_open = true,
             Written::Closed => {}
         }
         written
@@ -414,3 +431,6 @@ impl Drop for WebRtcCarrier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -491,7 +491,7 @@ impl Engine for Str0mEngine {
             return Written::Closed;
         }
         if !entry.open {
-            return Written::Busy;
+            return Written::NotOpen;
         }
         let Some(mut handle) = self.rtc.channel(entry.handle) else {
             return Written::Closed;

@@ -81,7 +81,7 @@ impl<C: Carrier> End<C> {
         for taken in 0..64 * 1024 * 1024 / size {
             match self.carrier.write(channel, &frame, Class::Data) {
                 Written::Taken => {}
-                Written::Busy => return taken * size,
+                Written::Busy | Written::NotOpen => return taken * size,
                 Written::Closed => panic!("the channel was closed"),
             }
         }
@@ -141,13 +141,21 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
         let _ = timeout(duration, driven).await;
     }
 
-    /// Opens a channel from `a` and waits until `b` has it; returns both names of it.
+    /// Opens a channel from `a` and waits until both can use it; returns both names of it.
     pub(super) async fn channel(&mut self) -> (ChannelId, ChannelId) {
         let before = self.b.opened.len();
         let here = self.a.open("");
         self.until("the peer's channel", |_, b| b.opened.len() > before)
             .await;
         let (there, _) = self.b.opened[before];
+        // Some carriers take nothing on a channel before the peer has answered its opening.
+        self.until("an open channel", |a, _| {
+            a.carrier.write(here, b"?", Class::Control) == Written::Taken
+        })
+        .await;
+        self.until("the first byte", |_, b| !b.received(there).is_empty())
+            .await;
+        self.b.received.remove(&there);
         (here, there)
     }
 }
