@@ -203,6 +203,10 @@ impl<C: Carrier> Future for Driver<C> {
             match turn.round(cx) {
                 Ok(true) => continue,
                 Ok(false) => {}
+                Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
+                    // The carrier ends because we close it.
+                    return Poll::Ready(turn.end(ConnectionError::ClosedLocally));
+                }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
             }
             // Nothing moved: only the phase is left to look at.

@@ -430,14 +430,15 @@ impl<C: Carrier> Turn<'_, C> {
     ) -> Poll<Option<ConnectionError>> {
         match self.core.phase {
             Phase::Running => Poll::Pending,
-            Phase::Draining { .. } if expired || self.core.substreams.is_empty() => {
-                let until = deadline_after(self.core.link.config.teardown_timeout);
+            Phase::Draining { until } if expired || self.core.substreams.is_empty() => {
+                // What is left of the time: the teardown timeout is for the whole close.
                 self.core.phase = Phase::ClosingCarrier { until };
                 Poll::Ready(None)
             }
             Phase::Draining { .. } => Poll::Pending,
             Phase::ClosingCarrier { .. } => {
-                if expired || self.core.carrier.poll_close(cx).is_ready() {
+                // Asked in any case, so that the peer is told even if the time is over.
+                if self.core.carrier.poll_close(cx).is_ready() || expired {
                     return Poll::Ready(Some(ConnectionError::ClosedLocally));
                 }
                 Poll::Pending
