@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anabranch::{Address, CloseOutcome, Connection, Endpoint, Substream};
+use anabranch::{Address, CloseOutcome, Endpoint, Substream};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,7 +89,8 @@ async fn send_all(address: &Address, size: u64, streams: u64) -> Result<Duration
     let mut sending = JoinSet::new();
     for i in 0..streams {
         let share = size / streams + u64::from(i < size % streams);
-        sending.spawn(send(connection.clone(), share));
+        let substream = connection.open(PROTOCOL).await?;
+        sending.spawn(send(substream, share));
     }
     while let Some(joined) = sending.join_next().await {
         joined??;
@@ -100,8 +101,7 @@ async fn send_all(address: &Address, size: u64, streams: u64) -> Result<Duration
     Ok(took)
 }
 
-async fn send(connection: Connection, size: u64) -> Result<()> {
-    let mut substream = connection.open(PROTOCOL).await?;
+async fn send(mut substream: Substream, size: u64) -> Result<()> {
     substream.write_u64(size).await?;
     let content = content();
     let mut offset = 0;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anabranch::{Connection, Substream};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
 use crate::content::{self, Checker};
@@ -85,12 +86,8 @@ async fn open_all(dialler: &Dialler, connection: &Connection) -> Result<Vec<Subs
     } else {
         BENCH
     };
-    let mut opening = JoinSet::new();
-    for _ in 0..dialler.options.streams {
-        let (dialler, connection) = (dialler.clone(), connection.clone());
-        opening.spawn(async move { dialler.open(&connection, protocol).await });
-    }
-    opening.join_all().await.into_iter().collect()
+    let opening = (0..dialler.options.streams).map(|_| dialler.open(connection, protocol));
+    try_join_all(opening).await
 }
 
 async fn transfer(dialler: &Dialler, substream: Substream) -> Result<Times, Failure> {
