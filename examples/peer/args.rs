@@ -14,7 +14,7 @@ usage: peer listen [--addr MULTIADDR]...     default /ip4/127.0.0.1/udp/0/webrtc
        peer dial MULTIADDR [options]
 
 what to do (default: bench)
-  --up N --down N --streams K --chunk N      /bench/1.0.0 on K substreams at once
+  --up N --down N --streams K --chunk N      /bench/1.0.0: so much on each of K substreams at once
   --echo --size N --count N                  so many open, echo, close round trips
   --conns N --hold-ms MS                     idle connections
   --idle-streams N --hold-ms MS              idle substreams of one connection

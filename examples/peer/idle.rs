@@ -2,6 +2,9 @@
 //!
 //! Memory is the resident set in KiB, of this process (`own_...`) and of the one that `--peer-pid`
 //! names, before the first is opened and at the end of the hold. Then each must still work.
+//!
+//! A process seldom gives memory back, so only the first repeat against a fresh listener shows what
+//! each costs.
 
 use std::time::Instant;
 

@@ -165,3 +165,54 @@ async fn stall(substream: &mut Substream) -> io::Result<CloseOutcome> {
     writer.write_chunk(Bytes::copy_from_slice(&count)).await?;
     writer.finish().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::header;
+
+    /// What the opener reads after it sent `content` and the end.
+    async fn answer(connection: &Connection, protocol: &str, content: &[u8]) -> io::Result<usize> {
+        let mut substream = connection.open(protocol).await.unwrap();
+        substream.write_chunk(header(1000, 10)).await?;
+        substream.write_all(content).await?;
+        substream.finish().await?;
+        let mut answer = Vec::new();
+        substream.read_to_end(&mut answer).await
+    }
+
+    #[tokio::test]
+    async fn wrong_content_is_answered_with_a_reset() {
+        let listener = Endpoint::builder()
+            .config(config())
+            .bind("127.0.0.1:0")
+            .await
+            .unwrap();
+        let address = listener.addresses().remove(0);
+        let dialler = Endpoint::builder().dial_only().unwrap();
+        let accept = async {
+            let incoming = listener.accept().await.unwrap();
+            tokio::spawn(serve(incoming.accept().await.unwrap()));
+        };
+        let (connection, ()) = tokio::join!(dialler.connect(&address), accept);
+        let connection = connection.unwrap();
+
+        let right = content::at(0, 1000);
+        let mut wrong = right.to_vec();
+        wrong[999] ^= 1;
+        assert_eq!(answer(&connection, BENCH, &right).await.unwrap(), 10);
+        assert_eq!(answer(&connection, STALL, &right).await.unwrap(), 1 + 8);
+        for protocol in [BENCH, STALL, BENCH_NOFIN] {
+            for content in [&wrong[..], &right[..999], &content::at(0, 1001)] {
+                if protocol == BENCH_NOFIN && content.len() > 1000 {
+                    // The byte more is part of this protocol.
+                    continue;
+                }
+                let error = answer(&connection, protocol, content).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{protocol}");
+            }
+        }
+        connection.close().await;
+        listener.close().await;
+    }
+}
