@@ -309,13 +309,12 @@ async fn ten_thousand_substreams_one_after_another_leave_nothing_behind() {
     );
     // The last substream is dropped, and the driver may still be at it.
     timeout(Duration::from_secs(5), async {
-        while connection.stats().substreams > 0 {
+        while connection.stats().substreams > 0 || !connection.is_idle() {
             tokio::task::yield_now().await;
         }
     })
     .await
     .expect("the driver forgets every substream");
-    assert!(connection.is_idle());
     drop(connection);
     close(listener, dialler).await;
 }
