@@ -176,6 +176,7 @@ impl EndpointBuilder {
 
     fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
+        crate::webrtc::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
         let certificate = self
             .certificate

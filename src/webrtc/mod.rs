@@ -22,7 +22,7 @@ pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
 
 use budget::Budget;
-pub(crate) use dtls::sha1_hmac;
+pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
 use transmit::{Run, TransmitQueue};
 
