@@ -22,6 +22,7 @@ pub use connection::{
     Negotiation, OpenError,
 };
 pub use endpoint::{
+    EngineKind,
     BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, Incoming, Security,
 };
 pub use identity::{Identity, PeerId, PublicKey};
