@@ -1,13 +1,16 @@
 //! Smoke.
-use anabranch::{CloseOutcome, Endpoint, WebRtcDirectVersion};
+use anabranch::{CloseOutcome, Endpoint, EndpointConfig, EngineKind, WebRtcDirectVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn echo() {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    for (server_engine, client_engine) in [(EngineKind::Direct, EngineKind::Direct), (EngineKind::Str0m, EngineKind::Direct), (EngineKind::Direct, EngineKind::Str0m), (EngineKind::Str0m, EngineKind::Str0m)] {
     for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
-    let server = Endpoint::builder().protocol("/echo").bind("127.0.0.1:0").await.unwrap();
-    let client = Endpoint::builder().dial_only().unwrap();
+    println!("--- server {server_engine:?}, client {client_engine:?}, {version:?}");
+    let with = |engine| { let mut config = EndpointConfig::default(); config.engine = engine; config };
+    let server = Endpoint::builder().endpoint_config(with(server_engine)).protocol("/echo").bind("127.0.0.1:0").await.unwrap();
+    let client = Endpoint::builder().endpoint_config(with(client_engine)).dial_only().unwrap();
     let address = server.addresses().remove(0);
     println!("{address}");
     let s2 = server.clone();
@@ -47,5 +50,5 @@ async fn echo() {
     client.close().await;
     task.await.unwrap();
     println!("{:?} {}", t.elapsed(), server.is_idle());
-    }
+    }}
 }

@@ -217,7 +217,7 @@ impl Channels {
     }
 
     /// The peer uses a stream that did not exist.
-    fn on_stream(&mut self, number: u16) {
+    pub(super) fn on_stream(&mut self, number: u16) {
         if self.table.contains_key(&number) {
             // Channel 0, whose stream both sides make.
             return;

@@ -16,11 +16,11 @@ use crate::connection::ConnectionError;
 /// What DTLS adds to a packet at most: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
 const DTLS_OVERHEAD: usize = 37;
 
-/// SCTP's common header and the header of one DATA chunk (RFC 9260 sections 3.1 and 3.3.1).
-const SCTP_HEADERS: usize = 12 + 16;
+/// The header of every packet (RFC 9260 section 3.1).
+const COMMON_HEADER: usize = 12;
 
-/// sctp-proto bundles a last chunk without counting its header and padding.
-const BUNDLING_EXCESS: usize = 16 + 3;
+/// The header of a DATA chunk (RFC 9260 section 3.3.1).
+const DATA_HEADER: usize = 16;
 
 /// Longest message accepted. libp2p's have 16 KiB; what browsers send at most is this.
 const MAX_MESSAGE: u32 = 256 * 1024;
@@ -32,8 +32,9 @@ const RTO_INITIAL_MS: u64 = 500;
 /// RFC 9260 says 1 s. It has to be above the 200 ms that peers delay an acknowledgement for.
 const RTO_MIN_MS: u64 = 300;
 
-/// After an outage the next attempt must not be a minute away; ICE ends the connection sooner.
-const RTO_MAX_MS: u64 = 10_000;
+/// RFC 9260 says 60 s. This is how long an outage can go on when it is over, and a window that was
+/// shut when it is open: sctp-proto tries again by this timer alone.
+const RTO_MAX_MS: u64 = 3000;
 
 /// sctp-proto wants to know where the peer is, and there is only one.
 const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 5000));
@@ -60,6 +61,8 @@ pub(super) struct Sctp {
     association: Option<Association>,
     transport: Arc<TransportConfig>,
     receive_buffer: usize,
+    /// Longest packet that fits a datagram.
+    max_packet: usize,
     /// Ports and verification tag of the packets that come in (RFC 9260 section 3.1).
     inbound_header: Option<[u8; 8]>,
     last_sack: Option<Sack>,
@@ -69,7 +72,8 @@ pub(super) struct Sctp {
 
 impl Sctp {
     pub(super) fn new(mtu: usize, receive_buffer: usize) -> Self {
-        let payload = mtu.saturating_sub(DTLS_OVERHEAD + SCTP_HEADERS + BUNDLING_EXCESS);
+        let max_packet = mtu.saturating_sub(DTLS_OVERHEAD);
+        let payload = max_packet.saturating_sub(COMMON_HEADER + DATA_HEADER);
         let mut config = EndpointConfig::new();
         config.max_payload_size(u32::try_from(payload).unwrap_or(u32::MAX));
         let window = u32::try_from(receive_buffer).unwrap_or(u32::MAX);
@@ -93,6 +97,7 @@ impl Sctp {
             association: None,
             transport,
             receive_buffer: window as usize,
+            max_packet,
             inbound_header: None,
             last_sack: None,
             read_since_sack: 0,
@@ -165,7 +170,7 @@ impl Sctp {
         if self.window_update_due() {
             self.send_window_update(now);
         }
-        let Payload::RawEncode(packets) = self.association.as_mut()?.poll_transmit(now)?.payload
+        let Payload::RawEncode(mut packets) = self.association.as_mut()?.poll_transmit(now)?.payload
         else {
             return None;
         };
@@ -173,6 +178,12 @@ impl Sctp {
             if let Some(sack) = parse_sack(packet) {
                 self.last_sack = Some(sack);
                 self.read_since_sack = 0;
+            }
+        }
+        if packets.iter().any(|packet| packet.len() > self.max_packet) {
+            let whole = std::mem::take(&mut packets);
+            for packet in whole {
+                split(packet, self.max_packet, &mut packets);
             }
         }
         Some(packets)
@@ -258,17 +269,53 @@ impl Sctp {
         packet.put_slice(&sack.cumulative_tsn);
         // Stream, sequence number and payload protocol, then one byte and its padding.
         packet.put_bytes(0, 12);
-        let checksum = CRC32C.checksum(&packet);
-        if let Some(field) = packet.get_mut(8..12) {
-            field.copy_from_slice(&checksum.to_le_bytes());
-        }
+        put_checksum(&mut packet);
         self.handle_packet(now, packet.freeze());
+    }
+}
+
+/// Fills the checksum in, which is 0 so far (RFC 9260 section 6.8).
+fn put_checksum(packet: &mut [u8]) {
+    let checksum = CRC32C.checksum(packet);
+    if let Some(field) = packet.get_mut(8..COMMON_HEADER) {
+        field.copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
+/// Makes packets of at most `max` bytes of one whose chunks are more.
+///
+/// sctp-proto bundles chunks without counting their padding, nor the header of the last one: many
+/// short messages at once made packets longer by 60 bytes.
+fn split(packet: Bytes, max: usize, out: &mut Vec<Bytes>) {
+    if packet.len() <= max {
+        return out.push(packet);
+    }
+    let (header, mut chunks) = packet.split_at(COMMON_HEADER);
+    let mut part = BytesMut::new();
+    while let Some(&[_, _, high, low]) = chunks.first_chunk() {
+        let length = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
+        let (chunk, rest) = chunks.split_at(length.clamp(4, chunks.len()));
+        chunks = rest;
+        if !part.is_empty() && part.len() + chunk.len() > max {
+            put_checksum(&mut part);
+            out.push(part.split().freeze());
+        }
+        if part.is_empty() {
+            part.reserve(max);
+            part.put_slice(header.get(..8).unwrap_or_default());
+            part.put_bytes(0, 4);
+        }
+        part.put_slice(chunk);
+    }
+    if !part.is_empty() {
+        put_checksum(&mut part);
+        out.push(part.freeze());
     }
 }
 
 /// The SACK of a packet: sctp-proto sends each in a packet of its own (RFC 9260 section 3.3.4).
 fn parse_sack(packet: &[u8]) -> Option<Sack> {
-    let chunk = packet.get(12..)?;
+    let chunk = packet.get(COMMON_HEADER..)?;
     if chunk.first() != Some(&CHUNK_SACK) {
         return None;
     }
