@@ -9,7 +9,7 @@
 //! A channel is gone when the peer has reset its stream and everything before that was read. Its
 //! number is free when our own reset is acknowledged as well (RFC 8831 section 6.7).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -48,6 +48,10 @@ struct Channel {
     name: ChannelId,
     stage: Stage,
     own: bool,
+    /// The peer's OPEN is not acknowledged, as our reset of the channel before this one is not
+    /// complete. libdatachannel uses a number again without waiting for that, and does not call
+    /// its channel open before it has the acknowledgement.
+    ack_owed: bool,
     /// A message taken from SCTP ahead of its reader.
     unread: Option<Bytes>,
     /// `Readable` was reported, and not everything has been read since.
@@ -73,8 +77,9 @@ pub(super) struct Channels {
     next_number: u16,
     /// Own numbers to use again, oldest first.
     free: VecDeque<u16>,
-    /// Numbers whose outgoing reset is not acknowledged, or failed: nothing can be written.
-    resetting: HashSet<u16>,
+    /// Numbers whose outgoing resets are not acknowledged, or failed, with how many: nothing can
+    /// be written.
+    resetting: HashMap<u16, u32>,
     /// The last message of channels that are gone, for as long as their reader has not come.
     leftovers: HashMap<ChannelId, Bytes>,
     /// Channels with something unacknowledged.
@@ -103,7 +108,7 @@ impl Channels {
                 Role::Server => 1,
             },
             free: VecDeque::new(),
-            resetting: HashSet::new(),
+            resetting: HashMap::new(),
             leftovers: HashMap::new(),
             sending: Vec::new(),
             unacknowledged: 0,
@@ -197,6 +202,7 @@ impl Channels {
                 name,
                 stage,
                 own,
+                ack_owed: false,
                 unread: None,
                 readable: false,
                 ignored: false,
@@ -303,17 +309,27 @@ impl Channels {
             return self.refuse(number);
         };
         channel.stage = Stage::Open;
+        channel.ack_owed = true;
         let channel = channel.name;
-        if self.sctp.write(number, &dcep::ACK, Protocol::Dcep) {
-            self.note_written(channel, dcep::ACK.len());
-        }
+        self.send_ack(number);
         self.carrier_event(CarrierEvent::Opened { channel, label });
+    }
+
+    fn send_ack(&mut self, number: u16) {
+        if let Some(channel) = self.table.get_mut(&number)
+            && channel.ack_owed
+            && self.sctp.write(number, &dcep::ACK, Protocol::Dcep)
+        {
+            channel.ack_owed = false;
+            let name = channel.name;
+            self.note_written(name, dcep::ACK.len());
+        }
     }
 
     /// The peer has reset its side, and all that came before was read. SCTP has answered with a
     /// reset of ours.
     fn on_finished(&mut self, number: u16) {
-        self.resetting.insert(number);
+        *self.resetting.entry(number).or_default() += 1;
         let Some(channel) = self.remove(number) else {
             return;
         };
@@ -336,18 +352,26 @@ impl Channels {
     }
 
     fn on_reset_complete(&mut self, number: u16) {
-        let was_resetting = self.resetting.remove(&number);
+        match self.resetting.get_mut(&number) {
+            None => return,
+            Some(1) => self.resetting.remove(&number),
+            Some(count) => {
+                *count -= 1;
+                return;
+            }
+        };
         if self.table.contains_key(&number) {
             // The peer has opened the next channel on it, which could not be written to.
+            self.send_ack(number);
             self.carrier_event(CarrierEvent::Writable);
-        } else if was_resetting && self.owns(number) && number != 0 {
+        } else if self.owns(number) && number != 0 {
             self.free.push_back(number);
         }
     }
 
     /// The peer refuses to reset: the number is lost, and a channel on it can not be used.
     fn on_reset_failed(&mut self, number: u16) {
-        self.resetting.insert(number);
+        *self.resetting.entry(number).or_default() += 1;
         if let Some(channel) = self.remove(number)
             && matches!(channel.stage, Stage::Open | Stage::Closing)
         {
@@ -413,7 +437,7 @@ impl Channels {
         }
         let number = number_of(name);
         let full = held > 0 && held.saturating_add(message.len()) > max;
-        if full || self.resetting.contains(&number) {
+        if full || channel.ack_owed || self.resetting.contains_key(&number) {
             return Written::Busy;
         }
         if !self.sctp.write(number, message, Protocol::Binary) {

@@ -47,9 +47,8 @@ const DTLS_OUTPUT: usize = 2048;
 /// Most that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
 const MAX_DTLS_OUTPUT: usize = 32 * 1024;
 
-/// Packets encrypted between two drains of DTLS. It puts small records together, and drops a
-/// datagram with more than 8 of them when it receives one.
-const PACKETS_PER_DRAIN: usize = 8;
+/// Records encrypted between two drains of DTLS, of those too long to share a datagram.
+const RECORDS_PER_DRAIN: usize = 8;
 
 /// Most data that waits below, beside the budget of data: control frames of many substreams.
 const CONTROL_ROOM: usize = 1024 * 1024;
@@ -229,24 +228,38 @@ impl DirectEngine {
         while self.dtls_up
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
         {
-            for batch in packets.chunks(PACKETS_PER_DRAIN) {
-                for packet in batch {
-                    self.encrypt(packet);
-                }
-                self.drain_dtls(now, out);
-            }
+            self.encrypt(now, &packets, out);
             self.channels.handle_events();
         }
         self.channels.count_unacknowledged();
     }
 
-    fn encrypt(&mut self, packet: &[u8]) {
-        if let Some(dtls) = &mut self.dtls
-            && let Err(error) = dtls.send_application_data(packet)
-        {
-            // As good as lost on the way.
-            tracing::debug!(target: "anabranch::webrtc", %error, "packet not encrypted");
+    /// Encrypts packets, each into a datagram of its own.
+    ///
+    /// dimpl puts records together that fit one datagram. libdatachannel reads the second of them
+    /// when the next datagram comes, so that every SACK with DATA behind it cost a retransmission;
+    /// and dimpl itself drops a datagram with more than 8.
+    fn encrypt(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
+        let mut waiting = 0;
+        for packet in packets {
+            let could_share = packet.len() <= self.mtu / 2;
+            if waiting == RECORDS_PER_DRAIN || (could_share && waiting > 0) {
+                self.drain_dtls(now, out);
+                waiting = 0;
+            }
+            if let Some(dtls) = &mut self.dtls
+                && let Err(error) = dtls.send_application_data(packet)
+            {
+                // As good as lost on the way.
+                tracing::debug!(target: "anabranch::webrtc", %error, "packet not encrypted");
+            }
+            waiting += 1;
+            if could_share {
+                self.drain_dtls(now, out);
+                waiting = 0;
+            }
         }
+        self.drain_dtls(now, out);
     }
 
     /// Tells the peer that it is over, behind everything else.
