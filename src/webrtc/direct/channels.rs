@@ -18,7 +18,10 @@ use sctp_proto::{AssociationError, Event, PayloadProtocolIdentifier as Protocol,
 use super::super::engine::{CHANNEL_ZERO, EngineEvent, Role};
 use super::dcep::{self, Dcep};
 use super::sctp::Sctp;
-use super::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED};
+use super::{
+    MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED, MAX_UNREAD_MESSAGES,
+    MAX_UNREAD_MESSAGES_OF_ONE,
+};
 use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 
@@ -54,6 +57,8 @@ struct Channel {
     ack_owed: bool,
     /// A message taken from SCTP ahead of its reader.
     unread: Option<Bytes>,
+    /// Whole messages that SCTP holds, or fewer: those behind a gap come without notice.
+    messages: usize,
     /// `Readable` was reported, and not everything has been read since.
     readable: bool,
     /// Nobody reads it any more.
@@ -88,6 +93,11 @@ pub(super) struct Channels {
     /// Entries in `table` that the peer opened, and those that were refused.
     inbound: usize,
     refused: usize,
+    /// Sum of `messages` over all channels.
+    messages: usize,
+    /// The window is nearly shut: everything is to be read, so that no channel is stopped by
+    /// another.
+    relieving: bool,
     authenticated: bool,
     established: bool,
     ended: bool,
@@ -114,6 +124,8 @@ impl Channels {
             unacknowledged: 0,
             inbound: 0,
             refused: 0,
+            messages: 0,
+            relieving: false,
             authenticated: false,
             established: false,
             ended: false,
@@ -160,7 +172,9 @@ impl Channels {
             match event {
                 Event::Connected => self.on_established(),
                 Event::HandshakeFailed { reason } => {
-                    self.end(ConnectionError::Carrier(format!("SCTP handshake: {reason}")));
+                    self.end(ConnectionError::Carrier(format!(
+                        "SCTP handshake: {reason}"
+                    )));
                 }
                 Event::AssociationLost { reason } => self.end(match reason {
                     AssociationError::AssociationClosed | AssociationError::ApplicationClosed => {
@@ -204,6 +218,7 @@ impl Channels {
                 own,
                 ack_owed: false,
                 unread: None,
+                messages: 0,
                 readable: false,
                 ignored: false,
                 unacknowledged: 0,
@@ -214,12 +229,14 @@ impl Channels {
     }
 
     fn get(&mut self, name: ChannelId) -> Option<&mut Channel> {
-        self.table.get_mut(&number_of(name)).filter(|channel| channel.name == name)
+        self.table
+            .get_mut(&number_of(name))
+            .filter(|channel| channel.name == name)
     }
 
     fn owns(&self, number: u16) -> bool {
         // RFC 8832 section 6: the DTLS client has the even numbers.
-        (number % 2 == 0) == (self.role == Role::Client)
+        number.is_multiple_of(2) == (self.role == Role::Client)
     }
 
     /// The peer uses a stream that did not exist.
@@ -231,7 +248,11 @@ impl Channels {
         let name = self.new_name(number);
         self.insert(number, name, Stage::AwaitOpen, false);
         self.inbound += 1;
-        let max = if self.authenticated { MAX_CHANNELS } else { MAX_EARLY_CHANNELS };
+        let max = if self.authenticated {
+            MAX_CHANNELS
+        } else {
+            MAX_EARLY_CHANNELS
+        };
         if self.owns(number) || self.table.len() > max {
             self.refuse(number);
         }
@@ -252,6 +273,10 @@ impl Channels {
     }
 
     fn on_readable(&mut self, number: u16) {
+        if let Some(channel) = self.table.get_mut(&number) {
+            channel.messages += 1;
+            self.messages += 1;
+        }
         if self.fill(number)
             && let Some(channel) = self.table.get_mut(&number)
             && !std::mem::replace(&mut channel.readable, true)
@@ -259,6 +284,45 @@ impl Channels {
             let channel = channel.name;
             self.carrier_event(CarrierEvent::Readable { channel });
         }
+        if self.table.get(&number).is_some_and(|channel| {
+            channel.messages > MAX_UNREAD_MESSAGES_OF_ONE
+                || (self.messages > MAX_UNREAD_MESSAGES && channel.messages > 1)
+        }) {
+            self.give_up(number);
+        }
+    }
+
+    /// Ends a channel with more messages unread than may be. The window counts bytes of payload
+    /// only, and sctp-proto looks through all messages of a stream for each chunk that comes.
+    fn give_up(&mut self, number: u16) {
+        while self.sctp.read(number).is_some() {}
+        self.refuse(number);
+        if let Some(channel) = self.table.get_mut(&number) {
+            channel.unread = None;
+            self.messages -= std::mem::take(&mut channel.messages);
+            let channel = channel.name;
+            self.carrier_event(CarrierEvent::Closed { channel });
+        }
+    }
+
+    /// Keeps channels that are left unread from stopping all others, as the window belongs to the
+    /// association: with little of it left all is to be read, and the limits of the reader count.
+    /// A channel alone is no exception, since the next could not even be opened.
+    pub(super) fn relieve(&mut self) {
+        let tight = self.sctp.is_window_tight();
+        if tight && !self.relieving {
+            for channel in self.table.values().filter(|channel| channel.readable) {
+                let event = CarrierEvent::Readable {
+                    channel: channel.name,
+                };
+                self.events.push_back(EngineEvent::Carrier(event));
+            }
+        }
+        self.relieving = tight;
+    }
+
+    pub(super) fn is_relieving(&self) -> bool {
+        self.relieving
     }
 
     /// Takes messages from SCTP until there is payload for the reader; `false` if there is none.
@@ -277,6 +341,10 @@ impl Channels {
                 return false;
             };
             let length = message.len();
+            if channel.messages > 0 {
+                channel.messages -= 1;
+                self.messages -= 1;
+            }
             match message.ppi {
                 Protocol::Dcep => {
                     let mut bytes = vec![0; length];
@@ -348,6 +416,7 @@ impl Channels {
         self.unacknowledged -= channel.unacknowledged;
         self.inbound -= usize::from(!channel.own);
         self.refused -= usize::from(channel.stage == Stage::Refused);
+        self.messages -= channel.messages;
         Some(channel)
     }
 
@@ -375,7 +444,9 @@ impl Channels {
         if let Some(channel) = self.remove(number)
             && matches!(channel.stage, Stage::Open | Stage::Closing)
         {
-            self.carrier_event(CarrierEvent::Closed { channel: channel.name });
+            self.carrier_event(CarrierEvent::Closed {
+                channel: channel.name,
+            });
         }
     }
 
@@ -496,8 +567,10 @@ impl Channels {
         while let Some(&name) = self.sending.get(index) {
             let number = number_of(name);
             let left = self.sctp.unacknowledged(number);
-            let Some(channel) =
-                self.table.get_mut(&number).filter(|channel| channel.name == name)
+            let Some(channel) = self
+                .table
+                .get_mut(&number)
+                .filter(|channel| channel.name == name)
             else {
                 self.sending.swap_remove(index);
                 continue;
@@ -557,6 +630,7 @@ impl Channels {
         self.table.keys().all(|number| *number == 0)
             && self.inbound == 0
             && self.refused == 0
+            && self.messages == self.table.values().map(|channel| channel.messages).sum()
             && self.resetting.is_empty()
             && self.leftovers.is_empty()
             && self.sending.is_empty()

@@ -36,7 +36,21 @@ impl Dcep {
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
         match message {
             [0x02, ..] => Some(Self::Ack),
-            [OPEN, channel_type, _, _, _, _, _, _, label_high, label_low, _, _, rest @ ..] => {
+            [
+                OPEN,
+                channel_type,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                label_high,
+                label_low,
+                _,
+                _,
+                rest @ ..,
+            ] => {
                 let length = usize::from(u16::from_be_bytes([*label_high, *label_low]));
                 if length > MAX_LABEL {
                     return None;
@@ -95,7 +109,10 @@ mod tests {
         for channel_type in [0x80, 0x01, 0x81, 0x02, 0x82, 0x7f] {
             let mut message = encode_open("");
             message[1] = channel_type;
-            assert!(matches!(Dcep::parse(&message), Some(Dcep::Open { fit: false, .. })));
+            assert!(matches!(
+                Dcep::parse(&message),
+                Some(Dcep::Open { fit: false, .. })
+            ));
         }
     }
 

@@ -66,6 +66,10 @@ const MAX_EARLY_CHANNELS: usize = 16;
 /// others when it is closed.
 const MAX_REFUSED: usize = 1024;
 
+/// Messages of one channel left unread in SCTP, and of all.
+const MAX_UNREAD_MESSAGES_OF_ONE: usize = 4096;
+const MAX_UNREAD_MESSAGES: usize = 32_768;
+
 /// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
 /// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.
 const MAX_EARLY_BYTES: usize = 512 * 1024;
@@ -145,7 +149,8 @@ impl DirectEngine {
         if let Some(dtls) = &mut self.dtls
             && let Err(error) = dtls.handle_timeout(now)
         {
-            self.channels.end(ConnectionError::Carrier(format!("DTLS: {error}")));
+            self.channels
+                .end(ConnectionError::Carrier(format!("DTLS: {error}")));
         }
     }
 
@@ -172,8 +177,7 @@ impl DirectEngine {
     /// Takes out of DTLS what it has: plaintext for SCTP first, then datagrams.
     fn drain_dtls(&mut self, now: Instant, out: &mut TransmitQueue) {
         let mut room = DTLS_OUTPUT;
-        while let (Some(dtls), Some(Route { local, remote })) =
-            (&mut self.dtls, self.path.route())
+        while let (Some(dtls), Some(Route { local, remote })) = (&mut self.dtls, self.path.route())
         {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
@@ -231,6 +235,7 @@ impl DirectEngine {
             self.encrypt(now, &packets, out);
             self.channels.handle_events();
         }
+        self.channels.relieve();
         self.channels.count_unacknowledged();
     }
 
@@ -322,7 +327,10 @@ impl Engine for DirectEngine {
         self.pump(now, out);
         self.send_close(now, out);
         let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
-        timeouts.into_iter().flatten().fold(path_timeout, Instant::min)
+        timeouts
+            .into_iter()
+            .flatten()
+            .fold(path_timeout, Instant::min)
     }
 
     fn next_event(&mut self) -> Option<EngineEvent> {
@@ -370,7 +378,7 @@ impl Engine for DirectEngine {
     }
 
     fn holds_back_unread(&self) -> bool {
-        true
+        !self.channels.is_relieving()
     }
 
     fn close(&mut self, _now: Instant) {

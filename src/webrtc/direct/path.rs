@@ -115,10 +115,16 @@ impl Path {
     pub(super) fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant {
         for step in 0.. {
             while let Some(transmit) = self.agent.poll_transmit() {
-                out.push(&transmit.contents, transmit.source.ip(), transmit.destination);
+                out.push(
+                    &transmit.contents,
+                    transmit.source.ip(),
+                    transmit.destination,
+                );
             }
-            self.next_timeout =
-                self.agent.poll_timeout().unwrap_or(now + Duration::from_millis(50));
+            self.next_timeout = self
+                .agent
+                .poll_timeout()
+                .unwrap_or(now + Duration::from_millis(50));
             if self.next_timeout > now || step == MAX_DUE_STEPS {
                 break;
             }

@@ -22,8 +22,9 @@ const COMMON_HEADER: usize = 12;
 /// The header of a DATA chunk (RFC 9260 section 3.3.1).
 const DATA_HEADER: usize = 16;
 
-/// Longest message accepted. libp2p's have 16 KiB; what browsers send at most is this.
-const MAX_MESSAGE: u32 = 256 * 1024;
+/// Longest message accepted. libp2p's have 16 KiB at most. sctp-proto looks through all chunks of an
+/// unfinished message for each that comes, and a peer can make them as short as it likes.
+const MAX_MESSAGE: u32 = 64 * 1024;
 
 /// Before a round trip was measured: RFC 9260 says 1 s, but DTLS has just shown that the path is
 /// no slower than this.
@@ -170,7 +171,8 @@ impl Sctp {
         if self.window_update_due() {
             self.send_window_update(now);
         }
-        let Payload::RawEncode(mut packets) = self.association.as_mut()?.poll_transmit(now)?.payload
+        let Payload::RawEncode(mut packets) =
+            self.association.as_mut()?.poll_transmit(now)?.payload
         else {
             return None;
         };
@@ -192,7 +194,9 @@ impl Sctp {
     /// Makes a stream; `false` if that can not be now.
     pub(super) fn open_stream(&mut self, id: u16) -> bool {
         self.association.as_mut().is_some_and(|association| {
-            association.open_stream(id, PayloadProtocolIdentifier::Binary).is_ok()
+            association
+                .open_stream(id, PayloadProtocolIdentifier::Binary)
+                .is_ok()
         })
     }
 
@@ -204,9 +208,10 @@ impl Sctp {
         message: &[u8],
         protocol: PayloadProtocolIdentifier,
     ) -> bool {
-        self.association.as_mut().and_then(|association| association.stream(id).ok()).is_some_and(
-            |mut stream| stream.write_with_ppi(message, protocol).is_ok(),
-        )
+        self.association
+            .as_mut()
+            .and_then(|association| association.stream(id).ok())
+            .is_some_and(|mut stream| stream.write_with_ppi(message, protocol).is_ok())
     }
 
     /// The next whole message of a stream.
@@ -250,8 +255,15 @@ impl Sctp {
     /// after reads the peer would learn of it from its own probe, whole seconds later (5 of 105
     /// MB/s with a slow reader). An update for every read would be an update for every packet.
     pub(super) fn window_update_due(&self) -> bool {
-        self.last_sack.is_some_and(|sack| sack.window < self.receive_buffer / 2)
+        self.last_sack
+            .is_some_and(|sack| sack.window < self.receive_buffer / 2)
             && self.read_since_sack >= self.receive_buffer / 4
+    }
+
+    /// Whether the peer was told of less than a quarter of the window.
+    pub(super) fn is_window_tight(&self) -> bool {
+        self.last_sack
+            .is_some_and(|sack| sack.window < self.receive_buffer / 4)
     }
 
     /// Makes sctp-proto send a SACK, by giving it a DATA chunk that it has received before, with

@@ -70,7 +70,10 @@ impl<E: Engine> Side<E> {
         let mut bytes = 0;
         while let Some(message) = self.engine.read(channel) {
             bytes += message.len();
-            self.received.entry(channel).or_default().extend_from_slice(&message);
+            self.received
+                .entry(channel)
+                .or_default()
+                .extend_from_slice(&message);
         }
         bytes
     }
@@ -107,6 +110,17 @@ impl<E: Engine> Side<E> {
 
     pub(super) fn write(&mut self, channel: ChannelId, message: &[u8]) {
         assert_eq!(self.engine.write(channel, message), Written::Taken);
+    }
+}
+
+/// Whether a datagram is no application data, or one record of it.
+fn is_one_record(datagram: &[u8]) -> bool {
+    let field = |at: usize| usize::from(u16::from_be_bytes([datagram[at], datagram[at + 1]]));
+    match datagram[0] {
+        23 => 13 + field(11) == datagram.len(),
+        // The unified header of DTLS 1.3 (RFC 9147 section 4), 16-bit number, with a length.
+        first @ 32..=63 if first & 0x1c == 0x0c && first & 3 == 3 => 5 + field(3) == datagram.len(),
+        _ => true,
     }
 }
 
@@ -152,7 +166,10 @@ pub(super) fn v1() -> Credentials {
 pub(super) fn v2() -> Credentials {
     let password = "0123456789abcdefghijklmn".to_owned();
     let server = format!("libp2p+webrtc+v2/{password}");
-    [("clientufrag".to_owned(), password), (server.clone(), server)]
+    [
+        ("clientufrag".to_owned(), password),
+        (server.clone(), server),
+    ]
 }
 
 /// How the two engines of a pair are set up.
@@ -176,18 +193,34 @@ impl<C: Make, S: Make> Pair<C, S> {
     pub(super) fn new(options: Options) -> Self {
         let now = Instant::now();
         let [client_cert, server_cert] = [Certificate::generate(), Certificate::generate()];
-        let (client, server) =
-            (SocketAddr::from(([10, 0, 0, 1], 1000)), SocketAddr::from(([10, 0, 0, 2], 2000)));
+        let (client, server) = (
+            SocketAddr::from(([10, 0, 0, 1], 1000)),
+            SocketAddr::from(([10, 0, 0, 2], 2000)),
+        );
         let [client_creds, server_creds] = options.credentials;
         let setup = |role| {
             let is_client = role == Role::Client;
             EngineSetup {
                 role,
-                certificate: if is_client { &client_cert } else { &server_cert },
+                certificate: if is_client {
+                    &client_cert
+                } else {
+                    &server_cert
+                },
                 local: if is_client { client } else { server },
                 remote: is_client.then_some(server),
-                local_credentials: if is_client { &client_creds } else { &server_creds }.clone(),
-                remote_credentials: if is_client { &server_creds } else { &client_creds }.clone(),
+                local_credentials: if is_client {
+                    &client_creds
+                } else {
+                    &server_creds
+                }
+                .clone(),
+                remote_credentials: if is_client {
+                    &server_creds
+                } else {
+                    &client_creds
+                }
+                .clone(),
                 mtu: 1200,
                 max_in_flight: 4 * 1024 * 1024,
                 receive_buffer: options.receive_buffer,
@@ -250,6 +283,10 @@ impl<C: Make, S: Make> Pair<C, S> {
                 *sent += 1;
                 let length = run.contents.len();
                 assert!(length <= 1200, "a datagram of {length} bytes");
+                assert!(
+                    is_one_record(run.contents),
+                    "libdatachannel reads one record at a time"
+                );
                 if link.random() % 1000 >= link.loss && length <= link.max_datagram {
                     let late = u32::from(link.random() % 1000 < link.late);
                     let at = *now + link.delay + late * Duration::from_millis(20);
@@ -297,11 +334,19 @@ impl<C: Make, S: Make> Pair<C, S> {
             let (client, server) = (&mut self.client, &mut self.server);
             if to_server {
                 server.engine.handle_datagram(
-                    now, client.address, server.address, &datagram, &mut server.out,
+                    now,
+                    client.address,
+                    server.address,
+                    &datagram,
+                    &mut server.out,
                 );
             } else {
                 client.engine.handle_datagram(
-                    now, server.address, client.address, &datagram, &mut client.out,
+                    now,
+                    server.address,
+                    client.address,
+                    &datagram,
+                    &mut client.out,
                 );
             }
         }
@@ -318,7 +363,9 @@ impl<C: Make, S: Make> Pair<C, S> {
     pub(super) fn open(&mut self, label: &str) -> (ChannelId, ChannelId) {
         let ours = self.client.engine.open(label).expect("a channel");
         let before = self.server.opened.len();
-        self.until(Duration::from_secs(10), |pair| pair.server.opened.len() > before);
+        self.until(Duration::from_secs(10), |pair| {
+            pair.server.opened.len() > before
+        });
         (ours, self.server.opened[before].0)
     }
 
@@ -326,8 +373,15 @@ impl<C: Make, S: Make> Pair<C, S> {
         self.client.write(CHANNEL_ZERO, b"ping");
         self.server.write(CHANNEL_ZERO, b"pong");
         self.until(Duration::from_secs(10), |pair| {
-            pair.client.received.get(&CHANNEL_ZERO).is_some_and(|bytes| bytes == b"pong")
-                && pair.server.received.get(&CHANNEL_ZERO).is_some_and(|bytes| bytes == b"ping")
+            pair.client
+                .received
+                .get(&CHANNEL_ZERO)
+                .is_some_and(|bytes| bytes == b"pong")
+                && pair
+                    .server
+                    .received
+                    .get(&CHANNEL_ZERO)
+                    .is_some_and(|bytes| bytes == b"ping")
         });
     }
 }

@@ -8,7 +8,7 @@ use sctp_proto::PayloadProtocolIdentifier as Protocol;
 use super::super::channels::Channels;
 use super::super::dcep::encode_open;
 use super::super::sctp::Sctp;
-use super::super::{MAX_EARLY_CHANNELS, MAX_REFUSED};
+use super::super::{MAX_EARLY_CHANNELS, MAX_REFUSED, MAX_UNREAD_MESSAGES_OF_ONE};
 use super::Direct;
 use super::harness::Options;
 use crate::connection::ConnectionError;
@@ -66,7 +66,10 @@ fn bytes_are_few_before_the_peer_is_known() {
         pair.client.write(CHANNEL_ZERO, &[0; 16_384]);
     }
     pair.until(SOON, |pair| pair.server.ended.is_some());
-    assert!(matches!(pair.server.ended, Some(ConnectionError::Carrier(_))));
+    assert!(matches!(
+        pair.server.ended,
+        Some(ConnectionError::Carrier(_))
+    ));
 }
 
 #[test]
@@ -80,6 +83,22 @@ fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
     }
     channels.handle_timeout(now);
     assert!(channels.is_ended());
+}
+
+#[test]
+fn a_channel_with_too_many_unread_messages_ends_alone() {
+    let mut pair = Direct::connected(Options::default());
+    let (ours, theirs) = pair.open("crumbs");
+    pair.server.not_read.insert(theirs);
+    for _ in 0..=MAX_UNREAD_MESSAGES_OF_ONE + 1 {
+        pair.client.write(ours, b"x");
+    }
+    pair.until(SOON, |pair| {
+        pair.server.closed == [theirs] && pair.client.closed == [ours]
+    });
+    pair.assert_zero_works();
+    pair.run(Duration::from_secs(2));
+    assert!(pair.server.engine.channels.is_idle());
 }
 
 /// SCTP packets as one side sent them, changed, with a checksum that is right.

@@ -11,6 +11,7 @@ use crate::webrtc::str0m_engine::Str0mEngine;
 mod channels;
 mod harness;
 mod hostile;
+mod throughput;
 
 use harness::{Make, Options, Pair, v1, v2};
 
@@ -43,7 +44,9 @@ fn exercise<C: Make, S: Make>(mut pair: Pair<C, S>) {
     assert!(pair.server.received[&theirs] == data);
 
     let back = pair.server.engine.open("").expect("a channel");
-    pair.until(Duration::from_secs(10), |pair| pair.client.opened.len() == 1);
+    pair.until(Duration::from_secs(10), |pair| {
+        pair.client.opened.len() == 1
+    });
     pair.run(Duration::from_millis(100));
     pair.server.write(back, b"from the server");
     pair.server.engine.close_channel(back);
@@ -59,7 +62,10 @@ fn exercise<C: Make, S: Make>(mut pair: Pair<C, S>) {
     let now = pair.now;
     pair.client.engine.close(now);
     pair.until(Duration::from_secs(1), |pair| pair.server.ended.is_some());
-    assert!(matches!(pair.server.ended, Some(ConnectionError::ClosedByPeer)));
+    assert!(matches!(
+        pair.server.ended,
+        Some(ConnectionError::ClosedByPeer)
+    ));
 }
 
 fn with(credentials: harness::Credentials) -> Options {
@@ -113,7 +119,9 @@ fn exercise_lossy(mut pair: Direct) {
         pair.server.write(theirs, chunk);
     }
     pair.client.engine.close_channel(ours);
-    pair.until(Duration::from_secs(120), |pair| pair.server.closed == [theirs]);
+    pair.until(Duration::from_secs(120), |pair| {
+        pair.server.closed == [theirs]
+    });
     assert!(pair.server.received[&theirs] == data);
     pair.until(Duration::from_secs(60), |pair| {
         pair.client.engine.channels.is_idle() && pair.server.engine.channels.is_idle()
@@ -160,14 +168,16 @@ fn dtls_from_an_address_that_ice_does_not_know_is_dropped() {
     let mut out = crate::webrtc::transmit::TransmitQueue::default();
     let record = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
     let stranger = "10.9.9.9:9".parse().expect("an address");
-    pair.server.engine.handle_datagram(now, stranger, to, &record, &mut out);
+    pair.server
+        .engine
+        .handle_datagram(now, stranger, to, &record, &mut out);
     pair.server.engine.poll(now, &mut out);
     assert!(out.is_empty() && pair.server.engine.dtls.is_none());
     pair.connect();
 }
 
 #[test]
-fn a_ended_engine_does_nothing() {
+fn an_ended_engine_does_nothing() {
     let mut pair = Direct::connected(Options::default());
     let (ours, _) = pair.open("");
     let now = pair.now;
