@@ -10,13 +10,13 @@
 //! number is free when our own reset is acknowledged as well (RFC 8831 section 6.7).
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
 
 use bytes::Bytes;
 use sctp_proto::{AssociationError, Event, PayloadProtocolIdentifier as Protocol, StreamEvent};
 
 use super::super::engine::{CHANNEL_ZERO, EngineEvent, Role};
 use super::dcep::{self, Dcep};
+use super::numbers::Numbers;
 use super::sctp::Sctp;
 use super::{
     MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED, MAX_UNREAD_MESSAGES,
@@ -24,14 +24,6 @@ use super::{
 };
 use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
 use crate::connection::ConnectionError;
-
-/// Numbers that are used once before any is used again. So a peer that is late with its own end of
-/// a closed channel has time; beyond this many, numbers grow only with the channels open at once,
-/// as usrsctp allows 1 024 or 2 048 streams by default.
-const FRESH_NUMBERS: u16 = 512;
-
-/// RFC 8832 section 6 keeps 65 535 out.
-const LAST_NUMBER: u16 = 65_534;
 
 /// Where a channel is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +65,12 @@ struct Channel {
 /// The channels of a connection.
 pub(super) struct Channels {
     pub(super) sctp: Sctp,
-    role: Role,
+    numbers: Numbers,
     max_unacknowledged: usize,
     /// By stream number.
     table: HashMap<u16, Channel>,
     /// Names are never used again, numbers are: a name is a count of channels above its number.
     generation: u64,
-    next_number: u16,
-    /// Own numbers to use again, oldest first.
-    free: VecDeque<u16>,
-    /// Numbers whose outgoing resets are not acknowledged, or failed, with how many: nothing can
-    /// be written.
-    resetting: HashMap<u16, u32>,
     /// The last message of channels that are gone, for as long as their reader has not come.
     leftovers: HashMap<ChannelId, Bytes>,
     /// Channels with something unacknowledged.
@@ -108,17 +94,10 @@ impl Channels {
     pub(super) fn new(sctp: Sctp, role: Role, max_unacknowledged: usize) -> Self {
         Self {
             sctp,
-            role,
+            numbers: Numbers::new(role),
             max_unacknowledged,
             table: HashMap::new(),
             generation: 0,
-            next_number: match role {
-                // Number 0 is channel 0.
-                Role::Client => 2,
-                Role::Server => 1,
-            },
-            free: VecDeque::new(),
-            resetting: HashMap::new(),
             leftovers: HashMap::new(),
             sending: Vec::new(),
             unacknowledged: 0,
@@ -234,11 +213,6 @@ impl Channels {
             .filter(|channel| channel.name == name)
     }
 
-    fn owns(&self, number: u16) -> bool {
-        // RFC 8832 section 6: the DTLS client has the even numbers.
-        number.is_multiple_of(2) == (self.role == Role::Client)
-    }
-
     /// The peer uses a stream that did not exist.
     pub(super) fn on_stream(&mut self, number: u16) {
         if self.table.contains_key(&number) {
@@ -253,7 +227,7 @@ impl Channels {
         } else {
             MAX_EARLY_CHANNELS
         };
-        if self.owns(number) || self.table.len() > max {
+        if self.numbers.owns(number) || self.table.len() > max {
             self.refuse(number);
         }
     }
@@ -397,7 +371,7 @@ impl Channels {
     /// The peer has reset its side, and all that came before was read. SCTP has answered with a
     /// reset of ours.
     fn on_finished(&mut self, number: u16) {
-        *self.resetting.entry(number).or_default() += 1;
+        self.numbers.begin_reset(number);
         let Some(channel) = self.remove(number) else {
             return;
         };
@@ -421,26 +395,17 @@ impl Channels {
     }
 
     fn on_reset_complete(&mut self, number: u16) {
-        match self.resetting.get_mut(&number) {
-            None => return,
-            Some(1) => self.resetting.remove(&number),
-            Some(count) => {
-                *count -= 1;
-                return;
-            }
-        };
-        if self.table.contains_key(&number) {
+        let used = self.table.contains_key(&number);
+        if self.numbers.complete_reset(number, used) && used {
             // The peer has opened the next channel on it, which could not be written to.
             self.send_ack(number);
             self.carrier_event(CarrierEvent::Writable);
-        } else if self.owns(number) && number != 0 {
-            self.free.push_back(number);
         }
     }
 
     /// The peer refuses to reset: the number is lost, and a channel on it can not be used.
     fn on_reset_failed(&mut self, number: u16) {
-        *self.resetting.entry(number).or_default() += 1;
+        self.numbers.begin_reset(number);
         if let Some(channel) = self.remove(number)
             && matches!(channel.stage, Stage::Open | Stage::Closing)
         {
@@ -448,19 +413,6 @@ impl Channels {
                 channel: channel.name,
             });
         }
-    }
-
-    fn take_number(&mut self) -> Option<u16> {
-        if self.next_number <= FRESH_NUMBERS || self.free.is_empty() {
-            if self.next_number > LAST_NUMBER {
-                return None;
-            }
-            let number = self.next_number;
-            // The last number is below the largest value by two at most.
-            self.next_number = number.saturating_add(2);
-            return Some(number);
-        }
-        self.free.pop_front()
     }
 
     pub(super) fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
@@ -478,7 +430,7 @@ impl Channels {
         }
         // A number fails if the peer uses it although it is ours: then it is refused, and closed.
         for _ in 0..=MAX_REFUSED {
-            let number = self.take_number().ok_or(OpenChannelError::Exhausted)?;
+            let number = self.numbers.take().ok_or(OpenChannelError::Exhausted)?;
             if self.table.contains_key(&number) || !self.sctp.open_stream(number) {
                 continue;
             }
@@ -508,7 +460,7 @@ impl Channels {
         }
         let number = number_of(name);
         let full = held > 0 && held.saturating_add(message.len()) > max;
-        if full || channel.ack_owed || self.resetting.contains_key(&number) {
+        if full || channel.ack_owed || self.numbers.is_resetting(number) {
             return Written::Busy;
         }
         if !self.sctp.write(number, message, Protocol::Binary) {
@@ -631,14 +583,10 @@ impl Channels {
             && self.inbound == 0
             && self.refused == 0
             && self.messages == self.table.values().map(|channel| channel.messages).sum()
-            && self.resetting.is_empty()
+            && self.numbers.is_idle()
             && self.leftovers.is_empty()
             && self.sending.is_empty()
             && self.unacknowledged == 0
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.sctp.handle_timeout(now);
     }
 }
 

@@ -25,6 +25,7 @@ use crate::connection::ConnectionError;
 
 mod channels;
 mod dcep;
+mod numbers;
 mod path;
 mod sctp;
 #[cfg(test)]
@@ -315,7 +316,7 @@ impl Engine for DirectEngine {
         self.path.handle_timeout(now);
         self.handle_path_event(now);
         self.handle_dtls_timeout(now);
-        self.channels.handle_timeout(now);
+        self.channels.sctp.handle_timeout(now);
     }
 
     fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant {
