@@ -230,7 +230,8 @@ impl DirectEngine {
             self.channels.end(ConnectionError::Carrier(cause));
         }
         self.channels.handle_events();
-        while self.dtls_up
+        // Once: it returns all there is to send, and each call looks through all that is in flight.
+        if self.dtls_up
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
         {
             self.encrypt(now, &packets, out);
