@@ -94,15 +94,17 @@ impl Path {
         let Ok(message) = StunMessage::parse(datagram) else {
             return;
         };
-        self.agent.handle_packet(
-            now,
-            StunPacket {
-                proto: Protocol::Udp,
-                source,
-                destination,
-                message,
-            },
-        );
+        let packet = StunPacket {
+            proto: Protocol::Udp,
+            source,
+            destination,
+            message,
+        };
+        if self.agent.handle_packet(now, packet) {
+            // What follows from it is due now: left to the agent's timer, the nomination came 50 ms
+            // later, and str0m as the listener sends no DTLS before that.
+            self.agent.handle_timeout(now);
+        }
         self.take_events();
     }
 
