@@ -35,7 +35,8 @@ pub use connection::{
     Negotiation, OpenError,
 };
 pub use endpoint::{
-    BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, Incoming, Security,
+    BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, Incoming,
+    Security,
 };
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;

@@ -17,8 +17,8 @@ use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
 use crate::webrtc::engine::Role;
 use crate::webrtc::handshake::{Expectations, Phase};
-use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
-use crate::webrtc::{Source, WebRtcCarrier};
+use crate::webrtc::str0m_engine::EngineSetup;
+use crate::webrtc::{Source, WebRtcCarrier, new_engine};
 
 pub(super) async fn dial(
     endpoint: &Arc<Inner>,
@@ -46,15 +46,16 @@ pub(super) async fn dial(
         remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
         mtu: config.mtu_towards(remote.ip()),
         max_in_flight: config.max_in_flight,
+        receive_buffer: config.receive_buffer,
     };
-    let engine = Str0mEngine::new(setup, Instant::now().into_std()).map_err(|cause| {
+    let engine = new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {
         ConnectError::Ended {
             phase: Phase::Ice,
             cause,
         }
     })?;
     let carrier = WebRtcCarrier::new(
-        Box::new(engine),
+        engine,
         Arc::new(socket),
         Source::Socket,
         local,

@@ -18,8 +18,8 @@ use crate::connection::Connection;
 use crate::ufrag::Version;
 use crate::webrtc::engine::Role;
 use crate::webrtc::handshake::{Expectations, Phase};
-use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
-use crate::webrtc::{Source, WebRtcCarrier};
+use crate::webrtc::str0m_engine::EngineSetup;
+use crate::webrtc::{Source, WebRtcCarrier, new_engine};
 
 /// Receive calls that one poll of the task makes before others get their turn.
 const RECEIVES_PER_POLL: usize = 16;
@@ -225,15 +225,17 @@ impl Incoming {
             remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
             mtu: config.mtu_towards(source.ip()),
             max_in_flight: config.max_in_flight,
+            receive_buffer: config.receive_buffer,
         };
-        let engine = Str0mEngine::new(setup, Instant::now().into_std()).map_err(|cause| {
-            ConnectError::Ended {
-                phase: Phase::Ice,
-                cause,
-            }
-        })?;
+        let engine =
+            new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {
+                ConnectError::Ended {
+                    phase: Phase::Ice,
+                    cause,
+                }
+            })?;
         let carrier = WebRtcCarrier::new(
-            Box::new(engine),
+            engine,
             socket,
             Source::Inbox(route),
             destination,

@@ -19,6 +19,7 @@ use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, Link};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
+pub use crate::webrtc::EngineKind;
 use crate::webrtc::WebRtcCarrier;
 pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
@@ -66,6 +67,11 @@ pub struct EndpointConfig {
     /// Most bytes of a connection that may be unacknowledged. How many are used follows the
     /// bandwidth-delay product of the path, as measured. Default: 4 MiB, 320 Mbit/s at 100 ms.
     pub max_in_flight: usize,
+    /// Most bytes that a connection holds of channels that are not read, before their senders have
+    /// to wait, in engines that hold back unread data. Default: 4 MiB, 320 Mbit/s at 100 ms.
+    pub receive_buffer: usize,
+    /// The WebRTC implementation. Default: str0m.
+    pub engine: EngineKind,
 }
 
 impl Default for EndpointConfig {
@@ -76,6 +82,8 @@ impl Default for EndpointConfig {
             mtu: 1200,
             loopback_mtu: 1450,
             max_in_flight: 4 * 1024 * 1024,
+            receive_buffer: 4 * 1024 * 1024,
+            engine: EngineKind::default(),
         }
     }
 }

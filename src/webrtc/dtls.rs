@@ -1,4 +1,4 @@
-//! The DTLS provider of the str0m engine: dimpl, with configurations that are made once.
+//! DTLS for both engines: dimpl, with configurations that are made once.
 //!
 //! Building a `dimpl::Config` runs the self-tests of the crypto library, 1.1 ms each time, and
 //! str0m's own provider builds one for every connection: 800 first contacts a second would fill a
@@ -15,18 +15,25 @@ use str0m::crypto::dtls::{
 };
 use str0m::crypto::{CryptoError, CryptoProvider};
 
+use crate::connection::ConnectionError;
+
 /// Datagrams that may wait in a DTLS instance between two polls. More than an engine feeds at a
 /// time, so that a burst does not look like loss.
 const MAX_QUEUE_RX: usize = 256;
 
+/// Datagrams that may wait to be taken out of a DTLS instance. More than an engine encrypts
+/// between two polls.
+const MAX_QUEUE_TX: usize = 64;
+
+static CONFIGS: SharedConfigs = SharedConfigs {
+    by_mtu: Mutex::new(BTreeMap::new()),
+};
+
 /// The provider for every connection of this process.
 pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        static DTLS: SharedConfigs = SharedConfigs {
-            by_mtu: Mutex::new(BTreeMap::new()),
-        };
         Arc::new(CryptoProvider {
-            dtls_provider: &DTLS,
+            dtls_provider: &CONFIGS,
             ..str0m::crypto::from_feature_flags()
         })
     });
@@ -52,6 +59,20 @@ pub(crate) fn warm_up() {
     }
 }
 
+/// A DTLS instance for the direct engine, with the shared configuration for `mtu`.
+///
+/// 1.3 where the peer has it, 1.2 otherwise.
+pub(super) fn new_dtls(
+    certificate: &DtlsCert,
+    mtu: usize,
+    now: Instant,
+) -> Result<dimpl::Dtls, ConnectionError> {
+    let config = CONFIGS
+        .get(Some(mtu))
+        .map_err(|error| ConnectionError::Carrier(error.to_string()))?;
+    Ok(dimpl::Dtls::new_auto(config, certificate.clone(), now))
+}
+
 /// One configuration for each MTU in use; MTUs come from our own settings, not from peers.
 #[derive(Debug)]
 struct SharedConfigs {
@@ -67,7 +88,8 @@ impl SharedConfigs {
         // ICE has shown that the peer receives at its address: a cookie would show it again.
         let mut builder = dimpl::Config::builder()
             .use_server_cookie(false)
-            .max_queue_rx(MAX_QUEUE_RX);
+            .max_queue_rx(MAX_QUEUE_RX)
+            .max_queue_tx(MAX_QUEUE_TX);
         if let Some(mtu) = mtu {
             builder = builder.mtu(mtu);
         }

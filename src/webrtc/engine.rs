@@ -73,6 +73,11 @@ pub(crate) trait Engine: Send {
     /// The next message of a channel.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 
+    /// Whether reads have left something to do for [`Engine::poll`].
+    fn wants_poll(&self) -> bool {
+        false
+    }
+
     /// Bytes written that the peer's SCTP has not acknowledged, over all channels.
     fn unacknowledged(&self) -> usize;
 

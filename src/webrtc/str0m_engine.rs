@@ -61,6 +61,8 @@ pub(crate) struct EngineSetup<'a> {
     pub(crate) mtu: usize,
     /// Most data that will be unacknowledged.
     pub(crate) max_in_flight: usize,
+    /// Most data that may be unread in SCTP; for engines that hold back unread data.
+    pub(crate) receive_buffer: usize,
 }
 
 /// A data channel.

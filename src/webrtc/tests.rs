@@ -6,15 +6,16 @@ use tokio::time::Instant;
 
 use super::engine::Role;
 use super::handshake::{Expectations, Progress, establish};
-use super::str0m_engine::{EngineSetup, Str0mEngine};
-use super::{Source, WebRtcCarrier};
+use super::str0m_engine::EngineSetup;
+use super::{Source, WebRtcCarrier, new_engine};
 use crate::certificate::Certificate;
+use crate::endpoint::EngineKind;
 use crate::endpoint::socket::{DatagramSocket, UdpDatagramSocket};
 
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 
-/// Two carriers on sockets of their own, connected, without Noise.
-async fn connect() -> (WebRtcCarrier, WebRtcCarrier) {
+/// Two carriers on sockets of their own, connected, without Noise. The first one dialled.
+async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
     let sockets = [(); 2].map(|()| {
         let any = "127.0.0.1:0".parse().expect("an address");
         Arc::new(UdpDatagramSocket::bind(any).expect("a socket"))
@@ -34,17 +35,13 @@ async fn connect() -> (WebRtcCarrier, WebRtcCarrier) {
             remote_credentials: credentials[other].clone(),
             mtu: 1200,
             max_in_flight: MAX_IN_FLIGHT,
+            receive_buffer: 4 * 1024 * 1024,
         };
-        let engine = Str0mEngine::new(setup, Instant::now().into_std()).expect("an engine");
+        let now = Instant::now().into_std();
+        let engine = new_engine(engines[own], setup, now).expect("an engine");
         let socket: Arc<dyn DatagramSocket> = sockets[own].clone();
         let local = addresses[own];
-        WebRtcCarrier::new(
-            Box::new(engine),
-            socket,
-            Source::Socket,
-            local,
-            MAX_IN_FLIGHT,
-        )
+        WebRtcCarrier::new(engine, socket, Source::Socket, local, MAX_IN_FLIGHT)
     };
     let (mut client, mut server) = (carrier(0), carrier(1));
     let hashes = certificates.each_ref().map(Certificate::fingerprint);
@@ -65,4 +62,11 @@ async fn connect() -> (WebRtcCarrier, WebRtcCarrier) {
     (client, server)
 }
 
-crate::carrier_conformance!(str0m, connect);
+crate::carrier_conformance!(str0m, || connect([EngineKind::Str0m; 2]));
+crate::carrier_conformance!(direct, || connect([EngineKind::Direct; 2]));
+crate::carrier_conformance!(direct_dials_str0m, || {
+    connect([EngineKind::Direct, EngineKind::Str0m])
+});
+crate::carrier_conformance!(str0m_dials_direct, || {
+    connect([EngineKind::Str0m, EngineKind::Direct])
+});

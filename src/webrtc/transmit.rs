@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Most bytes one segmented send can carry: a UDP datagram's length field has 16 bits.
 const MAX_BATCH: usize = 65_507;
 
+/// Memory that an idle queue keeps.
+const IDLE_BUFFER: usize = 4096;
+
 /// A datagram in the buffer of a [`TransmitQueue`].
 #[derive(Debug, Clone, Copy)]
 struct Segment {
@@ -20,7 +23,9 @@ struct Segment {
 /// not filled further while the socket is blocked.
 #[derive(Debug, Default)]
 pub(crate) struct TransmitQueue {
+    /// Initialised memory; datagrams fill it up to `end`.
     buffer: Vec<u8>,
+    end: usize,
     /// Where the first unsent datagram begins.
     start: usize,
     segments: VecDeque<Segment>,
@@ -39,9 +44,26 @@ pub(crate) struct Run<'a> {
 
 impl TransmitQueue {
     pub(crate) fn push(&mut self, datagram: &[u8], source: IpAddr, destination: SocketAddr) {
-        self.buffer.extend_from_slice(datagram);
+        if let Some(room) = self.room(datagram.len()).get_mut(..datagram.len()) {
+            room.copy_from_slice(datagram);
+            self.commit(datagram.len(), source, destination);
+        }
+    }
+
+    /// At least `length` bytes in which the next datagram can be made, for [`Self::commit`].
+    pub(crate) fn room(&mut self, length: usize) -> &mut [u8] {
+        let needed = self.end + length;
+        if self.buffer.len() < needed {
+            self.buffer.resize(needed.max(2 * self.buffer.len()), 0);
+        }
+        self.buffer.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Takes the first `length` bytes of [`Self::room`] as a datagram.
+    pub(crate) fn commit(&mut self, length: usize, source: IpAddr, destination: SocketAddr) {
+        self.end = (self.end + length).min(self.buffer.len());
         self.segments.push_back(Segment {
-            end: self.buffer.len(),
+            end: self.end,
             destination,
             source,
         });
@@ -53,7 +75,7 @@ impl TransmitQueue {
 
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
-        self.buffer.len() - self.start
+        self.end - self.start
     }
 
     /// The longest run at the front, of at most `max_segments` datagrams.
@@ -95,10 +117,14 @@ impl TransmitQueue {
             self.start = segment.end;
         }
         if self.segments.is_empty() {
-            self.buffer.clear();
+            // A burst must not keep its memory, as an idle connection is to be small; but one burst
+            // follows another, so it goes with the first small batch.
+            if self.end <= IDLE_BUFFER && self.buffer.len() > IDLE_BUFFER {
+                self.buffer.truncate(IDLE_BUFFER);
+                self.buffer.shrink_to_fit();
+            }
             self.start = 0;
-            // A burst must not keep its memory: an idle connection is to be small.
-            self.buffer.shrink_to(4096);
+            self.end = 0;
         }
     }
 }

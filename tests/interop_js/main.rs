@@ -1,11 +1,12 @@
 //! js-libp2p as a peer, in Node and in headless Chromium: it dials us, and we dial it.
 //!
 //! The protocols are those of `interop/js/README.md`. `interop/js/setup.sh` installs what this
-//! needs; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1).
+//! needs; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1), and
+//! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
 
 use std::time::Duration;
 
-use anabranch::{Endpoint, WebRtcDirectVersion};
+use anabranch::{Endpoint, EndpointConfig, EngineKind, WebRtcDirectVersion};
 
 mod identify;
 mod js;
@@ -19,13 +20,25 @@ fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
 
+/// Settings with the engine that is asked for.
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.engine = match std::env::var("ANABRANCH_ENGINE").as_deref() {
+        Ok("direct") => EngineKind::Direct,
+        Ok("str0m") => EngineKind::Str0m,
+        Ok(other) => panic!("no engine {other}"),
+        Err(_) => EngineKind::default(),
+    };
+    config
+}
+
 /// Listens on loopback and serves every protocol until it is dropped.
 async fn serve() -> Endpoint {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer()
         .try_init();
-    let mut builder = Endpoint::builder();
+    let mut builder = Endpoint::builder().endpoint_config(endpoint_config());
     for protocol in responders::PROTOCOLS {
         builder = builder.protocol(protocol);
     }
@@ -95,7 +108,10 @@ async fn we_dial_js_libp2p_in_node() {
             .await
             .parse()
             .expect("a webrtc-direct address");
-        let endpoint = Endpoint::builder().dial_only().expect("defaults work");
+        let endpoint = Endpoint::builder()
+            .endpoint_config(endpoint_config())
+            .dial_only()
+            .expect("defaults work");
         // js listeners speak v1 only.
         let connection = endpoint
             .connect_with(&address, WebRtcDirectVersion::V1)

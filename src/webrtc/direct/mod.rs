@@ -1,0 +1,390 @@
+//! The engine on `is` (ICE), dimpl (DTLS) and sctp-proto (SCTP), without a stack in between.
+//!
+//! ```text
+//! datagram ─► Path: STUN                                      Path ─► datagram
+//!        └──► DTLS ─► plaintext ─► SCTP ─► Channels ─► SCTP ─► DTLS ─► datagram
+//! ```
+//!
+//! What makes it fast is that `DirectEngine::pump` asks SCTP what to send once for a batch of
+//! datagrams: sctp-proto looks through all that is in flight each time that it is asked.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dimpl::{Dtls, DtlsCertificate, Output};
+
+use super::client_hello::{ClientHelloAssembler, Verdict};
+use super::dtls::new_dtls;
+use super::engine::{Engine, EngineEvent, Role};
+use super::str0m_engine::EngineSetup;
+use super::transmit::TransmitQueue;
+use crate::carrier::{ChannelId, OpenChannelError, Written};
+use crate::certificate::Fingerprint;
+use crate::connection::ConnectionError;
+
+mod channels;
+mod dcep;
+mod numbers;
+mod path;
+mod sctp;
+#[cfg(test)]
+mod tests;
+
+use channels::Channels;
+use path::{Path, PathEvent, Route};
+use sctp::Sctp;
+
+/// Datagrams taken in before SCTP is asked what to send. With more the peer waits longer for its
+/// acknowledgements, and less is won with each; DTLS takes 256.
+const DATAGRAMS_PER_PUMP: u32 = 24;
+
+/// No peer sends longer datagrams.
+const MAX_DATAGRAM: usize = 2000;
+
+/// Room for one output of DTLS: more than any datagram, in or out.
+const DTLS_OUTPUT: usize = 2048;
+
+/// Most that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
+const MAX_DTLS_OUTPUT: usize = 32 * 1024;
+
+/// Records encrypted between two drains of DTLS, of those too long to share a datagram.
+const RECORDS_PER_DRAIN: usize = 8;
+
+/// Most data that waits below, beside the budget of data: control frames of many substreams.
+const CONTROL_ROOM: usize = 1024 * 1024;
+
+/// Longest label of a data channel, in bytes; DCEP could carry 65 535 (RFC 8832).
+const MAX_LABEL: usize = 1024;
+
+/// Channels, of the 65 535 that SCTP has.
+const MAX_CHANNELS: usize = 32_768;
+
+/// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
+const MAX_EARLY_CHANNELS: usize = 16;
+
+/// Channels that were refused and that the peer has not closed. Each costs a search through the
+/// others when it is closed.
+const MAX_REFUSED: usize = 1024;
+
+/// Messages of one channel left unread in SCTP, and of all.
+const MAX_UNREAD_MESSAGES_OF_ONE: usize = 4096;
+const MAX_UNREAD_MESSAGES: usize = 32_768;
+
+/// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
+/// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.
+const MAX_EARLY_BYTES: usize = 512 * 1024;
+
+/// How long an engine that has ended sleeps.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// One connection, on ICE, DTLS and SCTP of its own.
+pub(crate) struct DirectEngine {
+    role: Role,
+    path: Path,
+    certificate: DtlsCertificate,
+    mtu: usize,
+    /// Made when there is a route.
+    dtls: Option<Dtls>,
+    dtls_up: bool,
+    dtls_timeout: Option<Instant>,
+    client_hello: ClientHelloAssembler,
+    channels: Channels,
+    /// Datagrams taken in since SCTP was asked what to send.
+    fed: u32,
+    /// Bytes received before the peer was authenticated.
+    early: usize,
+    /// We are closing, and the peer has to be told.
+    closing: bool,
+}
+
+impl std::fmt::Debug for DirectEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DirectEngine")
+            .field("role", &self.role)
+            .field("channels", &self.channels.len())
+            .field("unacknowledged", &self.channels.unacknowledged())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DirectEngine {
+    pub(crate) fn new(setup: EngineSetup<'_>, now: Instant) -> Result<Self, ConnectionError> {
+        let sctp = Sctp::new(setup.mtu, setup.receive_buffer);
+        let max_unacknowledged = setup.max_in_flight.saturating_add(CONTROL_ROOM);
+        Ok(Self {
+            role: setup.role,
+            path: Path::new(&setup, now)?,
+            certificate: setup.certificate.to_dtls(),
+            mtu: setup.mtu,
+            dtls: None,
+            dtls_up: false,
+            dtls_timeout: None,
+            client_hello: ClientHelloAssembler::default(),
+            channels: Channels::new(sctp, setup.role, max_unacknowledged),
+            fed: 0,
+            early: 0,
+            closing: false,
+        })
+    }
+
+    fn handle_path_event(&mut self, now: Instant) {
+        match self.path.next_event() {
+            Some(PathEvent::Found) => {
+                self.channels.push_event(EngineEvent::IceConnected);
+                match new_dtls(&self.certificate, self.mtu, now) {
+                    Ok(mut dtls) => {
+                        dtls.set_active(self.role == Role::Client);
+                        self.dtls = Some(dtls);
+                        self.handle_dtls_timeout(now);
+                    }
+                    Err(cause) => self.channels.end(cause),
+                }
+            }
+            Some(PathEvent::Lost) => self.channels.end(ConnectionError::TimedOut),
+            None => {}
+        }
+    }
+
+    fn handle_dtls_timeout(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls
+            && let Err(error) = dtls.handle_timeout(now)
+        {
+            self.channels
+                .end(ConnectionError::Carrier(format!("DTLS: {error}")));
+        }
+    }
+
+    fn handle_record(&mut self, datagram: &[u8]) {
+        let Some(dtls) = &mut self.dtls else {
+            return;
+        };
+        let result = if self.role == Role::Server && !self.dtls_up {
+            match self.client_hello.handle(datagram) {
+                Verdict::Pass => dtls.handle_packet(datagram),
+                Verdict::Held => Ok(()),
+                Verdict::Whole(record) => dtls.handle_packet(&record),
+            }
+        } else {
+            dtls.handle_packet(datagram)
+        };
+        // Errors are those of one datagram, and anybody who can forge the peer's address can cause
+        // them: it counts as lost. What really ends the connection shows as an output.
+        if let Err(error) = result {
+            tracing::debug!(target: "anabranch::webrtc", %error, "DTLS record refused");
+        }
+    }
+
+    /// Takes out of DTLS what it has: plaintext for SCTP first, then datagrams.
+    fn drain_dtls(&mut self, now: Instant, out: &mut TransmitQueue) {
+        let mut room = DTLS_OUTPUT;
+        while let (Some(dtls), Some(Route { local, remote })) = (&mut self.dtls, self.path.route())
+        {
+            match dtls.poll_output(out.room(room)) {
+                Output::ApplicationData(packet) => {
+                    if !self.channels.is_authenticated() {
+                        self.early += packet.len();
+                    }
+                    // A memory of its own for each packet: slices of it can stay unread for long,
+                    // and must not keep more than themselves.
+                    let packet = Bytes::copy_from_slice(packet);
+                    self.channels.sctp.handle_packet(now, packet);
+                }
+                Output::Packet(datagram) => {
+                    let length = datagram.len();
+                    out.commit(length, local.ip(), remote);
+                }
+                Output::PeerCert(certificate) => {
+                    let print = Fingerprint::of(certificate);
+                    self.channels.push_event(EngineEvent::DtlsConnected(print));
+                }
+                Output::Connected => {
+                    self.dtls_up = true;
+                    if let Err(cause) = self.channels.sctp.start(self.role) {
+                        self.channels.end(cause);
+                    }
+                }
+                Output::CloseNotify => self.channels.end(ConnectionError::ClosedByPeer),
+                Output::BufferTooSmall { needed } if room < MAX_DTLS_OUTPUT => {
+                    room = needed.min(MAX_DTLS_OUTPUT);
+                }
+                Output::BufferTooSmall { .. } => {
+                    let cause = "DTLS record without bounds".to_owned();
+                    return self.channels.end(ConnectionError::Carrier(cause));
+                }
+                Output::Timeout(at) => {
+                    self.dtls_timeout = Some(at);
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Brings everything that is due through all layers, to and from the peer.
+    fn pump(&mut self, now: Instant, out: &mut TransmitQueue) {
+        self.fed = 0;
+        self.drain_dtls(now, out);
+        if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
+            let cause = "too much data before the handshake was done".to_owned();
+            self.channels.end(ConnectionError::Carrier(cause));
+        }
+        self.channels.handle_events();
+        // Once: it returns all there is to send, and each call looks through all that is in flight.
+        if self.dtls_up
+            && let Some(packets) = self.channels.sctp.poll_transmit(now)
+        {
+            self.encrypt(now, &packets, out);
+            self.channels.handle_events();
+        }
+        self.channels.relieve();
+        self.channels.count_unacknowledged();
+    }
+
+    /// Encrypts packets, each into a datagram of its own.
+    ///
+    /// dimpl puts records together that fit one datagram. libdatachannel reads the second of them
+    /// when the next datagram comes, so that every SACK with DATA behind it cost a retransmission;
+    /// and dimpl itself drops a datagram with more than 8.
+    fn encrypt(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
+        let mut waiting = 0;
+        for packet in packets {
+            let could_share = packet.len() <= self.mtu / 2;
+            if waiting == RECORDS_PER_DRAIN || (could_share && waiting > 0) {
+                self.drain_dtls(now, out);
+                waiting = 0;
+            }
+            if let Some(dtls) = &mut self.dtls
+                && let Err(error) = dtls.send_application_data(packet)
+            {
+                // As good as lost on the way.
+                tracing::debug!(target: "anabranch::webrtc", %error, "packet not encrypted");
+            }
+            waiting += 1;
+            if could_share {
+                self.drain_dtls(now, out);
+                waiting = 0;
+            }
+        }
+        self.drain_dtls(now, out);
+    }
+
+    /// Tells the peer that it is over, behind everything else.
+    fn send_close(&mut self, now: Instant, out: &mut TransmitQueue) {
+        if !std::mem::take(&mut self.closing) {
+            return;
+        }
+        if let Some(dtls) = &mut self.dtls
+            && let Err(error) = dtls.close()
+        {
+            tracing::debug!(target: "anabranch::webrtc", %error, "no close_notify");
+        }
+        self.drain_dtls(now, out);
+    }
+}
+
+impl Engine for DirectEngine {
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagram: &[u8],
+        out: &mut TransmitQueue,
+    ) {
+        if self.channels.is_ended() || datagram.len() > MAX_DATAGRAM {
+            return;
+        }
+        // What is what: RFC 7983. There is no media here.
+        match datagram.first() {
+            Some(0..=3) => {
+                self.path.handle_stun(now, source, destination, datagram);
+                self.handle_path_event(now);
+            }
+            Some(20..=63) if self.path.is_validated(source) => self.handle_record(datagram),
+            _ => return,
+        }
+        self.fed += 1;
+        if self.fed >= DATAGRAMS_PER_PUMP {
+            self.pump(now, out);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.channels.is_ended() {
+            return;
+        }
+        self.path.handle_timeout(now);
+        self.handle_path_event(now);
+        self.handle_dtls_timeout(now);
+        self.channels.sctp.handle_timeout(now);
+    }
+
+    fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant {
+        if self.channels.is_ended() {
+            return now + NEVER;
+        }
+        let path_timeout = self.path.poll(now, out);
+        self.handle_path_event(now);
+        self.pump(now, out);
+        self.send_close(now, out);
+        let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
+        timeouts
+            .into_iter()
+            .flatten()
+            .fold(path_timeout, Instant::min)
+    }
+
+    fn next_event(&mut self) -> Option<EngineEvent> {
+        self.channels.next_event()
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        self.channels.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
+        self.channels.write(channel, message)
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.channels.read(channel)
+    }
+
+    fn wants_poll(&self) -> bool {
+        self.channels.sctp.window_update_due()
+    }
+
+    fn unacknowledged(&self) -> usize {
+        self.channels.unacknowledged()
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        self.channels.notify_delivered(channel);
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        self.channels.close(channel);
+    }
+
+    fn ignore_channel(&mut self, channel: ChannelId) {
+        self.channels.ignore(channel);
+    }
+
+    fn is_own_channel(&self, channel: ChannelId) -> bool {
+        self.channels.is_own(channel)
+    }
+
+    fn authenticated(&mut self) {
+        self.channels.authenticated();
+    }
+
+    fn holds_back_unread(&self) -> bool {
+        !self.channels.is_relieving()
+    }
+
+    fn close(&mut self, _now: Instant) {
+        self.channels.sctp.shutdown();
+        self.closing = true;
+    }
+}

@@ -1,0 +1,132 @@
+//! Stream numbers: whose they are, and which are free (RFC 8832 section 6).
+
+use std::collections::{HashMap, VecDeque};
+
+use super::super::engine::Role;
+
+/// Numbers that are used once before any is used again. So a peer that is late with its own end of
+/// a closed channel has time; beyond this many, numbers grow only with the channels open at once,
+/// as usrsctp allows 1 024 or 2 048 streams by default.
+const FRESH_NUMBERS: u16 = 512;
+
+/// RFC 8832 section 6 keeps 65 535 out.
+const LAST_NUMBER: u16 = 65_534;
+
+/// The numbers of an association.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    role: Role,
+    next: u16,
+    /// Own numbers to use again, oldest first.
+    free: VecDeque<u16>,
+    /// Numbers whose outgoing resets are not acknowledged, or failed, with how many: nothing can
+    /// be written.
+    resetting: HashMap<u16, u32>,
+}
+
+impl Numbers {
+    pub(super) fn new(role: Role) -> Self {
+        Self {
+            role,
+            next: match role {
+                // Number 0 is channel 0.
+                Role::Client => 2,
+                Role::Server => 1,
+            },
+            free: VecDeque::new(),
+            resetting: HashMap::new(),
+        }
+    }
+
+    /// Whether we give the number out: the DTLS client has the even ones.
+    pub(super) fn owns(&self, number: u16) -> bool {
+        number.is_multiple_of(2) == (self.role == Role::Client)
+    }
+
+    /// A number of ours that no channel has.
+    pub(super) fn take(&mut self) -> Option<u16> {
+        if self.next > FRESH_NUMBERS
+            && let Some(number) = self.free.pop_front()
+        {
+            return Some(number);
+        }
+        let number = self.next;
+        // Stays above the last number once it is there.
+        self.next = number.saturating_add(2);
+        (number <= LAST_NUMBER).then_some(number)
+    }
+
+    /// Our side of a channel is being reset.
+    pub(super) fn begin_reset(&mut self, number: u16) {
+        *self.resetting.entry(number).or_default() += 1;
+    }
+
+    /// A reset of our side is acknowledged. `used` says whether the number has a channel again.
+    /// Returns whether the number can be written to again.
+    pub(super) fn complete_reset(&mut self, number: u16, used: bool) -> bool {
+        match self.resetting.get_mut(&number) {
+            None => return false,
+            Some(1) => self.resetting.remove(&number),
+            Some(count) => {
+                *count -= 1;
+                return false;
+            }
+        };
+        if !used && self.owns(number) && number != 0 {
+            self.free.push_back(number);
+        }
+        true
+    }
+
+    pub(super) fn is_resetting(&self, number: u16) -> bool {
+        self.resetting.contains_key(&number)
+    }
+
+    /// Whether no reset is under way.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.resetting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_have_even_numbers_and_servers_odd_ones() {
+        let (mut client, mut server) = (Numbers::new(Role::Client), Numbers::new(Role::Server));
+        for expected in 1..100 {
+            assert_eq!(client.take(), Some(2 * expected));
+            assert_eq!(server.take(), Some(2 * expected - 1));
+            assert!(client.owns(2 * expected) && !server.owns(2 * expected));
+        }
+    }
+
+    #[test]
+    fn numbers_run_out_and_come_back() {
+        for role in [Role::Client, Role::Server] {
+            let mut numbers = Numbers::new(role);
+            let all: Vec<u16> = std::iter::from_fn(|| numbers.take()).collect();
+            assert!(all.len() >= 32_767 && all.iter().all(|number| *number <= LAST_NUMBER));
+            assert_eq!(numbers.take(), None);
+            numbers.begin_reset(all[7]);
+            assert!(numbers.is_resetting(all[7]));
+            assert_eq!(numbers.take(), None);
+            assert!(numbers.complete_reset(all[7], false));
+            assert_eq!(numbers.take(), Some(all[7]));
+            assert_eq!(numbers.take(), None);
+        }
+    }
+
+    #[test]
+    fn a_number_is_free_after_the_last_of_its_resets() {
+        let mut numbers = Numbers::new(Role::Client);
+        numbers.begin_reset(2);
+        numbers.begin_reset(2);
+        assert!(!numbers.complete_reset(2, false));
+        assert!(numbers.is_resetting(2));
+        assert!(numbers.complete_reset(2, true));
+        assert!(!numbers.complete_reset(2, false), "nothing was under way");
+    }
+}
