@@ -28,7 +28,8 @@ more options
   --repeat R       so many times, each with a fresh connection
   --timeout-s S    a limit for each operation, default 60
 
-N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.";
+N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.
+ANABRANCH_ENGINE in the environment chooses the engine: direct or str0m.";
 
 /// Bytes that a stall sends if nothing else is said: far more than any window.
 const STALL_BYTES: u64 = 64 << 20;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Endpoint, Substream};
+use anabranch::{CloseOutcome, Config, Connection, Endpoint, Substream};
 
 use crate::args::{Mode, Options};
 use crate::json::Object;
@@ -71,16 +71,26 @@ pub(crate) struct Dialler {
     pub(crate) options: Options,
 }
 
+fn new_endpoint(config: Config) -> Result<Endpoint, Failure> {
+    let endpoint_config =
+        serve::endpoint_config().map_err(|error| Failure::new(Phase::Connect, error))?;
+    Endpoint::builder()
+        .config(config)
+        .endpoint_config(endpoint_config)
+        .dial_only()
+        .map_err(|error| Failure::new(Phase::Connect, error))
+}
+
 /// Does what the options say, as often as they say.
 pub(crate) async fn run(options: Options) -> ExitCode {
     let mut config = serve::config();
     if options.nofin {
         config.fin_ack_timeout = NOFIN_ACK;
     }
-    let endpoint = match Endpoint::builder().config(config).dial_only() {
+    let endpoint = match new_endpoint(config) {
         Ok(endpoint) => endpoint,
-        Err(error) => {
-            println!("{}", failure_line(&Failure::new(Phase::Connect, error)));
+        Err(failure) => {
+            println!("{}", failure_line(&failure));
             return ExitCode::FAILURE;
         }
     };

@@ -17,7 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, Config, Connection, Endpoint, Substream};
+use anabranch::endpoint::UnknownEngine;
+use anabranch::{CloseOutcome, Config, Connection, Endpoint, EndpointConfig, Substream};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -55,9 +56,22 @@ pub(crate) fn config() -> Config {
     config
 }
 
+/// Settings of both sides' endpoints; the engine is that of the environment, if it names one.
+pub(crate) fn endpoint_config() -> Result<EndpointConfig, UnknownEngine> {
+    let mut config = EndpointConfig::default();
+    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
+        config.engine = engine.parse()?;
+    }
+    Ok(config)
+}
+
 /// Listens until the process is killed.
 pub(crate) async fn listen(addresses: &[SocketAddr]) -> Result<(), Box<dyn std::error::Error>> {
-    let endpoint = Endpoint::builder().config(config()).bind(addresses).await?;
+    let endpoint = Endpoint::builder()
+        .config(config())
+        .endpoint_config(endpoint_config()?)
+        .bind(addresses)
+        .await?;
     let all: Vec<String> = endpoint
         .addresses()
         .iter()

@@ -19,10 +19,10 @@ use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, Link};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
-pub use crate::webrtc::EngineKind;
 use crate::webrtc::WebRtcCarrier;
 pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
+pub use crate::webrtc::{EngineKind, UnknownEngine};
 
 mod dial;
 mod error;

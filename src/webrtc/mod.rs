@@ -66,6 +66,24 @@ pub enum EngineKind {
     Direct,
 }
 
+/// A name that is no engine's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no engine is called {0:?}: there are \"direct\" and \"str0m\"")]
+pub struct UnknownEngine(String);
+
+impl std::str::FromStr for EngineKind {
+    type Err = UnknownEngine;
+
+    /// Reads `direct` or `str0m`.
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        match name {
+            "direct" => Ok(Self::Direct),
+            "str0m" => Ok(Self::Str0m),
+            other => Err(UnknownEngine(other.to_owned())),
+        }
+    }
+}
+
 /// Makes an engine.
 pub(crate) fn new_engine(
     kind: EngineKind,

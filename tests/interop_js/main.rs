@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anabranch::{Endpoint, EndpointConfig, EngineKind, WebRtcDirectVersion};
+use anabranch::{Endpoint, EndpointConfig, WebRtcDirectVersion};
 
 mod identify;
 mod js;
@@ -23,12 +23,9 @@ fn runs() -> usize {
 /// Settings with the engine that is asked for.
 fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    config.engine = match std::env::var("ANABRANCH_ENGINE").as_deref() {
-        Ok("direct") => EngineKind::Direct,
-        Ok("str0m") => EngineKind::Str0m,
-        Ok(other) => panic!("no engine {other}"),
-        Err(_) => EngineKind::default(),
-    };
+    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
+        config.engine = engine.parse().expect("a known engine");
+    }
     config
 }
 
