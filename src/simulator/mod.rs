@@ -34,7 +34,8 @@
 //! What happens to the n-th datagram from one host to another follows from the seed of the network,
 //! the addresses of the two, and n (jitter: from the time): no other datagram shifts it. Keys and identifiers of
 //! connections are random still, so two runs do not agree in every byte, and a connection that sends one
-//! datagram more meets each fate one later. A panic while a [`Network`] exists prints its seed.
+//! datagram more meets each fate one later. Every datagram is traced, with the target
+//! `anabranch::simulator`, its first byte, and no delay if it is lost. A panic while a [`Network`] exists prints its seed.
 //!
 //! # Features
 //! Only with the feature `testing`.
@@ -603,7 +604,15 @@ impl State {
             link.counters.dropped_by_blackout += 1;
             return None;
         }
-        let carried = link.carry(&conditions, now, destination.ip(), contents.len())?;
+        let number = link.counters.sent;
+        let first = contents.first().copied();
+        let length = contents.len();
+        let carried = link.carry(&conditions, now, destination.ip(), length);
+        tracing::trace!(
+            target: "anabranch::simulator",
+            %source, %destination, number, length, first, delay = ?carried.as_ref().map(|c| c.at - now),
+        );
+        let carried = carried?;
         if let Some(choice) = carried.corruption {
             let mut changed = contents.to_vec();
             link::corrupt(&mut changed, choice);
