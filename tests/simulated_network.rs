@@ -53,9 +53,15 @@ impl World {
         let network = Network::new(seed);
         network.set_conditions(conditions);
         let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
-        let builder = Endpoint::builder().simulated(&hosts[0]).protocol(ECHO).protocol(BULK);
+        let builder = Endpoint::builder()
+            .simulated(&hosts[0])
+            .protocol(ECHO)
+            .protocol(BULK);
         let server = builder.bind("0.0.0.0:4001").await.unwrap();
-        let client = Endpoint::builder().simulated(&hosts[1]).dial_only().unwrap();
+        let client = Endpoint::builder()
+            .simulated(&hosts[1])
+            .dial_only()
+            .unwrap();
         let address = server.addresses().remove(0);
         assert_eq!(address.socket_addr(), "10.0.0.1:4001".parse().unwrap());
         let serving = Arc::new(AtomicUsize::new(0));
@@ -101,11 +107,23 @@ impl World {
         .expect("everything closes");
         assert!(self.server.is_idle() && self.client.is_idle());
         sleep(Duration::from_secs(5)).await;
-        assert_eq!(self.serving.load(Ordering::Relaxed), 0, "a served substream hangs");
+        assert_eq!(
+            self.serving.load(Ordering::Relaxed),
+            0,
+            "a served substream hangs"
+        );
         assert_eq!(self.network.in_flight(), 0);
         let before = self.network.counters();
-        assert_eq!(before.sent + before.duplicated, before.ended(), "{before:?}");
-        assert_eq!(self.network.sockets(), 1, "only the listening socket is left");
+        assert_eq!(
+            before.sent + before.duplicated,
+            before.ended(),
+            "{before:?}"
+        );
+        assert_eq!(
+            self.network.sockets(),
+            1,
+            "only the listening socket is left"
+        );
         drop((self.server, self.client));
         sleep(Duration::from_secs(60)).await;
         assert_eq!(self.network.sockets(), 0);
@@ -250,11 +268,18 @@ async fn a_clean_path_takes_a_few_round_trips() {
 async fn a_clean_path_carries_both_versions() {
     for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
         let mut world = World::new(1, round_trip(50)).await;
-        let ours = world.client.connect_with(&world.address, version).await.unwrap();
+        let ours = world
+            .client
+            .connect_with(&world.address, version)
+            .await
+            .unwrap();
         let theirs = world.served.recv().await.unwrap().unwrap();
         assert_eq!(ours.peer_id(), Some(world.server.peer_id()));
         assert_eq!(theirs.peer_id(), Some(world.client.peer_id()));
-        assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), CloseOutcome::Acked);
+        assert_eq!(
+            echo(ours.clone(), 10_000).await.unwrap(),
+            CloseOutcome::Acked
+        );
         world.finish([ours, theirs]).await;
     }
 }
@@ -344,7 +369,10 @@ async fn a_path_of_1280_bytes_is_wide_enough() {
     };
     let mut world = World::new(10, conditions).await;
     let (ours, theirs) = world.connect().await;
-    assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        echo(ours.clone(), 100_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     assert_eq!(world.network.counters().dropped_by_mtu, 0);
     world.finish([ours, theirs]).await;
 }
@@ -359,9 +387,15 @@ async fn a_slow_link_with_a_short_queue_is_shared_and_not_flooded() {
     let mut world = World::new(11, conditions).await;
     let (ours, theirs) = world.connect().await;
     let start = Instant::now();
-    assert_eq!(bulk(ours.clone(), 500_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        bulk(ours.clone(), 500_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     let goodput = 500_000.0 / start.elapsed().as_secs_f64();
-    println!("{goodput:.0} of 125 000 bytes/s, {:?}", world.network.counters());
+    println!(
+        "{goodput:.0} of 125 000 bytes/s, {:?}",
+        world.network.counters()
+    );
     assert!(goodput > 40_000.0, "{goodput}");
     world.finish([ours, theirs]).await;
 }
@@ -376,7 +410,10 @@ async fn a_slow_network_card_makes_the_sender_wait() {
     };
     let mut world = World::new(12, conditions).await;
     let (ours, theirs) = world.connect().await;
-    assert_eq!(bulk(ours.clone(), 1_000_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        bulk(ours.clone(), 1_000_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     assert_eq!(world.network.counters().dropped_by_queue, 0);
     world.finish([ours, theirs]).await;
 }
@@ -388,7 +425,10 @@ async fn hosts_without_offload_send_datagram_by_datagram() {
         host.set_offload(false);
     }
     let (ours, theirs) = world.connect().await;
-    assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        echo(ours.clone(), 100_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     world.finish([ours, theirs]).await;
 }
 
@@ -399,7 +439,9 @@ async fn a_blackout_of_three_seconds_is_survived() {
     let start = Instant::now();
     let blackout = async {
         sleep(Duration::from_millis(400)).await;
-        world.network.blackout(&world.hosts[0], &world.hosts[1], Duration::from_secs(3));
+        world
+            .network
+            .blackout(&world.hosts[0], &world.hosts[1], Duration::from_secs(3));
     };
     let (outcome, ()) = tokio::join!(bulk(ours.clone(), 3_000_000), blackout);
     assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
@@ -440,7 +482,10 @@ async fn permanent_silence_ends_the_connection_and_every_substream_learns_it() {
         });
         let ((here, after_here), (there, after_there)) = ended.await.expect("both sides end");
         println!("silence noticed after {after_here:?} and {after_there:?}");
-        assert_eq!((here, there), (ConnectionError::TimedOut, ConnectionError::TimedOut));
+        assert_eq!(
+            (here, there),
+            (ConnectionError::TimedOut, ConnectionError::TimedOut)
+        );
         while let Some(kind) = waiting.join_next().await {
             assert_eq!(kind.unwrap(), io::ErrorKind::UnexpectedEof);
         }
@@ -474,7 +519,11 @@ async fn lost_first_flights_of_dtls_are_sent_again() {
         let server = world.hosts[0].ip();
         let (mut up, mut down) = (lost_up, lost_down);
         world.network.set_tap(move |datagram| {
-            let left = if datagram.destination.ip() == server { &mut up } else { &mut down };
+            let left = if datagram.destination.ip() == server {
+                &mut up
+            } else {
+                &mut down
+            };
             if *left > 0 && is_dtls(datagram) {
                 *left -= 1;
                 return Verdict::Drop;
@@ -483,7 +532,10 @@ async fn lost_first_flights_of_dtls_are_sent_again() {
         });
         let start = Instant::now();
         let connected = timeout(FOREVER, world.connect()).await;
-        println!("{lost_up} and {lost_down} lost: connected after {:?}", start.elapsed());
+        println!(
+            "{lost_up} and {lost_down} lost: connected after {:?}",
+            start.elapsed()
+        );
         let (ours, theirs) = connected.unwrap();
         assert_eq!(world.network.counters().dropped_by_tap, lost_up + lost_down);
         assert_eq!(echo(ours.clone(), 1000).await.unwrap(), CloseOutcome::Acked);
@@ -546,12 +598,19 @@ async fn garbage_from_the_peers_address_and_from_strangers_changes_nothing() {
             }
         }
         let stranger = "192.0.2.1:9".parse().unwrap();
-        let source = if count % 8 < 6 { datagram.source } else { stranger };
+        let source = if count % 8 < 6 {
+            datagram.source
+        } else {
+            stranger
+        };
         network.inject(source, datagram.destination, garbage);
         Verdict::Pass
     });
     let (ours, theirs) = timeout(FOREVER, world.connect()).await.unwrap();
-    assert_eq!(echo(ours.clone(), 50_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        echo(ours.clone(), 50_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     world.network.clear_tap();
     world.finish([ours, theirs]).await;
 }
@@ -560,12 +619,22 @@ async fn garbage_from_the_peers_address_and_from_strangers_changes_nothing() {
 async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     let mut world = World::new(20, round_trip(50)).await;
     let (ours, theirs) = world.connect().await;
-    assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(
+        echo(ours.clone(), 10_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
     world.network.rebind(&world.hosts[1]);
+    // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
+    // then what it sends goes to the old one: substreams that are opened meanwhile time out.
     let start = Instant::now();
-    let after = timeout(Duration::from_secs(120), echo(ours.clone(), 10_000)).await;
-    println!("after rebinding: {after:?} in {:?}", start.elapsed());
-    println!("{:?} {:?} {:?}", ours.close_reason(), theirs.close_reason(), world.network.counters());
+    let mut outcome = echo(ours.clone(), 10_000).await;
+    while outcome.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{outcome:?}");
+        outcome = echo(ours.clone(), 10_000).await;
+    }
+    println!("works again {:?} after the NAT forgot", start.elapsed());
+    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert!(world.network.counters().unreachable > 0);
     world.finish([ours, theirs]).await;
 }
 
@@ -585,16 +654,32 @@ fn random_conditions(rng: &mut StdRng) -> Conditions {
     Conditions {
         latency: Duration::from_millis(rng.random_range(0..120)),
         jitter: Duration::from_millis(if jittery { rng.random_range(0..60) } else { 0 }),
-        loss: if lossy { rng.random_range(0.0..0.08) } else { 0.0 },
+        loss: if lossy {
+            rng.random_range(0.0..0.08)
+        } else {
+            0.0
+        },
         burst: bursty.then(|| Burst {
             enter: rng.random_range(0.0..0.01),
             leave: rng.random_range(0.2..0.8),
             loss: rng.random_range(0.3..1.0),
         }),
-        duplicate: if doubling { rng.random_range(0.0..0.3) } else { 0.0 },
-        reorder: if mixing { rng.random_range(0.0..0.3) } else { 0.0 },
+        duplicate: if doubling {
+            rng.random_range(0.0..0.3)
+        } else {
+            0.0
+        },
+        reorder: if mixing {
+            rng.random_range(0.0..0.3)
+        } else {
+            0.0
+        },
         reorder_delay: Duration::from_millis(rng.random_range(1..60)),
-        corrupt: if flipping { rng.random_range(0.0..0.02) } else { 0.0 },
+        corrupt: if flipping {
+            rng.random_range(0.0..0.02)
+        } else {
+            0.0
+        },
         checksum: rng.random_bool(0.5),
         rate: slow.then(|| rng.random_range(50_000..5_000_000)),
         queue: rng.random_range(16_000..200_000),
@@ -613,7 +698,9 @@ async fn run_seed(seed: u64) {
     let [server, client] = world.hosts.clone();
     if rng.random_bool(0.3) {
         // The way back is another.
-        world.network.set_link(&server, &client, random_conditions(&mut rng));
+        world
+            .network
+            .set_link(&server, &client, random_conditions(&mut rng));
     }
     for host in &world.hosts {
         host.set_offload(rng.random_bool(0.8));
@@ -625,11 +712,18 @@ async fn run_seed(seed: u64) {
         // As good as nothing came through.
         Err(error @ ConnectError::TimedOut { .. }) => {
             println!("seed {seed}: {error}");
+            sleep(Duration::from_secs(60)).await;
+            assert!(world.server.is_idle() && world.client.is_idle());
+            assert_eq!((world.network.sockets(), world.network.in_flight()), (1, 0));
             return;
         }
         Err(error) => panic!("{error}"),
     };
-    let theirs = timeout(FOREVER, world.served.recv()).await.unwrap().unwrap().unwrap();
+    let theirs = timeout(FOREVER, world.served.recv())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let mut transfers = FuturesUnordered::new();
     for _ in 0..rng.random_range(1..6) {
         let length = [0, 1, 1000, 20_000, 60_000][rng.random_range(0..5)];
@@ -643,11 +737,16 @@ async fn run_seed(seed: u64) {
     let transfers = async {
         while let Some(transfer) = transfers.next().await {
             match transfer {
-                Ok(outcome) => assert_eq!(outcome, CloseOutcome::Acked),
-                Err(failed) => {
-                    println!("seed {seed}: {failed:?}, {:?}", ours.close_reason());
+                Ok(CloseOutcome::Acked) => {
+                    WHOLE.fetch_add(1, Ordering::Relaxed);
+                }
+                // SCTP doubles its timeout with each loss: on the worst of these paths ten seconds
+                // are too few for FIN_ACK, and five for opening a substream.
+                Ok(CloseOutcome::TimedOut) | Err(_) => {
+                    println!("seed {seed}: {transfer:?}, {:?}", ours.close_reason());
                     FAILED.fetch_add(1, Ordering::Relaxed);
                 }
+                Ok(outcome) => panic!("{outcome:?}"),
             }
         }
     };
@@ -664,7 +763,10 @@ async fn run_seed(seed: u64) {
     world.finish([ours, theirs]).await;
 }
 
-/// Transfers that ended with an error.
+/// Transfers that came whole and were confirmed.
+static WHOLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Transfers that ended with an error, or were not confirmed in time.
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 
 /// Prints how to run the one that failed.
@@ -673,7 +775,10 @@ struct SeedGuard(u64);
 impl Drop for SeedGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("failed with seed {0}: ANABRANCH_SEED={0} runs it alone", self.0);
+            eprintln!(
+                "failed with seed {0}: ANABRANCH_SEED={0} runs it alone",
+                self.0
+            );
         }
     }
 }
@@ -683,7 +788,7 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect(name));
     let seeds = match number("ANABRANCH_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ANABRANCH_SEEDS").unwrap_or(40),
+        None => 0..number("ANABRANCH_SEEDS").unwrap_or(200),
     };
     let count = seeds.end - seeds.start;
     // For RUST_LOG=anabranch=trace and one seed. Fails if another test was first.
@@ -707,5 +812,17 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
         });
         println!("seed {seed}: {:?} of real time", start.elapsed());
     }
-    println!("{count} seeds in {:?}, {FAILED:?} transfers failed", begin.elapsed());
+    let (whole, failed) = (
+        WHOLE.load(Ordering::Relaxed),
+        FAILED.load(Ordering::Relaxed),
+    );
+    println!(
+        "{count} seeds in {:?}: {whole} transfers whole, {failed} not",
+        begin.elapsed()
+    );
+    assert!(
+        failed <= 1 + whole / 50,
+        "{failed} of {} transfers failed",
+        whole + failed
+    );
 }

@@ -203,7 +203,9 @@ impl Link {
     }
 
     fn backlog(&self, rate: u64, now: Instant) -> usize {
-        let wait = self.free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let wait = self
+            .free_at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         (wait.as_secs_f64() * rate as f64) as usize
     }
 

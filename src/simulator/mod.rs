@@ -117,7 +117,10 @@ impl Network {
 
     /// Sets how the way from one host to another behaves, from now on. The way back is another.
     pub fn set_link(&self, from: &Host, to: &Host, conditions: Conditions) {
-        self.shared.state().own_conditions.insert((from.ip, to.ip), conditions);
+        self.shared
+            .state()
+            .own_conditions
+            .insert((from.ip, to.ip), conditions);
     }
 
     /// Sets how the path between two hosts behaves, in both directions, from now on.
@@ -178,14 +181,18 @@ impl Network {
 
     /// Sends a datagram as if `source` had, which does not need to exist. The tap does not see it.
     pub fn inject(&self, source: SocketAddr, destination: SocketAddr, contents: impl Into<Bytes>) {
-        self.shared.carry(None, source, destination, contents.into());
+        self.shared
+            .carry(None, source, destination, contents.into());
     }
 
     /// What has happened on all paths since the network was made.
     pub fn counters(&self) -> Counters {
         let mut state = self.shared.state();
         state.settle_all(Instant::now());
-        state.links.values().fold(Counters::default(), |sum, link| sum + link.counters)
+        state
+            .links
+            .values()
+            .fold(Counters::default(), |sum, link| sum + link.counters)
     }
 
     /// What has happened on the way from one host to another.
@@ -199,7 +206,11 @@ impl Network {
     pub fn in_flight(&self) -> usize {
         let mut state = self.shared.state();
         state.settle_all(Instant::now());
-        state.ports.values().map(|port| port.under_way.len() + port.arrived.len()).sum()
+        state
+            .ports
+            .values()
+            .map(|port| port.under_way.len() + port.arrived.len())
+            .sum()
     }
 
     /// Sockets that are bound, on all hosts.
@@ -218,7 +229,9 @@ impl Drop for Network {
 
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").field("seed", &self.shared.seed).finish_non_exhaustive()
+        f.debug_struct("Network")
+            .field("seed", &self.shared.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -323,7 +336,10 @@ impl Shared {
     }
 
     fn has_offload(&self, host: IpAddr) -> bool {
-        self.state().hosts.get(&host).is_some_and(|host| host.offload)
+        self.state()
+            .hosts
+            .get(&host)
+            .is_some_and(|host| host.offload)
     }
 
     /// Sends a datagram from the socket at `local`.
@@ -332,7 +348,12 @@ impl Shared {
         let mut tap = self.tap();
         let Some(tap) = tap.as_mut() else {
             drop(tap);
-            return self.carry(Some(local), source, destination, Bytes::copy_from_slice(contents));
+            return self.carry(
+                Some(local),
+                source,
+                destination,
+                Bytes::copy_from_slice(contents),
+            );
         };
         let mut datagram = TappedDatagram {
             source,
@@ -382,7 +403,9 @@ impl Shared {
         let mut state = self.state();
         let to = state.locate(destination);
         let conditions = state.conditions_of(local.ip(), to);
-        state.link(local.ip(), to).blocked_until(&conditions, Instant::now(), length)
+        state
+            .link(local.ip(), to)
+            .blocked_until(&conditions, Instant::now(), length)
     }
 
     /// What has arrived at a socket, at most `max`; or when the next datagram does, before which
@@ -538,7 +561,11 @@ impl State {
             self.link(datagram.from, local.ip()).counters.unreachable += 1;
         }
         self.translations.retain(|_, mapped| *mapped != local);
-        if let Some(nat) = self.hosts.get_mut(&local.ip()).and_then(|host| host.nat.as_mut()) {
+        if let Some(nat) = self
+            .hosts
+            .get_mut(&local.ip())
+            .and_then(|host| host.nat.as_mut())
+        {
             nat.mappings.remove(&local);
         }
         port.waker
@@ -546,15 +573,21 @@ impl State {
 
     /// The address that a socket is seen at.
     fn translate(&mut self, local: SocketAddr) -> SocketAddr {
-        let Some(nat) = self.hosts.get_mut(&local.ip()).and_then(|host| host.nat.as_mut()) else {
+        let Some(nat) = self
+            .hosts
+            .get_mut(&local.ip())
+            .and_then(|host| host.nat.as_mut())
+        else {
             return local;
         };
         if let Some(public) = nat.mappings.get(&local) {
             return *public;
         }
         let public = SocketAddr::new(nat.public, self.next_translated_port);
-        self.next_translated_port =
-            self.next_translated_port.checked_add(1).unwrap_or(FIRST_TRANSLATED_PORT);
+        self.next_translated_port = self
+            .next_translated_port
+            .checked_add(1)
+            .unwrap_or(FIRST_TRANSLATED_PORT);
         nat.mappings.insert(local, public);
         self.translations.insert(public, local);
         public
@@ -564,7 +597,13 @@ impl State {
     fn resolve(&self, public: SocketAddr) -> Option<SocketAddr> {
         let local = match self.translations.get(&public) {
             Some(local) => *local,
-            None if self.hosts.get(&public.ip()).is_some_and(|host| host.nat.is_none()) => public,
+            None if self
+                .hosts
+                .get(&public.ip())
+                .is_some_and(|host| host.nat.is_none()) =>
+            {
+                public
+            }
             None => return None,
         };
         self.ports.contains_key(&local).then_some(local)
@@ -576,12 +615,17 @@ impl State {
     }
 
     fn conditions_of(&self, from: IpAddr, to: IpAddr) -> Conditions {
-        self.own_conditions.get(&(from, to)).copied().unwrap_or(self.conditions)
+        self.own_conditions
+            .get(&(from, to))
+            .copied()
+            .unwrap_or(self.conditions)
     }
 
     fn link(&mut self, from: IpAddr, to: IpAddr) -> &mut Link {
         let seed = self.seed;
-        self.links.entry((from, to)).or_insert_with(|| Link::new(seed, from, to))
+        self.links
+            .entry((from, to))
+            .or_insert_with(|| Link::new(seed, from, to))
     }
 
     /// Puts a datagram on its way. Returns who has to be told that it arrives before others.
@@ -637,7 +681,11 @@ impl State {
             port.under_way.insert((at, self.next_order), datagram);
             self.next_order += 1;
         }
-        if earliest.is_none_or(|earliest| carried.at < earliest) { port.waker.take() } else { None }
+        if earliest.is_none_or(|earliest| carried.at < earliest) {
+            port.waker.take()
+        } else {
+            None
+        }
     }
 
     fn settle_all(&mut self, now: Instant) {
@@ -652,12 +700,19 @@ impl State {
         let Some(port) = self.ports.get_mut(&local) else {
             return;
         };
-        if port.under_way.first_key_value().is_none_or(|((at, _), _)| *at > now) {
+        if port
+            .under_way
+            .first_key_value()
+            .is_none_or(|((at, _), _)| *at > now)
+        {
             return;
         }
         let later = port.under_way.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut port.under_way, later);
-        let room = self.hosts.get(&local.ip()).map_or(0, |host| host.receive_buffer);
+        let room = self
+            .hosts
+            .get(&local.ip())
+            .map_or(0, |host| host.receive_buffer);
         let silent = self.silent.contains(&local.ip());
         for datagram in due.into_values() {
             let reached = self.resolve(datagram.destination) == Some(local);

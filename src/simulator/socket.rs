@@ -129,13 +129,16 @@ impl DatagramSocket for SimulatedSocket {
         if length.div_ceil(size) > self.max_segments() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        if let Some(until) = self.network.blocked_until(self.concrete, outgoing.destination, length)
+        if let Some(until) = self
+            .network
+            .blocked_until(self.concrete, outgoing.destination, length)
         {
             *lock(&self.blocked_until) = Some(until);
             return Err(io::ErrorKind::WouldBlock.into());
         }
         for datagram in outgoing.contents.chunks(size) {
-            self.network.send(self.concrete, outgoing.destination, datagram);
+            self.network
+                .send(self.concrete, outgoing.destination, datagram);
         }
         Ok(())
     }
@@ -181,7 +184,11 @@ impl DatagramSocket for SimulatedSocket {
     }
 
     fn max_segments(&self) -> usize {
-        if self.network.has_offload(self.concrete.ip()) { MAX_SEGMENTS } else { 1 }
+        if self.network.has_offload(self.concrete.ip()) {
+            MAX_SEGMENTS
+        } else {
+            1
+        }
     }
 }
 

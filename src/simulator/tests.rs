@@ -78,7 +78,11 @@ impl Pair {
     fn assert_nothing_left(&self) {
         let counters = self.network.counters();
         assert_eq!(self.network.in_flight(), 0);
-        assert_eq!(counters.sent + counters.duplicated, counters.ended(), "{counters:?}");
+        assert_eq!(
+            counters.sent + counters.duplicated,
+            counters.ended(),
+            "{counters:?}"
+        );
     }
 }
 
@@ -90,7 +94,10 @@ async fn run(seed: u64, conditions: Conditions, count: u32) -> (Vec<(u32, u128)>
 
 fn assert_share(count: u64, of: u64, expected: f64) {
     let share = count as f64 / of as f64;
-    assert!((share - expected).abs() < 0.25 * expected, "{share} of {of}, expected {expected}");
+    assert!(
+        (share - expected).abs() < 0.25 * expected,
+        "{share} of {of}, expected {expected}"
+    );
 }
 
 fn numbers(arrived: &[(u32, u128)]) -> Vec<u32> {
@@ -100,8 +107,14 @@ fn numbers(arrived: &[(u32, u128)]) -> Vec<u32> {
 #[tokio::test(start_paused = true)]
 async fn a_perfect_path_delivers_everything_at_once_and_in_order() {
     let (arrived, counters) = run(1, Conditions::default(), 100).await;
-    assert_eq!(arrived, (0..100).map(|n| (n, u128::from(n))).collect::<Vec<_>>());
-    assert_eq!((counters.sent, counters.delivered, counters.sent_bytes), (100, 100, 10_000));
+    assert_eq!(
+        arrived,
+        (0..100).map(|n| (n, u128::from(n))).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        (counters.sent, counters.delivered, counters.sent_bytes),
+        (100, 100, 10_000)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +134,10 @@ async fn jitter_spreads_the_delay_and_keeps_the_order() {
     };
     let (arrived, _) = run(1, conditions, 1000).await;
     assert_eq!(numbers(&arrived), (0..1000).collect::<Vec<_>>());
-    let delays: Vec<_> = arrived.iter().map(|(number, at)| at - u128::from(*number)).collect();
+    let delays: Vec<_> = arrived
+        .iter()
+        .map(|(number, at)| at - u128::from(*number))
+        .collect();
     assert!(delays.iter().all(|delay| (10..=51).contains(delay)));
     assert!(delays.iter().any(|delay| *delay > 40) && delays.iter().any(|delay| *delay < 20));
 }
@@ -150,9 +166,13 @@ async fn one_condition_does_not_shift_what_another_does() {
         jitter: Duration::from_millis(3),
         ..lossy
     };
-    let survivors = |arrived: Vec<(u32, u128)>| numbers(&arrived).into_iter().collect::<BTreeSet<_>>();
+    let survivors =
+        |arrived: Vec<(u32, u128)>| numbers(&arrived).into_iter().collect::<BTreeSet<_>>();
     // Corruption may hit the number in the contents.
-    let corrupt = |conditions: Conditions| Conditions { corrupt: 0.0, ..conditions };
+    let corrupt = |conditions: Conditions| Conditions {
+        corrupt: 0.0,
+        ..conditions
+    };
     let (first, _) = run(5, lossy, 1000).await;
     let (second, _) = run(5, corrupt(worse), 1000).await;
     assert_eq!(survivors(first), survivors(second));
@@ -188,7 +208,10 @@ async fn duplicates_arrive_twice() {
     let (arrived, counters) = run(7, conditions, 2000).await;
     assert_share(counters.duplicated, 2000, 0.2);
     assert_eq!(arrived.len() as u64, 2000 + counters.duplicated);
-    assert_eq!(numbers(&arrived).into_iter().collect::<BTreeSet<_>>().len(), 2000);
+    assert_eq!(
+        numbers(&arrived).into_iter().collect::<BTreeSet<_>>().len(),
+        2000
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +224,10 @@ async fn reordered_datagrams_are_overtaken() {
     let (arrived, counters) = run(8, conditions, 2000).await;
     assert_share(counters.reordered, 2000, 0.1);
     assert_eq!(arrived.len(), 2000);
-    let late = arrived.iter().filter(|(number, at)| at - u128::from(*number) == 20).count();
+    let late = arrived
+        .iter()
+        .filter(|(number, at)| at - u128::from(*number) == 20)
+        .count();
     assert_eq!(late as u64, counters.reordered);
     assert!(!numbers(&arrived).is_sorted());
 }
@@ -281,7 +307,11 @@ async fn backpressure_makes_the_sender_wait_in_place_of_dropping() {
     }
     assert!((5..=15).contains(&waits), "{waits}");
     assert_eq!(pair.drain(start).await.len(), 100);
-    assert!((990..1010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(
+        (990..1010).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
     pair.assert_nothing_left();
 }
 
@@ -305,7 +335,8 @@ async fn datagrams_above_the_mtu_vanish() {
 #[tokio::test(start_paused = true)]
 async fn a_blackout_ends_and_silence_does_not() {
     let pair = Pair::new(13, Conditions::default());
-    pair.network.blackout(&pair.hosts[0], &pair.hosts[1], Duration::from_millis(100));
+    pair.network
+        .blackout(&pair.hosts[0], &pair.hosts[1], Duration::from_millis(100));
     let arrived = pair.run(200).await;
     assert_eq!(numbers(&arrived), (100..200).collect::<Vec<_>>());
     pair.network.set_silent(&pair.hosts[1], true);
@@ -378,7 +409,11 @@ async fn a_tap_sees_changes_drops_and_injects() {
         let (contents, source) = pair.b.receive().await;
         assert_eq!((&contents[..], source), (expected, pair.a.local_address()));
     }
-    pair.network.inject("192.0.2.9:9".parse().unwrap(), pair.b.local_address(), &b"forged"[..]);
+    pair.network.inject(
+        "192.0.2.9:9".parse().unwrap(),
+        pair.b.local_address(),
+        &b"forged"[..],
+    );
     assert_eq!(pair.b.receive().await.1, "192.0.2.9:9".parse().unwrap());
     assert_eq!(pair.network.counters().dropped_by_tap, 1);
     pair.assert_nothing_left();
@@ -444,14 +479,29 @@ async fn segments_are_sent_one_by_one_and_received_together() {
 async fn an_address_is_bound_once_and_free_after_its_socket() {
     let pair = Pair::new(19, Conditions::round_trip(Duration::from_millis(10)));
     let bind = |address: &str| pair.hosts[0].bind(address.parse().unwrap());
-    assert_eq!(bind("10.0.0.1:7").unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    assert_eq!(bind("10.0.0.2:8").unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
-    assert_eq!(bind("[::]:8").unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    assert_eq!(
+        bind("10.0.0.1:7").unwrap_err().kind(),
+        io::ErrorKind::AddrInUse
+    );
+    assert_eq!(
+        bind("10.0.0.2:8").unwrap_err().kind(),
+        io::ErrorKind::AddrNotAvailable
+    );
+    assert_eq!(
+        bind("[::]:8").unwrap_err().kind(),
+        io::ErrorKind::AddrNotAvailable
+    );
     let (any, other) = (bind("0.0.0.0:0").unwrap(), bind("10.0.0.1:0").unwrap());
     assert_ne!(any.local_address().port(), other.local_address().port());
     assert_eq!(pair.network.sockets(), 4);
-    let Pair { network, hosts, a, b } = pair;
-    a.send_to(b"nobody will read this", b.local_address()).unwrap();
+    let Pair {
+        network,
+        hosts,
+        a,
+        b,
+    } = pair;
+    a.send_to(b"nobody will read this", b.local_address())
+        .unwrap();
     drop((a, b, any, other));
     assert_eq!((network.sockets(), network.in_flight()), (0, 0));
     assert_eq!(network.counters().unreachable, 1);
@@ -471,9 +521,12 @@ async fn a_later_datagram_that_overtakes_wakes_the_receiver_in_time() {
         sleep(Duration::from_millis(100)).await;
         // A new link: from another host, with other conditions.
         let near = pair.network.host([10, 0, 0, 3]);
-        pair.network.set_link(&near, &pair.hosts[1], Conditions::default());
+        pair.network
+            .set_link(&near, &pair.hosts[1], Conditions::default());
         let socket = near.bind("10.0.0.3:0".parse().unwrap()).unwrap();
-        socket.send_to(&[0, 0, 0, 2], pair.b.local_address()).unwrap();
+        socket
+            .send_to(&[0, 0, 0, 2], pair.b.local_address())
+            .unwrap();
     };
     let ((first, at), ()) = tokio::join!(receive, overtake);
     assert_eq!((first, at), (2, 100));
