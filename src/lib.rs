@@ -1,4 +1,17 @@
 //! Reliable, backpressured, cleanly closing byte streams over WebRTC data channels.
+//!
+//! An [`Endpoint`] listens on UDP for peers and browsers (libp2p webrtc-direct v1 and v2), dials
+//! others, and authenticates both with Noise. A [`Connection`] opens and accepts [`Substream`]s: byte
+//! streams with `tokio::io` and `futures::io` traits, whose close is confirmed by the peer.
+//!
+//! | layer | module | use it alone for |
+//! |---|---|---|
+//! | frames | [`message`] | reading and writing the wire format, without a runtime |
+//! | substreams | [`substream`] | what every user holds |
+//! | connection | [`connection`] | substreams over a [`carrier`] of your own |
+//! | endpoint | [`endpoint`] | WebRTC over UDP |
+//!
+//! Connections and endpoints need a tokio runtime with time and I/O enabled.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -30,3 +43,8 @@ pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;
 pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, WriteHalf};
 pub use ufrag::Version as WebRtcDirectVersion;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,8 +1,22 @@
 #!/bin/sh
-# Installs what the JavaScript interop tests need: the npm packages and Chromium. Quiet and cheap
-# when nothing is missing. Chromium needs root and a Debian machine.
+# Installs what the JavaScript interop tests need: the npm packages and Chromium, and Node.js
+# where there is none. Quiet and cheap when nothing is missing. What comes from apt needs root and a
+# Debian machine.
 set -eu
 cd "$(dirname "$0")"
+
+install_node() {
+    if ! command -v npm > /dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends nodejs npm > /dev/null
+    fi
+    major=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
+    if [ "$major" -lt 20 ]; then
+        echo "js-libp2p needs Node.js 20 or later; this is $(node --version)" >&2
+        exit 1
+    fi
+}
 
 install_packages() {
     # Node's version is part of the stamp because a package's native parts may depend on it.
@@ -26,5 +40,6 @@ install_chromium() {
     apt-get install -y -qq --no-install-recommends chromium > /dev/null
 }
 
+install_node
 install_packages
 install_chromium

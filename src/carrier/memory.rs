@@ -82,7 +82,13 @@ pub fn pair(config: MemoryConfig) -> (MemoryCarrier, MemoryCarrier, Faults) {
         next_channel: side as u64,
         timer: Box::pin(sleep_until(Instant::now())),
     };
-    (carrier(0), carrier(1), Faults { wire: Arc::clone(&wire) })
+    (
+        carrier(0),
+        carrier(1),
+        Faults {
+            wire: Arc::clone(&wire),
+        },
+    )
 }
 
 /// Breaks things between a [`pair`] of carriers.
@@ -118,14 +124,23 @@ impl Faults {
     pub fn in_flight(&self) -> usize {
         let wire = lock(&self.wire);
         let count = |side: &Side| {
-            side.inbound.len() + side.channels.values().map(|c| c.unread.len()).sum::<usize>()
+            side.inbound.len()
+                + side
+                    .channels
+                    .values()
+                    .map(|c| c.unread.len())
+                    .sum::<usize>()
         };
         wire.sides.iter().map(count).sum()
     }
 
     /// Channels open on either side.
     pub fn open_channels(&self) -> usize {
-        lock(&self.wire).sides.iter().map(|side| side.channels.len()).sum()
+        lock(&self.wire)
+            .sides
+            .iter()
+            .map(|side| side.channels.len())
+            .sum()
     }
 }
 
@@ -183,11 +198,21 @@ struct Channel {
 
 #[derive(Debug)]
 enum Packet {
-    Open { channel: u64, label: String },
-    Data { channel: u64, bytes: Bytes },
-    Close { channel: u64 },
+    Open {
+        channel: u64,
+        label: String,
+    },
+    Data {
+        channel: u64,
+        bytes: Bytes,
+    },
+    Close {
+        channel: u64,
+    },
     /// The answer to a close: the number is free on both sides.
-    Closed { channel: u64 },
+    Closed {
+        channel: u64,
+    },
     Goodbye,
 }
 
@@ -241,7 +266,8 @@ impl Wire {
                 let this = &mut self.sides[side];
                 this.channels.insert(channel, Channel::default());
                 let channel = ChannelId::new(channel);
-                this.events.push_back(CarrierEvent::Opened { channel, label });
+                this.events
+                    .push_back(CarrierEvent::Opened { channel, label });
             }
             Packet::Data { channel, bytes } => {
                 self.arrived(1 - side, channel, bytes.len());
@@ -251,14 +277,12 @@ impl Wire {
                 let this = &mut self.sides[side];
                 if let Some(entry) = this.channels.get_mut(&channel) {
                     entry.closed_by_peer = true;
-                    let simultaneous = entry.closing;
                     if entry.unread.is_empty() {
                         this.channels.remove(&channel);
                     }
-                    if !simultaneous {
-                        let channel = ChannelId::new(channel);
-                        this.events.push_back(CarrierEvent::Closed { channel });
-                    }
+                    // If both close at once this is the answer to our own, too.
+                    let channel = ChannelId::new(channel);
+                    this.events.push_back(CarrierEvent::Closed { channel });
                 }
                 self.send(side, Packet::Closed { channel });
             }
@@ -336,7 +360,9 @@ impl Wire {
         let decoder = entry.decoder.get_or_insert_with(FrameDecoder::new);
         decoder.push(Bytes::copy_from_slice(frame));
         match decoder.next_message() {
-            Ok(Some(message)) => message.flag.is_some_and(|flag| self.drop_flags.contains(&flag)),
+            Ok(Some(message)) => message
+                .flag
+                .is_some_and(|flag| self.drop_flags.contains(&flag)),
             _ => false,
         }
     }
@@ -482,4 +508,34 @@ impl Drop for MemoryCarrier {
             wire.send(self.side, Packet::Goodbye);
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{MemoryCarrier, MemoryConfig, pair};
+
+    async fn plain() -> (MemoryCarrier, MemoryCarrier) {
+        let (a, b, _) = pair(MemoryConfig::default());
+        (a, b)
+    }
+
+    async fn hostile() -> (MemoryCarrier, MemoryCarrier) {
+        let (a, b, _) = pair(MemoryConfig::hostile(7));
+        (a, b)
+    }
+
+    /// A budget of one frame: busy after each.
+    async fn narrow() -> (MemoryCarrier, MemoryCarrier) {
+        let mut config = MemoryConfig::hostile(8);
+        config.budget = 1;
+        config.delay = Duration::from_millis(1)..=Duration::from_millis(2);
+        let (a, b, _) = pair(config);
+        (a, b)
+    }
+
+    crate::carrier_conformance!(paused plainly, plain);
+    crate::carrier_conformance!(paused hostilely, hostile);
+    crate::carrier_conformance!(paused narrowly, narrow);
 }

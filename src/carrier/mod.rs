@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use crate::connection::ConnectionError;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod memory;
 
 /// Name of a channel within one carrier.
@@ -77,6 +79,9 @@ pub enum Written {
     Taken,
     /// The carrier has no room; [`CarrierEvent::Writable`] follows.
     Busy,
+    /// This channel takes nothing yet, because it is still being opened;
+    /// [`CarrierEvent::Writable`] follows. Other channels are not affected.
+    NotOpen,
     /// The channel is closed: nothing can be written to it any more.
     Closed,
 }

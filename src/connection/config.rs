@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::message::MAX_FRAME;
+use crate::substream::INITIAL_CREDIT;
 
 /// How substreams find out which protocol they carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,6 +141,7 @@ impl Config {
             }
         }
         let window = usize::try_from(self.receive_window).unwrap_or(usize::MAX);
+        let credit = window.max(INITIAL_CREDIT as usize);
         let ranges = [
             ("max_frame", self.max_frame, Self::MIN_FRAME, MAX_FRAME),
             (
@@ -149,8 +151,14 @@ impl Config {
                 MAX_FRAME,
             ),
             ("receive_window", window, 1024, usize::MAX),
-            // A peer that stays within its window must never meet the ceiling.
-            ("substream_ceiling", self.substream_ceiling, window, usize::MAX),
+            // A peer that stays within its credit must never meet the ceiling, however it cuts: the
+            // worst are payloads just too long to be copied together, each behind a tiny one.
+            (
+                "substream_ceiling",
+                self.substream_ceiling,
+                credit.saturating_add(credit / 4 + 1024),
+                usize::MAX,
+            ),
             (
                 "connection_ceiling",
                 self.connection_ceiling,

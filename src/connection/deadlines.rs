@@ -28,6 +28,14 @@ pub(crate) struct Deadline {
     pub(crate) kind: DeadlineKind,
 }
 
+/// The end of a timeout that begins now.
+pub(super) fn deadline_after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    // A timeout beyond the clock's range is none that anybody will see pass.
+    now.checked_add(timeout)
+        .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365))
+}
+
 pin_project! {
     /// Deadlines that can be set, cancelled and waited for. Holds at most one entry a kind and
     /// channel, so it is bounded by the number of substreams.
@@ -57,10 +65,8 @@ impl Deadlines {
         kind: DeadlineKind,
         after: Duration,
     ) -> Deadline {
-        let now = Instant::now();
         let deadline = Deadline {
-            // A timeout beyond the clock's range is none that anybody will see pass.
-            at: now.checked_add(after).unwrap_or(now + Duration::from_secs(86_400 * 365)),
+            at: deadline_after(after),
             channel,
             kind,
         };
@@ -73,7 +79,10 @@ impl Deadlines {
     }
 
     /// The next deadline that has passed. `Pending` arranges a wake-up for the earliest one.
-    pub(crate) fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deadline> {
+    pub(crate) fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Deadline> {
         let mut this = self.project();
         loop {
             let Some(first) = this.pending.first().copied() else {

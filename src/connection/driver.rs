@@ -14,11 +14,11 @@ use bytes::BytesMut;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::config::Negotiation;
 use super::deadlines::{Deadline, DeadlineKind, Deadlines};
 use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
-use super::config::Negotiation;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::message::{DecodeError, Flag, FrameDecoder, Message, max_payload};
 use crate::substream::code;
@@ -47,8 +47,8 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
     /// In the round-robin queue of those with data to send.
     pub(super) active: bool,
-    /// In the queue of those whose control frame found the carrier busy.
-    pub(super) control_blocked: bool,
+    /// In the queue of those that the carrier had no room for.
+    pub(super) blocked: bool,
     /// `max_data` was sent on this substream.
     pub(super) credit_shown: bool,
     /// The carrier holds what this substream has no room for.
@@ -71,7 +71,7 @@ impl Entry {
             decoder: FrameDecoder::new(),
             origin,
             active: false,
-            control_blocked: false,
+            blocked: false,
             credit_shown: false,
             held_back: false,
             peer_spoke: false,
@@ -96,7 +96,8 @@ pub(super) enum Phase {
 
 pin_project! {
     /// The driver of a connection. Completes when the connection has ended and nothing is left of
-    /// it; spawn it, or poll it, for the connection to make progress.
+    /// it; spawn it, or poll it, for the connection to make progress. If it is dropped before
+    /// that, the connection ends at once.
     #[must_use = "a connection makes no progress unless its driver is polled"]
     pub struct Driver<C> {
         #[pin]
@@ -104,6 +105,12 @@ pin_project! {
         #[pin]
         phase_timer: Sleep,
         core: Core<C>,
+    }
+
+    impl<C> PinnedDrop for Driver<C> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().core.abandon();
+        }
     }
 }
 
@@ -128,8 +135,9 @@ pub(super) struct Core<C> {
     pub(super) held_back: usize,
     /// Round-robin order of the substreams with data to send.
     pub(super) active: VecDeque<ChannelId>,
-    /// Substreams whose control frame found the carrier busy.
-    pub(super) control_blocked: VecDeque<ChannelId>,
+    /// Substreams to look at again when the carrier reports room: a control frame found it busy, or
+    /// their channel is still being opened.
+    pub(super) blocked: VecDeque<ChannelId>,
     /// No data goes out before the carrier reports room.
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
@@ -140,6 +148,19 @@ pub(super) struct Core<C> {
     pub(super) batch: Vec<Arc<Shared>>,
     /// Control frames are encoded here.
     pub(super) scratch: BytesMut,
+}
+
+impl<C> Core<C> {
+    /// Ends everything without a word to the peer, for a driver that is dropped before its end:
+    /// nobody waits for it in vain, and no handle keeps the others alive.
+    fn abandon(&mut self) {
+        self.negotiations.clear();
+        self.link.end(ConnectionError::ClosedLocally);
+        for (_, entry) in self.substreams.drain() {
+            entry.shared.apply(Event::CarrierLost);
+        }
+        self.link.counters.substreams.set(0);
+    }
 }
 
 impl<C: Carrier> Driver<C> {
@@ -157,7 +178,7 @@ impl<C: Carrier> Driver<C> {
                 inbound: 0,
                 held_back: 0,
                 active: VecDeque::new(),
-                control_blocked: VecDeque::new(),
+                blocked: VecDeque::new(),
                 busy: false,
                 peer_knows_credit,
                 negotiations: Negotiations::default(),
@@ -182,6 +203,10 @@ impl<C: Carrier> Future for Driver<C> {
             match turn.round(cx) {
                 Ok(true) => continue,
                 Ok(false) => {}
+                Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
+                    // The carrier ends because we close it.
+                    return Poll::Ready(turn.end(ConnectionError::ClosedLocally));
+                }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
             }
             // Nothing moved: only the phase is left to look at.
@@ -235,7 +260,11 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.service_ready();
         moved |= self.write_data();
         moved |= self.begin_closing();
-        self.core.link.counters.substreams.set(self.core.substreams.len() as u64);
+        self.core
+            .link
+            .counters
+            .substreams
+            .set(self.core.substreams.len() as u64);
         Ok(moved)
     }
 
@@ -250,9 +279,9 @@ impl<C: Carrier> Turn<'_, C> {
                 // room: the budget is shared, and its low mark of one channel says nothing
                 // of the others (row H-6).
                 self.core.busy = false;
-                for channel in std::mem::take(&mut self.core.control_blocked) {
+                for channel in std::mem::take(&mut self.core.blocked) {
                     if let Some(entry) = self.core.substreams.get_mut(&channel) {
-                        entry.control_blocked = false;
+                        entry.blocked = false;
                         let shared = Arc::clone(&entry.shared);
                         self.service(&shared);
                     }
@@ -270,7 +299,7 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_opened(&mut self, channel: ChannelId, label: String) {
-        if self.core.phase != Phase::Running {
+        if self.core.phase != Phase::Running || self.core.link.is_unreachable() {
             return self.refuse(channel, code::SHUTDOWN);
         }
         if self.core.inbound >= self.core.link.config.max_inbound_substreams {
@@ -289,16 +318,16 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.scratch.clear();
         Message::reset(code).encode_into(&mut self.core.scratch);
         // Whether it is taken or not, the channel ends here.
-        let _ = self.core.carrier.write(channel, &self.core.scratch, Class::Control);
+        let _ = self
+            .core
+            .carrier
+            .write(channel, &self.core.scratch, Class::Control);
         self.core.carrier.close_channel(channel);
     }
 
     pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
         let config = &self.core.link.config;
-        let send = SendBuffer::new(
-            config.send_buffer,
-            max_payload(self.core.max_frame(), true),
-        );
+        let send = SendBuffer::new(config.send_buffer, max_payload(self.core.max_frame(), true));
         let receive = ReceiveBuffer::new(u64::from(config.receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
         let entry = Entry::new(Arc::clone(&shared), origin);
@@ -386,11 +415,20 @@ impl<C: Carrier> Turn<'_, C> {
                 target: "anabranch::connection", id = channel.get(), %error, "bad framing"
             );
             let shared = Arc::clone(&entry.shared);
-            self.violation(&shared, code::PROTOCOL_VIOLATION);
+            self.violation(&shared);
         }
     }
 
-    fn violation(&mut self, shared: &Arc<Shared>, code: u32) {
+    /// The peer broke the protocol: what it sent before that stays readable.
+    fn violation(&mut self, shared: &Arc<Shared>) {
+        if shared.state().end().is_none() {
+            self.core.link.counters.violations.add(1);
+            shared.violated(code::PROTOCOL_VIOLATION);
+        }
+    }
+
+    /// The peer sent more than it may: what is unread goes too, to free its memory.
+    fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
         if shared.state().end().is_none() {
             self.core.link.counters.violations.add(1);
             shared.reset(code);
@@ -422,7 +460,7 @@ impl<C: Carrier> Turn<'_, C> {
             counters.payload_received.add(message.payload.len() as u64);
             let enforce = entry.peer_credit;
             if let Err(code) = shared.receive_payload(message.payload, enforce) {
-                return self.violation(&shared, code);
+                return self.overrun(&shared, code);
             }
         }
         let effects = match message.flag {
@@ -433,7 +471,7 @@ impl<C: Carrier> Turn<'_, C> {
             Some(Flag::ResetStream) => shared.received_reset(message.error_code),
         };
         if effects.contains(Effects::PROTOCOL_ERROR) {
-            self.violation(&shared, code::PROTOCOL_VIOLATION);
+            self.violation(&shared);
         }
     }
 
@@ -444,7 +482,10 @@ impl<C: Carrier> Turn<'_, C> {
         };
         // The wait starts now: a slow link is not a silent peer (wire.md section 2).
         if entry.shared.state().write == WriteState::FinSent && entry.fin_ack_deadline.is_none() {
-            let deadline = self.deadlines.as_mut().set(channel, DeadlineKind::FinAck, timeout);
+            let deadline = self
+                .deadlines
+                .as_mut()
+                .set(channel, DeadlineKind::FinAck, timeout);
             entry.fin_ack_deadline = Some(deadline);
         }
     }
@@ -461,13 +502,19 @@ impl<C: Carrier> Turn<'_, C> {
             }
             DeadlineKind::Teardown => {
                 entry.teardown_deadline = None;
+                let state = shared.state();
                 let fin_delivered = entry.fin_ack_deadline.is_some()
-                    || matches!(shared.state().write, WriteState::Finished(_));
-                if fin_delivered && shared.state().read == ReadState::FinAcked {
-                    // Only the FIN_ACK is missing: its own deadline ends that.
-                } else {
+                    || matches!(state.write, WriteState::Finished(_));
+                if state.end().is_some() || (fin_delivered && state.read != ReadState::FinAcked) {
+                    // The RESET finds no room, or the peer has all of ours and does not end its
+                    // own: a RESET would let it throw away what it has not read (wire.md 2).
+                    shared.apply(Event::ChannelClosed);
+                    self.core.carrier.close_channel(deadline.channel);
+                    self.remove(deadline.channel);
+                } else if !fin_delivered {
                     shared.reset(code::ABANDONED);
                 }
+                // Else only the FIN_ACK is missing: its own deadline ends that.
             }
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {

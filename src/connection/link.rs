@@ -111,13 +111,23 @@ impl Link {
         let cause = self.cause().unwrap_or(ConnectionError::ClosedLocally);
         for request in lock(&self.opens).drain(..) {
             // The caller may have given up meanwhile.
-            let _ = request.reply.send(Err(OpenError::Connection(cause.clone())));
+            let _ = request
+                .reply
+                .send(Err(OpenError::Connection(cause.clone())));
         }
     }
 
     pub(crate) fn push_accepted(&self, substream: Substream) {
-        lock(&self.accepted).push_back(substream);
-        self.accept.notify_one();
+        {
+            let mut accepted = lock(&self.accepted);
+            if !self.is_unreachable() {
+                accepted.push_back(substream);
+                self.accept.notify_one();
+                return;
+            }
+        }
+        // Nobody is left to accept it. Outside of the lock: its drop takes others.
+        drop(substream);
     }
 
     /// The next accepted substream; `Ok(None)` after an orderly end. Cancel safe.
@@ -170,15 +180,13 @@ impl Link {
         self.cause.get().cloned()
     }
 
-    /// Ends the connection: the first cause counts. What nobody accepted is dropped.
+    /// Ends the connection: the first cause counts. What was not accepted yet stays, since its peer
+    /// may have written, closed and gone before anybody could accept it.
     pub(crate) fn end(&self, cause: ConnectionError) {
         let _ = self.cause.set(cause);
         self.fail_opens();
         let unserved = std::mem::take(&mut *lock(&self.ready));
         drop(unserved);
-        // Outside of the lock: dropping a substream takes other locks.
-        let unaccepted = std::mem::take(&mut *lock(&self.accepted));
-        drop(unaccepted);
         self.accept.notify_waiters();
         self.ended.notify_waiters();
     }
@@ -202,6 +210,10 @@ impl Link {
 
     pub(crate) fn drop_handle(&self) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Nobody is left to accept these, and they keep this link alive. Outside of the lock:
+            // dropping a substream takes others.
+            let unaccepted = std::mem::take(&mut *lock(&self.accepted));
+            drop(unaccepted);
             self.driver.wake();
         }
     }

@@ -16,6 +16,8 @@ mod deadlines;
 mod driver;
 mod error;
 mod link;
+#[cfg(test)]
+mod link_tests;
 mod negotiate;
 mod output;
 mod stats;

@@ -95,8 +95,10 @@ pub(super) async fn negotiate_outbound(
     let selected = timeout(limit, async {
         // Not the lazy variant: peers may close a channel that gets data before they have agreed
         // (js-libp2p, peers.md).
-        let (protocol, io) =
-            dialer_select_proto(&mut substream, protocols.iter().copied(), Version::V1).await?;
+        // Owned: with borrowed names the compiler finds the future not `Send` for every lifetime, and
+        // refuses to spawn what calls `open` through a reference.
+        let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();
+        let (protocol, io) = dialer_select_proto(&mut substream, offers, Version::V1).await?;
         io.complete().await?;
         Ok::<_, NegotiationError>(protocol)
     })
@@ -106,9 +108,7 @@ pub(super) async fn negotiate_outbound(
             substream.set_protocol(protocol.into());
             return Ok(substream);
         }
-        Ok(Err(NegotiationError::Failed)) => {
-            OpenError::UnsupportedProtocol(protocols.join(", "))
-        }
+        Ok(Err(NegotiationError::Failed)) => OpenError::UnsupportedProtocol(protocols.join(", ")),
         Ok(Err(error)) => match substream.connection_error() {
             Some(cause) => OpenError::Connection(cause),
             None => OpenError::Negotiation(error.to_string()),

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::Instant;
-
 use super::config::FinAckPolicy;
-use super::deadlines::DeadlineKind;
+use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Origin, Phase, Turn};
 use super::error::{ConnectionError, OpenError};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
@@ -16,6 +14,9 @@ use crate::substream::{ChannelState, Event, ReadState, Shared, WriteState};
 
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
+
+/// Queues shorter than this are not worth clearing of substreams that are gone.
+const MIN_QUEUE_TO_CLEAR: usize = 64;
 
 impl<C: Carrier> Core<C> {
     /// The longest frame that the peer can be trusted to read.
@@ -74,6 +75,10 @@ impl<C: Carrier> Turn<'_, C> {
         if shared.state().end().is_some() {
             return self.finish_reset(shared);
         }
+        // Before anything that a busy carrier can stop.
+        if shared.is_abandoned() {
+            self.start_teardown(shared);
+        }
         self.resume_reading(shared);
         if !self.write_owed_flags(shared) {
             return;
@@ -81,7 +86,6 @@ impl<C: Carrier> Turn<'_, C> {
         self.write_fin_if_drained(shared);
         self.schedule_data(shared);
         self.limit_wait_for_credit(shared);
-        self.start_teardown(shared);
         self.close_if_complete(shared);
     }
 
@@ -101,7 +105,7 @@ impl<C: Carrier> Turn<'_, C> {
             };
             if written {
                 shared.apply(Event::FinAckWritten);
-            } else if self.is_control_blocked(shared) {
+            } else if self.is_blocked(shared) {
                 return false;
             }
         }
@@ -118,7 +122,8 @@ impl<C: Carrier> Turn<'_, C> {
         // Only to a peer that has shown the field: to rust-libp2p a message without payload and
         // flag is the end of the stream (peers.md).
         if self.core.peer_knows_credit
-            && !shared.has_sendable_data()
+            // Where data can go out, credit rides on it.
+            && (self.core.busy || !shared.has_sendable_data())
             && let Some(max_data) = shared.credit_offer(false)
         {
             if !self.write_control(shared, &Message::credit(max_data)) {
@@ -129,11 +134,11 @@ impl<C: Carrier> Turn<'_, C> {
         true
     }
 
-    fn is_control_blocked(&self, shared: &Shared) -> bool {
+    fn is_blocked(&self, shared: &Shared) -> bool {
         self.core
             .substreams
             .get(&shared.id)
-            .is_some_and(|entry| entry.control_blocked)
+            .is_some_and(|entry| entry.blocked)
     }
 
     /// Writes FIN once everything in front of it was taken by the carrier.
@@ -146,8 +151,10 @@ impl<C: Carrier> Turn<'_, C> {
             return;
         }
         // Alone: some peers lose a payload that shares a message with FIN (peers.md).
-        if !self.write_control(shared, &Message::flag(Flag::Fin)) {
-            return;
+        match self.try_control(shared, &Message::flag(Flag::Fin)) {
+            Written::Taken => {}
+            // Not FinSent: the Closed event is to find that FIN never went out.
+            Written::Busy | Written::NotOpen | Written::Closed => return,
         }
         shared.apply(Event::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
@@ -160,6 +167,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes one control frame; `false` when the carrier is busy, and then it is tried again.
     fn write_control(&mut self, shared: &Arc<Shared>, message: &Message) -> bool {
+        match self.try_control(shared, message) {
+            // A channel that is gone owes nothing: its Closed event ends the substream.
+            Written::Taken | Written::Closed => true,
+            Written::Busy | Written::NotOpen => false,
+        }
+    }
+
+    fn try_control(&mut self, shared: &Arc<Shared>, message: &Message) -> Written {
         self.core.scratch.clear();
         message.encode_into(&mut self.core.scratch);
         let written = self
@@ -167,21 +182,20 @@ impl<C: Carrier> Turn<'_, C> {
             .carrier
             .write(shared.id, &self.core.scratch, Class::Control);
         match written {
-            Written::Taken => {
-                self.core.link.counters.frames_sent.add(1);
-                true
-            }
-            // The channel is gone; its Closed event ends the substream.
-            Written::Closed => true,
-            Written::Busy => {
-                if let Some(entry) = self.core.substreams.get_mut(&shared.id)
-                    && !entry.control_blocked
-                {
-                    entry.control_blocked = true;
-                    self.core.control_blocked.push_back(shared.id);
-                }
-                false
-            }
+            Written::Taken => self.core.link.counters.frames_sent.add(1),
+            Written::Closed => {}
+            Written::Busy | Written::NotOpen => self.block(shared.id),
+        }
+        written
+    }
+
+    /// Looks at a substream again when the carrier reports room.
+    fn block(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.core.substreams.get_mut(&channel)
+            && !entry.blocked
+        {
+            entry.blocked = true;
+            self.core.blocked.push_back(channel);
         }
     }
 
@@ -209,23 +223,29 @@ impl<C: Carrier> Turn<'_, C> {
             };
             let shared = Arc::clone(&entry.shared);
             match self.write_one(&shared) {
-                Some(true) => {
+                Some(Written::Taken) => {
                     frames += 1;
                     if shared.has_sendable_data() {
                         self.core.active.push_back(channel);
                         continue;
                     }
                     self.set_inactive(channel);
-                    // The last byte is out: FIN may follow.
+                    // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.write_fin_if_drained(&shared);
+                    self.limit_wait_for_credit(&shared);
                     self.close_if_complete(&shared);
                 }
-                Some(false) => {
+                Some(Written::Busy) => {
                     // Stays first: it was refused, not served.
                     self.core.active.push_front(channel);
                     self.core.busy = true;
                 }
-                None => self.set_inactive(channel),
+                Some(Written::NotOpen) => {
+                    self.set_inactive(channel);
+                    self.block(channel);
+                }
+                // The Closed event of a channel that is closed ends the substream.
+                Some(Written::Closed) | None => self.set_inactive(channel),
             }
         }
         frames > 0
@@ -237,8 +257,8 @@ impl<C: Carrier> Turn<'_, C> {
         }
     }
 
-    /// Writes one data frame. `None`: nothing to write. `Some(false)`: the carrier is busy.
-    fn write_one(&mut self, shared: &Arc<Shared>) -> Option<bool> {
+    /// Writes one data frame; `None` when there is none to write.
+    fn write_one(&mut self, shared: &Arc<Shared>) -> Option<Written> {
         let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
         let limit = max_payload(self.core.max_frame(), true);
         let (mut chunk, length) = shared.take_data(limit)?;
@@ -247,11 +267,20 @@ impl<C: Carrier> Turn<'_, C> {
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
-        let offer = if payload.end == end && (!credit_shown || self.core.peer_knows_credit) {
+        let mut offer = if !credit_shown || self.core.peer_knows_credit {
             shared.credit_offer(!credit_shown)
         } else {
             None
         };
+        if payload.end != end
+            && let Some(max_data) = offer.take()
+            && self.core.peer_knows_credit
+            && self.write_control(shared, &Message::credit(max_data))
+        {
+            // A window smaller than the chunk: without this the peer takes us for one that knows
+            // no credit.
+            self.credit_went_out(shared, max_data);
+        }
         if offer.is_some() {
             chunk.buf.resize(end + DATA_TAILROOM, 0);
         }
@@ -276,18 +305,10 @@ impl<C: Carrier> Turn<'_, C> {
                 if let Some(max_data) = offer {
                     self.credit_went_out(shared, max_data);
                 }
-                Some(true)
             }
-            Written::Busy => {
-                shared.data_refused(chunk);
-                Some(false)
-            }
-            Written::Closed => {
-                // The Closed event of the channel ends the substream.
-                shared.data_refused(chunk);
-                None
-            }
+            Written::Busy | Written::NotOpen | Written::Closed => shared.data_refused(chunk),
         }
+        Some(written)
     }
 
     fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {
@@ -313,11 +334,10 @@ impl<C: Carrier> Turn<'_, C> {
 
     // The end of a substream.
 
-    /// Bounds the close of a substream whose handles were dropped.
+    /// Bounds the close of a substream whose handles were dropped, or that was reset.
     fn start_teardown(&mut self, shared: &Arc<Shared>) {
         let timeout = self.core.link.config.teardown_timeout;
-        if shared.is_abandoned()
-            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.teardown_deadline.is_none()
         {
             let kind = DeadlineKind::Teardown;
@@ -333,7 +353,7 @@ impl<C: Carrier> Turn<'_, C> {
                 None => Message::flag(Flag::ResetStream),
             };
             if !self.write_control(shared, &message) {
-                return;
+                return self.start_teardown(shared);
             }
             shared.apply(Event::ResetWritten);
             self.core.carrier.abandon_channel(shared.id);
@@ -356,8 +376,11 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = self.core.substreams.remove(&channel) else {
             return;
         };
-        let deadlines =
-            [entry.fin_ack_deadline, entry.teardown_deadline, entry.credit_deadline];
+        let deadlines = [
+            entry.fin_ack_deadline,
+            entry.teardown_deadline,
+            entry.credit_deadline,
+        ];
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
@@ -367,7 +390,14 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
-        // Its place in the round-robin queues is skipped when it comes up.
+        // Its places in the queues are skipped when they come up. A peer that lets nothing through
+        // could open and reset meanwhile, so they are cleared once they are the larger part.
+        let known = &self.core.substreams;
+        for queue in [&mut self.core.active, &mut self.core.blocked] {
+            if queue.len() > 2 * known.len() + MIN_QUEUE_TO_CLEAR {
+                queue.retain(|id| known.contains_key(id));
+            }
+        }
     }
 
     // The end of the connection.
@@ -382,7 +412,7 @@ impl<C: Carrier> Turn<'_, C> {
         if !link.is_closing() && !unused {
             return false;
         }
-        let until = Instant::now() + link.config.teardown_timeout;
+        let until = deadline_after(link.config.teardown_timeout);
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
         for entry in self.core.substreams.values() {
@@ -400,14 +430,15 @@ impl<C: Carrier> Turn<'_, C> {
     ) -> Poll<Option<ConnectionError>> {
         match self.core.phase {
             Phase::Running => Poll::Pending,
-            Phase::Draining { .. } if expired || self.core.substreams.is_empty() => {
-                let until = Instant::now() + self.core.link.config.teardown_timeout;
+            Phase::Draining { until } if expired || self.core.substreams.is_empty() => {
+                // What is left of the time: the teardown timeout is for the whole close.
                 self.core.phase = Phase::ClosingCarrier { until };
                 Poll::Ready(None)
             }
             Phase::Draining { .. } => Poll::Pending,
             Phase::ClosingCarrier { .. } => {
-                if expired || self.core.carrier.poll_close(cx).is_ready() {
+                // Asked in any case, so that the peer is told even if the time is over.
+                if self.core.carrier.poll_close(cx).is_ready() || expired {
                     return Poll::Ready(Some(ConnectionError::ClosedLocally));
                 }
                 Poll::Pending
@@ -421,6 +452,8 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
         self.core.link.end(cause.clone());
+        self.core.active.clear();
+        self.core.blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
         for channel in channels {
             self.core.carrier.close_channel(channel);
@@ -429,8 +462,6 @@ impl<C: Carrier> Turn<'_, C> {
             }
             self.remove(channel);
         }
-        self.core.active.clear();
-        self.core.control_blocked.clear();
         self.core.link.counters.substreams.set(0);
         cause
     }

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::Inner;
 use super::error::ConnectError;
 use crate::address::Address;
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
 use crate::webrtc::engine::Role;
-use crate::webrtc::handshake::{Expectations, Phase, Progress, establish};
+use crate::webrtc::handshake::{Expectations, Phase};
 use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
 use crate::webrtc::{Source, WebRtcCarrier};
 
@@ -23,16 +23,17 @@ pub(super) async fn dial(
     address: &Address,
     version: Version,
 ) -> Result<Connection, ConnectError> {
-    if endpoint.is_closed() {
-        return Err(ConnectError::EndpointClosed);
-    }
+    let registration = endpoint.register().ok_or(ConnectError::EndpointClosed)?;
     if address.certhashes().is_empty() {
         return Err(ConnectError::MissingCerthash);
     }
     let remote = address.socket_addr();
     let refused = |source| ConnectError::Socket { remote, source };
     let source = endpoint.sockets.source_address(remote).map_err(refused)?;
-    let socket = endpoint.sockets.bind(SocketAddr::new(source, 0)).map_err(refused)?;
+    let socket = endpoint
+        .sockets
+        .bind(SocketAddr::new(source, 0))
+        .map_err(refused)?;
     let local = socket.local_addr().map_err(refused)?;
 
     let credentials = ClientCredentials::generate(version);
@@ -47,16 +48,19 @@ pub(super) async fn dial(
         mtu: config.mtu_towards(remote.ip()),
         max_in_flight: config.max_in_flight,
     };
-    let engine = Str0mEngine::new(setup, Instant::now().into_std())
-        .map_err(|cause| ConnectError::Ended { phase: Phase::Ice, cause })?;
-    let mut carrier = WebRtcCarrier::new(
+    let engine = Str0mEngine::new(setup, Instant::now().into_std()).map_err(|cause| {
+        ConnectError::Ended {
+            phase: Phase::Ice,
+            cause,
+        }
+    })?;
+    let carrier = WebRtcCarrier::new(
         Box::new(engine),
         socket,
         Source::Socket,
         local,
         config.max_in_flight,
     );
-    let progress = Progress::default();
     let expectations = Expectations {
         role: Role::Client,
         certhashes: address.certhashes(),
@@ -64,17 +68,7 @@ pub(super) async fn dial(
         identity: endpoint.noise_identity(),
         peer_id: address.peer_id(),
     };
-    let handshake = establish(&mut carrier, expectations, &progress);
-    let peer = match tokio::time::timeout(config.connect_timeout, handshake).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(ConnectError::TimedOut {
-                phase: progress.phase(),
-                after: config.connect_timeout,
-            });
-        }
-    };
     endpoint
-        .spawn(carrier, peer, remote)
-        .ok_or(ConnectError::Ended { phase: Phase::Noise, cause: ConnectionError::ClosedLocally })
+        .establish(registration, carrier, expectations, remote)
+        .await
 }

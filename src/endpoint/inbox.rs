@@ -74,7 +74,7 @@ impl Inbox {
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        feed: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8], usize),
+        mut feed: impl FnMut(SocketAddr, SocketAddr, &[u8], usize),
     ) -> bool {
         let mut batches = self.take();
         if batches.is_empty() {
@@ -83,7 +83,12 @@ impl Inbox {
         }
         let received = !batches.is_empty();
         for batch in batches {
-            feed(batch.source, batch.destination, &batch.contents, batch.stride);
+            feed(
+                batch.source,
+                batch.destination,
+                &batch.contents,
+                batch.stride,
+            );
         }
         received
     }
@@ -115,7 +120,7 @@ mod tests {
     fn drain(inbox: &Inbox) -> Vec<(u16, usize, usize)> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut out = Vec::new();
-        inbox.poll_receive(&mut cx, &mut |from, _, contents, stride| {
+        inbox.poll_receive(&mut cx, |from, _, contents, stride| {
             out.push((from.port(), contents.len(), stride));
         });
         out
@@ -137,7 +142,10 @@ mod tests {
             inbox.push(addr(1), addr(9), &[0; 64_000], 1200);
         }
         let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
-        assert!((MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting), "{waiting}");
+        assert!(
+            (MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting),
+            "{waiting}"
+        );
         inbox.push(addr(1), addr(9), &[0; 5], 5);
         assert_eq!(drain(&inbox).len(), 1);
     }

@@ -20,7 +20,10 @@ pub(super) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
         .filter(|ip| ip.is_ipv4() == socket.is_ipv4() && !is_link_local(*ip));
     let (loopback, others): (Vec<_>, Vec<_>) = candidates.partition(IpAddr::is_loopback);
     let chosen = if others.is_empty() { loopback } else { others };
-    chosen.into_iter().map(|ip| SocketAddr::new(ip, socket.port())).collect()
+    chosen
+        .into_iter()
+        .map(|ip| SocketAddr::new(ip, socket.port()))
+        .collect()
 }
 
 /// A link-local IPv6 address needs a scope, which a multiaddr of this kind can not carry.
@@ -46,7 +49,10 @@ mod tests {
         let found = concrete(SocketAddr::from(([0, 0, 0, 0], 4001)));
         assert!(!found.is_empty());
         for address in found {
-            assert!(address.is_ipv4() && !address.ip().is_unspecified(), "{address}");
+            assert!(
+                address.is_ipv4() && !address.ip().is_unspecified(),
+                "{address}"
+            );
             assert_eq!(address.port(), 4001);
         }
     }

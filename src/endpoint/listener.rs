@@ -14,10 +14,10 @@ use super::Inner;
 use super::error::ConnectError;
 use super::router::{FirstContact, Router};
 use super::socket::DatagramSocket;
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::Connection;
 use crate::ufrag::Version;
 use crate::webrtc::engine::Role;
-use crate::webrtc::handshake::{Expectations, Phase, Progress, establish};
+use crate::webrtc::handshake::{Expectations, Phase};
 use crate::webrtc::str0m_engine::{EngineSetup, Str0mEngine};
 use crate::webrtc::{Source, WebRtcCarrier};
 
@@ -208,6 +208,7 @@ impl Incoming {
             ..
         } = self;
         let endpoint = endpoint.upgrade().ok_or(ConnectError::EndpointClosed)?;
+        let registration = endpoint.register().ok_or(ConnectError::EndpointClosed)?;
         let FirstContact {
             credentials,
             source,
@@ -225,16 +226,19 @@ impl Incoming {
             mtu: config.mtu_towards(source.ip()),
             max_in_flight: config.max_in_flight,
         };
-        let engine = Str0mEngine::new(setup, Instant::now().into_std())
-            .map_err(|cause| ConnectError::Ended { phase: Phase::Ice, cause })?;
-        let mut carrier = WebRtcCarrier::new(
+        let engine = Str0mEngine::new(setup, Instant::now().into_std()).map_err(|cause| {
+            ConnectError::Ended {
+                phase: Phase::Ice,
+                cause,
+            }
+        })?;
+        let carrier = WebRtcCarrier::new(
             Box::new(engine),
             socket,
             Source::Inbox(route),
             destination,
             config.max_in_flight,
         );
-        let progress = Progress::default();
         let expectations = Expectations {
             role: Role::Server,
             certhashes: &[],
@@ -242,20 +246,11 @@ impl Incoming {
             identity: endpoint.noise_identity(),
             peer_id: None,
         };
-        let handshake = establish(&mut carrier, expectations, &progress);
-        let peer = match tokio::time::timeout(config.connect_timeout, handshake).await {
-            Ok(result) => result?,
-            Err(_) => {
-                return Err(ConnectError::TimedOut {
-                    phase: progress.phase(),
-                    after: config.connect_timeout,
-                });
-            }
-        };
+        let established = endpoint
+            .establish(registration, carrier, expectations, source)
+            .await;
         drop(permit);
-        endpoint
-            .spawn(carrier, peer, source)
-            .ok_or(ConnectError::Ended { phase: Phase::Noise, cause: ConnectionError::ClosedLocally })
+        established
     }
 }
 

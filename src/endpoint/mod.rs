@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::certificate::Certificate;
@@ -18,6 +21,7 @@ use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
 pub use crate::webrtc::handshake::Phase;
+use crate::webrtc::handshake::{Expectations, Progress, establish};
 
 mod dial;
 mod error;
@@ -30,8 +34,8 @@ pub(crate) mod socket;
 
 pub use error::{BindError, ConnectError};
 use factory::SocketFactory;
-use listener::{IncomingQueue, Listener};
 pub use listener::Incoming;
+use listener::{IncomingQueue, Listener};
 use router::Router;
 
 /// How peers prove who they are.
@@ -79,7 +83,11 @@ impl Default for EndpointConfig {
 
 impl EndpointConfig {
     fn mtu_towards(&self, remote: IpAddr) -> usize {
-        let mtu = if remote.is_loopback() { self.loopback_mtu } else { self.mtu };
+        let mtu = if remote.is_loopback() {
+            self.loopback_mtu
+        } else {
+            self.mtu
+        };
         mtu.clamp(576, 1500)
     }
 }
@@ -122,7 +130,10 @@ impl EndpointBuilder {
     pub fn config(mut self, mut config: Config) -> Self {
         let mut protocols = std::mem::take(&mut self.config.protocols);
         protocols.append(&mut config.protocols);
-        self.config = Config { protocols, ..config };
+        self.config = Config {
+            protocols,
+            ..config
+        };
         self
     }
 
@@ -154,8 +165,10 @@ impl EndpointBuilder {
     /// # Errors
     /// [`BindError`] names the address that failed.
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
-        let addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host(addresses).await.map_err(BindError::Resolve)?.collect();
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
+            .await
+            .map_err(BindError::Resolve)?
+            .collect();
         if addresses.is_empty() {
             let nothing = std::io::Error::other("the name has no address");
             return Err(BindError::Resolve(nothing));
@@ -173,8 +186,11 @@ impl EndpointBuilder {
 
     fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
+        crate::webrtc::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
-        let certificate = self.certificate.unwrap_or_else(|| Certificate::derive(&identity));
+        let certificate = self
+            .certificate
+            .unwrap_or_else(|| Certificate::derive(&identity));
         let mut listeners = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
@@ -199,6 +215,7 @@ impl EndpointBuilder {
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
             connection_ended: Notify::new(),
+            close_begun: Notify::new(),
             tasks: OnceLock::new(),
         });
         let tasks = inner
@@ -240,17 +257,20 @@ pub(crate) struct Inner {
     sockets: SocketFactory,
     incoming: IncomingQueue,
     closed: AtomicBool,
-    /// One handle of each live connection, for [`Endpoint::close`].
-    connections: Mutex<HashMap<u64, Weak<Link>>>,
+    /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
+    connections: Mutex<HashMap<u64, Option<Weak<Link>>>>,
     next_connection: AtomicU64,
     connection_ended: Notify,
+    close_begun: Notify,
     tasks: OnceLock<Tasks>,
 }
 
 impl Inner {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Weak<Link>>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<Link>>>> {
         // Whole entries only.
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_closed(&self) -> bool {
@@ -265,38 +285,97 @@ impl Inner {
         }
     }
 
-    /// Makes the connection and spawns its driver; `None` if the endpoint was closed meanwhile.
-    fn spawn(
+    /// Enters an attempt to connect; `None` if the endpoint is closed.
+    fn register(self: &Arc<Self>) -> Option<Registration> {
+        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let mut connections = self.connections();
+        // Under the lock that `close` takes behind the flag: it sees this one, or we see the flag.
+        if self.is_closed() {
+            return None;
+        }
+        connections.insert(number, None);
+        Some(Registration {
+            inner: Arc::clone(self),
+            number,
+        })
+    }
+
+    /// Runs the handshake on `carrier` and spawns the driver of the connection.
+    async fn establish(
         self: &Arc<Self>,
-        carrier: WebRtcCarrier,
-        peer: Option<PeerId>,
+        registration: Registration,
+        mut carrier: WebRtcCarrier,
+        expectations: Expectations<'_>,
         remote: SocketAddr,
-    ) -> Option<Connection> {
+    ) -> Result<Connection, ConnectError> {
+        let progress = Progress::default();
+        let limit = self.config.connect_timeout;
+        let peer = {
+            let handshake = pin!(timeout(
+                limit,
+                establish(&mut carrier, expectations, &progress)
+            ));
+            let closing = pin!(self.closing());
+            match select(handshake, closing).await {
+                Either::Left((Ok(result), _)) => result?,
+                Either::Left((Err(_), _)) => {
+                    return Err(ConnectError::TimedOut {
+                        phase: progress.phase(),
+                        after: limit,
+                    });
+                }
+                Either::Right(_) => return Err(ConnectError::EndpointClosed),
+            }
+        };
         let config = Arc::clone(&self.connection_config);
         let (connection, driver) = Connection::authenticated(carrier, config, peer, Some(remote));
-        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut connections = self.connections();
-            // Under the lock that `close` takes behind the flag: it sees this one, or we see it.
-            if self.is_closed() {
-                return None;
-            }
-            connections.insert(number, Arc::downgrade(connection.link()));
+        let number = registration.number;
+        self.connections()
+            .insert(number, Some(Arc::downgrade(connection.link())));
+        if self.is_closed() {
+            // Closed between the handshake and the entry: nobody else will tell it.
+            connection.link().begin_close();
         }
         let span = tracing::debug_span!(target: "anabranch", "connection", number, %remote);
-        let inner = Arc::clone(self);
         let task = async move {
             driver.await;
-            inner.connections().remove(&number);
-            inner.connection_ended.notify_waiters();
+            drop(registration);
         };
         tokio::spawn(tracing::Instrument::instrument(task, span));
-        Some(connection)
+        Ok(connection)
+    }
+
+    /// Completes when the endpoint is closed.
+    async fn closing(&self) {
+        loop {
+            let closing = self.close_begun.notified();
+            tokio::pin!(closing);
+            closing.as_mut().enable();
+            if self.is_closed() {
+                return;
+            }
+            closing.await;
+        }
     }
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.incoming.close();
+        self.close_begun.notify_waiters();
+    }
+}
+
+/// A connection, or an attempt at one, in the books of its endpoint until it is dropped.
+#[derive(Debug)]
+struct Registration {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.inner.connections().remove(&self.number);
+        self.inner.connection_ended.notify_waiters();
     }
 }
 
@@ -361,7 +440,10 @@ impl Endpoint {
             }
         };
         let sockets = inner.listeners.iter().map(|listener| listener.local);
-        sockets.flat_map(|socket| inner.sockets.concrete(socket)).map(full).collect()
+        sockets
+            .flat_map(|socket| inner.sockets.concrete(socket))
+            .map(full)
+            .collect()
     }
 
     /// The next peer that wants to connect; `None` when the endpoint is closed.
@@ -400,11 +482,11 @@ impl Endpoint {
 
     /// Connections that are established now.
     pub fn connections(&self) -> usize {
-        self.inner().connections().len()
+        self.inner().connections().values().flatten().count()
     }
 
-    /// Takes no new connections, closes those that exist as [`Connection::close`] does, and waits
-    /// until all are gone.
+    /// Takes no new connections, ends attempts that are under way, closes the connections that exist
+    /// as [`Connection::close`] does, and waits until all are gone.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.
@@ -419,7 +501,7 @@ impl Endpoint {
             if links.is_empty() {
                 return;
             }
-            for link in links.iter().filter_map(Weak::upgrade) {
+            for link in links.iter().flatten().filter_map(Weak::upgrade) {
                 link.begin_close();
             }
             ended.await;
@@ -429,7 +511,8 @@ impl Endpoint {
     /// Whether no listening socket knows a connection any more. For tests that end with it.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
-        self.connections() == 0 && self.inner().listeners.iter().all(|l| l.router.is_empty())
+        self.inner().connections().is_empty()
+            && self.inner().listeners.iter().all(|l| l.router.is_empty())
     }
 }
 

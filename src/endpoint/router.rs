@@ -90,14 +90,21 @@ impl Router {
         admit: impl Fn() -> bool,
     ) -> Option<FirstContact> {
         let destination = SocketAddr::new(
-            received.destination.map_or(local.ip(), |ip: IpAddr| ip.to_canonical()),
+            received
+                .destination
+                .map_or_else(|| local.ip(), |ip: IpAddr| ip.to_canonical()),
             local.port(),
         );
         let mut table = self.lock();
         if let Some(inbox) = table.by_address.get(&received.source) {
             let inbox = Arc::clone(inbox);
             drop(table);
-            inbox.push(received.source, destination, received.contents, received.stride);
+            inbox.push(
+                received.source,
+                destination,
+                received.contents,
+                received.stride,
+            );
             return None;
         }
         // The first datagram of an unknown sender is the one that has to convince us.
@@ -115,7 +122,12 @@ impl Router {
             let inbox = Arc::clone(&route.inbox);
             table.by_address.insert(received.source, Arc::clone(&inbox));
             drop(table);
-            inbox.push(received.source, destination, received.contents, received.stride);
+            inbox.push(
+                received.source,
+                destination,
+                received.contents,
+                received.stride,
+            );
             return None;
         }
         let credentials = parse_username(username)
@@ -128,7 +140,12 @@ impl Router {
             return None;
         }
         let inbox = Arc::new(Inbox::default());
-        inbox.push(received.source, destination, received.contents, received.stride);
+        inbox.push(
+            received.source,
+            destination,
+            received.contents,
+            received.stride,
+        );
         let ufrag = credentials.local_ufrag.clone();
         table.by_address.insert(received.source, Arc::clone(&inbox));
         table.by_ufrag.insert(
@@ -163,5 +180,7 @@ fn parse_request(datagram: &[u8]) -> Option<StunMessage<'_>> {
     if !matches!(datagram.first(), Some(0..=3)) || datagram.len() < 20 {
         return None;
     }
-    StunMessage::parse(datagram).ok().filter(StunMessage::is_binding_request)
+    StunMessage::parse(datagram)
+        .ok()
+        .filter(StunMessage::is_binding_request)
 }

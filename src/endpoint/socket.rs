@@ -74,7 +74,9 @@ pub(crate) struct UdpDatagramSocket {
 
 impl fmt::Debug for UdpDatagramSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("UdpDatagramSocket").field(&self.io.local_addr()).finish()
+        f.debug_tuple("UdpDatagramSocket")
+            .field(&self.io.local_addr())
+            .finish()
     }
 }
 
@@ -144,9 +146,8 @@ impl DatagramSocket for UdpDatagramSocket {
                 let mut meta = [RecvMeta::default(); RECEIVE_BUFFERS];
                 let count = {
                     let mut chunks = buffers.chunks_exact_mut(RECEIVE_BUFFER);
-                    let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] = std::array::from_fn(|_| {
-                        IoSliceMut::new(chunks.next().unwrap_or_default())
-                    });
+                    let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
+                        std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
                     self.io.try_io(Interest::READABLE, || {
                         self.state.recv((&self.io).into(), &mut slices, &mut meta)
                     })?

@@ -13,6 +13,8 @@ use bytes::Bytes;
 
 use crate::connection::ConnectionError;
 
+#[cfg(test)]
+mod buffer_tests;
 mod error;
 mod halves;
 mod io_traits;
@@ -24,7 +26,7 @@ mod state;
 pub use error::{CloseOutcome, SubstreamError, code};
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::ReceiveBuffer;
-pub(crate) use send::SendBuffer;
+pub(crate) use send::{INITIAL_CREDIT, SendBuffer};
 pub(crate) use shared::Shared;
 pub(crate) use state::{ChannelState, Effects, Event, ReadState, WriteState};
 

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::send::INITIAL_CREDIT;
+
 /// What a queued payload costs beside its bytes: many small frames must not hide behind a ceiling
 /// that counts bytes only (wire.md section 5).
 pub(crate) const FRAME_COST: usize = 64;
@@ -61,7 +63,9 @@ impl ReceiveBuffer {
         enforce_credit: bool,
     ) -> Result<(), Overrun> {
         self.received = self.received.saturating_add(payload.len() as u64);
-        if enforce_credit && self.granted > 0 && self.received > self.granted {
+        // What may be sent before the first grant may be under way behind it.
+        let limit = self.granted.max(INITIAL_CREDIT);
+        if enforce_credit && self.granted > 0 && self.received > limit {
             return Err(Overrun);
         }
         if !keep {

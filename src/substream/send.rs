@@ -89,7 +89,9 @@ impl SendBuffer {
         while !rest.is_empty() {
             let most = self.largest_chunk();
             let room = match self.chunks.back() {
-                Some(chunk) => most.saturating_sub(chunk.len()),
+                // Counted from the start of the buffer: a chunk that goes out in parts while more is
+                // written behind them must not grow with every byte of the stream.
+                Some(chunk) => (DATA_HEADROOM + most).saturating_sub(chunk.buf.len()),
                 None => 0,
             };
             if room == 0 {
@@ -194,6 +196,12 @@ impl SendBuffer {
 
     pub(crate) fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// Bytes of memory that queued payload takes.
+    #[cfg(test)]
+    pub(crate) fn capacity_held(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.buf.capacity()).sum()
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -26,7 +26,7 @@ use super::error::{CloseOutcome, SubstreamError, code};
 use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
 use super::state::{
-    Effects, Ended, Event, FinishedAs, ReadPermit, State, WritePermit, WriteState,
+    Effects, Ended, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
 };
 use crate::carrier::ChannelId;
 use crate::connection::{ConnectionError, Link};
@@ -43,7 +43,8 @@ impl AtomicCode {
     }
 
     fn set(&self, code: Option<u32>) {
-        self.0.store(code.map_or(Self::NONE, u64::from), Ordering::Release);
+        self.0
+            .store(code.map_or(Self::NONE, u64::from), Ordering::Release);
     }
 
     fn get(&self) -> Option<u32> {
@@ -297,7 +298,12 @@ impl Shared {
     }
 
     pub(crate) fn received_stop(self: &Arc<Self>, code: Option<u32>) -> Effects {
-        self.stop_code.set(code);
+        if !matches!(
+            self.state().write,
+            WriteState::Stopped | WriteState::Finished(_)
+        ) {
+            self.stop_code.set(code);
+        }
         self.apply(Event::StopSending)
     }
 
@@ -325,8 +331,19 @@ impl Shared {
         self.apply(Event::Reset);
     }
 
+    /// The peer broke the protocol: a reset that keeps what was received before.
+    pub(crate) fn violated(self: &Arc<Self>, code: u32) {
+        if self.state().end().is_none() {
+            self.reset_code.set(Some(code));
+        }
+        self.apply(Event::Violation);
+    }
+
     pub(crate) fn stop(self: &Arc<Self>, code: u32) {
-        self.own_stop_code.set(Some(code));
+        // The first code counts, also where it has yet to go out.
+        if self.state().read == ReadState::Open {
+            self.own_stop_code.set(Some(code));
+        }
         self.apply(Event::Stop);
     }
 
@@ -503,7 +520,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let receive = self.receive.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let receive = self
+            .receive
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         self.link.unread.adjust(receive.cost(), 0);
     }
 }

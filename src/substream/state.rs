@@ -25,7 +25,7 @@
 //! Channel, above both halves:
 //!
 //! ```text
-//!          Reset               ResetWritten
+//!     Reset, Violation         ResetWritten
 //!   Open ──────────► ResetOwed ─────────────► ResetLocally
 //!    ├─ ResetStream ─► ResetByPeer
 //!    ├─ ChannelClosed ► Closed            (both halves complete, or the peer left early)
@@ -107,8 +107,11 @@ pub(crate) enum Event {
     Shutdown,
     /// The application reads no more.
     Stop,
-    /// The application, or a protocol error, ends both halves at once.
+    /// The application, or a limit, ends both halves at once.
     Reset,
+    /// The peer broke the framing or the order of flags: as [`Event::Reset`], but what was received
+    /// before stays readable.
+    Violation,
     // What the peer sent.
     /// FIN.
     Fin,
@@ -224,7 +227,10 @@ impl State {
             _ => return (self, Effects::NONE),
         }
         match event {
-            Event::Shutdown | Event::FinAck | Event::StopSending | Event::FinWritten
+            Event::Shutdown
+            | Event::FinAck
+            | Event::StopSending
+            | Event::FinWritten
             | Event::FinAckTimeout => {
                 let (write, effects) = self.write.on(event);
                 (Self { write, ..self }, effects)
@@ -240,9 +246,16 @@ impl State {
                     .and(Effects::DISCARD_RECEIVED)
                     .and(Effects::SERVICE),
             ),
+            Event::Violation => (
+                self.ended(ChannelState::ResetOwed),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
+            ),
             Event::ResetStream => {
-                let effects =
-                    Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE);
+                let effects = Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE);
                 // What arrived in front of a FIN is complete: RESET takes it from nobody.
                 let effects = if self.read.has_fin() {
                     effects
@@ -253,11 +266,15 @@ impl State {
             }
             Event::ChannelClosed => (
                 self.ended(ChannelState::Closed),
-                Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             Event::CarrierLost => (
                 self.ended(ChannelState::Lost),
-                Effects::WAKE_ALL.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             Event::ResetWritten => (self, Effects::NONE),
         }
@@ -298,6 +315,8 @@ impl State {
     /// What a reader is told that finds nothing buffered.
     pub(crate) fn read_permit(self) -> ReadPermit {
         match (self.read, self.end()) {
+            // Our reset has dropped what was unread: it must not look like the end of the stream.
+            (_, Some(Ended::ResetLocally)) => ReadPermit::Ended(Ended::ResetLocally),
             (ReadState::FinReceived | ReadState::FinAcked, _) => ReadPermit::EndOfStream,
             (_, Some(end)) => ReadPermit::Ended(end),
             (ReadState::StopOwed | ReadState::StopSent, None) => ReadPermit::EndOfStream,
@@ -319,14 +338,21 @@ impl State {
 
 impl WriteState {
     fn on(self, event: Event) -> (Self, Effects) {
-        let finished = |how| (Self::Finished(how), Effects::WAKE_WRITERS.and(Effects::SERVICE));
+        let finished = |how| {
+            (
+                Self::Finished(how),
+                Effects::WAKE_WRITERS.and(Effects::SERVICE),
+            )
+        };
         match (event, self) {
             (Event::Shutdown, Self::Open) => {
                 (Self::Closing, Effects::WAKE_WRITERS.and(Effects::SERVICE))
             }
             (Event::StopSending, Self::Open | Self::Closing) => (
                 Self::Stopped,
-                Effects::WAKE_WRITERS.and(Effects::DISCARD_SEND).and(Effects::SERVICE),
+                Effects::WAKE_WRITERS
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
             ),
             // go-libp2p may never acknowledge a FIN once it has sent STOP_SENDING (row L-17).
             (Event::StopSending, Self::FinSent) => finished(FinishedAs::Stopped),
@@ -349,18 +375,19 @@ impl ReadState {
 
     fn on(self, event: Event) -> (Self, Effects) {
         match (event, self) {
-            (Event::Fin, Self::Open | Self::StopOwed | Self::StopSent) => {
-                (Self::FinReceived, Effects::WAKE_READER.and(Effects::SERVICE))
-            }
+            (Event::Fin, Self::Open | Self::StopOwed | Self::StopSent) => (
+                Self::FinReceived,
+                Effects::WAKE_READER.and(Effects::SERVICE),
+            ),
             (Event::FinAckWritten, Self::FinReceived) => (Self::FinAcked, Effects::SERVICE),
             (Event::Stop, Self::Open) => (
                 Self::StopOwed,
-                Effects::WAKE_READER.and(Effects::DISCARD_RECEIVED).and(Effects::SERVICE),
+                Effects::WAKE_READER
+                    .and(Effects::DISCARD_RECEIVED)
+                    .and(Effects::SERVICE),
             ),
             // Nothing is left to stop, but what was received will not be read.
-            (Event::Stop, Self::FinReceived | Self::FinAcked) => {
-                (self, Effects::DISCARD_RECEIVED)
-            }
+            (Event::Stop, Self::FinReceived | Self::FinAcked) => (self, Effects::DISCARD_RECEIVED),
             (Event::StopWritten, Self::StopOwed) => (Self::StopSent, Effects::NONE),
             _ => (self, Effects::NONE),
         }
@@ -427,3 +454,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,10 +86,13 @@ impl Budget {
             return false;
         };
         self.probe = None;
-        let elapsed = now.saturating_duration_since(probe.began).max(Duration::from_micros(50));
+        let elapsed = now
+            .saturating_duration_since(probe.began)
+            .max(Duration::from_micros(50));
         let shortest = match self.shortest {
             Some((shortest, seen))
-                if shortest <= elapsed && now.saturating_duration_since(seen) < ROUND_TRIP_MEMORY =>
+                if shortest <= elapsed
+                    && now.saturating_duration_since(seen) < ROUND_TRIP_MEMORY =>
             {
                 shortest
             }
@@ -147,7 +150,11 @@ mod tests {
         let (goodput, _) = run(&mut budget, 12.5e6, Duration::from_millis(50), 5.0);
         assert!(goodput > 0.85 * 12.5e6, "{goodput}");
         let product = 12.5e6 * 0.05;
-        assert!((budget.bytes() as f64) < 4.0 * product, "{}", budget.bytes());
+        assert!(
+            (budget.bytes() as f64) < 4.0 * product,
+            "{}",
+            budget.bytes()
+        );
     }
 
     #[test]

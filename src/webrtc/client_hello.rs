@@ -63,7 +63,11 @@ impl ClientHelloAssembler {
             };
             if self.take(&fragment) {
                 let header = datagram.get(..RECORD_HEADER).unwrap_or_default();
-                return match self.partial.take().and_then(|partial| partial.into_record(header)) {
+                return match self
+                    .partial
+                    .take()
+                    .and_then(|partial| partial.into_record(header))
+                {
                     Some(record) => {
                         // What comes later is a repetition, or belongs to the next flight.
                         self.done = true;
@@ -198,8 +202,15 @@ mod tests {
         let body = message(300);
         let datagram = cut(&body, 0, 300);
         let mut assembler = ClientHelloAssembler::default();
-        assert_eq!(assembler.handle(&datagram), Verdict::Whole(datagram.clone()));
-        assert_eq!(assembler.handle(&datagram), Verdict::Pass, "later ones pass");
+        assert_eq!(
+            assembler.handle(&datagram),
+            Verdict::Whole(datagram.clone())
+        );
+        assert_eq!(
+            assembler.handle(&datagram),
+            Verdict::Pass,
+            "later ones pass"
+        );
     }
 
     #[test]
@@ -258,7 +269,10 @@ mod tests {
         let body = message(1000);
         let mut assembler = ClientHelloAssembler::default();
         assert_eq!(assembler.handle(&cut(&body, 0, 600)), Verdict::Held);
-        assert_eq!(assembler.handle(&fragment(900, 0, &[0; 900])), Verdict::Held);
+        assert_eq!(
+            assembler.handle(&fragment(900, 0, &[0; 900])),
+            Verdict::Held
+        );
         let whole = Verdict::Whole(cut(&body, 0, 1000));
         assert_eq!(assembler.handle(&cut(&body, 600, 1000)), whole);
     }

@@ -192,9 +192,7 @@ fn ended(progress: &Progress, cause: ConnectionError) -> ConnectError {
 impl From<NoiseError> for ConnectError {
     fn from(error: NoiseError) -> Self {
         match error {
-            NoiseError::UnexpectedPeer { expected, got } => {
-                Self::UnexpectedPeer { expected, got }
-            }
+            NoiseError::UnexpectedPeer { expected, got } => Self::UnexpectedPeer { expected, got },
             error => Self::Noise(error),
         }
     }

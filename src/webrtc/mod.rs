@@ -22,9 +22,9 @@ pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
 
 use budget::Budget;
-pub(crate) use dtls::sha1_hmac;
+pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
-use transmit::TransmitQueue;
+use transmit::{Run, TransmitQueue};
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
@@ -71,6 +71,8 @@ pub(crate) struct WebRtcCarrier {
     budget: Budget,
     /// A write was refused for want of budget, and `Writable` is owed.
     refused: bool,
+    /// A channel that was not open yet was written to, and `Writable` is owed.
+    not_open: bool,
     /// The engine was changed and has to be polled before this task waits.
     dirty: bool,
     /// When the engine wants to know of the time.
@@ -112,6 +114,7 @@ impl WebRtcCarrier {
             timer: Box::pin(sleep_until(Instant::now())),
             budget: Budget::new(max_in_flight),
             refused: false,
+            not_open: false,
             dirty: true,
             engine_timeout: Instant::now(),
             left_to_peer: VecDeque::new(),
@@ -187,7 +190,8 @@ impl WebRtcCarrier {
     fn leave_to_peer(&mut self, channel: ChannelId) {
         self.engine.ignore_channel(channel);
         self.dirty = true;
-        self.left_to_peer.push_back((Instant::now() + LEFT_TO_PEER, channel));
+        self.left_to_peer
+            .push_back((Instant::now() + LEFT_TO_PEER, channel));
         if self.left_to_peer.len() > MAX_LEFT_TO_PEER
             && let Some((_, oldest)) = self.left_to_peer.pop_front()
         {
@@ -205,9 +209,16 @@ impl WebRtcCarrier {
         }
     }
 
+    /// Whether the budget allows so many bytes more. A single message always passes.
+    fn has_room(&self, bytes: usize) -> bool {
+        let held = self.engine.unacknowledged();
+        held == 0 || held + bytes <= self.budget.bytes()
+    }
+
     fn account(&mut self, now: Instant) {
         let unacknowledged = self.engine.unacknowledged();
-        self.budget.on_unacknowledged(now.into_std(), unacknowledged);
+        self.budget
+            .on_unacknowledged(now.into_std(), unacknowledged);
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
@@ -240,7 +251,7 @@ impl WebRtcCarrier {
                     Poll::Pending => false,
                 }
             }
-            Source::Inbox(route) => route.inbox.poll_receive(cx, &mut feed),
+            Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
         };
         self.dirty |= received;
         received
@@ -260,13 +271,7 @@ impl WebRtcCarrier {
             let Some(run) = self.unsent.front(max_segments) else {
                 return sent;
             };
-            let outgoing = Outgoing {
-                destination: run.destination,
-                source: run.source,
-                contents: run.contents,
-                segment_size: run.segment_size,
-            };
-            match self.socket.try_send(&outgoing) {
+            match self.socket.try_send(&Outgoing::from(run)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(Arc::clone(&self.socket).writable());
@@ -283,6 +288,17 @@ impl WebRtcCarrier {
     }
 }
 
+impl<'a> From<Run<'a>> for Outgoing<'a> {
+    fn from(run: Run<'a>) -> Self {
+        Self {
+            destination: run.destination,
+            source: run.source,
+            contents: run.contents,
+            segment_size: run.segment_size,
+        }
+    }
+}
+
 impl Carrier for WebRtcCarrier {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
         if let Some(event) = self.early.pop_front() {
@@ -291,11 +307,13 @@ impl Carrier for WebRtcCarrier {
         loop {
             match std::task::ready!(self.poll_engine(cx)) {
                 EngineEvent::Carrier(CarrierEvent::Writable) => {
-                    // Acknowledgements come all the time; only who was refused wants to know.
-                    if !std::mem::take(&mut self.refused) {
-                        continue;
+                    // Acknowledgements come all the time; only who was refused wants to know,
+                    // and only once there is room for a whole frame.
+                    if self.not_open || (self.refused && self.has_room(MAX_FRAME)) {
+                        self.refused = false;
+                        self.not_open = false;
+                        return Poll::Ready(Ok(CarrierEvent::Writable));
                     }
-                    return Poll::Ready(Ok(CarrierEvent::Writable));
                 }
                 EngineEvent::Carrier(CarrierEvent::Readable { channel })
                     if channel == engine::CHANNEL_ZERO =>
@@ -316,13 +334,18 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        if self.closing || self.ended {
+            return Err(OpenChannelError::Closed);
+        }
         self.dirty = true;
         self.engine.open(label)
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
-        let held = self.engine.unacknowledged();
-        if class == Class::Data && held > 0 && held + frame.len() > self.budget.bytes() {
+        if self.closing || self.ended {
+            return Written::Closed;
+        }
+        if class == Class::Data && !self.has_room(frame.len()) {
             self.budget.on_refused();
             self.refused = true;
             return Written::Busy;
@@ -330,10 +353,12 @@ impl Carrier for WebRtcCarrier {
         let written = self.engine.write(channel, frame);
         match written {
             Written::Taken => {
-                self.budget.on_written(Instant::now().into_std(), frame.len());
+                self.budget
+                    .on_written(Instant::now().into_std(), frame.len());
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
+            Written::NotOpen => self.not_open = true,
             Written::Closed => {}
         }
         written
@@ -387,3 +412,25 @@ impl Carrier for WebRtcCarrier {
         Poll::Ready(())
     }
 }
+
+impl Drop for WebRtcCarrier {
+    /// A connection that is given up, in the handshake or because its task was, still tells the
+    /// peer, which would otherwise wait for a timeout. Once, and only if the socket takes it.
+    fn drop(&mut self) {
+        if self.closing || self.ended {
+            return;
+        }
+        let now = Instant::now().into_std();
+        self.engine.close(now);
+        self.engine.poll(now, &mut self.unsent);
+        while let Some(run) = self.unsent.front(1) {
+            if self.socket.try_send(&Outgoing::from(run)).is_err() {
+                break;
+            }
+            self.unsent.pop(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

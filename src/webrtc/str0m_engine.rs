@@ -151,7 +151,8 @@ impl Str0mEngine {
             hash_func: "sha-256".to_owned(),
             bytes: vec![0; 32],
         });
-        api.start_dtls(client).map_err(|error| failed("DTLS does not start", &error))?;
+        api.start_dtls(client)
+            .map_err(|error| failed("DTLS does not start", &error))?;
         api.start_sctp(client);
         let zero = api.create_data_channel(ChannelConfig {
             negotiated: Some(0),
@@ -250,7 +251,11 @@ impl Str0mEngine {
                     break;
                 }
                 Ok(Output::Transmit(transmit)) => {
-                    out.push(&transmit.contents, transmit.source.ip(), transmit.destination);
+                    out.push(
+                        &transmit.contents,
+                        transmit.source.ip(),
+                        transmit.destination,
+                    );
                 }
                 Ok(Output::Event(event)) => self.on_event(event),
                 Err(error) => self.end(ConnectionError::Carrier(error.to_string())),
@@ -294,10 +299,14 @@ impl Str0mEngine {
 
     fn on_dtls_connected(&mut self) {
         self.dtls_up = true;
-        let fingerprint = self.rtc.direct_api().remote_dtls_fingerprint().and_then(|print| {
-            let bytes = <[u8; 32]>::try_from(print.bytes.as_slice()).ok()?;
-            (print.hash_func == "sha-256").then(|| Fingerprint::from_bytes(bytes))
-        });
+        let fingerprint = self
+            .rtc
+            .direct_api()
+            .remote_dtls_fingerprint()
+            .and_then(|print| {
+                let bytes = <[u8; 32]>::try_from(print.bytes.as_slice()).ok()?;
+                (print.hash_func == "sha-256").then(|| Fingerprint::from_bytes(bytes))
+            });
         match fingerprint {
             Some(print) => self.events.push_back(EngineEvent::DtlsConnected(print)),
             None => self.end(ConnectionError::Carrier("no peer certificate".to_owned())),
@@ -323,12 +332,15 @@ impl Str0mEngine {
         }
         // What is not ordered and reliable can not carry a byte stream (wire.md section 4).
         let fit = self.rtc.channel(handle).is_some_and(|channel| {
-            channel.config().is_some_and(|config| {
-                config.ordered && config.reliability == Reliability::Reliable
-            })
+            channel
+                .config()
+                .is_some_and(|config| config.ordered && config.reliability == Reliability::Reliable)
         });
-        let max_channels =
-            if self.authenticated { MAX_CHANNELS } else { MAX_EARLY_CHANNELS };
+        let max_channels = if self.authenticated {
+            MAX_CHANNELS
+        } else {
+            MAX_EARLY_CHANNELS
+        };
         if !fit || label.len() > MAX_LABEL || self.channels.len() >= max_channels {
             tracing::debug!(target: "anabranch::webrtc", fit, "inbound channel refused");
             self.rtc.direct_api().close_data_channel(handle);
@@ -369,8 +381,10 @@ impl Str0mEngine {
         while let Some(&name) = self.sending.get(index) {
             let left = match self.channels.get_mut(&name) {
                 Some(channel) => {
-                    let left =
-                        self.rtc.channel(channel.handle).map_or(0, |mut c| c.buffered_amount());
+                    let left = self
+                        .rtc
+                        .channel(channel.handle)
+                        .map_or(0, |mut c| c.buffered_amount());
                     channel.unacknowledged = left;
                     left
                 }
@@ -477,7 +491,7 @@ impl Engine for Str0mEngine {
             return Written::Closed;
         }
         if !entry.open {
-            return Written::Busy;
+            return Written::NotOpen;
         }
         let Some(mut handle) = self.rtc.channel(entry.handle) else {
             return Written::Closed;

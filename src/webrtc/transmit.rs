@@ -62,10 +62,14 @@ impl TransmitQueue {
         let size = first.end - self.start;
         let mut end = first.end;
         let mut datagrams = 1;
-        for next in self.segments.iter().skip(1).take(max_segments.saturating_sub(1)) {
+        for next in self
+            .segments
+            .iter()
+            .skip(1)
+            .take(max_segments.saturating_sub(1))
+        {
             let length = next.end - end;
-            let same_path =
-                next.destination == first.destination && next.source == first.source;
+            let same_path = next.destination == first.destination && next.source == first.source;
             if !same_path || length > size || next.end - self.start > MAX_BATCH {
                 break;
             }
@@ -135,7 +139,10 @@ mod tests {
     #[test]
     fn a_longer_datagram_or_another_peer_starts_a_new_run() {
         let sent = queue(&[(300, 1), (1200, 1), (1200, 2), (1200, 2)]);
-        assert_eq!(runs(sent, 64), [(300, None), (1200, None), (2400, Some(1200))]);
+        assert_eq!(
+            runs(sent, 64),
+            [(300, None), (1200, None), (2400, Some(1200))]
+        );
     }
 
     #[test]

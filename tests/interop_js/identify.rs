@@ -51,7 +51,9 @@ pub(crate) fn decode(message: &[u8]) -> Identify {
         let (value, behind) = rest.split_at(length);
         rest = behind;
         match key >> 3 {
-            PROTOCOLS => identify.protocols.push(String::from_utf8(value.to_vec()).expect("text")),
+            PROTOCOLS => identify
+                .protocols
+                .push(String::from_utf8(value.to_vec()).expect("text")),
             AGENT_VERSION => identify.agent = String::from_utf8(value.to_vec()).expect("text"),
             _ => {}
         }

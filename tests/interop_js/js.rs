@@ -19,7 +19,9 @@ impl Js {
     pub(crate) fn start(program: &str, arguments: &[&str]) -> Self {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/js");
         assert!(
-            std::path::Path::new(directory).join("node_modules").exists(),
+            std::path::Path::new(directory)
+                .join("node_modules")
+                .exists(),
             "npm packages are missing: run interop/js/setup.sh, or scripts/test.sh"
         );
         let mut child = Command::new("node")
@@ -69,7 +71,10 @@ impl Js {
     /// Ends a `listen`.
     pub(crate) async fn finish(mut self) {
         drop(self.child.stdin.take());
-        let status = timeout(DEADLINE, self.child.wait()).await.expect("js ends").expect("status");
+        let status = timeout(DEADLINE, self.child.wait())
+            .await
+            .expect("js ends")
+            .expect("status");
         assert!(status.success(), "{status}");
     }
 }

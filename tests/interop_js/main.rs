@@ -90,7 +90,11 @@ async fn chromium_gets_the_first_noise_message_over_v2() {
 async fn we_dial_js_libp2p_in_node() {
     for _ in 0..runs() {
         let mut js = Js::start("node.mjs", &["listen"]);
-        let address = js.listen_address().await.parse().expect("a webrtc-direct address");
+        let address = js
+            .listen_address()
+            .await
+            .parse()
+            .expect("a webrtc-direct address");
         let endpoint = Endpoint::builder().dial_only().expect("defaults work");
         // js listeners speak v1 only.
         let connection = endpoint

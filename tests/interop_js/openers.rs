@@ -46,7 +46,10 @@ async fn finish(substream: &mut Substream) {
 
 async fn read_to_end(substream: &mut Substream) -> Vec<u8> {
     let mut got = Vec::new();
-    substream.read_to_end(&mut got).await.expect("an orderly end");
+    substream
+        .read_to_end(&mut got)
+        .await
+        .expect("an orderly end");
     got
 }
 
@@ -55,9 +58,16 @@ async fn identifies(connection: &Connection) {
     let message = read_to_end(&mut substream).await;
     finish(&mut substream).await;
     let identify = identify::decode(&message);
-    assert!(identify.agent.starts_with("js-libp2p/"), "{}", identify.agent);
+    assert!(
+        identify.agent.starts_with("js-libp2p/"),
+        "{}",
+        identify.agent
+    );
     for protocol in PROTOCOLS {
-        assert!(identify.protocols.iter().any(|p| p == protocol), "{protocol} is missing");
+        assert!(
+            identify.protocols.iter().any(|p| p == protocol),
+            "{protocol} is missing"
+        );
     }
 }
 
@@ -99,12 +109,21 @@ async fn opens_50_substreams_one_after_another(connection: &Connection) {
 }
 
 async fn bench(connection: &Connection, up: usize, down: usize) {
-    let mut substream = open(connection, "/bench/1.0.0").await;
-    substream.write_u64(up as u64).await.expect("a write");
-    substream.write_u64(down as u64).await.expect("a write");
-    substream.write_all(&pattern(up)).await.expect("a write");
-    finish(&mut substream).await;
-    let got = read_to_end(&mut substream).await;
+    let (mut read, mut write) = open(connection, "/bench/1.0.0").await.into_split();
+    let writing = async {
+        write.write_u64(up as u64).await.expect("a write");
+        write.write_u64(down as u64).await.expect("a write");
+        write.write_all(&pattern(up)).await.expect("a write");
+        assert_eq!(write.finish().await.expect("intact"), CloseOutcome::Acked);
+    };
+    // At the same time: js knows no credit, so what is not read while it sends counts against the
+    // ceiling of a substream, which the whole answer would reach.
+    let reading = async {
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.expect("an orderly end");
+        got
+    };
+    let ((), got) = tokio::join!(writing, reading);
     assert!(got == pattern(down), "{} of {down} bytes came", got.len());
 }
 
@@ -127,24 +146,37 @@ async fn reads_after_its_own_end(connection: &Connection) {
 async fn writes_after_the_end_of_the_peer(connection: &Connection) {
     let mut substream = open(connection, "/half-close-remote/1.0.0").await;
     assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
-    substream.write_all(&pattern(HALF_CLOSE_BYTES)).await.expect("a write");
+    substream
+        .write_all(&pattern(HALF_CLOSE_BYTES))
+        .await
+        .expect("a write");
     finish(&mut substream).await;
 
     let mut result = open(connection, "/half-close-result/1.0.0").await;
-    assert_eq!(result.read_u64().await.expect("a record"), HALF_CLOSE_BYTES as u64);
+    assert_eq!(
+        result.read_u64().await.expect("a record"),
+        HALF_CLOSE_BYTES as u64
+    );
     finish(&mut result).await;
 }
 
 async fn resets(connection: &Connection) {
     let mut substream = open(connection, "/reset-me/1.0.0").await;
     substream.write_all(&pattern(1024)).await.expect("a write");
-    assert_eq!(substream.read_u8().await.expect("an answer"), (1023 % 251) as u8);
+    assert_eq!(
+        substream.read_u8().await.expect("an answer"),
+        (1023 % 251) as u8
+    );
     substream.reset(9);
     let error = substream.read_u8().await.expect_err("it was reset");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 
     let mut result = open(connection, "/reset-result/1.0.0").await;
-    assert_eq!(result.read_u8().await.expect("a record"), 1, "js saw the reset");
+    assert_eq!(
+        result.read_u8().await.expect("a record"),
+        1,
+        "js saw the reset"
+    );
     finish(&mut result).await;
 }
 

@@ -48,7 +48,10 @@ impl<T> Record<T> {
 
     async fn wait(&self) -> Option<T> {
         let mut take = self.take.lock().await;
-        timeout(Duration::from_secs(2), take.recv()).await.ok().flatten()
+        timeout(Duration::from_secs(2), take.recv())
+            .await
+            .ok()
+            .flatten()
     }
 }
 
@@ -103,7 +106,11 @@ async fn respond(
             let mut got = Vec::new();
             stream.read_to_end(&mut got).await?;
             let expected = pattern(HALF_CLOSE_BYTES);
-            let right = got.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+            let right = got
+                .iter()
+                .zip(&expected)
+                .take_while(|(a, b)| a == b)
+                .count();
             let _ = records.half_close.put.send(right as u64);
             Ok(())
         }
@@ -142,7 +149,10 @@ async fn bench(mut stream: Substream) -> io::Result<()> {
     stream.read_to_end(&mut got).await?;
     if got.len() as u64 != up || got != pattern(got.len()) {
         stream.reset(1);
-        return Err(io::Error::other(format!("{} bytes, or wrong ones, of {up}", got.len())));
+        return Err(io::Error::other(format!(
+            "{} bytes, or wrong ones, of {up}",
+            got.len()
+        )));
     }
     let down = usize::try_from(down).map_err(io::Error::other)?;
     stream.write_all(&pattern(down)).await?;
@@ -157,6 +167,8 @@ async fn finish(mut stream: Substream) -> io::Result<()> {
 fn finished(outcome: CloseOutcome) -> io::Result<()> {
     match outcome {
         CloseOutcome::Acked | CloseOutcome::Stopped(_) => Ok(()),
-        other => Err(io::Error::other(format!("FIN was not acknowledged: {other:?}"))),
+        other => Err(io::Error::other(format!(
+            "FIN was not acknowledged: {other:?}"
+        ))),
     }
 }

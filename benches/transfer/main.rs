@@ -1,0 +1,105 @@
+//! Goodput over UDP loopback: anabranch beside a bare str0m loop with the same settings.
+//!
+//!     cargo bench --bench transfer
+//!
+//! The bare loop is what a program could reach that uses str0m directly: two threads that do nothing
+//! but move one channel's messages between two sockets. What anabranch needs on top (framing,
+//! substreams, scheduling, tasks, the listener's routing) is the difference.
+
+use std::time::{Duration, Instant};
+
+use anabranch::{CloseOutcome, Connection, Endpoint};
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tokio::runtime::Runtime;
+
+mod bare_str0m;
+
+/// Bytes of one measured transfer.
+const BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes of one write.
+const WRITE: usize = 16 * 1024;
+
+fn transfer(c: &mut Criterion) {
+    let mut group = c.benchmark_group("transfer");
+    group
+        .throughput(Throughput::Bytes(BYTES as u64))
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(8));
+    for budget in [64 * 1024, 128 * 1024] {
+        let pair = bare_str0m::Pair::connect(budget);
+        group.bench_function(
+            format!("bare str0m, {} KiB in flight", budget / 1024),
+            |b| {
+                b.iter_custom(|rounds| (0..rounds).map(|_| pair.transfer(BYTES, WRITE)).sum());
+            },
+        );
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    let (_listener, connection) = runtime.block_on(connect());
+    for substreams in [1, 10] {
+        group.bench_function(format!("anabranch, {substreams} substreams"), |b| {
+            b.iter_custom(|rounds| {
+                (0..rounds)
+                    .map(|_| runtime.block_on(send(&connection, substreams)))
+                    .sum()
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A dialler connected to a listener that reads and drops.
+async fn connect() -> (Endpoint, Connection) {
+    let listener = Endpoint::builder()
+        .protocol("/sink")
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = listener.addresses().remove(0);
+    let accepting = listener.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = accepting.accept().await {
+            let connection = incoming.accept().await.expect("a handshake");
+            while let Ok(Some(mut substream)) = connection.accept().await {
+                tokio::spawn(async move {
+                    while let Ok(Some(_)) = substream.read_chunk(usize::MAX).await {}
+                });
+            }
+        }
+    });
+    let dialler = Endpoint::builder().dial_only().expect("defaults");
+    let connection = dialler.connect(&address).await.expect("a listener");
+    (listener, connection)
+}
+
+/// Time from the first byte written to the last FIN_ACK.
+async fn send(connection: &Connection, substreams: usize) -> Duration {
+    let mut open = Vec::new();
+    for _ in 0..substreams {
+        open.push(connection.open("/sink").await.expect("a substream"));
+    }
+    let began = Instant::now();
+    let tasks: Vec<_> = open
+        .into_iter()
+        .map(|mut substream| {
+            let chunk = Bytes::from(vec![5; WRITE]);
+            tokio::spawn(async move {
+                for _ in 0..BYTES / WRITE / substreams {
+                    substream.write_chunk(chunk.clone()).await.expect("a write");
+                }
+                let outcome = substream.finish().await.expect("a close");
+                assert_eq!(outcome, CloseOutcome::Acked);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("the task ends");
+    }
+    began.elapsed()
+}
+
+criterion_group!(benches, transfer);
+criterion_main!(benches);

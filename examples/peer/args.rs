@@ -1,0 +1,256 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anabranch::{Address, WebRtcDirectVersion};
+
+use crate::content;
+
+/// What `--help` prints.
+pub(crate) const USAGE: &str = "\
+usage: peer listen [--addr MULTIADDR]...     default /ip4/127.0.0.1/udp/0/webrtc-direct
+       peer dial MULTIADDR [options]
+
+what to do (default: bench)
+  --up N --down N --streams K --chunk N      /bench/1.0.0: so much on each of K substreams at once
+  --echo --size N --count N                  so many open, echo, close round trips
+  --conns N --hold-ms MS                     idle connections
+  --idle-streams N --hold-ms MS              idle substreams of one connection
+  --stall --up N --hold-ms MS                the responder does not read for MS
+  --stall-down --down N --hold-ms MS         the opener does not read for MS
+
+more options
+  --nofin          /bench-nofin/1.0.0 in place of bench, and echo without half-close
+  --peer-pid PID   report the memory of that process, the listener's
+  --v2             webrtc-direct v2
+  --repeat R       so many times, each with a fresh connection
+  --timeout-s S    a limit for each operation, default 60
+
+N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.";
+
+/// Bytes that a stall sends if nothing else is said: far more than any window.
+const STALL_BYTES: u64 = 64 << 20;
+
+/// A parsed command line.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Run the responders on these addresses.
+    Listen(Vec<SocketAddr>),
+    /// Be the opener.
+    Dial(Options),
+    /// Print [`USAGE`].
+    Help,
+}
+
+/// What the opener does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Bulk transfer.
+    Bench,
+    /// Round trips.
+    Echo,
+    /// That many idle connections.
+    Connections(usize),
+    /// That many idle substreams.
+    IdleStreams(usize),
+    /// A responder that does not read for a while.
+    Stall,
+    /// An opener that does not read for a while.
+    StallDown,
+}
+
+/// The options of `dial`.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) address: Address,
+    pub(crate) mode: Mode,
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    pub(crate) streams: usize,
+    pub(crate) chunk: usize,
+    pub(crate) size: u64,
+    pub(crate) count: usize,
+    pub(crate) hold: Duration,
+    pub(crate) peer_pid: Option<u32>,
+    pub(crate) nofin: bool,
+    pub(crate) version: WebRtcDirectVersion,
+    pub(crate) repeat: usize,
+    pub(crate) timeout: Duration,
+}
+
+impl Command {
+    /// Parses the arguments behind the program's name.
+    pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        match args.next().as_deref() {
+            Some("listen") => parse_listen(args),
+            Some("dial") => parse_dial(args),
+            Some("-h" | "--help" | "help") => Ok(Self::Help),
+            Some(other) => Err(format!("unknown command {other:?}")),
+            None => Err("a command is missing".to_owned()),
+        }
+    }
+}
+
+fn parse_listen(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut addresses = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--addr" => addresses.push(address(&value(&mut args, &arg)?)?.socket_addr()),
+            "-h" | "--help" => return Ok(Command::Help),
+            _ => return Err(format!("unknown option {arg:?}")),
+        }
+    }
+    if addresses.is_empty() {
+        addresses.push(SocketAddr::from(([127, 0, 0, 1], 0)));
+    }
+    Ok(Command::Listen(addresses))
+}
+
+fn parse_dial(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut target = None;
+    let mut modes = Vec::new();
+    let (mut up, mut down) = (None, None);
+    let (mut streams, mut chunk) = (1, content::DEFAULT_CHUNK);
+    let (mut size, mut count) = (1 << 10, 100);
+    let mut hold = Duration::from_secs(1);
+    let mut peer_pid = None;
+    let mut nofin = false;
+    let mut version = WebRtcDirectVersion::V1;
+    let mut repeat = 1;
+    let mut timeout = Duration::from_secs(60);
+
+    while let Some(arg) = args.next() {
+        let mut value = || value(&mut args, &arg);
+        match arg.as_str() {
+            "--up" => up = Some(bytes(&arg, &value()?)?),
+            "--down" => down = Some(bytes(&arg, &value()?)?),
+            "--streams" => streams = positive(&arg, &value()?)?,
+            "--chunk" => chunk = chunk_size(&arg, &value()?)?,
+            "--echo" => modes.push(Mode::Echo),
+            "--size" => size = bytes(&arg, &value()?)?,
+            "--count" => count = positive(&arg, &value()?)?,
+            "--conns" => modes.push(Mode::Connections(positive(&arg, &value()?)?)),
+            "--idle-streams" => modes.push(Mode::IdleStreams(positive(&arg, &value()?)?)),
+            "--hold-ms" => hold = Duration::from_millis(number(&arg, &value()?)?),
+            "--stall" => modes.push(Mode::Stall),
+            "--stall-down" => modes.push(Mode::StallDown),
+            "--peer-pid" => peer_pid = Some(number(&arg, &value()?)?),
+            "--nofin" => nofin = true,
+            "--v2" => version = WebRtcDirectVersion::V2,
+            "--repeat" => repeat = positive(&arg, &value()?)?,
+            "--timeout-s" => timeout = seconds(&arg, &value()?)?,
+            "-h" | "--help" => return Ok(Command::Help),
+            option if option.starts_with('-') => return Err(format!("unknown option {arg:?}")),
+            text if target.is_none() => target = Some(address(text)?),
+            _ => return Err(format!("unexpected argument {arg:?}")),
+        }
+    }
+
+    let address = target.ok_or("dial needs the address of a listener")?;
+    let mode = match modes[..] {
+        [] => Mode::Bench,
+        [mode] => mode,
+        _ => {
+            return Err(
+                "--echo, --conns, --idle-streams, --stall and --stall-down exclude each other"
+                    .to_owned(),
+            );
+        }
+    };
+    let default_up = if mode == Mode::Stall { STALL_BYTES } else { 0 };
+    let default_down = if mode == Mode::StallDown {
+        STALL_BYTES
+    } else {
+        0
+    };
+    Ok(Command::Dial(Options {
+        address,
+        mode,
+        up: up.unwrap_or(default_up),
+        down: down.unwrap_or(default_down),
+        streams,
+        chunk,
+        size,
+        count,
+        hold,
+        peer_pid,
+        nofin,
+        version,
+        repeat,
+        timeout,
+    }))
+}
+
+fn value(args: &mut impl Iterator<Item = String>, option: &str) -> Result<String, String> {
+    args.next().ok_or_else(|| format!("{option} needs a value"))
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    text.parse()
+        .map_err(|error| format!("address {text:?}: {error}"))
+}
+
+fn number<T: FromStr>(option: &str, text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("{option}: {text:?} is not a number it can take"))
+}
+
+fn positive(option: &str, text: &str) -> Result<usize, String> {
+    match number(option, text)? {
+        0 => Err(format!("{option} must not be 0")),
+        n => Ok(n),
+    }
+}
+
+fn seconds(option: &str, text: &str) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(number(option, text)?)
+        .ok()
+        .filter(|limit| !limit.is_zero())
+        .ok_or_else(|| format!("{option}: {text:?} is not a duration"))
+}
+
+/// A number of bytes, with a suffix or without.
+fn bytes(option: &str, text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G']);
+    let unit: u64 = match text.get(digits.len()..) {
+        Some("") => 1,
+        Some("k" | "K") => 1 << 10,
+        Some("m" | "M") => 1 << 20,
+        Some("g" | "G") => 1 << 30,
+        _ => return Err(format!("{option}: {text:?} has more than one suffix")),
+    };
+    number::<u64>(option, digits)?
+        .checked_mul(unit)
+        .ok_or_else(|| format!("{option}: {text:?} is too large"))
+}
+
+fn chunk_size(option: &str, text: &str) -> Result<usize, String> {
+    let size = bytes(option, text)?;
+    usize::try_from(size)
+        .ok()
+        .filter(|size| (1..=content::MAX_CHUNK).contains(size))
+        .ok_or_else(|| format!("{option} must be 1 to {}", content::MAX_CHUNK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_suffixes() {
+        for (text, expected) in [
+            ("0", 0),
+            ("17", 17),
+            ("1k", 1024),
+            ("64m", 64 << 20),
+            ("2G", 2 << 30),
+        ] {
+            assert_eq!(bytes("--up", text), Ok(expected));
+        }
+        for text in ["", "k", "1kk", "1.5m", "-1", "99999999999g"] {
+            assert!(bytes("--up", text).is_err(), "{text}");
+        }
+    }
+}

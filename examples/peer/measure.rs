@@ -1,0 +1,85 @@
+//! Percentiles and memory.
+
+use std::time::Duration;
+
+/// Durations that were measured, for percentiles.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub(crate) fn push(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    pub(crate) fn max(&self) -> Duration {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+
+    /// The smallest sample that `percent` of all do not exceed; zero without samples.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+        sorted.get(rank).copied().unwrap_or_default()
+    }
+}
+
+/// Resident memory in KiB of this process and, if its id is known, of the peer's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) own: Option<u64>,
+    pub(crate) peer: Option<u64>,
+}
+
+impl Memory {
+    /// What is resident now.
+    pub(crate) fn now(peer_pid: Option<u32>) -> Self {
+        Self {
+            own: resident("self"),
+            peer: peer_pid.and_then(|pid| resident(&pid.to_string())),
+        }
+    }
+
+    /// The larger of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            own: self.own.max(other.own),
+            peer: self.peer.max(other.peer),
+        }
+    }
+}
+
+/// How much `after` is more than `before`, for each of `count` things.
+pub(crate) fn growth(before: Option<u64>, after: Option<u64>, count: usize) -> Option<f64> {
+    Some((after? as f64 - before? as f64) / count as f64)
+}
+
+/// `VmRSS` of a process, where there is a `/proc`.
+fn resident(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles() {
+        let mut samples = Samples::default();
+        assert_eq!(samples.percentile(50), Duration::ZERO);
+        for ms in (1..=100).rev() {
+            samples.push(Duration::from_millis(ms));
+        }
+        assert_eq!(samples.percentile(50), Duration::from_millis(50));
+        assert_eq!(samples.percentile(95), Duration::from_millis(95));
+        assert_eq!(samples.percentile(100), samples.max());
+    }
+}

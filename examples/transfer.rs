@@ -1,0 +1,214 @@
+//! A listener and a dialler over real UDP in one process: sends data from one to the other, with a
+//! progress bar, checks every byte, closes, and prints how fast that was.
+//!
+//! ```text
+//! cargo run --release --example transfer
+//! cargo run --release --example transfer -- --size 1g --streams 4
+//! ```
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anabranch::{Address, CloseOutcome, Endpoint, Substream};
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+const PROTOCOL: &str = "/transfer/1.0.0";
+const USAGE: &str = "usage: transfer [--size N] [--streams K]
+
+  --size N      bytes to send in all; N may end in k, m or g; default 256m
+  --streams K   substreams to send them on at once, at most 256; default 1";
+
+/// The byte at offset i of a substream is `i % PERIOD`.
+const PERIOD: usize = 251;
+const CHUNK: usize = 64 << 10;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let (size, streams) = match arguments() {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("transfer: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(size, streams).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("transfer failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(size: u64, streams: u64) -> Result<()> {
+    let listener = Endpoint::builder()
+        .protocol(PROTOCOL)
+        .bind("127.0.0.1:0")
+        .await?;
+    let address = listener.addresses().remove(0);
+    println!("listening on {address}");
+    let bar = progress_bar(size)?;
+    let receiving = tokio::spawn(receive_all(listener.clone(), streams, bar.clone()));
+    let sent = send_all(&address, size, streams).await;
+    if sent.is_err() {
+        receiving.abort();
+        bar.abandon();
+    }
+    let seconds = sent?.as_secs_f64();
+    let received = receiving.await??;
+    bar.finish_and_clear();
+    listener.close().await;
+    if received != size {
+        return Err(format!("{received} of {size} bytes arrived").into());
+    }
+    println!("{size} bytes arrived, each one checked");
+    println!("closed: every substream by FIN, confirmed by FIN_ACK");
+    println!("{:.1} MB/s ({seconds:.2} s)", size as f64 / 1e6 / seconds);
+    Ok(())
+}
+
+/// The dialler: sends everything and says how long it took until all was confirmed.
+async fn send_all(address: &Address, size: u64, streams: u64) -> Result<Duration> {
+    let endpoint = Endpoint::builder().dial_only()?;
+    let start = Instant::now();
+    let connection = endpoint.connect(address).await?;
+    println!("connected in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+
+    let start = Instant::now();
+    let mut sending = JoinSet::new();
+    for i in 0..streams {
+        let share = size / streams + u64::from(i < size % streams);
+        let substream = connection.open(PROTOCOL).await?;
+        sending.spawn(send(substream, share));
+    }
+    while let Some(joined) = sending.join_next().await {
+        joined??;
+    }
+    let took = start.elapsed();
+    connection.close().await;
+    endpoint.close().await;
+    Ok(took)
+}
+
+async fn send(mut substream: Substream, size: u64) -> Result<()> {
+    substream.write_u64(size).await?;
+    let content = content();
+    let mut offset = 0;
+    while offset < size {
+        let start = (offset % PERIOD as u64) as usize;
+        let len = (size - offset).min(CHUNK as u64) as usize;
+        substream
+            .write_chunk(content.slice(start..start + len))
+            .await?;
+        offset += len as u64;
+    }
+    // The receiver answers with nothing but the end, and so does not have to be read.
+    match substream.finish().await? {
+        CloseOutcome::Acked => {}
+        other => return Err(format!("the close was not confirmed: {other:?}").into()),
+    }
+    match substream.read_chunk(1).await? {
+        None => Ok(()),
+        Some(_) => Err("the receiver sent something".into()),
+    }
+}
+
+/// The listener: takes one connection and what comes over it, and says how many bytes were right.
+async fn receive_all(endpoint: Endpoint, streams: u64, bar: ProgressBar) -> Result<u64> {
+    let incoming = endpoint.accept().await.ok_or("the listener was closed")?;
+    let connection = incoming.accept().await?;
+    let mut receiving = JoinSet::new();
+    for _ in 0..streams {
+        let substream = connection
+            .accept()
+            .await?
+            .ok_or("the sender closed too early")?;
+        receiving.spawn(receive(substream, bar.clone()));
+    }
+    let mut total = 0;
+    while let Some(joined) = receiving.join_next().await {
+        total += joined??;
+    }
+    Ok(total)
+}
+
+async fn receive(mut substream: Substream, bar: ProgressBar) -> Result<u64> {
+    let size = substream.read_u64().await?;
+    let content = content();
+    let mut offset = 0;
+    while let Some(chunk) = substream.read_chunk(CHUNK).await? {
+        let start = (offset % PERIOD as u64) as usize;
+        if chunk[..] != content[start..start + chunk.len()] {
+            substream.reset(1);
+            return Err(format!("wrong content after {offset} bytes").into());
+        }
+        offset += chunk.len() as u64;
+        bar.inc(chunk.len() as u64);
+    }
+    if offset != size {
+        return Err(format!("the stream ended after {offset} of {size} bytes").into());
+    }
+    substream.finish().await?;
+    Ok(size)
+}
+
+/// Enough of the content for a chunk at any offset.
+fn content() -> Bytes {
+    (0..PERIOD as u8).cycle().take(CHUNK + PERIOD).collect()
+}
+
+/// A bar on a terminal; nothing where the output goes to a file or another program.
+fn progress_bar(size: u64) -> Result<ProgressBar> {
+    let target = if io::stdout().is_terminal() {
+        ProgressDrawTarget::stdout()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let template = "[{bar:40}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template)?.progress_chars("=> ");
+    Ok(ProgressBar::with_draw_target(Some(size), target).with_style(style))
+}
+
+/// Size and number of substreams; `None` if only help is wanted.
+fn arguments() -> Result<Option<(u64, u64)>, String> {
+    let (mut size, mut streams) = (256 << 20, 1);
+    let mut args = std::env::args().skip(1);
+    while let Some(option) = args.next() {
+        let target = match option.as_str() {
+            "--size" => &mut size,
+            "--streams" => &mut streams,
+            "-h" | "--help" => return Ok(None),
+            _ => return Err(format!("unknown option {option:?}")),
+        };
+        let value = args
+            .next()
+            .ok_or_else(|| format!("{option} needs a value"))?;
+        *target = number(&value).ok_or_else(|| format!("{option}: {value:?} is no size"))?;
+    }
+    if !(1..=256).contains(&streams) {
+        return Err("--streams must be 1 to 256".to_owned());
+    }
+    Ok(Some((size, streams)))
+}
+
+/// A number that may end in k, m or g.
+fn number(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' => (&text[..text.len() - 1], 1 << 10),
+        b'm' => (&text[..text.len() - 1], 1 << 20),
+        b'g' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}

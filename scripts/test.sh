@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs all of them. Meant for a fresh machine with a Rust
+# toolchain and Node.js 20: the browser comes from apt, the JavaScript peers from npm.
+#
+#   scripts/test.sh          everything
+#   scripts/test.sh --fast   without foreign peers
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fast=false
+[ "${1:-}" = "--fast" ] && fast=true
+features=testing
+$fast || features=testing,interop
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "formatting"
+cargo fmt --all --check
+
+if ! $fast; then
+  step "JavaScript peers and browser"
+  interop/js/setup.sh
+fi
+
+step "lints"
+cargo clippy --all-targets --features "$features" -- -D warnings
+
+step "tests"
+export RUST_BACKTRACE=1
+if command -v cargo-nextest >/dev/null 2>&1; then
+  cargo nextest run --features "$features"
+else
+  cargo test --features "$features" --tests --lib -- --test-threads=2
+fi
+cargo test --features "$features" --doc
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing

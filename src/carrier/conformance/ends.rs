@@ -1,0 +1,161 @@
+//! Two carriers that are driven by hand.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::LIMIT;
+use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
+use crate::connection::ConnectionError;
+
+/// One end: its carrier, and what it has reported.
+pub(super) struct End<C> {
+    pub(super) carrier: C,
+    pub(super) opened: Vec<(ChannelId, String)>,
+    pub(super) closed: Vec<ChannelId>,
+    pub(super) delivered: Vec<ChannelId>,
+    pub(super) writable: usize,
+    pub(super) received: HashMap<ChannelId, Vec<u8>>,
+    pub(super) ended: Option<ConnectionError>,
+}
+
+impl<C: Carrier> End<C> {
+    fn new(carrier: C) -> Self {
+        Self {
+            carrier,
+            opened: Vec::new(),
+            closed: Vec::new(),
+            delivered: Vec::new(),
+            writable: 0,
+            received: HashMap::new(),
+            ended: None,
+        }
+    }
+
+    /// Takes in everything that has happened. Returns whether anything has.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while self.ended.is_none() {
+            let Poll::Ready(event) = self.carrier.poll_event(cx) else {
+                break;
+            };
+            moved = true;
+            match event {
+                Ok(CarrierEvent::Opened { channel, label }) => self.opened.push((channel, label)),
+                Ok(CarrierEvent::Readable { channel }) => self.read(channel),
+                Ok(CarrierEvent::Writable) => self.writable += 1,
+                Ok(CarrierEvent::Delivered { channel }) => self.delivered.push(channel),
+                Ok(CarrierEvent::Closed { channel }) => {
+                    self.read(channel);
+                    self.closed.push(channel);
+                }
+                Err(cause) => self.ended = Some(cause),
+            }
+        }
+        moved
+    }
+
+    fn read(&mut self, channel: ChannelId) {
+        let received = self.received.entry(channel).or_default();
+        while let Some(bytes) = self.carrier.read(channel) {
+            assert!(!bytes.is_empty(), "a read without bytes");
+            received.extend_from_slice(&bytes);
+        }
+    }
+
+    /// What has arrived on a channel.
+    pub(super) fn received(&self, channel: ChannelId) -> &[u8] {
+        self.received.get(&channel).map_or(&[], |bytes| bytes)
+    }
+
+    pub(super) fn open(&mut self, label: &str) -> ChannelId {
+        self.carrier.open(label).expect("a channel is free")
+    }
+
+    /// Writes data frames of `size` bytes until the carrier is busy; returns what it took.
+    pub(super) fn fill(&mut self, channel: ChannelId, size: usize) -> usize {
+        let frame = vec![7; size];
+        for taken in 0..64 * 1024 * 1024 / size {
+            match self.carrier.write(channel, &frame, Class::Data) {
+                Written::Taken => {}
+                Written::Busy | Written::NotOpen => return taken * size,
+                Written::Closed => panic!("the channel was closed"),
+            }
+        }
+        panic!("64 MiB were taken without a word of being busy");
+    }
+}
+
+/// Two connected ends.
+pub(super) struct Ends<A, B> {
+    pub(super) a: End<A>,
+    pub(super) b: End<B>,
+}
+
+impl<A: Carrier, B: Carrier> Ends<A, B> {
+    pub(super) async fn connect<F, Fut>(factory: F) -> Self
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = (A, B)>,
+    {
+        let (a, b) = timeout(LIMIT, factory())
+            .await
+            .expect("the carriers connect in time");
+        Self {
+            a: End::new(a),
+            b: End::new(b),
+        }
+    }
+
+    /// Drives both ends until `done`, which may act on them too.
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&mut End<A>, &mut End<B>) -> bool,
+    ) {
+        let driven = poll_fn(|cx| {
+            loop {
+                if done(&mut self.a, &mut self.b) {
+                    return Poll::Ready(());
+                }
+                let moved = self.a.poll(cx) | self.b.poll(cx);
+                if !moved {
+                    return Poll::Pending;
+                }
+            }
+        });
+        if timeout(LIMIT, driven).await.is_err() {
+            panic!("waited in vain for: {what}");
+        }
+    }
+
+    /// Drives one or both ends for a while.
+    pub(super) async fn drive_for(&mut self, duration: Duration, with_b: bool) {
+        let driven = poll_fn(|cx| {
+            while self.a.poll(cx) | (with_b && self.b.poll(cx)) {}
+            Poll::<()>::Pending
+        });
+        let _ = timeout(duration, driven).await;
+    }
+
+    /// Opens a channel from `a` and waits until both can use it; returns both names of it.
+    pub(super) async fn channel(&mut self) -> (ChannelId, ChannelId) {
+        let before = self.b.opened.len();
+        let here = self.a.open("");
+        self.until("the peer's channel", |_, b| b.opened.len() > before)
+            .await;
+        let (there, _) = self.b.opened[before];
+        // Some carriers take nothing on a channel before the peer has answered its opening.
+        self.until("an open channel", |a, _| {
+            a.carrier.write(here, b"?", Class::Control) == Written::Taken
+        })
+        .await;
+        self.until("the first byte", |_, b| !b.received(there).is_empty())
+            .await;
+        self.b.received.remove(&there);
+        (here, there)
+    }
+}

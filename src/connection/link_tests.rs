@@ -1,0 +1,89 @@
+//! Tests of what handles and driver share.
+
+use std::sync::Arc;
+
+use super::config::{Config, ConfigError};
+use super::error::{ConnectionError, OpenError};
+use super::link::{Link, OpenRequest, UnreadBytes};
+
+/// Row L-26: the fuller the connection, the less one substream may hold, so that the largest
+/// meets the limit first; a small one is never punished for the sum.
+#[test]
+fn l26_the_ceiling_of_one_substream_falls_as_the_connection_fills() {
+    let config = Config::default();
+    let unread = UnreadBytes::default();
+    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
+    unread.adjust(0, config.connection_ceiling - config.substream_ceiling);
+    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
+    unread.adjust(0, config.substream_ceiling / 2);
+    assert_eq!(
+        unread.ceiling_for_one(&config),
+        config.substream_ceiling / 2
+    );
+    unread.adjust(0, config.connection_ceiling);
+    assert_eq!(unread.ceiling_for_one(&config), 32 * 1024);
+    unread.adjust(unread.get(), 0);
+    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
+}
+
+#[test]
+fn an_open_after_the_end_fails_with_the_cause() {
+    let link = Link::new(Arc::new(Config::default()));
+    link.add_handle();
+    link.end(ConnectionError::ClosedByPeer);
+    link.end(ConnectionError::TimedOut);
+    assert_eq!(
+        link.cause(),
+        Some(ConnectionError::ClosedByPeer),
+        "the first counts"
+    );
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    link.request_open(OpenRequest {
+        label: String::new(),
+        reply,
+    });
+    let answer = answer.try_recv().expect("answered at once");
+    assert!(matches!(
+        answer,
+        Err(OpenError::Connection(ConnectionError::ClosedByPeer))
+    ));
+    assert!(link.is_idle());
+}
+
+#[test]
+fn a_ceiling_that_a_peer_within_its_window_could_meet_is_refused() {
+    let mut config = Config::default();
+    assert_eq!(config.validate(), Ok(()));
+    config.receive_window = 4 * 1024 * 1024;
+    assert!(matches!(
+        config.validate(),
+        Err(ConfigError::OutOfRange {
+            name: "substream_ceiling",
+            ..
+        })
+    ));
+    config.substream_ceiling = 6 * 1024 * 1024;
+    assert_eq!(config.validate(), Ok(()));
+    config.open_timeout = std::time::Duration::ZERO;
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::ZeroTimeout {
+            name: "open_timeout"
+        })
+    );
+}
+
+#[test]
+fn frames_longer_than_the_specification_allows_are_refused() {
+    for (max_frame, max_frame_without_credit) in [(16_385, 8192), (16_384, 16_385), (16_384, 8)] {
+        let config = Config {
+            max_frame,
+            max_frame_without_credit,
+            ..Config::default()
+        };
+        assert!(
+            config.validate().is_err(),
+            "{max_frame}, {max_frame_without_credit}"
+        );
+    }
+}

@@ -1,0 +1,396 @@
+//! Tests of the send and the receive buffer.
+
+use bytes::Bytes;
+
+use super::recv::{FRAME_COST, Overrun, ReceiveBuffer};
+use super::send::{Chunk, INITIAL_CREDIT, SendBuffer};
+use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
+
+const CAPACITY: usize = 64 * 1024;
+const CHUNK: usize = 8000;
+
+fn send_buffer() -> SendBuffer {
+    SendBuffer::new(CAPACITY, CHUNK)
+}
+
+/// Takes and sends everything that credit allows; returns the lengths of the payloads.
+fn drain(buffer: &mut SendBuffer, sent: &mut Vec<u8>) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let Some((chunk, length)) = buffer.take(CHUNK) {
+        sent.extend_from_slice(&chunk.buf[chunk.start..chunk.start + length]);
+        lengths.push(length);
+        buffer.sent(chunk, length);
+    }
+    lengths
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
+}
+
+#[test]
+fn a_write_takes_what_fits_and_refuses_the_rest() {
+    let mut buffer = send_buffer();
+    assert_eq!(buffer.write(&pattern(CAPACITY + 5)), CAPACITY);
+    assert_eq!(buffer.queued(), CAPACITY);
+    assert!(!buffer.has_room());
+    assert!(!buffer.is_half_empty());
+    assert_eq!(buffer.write(b"more"), 0);
+}
+
+#[test]
+fn chunks_are_full_and_leave_room_for_a_header() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    let data = pattern(20_000);
+    buffer.write(&data);
+    let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+    assert_eq!((chunk.start, length), (DATA_HEADROOM, CHUNK));
+    assert!(chunk.buf.capacity() >= DATA_HEADROOM + CHUNK + DATA_TAILROOM);
+    buffer.put_back(chunk);
+    let mut sent = Vec::new();
+    assert_eq!(drain(&mut buffer, &mut sent), [8000, 8000, 4000]);
+    assert_eq!(sent, data);
+    assert_eq!(buffer.queued(), 0);
+}
+
+#[test]
+fn small_writes_share_a_chunk() {
+    let mut buffer = send_buffer();
+    for byte in 0..100 {
+        buffer.write(&[byte]);
+    }
+    let mut sent = Vec::new();
+    assert_eq!(drain(&mut buffer, &mut sent), [100]);
+    assert_eq!(sent, pattern(100));
+}
+
+#[test]
+fn initial_credit_holds_back_until_it_is_lifted_or_granted() {
+    let mut buffer = send_buffer();
+    buffer.write(&pattern(40_000));
+    let mut sent = Vec::new();
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent.len() as u64, INITIAL_CREDIT);
+    assert!(buffer.waits_for_first_credit());
+    assert!(!buffer.is_sendable());
+
+    buffer.grant(20_000);
+    assert!(!buffer.waits_for_first_credit());
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent.len(), 20_000);
+    assert!(
+        !buffer.lift_initial_limit(),
+        "a granted credit is not lifted"
+    );
+
+    buffer.grant(1_000_000);
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent, pattern(40_000));
+
+    let mut unlimited = send_buffer();
+    unlimited.write(&pattern(CAPACITY));
+    assert!(unlimited.lift_initial_limit());
+    assert!(!unlimited.lift_initial_limit());
+    let mut sent = Vec::new();
+    drain(&mut unlimited, &mut sent);
+    assert_eq!(sent.len(), CAPACITY);
+}
+
+#[test]
+fn a_grant_never_falls() {
+    let mut buffer = send_buffer();
+    buffer.write(&pattern(30_000));
+    buffer.grant(10_000);
+    buffer.grant(5_000);
+    buffer.grant(10_000);
+    let mut sent = Vec::new();
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent.len(), 10_000);
+}
+
+/// A grant below what was sent under another regime allows nothing, and does not wrap around.
+#[test]
+fn a_grant_below_what_was_sent_allows_nothing() {
+    let mut buffer = send_buffer();
+    buffer.write(&pattern(CAPACITY));
+    buffer.lift_initial_limit();
+    let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+    buffer.sent(chunk, length);
+    buffer.grant(1);
+    assert!(!buffer.is_sendable());
+    assert!(buffer.take(CHUNK).is_none());
+}
+
+/// Our credit rides behind the payload of the first chunk, which must not be cut for it.
+#[test]
+fn the_first_chunk_goes_out_whole() {
+    let mut buffer = SendBuffer::new(CAPACITY, 16_370);
+    buffer.write(&pattern(CAPACITY));
+    let (chunk, length) = buffer.take(16_370).expect("data is queued");
+    assert_eq!(chunk.len(), length);
+    assert!(length as u64 <= INITIAL_CREDIT);
+    buffer.sent(chunk, length);
+    buffer.grant(u64::MAX);
+    let (_, length) = buffer.take(16_370).expect("data is queued");
+    assert_eq!(length, 16_370, "later chunks use the whole frame");
+}
+
+#[test]
+fn a_chunk_that_was_put_back_is_first_again() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    let data = pattern(CHUNK + 10);
+    buffer.write(&data);
+    let (chunk, _) = buffer.take(CHUNK).expect("data is queued");
+    assert_eq!(
+        buffer.queued(),
+        data.len(),
+        "what the driver holds counts as queued"
+    );
+    buffer.put_back(chunk);
+    let mut sent = Vec::new();
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent, data);
+}
+
+#[test]
+fn discard_while_the_driver_holds_a_chunk_leaves_nothing() {
+    let mut buffer = send_buffer();
+    buffer.write(&pattern(3 * CHUNK));
+    let held = buffer.take(CHUNK).expect("data is queued");
+    buffer.discard();
+    assert_eq!(buffer.queued(), 0);
+    // What `Shared` does when the driver comes back with it.
+    drop(held);
+    buffer.discard();
+    assert_eq!(buffer.queued(), 0);
+    assert!(!buffer.is_sendable());
+    assert!(buffer.take(CHUNK).is_none());
+}
+
+#[test]
+fn an_idle_buffer_keeps_no_memory() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        buffer.write(&pattern(CAPACITY));
+        drain(&mut buffer, &mut sent);
+        let idle = format!("{buffer:?}");
+        assert!(
+            idle.contains("spare: None") && idle.contains("chunks: []"),
+            "{idle}"
+        );
+    }
+}
+
+#[test]
+fn half_of_the_buffer_is_free_before_a_writer_is_woken() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    buffer.write(&pattern(CAPACITY));
+    while !buffer.is_half_empty() {
+        let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+        buffer.sent(chunk, length);
+    }
+    assert!(buffer.queued() <= CAPACITY / 2);
+    assert!(buffer.queued() > CAPACITY / 2 - CHUNK);
+}
+
+/// A peer that grants a little less than is queued must not make the buffer grow with every byte
+/// of the stream.
+#[test]
+fn a_chunk_that_never_empties_does_not_grow() {
+    let mut buffer = send_buffer();
+    let data = pattern(1000);
+    let mut granted = 0;
+    buffer.write(&data);
+    for _ in 0..1000 {
+        buffer.write(&data);
+        granted += 1000;
+        buffer.grant(granted);
+        let mut sent = Vec::new();
+        drain(&mut buffer, &mut sent);
+        assert_eq!(buffer.queued(), 1000);
+        if let Some((chunk, _)) = buffer.take(CHUNK) {
+            panic!("more than granted: {}", Chunk::len(&chunk));
+        }
+        assert!(
+            buffer.capacity_held() <= 4 * CHUNK,
+            "{}",
+            buffer.capacity_held()
+        );
+    }
+}
+
+fn received() -> ReceiveBuffer {
+    ReceiveBuffer::new(1024 * 1024)
+}
+
+fn push(buffer: &mut ReceiveBuffer, data: &[u8]) {
+    assert_eq!(
+        buffer.push(Bytes::copy_from_slice(data), true, false),
+        Ok(())
+    );
+}
+
+fn read_all(buffer: &mut ReceiveBuffer) -> Vec<u8> {
+    let mut out = Vec::new();
+    buffer.read(|chunk| {
+        out.extend_from_slice(chunk);
+        chunk.len()
+    });
+    out
+}
+
+/// Row L-26: a ceiling that counts bytes only would let frames of one byte cost 64 times as much.
+#[test]
+fn l26_tiny_payloads_are_copied_together_and_cost_little() {
+    let mut buffer = received();
+    let data = pattern(100_000);
+    for byte in &data {
+        push(&mut buffer, std::slice::from_ref(byte));
+    }
+    assert_eq!(buffer.buffered(), 100_000);
+    assert!(
+        buffer.cost() < 100_000 + 26 * FRAME_COST,
+        "{}",
+        buffer.cost()
+    );
+    assert_eq!(read_all(&mut buffer), data);
+    assert_eq!(buffer.cost(), 0);
+}
+
+#[test]
+fn large_payloads_are_kept_as_they_came_and_cost_their_frame() {
+    let mut buffer = received();
+    let payload = Bytes::from(pattern(5000));
+    assert_eq!(buffer.push(payload.clone(), true, false), Ok(()));
+    assert_eq!(buffer.cost(), 5000 + FRAME_COST);
+    let read = buffer.read_chunk(usize::MAX).expect("a payload is queued");
+    assert_eq!(read.as_ptr(), payload.as_ptr(), "not copied");
+}
+
+/// The bound that `Config::validate` relies on: a peer within its window meets no ceiling.
+#[test]
+fn the_worst_cut_costs_a_quarter_more_than_its_bytes() {
+    let mut buffer = received();
+    while buffer.buffered() < 500_000 {
+        push(&mut buffer, &[1]);
+        push(&mut buffer, &pattern(513));
+    }
+    assert!(
+        buffer.cost() <= buffer.buffered() + buffer.buffered() / 4,
+        "{}",
+        buffer.cost()
+    );
+}
+
+#[test]
+fn a_read_crosses_chunks_and_keeps_the_order() {
+    let mut buffer = received();
+    let data = pattern(10_000);
+    let mut rest = &data[..];
+    for length in [1, 700, 3, 2000, 5, 5, 1000, 512, 513] {
+        let (now, later) = rest.split_at(length);
+        push(&mut buffer, now);
+        rest = later;
+    }
+    let total = data.len() - rest.len();
+    let mut out = Vec::new();
+    let mut room = 2500;
+    buffer.read(|chunk| {
+        let taken = chunk.len().min(room);
+        out.extend_from_slice(&chunk[..taken]);
+        room -= taken;
+        taken
+    });
+    assert_eq!(out.len(), 2500);
+    while let Some(chunk) = buffer.read_chunk(300) {
+        assert!(chunk.len() <= 300 && !chunk.is_empty());
+        out.extend_from_slice(&chunk);
+    }
+    assert_eq!(out, &data[..total]);
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+}
+
+#[test]
+fn credit_is_due_at_first_and_then_at_half_of_the_window() {
+    let mut buffer = ReceiveBuffer::new(1000);
+    assert!(buffer.credit_due(), "the peer was told nothing yet");
+    assert_eq!(buffer.offer(), 1000);
+    buffer.granted(1000);
+    assert!(!buffer.credit_due());
+    push(&mut buffer, &pattern(1000));
+    assert!(!buffer.credit_due(), "received is not consumed");
+    buffer.read_chunk(499);
+    assert!(!buffer.credit_due());
+    buffer.read_chunk(1);
+    assert!(buffer.credit_due());
+    assert_eq!(buffer.offer(), 1500);
+    buffer.granted(1500);
+    buffer.granted(1200);
+    assert_eq!(buffer.offer(), 1500, "an offer never falls");
+}
+
+#[test]
+fn more_than_granted_is_an_overrun_only_for_those_who_know() {
+    let mut buffer = ReceiveBuffer::new(20_000);
+    buffer.granted(20_000);
+    assert_eq!(
+        buffer.push(Bytes::from(pattern(20_000)), true, true),
+        Ok(())
+    );
+    assert_eq!(
+        buffer.push(Bytes::from_static(b"x"), true, true),
+        Err(Overrun)
+    );
+
+    let mut ignorant = ReceiveBuffer::new(20_000);
+    ignorant.granted(20_000);
+    assert_eq!(
+        ignorant.push(Bytes::from(pattern(30_000)), true, false),
+        Ok(())
+    );
+
+    let mut untold = ReceiveBuffer::new(20_000);
+    assert_eq!(
+        untold.push(Bytes::from(pattern(30_000)), true, true),
+        Ok(())
+    );
+
+    // Sent before a grant that is smaller than what may be sent without one.
+    let initial = INITIAL_CREDIT as usize;
+    let mut small = ReceiveBuffer::new(1024);
+    small.granted(1024);
+    assert_eq!(
+        small.push(Bytes::from(pattern(initial)), true, true),
+        Ok(())
+    );
+    assert_eq!(
+        small.push(Bytes::from_static(b"x"), true, true),
+        Err(Overrun)
+    );
+}
+
+#[test]
+fn payload_that_nobody_wants_counts_as_consumed() {
+    let mut buffer = ReceiveBuffer::new(1000);
+    buffer.granted(1000);
+    assert_eq!(buffer.push(Bytes::from(pattern(700)), false, true), Ok(()));
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+    assert_eq!(buffer.offer(), 1700);
+}
+
+#[test]
+fn discard_frees_everything_and_counts_it_as_consumed() {
+    let mut buffer = ReceiveBuffer::new(10_000);
+    buffer.granted(10_000);
+    push(&mut buffer, &pattern(600));
+    push(&mut buffer, &pattern(10));
+    buffer.discard();
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+    assert_eq!(buffer.offer(), 10_610);
+    assert!(read_all(&mut buffer).is_empty());
+}

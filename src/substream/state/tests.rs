@@ -1,0 +1,412 @@
+//! Every state and every event, against tables written independently of the code.
+
+use super::*;
+
+use ChannelState as C;
+use Event as E;
+use ReadState as R;
+use WriteState as W;
+
+const ACKED: W = W::Finished(FinishedAs::Acked);
+const TIMED_OUT: W = W::Finished(FinishedAs::TimedOut);
+const STOPPED: W = W::Finished(FinishedAs::Stopped);
+
+const WRITE_STATES: [W; 7] = [
+    W::Open,
+    W::Closing,
+    W::Stopped,
+    W::FinSent,
+    ACKED,
+    TIMED_OUT,
+    STOPPED,
+];
+const READ_STATES: [R; 5] = [
+    R::Open,
+    R::StopOwed,
+    R::StopSent,
+    R::FinReceived,
+    R::FinAcked,
+];
+const CHANNEL_STATES: [C; 6] = [
+    C::Open,
+    C::ResetOwed,
+    C::ResetLocally,
+    C::ResetByPeer,
+    C::Closed,
+    C::Lost,
+];
+const EVENTS: [E; 15] = [
+    E::Shutdown,
+    E::Stop,
+    E::Reset,
+    E::Violation,
+    E::Fin,
+    E::FinAck,
+    E::StopSending,
+    E::ResetStream,
+    E::ChannelClosed,
+    E::FinWritten,
+    E::FinAckWritten,
+    E::StopWritten,
+    E::ResetWritten,
+    E::FinAckTimeout,
+    E::CarrierLost,
+];
+const FLAGS: [E; 4] = [E::Fin, E::StopSending, E::ResetStream, E::FinAck];
+
+const READER: u8 = Effects::WAKE_READER.0;
+const WRITERS: u8 = Effects::WAKE_WRITERS.0;
+const DROP_SENT: u8 = Effects::DISCARD_SEND.0;
+const DROP_READ: u8 = Effects::DISCARD_RECEIVED.0;
+const SERVICE: u8 = Effects::SERVICE.0;
+const ERROR: u8 = Effects::PROTOCOL_ERROR.0;
+const WAKE_ALL: u8 = READER | WRITERS;
+
+/// Write half: every pair that does something. All others change nothing.
+const WRITE_TABLE: [(W, E, W, u8); 11] = [
+    (W::Open, E::Shutdown, W::Closing, WRITERS | SERVICE),
+    (
+        W::Open,
+        E::StopSending,
+        W::Stopped,
+        WRITERS | DROP_SENT | SERVICE,
+    ),
+    (W::Open, E::FinAck, W::Open, ERROR),
+    (
+        W::Closing,
+        E::StopSending,
+        W::Stopped,
+        WRITERS | DROP_SENT | SERVICE,
+    ),
+    (W::Closing, E::FinWritten, W::FinSent, 0),
+    (W::Closing, E::FinAck, W::Closing, ERROR),
+    (W::Stopped, E::FinWritten, STOPPED, WRITERS | SERVICE),
+    (W::Stopped, E::FinAck, W::Stopped, ERROR),
+    (W::FinSent, E::FinAck, ACKED, WRITERS | SERVICE),
+    (W::FinSent, E::FinAckTimeout, TIMED_OUT, WRITERS | SERVICE),
+    (W::FinSent, E::StopSending, STOPPED, WRITERS | SERVICE),
+];
+
+/// Read half: every pair that does something.
+const READ_TABLE: [(R, E, R, u8); 8] = [
+    (R::Open, E::Fin, R::FinReceived, READER | SERVICE),
+    (R::Open, E::Stop, R::StopOwed, READER | DROP_READ | SERVICE),
+    (R::StopOwed, E::Fin, R::FinReceived, READER | SERVICE),
+    (R::StopOwed, E::StopWritten, R::StopSent, 0),
+    (R::StopSent, E::Fin, R::FinReceived, READER | SERVICE),
+    (R::FinReceived, E::FinAckWritten, R::FinAcked, SERVICE),
+    (R::FinReceived, E::Stop, R::FinReceived, DROP_READ),
+    (R::FinAcked, E::Stop, R::FinAcked, DROP_READ),
+];
+
+/// Channel: every pair that does something, with the effects for a read half without FIN.
+const CHANNEL_TABLE: [(C, E, C, u8); 9] = [
+    (
+        C::Open,
+        E::Reset,
+        C::ResetOwed,
+        WAKE_ALL | DROP_SENT | DROP_READ | SERVICE,
+    ),
+    (
+        C::Open,
+        E::Violation,
+        C::ResetOwed,
+        WAKE_ALL | DROP_SENT | SERVICE,
+    ),
+    (
+        C::Open,
+        E::ResetStream,
+        C::ResetByPeer,
+        WAKE_ALL | DROP_SENT | DROP_READ | SERVICE,
+    ),
+    (
+        C::Open,
+        E::ChannelClosed,
+        C::Closed,
+        WAKE_ALL | DROP_SENT | SERVICE,
+    ),
+    (
+        C::Open,
+        E::CarrierLost,
+        C::Lost,
+        WAKE_ALL | DROP_SENT | SERVICE,
+    ),
+    (C::ResetOwed, E::ResetWritten, C::ResetLocally, 0),
+    (C::ResetOwed, E::ResetStream, C::ResetLocally, SERVICE),
+    (C::ResetOwed, E::ChannelClosed, C::ResetLocally, SERVICE),
+    (C::ResetOwed, E::CarrierLost, C::ResetLocally, SERVICE),
+];
+
+fn all_states() -> impl Iterator<Item = State> {
+    WRITE_STATES.into_iter().flat_map(|write| {
+        READ_STATES.into_iter().flat_map(move |read| {
+            CHANNEL_STATES.into_iter().map(move |channel| State {
+                write,
+                read,
+                channel,
+            })
+        })
+    })
+}
+
+/// What the tables say.
+fn expected(state: State, event: Event) -> (State, u8) {
+    let channel_row = CHANNEL_TABLE
+        .iter()
+        .find(|(from, on, ..)| (*from, *on) == (state.channel, event));
+    if let Some((_, _, channel, effects)) = channel_row {
+        let mut effects = *effects;
+        // What came in front of a FIN is complete: the peer's RESET does not take it away.
+        if event == E::ResetStream && matches!(state.read, R::FinReceived | R::FinAcked) {
+            effects &= !DROP_READ;
+        }
+        let channel = *channel;
+        return (State { channel, ..state }, effects);
+    }
+    if state.channel != C::Open {
+        return (state, 0);
+    }
+    for (from, on, write, effects) in WRITE_TABLE {
+        if (from, on) == (state.write, event) {
+            return (State { write, ..state }, effects);
+        }
+    }
+    for (from, on, read, effects) in READ_TABLE {
+        if (from, on) == (state.read, event) {
+            return (State { read, ..state }, effects);
+        }
+    }
+    (state, 0)
+}
+
+#[test]
+fn every_state_and_event_does_what_the_tables_say() {
+    for state in all_states() {
+        for event in EVENTS {
+            let (after, effects) = state.on(event);
+            assert_eq!(
+                (after, effects.0),
+                expected(state, event),
+                "{state:?} {event:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_transition_keeps_the_invariants() {
+    for state in all_states() {
+        for event in EVENTS {
+            let (after, effects) = state.on(event);
+            let context = format!("{state:?} {event:?} -> {after:?} {effects:?}");
+            if matches!(state.write, W::Finished(_)) {
+                assert_eq!(after.write, state.write, "finished never leaves: {context}");
+            }
+            if matches!(state.read, R::FinAcked) {
+                assert_eq!(
+                    after.read, state.read,
+                    "acknowledged never leaves: {context}"
+                );
+            }
+            if state.channel != C::Open {
+                assert_eq!(
+                    (after.write, after.read),
+                    (state.write, state.read),
+                    "{context}"
+                );
+                assert_ne!(after.channel, C::Open, "{context}");
+                if state.channel != C::ResetOwed {
+                    assert_eq!(
+                        (after, effects),
+                        (state, Effects::NONE),
+                        "terminal: {context}"
+                    );
+                }
+            }
+            if effects.contains(Effects::PROTOCOL_ERROR) {
+                assert_eq!(event, E::FinAck, "{context}");
+                assert!(
+                    matches!(state.write, W::Open | W::Closing | W::Stopped),
+                    "{context}"
+                );
+                assert_eq!(after, state, "{context}");
+            }
+            // FIN is owed in these states only: once written there is no way back to them.
+            let owes_fin = |write| matches!(write, W::Open | W::Closing | W::Stopped);
+            if !owes_fin(state.write) {
+                assert!(!owes_fin(after.write), "FIN a second time: {context}");
+            }
+            // A change that a waiting task can see wakes it.
+            if after.write_permit() != state.write_permit() && after.write != W::FinSent {
+                assert!(effects.contains(Effects::WAKE_WRITERS), "{context}");
+            }
+            if after.read_permit() != state.read_permit() && state.read_permit() == ReadPermit::Wait
+            {
+                assert!(effects.contains(Effects::WAKE_READER), "{context}");
+            }
+            if state.sends_data() && !after.sends_data() && after.write != W::FinSent {
+                assert!(effects.contains(Effects::DISCARD_SEND), "{context}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_state_survives_packing() {
+    let mut words = std::collections::BTreeSet::new();
+    for state in all_states() {
+        assert_eq!(State::unpack(state.pack()), state);
+        assert!(words.insert(state.pack()), "{state:?} shares its word");
+    }
+    assert_eq!(words.len(), 7 * 5 * 6);
+    assert_eq!(State::INITIAL.pack(), 0);
+}
+
+#[test]
+fn every_state_permits_writes_and_reads_as_listed() {
+    use Ended as End;
+    let ends = [
+        None,
+        Some(End::ResetLocally),
+        Some(End::ResetLocally),
+        Some(End::ResetByPeer),
+        Some(End::Closed),
+        Some(End::Lost),
+    ];
+    for state in all_states() {
+        let channel = CHANNEL_STATES.iter().position(|c| *c == state.channel);
+        let end = channel.and_then(|index| ends[index]);
+        assert_eq!(state.end(), end);
+        let write = match (state.write, end) {
+            (W::Stopped | STOPPED, _) => WritePermit::Stopped,
+            (ACKED | TIMED_OUT, _) => WritePermit::ShutDown,
+            (W::Open | W::Closing | W::FinSent, Some(end)) => WritePermit::Ended(end),
+            (W::Open, None) => WritePermit::Allowed,
+            (W::Closing | W::FinSent, None) => WritePermit::ShutDown,
+        };
+        assert_eq!(state.write_permit(), write, "{state:?}");
+        let read = match (state.read, end) {
+            (_, Some(End::ResetLocally)) => ReadPermit::Ended(End::ResetLocally),
+            (R::FinReceived | R::FinAcked, _) => ReadPermit::EndOfStream,
+            (R::Open | R::StopOwed | R::StopSent, Some(end)) => ReadPermit::Ended(end),
+            (R::StopOwed | R::StopSent, None) => ReadPermit::EndOfStream,
+            (R::Open, None) => ReadPermit::Wait,
+        };
+        assert_eq!(state.read_permit(), read, "{state:?}");
+        assert_eq!(
+            state.sends_data(),
+            end.is_none() && matches!(state.write, W::Open | W::Closing)
+        );
+        assert_eq!(
+            state.keeps_payload(),
+            end.is_none() && state.read == R::Open
+        );
+        assert_eq!(
+            state.is_complete(),
+            matches!(state.write, ACKED | TIMED_OUT | STOPPED) && state.read == R::FinAcked
+        );
+    }
+}
+
+/// Row L-5: 3 & 1 and 3 & 2 are not zero, but FIN_ACK is neither STOP_SENDING nor RESET.
+#[test]
+fn l5_fin_ack_triggers_no_other_flag() {
+    for state in all_states() {
+        let (after, effects) = state.on(E::FinAck);
+        assert_eq!((after.read, after.channel), (state.read, state.channel));
+        assert!(!effects.contains(Effects::DISCARD_SEND));
+        assert!(!effects.contains(Effects::DISCARD_RECEIVED));
+        assert!(
+            after.write == state.write || after.write == ACKED,
+            "{state:?} {after:?}"
+        );
+    }
+}
+
+/// Does what the driver does after an event: writes what is owed, and a protocol error resets.
+fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> State {
+    if effects.contains(Effects::PROTOCOL_ERROR) {
+        state = state.on(E::Violation).0;
+    }
+    if state.channel == C::ResetOwed {
+        return state.on(E::ResetWritten).0;
+    }
+    if state.end().is_some() {
+        return state;
+    }
+    if state.read == R::FinReceived {
+        *acks += 1;
+        state = state.on(E::FinAckWritten).0;
+    }
+    if state.read == R::StopOwed {
+        state = state.on(E::StopWritten).0;
+    }
+    if matches!(state.write, W::Closing | W::Stopped) {
+        *fins += 1;
+        state = state.on(E::FinWritten).0;
+    }
+    state
+}
+
+/// Row H-2: every sequence of up to four flags, with a shutdown at every place in it or nowhere,
+/// and a driver that keeps up or that comes too late.
+#[test]
+fn h2_flags_in_every_order_end_in_a_sane_state() {
+    for length in 0..=4_u32 {
+        for sequence in 0..4_usize.pow(length) {
+            let flags: Vec<Event> = (0..length)
+                .map(|place| FLAGS[sequence / 4_usize.pow(place) % 4])
+                .collect();
+            for shutdown_at in 0..=flags.len() + 1 {
+                for prompt in [true, false] {
+                    run_flags(&flags, shutdown_at, prompt);
+                }
+            }
+        }
+    }
+}
+
+fn run_flags(flags: &[Event], shutdown_at: usize, prompt: bool) {
+    let context = format!("{flags:?}, shutdown at {shutdown_at}, prompt {prompt}");
+    let (mut fins, mut acks) = (0, 0);
+    let mut state = State::INITIAL;
+    let mut fin_was_acked = false;
+    let mut early_ack = false;
+    let mut events = flags.to_vec();
+    if shutdown_at <= flags.len() {
+        events.insert(shutdown_at, E::Shutdown);
+    }
+    for event in events {
+        let open = state.end().is_none();
+        early_ack |=
+            open && event == E::FinAck && matches!(state.write, W::Open | W::Closing | W::Stopped);
+        let (after, effects) = state.on(event);
+        fin_was_acked |= after.write == ACKED;
+        state = after;
+        if prompt || effects.contains(Effects::PROTOCOL_ERROR) {
+            state = serve(state, effects, &mut fins, &mut acks);
+        }
+        if fin_was_acked {
+            assert_eq!(state.write, ACKED, "{context}");
+        }
+    }
+    state = serve(state, Effects::NONE, &mut fins, &mut acks);
+    assert!(fins <= 1, "{fins} FINs: {context}");
+    assert!(acks <= 1, "{acks} FIN_ACKs: {context}");
+    // Nothing is owed any more, and a second look adds nothing.
+    let (fins_then, acks_then) = (fins, acks);
+    assert_eq!(
+        serve(state, Effects::NONE, &mut fins, &mut acks),
+        state,
+        "{context}"
+    );
+    assert_eq!((fins, acks), (fins_then, acks_then), "{context}");
+    if flags.contains(&E::ResetStream) || early_ack {
+        assert!(state.end().is_some(), "{context}");
+    } else {
+        assert_eq!(state.end(), None, "{context}");
+        assert_eq!(state.read.has_fin(), flags.contains(&E::Fin), "{context}");
+        let ends_writing = shutdown_at <= flags.len() || flags.contains(&E::StopSending);
+        assert_eq!(fins, u32::from(ends_writing), "{context}");
+    }
+}

@@ -1,0 +1,68 @@
+//! The WebRTC carrier passes the suite that every carrier has to pass, over real UDP.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::engine::Role;
+use super::handshake::{Expectations, Progress, establish};
+use super::str0m_engine::{EngineSetup, Str0mEngine};
+use super::{Source, WebRtcCarrier};
+use crate::certificate::Certificate;
+use crate::endpoint::socket::{DatagramSocket, UdpDatagramSocket};
+
+const MAX_IN_FLIGHT: usize = 1024 * 1024;
+
+/// Two carriers on sockets of their own, connected, without Noise.
+async fn connect() -> (WebRtcCarrier, WebRtcCarrier) {
+    let sockets = [(); 2].map(|()| {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        Arc::new(UdpDatagramSocket::bind(any).expect("a socket"))
+    });
+    let addresses = [0, 1].map(|i: usize| sockets[i].local_addr().expect("an address"));
+    let certificates = [(); 2].map(|()| Certificate::generate());
+    let credentials = ["a", "b"].map(|name| (name.repeat(4), name.repeat(24)));
+    let roles = [Role::Client, Role::Server];
+    let carrier = |own: usize| {
+        let other = 1 - own;
+        let setup = EngineSetup {
+            role: roles[own],
+            certificate: &certificates[own],
+            local: addresses[own],
+            remote: (roles[own] == Role::Client).then_some(addresses[other]),
+            local_credentials: credentials[own].clone(),
+            remote_credentials: credentials[other].clone(),
+            mtu: 1200,
+            max_in_flight: MAX_IN_FLIGHT,
+        };
+        let engine = Str0mEngine::new(setup, Instant::now().into_std()).expect("an engine");
+        let socket: Arc<dyn DatagramSocket> = sockets[own].clone();
+        let local = addresses[own];
+        WebRtcCarrier::new(
+            Box::new(engine),
+            socket,
+            Source::Socket,
+            local,
+            MAX_IN_FLIGHT,
+        )
+    };
+    let (mut client, mut server) = (carrier(0), carrier(1));
+    let hashes = certificates.each_ref().map(Certificate::fingerprint);
+    let expect = |own: usize| Expectations {
+        role: roles[own],
+        certhashes: std::slice::from_ref(&hashes[1 - own]),
+        own_fingerprint: hashes[own],
+        identity: None,
+        peer_id: None,
+    };
+    let (progress, other_progress) = (Progress::default(), Progress::default());
+    let (a, b) = tokio::join!(
+        establish(&mut client, expect(0), &progress),
+        establish(&mut server, expect(1), &other_progress)
+    );
+    a.expect("the client connects");
+    b.expect("the server connects");
+    (client, server)
+}
+
+crate::carrier_conformance!(str0m, connect);

@@ -1,0 +1,584 @@
+//! What the tests of substreams and connections share: two connections over the memory carrier, a
+//! scripted peer that speaks frames, and a tap that records what goes out.
+
+#![allow(dead_code, missing_docs, unreachable_pub)] // Each test binary uses a part of it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use anabranch::carrier::memory::{Faults, MemoryCarrier, MemoryConfig, pair};
+use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use anabranch::message::{Flag, FrameDecoder, Message};
+use anabranch::{Config, Connection, ConnectionError, Negotiation, Substream};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longer than every timeout of a default configuration.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+pub fn config() -> Config {
+    let mut config = Config::default();
+    config.negotiation = Negotiation::None;
+    config
+}
+
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
+}
+
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(LIMIT, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain for: {what}"),
+    }
+}
+
+/// Lets every task that is ready run, without moving the clock.
+pub async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Two connections over a pair of memory carriers.
+pub struct Pair {
+    pub a: Connection,
+    pub b: Connection,
+    pub faults: Faults,
+    pub sent: [Log; 2],
+    pub gates: [Gate; 2],
+    pub drivers: [JoinHandle<ConnectionError>; 2],
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        Self::with(config(), config(), MemoryConfig::default())
+    }
+
+    pub fn with(config_a: Config, config_b: Config, memory: MemoryConfig) -> Self {
+        let (a, b, faults) = pair(memory);
+        let (a, b) = (Tap::new(a), Tap::new(b));
+        let sent = [a.log.clone(), b.log.clone()];
+        let gates = [a.gate.clone(), b.gate.clone()];
+        let (a, driver_a) = Connection::over(a, Arc::new(config_a));
+        let (b, driver_b) = Connection::over(b, Arc::new(config_b));
+        Self {
+            a,
+            b,
+            faults,
+            sent,
+            gates,
+            drivers: [tokio::spawn(driver_a), tokio::spawn(driver_b)],
+        }
+    }
+
+    /// A substream, opened by `a`.
+    pub async fn substream(&self) -> (Substream, Substream) {
+        let here = within("open", self.a.open(""))
+            .await
+            .expect("a channel is free");
+        let there = within("accept", self.b.accept())
+            .await
+            .expect("the connection lives");
+        (here, there.expect("the connection is open"))
+    }
+
+    /// Waits until no substream is left.
+    pub async fn idle(&self) {
+        let idle = async {
+            while self.a.stats().substreams + self.b.stats().substreams > 0
+                || self.faults.open_channels() > 0
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(LIMIT, idle).await.is_err() {
+            panic!(
+                "left: {:?} {:?}, {} channels",
+                self.a.stats(),
+                self.b.stats(),
+                self.faults.open_channels()
+            );
+        }
+    }
+
+    /// Every test ends with this: nothing is left.
+    pub async fn finish(self) {
+        self.idle().await;
+        within("close", self.a.close()).await;
+        within("the peer's end", self.b.closed()).await;
+        for driver in self.drivers {
+            within("a driver ends", driver).await.expect("no panic");
+        }
+        assert!(self.a.is_idle() && self.b.is_idle());
+        assert_eq!((self.a.stats().unread, self.b.stats().unread), (0, 0));
+        assert_eq!(
+            (self.a.stats().substreams, self.b.stats().substreams),
+            (0, 0)
+        );
+        assert_eq!(self.faults.open_channels(), 0);
+        for log in &self.sent {
+            log.check();
+        }
+    }
+}
+
+/// One frame as it was handed to the carrier.
+#[derive(Debug, Clone)]
+pub struct SentFrame {
+    pub channel: ChannelId,
+    pub class: Class,
+    pub length: usize,
+    pub message: Message,
+    pub at: Instant,
+}
+
+/// What a [`Tap`] has seen.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<SentFrame>>>);
+
+impl Log {
+    pub fn frames(&self) -> Vec<SentFrame> {
+        self.0.lock().expect("no panic under the lock").clone()
+    }
+
+    pub fn count(&self, flag: Flag) -> usize {
+        self.frames()
+            .iter()
+            .filter(|frame| frame.message.flag == Some(flag))
+            .count()
+    }
+
+    /// Row H-14, the oracle: FIN, FIN_ACK, STOP_SENDING and RESET at most once on a channel,
+    /// nothing behind RESET, no data behind FIN; FIN travels alone; credit never falls; frames are
+    /// no longer than allowed.
+    pub fn check(&self) {
+        let mut channels: BTreeMap<ChannelId, Vec<SentFrame>> = BTreeMap::new();
+        for frame in self.frames() {
+            channels.entry(frame.channel).or_default().push(frame);
+        }
+        for (channel, frames) in channels {
+            let mut seen: HashMap<Flag, usize> = HashMap::new();
+            let mut max_data = 0;
+            for frame in &frames {
+                let context = || format!("{channel}: {frame:?} of {frames:#?}");
+                let message = &frame.message;
+                assert!(frame.length <= 16_384, "{}", context());
+                assert!(
+                    !seen.contains_key(&Flag::ResetStream),
+                    "behind RESET: {}",
+                    context()
+                );
+                if !message.payload.is_empty() {
+                    assert!(!seen.contains_key(&Flag::Fin), "behind FIN: {}", context());
+                    assert_eq!(message.flag, None, "flags travel alone: {}", context());
+                    assert_eq!(frame.class, Class::Data, "{}", context());
+                } else {
+                    assert_eq!(frame.class, Class::Control, "{}", context());
+                    assert!(message.flag.is_some() || message.max_data.is_some());
+                }
+                if let Some(credit) = message.max_data {
+                    assert!(credit >= max_data, "credit falls: {}", context());
+                    max_data = credit;
+                }
+                if let Some(flag) = message.flag {
+                    let times = seen.entry(flag).or_default();
+                    *times += 1;
+                    assert_eq!(*times, 1, "twice: {}", context());
+                }
+            }
+        }
+    }
+}
+
+/// A carrier that records what the driver writes, and can refuse it.
+pub struct Tap<C> {
+    inner: C,
+    pub log: Log,
+    pub gate: Gate,
+}
+
+/// Makes a [`Tap`] busy, for control frames too.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<GateState>);
+
+#[derive(Debug, Default)]
+struct GateState {
+    shut: AtomicBool,
+    refused: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Gate {
+    pub fn shut(&self) {
+        self.0.shut.store(true, Ordering::SeqCst);
+    }
+
+    pub fn open(&self) {
+        self.0.shut.store(false, Ordering::SeqCst);
+        if let Some(waker) = self.0.waker.lock().expect("no panic under the lock").take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<C> Tap<C> {
+    pub fn new(inner: C) -> Self {
+        Self {
+            inner,
+            log: Log::default(),
+            gate: Gate::default(),
+        }
+    }
+}
+
+impl<C: Carrier> Carrier for Tap<C> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        *self.gate.0.waker.lock().expect("no panic under the lock") = Some(cx.waker().clone());
+        if !self.gate.0.shut.load(Ordering::SeqCst)
+            && self.gate.0.refused.swap(false, Ordering::SeqCst)
+        {
+            return Poll::Ready(Ok(CarrierEvent::Writable));
+        }
+        self.inner.poll_event(cx)
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        self.inner.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        if self.gate.0.shut.load(Ordering::SeqCst) {
+            self.gate.0.refused.store(true, Ordering::SeqCst);
+            return Written::Busy;
+        }
+        let written = self.inner.write(channel, frame, class);
+        if written == Written::Taken {
+            let mut decoder = FrameDecoder::new();
+            decoder.push(Bytes::copy_from_slice(frame));
+            let message = decoder.next_message().expect("frames are sound");
+            assert!(decoder.is_empty(), "one frame a write");
+            self.log
+                .0
+                .lock()
+                .expect("no panic under the lock")
+                .push(SentFrame {
+                    channel,
+                    class,
+                    length: frame.len(),
+                    message: message.expect("frames are whole"),
+                    at: Instant::now(),
+                });
+        }
+        written
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.inner.read(channel)
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        self.inner.notify_delivered(channel);
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        self.inner.close_channel(channel);
+    }
+
+    fn max_message(&self) -> usize {
+        self.inner.max_message()
+    }
+
+    fn holds_back_unread(&self) -> bool {
+        self.inner.holds_back_unread()
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_close(cx)
+    }
+}
+
+/// A peer that says what the test tells it to. Nothing arrives at it, and nothing counts as
+/// delivered to it, while the test does not await one of its methods.
+pub struct Script {
+    carrier: MemoryCarrier,
+    decoders: HashMap<ChannelId, FrameDecoder>,
+    frames: HashMap<ChannelId, VecDeque<Message>>,
+    opened: VecDeque<ChannelId>,
+    closed: Vec<ChannelId>,
+    writable: bool,
+}
+
+/// A connection under test, and a scripted peer.
+pub struct Scripted {
+    pub us: Connection,
+    pub peer: Script,
+    pub faults: Faults,
+    pub sent: Log,
+    pub gate: Gate,
+    pub driver: JoinHandle<ConnectionError>,
+}
+
+pub fn scripted(config: Config, memory: MemoryConfig) -> Scripted {
+    let (a, b, faults) = pair(memory);
+    let tap = Tap::new(a);
+    let (sent, gate) = (tap.log.clone(), tap.gate.clone());
+    let (us, driver) = Connection::over(tap, Arc::new(config));
+    let peer = Script {
+        carrier: b,
+        decoders: HashMap::new(),
+        frames: HashMap::new(),
+        opened: VecDeque::new(),
+        closed: Vec::new(),
+        writable: false,
+    };
+    Scripted {
+        us,
+        peer,
+        faults,
+        sent,
+        gate,
+        driver: tokio::spawn(driver),
+    }
+}
+
+impl Scripted {
+    /// A substream that we open, and the peer's channel of it.
+    pub async fn open(&mut self) -> (Substream, ChannelId) {
+        let substream = within("open", self.us.open(""))
+            .await
+            .expect("a channel is free");
+        (substream, self.peer.opened().await)
+    }
+
+    /// A substream that the peer opens.
+    pub async fn accept(&mut self) -> (Substream, ChannelId) {
+        let channel = self.peer.open();
+        let substream = within("accept", self.us.accept())
+            .await
+            .expect("the connection lives");
+        (substream.expect("the connection is open"), channel)
+    }
+
+    /// Waits until no substream is left, and looks at all that was sent.
+    pub async fn finish(mut self) {
+        let us = self.us.clone();
+        let idle = async {
+            while us.stats().substreams > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(LIMIT, self.peer.drive_while(idle)).await.is_err() {
+            panic!("substreams are left: {:?}", self.us.stats());
+        }
+        let us = self.us.clone();
+        within("close", self.peer.drive_while(us.close())).await;
+        within("the driver ends", self.driver)
+            .await
+            .expect("no panic");
+        assert!(self.us.is_idle());
+        assert_eq!(self.us.stats().unread, 0);
+        self.sent.check();
+    }
+}
+
+impl Script {
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while let Poll::Ready(Ok(event)) = self.carrier.poll_event(cx) {
+            moved = true;
+            match event {
+                CarrierEvent::Opened { channel, .. } => self.opened.push_back(channel),
+                CarrierEvent::Readable { channel } => self.read(channel),
+                CarrierEvent::Closed { channel } => {
+                    self.read(channel);
+                    self.closed.push(channel);
+                }
+                CarrierEvent::Writable => self.writable = true,
+                _ => {}
+            }
+        }
+        moved
+    }
+
+    fn read(&mut self, channel: ChannelId) {
+        let decoder = self.decoders.entry(channel).or_default();
+        while let Some(bytes) = self.carrier.read(channel) {
+            decoder.push(bytes);
+        }
+        while let Some(message) = decoder.next_message().expect("frames are sound") {
+            self.frames.entry(channel).or_default().push_back(message);
+        }
+    }
+
+    async fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let driven = poll_fn(|cx| {
+            loop {
+                if let Some(value) = done(self) {
+                    return Poll::Ready(value);
+                }
+                if !self.poll(cx) {
+                    return Poll::Pending;
+                }
+            }
+        });
+        within(what, driven).await
+    }
+
+    /// Takes in what arrives while something else goes on.
+    pub async fn drive_while<T>(&mut self, future: impl Future<Output = T>) -> T {
+        tokio::pin!(future);
+        poll_fn(|cx| {
+            self.poll(cx);
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Takes in what arrives in this time.
+    pub async fn run_for(&mut self, duration: Duration) {
+        self.drive_while(sleep(duration)).await;
+    }
+
+    pub async fn opened(&mut self) -> ChannelId {
+        self.until("a channel", |script| script.opened.pop_front())
+            .await
+    }
+
+    pub fn open(&mut self) -> ChannelId {
+        self.carrier.open("").expect("a channel is free")
+    }
+
+    pub fn send(&mut self, channel: ChannelId, message: Message) {
+        self.send_raw(channel, &message.encode());
+    }
+
+    pub fn send_raw(&mut self, channel: ChannelId, bytes: &[u8]) {
+        let written = self.carrier.write(channel, bytes, Class::Control);
+        assert_eq!(written, Written::Taken);
+    }
+
+    pub fn flag(&mut self, channel: ChannelId, flag: Flag) {
+        self.send(channel, Message::flag(flag));
+    }
+
+    pub fn data(&mut self, channel: ChannelId, bytes: &[u8]) {
+        self.send(channel, Message::data(Bytes::copy_from_slice(bytes)));
+    }
+
+    pub fn credit(&mut self, channel: ChannelId, max_data: u64) {
+        self.send(channel, Message::credit(max_data));
+    }
+
+    /// Data that shows credit, as the first data of our own peers does.
+    pub fn data_with_credit(&mut self, channel: ChannelId, bytes: &[u8], max_data: u64) {
+        let mut message = Message::data(Bytes::copy_from_slice(bytes));
+        message.max_data = Some(max_data);
+        self.send(channel, message);
+    }
+
+    pub async fn next(&mut self, channel: ChannelId) -> Message {
+        self.until("a frame", |script| {
+            script.frames.get_mut(&channel)?.pop_front()
+        })
+        .await
+    }
+
+    /// The next frame is this one.
+    pub async fn expect(&mut self, channel: ChannelId, expected: Message) {
+        assert_eq!(self.next(channel).await, expected);
+    }
+
+    pub async fn expect_flag(&mut self, channel: ChannelId, flag: Flag) {
+        self.expect(channel, Message::flag(flag)).await;
+    }
+
+    /// The next frames are these payload bytes, with or without credit.
+    pub async fn expect_data(&mut self, channel: ChannelId, expected: &[u8]) {
+        let mut received = Vec::new();
+        while received.len() < expected.len() {
+            let message = self.next(channel).await;
+            assert_eq!(
+                message.flag,
+                None,
+                "{} of {} bytes",
+                received.len(),
+                expected.len()
+            );
+            received.extend_from_slice(&message.payload);
+        }
+        assert!(
+            received == expected,
+            "{} of {} bytes",
+            received.len(),
+            expected.len()
+        );
+    }
+
+    pub async fn expect_closed(&mut self, channel: ChannelId) {
+        self.until("the close of the channel", |script| {
+            script.closed.contains(&channel).then_some(())
+        })
+        .await;
+    }
+
+    /// Frames that have arrived and were not expected yet; drives nothing.
+    pub fn pending(&self, channel: ChannelId) -> Vec<Message> {
+        self.frames
+            .get(&channel)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    pub fn is_closed(&self, channel: ChannelId) -> bool {
+        self.closed.contains(&channel)
+    }
+
+    /// Nothing arrives on the channel in this time.
+    pub async fn expect_quiet(&mut self, channel: ChannelId, duration: Duration) {
+        self.run_for(duration).await;
+        assert_eq!(self.pending(channel), [], "nothing was to come");
+    }
+
+    pub fn close(&mut self, channel: ChannelId) {
+        self.carrier.close_channel(channel);
+    }
+}
+
+/// A waker that counts.
+#[derive(Debug, Default)]
+pub struct CountingWaker(std::sync::atomic::AtomicUsize);
+
+impl CountingWaker {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl std::task::Wake for CountingWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Scripted {
+    /// For a substream that was dropped behind the peer's FIN: the rest of its close.
+    pub async fn finish_after_fin_ack(mut self, channel: ChannelId) {
+        self.peer.expect_flag(channel, Flag::FinAck).await;
+        self.peer.expect_flag(channel, Flag::Fin).await;
+        self.peer.flag(channel, Flag::FinAck);
+        self.peer.expect_closed(channel).await;
+        self.finish().await;
+    }
+}

@@ -1,0 +1,414 @@
+//! How connections begin and end, and what they leave behind.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch::carrier::memory::{MemoryConfig, pair};
+use anabranch::message::{Flag, Message};
+use anabranch::substream::code;
+use anabranch::{CloseOutcome, Config, Connection, ConnectionError, Negotiation, OpenError};
+use common::{Pair, config, pattern, scripted, settle, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+fn negotiated() -> Config {
+    let mut config = Config::default();
+    config.protocols = vec!["/echo/1.0.0".to_owned()];
+    config
+}
+
+/// A future of `open` can be spawned from a function that borrows the connection.
+#[tokio::test(start_paused = true)]
+async fn open_is_send_through_a_reference() {
+    async fn open(connection: &Connection) -> bool {
+        connection.open("/nothing").await.is_ok()
+    }
+    let pair = Pair::with(negotiated(), negotiated(), MemoryConfig::default());
+    let connection = pair.a.clone();
+    let opened = tokio::spawn(async move { open(&connection).await })
+        .await
+        .unwrap();
+    assert!(!opened);
+    pair.finish().await;
+}
+
+/// Rows L-27, H-10: the opener gives up after 5 s, once, and tells the peer.
+#[tokio::test(start_paused = true)]
+async fn l27_an_open_that_is_not_answered_times_out() {
+    let mut s = scripted(negotiated(), MemoryConfig::default());
+    let us = s.us.clone();
+    let before = Instant::now();
+    let opening = tokio::spawn(async move { us.open("/echo/1.0.0").await });
+    let channel = s.peer.opened().await;
+    let opened = s.peer.drive_while(opening).await.unwrap();
+    assert!(matches!(opened, Err(OpenError::TimedOut)), "{opened:?}");
+    let took = before.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_millis(5002),
+        "{took:?}"
+    );
+    let _offer = s.peer.next(channel).await;
+    s.peer
+        .expect(channel, Message::reset(code::NEGOTIATION_FAILED))
+        .await;
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}
+
+/// Rows L-27, H-10: a peer that opens and says nothing is reset after 5 s, and nobody sees it.
+#[tokio::test(start_paused = true)]
+async fn l27_an_inbound_substream_that_chooses_nothing_is_reset() {
+    let mut s = scripted(negotiated(), MemoryConfig::default());
+    let before = Instant::now();
+    let channel = s.peer.open();
+    loop {
+        if s.peer.next(channel).await == Message::reset(code::NEGOTIATION_FAILED) {
+            break;
+        }
+    }
+    let took = before.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_millis(5002),
+        "{took:?}"
+    );
+    s.peer.expect_closed(channel).await;
+    let us = s.us.clone();
+    let accepted = tokio::time::timeout(Duration::from_secs(1), us.accept()).await;
+    assert!(accepted.is_err(), "nothing to accept");
+    s.finish().await;
+}
+
+/// Row H-9: a flag in the middle of a negotiation ends it, for that channel only.
+#[tokio::test(start_paused = true)]
+async fn h9_flags_while_negotiating_fail_once() {
+    for flag in [Flag::Fin, Flag::ResetStream, Flag::FinAck] {
+        let mut s = scripted(negotiated(), MemoryConfig::default());
+        let us = s.us.clone();
+        let opening = tokio::spawn(async move { us.open("/echo/1.0.0").await });
+        let channel = s.peer.opened().await;
+        s.peer.flag(channel, flag);
+        let opened = within("open", s.peer.drive_while(opening)).await.unwrap();
+        // An end of stream in the middle of it is how libp2p peers refuse.
+        let failed = matches!(
+            opened,
+            Err(OpenError::Negotiation(_) | OpenError::UnsupportedProtocol(_))
+        );
+        assert!(failed, "{flag:?}: {opened:?}");
+        let inbound = s.peer.open();
+        s.peer.flag(inbound, flag);
+        s.peer.expect_closed(inbound).await;
+        s.finish().await;
+    }
+}
+
+/// Row L-27: labels in place of a negotiation.
+#[tokio::test(start_paused = true)]
+async fn l27_labels_name_protocols() {
+    let mut config = negotiated();
+    config.negotiation = Negotiation::ChannelLabel;
+    let pair = Pair::with(config.clone(), config, MemoryConfig::default());
+    let here = pair.a.open("/echo/1.0.0").await.unwrap();
+    let there = pair.b.accept().await.unwrap().unwrap();
+    assert_eq!(
+        (here.protocol(), there.protocol()),
+        (Some("/echo/1.0.0"), Some("/echo/1.0.0"))
+    );
+    let mut unknown = pair.a.open("/nothing").await.unwrap();
+    let error = unknown.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        unknown.close_outcome(),
+        Some(CloseOutcome::Reset(Some(code::NEGOTIATION_FAILED)))
+    );
+    drop((here, there, unknown));
+    pair.finish().await;
+}
+
+/// A request that arrived whole is not lost because its sender closed before anybody accepted it.
+#[tokio::test(start_paused = true)]
+async fn what_arrived_before_the_end_can_still_be_accepted() {
+    let pair = Pair::new();
+    let mut request = pair.a.open("").await.unwrap();
+    request.write_all(b"request").await.unwrap();
+    assert_eq!(
+        request.finish().await.unwrap(),
+        CloseOutcome::Acked,
+        "the peer has it all"
+    );
+    drop(request);
+    pair.a.close().await;
+    pair.b.closed().await;
+    let mut late = pair
+        .b
+        .accept()
+        .await
+        .unwrap()
+        .expect("the request is there");
+    let mut all = Vec::new();
+    late.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"request");
+    drop(late);
+    assert!(pair.b.accept().await.unwrap().is_none());
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn accept_and_open_end_with_the_connection() {
+    let pair = Pair::new();
+    let b = pair.b.clone();
+    let accepting = tokio::spawn(async move { b.accept().await });
+    settle().await;
+    pair.a.close().await;
+    assert!(
+        within("accept", accepting)
+            .await
+            .unwrap()
+            .unwrap()
+            .is_none()
+    );
+    for connection in [&pair.a, &pair.b] {
+        assert!(connection.accept().await.unwrap().is_none());
+        assert!(matches!(
+            connection.open("").await,
+            Err(OpenError::Connection(_))
+        ));
+        connection.close().await;
+    }
+    assert_eq!(pair.a.close_reason(), Some(ConnectionError::ClosedLocally));
+    assert_eq!(pair.b.close_reason(), Some(ConnectionError::ClosedByPeer));
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn opens_during_a_close_are_refused_by_both_sides() {
+    let mut memory = MemoryConfig::default();
+    memory.delay = Duration::from_millis(50)..=Duration::from_millis(50);
+    let pair = Pair::with(config(), config(), memory);
+    let (mut here, there) = pair.substream().await;
+    here.write_all(&pattern(60_000)).await.unwrap();
+    let a = pair.a.clone();
+    let closing = tokio::spawn(async move { a.close().await });
+    settle().await;
+    assert!(!closing.is_finished(), "the peer is 50 ms away");
+    assert!(matches!(
+        pair.a.open("").await,
+        Err(OpenError::Connection(_))
+    ));
+    let mut refused = pair.b.open("").await.unwrap();
+    let error = refused.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(pair.a.stats().refused, 1);
+    let mut there = there;
+    let mut all = Vec::new();
+    there.read_to_end(&mut all).await.unwrap();
+    assert!(all == pattern(60_000));
+    drop((there, refused));
+    within("close", closing).await.unwrap();
+    drop(here);
+    pair.finish().await;
+}
+
+/// A close towards a peer that does nothing is bounded, with any timeout that can be set.
+#[tokio::test(start_paused = true)]
+async fn a_close_is_bounded_though_the_peer_is_silent() {
+    let pair = Pair::new();
+    let (mut here, there) = pair.substream().await;
+    here.write_all(b"x").await.unwrap();
+    pair.faults.silence();
+    let before = Instant::now();
+    within("close", pair.a.close()).await;
+    assert!(
+        before.elapsed() <= Duration::from_secs(21),
+        "{:?}",
+        before.elapsed()
+    );
+    let error = here.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(here.close_outcome(), Some(CloseOutcome::Lost));
+    within("close", pair.b.close()).await;
+    drop((here, there));
+    assert!(pair.a.is_idle() && pair.b.is_idle());
+
+    let mut endless = config();
+    endless.teardown_timeout = Duration::MAX;
+    endless.fin_ack_timeout = Duration::MAX;
+    endless.open_timeout = Duration::MAX;
+    let pair = Pair::with(endless.clone(), endless, MemoryConfig::default());
+    let (here, there) = pair.substream().await;
+    drop((here, there));
+    pair.finish().await;
+}
+
+/// The driver notices that nobody is left: no handle, no substream.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_nobody_can_reach_closes() {
+    let pair = Pair::new();
+    let (here, mut there) = pair.substream().await;
+    let [driver, _] = pair.drivers;
+    drop(pair.a);
+    sleep(Duration::from_secs(60)).await;
+    assert!(!driver.is_finished(), "a substream is still in use");
+    there.write_all(b"x").await.unwrap();
+    drop(here);
+    drop(there);
+    assert_eq!(
+        within("the driver ends", driver).await.unwrap(),
+        ConnectionError::ClosedLocally
+    );
+    assert_eq!(
+        within("the peer", pair.b.closed()).await,
+        ConnectionError::ClosedByPeer
+    );
+}
+
+/// Substreams that nobody can accept any more do not keep the connection alive.
+#[tokio::test(start_paused = true)]
+async fn unaccepted_substreams_end_with_the_last_handle() {
+    let pair = Pair::new();
+    let mut waiting = pair.b.open("").await.unwrap();
+    waiting.write_all(b"anybody?").await.unwrap();
+    settle().await;
+    let [driver, _] = pair.drivers;
+    drop(pair.a);
+    // The read half ends by itself, the write half is stopped.
+    assert_eq!(within("the end", waiting.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(
+        within("the stop", waiting.stopped()).await,
+        CloseOutcome::Stopped(None)
+    );
+    drop(waiting);
+    within("the driver ends", driver).await.unwrap();
+    within("the peer", pair.b.closed()).await;
+}
+
+/// A driver that is dropped leaves nobody waiting, and no handle keeps the rest alive.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_driver_ends_everything() {
+    let pair = Pair::new();
+    let (mut here, _there) = pair.substream().await;
+    let unaccepted = pair.b.open("").await.unwrap();
+    settle().await;
+    let a = pair.a.clone();
+    let opening = tokio::spawn({
+        let a = a.clone();
+        async move { a.closed().await }
+    });
+    let [driver, _] = &pair.drivers;
+    driver.abort();
+    assert_eq!(
+        within("closed", opening).await.unwrap(),
+        ConnectionError::ClosedLocally
+    );
+    let error = within("the reader", here.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(
+        here.write(b"x").await.unwrap_err().kind(),
+        ErrorKind::ConnectionAborted
+    );
+    let before = Instant::now();
+    assert!(matches!(a.open("").await, Err(OpenError::Connection(_))));
+    assert_eq!(
+        before.elapsed(),
+        Duration::ZERO,
+        "not after the open timeout"
+    );
+    assert!(a.accept().await.unwrap().is_some(), "what had come before");
+    assert!(a.accept().await.unwrap().is_none());
+    drop((here, unaccepted));
+    assert!(a.is_idle());
+    assert_eq!(a.stats().substreams, 0);
+}
+
+/// Row O-R4: the cause reaches every substream.
+#[tokio::test(start_paused = true)]
+async fn a_carrier_that_fails_ends_every_operation_with_its_cause() {
+    let pair = Pair::new();
+    let (mut here, there) = pair.substream().await;
+    pair.faults.kill();
+    let cause = within("the end", pair.a.closed()).await;
+    assert!(matches!(cause, ConnectionError::Carrier(_)), "{cause:?}");
+    assert_eq!(pair.a.accept().await.unwrap_err(), cause);
+    let error = here.write(b"x").await.unwrap_err();
+    assert!(error.to_string().contains("killed by the test"), "{error}");
+    assert_eq!(
+        here.finish().await.unwrap_err().kind(),
+        ErrorKind::ConnectionAborted
+    );
+    drop((here, there));
+    for driver in pair.drivers {
+        within("a driver ends", driver).await.unwrap();
+    }
+    assert!(pair.a.is_idle() && pair.b.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_sides_may_close_at_once() {
+    let pair = Pair::with(config(), config(), MemoryConfig::hostile(3));
+    let (here, there) = pair.substream().await;
+    within("close", async {
+        tokio::join!(pair.a.close(), pair.b.close())
+    })
+    .await;
+    drop((here, there));
+    pair.finish().await;
+}
+
+/// Rows H-11, L-22: nothing is left of 10 000 substreams.
+#[tokio::test(start_paused = true)]
+async fn h11_ten_thousand_substreams_leave_nothing() {
+    let pair = Pair::new();
+    let b = pair.b.clone();
+    let echo = tokio::spawn(async move {
+        while let Some(mut substream) = b.accept().await.unwrap() {
+            tokio::spawn(async move {
+                let mut word = [0; 5];
+                substream.read_exact(&mut word).await.unwrap();
+                substream.write_all(&word).await.unwrap();
+                // Dropped: FIN follows by itself.
+            });
+        }
+    });
+    for round in 0..10_000 {
+        let mut substream = pair.a.open("").await.unwrap();
+        substream.write_all(b"hello").await.unwrap();
+        let mut word = Vec::new();
+        substream.read_to_end(&mut word).await.unwrap();
+        assert_eq!(word, b"hello", "round {round}");
+        if round % 2 == 0 {
+            assert_ne!(substream.finish().await.unwrap(), CloseOutcome::TimedOut);
+        }
+    }
+    pair.idle().await;
+    assert_eq!(pair.a.stats().opened, 10_000);
+    assert_eq!(pair.b.stats().accepted, 10_000);
+    pair.finish().await;
+    within("the echo", echo).await.unwrap();
+}
+
+/// Row H-11: nothing keeps the shared parts alive in a circle.
+#[tokio::test(start_paused = true)]
+async fn h11_handles_and_drivers_free_their_configuration() {
+    let (a, b, _faults) = pair(MemoryConfig::default());
+    let shared = Arc::new(config());
+    let (a, driver_a) = Connection::over(a, Arc::clone(&shared));
+    let (b, driver_b) = Connection::over(b, Arc::clone(&shared));
+    let (driver_a, driver_b) = (tokio::spawn(driver_a), tokio::spawn(driver_b));
+    for _ in 0..10 {
+        let mut here = a.open("").await.unwrap();
+        here.write_all(b"never accepted").await.unwrap();
+        here.reset(1);
+        std::mem::drop(here);
+        drop(a.open("").await.unwrap());
+    }
+    settle().await;
+    drop(a);
+    drop(b);
+    within("a driver", driver_a).await.unwrap();
+    within("a driver", driver_b).await.unwrap();
+    assert_eq!(Arc::strong_count(&shared), 1);
+}

@@ -1,0 +1,385 @@
+//! Endpoints over real UDP on loopback: who gets in, who does not, and what is left behind.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anabranch::endpoint::Phase;
+use anabranch::{
+    Address, Certificate, CloseOutcome, Config, ConnectError, Connection, ConnectionError,
+    Endpoint, EndpointBuilder, EndpointConfig, Fingerprint, Identity, Negotiation, Security,
+    WebRtcDirectVersion,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const ECHO: &str = "/echo/1.0.0";
+
+/// A listener that echoes until it is closed.
+async fn echo_server(builder: EndpointBuilder, bind: &str) -> Endpoint {
+    let endpoint = builder.protocol(ECHO).bind(bind).await.expect("a socket");
+    let accepting = endpoint.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = accepting.accept().await {
+            tokio::spawn(async move {
+                // Diallers that are to be refused fail here.
+                if let Ok(connection) = incoming.accept().await {
+                    echo_all(connection).await;
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+async fn echo_all(connection: Connection) {
+    while let Ok(Some(substream)) = connection.accept().await {
+        tokio::spawn(async move {
+            let (mut read, mut write) = substream.into_split();
+            if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+                let _ = write.finish().await;
+            }
+        });
+    }
+}
+
+fn dialler() -> Endpoint {
+    Endpoint::builder().dial_only().expect("defaults work")
+}
+
+async fn echo(connection: &Connection, content: &[u8]) {
+    let mut substream = connection.open(ECHO).await.expect("a substream");
+    substream.write_all(content).await.expect("a write");
+    let outcome = substream.finish().await.expect("intact");
+    assert_eq!(outcome, CloseOutcome::Acked);
+    let mut got = Vec::new();
+    substream.read_to_end(&mut got).await.expect("an end");
+    assert!(got == content, "{} of {} bytes", got.len(), content.len());
+}
+
+/// Closes both and checks that neither keeps anything.
+async fn close(listener: Endpoint, dialler: Endpoint) {
+    let limit = Duration::from_secs(5);
+    timeout(limit, dialler.close())
+        .await
+        .expect("the dialler closes");
+    timeout(limit, listener.close())
+        .await
+        .expect("the listener closes");
+    assert!(dialler.is_idle() && listener.is_idle());
+}
+
+#[tokio::test]
+async fn v1_and_v2_connect_to_one_port_at_the_same_time() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let address = listener.addresses().remove(0);
+    let dialler = dialler();
+    let (v1, v2) = tokio::join!(
+        dialler.connect_with(&address, WebRtcDirectVersion::V1),
+        dialler.connect_with(&address, WebRtcDirectVersion::V2)
+    );
+    for connection in [v1.expect("v1"), v2.expect("v2")] {
+        assert_eq!(connection.peer_id(), Some(listener.peer_id()));
+        echo(&connection, b"hello").await;
+        connection.close().await;
+        assert_eq!(
+            connection.close_reason(),
+            Some(ConnectionError::ClosedLocally)
+        );
+    }
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn ipv6_and_wildcards_are_listened_on() {
+    for bind in ["[::1]:0", "[::]:0", "0.0.0.0:0"] {
+        let listener = echo_server(Endpoint::builder(), bind).await;
+        let dialler = dialler();
+        for address in listener.addresses() {
+            assert!(!address.socket_addr().ip().is_unspecified(), "{address}");
+            let connection = dialler.connect(&address).await.expect("a listener");
+            echo(&connection, b"hello").await;
+        }
+        close(listener, dialler).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wildcard_answers_from_the_address_that_was_asked() {
+    let listener = echo_server(Endpoint::builder(), "0.0.0.0:0").await;
+    let port = listener.addresses()[0].socket_addr().port();
+    let dialler = dialler();
+    // All of 127/8 is this machine; ICE only takes an answer from the address it asked.
+    let address = Address::new(([127, 0, 0, 7], port).into())
+        .with_certhash(listener.certificate().fingerprint());
+    let connection = dialler.connect(&address).await.expect("a listener");
+    echo(&connection, b"hello").await;
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn the_address_of_an_identity_survives_a_restart() {
+    let identity = Identity::from_ed25519_seed([7; 32]);
+    let start = || {
+        echo_server(
+            Endpoint::builder().identity(identity.clone()),
+            "127.0.0.1:0",
+        )
+    };
+    let (first, second) = (start().await, start().await);
+    let [before, after] = [&first, &second].map(|e| e.addresses().remove(0));
+    assert_eq!(before.certhash(), after.certhash());
+    assert_eq!(before.peer_id(), after.peer_id());
+}
+
+#[tokio::test]
+async fn a_dial_to_nobody_fails_in_time_and_says_that_ice_found_no_path() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut config = EndpointConfig::default();
+    config.connect_timeout = Duration::from_millis(300);
+    let dialler = Endpoint::builder()
+        .endpoint_config(config)
+        .dial_only()
+        .expect("defaults");
+    let address = Address::new(silent.local_addr().expect("an address"))
+        .with_certhash(Certificate::generate().fingerprint());
+    let error = dialler.connect(&address).await.expect_err("nobody answers");
+    assert!(
+        matches!(
+            error,
+            ConnectError::TimedOut {
+                phase: Phase::Ice,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(dialler.is_idle());
+}
+
+#[tokio::test]
+async fn an_address_without_certhash_is_not_dialled() {
+    let address = Address::new(([127, 0, 0, 1], 1).into());
+    let error = dialler().connect(&address).await.expect_err("no certhash");
+    assert!(matches!(error, ConnectError::MissingCerthash), "{error}");
+}
+
+#[tokio::test]
+async fn a_listener_with_another_certificate_is_refused() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let real = listener.addresses().remove(0);
+    let dialler = dialler();
+    let wrong = Address::new(real.socket_addr()).with_certhash(Fingerprint::of(b"another"));
+    let error = dialler
+        .connect(&wrong)
+        .await
+        .expect_err("the wrong certificate");
+    assert!(
+        matches!(error, ConnectError::CertificateMismatch { got } if Some(got) == real.certhash()),
+        "{error}"
+    );
+    // One of several hashes is enough: a listener may be about to change its certificate.
+    let several = wrong.with_certhash(listener.certificate().fingerprint());
+    let connection = dialler.connect(&several).await.expect("one hash matches");
+    echo(&connection, b"hello").await;
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn a_listener_with_another_identity_is_refused() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let real = listener.addresses().remove(0);
+    let expected = Identity::generate().peer_id();
+    let wrong = Address::new(real.socket_addr())
+        .with_certhash(listener.certificate().fingerprint())
+        .with_peer_id(expected);
+    let dialler = dialler();
+    let error = dialler
+        .connect(&wrong)
+        .await
+        .expect_err("the wrong identity");
+    match error {
+        ConnectError::UnexpectedPeer { expected: e, got } => {
+            assert_eq!((e, got), (expected, listener.peer_id()));
+        }
+        other => panic!("{other}"),
+    }
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn without_noise_the_certificate_hash_is_enough() {
+    let mut config = Config::default();
+    config.negotiation = Negotiation::ChannelLabel;
+    let builder = || {
+        Endpoint::builder()
+            .config(config.clone())
+            .security(Security::CertificateHash)
+    };
+    let listener = echo_server(builder(), "127.0.0.1:0").await;
+    let address = listener.addresses().remove(0);
+    assert_eq!(address.peer_id(), None, "nobody proves an identity");
+    let dialler = builder().dial_only().expect("defaults");
+    let connection = dialler.connect(&address).await.expect("a listener");
+    assert_eq!(connection.peer_id(), None);
+    echo(&connection, &[5; 100_000]).await;
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn an_unknown_protocol_is_refused_and_the_connection_lives_on() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let dialler = dialler();
+    let connection = dialler
+        .connect(&listener.addresses()[0])
+        .await
+        .expect("a listener");
+    let error = connection
+        .open("/unknown/1.0.0")
+        .await
+        .expect_err("nobody speaks it");
+    assert!(
+        matches!(&error, anabranch::OpenError::UnsupportedProtocol(p) if p == "/unknown/1.0.0"),
+        "{error}"
+    );
+    echo(&connection, b"hello").await;
+    let agreed = connection
+        .open_any(&["/unknown/1.0.0", ECHO])
+        .await
+        .expect("the second one");
+    assert_eq!(agreed.protocol(), Some(ECHO));
+    drop(agreed);
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn closing_a_connection_delivers_what_was_written() {
+    let listener = Endpoint::builder()
+        .protocol(ECHO)
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = listener.addresses().remove(0);
+    let accepting = listener.clone();
+    let reader = tokio::spawn(async move {
+        let incoming = accepting.accept().await.expect("a dialler");
+        let connection = incoming.accept().await.expect("a handshake");
+        let mut substream = connection
+            .accept()
+            .await
+            .expect("alive")
+            .expect("a substream");
+        let mut got = Vec::new();
+        substream.read_to_end(&mut got).await.map(|_| got)
+    });
+    let dialler = dialler();
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(ECHO).await.expect("a substream");
+    let content: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+    substream.write_all(&content).await.expect("a write");
+    connection.close().await;
+    let got = reader
+        .await
+        .expect("the task ends")
+        .expect("an orderly end");
+    assert!(
+        got == content,
+        "{} of {} bytes arrived",
+        got.len(),
+        content.len()
+    );
+    drop((substream, connection));
+    close(listener, dialler).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_substreams_one_after_another_leave_nothing_behind() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let dialler = dialler();
+    let connection = dialler
+        .connect(&listener.addresses()[0])
+        .await
+        .expect("a listener");
+    for round in 0..10_000_u32 {
+        echo(&connection, &round.to_be_bytes()).await;
+    }
+    let stats = connection.stats();
+    assert_eq!(
+        (stats.opened, stats.violations, stats.unread),
+        (10_000, 0, 0)
+    );
+    // The last substream is dropped, and the driver may still be at it.
+    timeout(Duration::from_secs(5), async {
+        while connection.stats().substreams > 0 || !connection.is_idle() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the driver forgets every substream");
+    drop(connection);
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn garbage_makes_no_state_and_hinders_nobody() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let address = listener.addresses().remove(0);
+    let attacker = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut datagrams: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0; 20], vec![22; 1400]];
+    // A STUN header that promises more than there is, and one with an attribute that does.
+    datagrams.push(vec![
+        0, 1, 255, 252, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+    ]);
+    datagrams.push(
+        [
+            &[0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42][..],
+            &[0; 12],
+            &[0, 6, 255, 255, 1, 2, 3, 4],
+        ]
+        .concat(),
+    );
+    datagrams.extend((0..=255).map(|first| vec![first; 64]));
+    for datagram in &datagrams {
+        attacker
+            .send_to(datagram, address.socket_addr())
+            .expect("sent");
+    }
+    let dialler = dialler();
+    let connection = dialler.connect(&address).await.expect("a listener");
+    echo(&connection, b"hello").await;
+    assert_eq!(listener.connections(), 1);
+    drop(connection);
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn dropping_every_handle_closes_the_connection_on_both_sides() {
+    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let dialler = dialler();
+    let connection = dialler
+        .connect(&listener.addresses()[0])
+        .await
+        .expect("a listener");
+    echo(&connection, b"hello").await;
+    drop(connection);
+    timeout(Duration::from_secs(5), async {
+        while dialler.connections() + listener.connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("both forget the connection");
+    assert!(listener.is_idle() && dialler.is_idle());
+}
+
+#[tokio::test]
+async fn a_closed_endpoint_neither_accepts_nor_dials() {
+    let listener = Endpoint::builder()
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = listener.addresses().remove(0);
+    listener.close().await;
+    assert!(listener.accept().await.is_none());
+    let error = listener.connect(&address).await.expect_err("closed");
+    assert!(matches!(error, ConnectError::EndpointClosed), "{error}");
+}

@@ -1,0 +1,277 @@
+//! Reading, writing and flushing a substream.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::message::{Flag, Message};
+use anabranch::substream::code;
+use anabranch::{CloseOutcome, Config};
+use bytes::Bytes;
+use common::{Pair, config, pattern, scripted, settle, within};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+/// Seeds of the property tests; `ANABRANCH_SEEDS` sets how many.
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("ANABRANCH_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok());
+    0..count.unwrap_or(default)
+}
+
+/// Row L-20.
+#[tokio::test(start_paused = true)]
+async fn l20_one_read_drains_many_queued_messages() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    let data = pattern(30_000);
+    for part in data.chunks(1000) {
+        s.peer.data(channel, part);
+    }
+    settle().await;
+    assert_eq!(substream.unread(), 30_000);
+    let mut buffer = vec![0; 40_000];
+    let mut out = ReadBuf::new(&mut buffer);
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = AsyncRead::poll_read(Pin::new(&mut substream), &mut cx, &mut out);
+    assert!(matches!(polled, Poll::Ready(Ok(()))));
+    assert!(
+        out.filled() == data,
+        "{} bytes in one poll",
+        out.filled().len()
+    );
+    assert_eq!(substream.unread(), 0);
+    drop(substream);
+    s.peer.flag(channel, Flag::Fin);
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l20_chunks_are_read_without_a_copy_and_cut_to_measure() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    s.peer.data(channel, &pattern(2000));
+    s.peer.flag(channel, Flag::Fin);
+    let first = substream.read_chunk(1500).await.unwrap().unwrap();
+    let second = substream.read_chunk(1500).await.unwrap().unwrap();
+    assert_eq!((first.len(), second.len()), (1500, 500));
+    assert_eq!(substream.read_chunk(1500).await.unwrap(), None);
+    assert_eq!(substream.read_chunk(0).await.unwrap(), Some(Bytes::new()));
+    drop(substream);
+    s.finish_after_fin_ack(channel).await;
+}
+
+/// Row L-24: what came before bad framing is read, only that substream ends, and what follows is
+/// not buffered.
+#[tokio::test(start_paused = true)]
+async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() {
+    let overlong: &[u8] = &[0x80, 0x80, 0x80, 0x80, 1];
+    let non_minimal: &[u8] = &[0x85, 0x00, 1, 2, 3];
+    let oversize: &[u8] = &[0x81, 0x80, 0x01, 1, 2, 3];
+    let not_protobuf: &[u8] = &[2, 0xff, 0xff];
+    for bad in [overlong, non_minimal, oversize, not_protobuf] {
+        let mut s = scripted(config(), MemoryConfig::default());
+        let (mut good, good_channel) = s.open().await;
+        let (mut substream, channel) = s.open().await;
+        let mut bytes = Message::data(Bytes::from_static(b"before"))
+            .encode()
+            .to_vec();
+        bytes.extend_from_slice(bad);
+        s.peer.send_raw(channel, &bytes);
+        for _ in 0..10 {
+            s.peer.send_raw(channel, &[0; 1000]);
+        }
+        s.peer
+            .expect(channel, Message::reset(code::PROTOCOL_VIOLATION))
+            .await;
+        s.peer.expect_closed(channel).await;
+        let mut all = Vec::new();
+        let error = substream.read_to_end(&mut all).await.unwrap_err();
+        assert_eq!(all, b"before", "{bad:?}");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(s.us.stats().unread, 0, "nothing is kept of what follows");
+        good.write_all(b"alive").await.unwrap();
+        s.peer.expect_data(good_channel, b"alive").await;
+        drop(good);
+        s.peer.flag(good_channel, Flag::Fin);
+        s.finish().await;
+    }
+}
+
+/// Row L-9: flush is not a formality.
+#[tokio::test(start_paused = true)]
+async fn l9_flush_waits_until_the_carrier_has_taken_all() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    s.gate.shut();
+    substream.write_all(b"hello").await.unwrap();
+    let flushing = tokio::spawn(async move {
+        substream.flush().await.unwrap();
+        substream
+    });
+    s.peer.run_for(Duration::from_secs(60)).await;
+    assert!(!flushing.is_finished(), "the carrier has taken nothing");
+    s.gate.open();
+    let substream = within("flush", flushing).await.unwrap();
+    assert_eq!(substream.buffered(), 0);
+    s.peer.expect_data(channel, b"hello").await;
+    drop(substream);
+    s.peer.flag(channel, Flag::Fin);
+    s.finish().await;
+}
+
+/// Row R-3: half-close, and a response of any length behind it.
+#[tokio::test(start_paused = true)]
+async fn r3_a_substream_is_read_to_its_end_after_it_was_shut_for_writing() {
+    let pair = Pair::new();
+    let (mut here, mut there) = pair.substream().await;
+    here.write_all(b"request").await.unwrap();
+    assert_eq!(here.finish().await.unwrap(), CloseOutcome::Acked);
+    let mut request = Vec::new();
+    there.read_to_end(&mut request).await.unwrap();
+    assert_eq!(request, b"request");
+    let answering = tokio::spawn(async move {
+        there.write_all(&pattern(3_000_000)).await.unwrap();
+        there.finish().await.unwrap()
+    });
+    let mut response = Vec::new();
+    here.read_to_end(&mut response).await.unwrap();
+    assert!(response == pattern(3_000_000));
+    assert_eq!(answering.await.unwrap(), CloseOutcome::Acked);
+    pair.finish().await;
+}
+
+/// Row R-9: whatever the order of write, flush and shutdown, all bytes come before FIN.
+#[tokio::test(start_paused = true)]
+async fn r9_any_interleaving_delivers_all_bytes_before_fin() {
+    for seed in seeds(60) {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut config = Config::clone(&config());
+        config.send_buffer = rng.random_range(1..20_000);
+        config.receive_window = rng.random_range(1024..100_000);
+        let pair = Pair::with(config.clone(), config, MemoryConfig::hostile(seed));
+        let (mut here, mut there) = pair.substream().await;
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            there.read_to_end(&mut all).await.map(|_| all)
+        });
+        let mut written = Vec::new();
+        let mut next = 0_u8;
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..rng.random_range(0..40) {
+            match rng.random_range(0..5) {
+                0 | 1 => {
+                    let data: Vec<u8> = (0..rng.random_range(1..9000))
+                        .map(|_| {
+                            next = next.wrapping_add(1);
+                            next
+                        })
+                        .collect();
+                    let length = if rng.random_bool(0.5) {
+                        here.write_all(&data).await.unwrap();
+                        data.len()
+                    } else {
+                        match AsyncWrite::poll_write(Pin::new(&mut here), &mut cx, &data) {
+                            Poll::Ready(length) => length.unwrap(),
+                            Poll::Pending => 0,
+                        }
+                    };
+                    next = next.wrapping_sub((data.len() - length) as u8);
+                    written.extend_from_slice(&data[..length]);
+                }
+                2 => here.flush().await.unwrap(),
+                3 => drop(AsyncWrite::poll_flush(Pin::new(&mut here), &mut cx)),
+                _ => settle().await,
+            }
+        }
+        if rng.random_bool(0.5) {
+            assert_eq!(
+                here.finish().await.unwrap(),
+                CloseOutcome::Acked,
+                "seed {seed}"
+            );
+        }
+        drop(here);
+        let read = within("the reader", reading).await.unwrap().unwrap();
+        assert!(
+            read == written,
+            "seed {seed}: {} of {} bytes",
+            read.len(),
+            written.len()
+        );
+        pair.finish().await;
+    }
+}
+
+/// Row O-13: dropping either half keeps the other.
+#[tokio::test(start_paused = true)]
+async fn halves_live_without_each_other() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let (read, mut write) = here.into_split();
+    let (mut there_read, there_write) = there.into_split();
+    drop(read);
+    drop(there_write);
+    write.write_all(&pattern(50_000)).await.unwrap();
+    assert_eq!(write.finish().await.unwrap(), CloseOutcome::Acked);
+    let mut all = Vec::new();
+    there_read.read_to_end(&mut all).await.unwrap();
+    assert!(all == pattern(50_000));
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_reads_and_writes_do_nothing() {
+    let pair = Pair::new();
+    let (mut here, there) = pair.substream().await;
+    assert_eq!(here.write(&[]).await.unwrap(), 0);
+    assert_eq!(here.read(&mut []).await.unwrap(), 0);
+    here.write_chunk(Bytes::new()).await.unwrap();
+    here.flush().await.unwrap();
+    drop((here, there));
+    pair.finish().await;
+}
+
+/// A stream that is always ready lets other tasks run.
+#[tokio::test(start_paused = true)]
+async fn reads_and_writes_are_cooperative() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let (mut read, mut write) = here.into_split();
+    let echo = tokio::spawn(async move {
+        let (mut read, mut write) = there.into_split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    write.write_all(&pattern(60_000)).await.unwrap();
+    let mut all = vec![0; 60_000];
+    read.read_exact(&mut all).await.unwrap();
+    let mut yields = 0;
+    poll_fn(|cx| {
+        for _ in 0..10_000 {
+            match AsyncWrite::poll_write(Pin::new(&mut write), cx, b"x") {
+                Poll::Ready(result) => drop(result.unwrap()),
+                Poll::Pending => {
+                    yields += 1;
+                    break;
+                }
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(yields, 1, "ten thousand writes in one poll");
+    drop((read, write));
+    echo.abort();
+    let _ = echo.await;
+    pair.finish().await;
+}
