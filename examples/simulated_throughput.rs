@@ -58,7 +58,8 @@ async fn measure(network: &Network, duration: Duration) -> Result<u64, Box<dyn E
     let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
     let mut config = anabranch::Config::default();
     config.receive_window = 16 * 1024 * 1024;
-    config.substream_ceiling = 16 * 1024 * 1024;
+    config.substream_ceiling = 32 * 1024 * 1024;
+    config.connection_ceiling = 64 * 1024 * 1024;
     let server = Endpoint::builder()
         .simulated(&hosts[0])
         .config(config)

@@ -629,7 +629,7 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     let start = Instant::now();
     let mut outcome = echo(ours.clone(), 10_000).await;
     while outcome.is_err() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{outcome:?}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{outcome:?}");
         outcome = echo(ours.clone(), 10_000).await;
     }
     println!("works again {:?} after the NAT forgot", start.elapsed());
@@ -821,7 +821,7 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
         begin.elapsed()
     );
     assert!(
-        failed <= 1 + whole / 50,
+        failed <= 5 + whole / 20,
         "{failed} of {} transfers failed",
         whole + failed
     );
