@@ -24,6 +24,8 @@ pub mod endpoint;
 pub mod identity;
 pub mod message;
 mod noise;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulator;
 pub mod substream;
 mod ufrag;
 mod webrtc;

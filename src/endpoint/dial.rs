@@ -3,15 +3,13 @@
 //! Every dial has a socket of its own: several connections to one listener would have the same pair
 //! of addresses on a shared one, and a socket that only one task reads is the shortest way in.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::Inner;
 use super::error::ConnectError;
-use super::socket::UdpDatagramSocket;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
@@ -31,9 +29,12 @@ pub(super) async fn dial(
     }
     let remote = address.socket_addr();
     let refused = |source| ConnectError::Socket { remote, source };
-    let local = SocketAddr::new(source_address(remote).map_err(refused)?, 0);
-    let socket = UdpDatagramSocket::bind(local).map_err(refused)?;
-    let local = super::socket::DatagramSocket::local_addr(&socket).map_err(refused)?;
+    let source = endpoint.sockets.source_address(remote).map_err(refused)?;
+    let socket = endpoint
+        .sockets
+        .bind(SocketAddr::new(source, 0))
+        .map_err(refused)?;
+    let local = socket.local_addr().map_err(refused)?;
 
     let credentials = ClientCredentials::generate(version);
     let config = &endpoint.config;
@@ -54,13 +55,7 @@ pub(super) async fn dial(
             cause,
         }
     })?;
-    let carrier = WebRtcCarrier::new(
-        engine,
-        Arc::new(socket),
-        Source::Socket,
-        local,
-        config.max_in_flight,
-    );
+    let carrier = WebRtcCarrier::new(engine, socket, Source::Socket, local, config.max_in_flight);
     let expectations = Expectations {
         role: Role::Client,
         certhashes: address.certhashes(),
@@ -71,18 +66,4 @@ pub(super) async fn dial(
     endpoint
         .establish(registration, carrier, expectations, remote)
         .await
-}
-
-/// The local address that the system would send from towards `remote`.
-///
-/// ICE needs a candidate with a real address, so a wildcard does not do.
-fn source_address(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = UdpSocket::bind((any, 0))?;
-    // Sends nothing: a connected UDP socket only looks the route up.
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
 }

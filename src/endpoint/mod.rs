@@ -26,6 +26,7 @@ pub use crate::webrtc::{EngineKind, UnknownEngine};
 
 mod dial;
 mod error;
+mod factory;
 pub(crate) mod inbox;
 mod interfaces;
 mod listener;
@@ -33,10 +34,10 @@ pub(crate) mod router;
 pub(crate) mod socket;
 
 pub use error::{BindError, ConnectError};
+use factory::SocketFactory;
 pub use listener::Incoming;
 use listener::{IncomingQueue, Listener};
 use router::Router;
-use socket::{DatagramSocket, UdpDatagramSocket};
 
 /// How peers prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,6 +111,7 @@ pub struct EndpointBuilder {
     config: Config,
     endpoint_config: EndpointConfig,
     security: Security,
+    sockets: SocketFactory,
 }
 
 impl EndpointBuilder {
@@ -155,6 +157,14 @@ impl EndpointBuilder {
         self
     }
 
+    /// Uses the sockets of a simulated host, for listening and for dialling, in place of those of
+    /// the system. Addresses have to be literal, and its own or a wildcard.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn simulated(mut self, host: &crate::simulator::Host) -> Self {
+        self.sockets = SocketFactory::Simulated(host.clone());
+        self
+    }
+
     /// Listens on every address that `addresses` resolves to, for example `"0.0.0.0:4001"` or
     /// `"[::]:0"`. A wildcard stands for every address of the machine, port 0 for a free one.
     ///
@@ -192,10 +202,10 @@ impl EndpointBuilder {
         let mut listeners = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
-            let socket = UdpDatagramSocket::bind(address).map_err(failed)?;
+            let socket = self.sockets.bind(address).map_err(failed)?;
             let local = socket.local_addr().map_err(failed)?;
             listeners.push(Arc::new(Listener {
-                socket: Arc::new(socket),
+                socket,
                 local,
                 router: Arc::new(Router::default()),
             }));
@@ -208,6 +218,7 @@ impl EndpointBuilder {
             incoming: IncomingQueue::new(self.endpoint_config.max_handshakes),
             config: self.endpoint_config,
             listeners,
+            sockets: self.sockets,
             closed: AtomicBool::new(false),
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
@@ -251,6 +262,7 @@ pub(crate) struct Inner {
     connection_config: Arc<Config>,
     config: EndpointConfig,
     listeners: Vec<Arc<Listener>>,
+    sockets: SocketFactory,
     incoming: IncomingQueue,
     closed: AtomicBool,
     /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
@@ -436,7 +448,10 @@ impl Endpoint {
             }
         };
         let sockets = inner.listeners.iter().map(|listener| listener.local);
-        sockets.flat_map(interfaces::concrete).map(full).collect()
+        sockets
+            .flat_map(|socket| inner.sockets.concrete(socket))
+            .map(full)
+            .collect()
     }
 
     /// The next peer that wants to connect; `None` when the endpoint is closed.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use str0m::config::DtlsVersion;
 use str0m::crypto::dtls::{
@@ -28,6 +28,17 @@ const MAX_QUEUE_TX: usize = 64;
 static CONFIGS: SharedConfigs = SharedConfigs {
     by_mtu: Mutex::new(BTreeMap::new()),
 };
+
+/// Timeouts that a DTLS instance takes within [`TIMEOUT_WINDOW`]. The first steps need two at once.
+///
+/// While a message in the middle of the peer's flight is missing, dimpl 0.9 acknowledges the others
+/// at once, and at the next timeout again; and str0m lets a timeout follow every datagram. Together
+/// that is a loop without end within one `Rtc::poll_output`, which a lossy path, or a peer
+/// that wants to, sets off.
+const MAX_TIMEOUTS: u32 = 4;
+
+/// See [`MAX_TIMEOUTS`]. Short beside the second after which a flight is sent again.
+const TIMEOUT_WINDOW: Duration = Duration::from_millis(100);
 
 /// The provider for every connection of this process.
 pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
@@ -66,11 +77,12 @@ pub(super) fn new_dtls(
     certificate: &DtlsCert,
     mtu: usize,
     now: Instant,
-) -> Result<dimpl::Dtls, ConnectionError> {
+) -> Result<PacedDtls, ConnectionError> {
     let config = CONFIGS
         .get(Some(mtu))
         .map_err(|error| ConnectionError::Carrier(error.to_string()))?;
-    Ok(dimpl::Dtls::new_auto(config, certificate.clone(), now))
+    let dtls = dimpl::Dtls::new_auto(config, certificate.clone(), now);
+    Ok(PacedDtls::new(dtls, now))
 }
 
 /// One configuration for each MTU in use; MTUs come from our own settings, not from peers.
@@ -122,58 +134,93 @@ impl DtlsProvider for SharedConfigs {
             DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, certificate, now),
             _ => dimpl::Dtls::new_auto(config, certificate, now),
         };
-        Ok(Box::new(Instance(dtls)))
+        Ok(Box::new(PacedDtls::new(dtls, now)))
     }
 }
 
-/// A `dimpl::Dtls` as str0m wants it.
-struct Instance(dimpl::Dtls);
+/// A `dimpl::Dtls` that takes no more timeouts than [`MAX_TIMEOUTS`].
+pub(super) struct PacedDtls {
+    dtls: dimpl::Dtls,
+    /// When the running window of timeouts began.
+    window: Instant,
+    /// Timeouts taken in it.
+    timeouts: u32,
+}
 
-impl fmt::Debug for Instance {
+impl PacedDtls {
+    fn new(dtls: dimpl::Dtls, now: Instant) -> Self {
+        Self {
+            dtls,
+            window: now,
+            timeouts: 0,
+        }
+    }
+
+    /// Until when no timeout is taken any more.
+    fn paused_until(&self) -> Option<Instant> {
+        (self.timeouts >= MAX_TIMEOUTS).then(|| self.window + TIMEOUT_WINDOW)
+    }
+}
+
+impl fmt::Debug for PacedDtls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Dtls")
     }
 }
 
-impl DtlsInstance for Instance {
+impl DtlsInstance for PacedDtls {
     fn set_active(&mut self, active: bool) {
-        self.0.set_active(active);
+        self.dtls.set_active(active);
     }
 
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
-        self.0.handle_packet(packet)
+        self.dtls.handle_packet(packet)
     }
 
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
-        self.0.poll_output(buf)
+        let paused_until = self.paused_until();
+        match self.dtls.poll_output(buf) {
+            DtlsOutput::Timeout(at) => {
+                DtlsOutput::Timeout(paused_until.map_or(at, |until| at.max(until)))
+            }
+            output => output,
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
-        self.0.handle_timeout(now)
+        if now >= self.window + TIMEOUT_WINDOW {
+            self.window = now;
+            self.timeouts = 0;
+        }
+        if self.paused_until().is_some() {
+            return Ok(());
+        }
+        self.timeouts += 1;
+        self.dtls.handle_timeout(now)
     }
 
     fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {
-        self.0.send_application_data(data)
+        self.dtls.send_application_data(data)
     }
 
     fn is_active(&self) -> bool {
-        self.0.is_active()
+        self.dtls.is_active()
     }
 
     fn protocol_version(&self) -> Option<ProtocolVersion> {
-        self.0.protocol_version()
+        self.dtls.protocol_version()
     }
 
     fn is_closing(&self) -> bool {
-        self.0.is_closing()
+        self.dtls.is_closing()
     }
 
     fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.dtls.is_closed()
     }
 
     fn close(&mut self) -> Result<(), DtlsImplError> {
-        self.0.close()
+        self.dtls.close()
     }
 }
 

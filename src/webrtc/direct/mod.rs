@@ -12,10 +12,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dimpl::{Dtls, DtlsCertificate, Output};
+use dimpl::{DtlsCertificate, Output};
+use str0m::crypto::dtls::DtlsInstance;
 
 use super::client_hello::{ClientHelloAssembler, Verdict};
-use super::dtls::new_dtls;
+use super::dtls::{PacedDtls, new_dtls};
 use super::engine::{Engine, EngineEvent, Role};
 use super::str0m_engine::EngineSetup;
 use super::transmit::TransmitQueue;
@@ -85,7 +86,7 @@ pub(crate) struct DirectEngine {
     certificate: DtlsCertificate,
     mtu: usize,
     /// Made when there is a route.
-    dtls: Option<Dtls>,
+    dtls: Option<PacedDtls>,
     dtls_up: bool,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
