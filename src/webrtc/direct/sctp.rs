@@ -47,7 +47,8 @@ const CHUNK_SACK: u8 = 3;
 /// DATA flags: I (RFC 7053), B and E.
 const FLAGS_SACK_AT_ONCE: u8 = 0x08 | 0x02 | 0x01;
 
-const CRC32C: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+const CRC32C: crc::Crc<u32, crc::Table<16>> =
+    crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
 
 /// What our last SACK told the peer.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +74,9 @@ pub(super) struct Sctp {
 
 impl Sctp {
     pub(super) fn new(mtu: usize, receive_buffer: usize) -> Self {
-        let max_packet = mtu.saturating_sub(DTLS_OVERHEAD);
+        // Chunks are padded to a multiple of four (RFC 9260 section 3.2), which sctp-proto does not
+        // count: a packet that is full to another length would have to be split each time.
+        let max_packet = mtu.saturating_sub(DTLS_OVERHEAD) & !3;
         let payload = max_packet.saturating_sub(COMMON_HEADER + DATA_HEADER);
         let mut config = EndpointConfig::new();
         config.max_payload_size(u32::try_from(payload).unwrap_or(u32::MAX));
