@@ -22,6 +22,9 @@ const ROUND_TRIP_MEMORY: Duration = Duration::from_secs(10);
 pub(crate) struct Budget {
     bytes: usize,
     max: usize,
+    /// Added to the shortest round trip: time that data may wait for tasks to run. On loopback
+    /// that is most of a round trip, and a budget without it leaves both sides idle in turns.
+    allowance: Duration,
     /// Bytes handed to SCTP since the connection began.
     written: u64,
     /// Bytes acknowledged since the connection began.
@@ -42,10 +45,11 @@ struct Probe {
 }
 
 impl Budget {
-    pub(crate) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize, allowance: Duration) -> Self {
         Self {
             bytes: MIN_BUDGET.min(max),
             max,
+            allowance,
             written: 0,
             delivered: 0,
             probe: None,
@@ -106,7 +110,7 @@ impl Budget {
             return false;
         }
         let rate = (self.delivered - probe.delivered_before) as f64 / elapsed.as_secs_f64();
-        let product = rate * shortest.as_secs_f64() * HEADROOM;
+        let product = rate * (shortest + self.allowance).as_secs_f64() * HEADROOM;
         let before = self.bytes;
         self.bytes = (product as usize).clamp(MIN_BUDGET.min(self.max), self.max);
         self.bytes > before
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_long_path_is_filled() {
-        let mut budget = Budget::new(8 * 1024 * 1024);
+        let mut budget = Budget::new(8 * 1024 * 1024, Duration::ZERO);
         let (goodput, _) = run(&mut budget, 12.5e6, Duration::from_millis(50), 5.0);
         assert!(goodput > 0.85 * 12.5e6, "{goodput}");
         let product = 12.5e6 * 0.05;
@@ -159,24 +163,35 @@ mod tests {
 
     #[test]
     fn a_short_path_keeps_a_small_budget() {
-        let mut budget = Budget::new(8 * 1024 * 1024);
+        let mut budget = Budget::new(8 * 1024 * 1024, Duration::ZERO);
         run(&mut budget, 100e6, Duration::from_micros(200), 0.5);
         assert!(budget.bytes() <= 2 * MIN_BUDGET, "{}", budget.bytes());
     }
 
     #[test]
+    fn an_allowance_for_tasks_counts_on_a_fast_path_and_not_on_a_slow_one() {
+        let allowance = Duration::from_micros(500);
+        let mut fast = Budget::new(8 * 1024 * 1024, allowance);
+        run(&mut fast, 400e6, Duration::from_micros(200), 0.5);
+        assert!(fast.bytes() >= 4 * MIN_BUDGET, "{}", fast.bytes());
+        let mut slow = Budget::new(8 * 1024 * 1024, allowance);
+        run(&mut slow, 125e3, Duration::from_millis(50), 5.0);
+        assert_eq!(slow.bytes(), MIN_BUDGET);
+    }
+
+    #[test]
     fn the_budget_never_leaves_its_bounds() {
-        let mut budget = Budget::new(256 * 1024);
+        let mut budget = Budget::new(256 * 1024, Duration::ZERO);
         run(&mut budget, 1e9, Duration::from_millis(200), 2.0);
         assert_eq!(budget.bytes(), 256 * 1024);
-        let mut tiny = Budget::new(1000);
+        let mut tiny = Budget::new(1000, Duration::ZERO);
         run(&mut tiny, 1e6, Duration::from_millis(1), 0.1);
         assert_eq!(tiny.bytes(), 1000);
     }
 
     #[test]
     fn a_sender_with_nothing_to_send_changes_nothing() {
-        let mut budget = Budget::new(1024 * 1024);
+        let mut budget = Budget::new(1024 * 1024, Duration::ZERO);
         let mut now = Instant::now();
         for _ in 0..100 {
             budget.on_written(now, 100);

@@ -4,7 +4,7 @@
 //! no task, so that any of them runs on the real network and in a simulator alike.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -98,6 +98,12 @@ pub(crate) trait Engine: Send {
 
     /// Whether an unread channel holds back its sender.
     fn holds_back_unread(&self) -> bool;
+
+    /// Time for which data may wait below, beyond the round trip, for the tasks of both sides to run.
+    /// Zero where every byte in flight costs the engine time.
+    fn latency_allowance(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);

@@ -58,11 +58,11 @@ const TURNS_PER_POLL: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum EngineKind {
-    /// str0m, which all browsers have been tried with for years.
-    #[default]
+    /// str0m.
     Str0m,
-    /// The crates below str0m, driven by this one: several times as fast, and with readers that
-    /// hold back their senders.
+    /// The crates below str0m, driven by this one: opens channels without a round trip, takes half
+    /// the memory, costs less for each idle channel, and lets readers hold back their senders.
+    #[default]
     Direct,
 }
 
@@ -151,13 +151,14 @@ impl WebRtcCarrier {
         local: SocketAddr,
         max_in_flight: usize,
     ) -> Self {
+        let budget = Budget::new(max_in_flight, engine.latency_allowance());
         Self {
             engine,
             socket,
             source,
             local,
             timer: Box::pin(sleep_until(Instant::now())),
-            budget: Budget::new(max_in_flight),
+            budget,
             refused: false,
             not_open: false,
             dirty: true,

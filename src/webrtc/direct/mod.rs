@@ -36,6 +36,10 @@ use channels::Channels;
 use path::{Path, PathEvent, Route};
 use sctp::Sctp;
 
+/// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback in place of 64 KiB, two
+/// processes move 560 in place of 280 MB/s.
+const LATENCY_ALLOWANCE: Duration = Duration::from_micros(500);
+
 /// Datagrams taken in before SCTP is asked what to send. With more the peer waits longer for its
 /// acknowledgements, and less is won with each; DTLS takes 256.
 const DATAGRAMS_PER_PUMP: u32 = 24;
@@ -382,6 +386,10 @@ impl Engine for DirectEngine {
 
     fn holds_back_unread(&self) -> bool {
         !self.channels.is_relieving()
+    }
+
+    fn latency_allowance(&self) -> Duration {
+        LATENCY_ALLOWANCE
     }
 
     fn close(&mut self, _now: Instant) {
