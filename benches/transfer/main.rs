@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Endpoint};
+use anabranch::{CloseOutcome, Connection, Endpoint, EndpointConfig, EngineKind};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
@@ -38,22 +38,28 @@ fn transfer(c: &mut Criterion) {
         );
     }
     let runtime = Runtime::new().expect("a runtime");
-    let (_listener, connection) = runtime.block_on(connect());
-    for substreams in [1, 10] {
-        group.bench_function(format!("anabranch, {substreams} substreams"), |b| {
-            b.iter_custom(|rounds| {
-                (0..rounds)
-                    .map(|_| runtime.block_on(send(&connection, substreams)))
-                    .sum()
+    for engine in [EngineKind::Str0m, EngineKind::Direct] {
+        let (_listener, connection) = runtime.block_on(connect(engine));
+        for substreams in [1, 10] {
+            let name = format!("anabranch on {engine:?}, {substreams} substreams");
+            group.bench_function(name, |b| {
+                b.iter_custom(|rounds| {
+                    (0..rounds)
+                        .map(|_| runtime.block_on(send(&connection, substreams)))
+                        .sum()
+                });
             });
-        });
+        }
     }
     group.finish();
 }
 
 /// A dialler connected to a listener that reads and drops.
-async fn connect() -> (Endpoint, Connection) {
+async fn connect(engine: EngineKind) -> (Endpoint, Connection) {
+    let mut config = EndpointConfig::default();
+    config.engine = engine;
     let listener = Endpoint::builder()
+        .endpoint_config(config.clone())
         .protocol("/sink")
         .bind("127.0.0.1:0")
         .await
@@ -70,7 +76,10 @@ async fn connect() -> (Endpoint, Connection) {
             }
         }
     });
-    let dialler = Endpoint::builder().dial_only().expect("defaults");
+    let dialler = Endpoint::builder()
+        .endpoint_config(config)
+        .dial_only()
+        .expect("defaults");
     let connection = dialler.connect(&address).await.expect("a listener");
     (listener, connection)
 }
