@@ -1,72 +1,160 @@
 //! What a connection makes of a path, in virtual time.
 //!
-//! `cargo run --release --features testing --example simulated_throughput [seconds]`
+//! `cargo run --release --features testing --example simulated_throughput -- --help`
 
 use std::error::Error;
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Network};
-use anabranch::{Connection, Endpoint};
+use anabranch::{Config, Connection, Endpoint, EndpointConfig, EngineKind};
 use tokio::time::{Instant, timeout};
 
 const PROTOCOL: &str = "/sink/1";
 
-/// Bytes per second of 100 Mbit/s.
-const RATE: u64 = 12_500_000;
+const USAGE: &str = "\
+usage: simulated_throughput [options]      one line for each combination of round trip and loss
+  --seconds N            virtual time of each, default 30
+  --mbit N               rate of the link, default 100
+  --round-trips MS,...   default 20,50,100
+  --losses P,...         share of the datagrams that is lost, default 0,0.001,0.01
+  --queue F              bytes that wait at the link, in bandwidth-delay products, default 1
+  --window MIB           receive window and what may be in flight, default: those of the library
+  --seed N               default 1
+ANABRANCH_ENGINE in the environment chooses the engine: direct or str0m.";
+
+/// The command line.
+struct Options {
+    seconds: u64,
+    mbit: u64,
+    round_trips: Vec<u64>,
+    losses: Vec<f64>,
+    queue: f64,
+    window: Option<u32>,
+    seed: u64,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, Box<dyn Error>> {
+        let mut options = Self {
+            seconds: 30,
+            mbit: 100,
+            round_trips: vec![20, 50, 100],
+            losses: vec![0.0, 0.001, 0.01],
+            queue: 1.0,
+            window: None,
+            seed: 1,
+        };
+        while let Some(name) = args.next() {
+            if name == "--help" {
+                return Ok(None);
+            }
+            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--seconds" => options.seconds = value.parse()?,
+                "--mbit" => options.mbit = value.parse()?,
+                "--round-trips" => options.round_trips = list(&value)?,
+                "--losses" => options.losses = list(&value)?,
+                "--queue" => options.queue = value.parse()?,
+                "--window" => options.window = Some(value.parse()?),
+                "--seed" => options.seed = value.parse()?,
+                _ => return Err(format!("unknown option {name}").into()),
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+fn list<T: std::str::FromStr>(value: &str) -> Result<Vec<T>, T::Err> {
+    value.split(',').map(str::parse).collect()
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let seconds = match std::env::args().nth(1) {
-        Some(seconds) => seconds.parse()?,
-        None => 30,
+    let Some(options) = Options::parse(std::env::args().skip(1))? else {
+        println!("{USAGE}");
+        return Ok(());
     };
-    println!("100 Mbit/s, a queue of one round trip, {seconds} s of virtual time each");
-    println!("round trip    loss  goodput Mbit/s    lost  queue full  datagrams  real time");
-    for loss in [0.0, 0.001, 0.01] {
-        for round_trip in [20, 50, 100] {
+    let rate = options.mbit * 125_000;
+    println!(
+        "{} Mbit/s, a queue of {} round trips, {} s of virtual time each",
+        options.mbit, options.queue, options.seconds
+    );
+    println!("round trip    loss  goodput Mbit/s  of link    lost  queue full  datagrams  CPU s");
+    for loss in &options.losses {
+        for round_trip in &options.round_trips {
             let conditions = Conditions {
-                loss,
-                rate: Some(RATE),
-                queue: RATE as usize * round_trip as usize / 1000,
-                ..Conditions::round_trip(Duration::from_millis(round_trip))
+                loss: *loss,
+                rate: Some(rate),
+                queue: (rate as f64 * *round_trip as f64 / 1000.0 * options.queue) as usize,
+                ..Conditions::round_trip(Duration::from_millis(*round_trip))
             };
-            let real = std::time::Instant::now();
+            let before = cpu_seconds();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .start_paused(true)
                 .build()?;
-            let network = Network::new(1);
+            let network = Network::new(options.seed);
             network.set_conditions(conditions);
-            let duration = Duration::from_secs(seconds);
-            let received = runtime.block_on(measure(&network, duration))?;
+            let duration = Duration::from_secs(options.seconds);
+            let received = runtime.block_on(measure(&network, duration, options.window))?;
             let counters = network.counters();
+            let goodput = received as f64 * 8.0 / 1e6 / duration.as_secs_f64();
             println!(
-                "{round_trip:7} ms  {:4.1} %  {:14.1}  {:6}  {:10}  {:9}  {:6.1} s",
+                "{round_trip:7} ms  {:4.1} %  {goodput:14.1}  {:5.1} %  {:6}  {:10}  {:9}  {:5.2}",
                 loss * 100.0,
-                received as f64 * 8.0 / 1e6 / duration.as_secs_f64(),
+                goodput / options.mbit as f64 * 100.0,
                 counters.lost,
                 counters.dropped_by_queue,
                 counters.sent,
-                real.elapsed().as_secs_f64(),
+                cpu_seconds() - before,
             );
         }
     }
     Ok(())
 }
 
+/// Seconds of CPU that this process took: both sides and the simulator. 0 where the system does not
+/// tell.
+fn cpu_seconds() -> f64 {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/schedstat") else {
+        return 0.0;
+    };
+    let nanoseconds = stat.split(' ').next().and_then(|field| field.parse().ok());
+    nanoseconds.unwrap_or(0.0) / 1e9
+}
+
 /// Sends on one substream for `duration` and returns the bytes that were read meanwhile.
-async fn measure(network: &Network, duration: Duration) -> Result<u64, Box<dyn Error>> {
+async fn measure(
+    network: &Network,
+    duration: Duration,
+    window: Option<u32>,
+) -> Result<u64, Box<dyn Error>> {
     let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
-    let mut config = anabranch::Config::default();
-    config.receive_window = 16 * 1024 * 1024;
-    config.substream_ceiling = 32 * 1024 * 1024;
-    config.connection_ceiling = 64 * 1024 * 1024;
+    let engine = match std::env::var("ANABRANCH_ENGINE") {
+        Ok(name) => name.parse()?,
+        Err(_) => EngineKind::default(),
+    };
+    let mut endpoint = EndpointConfig::default();
+    endpoint.engine = engine;
+    let mut config = Config::default();
+    if let Some(mebibytes) = window {
+        let bytes = mebibytes.saturating_mul(1024 * 1024);
+        config.receive_window = bytes;
+        config.substream_ceiling = bytes as usize * 2;
+        config.connection_ceiling = bytes as usize * 4;
+        endpoint.receive_buffer = bytes as usize;
+        endpoint.max_in_flight = bytes as usize;
+    }
     let server = Endpoint::builder()
         .simulated(&hosts[0])
+        .endpoint_config(endpoint.clone())
         .config(config)
         .protocol(PROTOCOL)
         .bind("10.0.0.1:4001")
         .await?;
-    let client = Endpoint::builder().simulated(&hosts[1]).dial_only()?;
+    let client = Endpoint::builder()
+        .simulated(&hosts[1])
+        .endpoint_config(endpoint)
+        .dial_only()?;
     let address = server.addresses().remove(0);
     let (connection, accepted) = tokio::join!(client.connect(&address), accept(&server));
     let (connection, accepted) = (connection?, accepted?);

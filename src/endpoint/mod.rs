@@ -71,7 +71,7 @@ pub struct EndpointConfig {
     /// Most bytes that a connection holds of channels that are not read, before their senders have
     /// to wait, in engines that hold back unread data. Default: 4 MiB, 320 Mbit/s at 100 ms.
     pub receive_buffer: usize,
-    /// The WebRTC implementation. Default: str0m.
+    /// The WebRTC implementation. Default: direct.
     pub engine: EngineKind,
 }
 

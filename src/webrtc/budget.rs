@@ -4,18 +4,70 @@
 //! every other substream, and costs the SCTP crate time on each packet. Too few bytes cap the
 //! throughput at budget / round trip. So the budget follows the bandwidth-delay product, measured
 //! as delivered rate x shortest round trip, with room to find out whether the path has more.
+//!
+//! SCTP's own slow start only ends when it has filled the queue of the path and lost packets from
+//! it; with Reno that costs seconds on a long path. The budget ends it before, as BBR does
+//! (draft-ietf-ccwg-bbr), by noticing that data takes longer and does not arrive faster:
+//!
+//! ```text
+//!            rate stands still, or the round trip grows
+//! Startup ─────────────────────────────────────────────► Cruise ◄──────┐
+//!                                                          │ the shortest round trip is old
+//!                                                          ▼           │
+//!                                                        Drain ────────┘ it was measured again
+//! ```
 
 use std::time::{Duration, Instant};
 
 /// Smallest budget, in bytes: a few frames for each of a few substreams.
 pub(crate) const MIN_BUDGET: usize = 64 * 1024;
 
-/// Times the bandwidth-delay product that may be under way, so that the rate can double from one
-/// round trip to the next.
-const HEADROOM: f64 = 2.0;
+/// Times the bandwidth-delay product that may be under way while the rate is being found. Less
+/// than 2, so that a path whose queue holds one bandwidth-delay product loses nothing.
+const STARTUP_GAIN: f64 = 1.7;
+
+/// The same afterwards: a quarter to find out whether the path has more.
+const CRUISE_GAIN: f64 = 1.25;
+
+/// The same while the queue that this sender made is let run empty.
+const DRAIN_GAIN: f64 = 0.75;
+
+/// Times the delivered rate that may wait for tasks to run, see [`Budget::new`].
+const ALLOWANCE_GAIN: f64 = 2.0;
+
+/// A rate that does not grow by as much from one round to the next stands still.
+const GROWTH: f64 = 1.25;
+
+/// Rounds without growth that end the startup.
+const FLAT_ROUNDS: u32 = 3;
+
+/// Times the shortest round trip that a round may take before there is a queue.
+const QUEUE_FACTOR: f64 = 1.4;
+
+/// Rounds of draining: the first lets the queue run empty, the second measures without it.
+const DRAIN_ROUNDS: u32 = 2;
+
+/// Rounds for which the highest rate is believed in.
+const RATE_ROUNDS: usize = 8;
 
 /// How long the shortest round trip is believed in.
 const ROUND_TRIP_MEMORY: Duration = Duration::from_secs(10);
+
+/// See the diagram of the module.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// Finding the rate of the path.
+    Startup {
+        /// The highest rate so far.
+        best: f64,
+        /// Rounds that were no faster.
+        flat: u32,
+    },
+    Cruise,
+    Drain {
+        rounds_left: u32,
+    },
+}
 
 /// Follows deliveries and says how much more to hand to SCTP.
 #[derive(Debug)]
@@ -25,15 +77,20 @@ pub(crate) struct Budget {
     /// Added to the shortest round trip: time that data may wait for tasks to run. On loopback
     /// that is most of a round trip, and a budget without it leaves both sides idle in turns.
     allowance: Duration,
+    phase: Phase,
     /// Bytes handed to SCTP since the connection began.
     written: u64,
     /// Bytes acknowledged since the connection began.
     delivered: u64,
-    /// The byte whose delivery ends the running measurement, with the state when it was written.
+    /// The running measurement of one round.
     probe: Option<Probe>,
     shortest: Option<(Duration, Instant)>,
+    /// Delivered bytes a second of the last rounds, a ring.
+    rates: [f64; RATE_ROUNDS],
+    next_rate: usize,
 }
 
+/// One round: from a write until that byte is acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     /// `written` when the probe began: complete once as much is delivered.
@@ -50,10 +107,13 @@ impl Budget {
             bytes: MIN_BUDGET.min(max),
             max,
             allowance,
+            phase: Phase::Startup { best: 0.0, flat: 0 },
             written: 0,
             delivered: 0,
             probe: None,
             shortest: None,
+            rates: [0.0; RATE_ROUNDS],
+            next_rate: 0,
         }
     }
 
@@ -93,27 +153,81 @@ impl Budget {
         let elapsed = now
             .saturating_duration_since(probe.began)
             .max(Duration::from_micros(50));
-        let shortest = match self.shortest {
-            Some((shortest, seen))
-                if shortest <= elapsed
-                    && now.saturating_duration_since(seen) < ROUND_TRIP_MEMORY =>
-            {
-                shortest
-            }
-            _ => {
-                self.shortest = Some((elapsed, now));
-                elapsed
-            }
-        };
+        let is_old = self.note_round_trip(now, elapsed, probe.limited);
         // A sender that had nothing to send, or room to send it, says nothing about the path.
         if !probe.limited {
             return false;
         }
         let rate = (self.delivered - probe.delivered_before) as f64 / elapsed.as_secs_f64();
-        let product = rate * (shortest + self.allowance).as_secs_f64() * HEADROOM;
+        if let Some(slot) = self.rates.get_mut(self.next_rate) {
+            *slot = rate;
+        }
+        self.next_rate = (self.next_rate + 1) % RATE_ROUNDS;
+        self.next_phase(rate, elapsed, is_old);
         let before = self.bytes;
-        self.bytes = (product as usize).clamp(MIN_BUDGET.min(self.max), self.max);
+        self.bytes = self.target().clamp(MIN_BUDGET.min(self.max), self.max);
         self.bytes > before
+    }
+
+    /// Keeps the shortest round trip; returns whether it has to be measured without a queue.
+    fn note_round_trip(&mut self, now: Instant, elapsed: Duration, limited: bool) -> bool {
+        let Some((shortest, seen)) = self.shortest else {
+            self.shortest = Some((elapsed, now));
+            return false;
+        };
+        let is_old = now.saturating_duration_since(seen) >= ROUND_TRIP_MEMORY;
+        // Without the budget in the way this sender makes no queue, and at the end of a drain it
+        // has none left: what the path takes then is what it takes.
+        let is_clear = !limited || self.phase == Phase::Drain { rounds_left: 1 };
+        if elapsed <= shortest || (is_old && is_clear) {
+            self.shortest = Some((elapsed, now));
+            return false;
+        }
+        is_old
+    }
+
+    fn next_phase(&mut self, rate: f64, elapsed: Duration, round_trip_is_old: bool) {
+        self.phase = match self.phase {
+            Phase::Startup { best, flat } => {
+                let (best, flat) = if rate >= best * GROWTH {
+                    (rate, 0)
+                } else {
+                    (best, flat + 1)
+                };
+                // With the smallest budget it is SCTP that holds data back, and no queue.
+                let queue = self.bytes > 2 * MIN_BUDGET
+                    && elapsed > self.round_trip().mul_f64(QUEUE_FACTOR) + self.allowance;
+                if flat >= FLAT_ROUNDS || queue {
+                    Phase::Cruise
+                } else {
+                    Phase::Startup { best, flat }
+                }
+            }
+            Phase::Cruise if round_trip_is_old => Phase::Drain {
+                rounds_left: DRAIN_ROUNDS,
+            },
+            Phase::Drain { rounds_left } if rounds_left > 1 => Phase::Drain {
+                rounds_left: rounds_left - 1,
+            },
+            Phase::Cruise | Phase::Drain { .. } => Phase::Cruise,
+        };
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.shortest
+            .map_or(Duration::ZERO, |(shortest, _)| shortest)
+    }
+
+    fn target(&self) -> usize {
+        let rate = self.rates.iter().copied().fold(0.0, f64::max);
+        let gain = match self.phase {
+            Phase::Startup { .. } => STARTUP_GAIN,
+            Phase::Cruise => CRUISE_GAIN,
+            Phase::Drain { .. } => DRAIN_GAIN,
+        };
+        let path = rate * self.round_trip().as_secs_f64() * gain;
+        let tasks = rate * self.allowance.as_secs_f64() * ALLOWANCE_GAIN;
+        (path + tasks) as usize
     }
 }
 
