@@ -213,7 +213,8 @@ impl Budget {
         };
     }
 
-    fn round_trip(&self) -> Duration {
+    /// The shortest round trip of the last seconds; zero before one was measured.
+    pub(crate) fn round_trip(&self) -> Duration {
         self.shortest
             .map_or(Duration::ZERO, |(shortest, _)| shortest)
     }

@@ -105,6 +105,9 @@ pub(crate) trait Engine: Send {
         Duration::ZERO
     }
 
+    /// Takes note of the shortest round trip of the path, as far as it is known.
+    fn set_round_trip(&mut self, _round_trip: Duration) {}
+
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);
 }

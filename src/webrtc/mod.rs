@@ -265,6 +265,7 @@ impl WebRtcCarrier {
         let unacknowledged = self.engine.unacknowledged();
         self.budget
             .on_unacknowledged(now.into_std(), unacknowledged);
+        self.engine.set_round_trip(self.budget.round_trip());
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
