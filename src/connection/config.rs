@@ -51,15 +51,27 @@ pub struct Config {
     /// How long opening and negotiating a substream may take, in either direction. Default: 5 s,
     /// as litep2p. Answers peers that open channels and say nothing.
     pub open_timeout: Duration,
-    /// Payload bytes that a peer may send on a substream before the application reads them.
-    /// Default: 1 MiB, 84 Mbit/s at a round trip of 100 ms. Raise it to the bandwidth-delay
-    /// product of the path. At most 2^32 - 1.
+    /// Payload bytes that a peer may send on a substream before the application reads them, at
+    /// first. Default: 1 MiB, 84 Mbit/s at a round trip of 100 ms. At most 2^32 - 1.
+    ///
+    /// Doubles, up to [`Self::max_receive_window`], when the peer uses up one grant before the next
+    /// reaches it although the application keeps up: then the window is shorter than the
+    /// bandwidth-delay product of the path. What all substreams of a connection are granted
+    /// together is bounded by [`Self::connection_ceiling`].
     pub receive_window: u32,
-    /// Unread bytes at which a substream is reset whose peer knows no credit. Default: 4 MiB, the
+    /// What [`Self::receive_window`] may grow to. Default: 16 MiB, 1.3 Gbit/s at a round trip of
+    /// 100 ms. Without effect if it is smaller.
+    pub max_receive_window: u32,
+    /// Unread bytes at which a substream is reset whose peer knows no credit (one that does is
+    /// bounded by what it was granted). Default: 4 MiB, the
     /// data of a 112 ms pause at 300 Mbit/s. Answers readers that stall.
     pub substream_ceiling: usize,
-    /// Unread bytes of all substreams of a connection together. As it fills up, each substream may
-    /// hold no more than what is left of it, so that the largest is reset first. Default: 32 MiB.
+    /// Unread bytes of all substreams of a connection together. Default: 32 MiB.
+    ///
+    /// Toward a peer that knows credit this is what the substreams are granted together, beside
+    /// 32 KiB that each may always be granted; the more is granted already, the less each new one
+    /// gets. Without credit, each substream may hold no more than what is left of it, so that the
+    /// largest is reset first.
     pub connection_ceiling: usize,
     /// Payload bytes accepted on a substream that the carrier has not taken. Default: 64 KiB.
     pub send_buffer: usize,
@@ -87,6 +99,7 @@ impl Default for Config {
             teardown_timeout: Duration::from_secs(10),
             open_timeout: Duration::from_secs(5),
             receive_window: 1024 * 1024,
+            max_receive_window: 16 * 1024 * 1024,
             substream_ceiling: 4 * 1024 * 1024,
             connection_ceiling: 32 * 1024 * 1024,
             send_buffer: 64 * 1024,

@@ -328,7 +328,8 @@ impl<C: Carrier> Turn<'_, C> {
     pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
         let config = &self.core.link.config;
         let send = SendBuffer::new(config.send_buffer, max_payload(self.core.max_frame(), true));
-        let receive = ReceiveBuffer::new(u64::from(config.receive_window));
+        let window = u64::from(config.receive_window);
+        let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
         let entry = Entry::new(Arc::clone(&shared), origin);
         self.core.substreams.insert(channel, entry);
@@ -359,6 +360,8 @@ impl<C: Carrier> Turn<'_, C> {
         loop {
             if may_leave
                 && let Some(entry) = self.core.substreams.get_mut(&channel)
+                // A peer with credit sends no more than there is room for.
+                && !(entry.peer_credit && entry.credit_shown)
                 && entry.shared.unread_cost() >= window
             {
                 if !std::mem::replace(&mut entry.held_back, true) {

@@ -1,7 +1,7 @@
 //! What the handles of a connection and its driver share.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use atomic_waker::AtomicWaker;
@@ -24,6 +24,7 @@ pub(crate) struct OpenRequest {
 pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
     pub(crate) unread: UnreadBytes,
+    pub(crate) promised: PromisedBytes,
     pub(crate) counters: Counters,
     /// Substreams that the driver is to look at. Each is in here at most once.
     ready: Mutex<Vec<Arc<Shared>>>,
@@ -53,6 +54,7 @@ impl Link {
         Arc::new(Self {
             config,
             unread: UnreadBytes::default(),
+            promised: PromisedBytes::default(),
             counters: Counters::default(),
             ready: Mutex::new(Vec::new()),
             opens: Mutex::new(VecDeque::new()),
@@ -229,6 +231,7 @@ impl Link {
             && lock(&self.opens).is_empty()
             && lock(&self.accepted).is_empty()
             && self.unread.get() == 0
+            && self.promised.get() == 0
     }
 }
 
@@ -260,4 +263,30 @@ impl UnreadBytes {
 
     /// What a substream may hold however full the connection is: a few frames.
     const ALWAYS_ALLOWED: usize = 32 * 1024;
+}
+
+/// Bytes that the peers of all substreams of a connection may send unread: what is unread, and what
+/// they have credit for.
+///
+/// Credit can not be taken back, so this and not what is unread has to stay below the ceiling.
+#[derive(Debug, Default)]
+pub(crate) struct PromisedBytes(AtomicU64);
+
+impl PromisedBytes {
+    pub(crate) fn adjust(&self, before: u64, after: u64) {
+        if after > before {
+            self.0.fetch_add(after - before, Ordering::Relaxed);
+        } else if before > after {
+            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What is left to promise.
+    pub(crate) fn room(&self, config: &Config) -> u64 {
+        (config.connection_ceiling as u64).saturating_sub(self.get())
+    }
 }

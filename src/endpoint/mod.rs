@@ -66,10 +66,10 @@ pub struct EndpointConfig {
     /// Largest UDP payload to send to this machine itself. Default: 1 450.
     pub loopback_mtu: usize,
     /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 4 MiB, 320 Mbit/s at 100 ms.
+    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms.
     pub max_in_flight: usize,
     /// Most bytes that a connection holds of channels that are not read, before their senders have
-    /// to wait, in engines that hold back unread data. Default: 4 MiB, 320 Mbit/s at 100 ms.
+    /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
     pub receive_buffer: usize,
     /// The WebRTC implementation. Default: direct.
     pub engine: EngineKind,
@@ -82,8 +82,8 @@ impl Default for EndpointConfig {
             max_handshakes: 128,
             mtu: 1200,
             loopback_mtu: 1450,
-            max_in_flight: 4 * 1024 * 1024,
-            receive_buffer: 4 * 1024 * 1024,
+            max_in_flight: 8 * 1024 * 1024,
+            receive_buffer: 8 * 1024 * 1024,
             engine: EngineKind::default(),
         }
     }

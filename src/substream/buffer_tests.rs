@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::recv::{FRAME_COST, Overrun, ReceiveBuffer};
+use super::recv::{FRAME_COST, MIN_WINDOW, Overrun, ReceiveBuffer};
 use super::send::{Chunk, INITIAL_CREDIT, SendBuffer};
 use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
 
@@ -224,8 +224,11 @@ fn a_chunk_that_never_empties_does_not_grow() {
     }
 }
 
+/// More than enough left to promise.
+const ROOM: u64 = 1 << 40;
+
 fn received() -> ReceiveBuffer {
-    ReceiveBuffer::new(1024 * 1024)
+    ReceiveBuffer::new(1024 * 1024, 0)
 }
 
 fn push(buffer: &mut ReceiveBuffer, data: &[u8]) {
@@ -317,26 +320,136 @@ fn a_read_crosses_chunks_and_keeps_the_order() {
 
 #[test]
 fn credit_is_due_at_first_and_then_at_half_of_the_window() {
-    let mut buffer = ReceiveBuffer::new(1000);
-    assert!(buffer.credit_due(), "the peer was told nothing yet");
-    assert_eq!(buffer.offer(), 1000);
+    let mut buffer = ReceiveBuffer::new(1000, 0);
+    assert!(
+        buffer.credit_offer(ROOM, false).is_some(),
+        "the peer was told nothing yet"
+    );
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1000);
     buffer.granted(1000);
-    assert!(!buffer.credit_due());
+    assert!(!buffer.credit_offer(ROOM, false).is_some());
     push(&mut buffer, &pattern(1000));
-    assert!(!buffer.credit_due(), "received is not consumed");
+    assert!(
+        !buffer.credit_offer(ROOM, false).is_some(),
+        "received is not consumed"
+    );
     buffer.read_chunk(499);
-    assert!(!buffer.credit_due());
+    assert!(!buffer.credit_offer(ROOM, false).is_some());
     buffer.read_chunk(1);
-    assert!(buffer.credit_due());
-    assert_eq!(buffer.offer(), 1500);
+    assert!(buffer.credit_offer(ROOM, false).is_some());
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1500);
     buffer.granted(1500);
     buffer.granted(1200);
-    assert_eq!(buffer.offer(), 1500, "an offer never falls");
+    assert_eq!(
+        buffer.credit_offer(ROOM, true).unwrap_or_default(),
+        1500,
+        "an offer never falls"
+    );
+}
+
+#[test]
+fn a_window_grows_while_the_peer_waits_for_each_grant_and_no_further_than_its_cap() {
+    let mut buffer = ReceiveBuffer::new(1000, 6000);
+    buffer.granted(1000);
+    let mut windows = Vec::new();
+    // A long path: what was sent on one grant is read, and the next granted, long before the peer
+    // learns of that.
+    let mut known = 1000;
+    for _ in 0..40 {
+        let mut next_known = known;
+        while buffer.received < known {
+            let frame = (known - buffer.received).min(300);
+            push(&mut buffer, &pattern(frame as usize));
+            read_all(&mut buffer);
+            if let Some(offer) = buffer.credit_offer(ROOM, false) {
+                buffer.granted(offer);
+                next_known = offer;
+            }
+        }
+        known = next_known;
+        windows.push(buffer.window);
+    }
+    assert!(windows.is_sorted(), "{windows:?}");
+    assert!(
+        windows.contains(&2000) && windows.contains(&4000),
+        "{windows:?}"
+    );
+    assert_eq!(windows.last(), Some(&6000));
+}
+
+#[test]
+fn a_peer_that_is_not_held_up_leaves_the_window_alone() {
+    let mut buffer = ReceiveBuffer::new(1000, 100_000);
+    buffer.granted(1000);
+    for _ in 0..100 {
+        // Never ends a frame where a grant ends.
+        push(&mut buffer, &pattern(333));
+        read_all(&mut buffer);
+        if let Some(offer) = buffer.credit_offer(ROOM, false) {
+            buffer.granted(offer);
+        }
+    }
+    assert_eq!(buffer.window, 1000);
+}
+
+#[test]
+fn a_slow_reader_is_no_reason_to_grow() {
+    let mut buffer = ReceiveBuffer::new(1000, 100_000);
+    buffer.granted(1000);
+    for _ in 0..20 {
+        // All that is granted has come before the reader has read half of it.
+        let missing = buffer.granted - buffer.received;
+        push(&mut buffer, &pattern(missing as usize));
+        while buffer.credit_offer(ROOM, false).is_none() {
+            buffer.read_chunk(100);
+        }
+        let offer = buffer.credit_offer(ROOM, false).unwrap_or_default();
+        buffer.granted(offer);
+    }
+    assert_eq!(buffer.window, 1000);
+}
+
+#[test]
+fn the_window_is_what_the_connection_can_afford() {
+    let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
+    // The first grant takes an eighth of what is left, and a minimum in any case.
+    assert_eq!(buffer.credit_offer(4 << 20, true), Some(1 << 19));
+    assert_eq!(buffer.credit_offer(0, true), Some(MIN_WINDOW));
+    buffer.granted(MIN_WINDOW);
+    assert_eq!(buffer.credit_offer(0, false), None);
+    push(&mut buffer, &pattern(MIN_WINDOW as usize / 2));
+    assert_eq!(buffer.promised(), MIN_WINDOW);
+    assert_eq!(
+        buffer.credit_offer(0, false),
+        None,
+        "received is not consumed"
+    );
+    read_all(&mut buffer);
+    // What was read can be granted again, and more once others give theirs back.
+    let consumed = MIN_WINDOW / 2;
+    assert_eq!(buffer.credit_offer(0, false), Some(consumed + MIN_WINDOW));
+    assert_eq!(
+        buffer.credit_offer(4 << 20, false),
+        Some(consumed + (1 << 20))
+    );
+}
+
+#[test]
+fn what_will_not_come_is_no_longer_promised() {
+    let mut buffer = ReceiveBuffer::new(10_000, 0);
+    buffer.granted(10_000);
+    push(&mut buffer, &pattern(600));
+    assert_eq!(buffer.promised(), 10_000);
+    buffer.complete();
+    assert_eq!(buffer.promised(), 600);
+    read_all(&mut buffer);
+    assert_eq!(buffer.promised(), 0);
+    assert_eq!(buffer.credit_offer(ROOM, false), None);
 }
 
 #[test]
 fn more_than_granted_is_an_overrun_only_for_those_who_know() {
-    let mut buffer = ReceiveBuffer::new(20_000);
+    let mut buffer = ReceiveBuffer::new(20_000, 0);
     buffer.granted(20_000);
     assert_eq!(
         buffer.push(Bytes::from(pattern(20_000)), true, true),
@@ -347,14 +460,14 @@ fn more_than_granted_is_an_overrun_only_for_those_who_know() {
         Err(Overrun)
     );
 
-    let mut ignorant = ReceiveBuffer::new(20_000);
+    let mut ignorant = ReceiveBuffer::new(20_000, 0);
     ignorant.granted(20_000);
     assert_eq!(
         ignorant.push(Bytes::from(pattern(30_000)), true, false),
         Ok(())
     );
 
-    let mut untold = ReceiveBuffer::new(20_000);
+    let mut untold = ReceiveBuffer::new(20_000, 0);
     assert_eq!(
         untold.push(Bytes::from(pattern(30_000)), true, true),
         Ok(())
@@ -362,7 +475,7 @@ fn more_than_granted_is_an_overrun_only_for_those_who_know() {
 
     // Sent before a grant that is smaller than what may be sent without one.
     let initial = INITIAL_CREDIT as usize;
-    let mut small = ReceiveBuffer::new(1024);
+    let mut small = ReceiveBuffer::new(1024, 0);
     small.granted(1024);
     assert_eq!(
         small.push(Bytes::from(pattern(initial)), true, true),
@@ -376,21 +489,21 @@ fn more_than_granted_is_an_overrun_only_for_those_who_know() {
 
 #[test]
 fn payload_that_nobody_wants_counts_as_consumed() {
-    let mut buffer = ReceiveBuffer::new(1000);
+    let mut buffer = ReceiveBuffer::new(1000, 0);
     buffer.granted(1000);
     assert_eq!(buffer.push(Bytes::from(pattern(700)), false, true), Ok(()));
     assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
-    assert_eq!(buffer.offer(), 1700);
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1700);
 }
 
 #[test]
 fn discard_frees_everything_and_counts_it_as_consumed() {
-    let mut buffer = ReceiveBuffer::new(10_000);
+    let mut buffer = ReceiveBuffer::new(10_000, 0);
     buffer.granted(10_000);
     push(&mut buffer, &pattern(600));
     push(&mut buffer, &pattern(10));
     buffer.discard();
     assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
-    assert_eq!(buffer.offer(), 10_610);
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 10_610);
     assert!(read_all(&mut buffer).is_empty());
 }

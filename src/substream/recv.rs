@@ -14,8 +14,15 @@ pub(crate) const FRAME_COST: usize = 64;
 /// tiny frames must not cost more than its bytes, nor keep the carrier's messages alive.
 const SMALL: usize = 512;
 
+/// Payload bytes that a substream may promise however much the connection has promised already.
+pub(crate) const MIN_WINDOW: u64 = 32 * 1024;
+
 /// Most bytes to copy together in one chunk.
 const TAIL: usize = 4096;
+
+/// Windows in a row that the peer used up before the next grant reached it, until the window grows.
+/// One alone can be a task that was scheduled late.
+const HITS_TO_GROW: u8 = 2;
 
 /// Payloads in the order of their arrival, and the credit that the peer was given for more.
 #[derive(Debug)]
@@ -27,13 +34,23 @@ pub(crate) struct ReceiveBuffer {
     /// Payload bytes in `chunks` and `tail`.
     buffered: usize,
     /// Payload bytes received since the substream was opened.
-    received: u64,
+    pub(super) received: u64,
     /// Payload bytes that the application has read, or that were discarded for it.
     consumed: u64,
-    /// Payload bytes the peer may send unread.
-    window: u64,
+    /// Payload bytes the peer may send unread, where the connection has as much to promise.
+    pub(super) window: u64,
+    /// `window` grows up to this.
+    max_window: u64,
     /// The last `max_data` that was sent; zero until the first.
-    granted: u64,
+    pub(super) granted: u64,
+    /// The one before that.
+    pub(super) granted_before: u64,
+    /// Grants in a row that the peer had to wait for.
+    hits: u8,
+    /// It had to wait for the last one.
+    was_hit: bool,
+    /// Nothing more will come.
+    is_complete: bool,
 }
 
 /// The peer sent more than it was granted.
@@ -41,7 +58,7 @@ pub(crate) struct ReceiveBuffer {
 pub(crate) struct Overrun;
 
 impl ReceiveBuffer {
-    pub(crate) fn new(window: u64) -> Self {
+    pub(crate) fn new(window: u64, max_window: u64) -> Self {
         Self {
             chunks: VecDeque::new(),
             tail: BytesMut::new(),
@@ -49,7 +66,12 @@ impl ReceiveBuffer {
             received: 0,
             consumed: 0,
             window,
+            max_window: max_window.max(window),
             granted: 0,
+            granted_before: 0,
+            hits: 0,
+            was_hit: false,
+            is_complete: false,
         }
     }
 
@@ -68,6 +90,7 @@ impl ReceiveBuffer {
         if enforce_credit && self.granted > 0 && self.received > limit {
             return Err(Overrun);
         }
+        self.notice_blocked_sender();
         if !keep {
             self.consumed = self.consumed.saturating_add(payload.len() as u64);
             return Ok(());
@@ -83,6 +106,24 @@ impl ReceiveBuffer {
             self.chunks.push_back(payload);
         }
         Ok(())
+    }
+
+    /// Grows the window of a sender that waits for credit although the reader keeps up.
+    ///
+    /// A sender that has used up one grant exactly, while the next was under way to it, stood still
+    /// until that came: the window is shorter than the bandwidth-delay product. No clock is needed
+    /// to see it, and no round trip that only the sender could measure. The next grant was due
+    /// because half of the window had been read, so a slow reader is never taken for a long path.
+    fn notice_blocked_sender(&mut self) {
+        if self.received != self.granted_before || self.was_hit {
+            return;
+        }
+        self.was_hit = true;
+        self.hits += 1;
+        if self.hits >= HITS_TO_GROW {
+            self.hits = 0;
+            self.window = self.window.saturating_mul(2).min(self.max_window);
+        }
     }
 
     fn finish_tail(&mut self) {
@@ -145,20 +186,61 @@ impl ReceiveBuffer {
         self.consume(self.buffered);
     }
 
-    /// Whether half of the window was consumed since the last `max_data`.
-    pub(crate) fn credit_due(&self) -> bool {
-        let next = self.consumed.saturating_add(self.window);
-        next.saturating_sub(self.granted) >= self.window.div_ceil(2).max(1)
+    /// The window, as far as the connection has as much to promise: `room` more than it has.
+    ///
+    /// Never less than [`MIN_WINDOW`], with which every reader gets on, nor more than half of what is
+    /// left, so that something is left for others (an eighth for a substream that has not shown yet
+    /// that it is read).
+    fn affordable_window(&self, room: u64) -> u64 {
+        let share = if self.granted == 0 {
+            room / 8
+        } else {
+            room / 2
+        };
+        let affordable = self.promised().saturating_add(share).max(MIN_WINDOW);
+        self.window.min(affordable)
     }
 
-    /// What the peer may send in all, if it is told now.
-    pub(crate) fn offer(&self) -> u64 {
-        self.granted.max(self.consumed.saturating_add(self.window))
+    /// What the peer may still send, and what is unread: the memory that was promised to it.
+    pub(crate) fn promised(&self) -> u64 {
+        if self.is_complete {
+            return self.buffered as u64;
+        }
+        self.granted.saturating_sub(self.consumed)
+    }
+
+    /// Nothing more will come: what the peer has not used is free for others.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// The `max_data` to send now, once half of the window was consumed since the last, or at once
+    /// if `first` asks for it. `room` is what the connection has not promised to anybody.
+    pub(crate) fn credit_offer(&self, room: u64, first: bool) -> Option<u64> {
+        if self.is_complete && !first {
+            return None;
+        }
+        let window = self.affordable_window(room);
+        let next = self.granted.max(self.consumed.saturating_add(window));
+        let is_due = next - self.granted >= window.div_ceil(2).max(1);
+        (first || is_due).then_some(next)
     }
 
     /// The peer was told.
     pub(crate) fn granted(&mut self, max_data: u64) {
-        self.granted = self.granted.max(max_data);
+        if max_data <= self.granted {
+            return;
+        }
+        self.granted_before = self.granted;
+        self.granted = max_data;
+        if !std::mem::take(&mut self.was_hit) {
+            self.hits = 0;
+        }
+    }
+
+    /// Whether the peer was told of a limit, which then bounds what is unread.
+    pub(crate) fn has_granted(&self) -> bool {
+        self.granted > 0
     }
 
     /// Bytes unread, with the fixed cost of each queued chunk.

@@ -153,6 +153,9 @@ impl Shared {
         if effects.contains(Effects::DISCARD_RECEIVED) {
             self.with_received(ReceiveBuffer::discard);
         }
+        if before.keeps_payload() && !after.keeps_payload() {
+            self.with_received(ReceiveBuffer::complete);
+        }
         if effects.contains(Effects::WAKE_READER) {
             self.reader.wake();
         }
@@ -199,7 +202,9 @@ impl Shared {
             receive
                 .push(payload, keep, enforce_credit)
                 .map_err(|_| code::FLOW_CONTROL)?;
-            if receive.cost() > ceiling {
+            // What was promised to a peer that knows credit has its place already.
+            let has_credit = enforce_credit && receive.has_granted();
+            if !has_credit && receive.cost() > ceiling {
                 return Err(code::RESOURCE_LIMIT);
             }
             Ok(())
@@ -208,12 +213,13 @@ impl Shared {
         result
     }
 
-    /// Changes the receive buffer and keeps the connection's sum of unread bytes right.
+    /// Changes the receive buffer and keeps the connection's sums of unread and promised bytes right.
     fn with_received<T>(&self, change: impl FnOnce(&mut ReceiveBuffer) -> T) -> T {
         let mut receive = self.receive_buffer();
-        let before = receive.cost();
+        let (cost, promised) = (receive.cost(), receive.promised());
         let result = change(&mut receive);
-        self.link.unread.adjust(before, receive.cost());
+        self.link.unread.adjust(cost, receive.cost());
+        self.link.promised.adjust(promised, receive.promised());
         result
     }
 
@@ -222,13 +228,13 @@ impl Shared {
         if !self.state().keeps_payload() && !first {
             return None;
         }
-        let receive = self.receive_buffer();
-        (first || receive.credit_due()).then(|| receive.offer())
+        let room = self.link.promised.room(&self.link.config);
+        self.receive_buffer().credit_offer(room, first)
     }
 
     /// The carrier took a `max_data`.
     pub(crate) fn credit_sent(&self, max_data: u64) {
-        self.receive_buffer().granted(max_data);
+        self.with_received(|receive| receive.granted(max_data));
     }
 
     /// The peer sent `max_data`, and so reads frames with this much payload.
@@ -371,7 +377,10 @@ impl Shared {
             let mut due = false;
             let taken = self.with_received(|receive| {
                 let taken = take(receive);
-                due = taken.is_some() && receive.credit_due();
+                if taken.is_some() {
+                    let room = self.link.promised.room(&self.link.config);
+                    due = receive.credit_offer(room, false).is_some();
+                }
                 taken
             });
             if let Some(taken) = taken {
@@ -525,5 +534,6 @@ impl Drop for Shared {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         self.link.unread.adjust(receive.cost(), 0);
+        self.link.promised.adjust(receive.promised(), 0);
     }
 }
