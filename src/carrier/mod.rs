@@ -155,6 +155,14 @@ pub trait Carrier: Send {
     /// The longest message the carrier can send, in bytes.
     fn max_message(&self) -> usize;
 
+    /// Bytes of a message that one packet carries, where the carrier cuts messages into packets.
+    ///
+    /// Full frames are then made so long that they fill their packets: packets of one length go
+    /// to the kernel in one call (UDP GSO), and a shorter one ends the batch.
+    fn packet_payload(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether a channel that is not read holds its sender back. Where this is `false` the driver
     /// reads at once, and bounds the unread bytes itself.
     fn holds_back_unread(&self) -> bool {

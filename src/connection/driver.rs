@@ -20,7 +20,7 @@ use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
-use crate::message::{DecodeError, Flag, FrameDecoder, Message, max_payload};
+use crate::message::{DecodeError, Flag, FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
     Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, WriteState,
@@ -327,7 +327,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
         let config = &self.core.link.config;
-        let send = SendBuffer::new(config.send_buffer, max_payload(self.core.max_frame(), true));
+        let send = SendBuffer::new(config.send_buffer, self.core.max_frame_payload());
         let window = u64::from(config.receive_window);
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
@@ -444,25 +444,26 @@ impl<C: Carrier> Turn<'_, C> {
             return;
         };
         let shared = Arc::clone(&entry.shared);
+        entry.peer_credit |= message.max_data.is_some();
+        let (peer_spoke, peer_credit) = (entry.peer_spoke, entry.peer_credit);
+        entry.peer_spoke |= !message.payload.is_empty();
         let counters = &self.core.link.counters;
         counters.frames_received.add(1);
         if message.unknown_flag {
             counters.unknown_flags.add(1);
         }
         if let Some(max_data) = message.max_data {
-            entry.peer_credit = true;
             self.core.peer_knows_credit = true;
-            let max_frame = self.core.link.config.max_frame;
-            shared.granted(max_data, max_payload(max_frame, true));
+            shared.granted(max_data, self.core.max_frame_payload());
         }
         if !message.payload.is_empty() {
-            if !std::mem::replace(&mut entry.peer_spoke, true) && !entry.peer_credit {
+            if !peer_spoke && !peer_credit {
                 // Its first data would have carried credit: this peer knows none.
                 shared.credit_is_unknown();
             }
+            let counters = &self.core.link.counters;
             counters.payload_received.add(message.payload.len() as u64);
-            let enforce = entry.peer_credit;
-            if let Err(code) = shared.receive_payload(message.payload, enforce) {
+            if let Err(code) = shared.receive_payload(message.payload, peer_credit) {
                 return self.overrun(&shared, code);
             }
         }

@@ -27,7 +27,16 @@ impl<C: Carrier> Core<C> {
         } else {
             config.max_frame_without_credit
         };
-        limit.min(self.carrier.max_message())
+        let limit = limit.min(self.carrier.max_message());
+        match self.carrier.packet_payload() {
+            Some(packet) if (1..=limit).contains(&packet) => limit - limit % packet,
+            _ => limit,
+        }
+    }
+
+    /// Payload of the longest data frame.
+    pub(super) fn max_frame_payload(&self) -> usize {
+        max_payload(self.max_frame(), false)
     }
 }
 
@@ -260,8 +269,8 @@ impl<C: Carrier> Turn<'_, C> {
     /// Writes one data frame; `None` when there is none to write.
     fn write_one(&mut self, shared: &Arc<Shared>) -> Option<Written> {
         let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
-        let limit = max_payload(self.core.max_frame(), true);
-        let (mut chunk, length) = shared.take_data(limit)?;
+        let max_frame = self.core.max_frame();
+        let (mut chunk, length) = shared.take_data(max_payload(max_frame, false))?;
         let payload = chunk.start..chunk.start + length;
         let end = chunk.buf.len();
         // Credit rides on data: always on the first, which shows the peer that we know it, and
@@ -272,13 +281,14 @@ impl<C: Carrier> Turn<'_, C> {
         } else {
             None
         };
-        if payload.end != end
+        let rides = payload.end == end && length <= max_payload(max_frame, true);
+        if !rides
             && let Some(max_data) = offer.take()
             && self.core.peer_knows_credit
             && self.write_control(shared, &Message::credit(max_data))
         {
-            // A window smaller than the chunk: without this the peer takes us for one that knows
-            // no credit.
+            // A full frame, or a window smaller than the chunk: without this the peer takes us for
+            // one that knows no credit.
             self.credit_went_out(shared, max_data);
         }
         if offer.is_some() {

@@ -115,7 +115,8 @@ impl SendBuffer {
     /// The first chunk is to go out whole, since our credit rides behind its payload.
     fn largest_chunk(&self) -> usize {
         if self.sent == 0 && self.chunks.len() <= 1 {
-            self.chunk_payload.min(INITIAL_CREDIT as usize)
+            let with_credit = self.chunk_payload.saturating_sub(DATA_TAILROOM).max(1);
+            with_credit.min(INITIAL_CREDIT as usize)
         } else {
             self.chunk_payload
         }

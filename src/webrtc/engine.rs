@@ -105,6 +105,11 @@ pub(crate) trait Engine: Send {
         Duration::ZERO
     }
 
+    /// Bytes of a message that one packet carries, if that is known.
+    fn packet_payload(&self) -> Option<usize> {
+        None
+    }
+
     /// Takes note of the shortest round trip of the path, as far as it is known.
     fn set_round_trip(&mut self, _round_trip: Duration) {}
 

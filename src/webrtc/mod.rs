@@ -439,6 +439,10 @@ impl Carrier for WebRtcCarrier {
         MAX_FRAME
     }
 
+    fn packet_payload(&self) -> Option<usize> {
+        self.engine.packet_payload()
+    }
+
     fn holds_back_unread(&self) -> bool {
         self.engine.holds_back_unread()
     }

@@ -426,6 +426,10 @@ impl Engine for DirectEngine {
         LATENCY_ALLOWANCE
     }
 
+    fn packet_payload(&self) -> Option<usize> {
+        Some(self.channels.sctp.packet_payload())
+    }
+
     fn set_round_trip(&mut self, round_trip: Duration) {
         self.round_trip = round_trip;
     }

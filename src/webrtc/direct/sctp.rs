@@ -125,6 +125,11 @@ impl Sctp {
         Ok(())
     }
 
+    /// Bytes of a message in a packet that carries nothing else.
+    pub(super) fn packet_payload(&self) -> usize {
+        self.max_packet.saturating_sub(COMMON_HEADER + DATA_HEADER)
+    }
+
     /// Takes in a packet.
     pub(super) fn handle_packet(&mut self, now: Instant, packet: Bytes) {
         // An INIT has tag 0; every other packet has the one that we chose.
