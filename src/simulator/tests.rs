@@ -1,7 +1,9 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::state::DATAGRAM_COST;
 use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -582,7 +582,12 @@ impl Channels {
         self.table.keys().all(|number| *number == 0)
             && self.inbound == 0
             && self.refused == 0
-            && self.messages == self.table.values().map(|channel| channel.messages).sum()
+            && self.messages
+                == self
+                    .table
+                    .values()
+                    .map(|channel| channel.messages)
+                    .sum::<usize>()
             && self.numbers.is_idle()
             && self.leftovers.is_empty()
             && self.sending.is_empty()

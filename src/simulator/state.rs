@@ -1,0 +1,328 @@
+//! What is where on a network: hosts, sockets, and the datagrams between them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::conditions::Conditions;
+use super::link::{self, Link};
+
+/// First of the ports that a socket gets which asks for none (RFC 6335 section 6).
+const FIRST_EPHEMERAL_PORT: u16 = 49_152;
+
+/// First of the ports that a rebound host is seen at.
+const FIRST_TRANSLATED_PORT: u16 = 20_000;
+
+/// Bytes that wait for a receiver before more are dropped; what endpoints ask the system for.
+const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+
+/// What a waiting datagram takes beside its bytes.
+pub(super) const DATAGRAM_COST: usize = 128;
+
+/// A datagram under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    /// The address of the sending host, which names the link.
+    from: IpAddr,
+    pub(super) source: SocketAddr,
+    destination: SocketAddr,
+    pub(super) contents: Bytes,
+}
+
+/// A datagram that waits for its receiver.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) source: SocketAddr,
+    pub(super) contents: Bytes,
+}
+
+impl Arrived {
+    pub(super) fn cost(&self) -> usize {
+        self.contents.len() + DATAGRAM_COST
+    }
+}
+
+/// A bound socket.
+#[derive(Debug, Default)]
+pub(super) struct Port {
+    /// By the time of arrival, and by the order of sending.
+    pub(super) under_way: BTreeMap<(Instant, u64), UnderWay>,
+    pub(super) arrived: VecDeque<Arrived>,
+    /// Cost of what has arrived.
+    pub(super) bytes: usize,
+    pub(super) waker: Option<Waker>,
+}
+
+/// A host that was rebound.
+#[derive(Debug)]
+pub(super) struct Nat {
+    pub(super) public: IpAddr,
+    /// Public by local address.
+    pub(super) mappings: BTreeMap<SocketAddr, SocketAddr>,
+}
+
+#[derive(Debug)]
+pub(super) struct HostState {
+    next_port: u16,
+    pub(super) nat: Option<Nat>,
+    pub(super) receive_buffer: usize,
+    pub(super) offload: bool,
+}
+
+impl Default for HostState {
+    fn default() -> Self {
+        Self {
+            next_port: FIRST_EPHEMERAL_PORT,
+            nat: None,
+            receive_buffer: RECEIVE_BUFFER,
+            offload: true,
+        }
+    }
+}
+
+pub(super) struct State {
+    seed: u64,
+    pub(super) conditions: Conditions,
+    pub(super) own_conditions: BTreeMap<(IpAddr, IpAddr), Conditions>,
+    pub(super) links: BTreeMap<(IpAddr, IpAddr), Link>,
+    pub(super) hosts: BTreeMap<IpAddr, HostState>,
+    pub(super) ports: BTreeMap<SocketAddr, Port>,
+    /// Local by public address, of the hosts that were rebound.
+    pub(super) translations: BTreeMap<SocketAddr, SocketAddr>,
+    next_translated_port: u16,
+    pub(super) silent: BTreeSet<IpAddr>,
+    /// Number of the next datagram, which tells apart those that arrive at once.
+    next_order: u64,
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            conditions: Conditions::default(),
+            own_conditions: BTreeMap::new(),
+            links: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            translations: BTreeMap::new(),
+            next_translated_port: FIRST_TRANSLATED_PORT,
+            silent: BTreeSet::new(),
+            next_order: 0,
+        }
+    }
+
+    pub(super) fn bind(&mut self, ip: IpAddr, port: u16) -> io::Result<u16> {
+        let port = if port == 0 { self.free_port(ip)? } else { port };
+        let address = SocketAddr::new(ip, port);
+        if self.ports.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        self.ports.insert(address, Port::default());
+        Ok(port)
+    }
+
+    /// Counts up, so that a port is not soon used again.
+    fn free_port(&mut self, ip: IpAddr) -> io::Result<u16> {
+        let Some(host) = self.hosts.get_mut(&ip) else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        for _ in FIRST_EPHEMERAL_PORT..=u16::MAX {
+            let port = host.next_port;
+            host.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
+            if !self.ports.contains_key(&SocketAddr::new(ip, port)) {
+                return Ok(port);
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    pub(super) fn unbind(&mut self, local: SocketAddr) -> Option<Waker> {
+        self.settle(local, Instant::now());
+        let port = self.ports.remove(&local)?;
+        for datagram in port.under_way.into_values() {
+            self.link(datagram.from, local.ip()).counters.unreachable += 1;
+        }
+        self.translations.retain(|_, mapped| *mapped != local);
+        if let Some(nat) = self
+            .hosts
+            .get_mut(&local.ip())
+            .and_then(|host| host.nat.as_mut())
+        {
+            nat.mappings.remove(&local);
+        }
+        port.waker
+    }
+
+    /// The address that a socket is seen at.
+    pub(super) fn translate(&mut self, local: SocketAddr) -> SocketAddr {
+        let Some(nat) = self
+            .hosts
+            .get_mut(&local.ip())
+            .and_then(|host| host.nat.as_mut())
+        else {
+            return local;
+        };
+        if let Some(public) = nat.mappings.get(&local) {
+            return *public;
+        }
+        let public = SocketAddr::new(nat.public, self.next_translated_port);
+        self.next_translated_port = self
+            .next_translated_port
+            .checked_add(1)
+            .unwrap_or(FIRST_TRANSLATED_PORT);
+        nat.mappings.insert(local, public);
+        self.translations.insert(public, local);
+        public
+    }
+
+    /// The socket that is seen at an address.
+    pub(super) fn resolve(&self, public: SocketAddr) -> Option<SocketAddr> {
+        let local = match self.translations.get(&public) {
+            Some(local) => *local,
+            None if self
+                .hosts
+                .get(&public.ip())
+                .is_some_and(|host| host.nat.is_none()) =>
+            {
+                public
+            }
+            None => return None,
+        };
+        self.ports.contains_key(&local).then_some(local)
+    }
+
+    /// The host that is seen at an address.
+    pub(super) fn locate(&self, public: SocketAddr) -> IpAddr {
+        self.translations.get(&public).unwrap_or(&public).ip()
+    }
+
+    pub(super) fn conditions_of(&self, from: IpAddr, to: IpAddr) -> Conditions {
+        self.own_conditions
+            .get(&(from, to))
+            .copied()
+            .unwrap_or(self.conditions)
+    }
+
+    pub(super) fn link(&mut self, from: IpAddr, to: IpAddr) -> &mut Link {
+        let seed = self.seed;
+        self.links
+            .entry((from, to))
+            .or_insert_with(|| Link::new(seed, from, to))
+    }
+
+    /// Puts a datagram on its way. Returns who has to be told that it arrives before others.
+    pub(super) fn carry(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        source: SocketAddr,
+        destination: SocketAddr,
+        mut contents: Bytes,
+    ) -> Option<Waker> {
+        let receiver = self.resolve(destination);
+        let to = self.locate(destination);
+        let conditions = self.conditions_of(from, to);
+        let silent = self.silent.contains(&from) || self.silent.contains(&to);
+        let link = self.link(from, to);
+        link.counters.sent += 1;
+        link.counters.sent_bytes += contents.len() as u64;
+        if silent {
+            link.counters.dropped_by_blackout += 1;
+            return None;
+        }
+        let number = link.counters.sent;
+        let first = contents.first().copied();
+        let length = contents.len();
+        let carried = link.carry(&conditions, now, destination.ip(), length);
+        tracing::trace!(
+            target: "anabranch::simulator",
+            %source, %destination, number, length, first, delay = ?carried.as_ref().map(|c| c.at - now),
+        );
+        let carried = carried?;
+        if let Some(choice) = carried.corruption {
+            let mut changed = contents.to_vec();
+            link::corrupt(&mut changed, choice);
+            contents = changed.into();
+        }
+        let Some((receiver, port)) =
+            receiver.and_then(|receiver| Some((receiver, self.ports.get_mut(&receiver)?)))
+        else {
+            let copies = 1 + u64::from(carried.second.is_some());
+            self.link(from, to).counters.unreachable += copies;
+            return None;
+        };
+        debug_assert_eq!(receiver.ip(), to);
+        let earliest = port.under_way.first_key_value().map(|((at, _), _)| *at);
+        for at in [Some(carried.at), carried.second].into_iter().flatten() {
+            let datagram = UnderWay {
+                from,
+                source,
+                destination,
+                contents: contents.clone(),
+            };
+            port.under_way.insert((at, self.next_order), datagram);
+            self.next_order += 1;
+        }
+        if earliest.is_none_or(|earliest| carried.at < earliest) {
+            port.waker.take()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn settle_all(&mut self, now: Instant) {
+        let ports: Vec<_> = self.ports.keys().copied().collect();
+        for port in ports {
+            self.settle(port, now);
+        }
+    }
+
+    /// Moves what has arrived at a socket by now into its buffer.
+    pub(super) fn settle(&mut self, local: SocketAddr, now: Instant) {
+        let Some(port) = self.ports.get_mut(&local) else {
+            return;
+        };
+        if port
+            .under_way
+            .first_key_value()
+            .is_none_or(|((at, _), _)| *at > now)
+        {
+            return;
+        }
+        let later = port.under_way.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut port.under_way, later);
+        let room = self
+            .hosts
+            .get(&local.ip())
+            .map_or(0, |host| host.receive_buffer);
+        let silent = self.silent.contains(&local.ip());
+        for datagram in due.into_values() {
+            let reached = self.resolve(datagram.destination) == Some(local);
+            let length = datagram.contents.len();
+            let arrived = Arrived {
+                source: datagram.source,
+                contents: datagram.contents,
+            };
+            let bytes = self.ports.get(&local).map_or(0, |port| port.bytes) + arrived.cost();
+            let counters = &mut self.link(datagram.from, local.ip()).counters;
+            if silent {
+                counters.dropped_by_blackout += 1;
+            } else if !reached {
+                counters.unreachable += 1;
+            } else if bytes > room {
+                counters.dropped_by_receiver += 1;
+            } else {
+                counters.delivered += 1;
+                counters.delivered_bytes += length as u64;
+                if let Some(port) = self.ports.get_mut(&local) {
+                    port.bytes = bytes;
+                    port.arrived.push_back(arrived);
+                }
+            }
+        }
+    }
+}

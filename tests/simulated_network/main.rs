@@ -1,0 +1,8 @@
+//! Real endpoints, from ICE to substreams, on a simulated network in virtual time.
+#![cfg(feature = "testing")]
+
+mod handshakes;
+mod outages;
+mod paths;
+mod seeds;
+mod world;

@@ -1,0 +1,109 @@
+//! Paths that fall silent for a while or for good, or change under the connection.
+
+use std::io;
+use std::time::Duration;
+
+use anabranch::{CloseOutcome, ConnectError, ConnectionError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::world::{BULK, ECHO, World, bulk, echo, pattern, round_trip};
+
+#[tokio::test(start_paused = true)]
+async fn a_blackout_of_three_seconds_is_survived() {
+    let mut world = World::new(14, round_trip(50)).await;
+    let (ours, theirs) = world.connect().await;
+    let start = Instant::now();
+    let blackout = async {
+        sleep(Duration::from_millis(400)).await;
+        world
+            .network
+            .blackout(&world.hosts[0], &world.hosts[1], Duration::from_secs(3));
+    };
+    let (outcome, ()) = tokio::join!(bulk(ours.clone(), 3_000_000), blackout);
+    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    println!("3 MB around a blackout of 3 s took {:?}", start.elapsed());
+    assert!(world.network.counters().dropped_by_blackout > 0);
+    world.finish([ours, theirs]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_silence_ends_the_connection_and_every_substream_learns_it() {
+    for silenced in [0, 1] {
+        let mut world = World::new(15, round_trip(50)).await;
+        let (ours, theirs) = world.connect().await;
+        let mut waiting = JoinSet::new();
+        for _ in 0..3 {
+            // Has its first byte back, then waits for more that never comes.
+            let mut substream = ours.open(ECHO).await.unwrap();
+            substream.write_all(b"x").await.unwrap();
+            substream.read_exact(&mut [0]).await.unwrap();
+            waiting.spawn(async move { substream.read(&mut [0]).await.unwrap_err().kind() });
+        }
+        let mut sending = ours.open(BULK).await.unwrap();
+        let sending = tokio::spawn(async move {
+            let block = pattern(251 * 64);
+            loop {
+                if let Err(error) = sending.write_all(&block).await {
+                    return error.kind();
+                }
+            }
+        });
+        sleep(Duration::from_secs(1)).await;
+        world.network.set_silent(&world.hosts[silenced], true);
+        let start = Instant::now();
+        let ended = timeout(Duration::from_secs(60), async {
+            let ours = async { (ours.closed().await, start.elapsed()) };
+            let theirs = async { (theirs.closed().await, start.elapsed()) };
+            tokio::join!(ours, theirs)
+        });
+        let ((here, after_here), (there, after_there)) = ended.await.expect("both sides end");
+        println!("silence noticed after {after_here:?} and {after_there:?}");
+        assert_eq!(
+            (here, there),
+            (ConnectionError::TimedOut, ConnectionError::TimedOut)
+        );
+        while let Some(kind) = waiting.join_next().await {
+            assert_eq!(kind.unwrap(), io::ErrorKind::UnexpectedEof);
+        }
+        assert_eq!(sending.await.unwrap(), io::ErrorKind::ConnectionAborted);
+        assert!(ours.open(ECHO).await.is_err());
+        world.finish([ours, theirs]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_into_silence_times_out() {
+    let world = World::new(16, round_trip(50)).await;
+    world.network.set_silent(&world.hosts[0], true);
+    let start = Instant::now();
+    let error = world.client.connect(&world.address).await.unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+    assert!(start.elapsed() <= Duration::from_secs(11));
+    assert_eq!(world.network.sockets(), 1);
+    assert!(world.client.is_idle() && world.server.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
+    let mut world = World::new(20, round_trip(50)).await;
+    let (ours, theirs) = world.connect().await;
+    assert_eq!(
+        echo(ours.clone(), 10_000).await.unwrap(),
+        CloseOutcome::Acked
+    );
+    world.network.rebind(&world.hosts[1]);
+    // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
+    // then what it sends goes to the old one: substreams that are opened meanwhile time out.
+    let start = Instant::now();
+    let mut outcome = echo(ours.clone(), 10_000).await;
+    while outcome.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{outcome:?}");
+        outcome = echo(ours.clone(), 10_000).await;
+    }
+    println!("works again {:?} after the NAT forgot", start.elapsed());
+    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert!(world.network.counters().unreachable > 0);
+    world.finish([ours, theirs]).await;
+}

@@ -1,0 +1,204 @@
+//! Random conditions: each seed is a story.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anabranch::simulator::{Burst, Conditions};
+use anabranch::{CloseOutcome, ConnectError, WebRtcDirectVersion};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep, timeout};
+use tracing_subscriber::EnvFilter;
+
+use crate::world::{FOREVER, World, bulk, echo};
+
+/// Conditions that a connection survives, drawn from a seed.
+fn random_conditions(rng: &mut StdRng) -> Conditions {
+    let mut often = |probability: f64| rng.random_bool(probability);
+    let (lossy, bursty, doubling, mixing, jittery, flipping, slow, narrow) = (
+        often(0.6),
+        often(0.3),
+        often(0.4),
+        often(0.4),
+        often(0.5),
+        often(0.3),
+        often(0.4),
+        often(0.2),
+    );
+    Conditions {
+        latency: Duration::from_millis(rng.random_range(0..120)),
+        jitter: Duration::from_millis(if jittery { rng.random_range(0..60) } else { 0 }),
+        loss: if lossy {
+            rng.random_range(0.0..0.08)
+        } else {
+            0.0
+        },
+        burst: bursty.then(|| Burst {
+            enter: rng.random_range(0.0..0.01),
+            leave: rng.random_range(0.2..0.8),
+            loss: rng.random_range(0.3..1.0),
+        }),
+        duplicate: if doubling {
+            rng.random_range(0.0..0.3)
+        } else {
+            0.0
+        },
+        reorder: if mixing {
+            rng.random_range(0.0..0.3)
+        } else {
+            0.0
+        },
+        reorder_delay: Duration::from_millis(rng.random_range(1..60)),
+        corrupt: if flipping {
+            rng.random_range(0.0..0.02)
+        } else {
+            0.0
+        },
+        checksum: rng.random_bool(0.5),
+        rate: slow.then(|| rng.random_range(50_000..5_000_000)),
+        queue: rng.random_range(16_000..200_000),
+        backpressure: rng.random_bool(0.3),
+        mtu: narrow.then_some(1280),
+    }
+}
+
+/// One story for each seed: connects, transfers on several substreams while the path changes,
+/// closes.
+async fn run_seed(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let conditions = random_conditions(&mut rng);
+    println!("seed {seed}: {conditions:?}");
+    let mut world = World::new(seed, conditions).await;
+    let [server, client] = world.hosts.clone();
+    if rng.random_bool(0.3) {
+        // The way back is another.
+        world
+            .network
+            .set_link(&server, &client, random_conditions(&mut rng));
+    }
+    for host in &world.hosts {
+        host.set_offload(rng.random_bool(0.8));
+    }
+    let version = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2][rng.random_range(0..2)];
+    let connected = timeout(FOREVER, world.client.connect_with(&world.address, version)).await;
+    let ours = match connected.expect("connecting ends") {
+        Ok(ours) => ours,
+        // As good as nothing came through.
+        Err(error @ ConnectError::TimedOut { .. }) => {
+            println!("seed {seed}: {error}");
+            sleep(Duration::from_secs(60)).await;
+            assert!(world.server.is_idle() && world.client.is_idle());
+            assert_eq!((world.network.sockets(), world.network.in_flight()), (1, 0));
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let theirs = timeout(FOREVER, world.served.recv())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let mut transfers = FuturesUnordered::new();
+    for _ in 0..rng.random_range(1..6) {
+        let length = [0, 1, 1000, 20_000, 60_000][rng.random_range(0..5)];
+        let transfer = if rng.random_bool(0.5) {
+            echo(ours.clone(), length).boxed_local()
+        } else {
+            bulk(ours.clone(), length).boxed_local()
+        };
+        transfers.push(transfer);
+    }
+    let transfers = async {
+        while let Some(transfer) = transfers.next().await {
+            match transfer {
+                Ok(CloseOutcome::Acked) => {
+                    WHOLE.fetch_add(1, Ordering::Relaxed);
+                }
+                // SCTP doubles its timeout with each loss: on the worst of these paths ten seconds
+                // are too few for FIN_ACK, and five for opening a substream.
+                Ok(CloseOutcome::TimedOut) | Err(_) => {
+                    println!("seed {seed}: {transfer:?}, {:?}", ours.close_reason());
+                    FAILED.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(outcome) => panic!("{outcome:?}"),
+            }
+        }
+    };
+    let blackout = async {
+        if rng.random_bool(0.3) {
+            sleep(Duration::from_millis(rng.random_range(0..1000))).await;
+            let duration = Duration::from_millis(rng.random_range(0..2500));
+            world.network.blackout(&server, &client, duration);
+        }
+    };
+    timeout(FOREVER, async { tokio::join!(transfers, blackout) })
+        .await
+        .expect("every transfer ends");
+    world.finish([ours, theirs]).await;
+}
+
+/// Transfers that came whole and were confirmed.
+static WHOLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Transfers that ended with an error, or were not confirmed in time.
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+/// Prints how to run the one that failed.
+struct SeedGuard(u64);
+
+impl Drop for SeedGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "failed with seed {0}: ANABRANCH_SEED={0} runs it alone",
+                self.0
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect(name));
+    let seeds = match number("ANABRANCH_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ANABRANCH_SEEDS").unwrap_or(200),
+    };
+    let count = seeds.end - seeds.start;
+    // For RUST_LOG=anabranch=trace and one seed. Fails if another test was first.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+    let begin = std::time::Instant::now();
+    for seed in seeds {
+        let _guard = SeedGuard(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let start = std::time::Instant::now();
+        runtime.block_on(async {
+            let start = Instant::now();
+            run_seed(seed).await;
+            println!("seed {seed}: {:?} of virtual time", start.elapsed());
+        });
+        println!("seed {seed}: {:?} of real time", start.elapsed());
+    }
+    let (whole, failed) = (
+        WHOLE.load(Ordering::Relaxed),
+        FAILED.load(Ordering::Relaxed),
+    );
+    println!(
+        "{count} seeds in {:?}: {whole} transfers whole, {failed} not",
+        begin.elapsed()
+    );
+    assert!(
+        failed <= 5 + whole / 20,
+        "{failed} of {} transfers failed",
+        whole + failed
+    );
+}
