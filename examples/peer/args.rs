@@ -16,18 +16,20 @@ usage: peer listen [--addr MULTIADDR]...     default /ip4/127.0.0.1/udp/0/webrtc
 what to do (default: bench)
   --up N --down N --streams K --chunk N      /bench/1.0.0: so much on each of K substreams at once
   --echo --size N --count N                  so many open, echo, close round trips
-  --conns N --hold-ms MS                     idle connections
+  --conns N --parallel P --hold-ms MS        idle connections, dialled P at once (default 1)
   --idle-streams N --hold-ms MS              idle substreams of one connection
   --stall --up N --hold-ms MS                the responder does not read for MS
   --stall-down --down N --hold-ms MS         the opener does not read for MS
 
 more options
   --nofin          /bench-nofin/1.0.0 in place of bench, and echo without half-close
-  --peer-pid PID   report the memory of that process, the listener's
+  --peer-pid PID   report the memory and the processor time of that process, the listener's
   --v2             webrtc-direct v2
   --repeat R       so many times, each with a fresh connection
   --timeout-s S    a limit for each operation, default 60
 
+Lines but those of a stall hold cpu_s and, with --peer-pid, peer_cpu_s: processor seconds of this
+process and of that one, user and system, over the time that `seconds` is about.
 N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.
 ANABRANCH_ENGINE in the environment chooses the engine: direct or str0m.";
 
@@ -40,7 +42,7 @@ pub(crate) enum Command {
     /// Run the responders on these addresses.
     Listen(Vec<SocketAddr>),
     /// Be the opener.
-    Dial(Options),
+    Dial(Box<Options>),
     /// Print [`USAGE`].
     Help,
 }
@@ -73,6 +75,7 @@ pub(crate) struct Options {
     pub(crate) chunk: usize,
     pub(crate) size: u64,
     pub(crate) count: usize,
+    pub(crate) parallel: usize,
     pub(crate) hold: Duration,
     pub(crate) peer_pid: Option<u32>,
     pub(crate) nofin: bool,
@@ -115,6 +118,7 @@ fn parse_dial(mut args: impl Iterator<Item = String>) -> Result<Command, String>
     let (mut up, mut down) = (None, None);
     let (mut streams, mut chunk) = (1, content::DEFAULT_CHUNK);
     let (mut size, mut count) = (1 << 10, 100);
+    let mut parallel = 1;
     let mut hold = Duration::from_secs(1);
     let mut peer_pid = None;
     let mut nofin = false;
@@ -133,6 +137,7 @@ fn parse_dial(mut args: impl Iterator<Item = String>) -> Result<Command, String>
             "--size" => size = bytes(&arg, &value()?)?,
             "--count" => count = positive(&arg, &value()?)?,
             "--conns" => modes.push(Mode::Connections(positive(&arg, &value()?)?)),
+            "--parallel" => parallel = positive(&arg, &value()?)?,
             "--idle-streams" => modes.push(Mode::IdleStreams(positive(&arg, &value()?)?)),
             "--hold-ms" => hold = Duration::from_millis(number(&arg, &value()?)?),
             "--stall" => modes.push(Mode::Stall),
@@ -166,7 +171,7 @@ fn parse_dial(mut args: impl Iterator<Item = String>) -> Result<Command, String>
     } else {
         0
     };
-    Ok(Command::Dial(Options {
+    Ok(Command::Dial(Box::new(Options {
         address,
         mode,
         up: up.unwrap_or(default_up),
@@ -175,13 +180,14 @@ fn parse_dial(mut args: impl Iterator<Item = String>) -> Result<Command, String>
         chunk,
         size,
         count,
+        parallel,
         hold,
         peer_pid,
         nofin,
         version,
         repeat,
         timeout,
-    }))
+    })))
 }
 
 fn value(args: &mut impl Iterator<Item = String>, option: &str) -> Result<String, String> {

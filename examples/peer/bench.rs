@@ -36,6 +36,7 @@ pub(crate) async fn run(
     let substreams = open_all(dialler, connection).await?;
     let open = start.elapsed();
 
+    let cpu = dialler.cpu();
     let start = Instant::now();
     let mut transfers = JoinSet::new();
     for substream in substreams {
@@ -55,6 +56,7 @@ pub(crate) async fn run(
             }
         }
     }
+    let cpu = dialler.cpu().since(cpu);
     if let Some(failure) = failure {
         let context = format!("{} of {} substreams ok", done.len(), options.streams);
         return Err(failure.context(context));
@@ -69,7 +71,7 @@ pub(crate) async fn run(
         0 => 0.0,
         _ => bytes as f64 * done.len() as f64 / 1e6 / time.as_secs_f64(),
     };
-    Ok(line
+    let line = line
         .millis("open_ms", open)
         .seconds("seconds", last_close)
         .number("up_MBps", rate(options.up, last_up))
@@ -77,7 +79,8 @@ pub(crate) async fn run(
             "down_MBps",
             rate(options.down, last_down.saturating_sub(first_up)),
         )
-        .integer("streams_ok", done.len() as u64))
+        .integer("streams_ok", done.len() as u64);
+    Ok(cpu.report(line))
 }
 
 async fn open_all(dialler: &Dialler, connection: &Connection) -> Result<Vec<Substream>, Failure> {

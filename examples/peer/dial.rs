@@ -9,7 +9,7 @@ use anabranch::{CloseOutcome, Config, Connection, Endpoint, Substream};
 
 use crate::args::{Mode, Options};
 use crate::json::Object;
-use crate::measure::Memory;
+use crate::measure::{Cpu, Memory};
 use crate::{bench, echo, idle, serve, stall};
 
 /// How long `--nofin` waits for the FIN_ACK of peers that may know none.
@@ -235,5 +235,10 @@ impl Dialler {
     /// Memory of both processes now.
     pub(crate) fn memory(&self) -> Memory {
         Memory::now(self.options.peer_pid)
+    }
+
+    /// Processor time of both processes so far.
+    pub(crate) fn cpu(&self) -> Cpu {
+        Cpu::now(self.options.peer_pid)
     }
 }

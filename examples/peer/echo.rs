@@ -16,18 +16,20 @@ pub(crate) async fn run(
     connection: &Connection,
     line: Object,
 ) -> Result<Object, Failure> {
+    let cpu = dialler.cpu();
     let start = Instant::now();
     let mut samples = Samples::default();
     for i in 0..dialler.options.count {
         let took = round_trip(dialler, connection, dialler.options.size).await;
         samples.push(took.map_err(|failure| failure.context(format_args!("round trip {i}")))?);
     }
-    Ok(line
+    let line = line
         .seconds("seconds", start.elapsed())
         .integer("count", samples.len())
         .millis("p50_ms", samples.percentile(50))
         .millis("p95_ms", samples.percentile(95))
-        .millis("max_ms", samples.max()))
+        .millis("max_ms", samples.max());
+    Ok(dialler.cpu().since(cpu).report(line))
 }
 
 /// One round trip on a substream of its own, from opening it to its close.

@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use anabranch::Connection;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::dial::{Dialler, Failure};
 use crate::echo;
@@ -27,18 +28,22 @@ pub(crate) async fn connections(dialler: &Dialler, count: usize) -> Result<Objec
     dialler.close(warm_up).await?;
 
     let before = dialler.memory();
+    let cpu = dialler.cpu();
     let start = Instant::now();
     let mut connections = Vec::with_capacity(count);
     let mut connects = Samples::default();
-    for i in 0..count {
-        let (connection, took) = dialler
-            .connect()
-            .await
-            .map_err(|failure| failure.context(format_args!("connection {i}")))?;
+    let mut dials = stream::iter(0..count)
+        .map(|i| async move {
+            let result = dialler.connect().await;
+            result.map_err(|failure| failure.context(format_args!("connection {i}")))
+        })
+        .buffer_unordered(dialler.options.parallel);
+    while let Some((connection, took)) = dials.try_next().await? {
         connections.push(connection);
         connects.push(took);
     }
     let opened = start.elapsed();
+    let cpu = dialler.cpu().since(cpu);
     tokio::time::sleep(dialler.options.hold).await;
     let after = dialler.memory();
     for (i, connection) in connections.iter().enumerate() {
@@ -55,7 +60,7 @@ pub(crate) async fn connections(dialler: &Dialler, count: usize) -> Result<Objec
         .millis("connect_p95_ms", connects.percentile(95))
         .millis("connect_max_ms", connects.max())
         .seconds("seconds", opened);
-    Ok(memory(line, "conn", before, after, count))
+    Ok(memory(cpu.report(line), "conn", before, after, count))
 }
 
 /// Holds idle substreams of one connection.
@@ -68,6 +73,7 @@ pub(crate) async fn substreams(
     echo::round_trip(dialler, connection, PROBE).await?;
 
     let before = dialler.memory();
+    let cpu = dialler.cpu();
     let start = Instant::now();
     let mut substreams = Vec::with_capacity(count);
     let mut opens = Samples::default();
@@ -81,6 +87,7 @@ pub(crate) async fn substreams(
         substreams.push(substream);
     }
     let opened = start.elapsed();
+    let cpu = dialler.cpu().since(cpu);
     tokio::time::sleep(dialler.options.hold).await;
     let after = dialler.memory();
     for (i, substream) in substreams.into_iter().enumerate() {
@@ -94,7 +101,7 @@ pub(crate) async fn substreams(
         .millis("open_p95_ms", opens.percentile(95))
         .millis("open_max_ms", opens.max())
         .seconds("seconds", opened);
-    Ok(memory(line, "stream", before, after, count))
+    Ok(memory(cpu.report(line), "stream", before, after, count))
 }
 
 fn memory(line: Object, of: &str, before: Memory, after: Memory, count: usize) -> Object {

@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Ok(Command::Dial(options)) => dial::run(options).await,
+        Ok(Command::Dial(options)) => dial::run(*options).await,
         Err(error) => {
             eprintln!("peer: {error}\n\n{}", args::USAGE);
             ExitCode::from(USAGE_ERROR)

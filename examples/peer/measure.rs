@@ -1,6 +1,8 @@
-//! Percentiles and memory.
+//! Percentiles, memory and processor time.
 
 use std::time::Duration;
+
+use crate::json::Object;
 
 /// Durations that were measured, for percentiles.
 #[derive(Debug, Default)]
@@ -58,6 +60,37 @@ pub(crate) fn growth(before: Option<u64>, after: Option<u64>, count: usize) -> O
     Some((after? as f64 - before? as f64) / count as f64)
 }
 
+/// Processor time in seconds, user and system, that all threads of this process have used so far,
+/// and, if its id is known, those of the peer's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cpu {
+    own: Option<f64>,
+    peer: Option<f64>,
+}
+
+impl Cpu {
+    /// What has been used until now.
+    pub(crate) fn now(peer_pid: Option<u32>) -> Self {
+        Self {
+            own: processor_time("self"),
+            peer: peer_pid.and_then(|pid| processor_time(&pid.to_string())),
+        }
+    }
+
+    /// What has been used since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        let less = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
+        Self {
+            own: less(self.own, earlier.own),
+            peer: less(self.peer, earlier.peer),
+        }
+    }
+
+    pub(crate) fn report(self, line: Object) -> Object {
+        line.maybe("cpu_s", self.own).maybe("peer_cpu_s", self.peer)
+    }
+}
+
 /// `VmRSS` of a process, where there is a `/proc`.
 fn resident(process: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -65,6 +98,17 @@ fn resident(process: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// `utime` and `stime` of a process (proc(5)), where there is a `/proc`: fields 14 and 15, in ticks of
+/// 10 ms on every Linux. The second field, a name in parentheses, may hold spaces.
+fn processor_time(process: &str) -> Option<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut fields = behind_name.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]
@@ -81,5 +125,20 @@ mod tests {
         assert_eq!(samples.percentile(50), Duration::from_millis(50));
         assert_eq!(samples.percentile(95), Duration::from_millis(95));
         assert_eq!(samples.percentile(100), samples.max());
+    }
+
+    #[test]
+    fn processor_time_grows_with_work() {
+        let start = Cpu::now(Some(std::process::id()));
+        let Some(before) = start.own else {
+            // No `/proc` here.
+            return;
+        };
+        while processor_time("self").is_some_and(|now| now < before + 0.05) {
+            std::hint::black_box((0..1000).sum::<u64>());
+        }
+        let used = Cpu::now(Some(std::process::id())).since(start);
+        assert!(used.own >= Some(0.05), "{used:?}");
+        assert!(used.peer >= Some(0.05), "{used:?}");
     }
 }

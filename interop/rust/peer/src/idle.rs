@@ -1,0 +1,118 @@
+//! `--conns` and `--idle-streams`, with the figures of `examples/peer/idle.rs`.
+
+use std::time::Instant;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::dial::{Dialler, Failure};
+use crate::echo;
+use crate::json::Object;
+use crate::measure::{Memory, Samples, growth};
+use crate::serve::ECHO;
+use crate::{Connection, Stack};
+
+/// Bytes of the echo that shows that something still works.
+const PROBE: u64 = 1 << 10;
+
+/// Holds idle connections.
+pub(crate) async fn connections<S: Stack>(
+    dialler: &Dialler<S>,
+    count: usize,
+) -> Result<Object, Failure> {
+    // What only the first connection costs is not a cost of each.
+    let (warm_up, _) = dialler.connect().await?;
+    echo::round_trip(dialler, warm_up.as_ref(), PROBE).await?;
+    dialler.close(warm_up.as_ref()).await?;
+
+    let before = dialler.memory();
+    let cpu = dialler.cpu();
+    let start = Instant::now();
+    let mut connects = Samples::default();
+    let mut connections = Vec::with_capacity(count);
+    let mut dials = stream::iter(0..count)
+        .map(|i| async move {
+            let result = dialler.connect().await;
+            result.map_err(|failure| failure.context(format_args!("connection {i}")))
+        })
+        .buffer_unordered(dialler.options.parallel);
+    while let Some((connection, took)) = dials.try_next().await? {
+        connections.push(connection);
+        connects.push(took);
+    }
+    let opened = start.elapsed();
+    let cpu = dialler.cpu().since(cpu);
+    tokio::time::sleep(dialler.options.hold).await;
+    let after = dialler.memory();
+    for (i, connection) in connections.iter().enumerate() {
+        echo::round_trip(dialler, connection.as_ref(), PROBE)
+            .await
+            .map_err(|failure| failure.context(format_args!("connection {i} after the hold")))?;
+    }
+    for connection in connections {
+        dialler.close(connection.as_ref()).await?;
+    }
+    let line = Object::default()
+        .integer("conns", count as u64)
+        .millis("connect_ms", connects.percentile(50))
+        .millis("connect_p95_ms", connects.percentile(95))
+        .millis("connect_max_ms", connects.max())
+        .seconds("seconds", opened);
+    Ok(memory(cpu.report(line), "conn", before, after, count))
+}
+
+/// Holds idle substreams of one connection.
+pub(crate) async fn substreams<S: Stack>(
+    dialler: &Dialler<S>,
+    connection: &dyn Connection,
+    count: usize,
+    line: Object,
+) -> Result<Object, Failure> {
+    echo::round_trip(dialler, connection, PROBE).await?;
+
+    let before = dialler.memory();
+    let cpu = dialler.cpu();
+    let start = Instant::now();
+    let mut substreams = Vec::with_capacity(count);
+    let mut opens = Samples::default();
+    for i in 0..count {
+        let start = Instant::now();
+        let substream = dialler
+            .open(connection, ECHO)
+            .await
+            .map_err(|failure| failure.context(format_args!("substream {i}")))?;
+        opens.push(start.elapsed());
+        substreams.push(substream);
+    }
+    let opened = start.elapsed();
+    let cpu = dialler.cpu().since(cpu);
+    tokio::time::sleep(dialler.options.hold).await;
+    let after = dialler.memory();
+    for (i, substream) in substreams.into_iter().enumerate() {
+        echo::exchange(dialler, substream, PROBE)
+            .await
+            .map_err(|failure| failure.context(format_args!("substream {i} after the hold")))?;
+    }
+    let line = line
+        .integer("streams_ok", count as u64)
+        .millis("open_ms", opens.percentile(50))
+        .millis("open_p95_ms", opens.percentile(95))
+        .millis("open_max_ms", opens.max())
+        .seconds("seconds", opened);
+    Ok(memory(cpu.report(line), "stream", before, after, count))
+}
+
+fn memory(line: Object, of: &str, before: Memory, after: Memory, count: usize) -> Object {
+    let kib = |value: Option<u64>| value.map(|value| value as f64);
+    line.maybe("rss_kib_before", kib(before.peer))
+        .maybe("rss_kib_after", kib(after.peer))
+        .maybe(
+            &format!("rss_kib_per_{of}"),
+            growth(before.peer, after.peer, count),
+        )
+        .maybe("own_rss_kib_before", kib(before.own))
+        .maybe("own_rss_kib_after", kib(after.own))
+        .maybe(
+            &format!("own_rss_kib_per_{of}"),
+            growth(before.own, after.own, count),
+        )
+}
