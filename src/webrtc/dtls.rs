@@ -25,6 +25,10 @@ const MAX_QUEUE_RX: usize = 256;
 /// between two polls.
 const MAX_QUEUE_TX: usize = 64;
 
+/// What dimpl encrypts with.
+static DIMPL_PROVIDER: LazyLock<dimpl::crypto::CryptoProvider> =
+    LazyLock::new(super::record_number::crypto_provider);
+
 static CONFIGS: SharedConfigs = SharedConfigs {
     by_mtu: Mutex::new(BTreeMap::new()),
 };
@@ -99,6 +103,7 @@ impl SharedConfigs {
         }
         // ICE has shown that the peer receives at its address: a cookie would show it again.
         let mut builder = dimpl::Config::builder()
+            .with_crypto_provider(DIMPL_PROVIDER.clone())
             .use_server_cookie(false)
             .max_queue_rx(MAX_QUEUE_RX)
             .max_queue_tx(MAX_QUEUE_TX);

@@ -19,6 +19,7 @@ mod direct;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
+mod record_number;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
 
