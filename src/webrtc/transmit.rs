@@ -9,6 +9,10 @@ const MAX_BATCH: usize = 65_507;
 /// Memory that an idle queue keeps.
 const IDLE_BUFFER: usize = 4096;
 
+/// Small batches in a row after which a queue is idle. Acknowledgements go out between two bursts,
+/// and memory that is given back after each burst is asked of the kernel again for the next.
+const IDLE_BATCHES: u32 = 16;
+
 /// A datagram in the buffer of a [`TransmitQueue`].
 #[derive(Debug, Clone, Copy)]
 struct Segment {
@@ -29,6 +33,8 @@ pub(crate) struct TransmitQueue {
     /// Where the first unsent datagram begins.
     start: usize,
     segments: VecDeque<Segment>,
+    /// Batches in a row for which [`IDLE_BUFFER`] was enough.
+    small_batches: u32,
 }
 
 /// A run of datagrams of one size to one destination, the last of which may be shorter.
@@ -117,11 +123,16 @@ impl TransmitQueue {
             self.start = segment.end;
         }
         if self.segments.is_empty() {
-            // A burst must not keep its memory, as an idle connection is to be small; but one burst
-            // follows another, so it goes with the first small batch.
-            if self.end <= IDLE_BUFFER && self.buffer.len() > IDLE_BUFFER {
-                self.buffer.truncate(IDLE_BUFFER);
-                self.buffer.shrink_to_fit();
+            // A burst must not keep its memory, as an idle connection is to be small.
+            if self.end > IDLE_BUFFER {
+                self.small_batches = 0;
+            } else if self.buffer.len() > IDLE_BUFFER {
+                self.small_batches += 1;
+                if self.small_batches >= IDLE_BATCHES {
+                    self.buffer.truncate(IDLE_BUFFER);
+                    self.buffer.shrink_to_fit();
+                    self.segments.shrink_to(IDLE_BATCHES as usize);
+                }
             }
             self.start = 0;
             self.end = 0;
