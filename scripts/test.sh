@@ -20,6 +20,8 @@ cargo fmt --all --check
 if ! $fast; then
   step "JavaScript peers and browser"
   interop/js/setup.sh
+  step "Rust peers"
+  interop/rust/setup.sh
 fi
 
 step "lints"

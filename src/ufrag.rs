@@ -26,8 +26,11 @@ const PWD_MIN: usize = 22;
 const MAX: usize = 256;
 
 /// Random characters that we put into an ufrag or pwd: 190 bits. RFC 8445 section 5.3 asks for 24
-/// in the ufrag and 128 in the pwd; go, js and rust-libp2p use 32 characters too.
+/// in the ufrag and 128 in the pwd; go and js use 32 characters too.
 const RANDOM_LEN: usize = 32;
+
+/// The same in libp2p-webrtc as a dialler, up to 0.10.0-alpha.
+const LIBP2P_WEBRTC_RANDOM_LEN: usize = 64;
 
 /// The version of webrtc-direct, which is the way the ICE credentials are made.
 ///
@@ -64,6 +67,15 @@ pub(crate) struct ServerCredentials {
     pub(crate) local_pwd: String,
     pub(crate) remote_ufrag: String,
     pub(crate) remote_pwd: String,
+}
+
+impl ServerCredentials {
+    /// Whether they look like those of libp2p-webrtc, which alone uses 64 random characters. A guess:
+    /// good for what does no harm to anybody else.
+    pub(crate) fn are_of_libp2p_webrtc(&self) -> bool {
+        let random = self.local_ufrag.strip_prefix(Version::V1.prefix());
+        random.is_some_and(|random| random.len() == LIBP2P_WEBRTC_RANDOM_LEN)
+    }
 }
 
 /// Reads the USERNAME of a first STUN request.
@@ -208,6 +220,20 @@ mod tests {
 
     fn length(part: &'static str, len: usize, min: usize) -> UsernameError {
         UsernameError::Length { part, len, min }
+    }
+
+    #[test]
+    fn libp2p_webrtc_shows_by_the_length_of_its_ufrag() {
+        for (prefix, length, expected) in [
+            (V1, 64, true),
+            (V1, 32, false),
+            (V1, 65, false),
+            (V2, 64, false),
+        ] {
+            let ufrag = format!("{prefix}{}", "a".repeat(length));
+            let credentials = parse_username(&format!("{ufrag}:{ufrag}")).unwrap();
+            assert_eq!(credentials.are_of_libp2p_webrtc(), expected, "{ufrag}");
+        }
     }
 
     #[test]

@@ -568,6 +568,40 @@ async fn l13_fin_ack_is_sent_as_the_policy_says() {
     assert_eq!(fin_ack_policy(FinAckPolicy::Never).await, (0, 0));
 }
 
+/// The policy that counts is the one when the FIN is looked at, or at last when our own goes out.
+#[tokio::test(start_paused = true)]
+async fn l13_the_fin_ack_policy_can_change_while_the_connection_lives() {
+    let mut config = config();
+    config.fin_ack = FinAckPolicy::AfterOwnFin;
+    let mut s = scripted(config, MemoryConfig::default());
+    let (mut waiting, first) = s.open().await;
+    s.peer.flag(first, Flag::Fin);
+    s.peer.run_for(Duration::from_secs(1)).await;
+    assert_eq!(s.sent.count(Flag::FinAck), 0);
+
+    s.connection.set_fin_ack(FinAckPolicy::Always);
+    let (mut substream, second) = s.open().await;
+    s.peer.flag(second, Flag::Fin);
+    s.peer.run_for(Duration::from_secs(1)).await;
+    assert_eq!(s.sent.count(Flag::FinAck), 1);
+
+    s.connection.set_fin_ack(FinAckPolicy::Never);
+    let closing = tokio::spawn(async move { tokio::join!(waiting.finish(), substream.finish()) });
+    s.peer.run_for(Duration::from_secs(1)).await;
+    assert_eq!(s.sent.count(Flag::Fin), 2);
+    assert_eq!(s.sent.count(Flag::FinAck), 1);
+    for channel in [first, second] {
+        s.peer.flag(channel, Flag::FinAck);
+    }
+    let (waited, finished) = closing.await.unwrap();
+    assert_eq!(waited.unwrap(), CloseOutcome::Acked);
+    assert_eq!(finished.unwrap(), CloseOutcome::Acked);
+    for channel in [first, second] {
+        s.peer.expect_closed(channel).await;
+    }
+    s.finish().await;
+}
+
 /// Row L-10: a future of `finish` that is dropped does not take the close back.
 #[tokio::test(start_paused = true)]
 async fn l10_a_cancelled_finish_still_closes() {

@@ -84,7 +84,8 @@ pub struct Config {
     /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
     /// and go-libp2p.
     pub max_inbound_substreams: usize,
-    /// When FIN is answered. Default: always.
+    /// When FIN is answered. Default: always. [`Connection::set_fin_ack`](crate::Connection::set_fin_ack)
+    /// changes it later.
     pub fin_ack: FinAckPolicy,
     /// How substreams find out which protocol they carry. Default: multistream-select.
     pub negotiation: Negotiation,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use atomic_waker::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use super::config::Config;
+use super::config::{Config, FinAckPolicy};
 use super::error::{ConnectionError, OpenError};
 use super::stats::Counters;
 use crate::substream::{Shared, Substream};
@@ -26,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) unread: UnreadBytes,
     pub(crate) promised: PromisedBytes,
     pub(crate) counters: Counters,
+    /// That of the configuration until the application changes it.
+    fin_ack: Mutex<FinAckPolicy>,
     /// Substreams that the driver is to look at. Each is in here at most once.
     ready: Mutex<Vec<Arc<Shared>>>,
     opens: Mutex<VecDeque<OpenRequest>>,
@@ -52,6 +54,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Link {
     pub(crate) fn new(config: Arc<Config>) -> Arc<Self> {
         Arc::new(Self {
+            fin_ack: Mutex::new(config.fin_ack),
             config,
             unread: UnreadBytes::default(),
             promised: PromisedBytes::default(),
@@ -71,6 +74,14 @@ impl Link {
 
     pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
         self.driver.register(waker);
+    }
+
+    pub(crate) fn fin_ack(&self) -> FinAckPolicy {
+        *lock(&self.fin_ack)
+    }
+
+    pub(crate) fn set_fin_ack(&self, policy: FinAckPolicy) {
+        *lock(&self.fin_ack) = policy;
     }
 
     pub(crate) fn push_ready(&self, substream: Arc<Shared>) {

@@ -123,6 +123,16 @@ impl Connection {
         self.link.accept().await
     }
 
+    /// Changes when FIN is answered with FIN_ACK, from [`Config::fin_ack`] to `policy`, for this
+    /// connection. For applications that learn what the peer is when they are connected, from identify
+    /// for one.
+    ///
+    /// A FIN that waits for our own, under [`FinAckPolicy::AfterOwnFin`], goes on waiting for that and
+    /// is then treated by the new policy.
+    pub fn set_fin_ack(&self, policy: FinAckPolicy) {
+        self.link.set_fin_ack(policy);
+    }
+
     /// Closes the connection and waits until that is done: what was accepted for sending is
     /// delivered, within [`Config::teardown_timeout`], then the peer is told.
     ///

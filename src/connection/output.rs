@@ -104,7 +104,7 @@ impl<C: Carrier> Turn<'_, C> {
         let state = shared.state();
         if state.read == ReadState::FinReceived {
             let own_fin_sent = matches!(state.write, WriteState::FinSent | WriteState::Finished(_));
-            let written = match self.core.link.config.fin_ack {
+            let written = match self.core.link.fin_ack() {
                 FinAckPolicy::Always => self.write_control(shared, &Message::flag(Flag::FinAck)),
                 FinAckPolicy::AfterOwnFin if own_fin_sent => {
                     self.write_control(shared, &Message::flag(Flag::FinAck))
@@ -167,9 +167,8 @@ impl<C: Carrier> Turn<'_, C> {
         }
         shared.apply(Event::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
-        if self.core.link.config.fin_ack == FinAckPolicy::AfterOwnFin
-            && shared.state().read == ReadState::FinReceived
-        {
+        // Left over from the policy to answer after our own FIN.
+        if shared.state().read == ReadState::FinReceived {
             shared.request_service();
         }
     }

@@ -62,6 +62,7 @@ pub(super) async fn dial(
         own_fingerprint: endpoint.certificate.fingerprint(),
         identity: endpoint.noise_identity(),
         peer_id: address.peer_id(),
+        late_channel_zero: false,
     };
     endpoint
         .establish(registration, carrier, expectations, remote)

@@ -216,6 +216,7 @@ impl Incoming {
             route,
         } = contact;
         let config = &endpoint.config;
+        let late_channel_zero = credentials.are_of_libp2p_webrtc();
         let setup = EngineSetup {
             role: Role::Server,
             certificate: &endpoint.certificate,
@@ -247,6 +248,7 @@ impl Incoming {
             own_fingerprint: endpoint.certificate.fingerprint(),
             identity: endpoint.noise_identity(),
             peer_id: None,
+            late_channel_zero,
         };
         let established = endpoint
             .establish(registration, carrier, expectations, source)

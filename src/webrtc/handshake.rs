@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use crate::carrier::{Carrier, CarrierEvent, Class, Written};
 use crate::certificate::Fingerprint;
@@ -19,6 +20,7 @@ use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::{Handshake, NoiseError};
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::WebRtcCarrier;
 use super::engine::{CHANNEL_ZERO, EngineEvent, Role};
@@ -83,7 +85,16 @@ pub(crate) struct Expectations<'a> {
     /// Noise is run with this identity; `None` where the certificate is all.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) peer_id: Option<PeerId>,
+    /// Whether the peer may need a moment, after SCTP is set up, to open channel 0 on its side.
+    pub(crate) late_channel_zero: bool,
 }
+
+/// How long the first Noise message is held back from a peer that may open channel 0 late.
+///
+/// libp2p-webrtc 0.10.0-alpha takes a message on a channel that it has not opened yet for a channel
+/// of ours, can not open its own any more, and gives up after 10 s. Nothing on the wire tells when a
+/// negotiated channel is open. It takes a peer 200 ms to get here.
+const LATE_CHANNEL_ZERO: Duration = Duration::from_millis(20);
 
 /// Runs the handshake. Returns who the peer is, if Noise was run.
 ///
@@ -135,19 +146,27 @@ async fn run(
         Role::Server => Handshake::server(identity, &peer_fingerprint, own)?,
     };
     let noise = noise.expecting(expectations.peer_id);
-    exchange(carrier, noise, progress, early).await.map(Some)
+    let hold = expectations
+        .late_channel_zero
+        .then(|| Instant::now() + LATE_CHANNEL_ZERO);
+    exchange(carrier, noise, progress, early, hold)
+        .await
+        .map(Some)
 }
 
-/// Runs Noise over channel 0.
+/// Runs Noise over channel 0. Says nothing before `hold`, unless the peer does.
 async fn exchange(
     carrier: &mut WebRtcCarrier,
     mut noise: Handshake,
     progress: &Progress,
     early: &mut VecDeque<CarrierEvent>,
+    mut hold: Option<Instant>,
 ) -> Result<PeerId, ConnectError> {
     let mut decoder = FrameDecoder::new();
     loop {
-        while let Some(bytes) = noise.poll_send() {
+        while hold.is_none()
+            && let Some(bytes) = noise.poll_send()
+        {
             let frame = Message::data(Bytes::from(bytes)).encode();
             if carrier.write(CHANNEL_ZERO, &frame, Class::Control) != Written::Taken {
                 let cause = ConnectionError::Carrier("channel 0 takes no message".to_owned());
@@ -157,16 +176,21 @@ async fn exchange(
         if let Some(remote) = noise.finished() {
             return Ok(remote.peer_id);
         }
-        match next_event(carrier).await {
+        let event = match hold {
+            None => next_event(carrier).await,
+            Some(until) => match timeout_at(until, next_event(carrier)).await {
+                Ok(event) => event,
+                Err(_) => {
+                    hold = None;
+                    continue;
+                }
+            },
+        };
+        match event {
             EngineEvent::Carrier(CarrierEvent::Readable { channel }) if channel == CHANNEL_ZERO => {
+                hold = None;
                 while let Some(bytes) = carrier.read(CHANNEL_ZERO) {
-                    decoder.push(bytes);
-                    while let Some(message) = decoder.next_message()? {
-                        if message.flag.is_some() {
-                            return Err(ConnectError::HandshakeAborted);
-                        }
-                        noise.receive(&message.payload)?;
-                    }
+                    receive(&mut noise, &mut decoder, bytes)?;
                 }
             }
             EngineEvent::Carrier(event) => early.push_back(event),
@@ -176,6 +200,25 @@ async fn exchange(
             | EngineEvent::ChannelZeroOpen => {}
         }
     }
+}
+
+/// Feeds Noise with what came on channel 0. Payload acts before the flag of the same message, and what
+/// follows the end of Noise is no matter: libp2p-webrtc closes the channel right behind it.
+fn receive(
+    noise: &mut Handshake,
+    decoder: &mut FrameDecoder,
+    bytes: Bytes,
+) -> Result<(), ConnectError> {
+    decoder.push(bytes);
+    while noise.finished().is_none()
+        && let Some(message) = decoder.next_message()?
+    {
+        noise.receive(&message.payload)?;
+        if message.flag.is_some() && noise.finished().is_none() {
+            return Err(ConnectError::HandshakeAborted);
+        }
+    }
+    Ok(())
 }
 
 async fn next_event(carrier: &mut WebRtcCarrier) -> EngineEvent {
@@ -194,6 +237,51 @@ impl From<NoiseError> for ConnectError {
         match error {
             NoiseError::UnexpectedPeer { expected, got } => Self::UnexpectedPeer { expected, got },
             error => Self::Noise(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Flag;
+
+    /// A client that has sent its second message, and the frame of the server's third.
+    fn before_the_last_message() -> (Handshake, Bytes) {
+        let identities = [(); 2].map(|()| Identity::generate());
+        let hashes = [1, 2].map(|byte| Fingerprint::from_bytes([byte; 32]));
+        let [client_hash, server_hash] = &hashes;
+        let mut client = Handshake::client(&identities[0], client_hash, server_hash).unwrap();
+        let mut server = Handshake::server(&identities[1], client_hash, server_hash).unwrap();
+        client.receive(&server.poll_send().unwrap()).unwrap();
+        server.receive(&client.poll_send().unwrap()).unwrap();
+        let last = Bytes::from(server.poll_send().unwrap());
+        assert!(server.finished().is_some());
+        (client, Message::data(last).encode())
+    }
+
+    fn received(noise: &mut Handshake, frames: &[&[u8]]) -> Result<(), ConnectError> {
+        let glued = Bytes::from(frames.concat());
+        receive(noise, &mut FrameDecoder::new(), glued)
+    }
+
+    #[test]
+    fn a_channel_that_is_closed_right_behind_noise_is_no_failure() {
+        let (mut client, last) = before_the_last_message();
+        let fin = Message::flag(Flag::Fin).encode();
+        received(&mut client, &[&last, &fin, &fin]).unwrap();
+        assert!(client.finished().is_some());
+    }
+
+    #[test]
+    fn a_channel_that_is_closed_within_noise_is_one() {
+        for flag in [Flag::Fin, Flag::ResetStream] {
+            let (mut client, last) = before_the_last_message();
+            let error = received(&mut client, &[&Message::flag(flag).encode(), &last]);
+            assert!(
+                matches!(error, Err(ConnectError::HandshakeAborted)),
+                "{error:?}"
+            );
         }
     }
 }

@@ -51,6 +51,7 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
         own_fingerprint: hashes[own],
         identity: None,
         peer_id: None,
+        late_channel_zero: false,
     };
     let (progress, other_progress) = (Progress::default(), Progress::default());
     let (a, b) = tokio::join!(

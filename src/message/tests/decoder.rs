@@ -161,9 +161,9 @@ fn l23_l24_bad_lengths() {
         (&[0x80, 0x80, 0x80], DecodeError::OverlongVarint),
         (&[0xff, 0xff, 0xff, 0xff, 0x0f], DecodeError::OverlongVarint),
         (
-            &[0x81, 0x80, 0x01],
+            &[0x8d, 0x80, 0x01],
             DecodeError::FrameTooLarge {
-                len: 16_385,
+                len: 16_397,
                 max: MAX_BODY,
             },
         ),
@@ -204,21 +204,24 @@ fn l24_a_failed_decoder_holds_and_takes_nothing() {
 
 #[test]
 fn l23_bodies_up_to_the_limit() {
-    // A payload of 16 381 makes the largest body; we would not send it, but take it.
-    let frame = Message::data(content(16_381)).encode();
+    // litep2p sends this one with every full buffer.
+    let (messages, error) = decode_all(Message::data(content(16_384)).encode());
+    assert_eq!((messages[0].payload.len(), error), (16_384, None));
+    // A payload of 16 392 makes the largest body; we would not send it, but take it.
+    let frame = Message::data(content(16_392)).encode();
     assert_eq!(frame.len(), MAX_BODY + 3);
     let (messages, error) = decode_all(frame.clone());
-    assert_eq!((messages[0].payload.len(), error), (16_381, None));
+    assert_eq!((messages[0].payload.len(), error), (16_392, None));
     let all_but_one = frame.slice(..frame.len() - 1);
     let mut decoder = FrameDecoder::new();
     decoder.push(all_but_one);
     assert_eq!(decoder.next_message(), Ok(None));
     assert_eq!(decoder.buffered(), MAX_BODY + 2);
-    let (_, error) = decode_all(Message::data(content(16_382)).encode());
+    let (_, error) = decode_all(Message::data(content(16_393)).encode());
     assert_eq!(
         error,
         Some(DecodeError::FrameTooLarge {
-            len: 16_385,
+            len: 16_397,
             max: MAX_BODY,
         })
     );

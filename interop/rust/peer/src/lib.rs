@@ -23,7 +23,7 @@ mod content;
 mod dial;
 mod echo;
 mod idle;
-#[expect(dead_code, reason = "this side lists one address only")]
+#[allow(dead_code, reason = "this side lists one address only")]
 #[path = "../../../../examples/peer/json.rs"]
 mod json;
 #[path = "../../../../examples/peer/measure.rs"]

@@ -1,0 +1,108 @@
+//! A foreign program that speaks in lines of JSON.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+pub(crate) const WEBRTC: &str = "webrtc-peer";
+pub(crate) const LITEP2P: &str = "litep2p-peer";
+
+/// For a whole dialler: 200 dials of 0.2 s each, with time to spare.
+const DEADLINE: Duration = Duration::from_secs(240);
+
+/// For one operation of a dialler.
+const LIMIT: &str = "20";
+
+fn executable(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("interop/rust/target/release")
+        .join(program);
+    assert!(
+        path.exists(),
+        "{program} is missing: run interop/rust/setup.sh, or scripts/test.sh"
+    );
+    path
+}
+
+fn command(program: &str, max_message: usize) -> Command {
+    let mut command = Command::new(executable(program));
+    command
+        .env("WEBRTC_PEER_MAX_MESSAGE", max_message.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A foreign listener.
+pub(crate) struct Peer(Child);
+
+impl Peer {
+    pub(crate) fn listen(program: &str, max_message: usize) -> Self {
+        let child = command(program, max_message).arg("listen").spawn();
+        Self(child.expect("the program starts"))
+    }
+
+    /// The address in its one line.
+    pub(crate) async fn address(&mut self) -> String {
+        let stdout = self.0.stdout.take().expect("asked for once");
+        let mut line = String::new();
+        timeout(DEADLINE, BufReader::new(stdout).read_line(&mut line))
+            .await
+            .expect("it listens")
+            .expect("lines of text");
+        let (_, rest) = line.split_once("\"listen\":\"").expect("an address");
+        rest.split('"').next().expect("an address").to_owned()
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.0.kill().await.expect("it still ran");
+    }
+}
+
+/// What a foreign dialler printed, and how it ended.
+pub(crate) struct Report {
+    lines: String,
+    success: bool,
+}
+
+impl Report {
+    pub(crate) fn succeed(&self) {
+        let errors = self.lines.lines().filter(|line| line.contains("\"error\""));
+        assert!(self.success, "{:#?}", errors.collect::<Vec<_>>());
+    }
+
+    /// The lines of one that must not succeed.
+    pub(crate) fn fail(self) -> String {
+        assert!(!self.success, "{}", self.lines);
+        self.lines
+    }
+}
+
+/// Runs a foreign dialler to its end.
+pub(crate) async fn dial(
+    program: &str,
+    max_message: usize,
+    address: &str,
+    options: &str,
+) -> Report {
+    let child = command(program, max_message)
+        .args(["dial", address, "--timeout-s", LIMIT])
+        .args(options.split(' '))
+        .spawn()
+        .expect("the program starts");
+    let output = timeout(DEADLINE, child.wait_with_output())
+        .await
+        .expect("the program keeps its own limits")
+        .expect("it can be waited for");
+    let lines = String::from_utf8(output.stdout).expect("lines of text");
+    println!("{program} dial {options}: {}\n{lines}", output.status);
+    Report {
+        lines,
+        success: output.status.success(),
+    }
+}
