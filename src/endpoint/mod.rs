@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::net::ToSocketAddrs;
@@ -24,6 +23,8 @@ pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
 pub use crate::webrtc::{EngineKind, UnknownEngine};
 
+pub(crate) mod admission;
+mod config;
 mod dial;
 mod error;
 mod factory;
@@ -33,6 +34,9 @@ mod listener;
 pub(crate) mod router;
 pub(crate) mod socket;
 
+pub use admission::RateLimit;
+use admission::{Admission, Limits};
+pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 use factory::SocketFactory;
 pub use listener::Incoming;
@@ -49,55 +53,6 @@ pub enum Security {
     /// The dialler knows the listener by the certificate hash in its address; the dialler itself is
     /// anybody. For plain applications whose peers are ours. Both sides have to be set to it.
     CertificateHash,
-}
-
-/// Limits and settings of an endpoint.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct EndpointConfig {
-    /// How long a connection may take to be established, in either direction. Default: 10 s, as
-    /// go-libp2p. Answers peers that fall silent in the handshake.
-    pub connect_timeout: Duration,
-    /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
-    /// go-libp2p. Answers floods of first contacts.
-    pub max_handshakes: usize,
-    /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
-    pub mtu: usize,
-    /// Largest UDP payload to send to this machine itself. Default: 1 450.
-    pub loopback_mtu: usize,
-    /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 4 MiB, 320 Mbit/s at 100 ms.
-    pub max_in_flight: usize,
-    /// Most bytes that a connection holds of channels that are not read, before their senders have
-    /// to wait, in engines that hold back unread data. Default: 4 MiB, 320 Mbit/s at 100 ms.
-    pub receive_buffer: usize,
-    /// The WebRTC implementation. Default: str0m.
-    pub engine: EngineKind,
-}
-
-impl Default for EndpointConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(10),
-            max_handshakes: 128,
-            mtu: 1200,
-            loopback_mtu: 1450,
-            max_in_flight: 4 * 1024 * 1024,
-            receive_buffer: 4 * 1024 * 1024,
-            engine: EngineKind::default(),
-        }
-    }
-}
-
-impl EndpointConfig {
-    fn mtu_towards(&self, remote: IpAddr) -> usize {
-        let mtu = if remote.is_loopback() {
-            self.loopback_mtu
-        } else {
-            self.mtu
-        };
-        mtu.clamp(576, 1500)
-    }
 }
 
 /// Makes an [`Endpoint`].
@@ -194,11 +149,20 @@ impl EndpointBuilder {
 
     fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
+        self.endpoint_config.validate()?;
         crate::webrtc::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
         let certificate = self
             .certificate
             .unwrap_or_else(|| Certificate::derive(&identity));
+        let config = &self.endpoint_config;
+        let admission = Arc::new(Admission::new(Limits {
+            max_handshakes: config.max_handshakes,
+            max_handshakes_per_prefix: config.max_handshakes_per_prefix,
+            rate: config.first_contacts,
+            site_rate: config.first_contacts_of_site,
+            limit_loopback: config.limit_loopback,
+        }));
         let mut listeners = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
@@ -207,7 +171,7 @@ impl EndpointBuilder {
             listeners.push(Arc::new(Listener {
                 socket,
                 local,
-                router: Arc::new(Router::default()),
+                router: Arc::new(Router::new(Arc::clone(&admission), config.max_addresses)),
             }));
         }
         let inner = Arc::new(Inner {
@@ -215,7 +179,8 @@ impl EndpointBuilder {
             certificate,
             security: self.security,
             connection_config: Arc::new(self.config),
-            incoming: IncomingQueue::new(self.endpoint_config.max_handshakes),
+            admission,
+            incoming: IncomingQueue::default(),
             config: self.endpoint_config,
             listeners,
             sockets: self.sockets,
@@ -263,6 +228,7 @@ pub(crate) struct Inner {
     config: EndpointConfig,
     listeners: Vec<Arc<Listener>>,
     sockets: SocketFactory,
+    admission: Arc<Admission>,
     incoming: IncomingQueue,
     closed: AtomicBool,
     /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
@@ -293,16 +259,25 @@ impl Inner {
         }
     }
 
-    /// Enters an attempt to connect; `None` if the endpoint is closed.
-    fn register(self: &Arc<Self>) -> Option<Registration> {
+    /// Whether there may be no more connections, counting attempts.
+    fn is_full(&self) -> bool {
+        self.connections().len() >= self.config.max_connections
+    }
+
+    /// Enters an attempt to connect.
+    fn register(self: &Arc<Self>) -> Result<Registration, ConnectError> {
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut connections = self.connections();
         // Under the lock that `close` takes behind the flag: it sees this one, or we see the flag.
         if self.is_closed() {
-            return None;
+            return Err(ConnectError::EndpointClosed);
+        }
+        let max = self.config.max_connections;
+        if connections.len() >= max {
+            return Err(ConnectError::TooManyConnections { max });
         }
         connections.insert(number, None);
-        Some(Registration {
+        Ok(Registration {
             inner: Arc::clone(self),
             number,
         })
@@ -521,6 +496,7 @@ impl Endpoint {
     pub fn is_idle(&self) -> bool {
         self.inner().connections().is_empty()
             && self.inner().listeners.iter().all(|l| l.router.is_empty())
+            && self.inner().admission.is_idle()
     }
 }
 
