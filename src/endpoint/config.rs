@@ -7,6 +7,9 @@ use super::admission::RateLimit;
 use crate::connection::ConfigError;
 use crate::webrtc::{EngineKind, MAX_ADDRESSES};
 
+/// Sockets for one address; more than anybody has cores to spare for.
+const MAX_SOCKETS: usize = 64;
+
 /// Limits and settings of an endpoint.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -38,6 +41,11 @@ pub struct EndpointConfig {
     /// [`Incoming::refuse`](super::Incoming::refuse), and dials fail. Default: 16 384. Answers peers
     /// that connect and stay.
     pub max_connections: usize,
+    /// Sockets for each address that is listened on, each with a task of its own, among which the
+    /// system divides the peers (SO_REUSEPORT). 1, the default, to 64; more than one only helps listeners on
+    /// machines with many cores that receive more than one of them can take. On systems without it,
+    /// and in the simulator, there is always one.
+    pub sockets: usize,
     /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
     pub mtu: usize,
     /// Largest UDP payload to send to this machine itself. Default: 1 450.
@@ -63,6 +71,7 @@ impl Default for EndpointConfig {
             limit_loopback: false,
             max_addresses: MAX_ADDRESSES,
             max_connections: 16_384,
+            sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
             max_in_flight: 4 * 1024 * 1024,
@@ -91,6 +100,7 @@ impl EndpointConfig {
             ),
             ("max_addresses", self.max_addresses, MAX_ADDRESSES),
             ("max_connections", self.max_connections, usize::MAX),
+            ("sockets", self.sockets, MAX_SOCKETS),
         ];
         for (name, value, max) in ranges {
             if !(1..=max).contains(&value) {

@@ -166,13 +166,18 @@ impl EndpointBuilder {
         let mut listeners = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
-            let socket = self.sockets.bind(address).map_err(failed)?;
-            let local = socket.local_addr().map_err(failed)?;
-            listeners.push(Arc::new(Listener {
-                socket,
-                local,
-                router: Arc::new(Router::new(Arc::clone(&admission), config.max_addresses)),
-            }));
+            let sockets = self.sockets.bind_many(address, config.sockets);
+            // One router for all sockets of an address: the system may divide the senders anew, when
+            // a peer comes from another address, and its connection is to be found all the same.
+            let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
+            for socket in sockets.map_err(failed)? {
+                let local = socket.local_addr().map_err(failed)?;
+                listeners.push(Arc::new(Listener {
+                    socket,
+                    local,
+                    router: Arc::clone(&router),
+                }));
+            }
         }
         let inner = Arc::new(Inner {
             identity,
@@ -422,8 +427,10 @@ impl Endpoint {
                 Security::CertificateHash => address,
             }
         };
-        let sockets = inner.listeners.iter().map(|listener| listener.local);
+        let mut sockets: Vec<_> = inner.listeners.iter().map(|l| l.local).collect();
+        sockets.dedup();
         sockets
+            .into_iter()
             .flat_map(|socket| inner.sockets.concrete(socket))
             .map(full)
             .collect()
