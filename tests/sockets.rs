@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, Connection, Endpoint, EndpointConfig};
+use anabranch::{CloseOutcome, ConnectError, Connection, Endpoint, EndpointConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -99,7 +99,35 @@ async fn thirty_two_connections_over_four_sockets_work_both_ways_and_leave_nothi
             .await
             .expect("it closes");
         assert!(endpoint.is_idle());
+        #[cfg(target_os = "linux")]
+        if endpoint.addresses() == addresses {
+            assert_eq!(bound(socket), 0, "a closed endpoint keeps no socket");
+        }
     }
-    #[cfg(target_os = "linux")]
-    assert_eq!(bound(socket), 0, "a closed endpoint keeps no socket");
+}
+
+#[tokio::test]
+async fn a_closed_endpoint_frees_its_port_whoever_still_holds_something_of_it() {
+    let listener = Endpoint::builder()
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = listener.addresses().remove(0);
+    let dialler = Endpoint::builder().dial_only().expect("defaults");
+    let dialling = dialler.clone();
+    let to = address.clone();
+    let dial = tokio::spawn(async move { dialling.connect(&to).await });
+    let incoming = listener.accept().await.expect("a dial");
+    let (first, second) = (listener.clone(), listener.clone());
+    tokio::join!(first.close(), second.close());
+    // The same port, without SO_REUSEPORT.
+    let again = Endpoint::builder()
+        .bind(address.socket_addr())
+        .await
+        .expect("the port is free");
+    let error = incoming.accept().await.expect_err("closed");
+    assert!(matches!(error, ConnectError::EndpointClosed), "{error}");
+    dialler.close().await;
+    assert!(dial.await.expect("no panic").is_err());
+    again.close().await;
 }

@@ -153,7 +153,7 @@ fn meet(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
             let incoming = Incoming {
                 expires: Instant::now() + endpoint.config.connect_timeout,
                 contact,
-                socket: Arc::clone(&listener.socket),
+                socket: Arc::downgrade(&listener.socket),
                 endpoint: Arc::downgrade(endpoint),
             };
             if endpoint.is_closed() {
@@ -201,7 +201,8 @@ fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to:
 pub struct Incoming {
     contact: Box<FirstContact>,
     expires: Instant,
-    socket: Arc<dyn DatagramSocket>,
+    /// Weak: who forgets this somewhere must not keep the port of a closed endpoint.
+    socket: Weak<dyn DatagramSocket>,
     /// Weak: a queue that the endpoint owns must not own the endpoint.
     endpoint: Weak<Inner>,
 }
@@ -231,7 +232,9 @@ impl Incoming {
     pub fn refuse(self) {
         let contact = &self.contact;
         let answer = refusal(contact.request, &contact.credentials.local_pwd);
-        send_once(&*self.socket, &answer, contact.destination, contact.source);
+        if let Some(socket) = self.socket.upgrade() {
+            send_once(&*socket, &answer, contact.destination, contact.source);
+        }
     }
 
     /// Sets the connection up: DTLS, the first data channel, and Noise unless the endpoint does
@@ -253,6 +256,7 @@ impl Incoming {
             ..
         } = self;
         let endpoint = endpoint.upgrade().ok_or(ConnectError::EndpointClosed)?;
+        let socket = socket.upgrade().ok_or(ConnectError::EndpointClosed)?;
         let registration = endpoint.register()?;
         let FirstContact {
             credentials,

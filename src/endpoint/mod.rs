@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use futures_util::future::{Either, select};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::address::Address;
@@ -163,7 +163,7 @@ impl EndpointBuilder {
             site_rate: config.first_contacts_of_site,
             limit_loopback: config.limit_loopback,
         }));
-        let mut listeners = Vec::new();
+        let mut listeners: Vec<Arc<Listener>> = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
             let sockets = self.sockets.bind_many(address, config.sockets);
@@ -179,6 +179,8 @@ impl EndpointBuilder {
                 }));
             }
         }
+        let mut locals: Vec<_> = listeners.iter().map(|listener| listener.local).collect();
+        locals.dedup();
         let inner = Arc::new(Inner {
             identity,
             certificate,
@@ -187,7 +189,8 @@ impl EndpointBuilder {
             admission,
             incoming: IncomingQueue::default(),
             config: self.endpoint_config,
-            listeners,
+            locals,
+            routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
             sockets: self.sockets,
             closed: AtomicBool::new(false),
             connections: Mutex::new(HashMap::new()),
@@ -196,28 +199,40 @@ impl EndpointBuilder {
             close_begun: Notify::new(),
             tasks: OnceLock::new(),
         });
-        let tasks = inner
-            .listeners
-            .iter()
-            .map(|listener| {
-                let receive = listener::receive(Arc::clone(listener), Arc::downgrade(&inner));
-                tokio::spawn(receive).abort_handle()
-            })
+        let tasks = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(listener::receive(listener, Arc::downgrade(&inner))))
             .collect();
-        let _ = inner.tasks.set(Tasks(tasks));
+        let _ = inner.tasks.set(Tasks(tokio::sync::Mutex::new(tasks)));
         Ok(Endpoint {
             handle: Arc::new(Handle { inner }),
         })
     }
 }
 
-/// Ends the receiving tasks when nobody needs them: neither the application nor a connection.
+/// The receiving tasks, which own the listening sockets. They end when nobody needs them: neither the
+/// application nor a connection.
 #[derive(Debug)]
-struct Tasks(Vec<AbortHandle>);
+struct Tasks(tokio::sync::Mutex<Vec<JoinHandle<()>>>);
+
+impl Tasks {
+    /// Ends the tasks and waits until they are gone. Cancel safe: another call goes on.
+    async fn end(&self) {
+        let mut tasks = self.0.lock().await;
+        for task in tasks.iter() {
+            task.abort();
+        }
+        while let Some(task) = tasks.last_mut() {
+            // An error says that it was aborted.
+            let _ = task.await;
+            tasks.pop();
+        }
+    }
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        for task in &self.0 {
+        for task in self.0.get_mut() {
             task.abort();
         }
     }
@@ -231,7 +246,9 @@ pub(crate) struct Inner {
     security: Security,
     connection_config: Arc<Config>,
     config: EndpointConfig,
-    listeners: Vec<Arc<Listener>>,
+    /// The addresses that are listened on.
+    locals: Vec<SocketAddr>,
+    routers: Vec<Arc<Router>>,
     sockets: SocketFactory,
     admission: Arc<Admission>,
     incoming: IncomingQueue,
@@ -427,11 +444,10 @@ impl Endpoint {
                 Security::CertificateHash => address,
             }
         };
-        let mut sockets: Vec<_> = inner.listeners.iter().map(|l| l.local).collect();
-        sockets.dedup();
-        sockets
-            .into_iter()
-            .flat_map(|socket| inner.sockets.concrete(socket))
+        inner
+            .locals
+            .iter()
+            .flat_map(|socket| inner.sockets.concrete(*socket))
             .map(full)
             .collect()
     }
@@ -476,10 +492,12 @@ impl Endpoint {
     }
 
     /// Takes no new connections, ends attempts that are under way, closes the connections that exist
-    /// as [`Connection::close`] does, and waits until all are gone.
+    /// as [`Connection::close`] does, and waits until all are gone, with their tasks, timers and sockets, the
+    /// listening ones as well: their ports are free again.
     ///
     /// # Cancel safety
-    /// The close goes on if the future is dropped.
+    /// The close goes on if the future is dropped; only the listening sockets then stay until another
+    /// call, or until the last handle is dropped.
     pub async fn close(&self) {
         let inner = self.inner();
         inner.close();
@@ -489,12 +507,15 @@ impl Endpoint {
             ended.as_mut().enable();
             let links: Vec<_> = inner.connections().values().cloned().collect();
             if links.is_empty() {
-                return;
+                break;
             }
             for link in links.iter().flatten().filter_map(Weak::upgrade) {
                 link.begin_close();
             }
             ended.await;
+        }
+        if let Some(tasks) = inner.tasks.get() {
+            tasks.end().await;
         }
     }
 
@@ -502,7 +523,7 @@ impl Endpoint {
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
         self.inner().connections().is_empty()
-            && self.inner().listeners.iter().all(|l| l.router.is_empty())
+            && self.inner().routers.iter().all(|router| router.is_empty())
             && self.inner().admission.is_idle()
     }
 }
