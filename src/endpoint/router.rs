@@ -18,10 +18,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use is::stun::{StunMessage, TransId};
+use is::stun::StunMessage;
 use tokio::time::Instant;
 
-use super::admission::challenge::{ChallengeKey, PeerCredentials, success};
+use super::admission::challenge::{
+    ChallengeKey, PeerCredentials, Transaction, success, transaction,
+};
 use super::admission::{Admission, Slot, Verdict};
 use super::inbox::Inbox;
 use super::socket::Received;
@@ -35,7 +37,7 @@ pub(super) struct FirstContact {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     /// Names the request, for an answer to it.
-    pub(super) request: TransId,
+    pub(super) request: Transaction,
     pub(super) slot: Slot,
     pub(super) route: RouteGuard,
 }
@@ -165,6 +167,7 @@ impl Router {
     ) -> Option<Stranger> {
         let source = received.source;
         let message = parse_request(first)?;
+        let request = transaction(first)?;
         let credentials = parse_username(message.username()?)
             .inspect_err(|error| {
                 tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
@@ -191,7 +194,7 @@ impl Router {
             Verdict::Challenged => {
                 drop(table);
                 let challenge = self.admission.key().challenge(now, source, &peer);
-                let response = success(message.trans_id(), source, &credentials.local_pwd);
+                let response = success(request, source, &credentials.local_pwd);
                 return Some(Stranger::Challenged {
                     source,
                     destination,
@@ -215,7 +218,7 @@ impl Router {
             credentials,
             source,
             destination,
-            request: message.trans_id(),
+            request,
             slot,
             route: RouteGuard {
                 router: Arc::clone(self),

@@ -1,8 +1,6 @@
 //! What admission decides, and what it remembers.
 
-use is::stun::StunMessage;
-
-use super::challenge::{PeerCredentials, success};
+use super::challenge::{PeerCredentials, success, transaction};
 use super::*;
 use crate::ufrag::parse_username;
 
@@ -37,7 +35,7 @@ fn prove(admission: &Admission, now: Instant, source: SocketAddr) {
     let credentials = parse_username(&format!("libp2p+webrtc+v2/{pwd}:abcd")).expect("well formed");
     let peer = PeerCredentials::from(&credentials);
     let check = admission.key().challenge(now, source, &peer);
-    let transaction = StunMessage::parse(&check).expect("a check").trans_id();
+    let transaction = transaction(&check).expect("a check");
     assert!(admission.take_answer(now, source, &success(transaction, source, &pwd)));
 }
 
@@ -169,7 +167,7 @@ async fn an_old_answer_proves_nothing() {
     let credentials = parse_username(&format!("libp2p+webrtc+v2/{pwd}:abcd")).expect("well formed");
     let peer = PeerCredentials::from(&credentials);
     let check = admission.key().challenge(then, source(1, 1), &peer);
-    let transaction = StunMessage::parse(&check).expect("a check").trans_id();
+    let transaction = transaction(&check).expect("a check");
     let answer = success(transaction, source(1, 1), &pwd);
     let later = then + Duration::from_secs(60);
     assert!(!admission.take_answer(later, source(1, 1), &answer));
