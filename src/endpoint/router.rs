@@ -173,12 +173,11 @@ impl Router {
                 tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
             })
             .ok()?;
-        if !message.verify(credentials.local_pwd.as_bytes(), sha1_hmac) {
-            return None;
-        }
+        // The password is no secret, but in the request itself: this only tells who speaks ICE.
+        let is_intact = || message.verify(credentials.local_pwd.as_bytes(), sha1_hmac);
         let mut table = self.lock();
         if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
-            if route.addresses.len() >= self.max_addresses {
+            if route.addresses.len() >= self.max_addresses || !is_intact() {
                 return None;
             }
             route.addresses.push(source);
@@ -188,11 +187,14 @@ impl Router {
             inbox.push(source, destination, received.contents, received.stride);
             return None;
         }
-        let peer = PeerCredentials::from(&credentials);
         let slot = match self.admission.admit(now, source) {
-            Verdict::Admitted(slot) => slot,
+            Verdict::Admitted(slot) if is_intact() => slot,
             Verdict::Challenged => {
                 drop(table);
+                if !is_intact() {
+                    return None;
+                }
+                let peer = PeerCredentials::from(&credentials);
                 let challenge = self.admission.key().challenge(now, source, &peer);
                 let response = success(request, source, &credentials.local_pwd);
                 return Some(Stranger::Challenged {
@@ -201,8 +203,9 @@ impl Router {
                     datagrams: [challenge, response],
                 });
             }
-            Verdict::Dropped => return None,
+            Verdict::Admitted(_) | Verdict::Dropped => return None,
         };
+        let peer = PeerCredentials::from(&credentials);
         let inbox = Arc::new(Inbox::default());
         inbox.push(source, destination, received.contents, received.stride);
         let ufrag = credentials.local_ufrag.clone();

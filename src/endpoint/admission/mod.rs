@@ -18,7 +18,9 @@
 //!   neither.
 //!
 //! So a flood of forged sources costs work, but neither memory nor honest peers their turn: the rates of proven
-//! addresses are counted apart from those that a forger can use up. What real addresses can take is
+//! addresses are counted apart from those that a forger can use up. Beyond some thousand challenges
+//! a second only who repeats its check is challenged (see [`sightings`]), so that a flood costs little
+//! more than its reception. What real addresses can take is
 //! limited by the rate and the share of each prefix. Nobody who was admitted is ever evicted.
 
 use std::collections::{HashMap, VecDeque};
@@ -30,13 +32,19 @@ use tokio::time::Instant;
 
 pub(crate) mod challenge;
 mod rates;
+mod sightings;
 
 use challenge::ChallengeKey;
 pub use rates::RateLimit;
-use rates::{Prefix, Rates};
+use rates::{Bucket, Prefix, Rates};
+use sightings::Sightings;
 
 /// How long an answered challenge is remembered: the next checks of the peer are much closer.
 const PROOF_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Challenges of strangers that were never heard of. Honest ones are far fewer; answering these takes
+/// about a twentieth of a core.
+const CHALLENGES: RateLimit = RateLimit::new(Duration::from_micros(200), 1000);
 
 /// The limits, as configured.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +63,7 @@ pub(super) enum Verdict {
     Admitted(Slot),
     /// It has to show that it receives at its address.
     Challenged,
-    /// There is no room for it.
+    /// There is no room for it, or it has to ask again.
     Dropped,
 }
 
@@ -77,6 +85,8 @@ struct Book {
     unproven_rates: Rates,
     proven_rates: Rates,
     proofs: Proofs,
+    challenges: Bucket,
+    sightings: Sightings,
 }
 
 impl Admission {
@@ -92,6 +102,8 @@ impl Admission {
                 unproven_rates: rates(),
                 proven_rates: rates(),
                 proofs: Proofs::default(),
+                challenges: Bucket::default(),
+                sightings: Sightings::default(),
             }),
         }
     }
@@ -131,7 +143,11 @@ impl Admission {
         } else if book.taken >= limits.max_handshakes.div_ceil(2)
             || (!exempt && !book.unproven_rates.take(time, prefix))
         {
-            return Verdict::Challenged;
+            let book = &mut *book;
+            if book.challenges.take(time, CHALLENGES) || book.sightings.note(time, source) {
+                return Verdict::Challenged;
+            }
+            return Verdict::Dropped;
         }
         book.taken += 1;
         *book.by_prefix.entry(prefix).or_default() += 1;

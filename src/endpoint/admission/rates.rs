@@ -83,6 +83,22 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A single limit: the time at which it is empty again.
+#[derive(Debug, Default)]
+pub(super) struct Bucket(u64);
+
+impl Bucket {
+    /// Counts one at `now`; `false`, and not counted, if that is too soon.
+    pub(super) fn take(&mut self, now: Duration, limit: RateLimit) -> bool {
+        let (now, interval) = (nanos(now), nanos(limit.interval));
+        let has_room = self.0.saturating_sub(now) <= limit.capacity() - interval;
+        if has_room {
+            self.0 = self.0.max(now).saturating_add(interval);
+        }
+        has_room
+    }
+}
+
 /// Limits by prefix: by /32 or /56, and for IPv6 by /48 as well.
 #[derive(Debug)]
 pub(super) struct Rates {

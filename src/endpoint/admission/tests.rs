@@ -172,3 +172,28 @@ async fn an_old_answer_proves_nothing() {
     let later = then + Duration::from_secs(60);
     assert!(!admission.take_answer(later, source(1, 1), &answer));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    let mut verdicts = Vec::new();
+    for n in 0..20_000 {
+        verdicts.push(admission.admit(now, source(n, 1)));
+    }
+    let challenged = |verdicts: &[Verdict]| {
+        verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Challenged))
+            .count()
+    };
+    assert!((1000..1100).contains(&challenged(&verdicts)));
+    let newcomer = source(50_000, 1);
+    assert!(matches!(admission.admit(now, newcomer), Verdict::Dropped));
+    let again = now + Duration::from_millis(50);
+    while admission.book().challenges.take(again - now, CHALLENGES) {}
+    assert!(matches!(
+        admission.admit(again, newcomer),
+        Verdict::Challenged
+    ));
+}
