@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The listener is a process of its own, which sends a stream to this one all the time. The flood
-//! comes from sockets on as many addresses of 127.0.0.0/8 as it has datagrams, and goes to that listener alone.
+//! comes from sockets on many addresses of 127.0.0.0/8, and goes to that listener alone.
 //! Most of its datagrams are what costs a listener the most: STUN requests with credentials
 //! of their own and the right integrity, after which nothing follows. Loopback addresses have no
 //! rate limit by default, so that what holds is what is left: the bound on handshakes, and challenges.
@@ -14,7 +14,7 @@
 //! Every half second a newcomer connects. Prints one line of JSON:
 //! - `growth_mib`: how much the listener's resident memory grew, at most;
 //! - `calm_MBps`, `flood_MBps`, `after_MBps`, `ratio`: goodput before, during and after the flood, and the
-//!   second by the first;
+//!   second by the mean of the others, since other programs come and go;
 //! - `control_MBps`: goodput while the same datagrams go to a socket that nobody reads. On a machine
 //!   with few cores the flood takes time from everybody by being sent; this tells how much;
 //! - `newcomers`, `admitted`, `connect_p50_ms`, `connect_max_ms`: who wanted to connect during the flood.
@@ -22,7 +22,6 @@
 //! Exits with 1 if the listener grew by more than 16 MiB, the ratio is below 0.7, or a newcomer was
 //! kept out.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -48,8 +47,8 @@ const USAGE: &str = "usage: flood [--packets N] [--rate N] [--garbage PERCENT]
   --rate N            datagrams a second, at most 200000; default 20000
   --garbage PERCENT   how many of them are random bytes; default 10";
 
-/// Sockets of the flood that are open at once.
-const OPEN_SOCKETS: usize = 256;
+/// Sockets of the flood, each on an address of its own; fewer where a process may not have as many.
+const SOURCES: u32 = 2000;
 
 /// How long goodput is measured before and after.
 const CALM: Duration = Duration::from_secs(5);
@@ -137,6 +136,12 @@ impl Drop for Listener {
     }
 }
 
+/// What is sent, and from where.
+struct Flood {
+    datagrams: Vec<Vec<u8>>,
+    sources: Vec<UdpSocket>,
+}
+
 async fn flood(arguments: Arguments) -> Result<bool> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("listen")
@@ -154,7 +159,10 @@ async fn flood(arguments: Arguments) -> Result<bool> {
     }
 
     // Before anything is measured: the memory of this is ours.
-    let datagrams = Arc::new(make_datagrams(arguments));
+    let flood = Arc::new(Flood {
+        datagrams: make_datagrams(arguments),
+        sources: bind_sources(),
+    });
     let dialler = Endpoint::builder().dial_only()?;
     let connection = dialler.connect(&address).await?;
     let received = Arc::new(AtomicU64::new(0));
@@ -164,8 +172,8 @@ async fn flood(arguments: Arguments) -> Result<bool> {
     let calm = goodput(&received, sleep(CALM)).await;
 
     let sink = UdpSocket::bind("127.0.0.1:0")?;
-    let third = datagrams.len() / 3;
-    let control = send(&datagrams, third, arguments.rate, sink.local_addr()?);
+    let third = flood.datagrams.len() / 3;
+    let control = send(&flood, third, arguments.rate, sink.local_addr()?);
     let control = goodput(&received, control).await;
     drop(sink);
 
@@ -178,9 +186,9 @@ async fn flood(arguments: Arguments) -> Result<bool> {
         address.clone(),
         Arc::clone(&done),
     ));
-    let count = datagrams.len();
+    let count = flood.datagrams.len();
     let begin = Instant::now();
-    let sending = send(&datagrams, count, arguments.rate, address.socket_addr());
+    let sending = send(&flood, count, arguments.rate, address.socket_addr());
     let during = goodput(&received, sending).await;
     let seconds = begin.elapsed().as_secs_f64();
     done.store(true, Ordering::Relaxed);
@@ -199,12 +207,13 @@ async fn flood(arguments: Arguments) -> Result<bool> {
             .map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
     };
     let growth = (most.load(Ordering::Relaxed) - before) as f64 / 1024.0;
-    let ratio = during / calm;
+    let ratio = during / ((calm + after) / 2.0);
     println!(
-        "{{\"packets\":{count},\"sources\":{count},\"flood_seconds\":{seconds:.1},\
+        "{{\"packets\":{count},\"sources\":{},\"flood_seconds\":{seconds:.1},\
          \"growth_mib\":{growth:.1},\"calm_MBps\":{calm:.1},\"control_MBps\":{control:.1},\
          \"flood_MBps\":{during:.1},\"after_MBps\":{after:.1},\"ratio\":{ratio:.2},\
          \"newcomers\":{tried},\"admitted\":{},\"connect_p50_ms\":{:.1},\"connect_max_ms\":{:.1}}}",
+        flood.sources.len(),
         connects.len(),
         milliseconds(connects.len() / 2),
         milliseconds(connects.len().wrapping_sub(1)),
@@ -301,29 +310,27 @@ fn make_datagrams(arguments: Arguments) -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// Sends the first `count` datagrams to `target`, each from an address of its own, on a thread of its own.
-async fn send(datagrams: &Arc<Vec<Vec<u8>>>, count: usize, rate: u32, target: SocketAddr) {
-    let datagrams = Arc::clone(datagrams);
+/// Sockets on 127.1.0.1 onwards, as many as there may be.
+fn bind_sources() -> Vec<UdpSocket> {
+    (0..SOURCES)
+        .map_while(|n| UdpSocket::bind((Ipv4Addr::from(0x7f01_0001 + n), 0)).ok())
+        .collect()
+}
+
+/// Sends the first `count` datagrams to `target`, from one source after another, on a thread of its own.
+async fn send(flood: &Arc<Flood>, count: usize, rate: u32, target: SocketAddr) {
+    let flood = Arc::clone(flood);
     let sending = tokio::task::spawn_blocking(move || {
-        let mut open = VecDeque::new();
         let begin = Instant::now();
-        for (n, datagram) in datagrams.iter().take(count).enumerate() {
+        let sources = flood.sources.iter().cycle();
+        for (n, (datagram, source)) in flood.datagrams.iter().zip(sources).take(count).enumerate() {
             let due = begin + Duration::from_secs_f64(n as f64 / f64::from(rate));
             // In bursts of a millisecond: nobody sleeps more precisely.
             let early = due.saturating_duration_since(Instant::now());
             if early > Duration::from_millis(1) {
                 thread::sleep(early);
             }
-            // 127.1.0.1 onwards.
-            let host = Ipv4Addr::from(0x7f01_0001 + n as u32);
-            let Ok(socket) = UdpSocket::bind((host, 0)) else {
-                continue;
-            };
-            let _ = socket.send_to(datagram, target);
-            open.push_back(socket);
-            if open.len() > OPEN_SOCKETS {
-                open.pop_front();
-            }
+            let _ = source.send_to(datagram, target);
         }
     });
     if let Err(error) = sending.await {

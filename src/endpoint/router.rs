@@ -168,7 +168,8 @@ impl Router {
         let source = received.source;
         let message = parse_request(first)?;
         let request = transaction(first)?;
-        let credentials = parse_username(message.username()?)
+        let username = message.username()?;
+        let credentials = parse_username(username)
             .inspect_err(|error| {
                 tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
             })
@@ -187,7 +188,7 @@ impl Router {
             inbox.push(source, destination, received.contents, received.stride);
             return None;
         }
-        let slot = match self.admission.admit(now, source) {
+        let slot = match self.admission.admit(now, source, username) {
             Verdict::Admitted(slot) if is_intact() => slot,
             Verdict::Challenged => {
                 drop(table);

@@ -122,8 +122,13 @@ impl Admission {
         ip.to_canonical().is_loopback() && !self.limits.limit_loopback
     }
 
-    /// Decides about a first contact from `source`.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant, source: SocketAddr) -> Verdict {
+    /// Decides about a first contact from `source` with this USERNAME.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        now: Instant,
+        source: SocketAddr,
+        username: &str,
+    ) -> Verdict {
         let limits = &self.limits;
         let exempt = self.is_exempt(source.ip());
         let prefix = Prefix::of(source.ip());
@@ -144,7 +149,8 @@ impl Admission {
             || (!exempt && !book.unproven_rates.take(time, prefix))
         {
             let book = &mut *book;
-            if book.challenges.take(time, CHALLENGES) || book.sightings.note(time, source) {
+            if book.challenges.take(time, CHALLENGES) || book.sightings.note(time, source, username)
+            {
                 return Verdict::Challenged;
             }
             return Verdict::Dropped;

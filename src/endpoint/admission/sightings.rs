@@ -1,8 +1,8 @@
 //! Which strangers have been heard of lately, in constant memory.
 //!
 //! Answering a flood costs more than receiving it: two HMACs and two datagrams each. A dialler that gets no
-//! answer sends its check again after 50 to 500 ms; a flood of forged sources has each of them once, or pays
-//! twice. So beyond a rate only who has been heard of before is answered. Two Bloom filters take
+//! answer sends its check again after 50 to 500 ms, with the same USERNAME; a flood has each once, or
+//! pays twice. So beyond a rate only who has been heard of before is answered. Two Bloom filters take
 //! turns, which forgets everything by the clock.
 
 use std::hash::{BuildHasher, RandomState};
@@ -29,14 +29,14 @@ pub(super) struct Sightings {
 impl Sightings {
     /// Notes that a stranger was heard of at `now`, a time since any fixed instant. Returns whether it has been
     /// before.
-    pub(super) fn note(&mut self, now: Duration, source: SocketAddr) -> bool {
+    pub(super) fn note(&mut self, now: Duration, source: SocketAddr, username: &str) -> bool {
         self.turn_over(now);
         if self.current.is_empty() {
             // With the first flood, so that calm endpoints do without.
             self.current = vec![0; WORDS as usize];
             self.previous = vec![0; WORDS as usize];
         }
-        let hash = self.keys.hash_one(source);
+        let hash = self.keys.hash_one((source, username));
         let bits = [hash as u32, (hash >> 32) as u32].map(|half| {
             let word = (u64::from(half) >> 6) % WORDS;
             // Below WORDS, and so below usize::MAX.
@@ -81,10 +81,20 @@ mod tests {
     fn a_stranger_is_known_the_second_time_for_a_while() {
         let mut sightings = Sightings::default();
         let at = Duration::from_millis;
-        assert!(!sightings.note(at(1900), source(1)));
-        assert!(sightings.note(at(1950), source(1)));
-        assert!(sightings.note(at(2200), source(1)), "in the next turn too");
-        assert!(!sightings.note(at(9000), source(1)), "but not for ever");
+        assert!(!sightings.note(at(1900), source(1), "a"));
+        assert!(
+            !sightings.note(at(1940), source(1), "b"),
+            "not another of there"
+        );
+        assert!(sightings.note(at(1950), source(1), "a"));
+        assert!(
+            sightings.note(at(2200), source(1), "a"),
+            "in the next turn too"
+        );
+        assert!(
+            !sightings.note(at(9000), source(1), "a"),
+            "but not for ever"
+        );
     }
 
     #[test]
@@ -92,10 +102,10 @@ mod tests {
         let mut sightings = Sightings::default();
         let now = Duration::from_secs(1);
         let familiar = (0..100_000)
-            .filter(|n| sightings.note(now, source(*n)))
+            .filter(|n| sightings.note(now, source(*n), "a"))
             .count();
         assert!(familiar < 3000, "{familiar}");
-        assert!((0..100_000).all(|n| sightings.note(now, source(n))));
+        assert!((0..100_000).all(|n| sightings.note(now, source(n), "a")));
         assert_eq!(sightings.current.len() + sightings.previous.len(), 2 << 14);
     }
 }

@@ -45,7 +45,7 @@ async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() 
     let now = Instant::now();
     let mut slots = Vec::new();
     for n in 0..1000 {
-        match admission.admit(now, source(n, 1)) {
+        match admission.admit(now, source(n, 1), "a:b") {
             Verdict::Admitted(slot) => slots.push(slot),
             Verdict::Challenged => {}
             Verdict::Dropped => panic!("nobody is turned away unheard"),
@@ -54,17 +54,17 @@ async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() 
     assert_eq!(slots.len(), 8);
     for n in 2000..2008 {
         prove(&admission, now, source(n, 1));
-        slots.push(admitted(admission.admit(now, source(n, 1))));
+        slots.push(admitted(admission.admit(now, source(n, 1), "a:b")));
     }
     assert_eq!(slots.len(), 16);
     prove(&admission, now, source(3000, 1));
     assert!(matches!(
-        admission.admit(now, source(3000, 1)),
+        admission.admit(now, source(3000, 1), "a:b"),
         Verdict::Dropped
     ));
     slots.clear();
     assert!(admission.is_idle());
-    admitted(admission.admit(now, source(4000, 1)));
+    admitted(admission.admit(now, source(4000, 1), "a:b"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,16 +74,16 @@ async fn one_prefix_gets_its_share_of_the_handshakes_only() {
     let admission = admission(limits);
     let now = Instant::now();
     let slots: Vec<_> = (0..4)
-        .map(|port| admitted(admission.admit(now, source(1, port))))
+        .map(|port| admitted(admission.admit(now, source(1, port), "a:b")))
         .collect();
     prove(&admission, now, source(1, 9));
     assert!(matches!(
-        admission.admit(now, source(1, 9)),
+        admission.admit(now, source(1, 9), "a:b"),
         Verdict::Dropped
     ));
-    let other = admitted(admission.admit(now, source(2, 9)));
+    let other = admitted(admission.admit(now, source(2, 9), "a:b"));
     drop(slots);
-    admitted(admission.admit(now, source(1, 9)));
+    admitted(admission.admit(now, source(1, 9), "a:b"));
     drop(other);
     assert!(admission.is_idle());
 }
@@ -93,29 +93,29 @@ async fn a_forger_who_uses_up_the_rate_of_a_prefix_does_not_shut_it_out() {
     let admission = admission(LIMITS);
     let now = Instant::now();
     for port in 0..3 {
-        admitted(admission.admit(now, source(1, port)));
+        admitted(admission.admit(now, source(1, port), "a:b"));
     }
     assert!(matches!(
-        admission.admit(now, source(1, 3)),
+        admission.admit(now, source(1, 3), "a:b"),
         Verdict::Challenged
     ));
     // The real one answers, and has a rate of its own, which ends as well.
     for port in 4..7 {
         assert!(matches!(
-            admission.admit(now, source(1, port)),
+            admission.admit(now, source(1, port), "a:b"),
             Verdict::Challenged
         ));
         prove(&admission, now, source(1, port));
-        admitted(admission.admit(now, source(1, port)));
+        admitted(admission.admit(now, source(1, port), "a:b"));
     }
     prove(&admission, now, source(1, 8));
     assert!(matches!(
-        admission.admit(now, source(1, 8)),
+        admission.admit(now, source(1, 8), "a:b"),
         Verdict::Dropped
     ));
     let later = now + Duration::from_secs(5);
     prove(&admission, later, source(1, 8));
-    admitted(admission.admit(later, source(1, 8)));
+    admitted(admission.admit(later, source(1, 8), "a:b"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +127,9 @@ async fn loopback_is_exempt_unless_it_is_not_to_be() {
             ..LIMITS
         });
         let now = Instant::now();
-        let slots: Vec<_> = (0..7).map(|_| admission.admit(now, loopback)).collect();
+        let slots: Vec<_> = (0..7)
+            .map(|_| admission.admit(now, loopback, "a:b"))
+            .collect();
         let admitted = slots
             .iter()
             .filter(|verdict| matches!(verdict, Verdict::Admitted(_)))
@@ -179,7 +181,7 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
     let now = Instant::now();
     let mut verdicts = Vec::new();
     for n in 0..20_000 {
-        verdicts.push(admission.admit(now, source(n, 1)));
+        verdicts.push(admission.admit(now, source(n, 1), "a:b"));
     }
     let challenged = |verdicts: &[Verdict]| {
         verdicts
@@ -189,11 +191,14 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
     };
     assert!((1000..1100).contains(&challenged(&verdicts)));
     let newcomer = source(50_000, 1);
-    assert!(matches!(admission.admit(now, newcomer), Verdict::Dropped));
+    assert!(matches!(
+        admission.admit(now, newcomer, "a:b"),
+        Verdict::Dropped
+    ));
     let again = now + Duration::from_millis(50);
     while admission.book().challenges.take(again - now, CHALLENGES) {}
     assert!(matches!(
-        admission.admit(again, newcomer),
+        admission.admit(again, newcomer, "a:b"),
         Verdict::Challenged
     ));
 }
