@@ -38,7 +38,7 @@ pub use connection::{
 };
 pub use endpoint::{
     BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, Incoming,
-    Security,
+    RateLimit, Security,
 };
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;

@@ -63,6 +63,12 @@ pub enum CarrierEvent {
         /// The channel.
         channel: ChannelId,
     },
+    /// The carrier can not be used much longer: the connection is to be closed in an orderly way, for
+    /// this cause.
+    Expiring {
+        /// What [`Connection::closed`](crate::Connection::closed) tells.
+        cause: ConnectionError,
+    },
     /// A channel was closed by the peer, or its closing by [`Carrier::close_channel`] is complete.
     ///
     /// What arrived before stays readable until it was read.

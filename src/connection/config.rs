@@ -84,6 +84,22 @@ pub struct Config {
     /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
     /// and go-libp2p.
     pub max_inbound_substreams: usize,
+    /// How long an inbound substream waits for [`Connection::accept`](crate::Connection::accept), once its
+    /// protocol is agreed on, before it is reset with
+    /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 30 s. Answers
+    /// applications that have stopped accepting, and whose peers would wait for ever.
+    pub accept_timeout: Duration,
+    /// Inbound substreams that the peer may end, or have refused, within
+    /// [`Config::UNUSED_WINDOW`] before the application has accepted, read or written anything on
+    /// them. With more the connection is closed with
+    /// [`ConnectionError::TooManyUnusedSubstreams`](crate::ConnectionError::TooManyUnusedSubstreams).
+    /// Default: 1 000. Answers peers that open and reset in a loop, as the "rapid reset" of HTTP/2
+    /// (CVE-2023-44487), which no limit on substreams that are open at once notices.
+    pub max_unused_substreams: u32,
+    /// How long a connection may have no substream before it is closed, as
+    /// [`ConnectionError::Idle`](crate::ConnectionError::Idle). Default: `None`, never: a dead peer is
+    /// noticed in any case, by its carrier. Answers peers that connect and then want nothing.
+    pub idle_timeout: Option<Duration>,
     /// When FIN is answered. Default: always. [`Connection::set_fin_ack`](crate::Connection::set_fin_ack)
     /// changes it later.
     pub fin_ack: FinAckPolicy,
@@ -107,6 +123,9 @@ impl Default for Config {
             max_frame: MAX_FRAME,
             max_frame_without_credit: 8192,
             max_inbound_substreams: 256,
+            accept_timeout: Duration::from_secs(30),
+            max_unused_substreams: 1000,
+            idle_timeout: None,
             fin_ack: FinAckPolicy::default(),
             negotiation: Negotiation::default(),
             protocols: Vec::new(),
@@ -139,6 +158,9 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The time over which [`Config::max_unused_substreams`] is counted.
+    pub const UNUSED_WINDOW: Duration = Duration::from_secs(10);
+
     /// Smallest frame worth its header.
     const MIN_FRAME: usize = 64;
 
@@ -148,6 +170,11 @@ impl Config {
             ("fin_ack_timeout", self.fin_ack_timeout),
             ("teardown_timeout", self.teardown_timeout),
             ("open_timeout", self.open_timeout),
+            ("accept_timeout", self.accept_timeout),
+            (
+                "idle_timeout",
+                self.idle_timeout.unwrap_or(Duration::from_secs(1)),
+            ),
         ];
         for (name, value) in timeouts {
             if value.is_zero() {

@@ -18,7 +18,14 @@ pub(crate) enum DeadlineKind {
     Teardown,
     /// The peer has had its time to show credit.
     Credit,
+    /// The application has had its time to accept.
+    Accept,
+    /// The connection has been without substreams for long enough. On [`NO_CHANNEL`].
+    Idle,
 }
+
+/// Stands for the connection as a whole.
+pub(super) const NO_CHANNEL: ChannelId = ChannelId::new(u64::MAX);
 
 /// One deadline, in the order of time. Two of the same kind on one channel never coexist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

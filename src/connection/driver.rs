@@ -15,15 +15,16 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::config::Negotiation;
-use super::deadlines::{Deadline, DeadlineKind, Deadlines};
+use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
+use super::unused::UnusedSubstreams;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::message::{DecodeError, Flag, FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
-    Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, WriteState,
+    Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState,
 };
 
 /// Rounds of work before the driver lets other tasks run.
@@ -62,6 +63,8 @@ pub(super) struct Entry {
     pub(super) teardown_deadline: Option<Deadline>,
     /// How long a silent peer is waited for before it counts as one that knows no credit.
     pub(super) credit_deadline: Option<Deadline>,
+    /// How long the application has to accept it.
+    pub(super) accept_deadline: Option<Deadline>,
 }
 
 impl Entry {
@@ -79,6 +82,7 @@ impl Entry {
             fin_ack_deadline: None,
             teardown_deadline: None,
             credit_deadline: None,
+            accept_deadline: None,
         }
     }
 }
@@ -142,6 +146,10 @@ pub(super) struct Core<C> {
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
     pub(super) peer_knows_credit: bool,
+    /// Counts what the peer opens in vain.
+    pub(super) unused: UnusedSubstreams,
+    /// Set while there are no substreams.
+    idle_deadline: Option<Deadline>,
     /// Inbound substreams whose protocol is being negotiated.
     pub(super) negotiations: Negotiations,
     /// Taken ready queue; kept for its allocation.
@@ -181,6 +189,8 @@ impl<C: Carrier> Driver<C> {
                 blocked: VecDeque::new(),
                 busy: false,
                 peer_knows_credit,
+                unused: UnusedSubstreams::default(),
+                idle_deadline: None,
                 negotiations: Negotiations::default(),
                 batch: Vec::new(),
                 scratch: BytesMut::with_capacity(64),
@@ -205,7 +215,8 @@ impl<C: Carrier> Future for Driver<C> {
                 Ok(false) => {}
                 Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
                     // The carrier ends because we close it.
-                    return Poll::Ready(turn.end(ConnectionError::ClosedLocally));
+                    let cause = turn.core.link.closing_cause();
+                    return Poll::Ready(turn.end(cause));
                 }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
             }
@@ -259,6 +270,10 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.open_requested();
         moved |= self.service_ready();
         moved |= self.write_data();
+        self.watch_idleness();
+        if self.core.unused.too_many(&self.core.link.config) {
+            return Err(ConnectionError::TooManyUnusedSubstreams);
+        }
         moved |= self.begin_closing();
         self.core
             .link
@@ -266,6 +281,26 @@ impl<C: Carrier> Turn<'_, C> {
             .substreams
             .set(self.core.substreams.len() as u64);
         Ok(moved)
+    }
+
+    /// Keeps the idle deadline set as long as there are no substreams.
+    fn watch_idleness(&mut self) {
+        let Some(timeout) = self.core.link.config.idle_timeout else {
+            return;
+        };
+        let is_idle = self.core.substreams.is_empty() && self.core.phase == Phase::Running;
+        match (is_idle, self.core.idle_deadline) {
+            (true, None) => {
+                let kind = DeadlineKind::Idle;
+                let deadline = self.deadlines.as_mut().set(NO_CHANNEL, kind, timeout);
+                self.core.idle_deadline = Some(deadline);
+            }
+            (false, Some(deadline)) => {
+                self.deadlines.as_mut().cancel(deadline);
+                self.core.idle_deadline = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
     }
 
     // Input.
@@ -288,6 +323,7 @@ impl<C: Carrier> Turn<'_, C> {
                 }
             }
             CarrierEvent::Delivered { channel } => self.on_delivered(channel),
+            CarrierEvent::Expiring { cause } => self.core.link.begin_close_for(cause),
             CarrierEvent::Closed { channel } => {
                 self.read_channel(channel, true);
                 if let Some(entry) = self.core.substreams.get(&channel) {
@@ -303,6 +339,7 @@ impl<C: Carrier> Turn<'_, C> {
             return self.refuse(channel, code::SHUTDOWN);
         }
         if self.core.inbound >= self.core.link.config.max_inbound_substreams {
+            self.core.unused.count();
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
         let substream = self.insert(channel, Origin::Peer);
@@ -341,7 +378,17 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn on_negotiated(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Agreed(substream) => self.core.link.push_accepted(substream),
+            Outcome::Agreed(substream) => {
+                let channel = substream.shared().id;
+                substream.shared().set_usage(Usage::Waiting);
+                let timeout = self.core.link.config.accept_timeout;
+                if let Some(entry) = self.core.substreams.get_mut(&channel) {
+                    let kind = DeadlineKind::Accept;
+                    entry.accept_deadline =
+                        Some(self.deadlines.as_mut().set(channel, kind, timeout));
+                }
+                self.core.link.push_accepted(substream);
+            }
             Outcome::Failed(substream, reason) => {
                 tracing::debug!(
                     target: "anabranch::connection",
@@ -495,6 +542,10 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_deadline(&mut self, deadline: Deadline) {
+        if deadline.kind == DeadlineKind::Idle {
+            self.core.idle_deadline = None;
+            return self.core.link.begin_close_for(ConnectionError::Idle);
+        }
         let Some(entry) = self.core.substreams.get_mut(&deadline.channel) else {
             return;
         };
@@ -520,6 +571,13 @@ impl<C: Carrier> Turn<'_, C> {
                 }
                 // Else only the FIN_ACK is missing: its own deadline ends that.
             }
+            DeadlineKind::Accept => {
+                entry.accept_deadline = None;
+                if let Some(substream) = self.core.link.take_unaccepted(deadline.channel) {
+                    substream.reset(code::RESOURCE_LIMIT);
+                }
+            }
+            DeadlineKind::Idle => {}
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {
                 entry.credit_deadline = None;

@@ -9,21 +9,44 @@ pub enum ConnectionError {
     /// This side closed it, or dropped every handle to it.
     #[error("closed locally")]
     ClosedLocally,
+    /// This side closed it with [`Connection::close_with`](crate::Connection::close_with).
+    #[error("closed locally: {reason} (code {code:#x})")]
+    ClosedWith {
+        /// The code that was given.
+        code: u32,
+        /// The reason that was given.
+        reason: String,
+    },
     /// The peer closed it.
     #[error("closed by the peer")]
     ClosedByPeer,
     /// Nothing came from the peer for too long.
     #[error("the peer does not answer any more")]
     TimedOut,
+    /// Nothing was carried for [`Config::idle_timeout`](crate::Config::idle_timeout), and this side
+    /// closed it.
+    #[error("closed for idleness")]
+    Idle,
+    /// The peer opened substreams and ended them unused, more often than
+    /// [`Config::max_unused_substreams`](crate::Config::max_unused_substreams).
+    #[error("the peer opens substreams and ends them unused, all the time")]
+    TooManyUnusedSubstreams,
+    /// The DTLS 1.2 connection has carried as much as it may; see
+    /// [`EndpointConfig::max_dtls12_bytes`](crate::EndpointConfig::max_dtls12_bytes).
+    #[error("the keys of the DTLS 1.2 connection have been used enough")]
+    KeysUsedUp,
     /// The carrier failed.
     #[error("the carrier failed: {0}")]
     Carrier(String),
 }
 
 impl ConnectionError {
-    /// Whether the connection ended because one side wanted it to.
+    /// Whether the connection ended because one side wanted it to, and nothing was wrong.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::ClosedLocally | Self::ClosedByPeer)
+        matches!(
+            self,
+            Self::ClosedLocally | Self::ClosedWith { .. } | Self::ClosedByPeer | Self::Idle
+        )
     }
 }
 

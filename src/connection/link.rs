@@ -10,7 +10,8 @@ use tokio::sync::{Notify, oneshot};
 use super::config::{Config, FinAckPolicy};
 use super::error::{ConnectionError, OpenError};
 use super::stats::Counters;
-use crate::substream::{Shared, Substream};
+use crate::carrier::ChannelId;
+use crate::substream::{Shared, Substream, Usage};
 
 /// A request to open a channel, and where the substream goes.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Link {
     driver: AtomicWaker,
     /// Set when the application, or the last handle, closes the connection.
     closing: AtomicBool,
+    /// Why this side closes it, if that has a name; set once, before `closing`.
+    closing_cause: OnceLock<ConnectionError>,
     /// Set by the driver while a channel is left unread until its reader takes something.
     held_back: AtomicBool,
     /// Why the connection ended; set once, before anybody is woken for it.
@@ -65,6 +68,7 @@ impl Link {
             accept: Notify::new(),
             driver: AtomicWaker::new(),
             closing: AtomicBool::new(false),
+            closing_cause: OnceLock::new(),
             held_back: AtomicBool::new(false),
             cause: OnceLock::new(),
             ended: Notify::new(),
@@ -143,6 +147,14 @@ impl Link {
         drop(substream);
     }
 
+    /// Takes a substream out that nobody has accepted; `None` if somebody has. It is among the
+    /// first, because all wait equally long.
+    pub(crate) fn take_unaccepted(&self, channel: ChannelId) -> Option<Substream> {
+        let mut accepted = lock(&self.accepted);
+        let position = accepted.iter().position(|s| s.shared().id == channel)?;
+        accepted.remove(position)
+    }
+
     /// The next accepted substream; `Ok(None)` after an orderly end. Cancel safe.
     pub(crate) async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
         loop {
@@ -160,6 +172,7 @@ impl Link {
                 next
             };
             if let Some(substream) = next {
+                substream.shared().set_usage(Usage::Accepted);
                 return Ok(Some(substream));
             }
             match self.cause.get() {
@@ -172,8 +185,22 @@ impl Link {
     }
 
     pub(crate) fn begin_close(&self) {
+        self.begin_close_for(ConnectionError::ClosedLocally);
+    }
+
+    /// Closes for a reason that has a name. The first one counts.
+    pub(crate) fn begin_close_for(&self, cause: ConnectionError) {
+        let _ = self.closing_cause.set(cause);
         self.closing.store(true, Ordering::Release);
         self.driver.wake();
+    }
+
+    /// Why this side closes the connection.
+    pub(crate) fn closing_cause(&self) -> ConnectionError {
+        self.closing_cause
+            .get()
+            .cloned()
+            .unwrap_or(ConnectionError::ClosedLocally)
     }
 
     pub(crate) fn is_closing(&self) -> bool {

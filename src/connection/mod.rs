@@ -21,6 +21,7 @@ mod link_tests;
 mod negotiate;
 mod output;
 mod stats;
+mod unused;
 
 pub use config::{Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
@@ -140,6 +141,20 @@ impl Connection {
     /// The close goes on if the future is dropped.
     pub async fn close(&self) {
         self.link.begin_close();
+        self.link.ended().await;
+    }
+
+    /// As [`Connection::close`], and says why. The code goes to the peer in the STOP_SENDING of every
+    /// substream that it still writes to; for the connection as a whole WebRTC has no message
+    /// that could carry them, so the peer sees [`ConnectionError::ClosedByPeer`]. On this side
+    /// [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams tell both, as
+    /// [`ConnectionError::ClosedWith`].
+    ///
+    /// The first close counts. Cancel safety as [`Connection::close`].
+    pub async fn close_with(&self, code: u32, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.link
+            .begin_close_for(ConnectionError::ClosedWith { code, reason });
         self.link.ended().await;
     }
 

@@ -10,13 +10,24 @@ use super::error::{ConnectionError, OpenError};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::message::{DATA_TAILROOM, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
-use crate::substream::{ChannelState, Event, ReadState, Shared, WriteState};
+use crate::substream::{ChannelState, Ended, Event, ReadState, Shared, Usage, WriteState};
 
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
 
 /// Queues shorter than this are not worth clearing of substreams that are gone.
 const MIN_QUEUE_TO_CLEAR: usize = 64;
+
+/// Whether a substream of the peer that ends now has been nothing but work: the peer ended it before
+/// the application used it, or it was refused before the application heard of it.
+fn is_wasted(shared: &Shared) -> bool {
+    match (shared.usage(), shared.state().end()) {
+        (Usage::Used, _) => false,
+        (_, Some(Ended::ResetByPeer | Ended::Closed)) => true,
+        (Usage::Negotiating, Some(Ended::ResetLocally)) => true,
+        _ => false,
+    }
+}
 
 impl<C: Carrier> Core<C> {
     /// The longest frame that the peer can be trusted to read.
@@ -389,12 +400,16 @@ impl<C: Carrier> Turn<'_, C> {
             entry.fin_ack_deadline,
             entry.teardown_deadline,
             entry.credit_deadline,
+            entry.accept_deadline,
         ];
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
         if entry.origin == Origin::Peer {
             self.core.inbound -= 1;
+            if is_wasted(&entry.shared) {
+                self.core.unused.count();
+            }
         }
         if entry.held_back {
             self.release_hold();
@@ -424,9 +439,13 @@ impl<C: Carrier> Turn<'_, C> {
         let until = deadline_after(link.config.teardown_timeout);
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
+        let stop_code = match self.core.link.closing_cause() {
+            ConnectionError::ClosedWith { code, .. } => code,
+            _ => code::SHUTDOWN,
+        };
         for entry in self.core.substreams.values() {
             entry.shared.apply(Event::Shutdown);
-            entry.shared.stop(code::SHUTDOWN);
+            entry.shared.stop(stop_code);
         }
         true
     }
@@ -448,7 +467,7 @@ impl<C: Carrier> Turn<'_, C> {
             Phase::ClosingCarrier { .. } => {
                 // Asked in any case, so that the peer is told even if the time is over.
                 if self.core.carrier.poll_close(cx).is_ready() || expired {
-                    return Poll::Ready(Some(ConnectionError::ClosedLocally));
+                    return Poll::Ready(Some(self.core.link.closing_cause()));
                 }
                 Poll::Pending
             }

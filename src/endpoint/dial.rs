@@ -23,7 +23,7 @@ pub(super) async fn dial(
     address: &Address,
     version: Version,
 ) -> Result<Connection, ConnectError> {
-    let registration = endpoint.register().ok_or(ConnectError::EndpointClosed)?;
+    let registration = endpoint.register()?;
     if address.certhashes().is_empty() {
         return Err(ConnectError::MissingCerthash);
     }
@@ -38,6 +38,7 @@ pub(super) async fn dial(
 
     let credentials = ClientCredentials::generate(version);
     let config = &endpoint.config;
+    let refusal_password = credentials.remote_pwd.clone();
     let setup = EngineSetup {
         role: Role::Client,
         certificate: &endpoint.certificate,
@@ -55,7 +56,9 @@ pub(super) async fn dial(
             cause,
         }
     })?;
-    let carrier = WebRtcCarrier::new(engine, socket, Source::Socket, local, config.max_in_flight);
+    let mut carrier =
+        WebRtcCarrier::new(engine, socket, Source::Socket, local, config.max_in_flight);
+    carrier.expect_refusal(refusal_password);
     let expectations = Expectations {
         role: Role::Client,
         certhashes: address.certhashes(),

@@ -85,6 +85,15 @@ pub enum ConnectError {
         /// Why it ended.
         cause: ConnectionError,
     },
+    /// The listener answered that it does not want this peer, or no more of them now.
+    #[error("the listener refused")]
+    Refused,
+    /// This endpoint has as many connections as it may.
+    #[error("the endpoint has {max} connections, and may have no more")]
+    TooManyConnections {
+        /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
+        max: usize,
+    },
     /// The endpoint is closed.
     #[error("the endpoint is closed")]
     EndpointClosed,
@@ -103,6 +112,8 @@ impl From<ConnectError> for io::Error {
             ConnectError::HandshakeAborted | ConnectError::Ended { .. } => {
                 io::ErrorKind::ConnectionAborted
             }
+            ConnectError::Refused => io::ErrorKind::ConnectionRefused,
+            ConnectError::TooManyConnections { .. } => io::ErrorKind::QuotaExceeded,
             ConnectError::EndpointClosed => io::ErrorKind::NotConnected,
         };
         Self::new(kind, error)

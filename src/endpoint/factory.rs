@@ -30,6 +30,23 @@ impl SocketFactory {
         })
     }
 
+    /// Binds up to `count` sockets to one address; fewer, but at least one, where the system can
+    /// not. Must be called within a tokio runtime.
+    pub(super) fn bind_many(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> io::Result<Vec<Arc<dyn DatagramSocket>>> {
+        match self {
+            #[cfg(unix)]
+            Self::System if count > 1 => Ok(UdpDatagramSocket::bind_many(address, count)?
+                .into_iter()
+                .map(|socket| Arc::new(socket) as Arc<dyn DatagramSocket>)
+                .collect()),
+            _ => Ok(vec![self.bind(address)?]),
+        }
+    }
+
     /// The local address that is sent from towards `remote`.
     ///
     /// ICE needs a candidate with a real address, so a wildcard does not do.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
@@ -13,6 +14,10 @@ use bytes::Bytes;
 /// More than the receive window that SCTP announces (1 MiB), so that a peer that keeps to it loses
 /// nothing.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// The same before the peer is authenticated. A handshake is a dozen datagrams, and strangers have
+/// as many inboxes as handshakes may be under way.
+const MAX_EARLY_BYTES: usize = 32 * 1024;
 
 /// Fixed cost of an entry, so that tiny datagrams are bounded too.
 const ENTRY_COST: usize = 128;
@@ -33,10 +38,21 @@ struct Queue {
 }
 
 /// A bounded queue from the task of a listener to the task of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
+    max_bytes: AtomicUsize,
     waker: AtomicWaker,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            max_bytes: AtomicUsize::new(MAX_EARLY_BYTES),
+            waker: AtomicWaker::new(),
+        }
+    }
 }
 
 impl Inbox {
@@ -56,7 +72,8 @@ impl Inbox {
         {
             let mut queue = self.lock();
             let cost = contents.len() + ENTRY_COST;
-            if queue.closed || queue.bytes + cost > MAX_BYTES {
+            let max_bytes = self.max_bytes.load(Ordering::Relaxed);
+            if queue.closed || queue.bytes + cost > max_bytes {
                 return;
             }
             queue.bytes += cost;
@@ -68,6 +85,11 @@ impl Inbox {
             });
         }
         self.waker.wake();
+    }
+
+    /// The peer is authenticated: more may wait for the connection.
+    pub(crate) fn authenticated(&self) {
+        self.max_bytes.store(MAX_BYTES, Ordering::Relaxed);
     }
 
     /// Hands what waits to `feed`; `false` when nothing did, and then a wake-up is arranged.
@@ -136,8 +158,22 @@ mod tests {
     }
 
     #[test]
+    fn little_waits_before_the_peer_is_authenticated() {
+        let inbox = Inbox::default();
+        for _ in 0..1000 {
+            inbox.push(addr(1), addr(9), &[0; 1200], 1200);
+        }
+        let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
+        assert!(
+            (30_000 - 2400..=MAX_EARLY_BYTES).contains(&waiting),
+            "{waiting}"
+        );
+    }
+
+    #[test]
     fn a_full_inbox_drops_what_comes_and_takes_more_once_it_is_read() {
         let inbox = Inbox::default();
+        inbox.authenticated();
         for _ in 0..100 {
             inbox.push(addr(1), addr(9), &[0; 64_000], 1200);
         }
@@ -153,6 +189,7 @@ mod tests {
     #[test]
     fn many_tiny_datagrams_are_bounded_too() {
         let inbox = Inbox::default();
+        inbox.authenticated();
         for _ in 0..1_000_000 {
             inbox.push(addr(1), addr(9), &[0], 1);
         }

@@ -4,16 +4,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Poll, ready};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
+use super::admission::challenge::refusal;
 use super::error::ConnectError;
-use super::router::{FirstContact, Router};
-use super::socket::DatagramSocket;
+use super::router::{FirstContact, Router, Stranger};
+use super::socket::{DatagramSocket, Outgoing};
 use crate::connection::Connection;
 use crate::ufrag::Version;
 use crate::webrtc::engine::Role;
@@ -32,46 +34,35 @@ pub(super) struct Listener {
     pub(super) router: Arc<Router>,
 }
 
-/// First contacts that wait for the application.
-#[derive(Debug)]
+/// First contacts that wait for the application. Each holds the place of a handshake, which bounds
+/// their number, and goes when its time is over.
+#[derive(Debug, Default)]
 pub(super) struct IncomingQueue {
     waiting: Mutex<VecDeque<Incoming>>,
     notify: Notify,
-    /// One permit for every first contact until its handshake is done.
-    handshakes: Arc<Semaphore>,
 }
 
 impl IncomingQueue {
-    pub(super) fn new(max_handshakes: usize) -> Self {
-        Self {
-            waiting: Mutex::new(VecDeque::new()),
-            notify: Notify::new(),
-            handshakes: Arc::new(Semaphore::new(max_handshakes)),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, VecDeque<Incoming>> {
         // A queue of whole entries.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room by dropping those that nobody took in time; they would not answer any more.
-    fn drop_expired(&self) {
+    /// Drops those that nobody took in time; they would not answer any more. Returns when the next
+    /// one's time is over.
+    fn drop_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut expired = Vec::new();
-        {
+        let next = {
             let mut waiting = self.lock();
             while waiting.front().is_some_and(|first| first.expires <= now) {
                 expired.extend(waiting.pop_front());
             }
-        }
+            waiting.front().map(|first| first.expires)
+        };
         // Outside of the lock: dropping one takes it out of its router.
         drop(expired);
-    }
-
-    /// Whether there is room for another handshake.
-    fn has_room(&self) -> bool {
-        self.handshakes.available_permits() > 0
+        next
     }
 
     fn push(&self, incoming: Incoming) {
@@ -114,24 +105,21 @@ impl IncomingQueue {
 ///
 /// Never waits for a connection or the application: what finds no room is dropped.
 pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
+    let mut expiry = pin!(sleep_until(Instant::now()));
     poll_fn(|cx| {
+        let Some(endpoint) = endpoint.upgrade() else {
+            return Poll::Ready(());
+        };
+        // Also while so much arrives that this never has to wait.
+        endpoint.incoming.drop_expired();
         for _ in 0..RECEIVES_PER_POLL {
-            let Some(endpoint) = endpoint.upgrade() else {
-                return Poll::Ready(());
-            };
-            if !endpoint.incoming.has_room() {
-                // Here and not below: dropping one takes the router's lock.
-                endpoint.incoming.drop_expired();
-            }
-            let mut contacts = Vec::new();
+            let mut strangers = Vec::new();
+            let now = Instant::now();
             let polled = listener.socket.poll_receive(cx, &mut |received| {
-                let admit = || endpoint.incoming.has_room() && !endpoint.is_closed();
-                if let Some(contact) = listener.router.route(received, listener.local, admit) {
-                    contacts.push(contact);
-                }
+                strangers.extend(listener.router.route(now, received, listener.local));
             });
-            for contact in contacts {
-                accept_contact(&listener, &endpoint, contact);
+            for stranger in strangers {
+                meet(&listener, &endpoint, stranger);
             }
             match polled {
                 Poll::Ready(Ok(())) => {}
@@ -141,7 +129,16 @@ pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
                     tracing::warn!(target: "anabranch::endpoint", %error, "receive failed");
                     break;
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // Behind the first contacts that have just come.
+                    while let Some(next) = endpoint.incoming.drop_expired() {
+                        if expiry.deadline() != next {
+                            expiry.as_mut().reset(next);
+                        }
+                        ready!(expiry.as_mut().poll(cx));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -150,28 +147,62 @@ pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
     .await;
 }
 
-fn accept_contact(listener: &Arc<Listener>, endpoint: &Arc<Inner>, contact: FirstContact) {
-    let Ok(permit) = Arc::clone(&endpoint.incoming.handshakes).try_acquire_owned() else {
-        return;
+fn meet(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
+    match stranger {
+        Stranger::Admitted(contact) => {
+            let incoming = Incoming {
+                expires: Instant::now() + endpoint.config.connect_timeout,
+                contact,
+                socket: Arc::downgrade(&listener.socket),
+                endpoint: Arc::downgrade(endpoint),
+            };
+            if endpoint.is_closed() {
+                incoming.ignore();
+            } else if endpoint.is_full() {
+                incoming.refuse();
+            } else {
+                endpoint.incoming.push(incoming);
+            }
+        }
+        Stranger::Challenged {
+            source,
+            destination,
+            datagrams,
+        } => {
+            for datagram in datagrams {
+                send_once(&*listener.socket, &datagram, destination, source);
+            }
+        }
+    }
+}
+
+/// Sends a datagram if the socket takes it at once; it counts as lost otherwise.
+fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to: SocketAddr) {
+    let outgoing = Outgoing {
+        destination: to,
+        source: from.ip(),
+        contents,
+        segment_size: None,
     };
-    endpoint.incoming.push(Incoming {
-        expires: Instant::now() + endpoint.config.connect_timeout,
-        contact,
-        permit,
-        socket: Arc::clone(&listener.socket),
-        endpoint: Arc::downgrade(endpoint),
-    });
+    if let Err(error) = socket.try_send(&outgoing) {
+        tracing::trace!(target: "anabranch::endpoint", %to, %error, "no answer to a stranger");
+    }
 }
 
 /// Somebody who wants to connect, with nothing spent on it yet but a place in the queue.
 ///
+/// It holds one of [`EndpointConfig::max_handshakes`](super::EndpointConfig::max_handshakes) until it
+/// is accepted and established, refused, or dropped: decide soon. While it waits for
+/// [`Endpoint::accept`](super::Endpoint::accept) it expires after
+/// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout).
+///
 /// # Drop
-/// Dropping it ignores the peer: it gets no answer, and its next attempt is a new first contact.
+/// As [`Incoming::ignore`].
 pub struct Incoming {
-    contact: FirstContact,
+    contact: Box<FirstContact>,
     expires: Instant,
-    permit: OwnedSemaphorePermit,
-    socket: Arc<dyn DatagramSocket>,
+    /// Weak: who forgets this somewhere must not keep the port of a closed endpoint.
+    socket: Weak<dyn DatagramSocket>,
     /// Weak: a queue that the endpoint owns must not own the endpoint.
     endpoint: Weak<Inner>,
 }
@@ -187,34 +218,54 @@ impl Incoming {
         self.contact.credentials.version
     }
 
-    /// Lets the peer go without an answer; the same as dropping this.
+    /// Lets the peer go without an answer; the same as dropping this. Its next check, which comes
+    /// soon, is a new first contact.
     pub fn ignore(self) {}
+
+    /// Tells the peer that it is not wanted, and forgets it. Nothing is repeated or waited for: if
+    /// the answer is lost, the peer's next check is a new first contact.
+    ///
+    /// The answer is an error response to the peer's STUN check, with the code 403 (Forbidden). A dial
+    /// of this crate then fails at once, with [`ConnectError::Refused`]; libwebrtc, and so Chromium,
+    /// gives the pair of candidates up, and its ICE fails once it has no other; str0m ignores the
+    /// answer and goes on until its time is over, as after [`Incoming::ignore`].
+    pub fn refuse(self) {
+        let contact = &self.contact;
+        let answer = refusal(contact.request, &contact.credentials.local_pwd);
+        if let Some(socket) = self.socket.upgrade() {
+            send_once(&*socket, &answer, contact.destination, contact.source);
+        }
+    }
 
     /// Sets the connection up: DTLS, the first data channel, and Noise unless the endpoint does
     /// without.
     ///
     /// # Errors
     /// [`ConnectError::TimedOut`] if that takes longer than
-    /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout).
+    /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout);
+    /// [`ConnectError::TooManyConnections`] beyond
+    /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
     ///
     /// # Cancel safety
     /// If the future is dropped, the peer gets no answer any more.
     pub async fn accept(self) -> Result<Connection, ConnectError> {
         let Self {
             contact,
-            permit,
             socket,
             endpoint,
             ..
         } = self;
         let endpoint = endpoint.upgrade().ok_or(ConnectError::EndpointClosed)?;
-        let registration = endpoint.register().ok_or(ConnectError::EndpointClosed)?;
+        let socket = socket.upgrade().ok_or(ConnectError::EndpointClosed)?;
+        let registration = endpoint.register()?;
         let FirstContact {
             credentials,
             source,
             destination,
+            slot,
             route,
-        } = contact;
+            ..
+        } = *contact;
         let config = &endpoint.config;
         let late_channel_zero = credentials.are_of_libp2p_webrtc();
         let setup = EngineSetup {
@@ -253,7 +304,7 @@ impl Incoming {
         let established = endpoint
             .establish(registration, carrier, expectations, source)
             .await;
-        drop(permit);
+        drop(slot);
         established
     }
 }

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::address::Address;
@@ -24,6 +23,8 @@ pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
 pub use crate::webrtc::{EngineKind, UnknownEngine};
 
+pub(crate) mod admission;
+mod config;
 mod dial;
 mod error;
 mod factory;
@@ -33,6 +34,9 @@ mod listener;
 pub(crate) mod router;
 pub(crate) mod socket;
 
+pub use admission::RateLimit;
+use admission::{Admission, Limits};
+pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 use factory::SocketFactory;
 pub use listener::Incoming;
@@ -49,55 +53,6 @@ pub enum Security {
     /// The dialler knows the listener by the certificate hash in its address; the dialler itself is
     /// anybody. For plain applications whose peers are ours. Both sides have to be set to it.
     CertificateHash,
-}
-
-/// Limits and settings of an endpoint.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct EndpointConfig {
-    /// How long a connection may take to be established, in either direction. Default: 10 s, as
-    /// go-libp2p. Answers peers that fall silent in the handshake.
-    pub connect_timeout: Duration,
-    /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
-    /// go-libp2p. Answers floods of first contacts.
-    pub max_handshakes: usize,
-    /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
-    pub mtu: usize,
-    /// Largest UDP payload to send to this machine itself. Default: 1 450.
-    pub loopback_mtu: usize,
-    /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms.
-    pub max_in_flight: usize,
-    /// Most bytes that a connection holds of channels that are not read, before their senders have
-    /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
-    pub receive_buffer: usize,
-    /// The WebRTC implementation. Default: direct.
-    pub engine: EngineKind,
-}
-
-impl Default for EndpointConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(10),
-            max_handshakes: 128,
-            mtu: 1200,
-            loopback_mtu: 1450,
-            max_in_flight: 8 * 1024 * 1024,
-            receive_buffer: 8 * 1024 * 1024,
-            engine: EngineKind::default(),
-        }
-    }
-}
-
-impl EndpointConfig {
-    fn mtu_towards(&self, remote: IpAddr) -> usize {
-        let mtu = if remote.is_loopback() {
-            self.loopback_mtu
-        } else {
-            self.mtu
-        };
-        mtu.clamp(576, 1500)
-    }
 }
 
 /// Makes an [`Endpoint`].
@@ -194,30 +149,48 @@ impl EndpointBuilder {
 
     fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
+        self.endpoint_config.validate()?;
         crate::webrtc::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
         let certificate = self
             .certificate
             .unwrap_or_else(|| Certificate::derive(&identity));
-        let mut listeners = Vec::new();
+        let config = &self.endpoint_config;
+        let admission = Arc::new(Admission::new(Limits {
+            max_handshakes: config.max_handshakes,
+            max_handshakes_per_prefix: config.max_handshakes_per_prefix,
+            rate: config.first_contacts,
+            site_rate: config.first_contacts_of_site,
+            limit_loopback: config.limit_loopback,
+        }));
+        let mut listeners: Vec<Arc<Listener>> = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
-            let socket = self.sockets.bind(address).map_err(failed)?;
-            let local = socket.local_addr().map_err(failed)?;
-            listeners.push(Arc::new(Listener {
-                socket,
-                local,
-                router: Arc::new(Router::default()),
-            }));
+            let sockets = self.sockets.bind_many(address, config.sockets);
+            // One router for all sockets of an address: the system may divide the senders anew, when
+            // a peer comes from another address, and its connection is to be found all the same.
+            let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
+            for socket in sockets.map_err(failed)? {
+                let local = socket.local_addr().map_err(failed)?;
+                listeners.push(Arc::new(Listener {
+                    socket,
+                    local,
+                    router: Arc::clone(&router),
+                }));
+            }
         }
+        let mut locals: Vec<_> = listeners.iter().map(|listener| listener.local).collect();
+        locals.dedup();
         let inner = Arc::new(Inner {
             identity,
             certificate,
             security: self.security,
             connection_config: Arc::new(self.config),
-            incoming: IncomingQueue::new(self.endpoint_config.max_handshakes),
+            admission,
+            incoming: IncomingQueue::default(),
             config: self.endpoint_config,
-            listeners,
+            locals,
+            routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
             sockets: self.sockets,
             closed: AtomicBool::new(false),
             connections: Mutex::new(HashMap::new()),
@@ -226,28 +199,40 @@ impl EndpointBuilder {
             close_begun: Notify::new(),
             tasks: OnceLock::new(),
         });
-        let tasks = inner
-            .listeners
-            .iter()
-            .map(|listener| {
-                let receive = listener::receive(Arc::clone(listener), Arc::downgrade(&inner));
-                tokio::spawn(receive).abort_handle()
-            })
+        let tasks = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(listener::receive(listener, Arc::downgrade(&inner))))
             .collect();
-        let _ = inner.tasks.set(Tasks(tasks));
+        let _ = inner.tasks.set(Tasks(tokio::sync::Mutex::new(tasks)));
         Ok(Endpoint {
             handle: Arc::new(Handle { inner }),
         })
     }
 }
 
-/// Ends the receiving tasks when nobody needs them: neither the application nor a connection.
+/// The receiving tasks, which own the listening sockets. They end when nobody needs them: neither the
+/// application nor a connection.
 #[derive(Debug)]
-struct Tasks(Vec<AbortHandle>);
+struct Tasks(tokio::sync::Mutex<Vec<JoinHandle<()>>>);
+
+impl Tasks {
+    /// Ends the tasks and waits until they are gone. Cancel safe: another call goes on.
+    async fn end(&self) {
+        let mut tasks = self.0.lock().await;
+        for task in tasks.iter() {
+            task.abort();
+        }
+        while let Some(task) = tasks.last_mut() {
+            // An error says that it was aborted.
+            let _ = task.await;
+            tasks.pop();
+        }
+    }
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        for task in &self.0 {
+        for task in self.0.get_mut() {
             task.abort();
         }
     }
@@ -261,8 +246,11 @@ pub(crate) struct Inner {
     security: Security,
     connection_config: Arc<Config>,
     config: EndpointConfig,
-    listeners: Vec<Arc<Listener>>,
+    /// The addresses that are listened on.
+    locals: Vec<SocketAddr>,
+    routers: Vec<Arc<Router>>,
     sockets: SocketFactory,
+    admission: Arc<Admission>,
     incoming: IncomingQueue,
     closed: AtomicBool,
     /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
@@ -293,16 +281,25 @@ impl Inner {
         }
     }
 
-    /// Enters an attempt to connect; `None` if the endpoint is closed.
-    fn register(self: &Arc<Self>) -> Option<Registration> {
+    /// Whether there may be no more connections, counting attempts.
+    fn is_full(&self) -> bool {
+        self.connections().len() >= self.config.max_connections
+    }
+
+    /// Enters an attempt to connect.
+    fn register(self: &Arc<Self>) -> Result<Registration, ConnectError> {
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut connections = self.connections();
         // Under the lock that `close` takes behind the flag: it sees this one, or we see the flag.
         if self.is_closed() {
-            return None;
+            return Err(ConnectError::EndpointClosed);
+        }
+        let max = self.config.max_connections;
+        if connections.len() >= max {
+            return Err(ConnectError::TooManyConnections { max });
         }
         connections.insert(number, None);
-        Some(Registration {
+        Ok(Registration {
             inner: Arc::clone(self),
             number,
         })
@@ -447,9 +444,10 @@ impl Endpoint {
                 Security::CertificateHash => address,
             }
         };
-        let sockets = inner.listeners.iter().map(|listener| listener.local);
-        sockets
-            .flat_map(|socket| inner.sockets.concrete(socket))
+        inner
+            .locals
+            .iter()
+            .flat_map(|socket| inner.sockets.concrete(*socket))
             .map(full)
             .collect()
     }
@@ -494,10 +492,12 @@ impl Endpoint {
     }
 
     /// Takes no new connections, ends attempts that are under way, closes the connections that exist
-    /// as [`Connection::close`] does, and waits until all are gone.
+    /// as [`Connection::close`] does, and waits until all are gone, with their tasks, timers and sockets, the
+    /// listening ones as well: their ports are free again.
     ///
     /// # Cancel safety
-    /// The close goes on if the future is dropped.
+    /// The close goes on if the future is dropped; only the listening sockets then stay until another
+    /// call, or until the last handle is dropped.
     pub async fn close(&self) {
         let inner = self.inner();
         inner.close();
@@ -507,12 +507,15 @@ impl Endpoint {
             ended.as_mut().enable();
             let links: Vec<_> = inner.connections().values().cloned().collect();
             if links.is_empty() {
-                return;
+                break;
             }
             for link in links.iter().flatten().filter_map(Weak::upgrade) {
                 link.begin_close();
             }
             ended.await;
+        }
+        if let Some(tasks) = inner.tasks.get() {
+            tasks.end().await;
         }
     }
 
@@ -520,7 +523,8 @@ impl Endpoint {
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
         self.inner().connections().is_empty()
-            && self.inner().listeners.iter().all(|l| l.router.is_empty())
+            && self.inner().routers.iter().all(|router| router.is_empty())
+            && self.inner().admission.is_idle()
     }
 }
 

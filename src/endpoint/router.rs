@@ -3,9 +3,11 @@
 //! ```text
 //! datagram ── known source address ───────────────────────────► that connection's inbox
 //!     │
-//!     └─ STUN request ── USERNAME known ── integrity holds ───► the same, and its address is known
-//!            │
-//!            └─ USERNAME new ── well formed ── integrity holds ─► a new connection, if there is room
+//!     ├─ STUN request ── USERNAME known ── integrity holds ───► the same, and its address is known
+//!     │      │
+//!     │      └─ USERNAME new ── well formed ── integrity holds ─► admission decides
+//!     │
+//!     └─ answer to a challenge ───────────────────────────────► admission remembers the address
 //! ```
 //!
 //! Anything else is dropped before any state is made for it. DTLS thus only passes from addresses
@@ -16,16 +18,17 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use str0m::ice::StunMessage;
+use is::stun::StunMessage;
+use tokio::time::Instant;
 
+use super::admission::challenge::{
+    ChallengeKey, PeerCredentials, Transaction, success, transaction,
+};
+use super::admission::{Admission, Slot, Verdict};
 use super::inbox::Inbox;
 use super::socket::Received;
 use crate::ufrag::{ServerCredentials, parse_username};
 use crate::webrtc::sha1_hmac;
-
-/// Addresses that one connection may come from; more are refused, none are forgotten for them, so
-/// that a flood can not push the honest ones out (go-libp2p does the same).
-const MAX_ADDRESSES: usize = 32;
 
 /// A first contact that passed every check.
 #[derive(Debug)]
@@ -33,12 +36,33 @@ pub(super) struct FirstContact {
     pub(super) credentials: ServerCredentials,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
+    /// Names the request, for an answer to it.
+    pub(super) request: Transaction,
+    pub(super) slot: Slot,
     pub(super) route: RouteGuard,
 }
 
-/// The connections of one listening socket by address and by ICE user fragment.
-#[derive(Debug, Default)]
+/// What is to be done about a stranger.
+#[derive(Debug)]
+pub(super) enum Stranger {
+    /// It is the first contact of a connection.
+    Admitted(Box<FirstContact>),
+    /// These two datagrams are to be sent to it, and nothing is to be kept: a challenge, and the
+    /// response to its own check, in this order, so that its answer comes before what it does next.
+    Challenged {
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagrams: [Vec<u8>; 2],
+    },
+}
+
+/// The connections of listening sockets with one port, by address and by ICE user fragment.
+#[derive(Debug)]
 pub(super) struct Router {
+    admission: Arc<Admission>,
+    /// Addresses that one connection may come from; more are refused, none are forgotten for them,
+    /// so that a flood can not push the honest ones out (go-libp2p does the same).
+    max_addresses: usize,
     table: Mutex<Table>,
 }
 
@@ -51,7 +75,6 @@ struct Table {
 #[derive(Debug)]
 struct Route {
     inbox: Arc<Inbox>,
-    password: String,
     addresses: Vec<SocketAddr>,
 }
 
@@ -61,6 +84,14 @@ pub(crate) struct RouteGuard {
     router: Arc<Router>,
     ufrag: String,
     pub(crate) inbox: Arc<Inbox>,
+    /// For challenges to the addresses of this connection.
+    pub(crate) peer: PeerCredentials,
+}
+
+impl RouteGuard {
+    pub(crate) fn challenge_key(&self) -> &Arc<ChallengeKey> {
+        self.router.admission.key()
+    }
 }
 
 impl Drop for RouteGuard {
@@ -76,29 +107,35 @@ impl Drop for RouteGuard {
 }
 
 impl Router {
+    pub(super) fn new(admission: Arc<Admission>, max_addresses: usize) -> Self {
+        Self {
+            admission,
+            max_addresses,
+            table: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Both maps change together under this lock, and nothing in between can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Routes what has arrived. `local` stands for the address it came to where the system did not
-    /// tell. Returns the first contacts in it; `admit` says whether there is room for one more.
+    /// tell. Returns what is to be done if a stranger sent it.
     pub(super) fn route(
         self: &Arc<Self>,
+        now: Instant,
         received: Received<'_>,
         local: SocketAddr,
-        admit: impl Fn() -> bool,
-    ) -> Option<FirstContact> {
+    ) -> Option<Stranger> {
         let destination = SocketAddr::new(
             received
                 .destination
                 .map_or_else(|| local.ip(), |ip: IpAddr| ip.to_canonical()),
             local.port(),
         );
-        let mut table = self.lock();
-        if let Some(inbox) = table.by_address.get(&received.source) {
-            let inbox = Arc::clone(inbox);
-            drop(table);
+        let known = self.lock().by_address.get(&received.source).cloned();
+        if let Some(inbox) = known {
             inbox.push(
                 received.source,
                 destination,
@@ -107,65 +144,93 @@ impl Router {
             );
             return None;
         }
-        // The first datagram of an unknown sender is the one that has to convince us.
-        let first = received.contents.chunks(received.stride).next()?;
-        let message = parse_request(first)?;
-        let username = message.username()?;
-        let ufrag = username.split(':').next()?;
-        if let Some(route) = table.by_ufrag.get_mut(ufrag) {
-            if route.addresses.len() >= MAX_ADDRESSES
-                || !message.verify(route.password.as_bytes(), sha1_hmac)
-            {
-                return None;
+        let mut rest = received;
+        let stride = received.stride.max(1);
+        while !rest.contents.is_empty() {
+            let (first, behind) = rest.contents.split_at(stride.min(rest.contents.len()));
+            if !self.admission.take_answer(now, received.source, first) {
+                // The first datagram of an unknown sender is the one that has to convince us.
+                return self.meet(now, rest, first, destination);
             }
-            route.addresses.push(received.source);
-            let inbox = Arc::clone(&route.inbox);
-            table.by_address.insert(received.source, Arc::clone(&inbox));
-            drop(table);
-            inbox.push(
-                received.source,
-                destination,
-                received.contents,
-                received.stride,
-            );
-            return None;
+            rest.contents = behind;
         }
+        None
+    }
+
+    /// Looks at the `first` datagram of those that came from an unknown address.
+    fn meet(
+        self: &Arc<Self>,
+        now: Instant,
+        received: Received<'_>,
+        first: &[u8],
+        destination: SocketAddr,
+    ) -> Option<Stranger> {
+        let source = received.source;
+        let message = parse_request(first)?;
+        let request = transaction(first)?;
+        let username = message.username()?;
         let credentials = parse_username(username)
             .inspect_err(|error| {
-                let source = received.source;
                 tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
             })
             .ok()?;
-        if !message.verify(credentials.local_pwd.as_bytes(), sha1_hmac) || !admit() {
+        // The password is no secret, but in the request itself: this only tells who speaks ICE.
+        let is_intact = || message.verify(credentials.local_pwd.as_bytes(), sha1_hmac);
+        let mut table = self.lock();
+        if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
+            if route.addresses.len() >= self.max_addresses || !is_intact() {
+                return None;
+            }
+            route.addresses.push(source);
+            let inbox = Arc::clone(&route.inbox);
+            table.by_address.insert(source, Arc::clone(&inbox));
+            drop(table);
+            inbox.push(source, destination, received.contents, received.stride);
             return None;
         }
+        let slot = match self.admission.admit(now, source, username) {
+            Verdict::Admitted(slot) if is_intact() => slot,
+            Verdict::Challenged => {
+                drop(table);
+                if !is_intact() {
+                    return None;
+                }
+                let peer = PeerCredentials::from(&credentials);
+                let challenge = self.admission.key().challenge(now, source, &peer);
+                let response = success(request, source, &credentials.local_pwd);
+                return Some(Stranger::Challenged {
+                    source,
+                    destination,
+                    datagrams: [challenge, response],
+                });
+            }
+            Verdict::Admitted(_) | Verdict::Dropped => return None,
+        };
+        let peer = PeerCredentials::from(&credentials);
         let inbox = Arc::new(Inbox::default());
-        inbox.push(
-            received.source,
-            destination,
-            received.contents,
-            received.stride,
-        );
+        inbox.push(source, destination, received.contents, received.stride);
         let ufrag = credentials.local_ufrag.clone();
-        table.by_address.insert(received.source, Arc::clone(&inbox));
+        table.by_address.insert(source, Arc::clone(&inbox));
         table.by_ufrag.insert(
             ufrag.clone(),
             Route {
                 inbox: Arc::clone(&inbox),
-                password: credentials.local_pwd.clone(),
-                addresses: vec![received.source],
+                addresses: vec![source],
             },
         );
-        Some(FirstContact {
+        Some(Stranger::Admitted(Box::new(FirstContact {
             credentials,
-            source: received.source,
+            source,
             destination,
+            request,
+            slot,
             route: RouteGuard {
                 router: Arc::clone(self),
                 ufrag,
                 inbox,
+                peer,
             },
-        })
+        })))
     }
 
     /// Whether no connection is left.

@@ -83,6 +83,27 @@ impl fmt::Debug for UdpDatagramSocket {
 impl UdpDatagramSocket {
     /// Binds a socket. Must be called within a tokio runtime.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::bind_with(address, |_| Ok(()))
+    }
+
+    /// Binds `count` sockets to one address, among which the system divides the senders
+    /// (SO_REUSEPORT). Must be called within a tokio runtime.
+    #[cfg(unix)]
+    pub(crate) fn bind_many(mut address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        let mut sockets = Vec::new();
+        for _ in 0..count {
+            let socket = Self::bind_with(address, |socket| socket.set_reuse_port(true))?;
+            // A port that the system chose is that of all of them.
+            address = socket.local_addr()?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    fn bind_with(
+        address: SocketAddr,
+        prepare: impl FnOnce(&socket2::Socket) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
             socket2::Type::DGRAM,
@@ -92,6 +113,7 @@ impl UdpDatagramSocket {
             // An IPv4 peer is not to show up under a mapped address: ICE compares addresses.
             socket.set_only_v6(true)?;
         }
+        prepare(&socket)?;
         socket.bind(&address.into())?;
         Self::new(socket.into())
     }

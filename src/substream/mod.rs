@@ -27,8 +27,8 @@ pub use error::{CloseOutcome, SubstreamError, code};
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::ReceiveBuffer;
 pub(crate) use send::{INITIAL_CREDIT, SendBuffer};
-pub(crate) use shared::Shared;
-pub(crate) use state::{ChannelState, Effects, Event, ReadState, WriteState};
+pub(crate) use shared::{Shared, Usage};
+pub(crate) use state::{ChannelState, Effects, Ended, Event, ReadState, WriteState};
 
 /// A byte stream to the peer and one back.
 ///
@@ -131,6 +131,11 @@ impl Substream {
     /// Payload bytes received that were not read yet.
     pub fn unread(&self) -> usize {
         self.read.unread()
+    }
+
+    /// The state that this shares with the driver.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.read.shared
     }
 
     /// Why the connection ended, if it has.

@@ -75,6 +75,22 @@ pub(crate) struct Shared {
     queued: AtomicBool,
     /// Handles that were dropped: [`READER_DROPPED`] and [`WRITER_DROPPED`].
     dropped: AtomicU8,
+    /// What the application has made of it, as a [`Usage`].
+    usage: AtomicU8,
+}
+
+/// What the application has made of a substream that the peer opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Usage {
+    /// It does not know of it yet.
+    Negotiating,
+    /// It could accept it.
+    Waiting,
+    /// It has accepted it.
+    Accepted,
+    /// It has read or written something.
+    Used,
 }
 
 const READER_DROPPED: u8 = 1;
@@ -108,6 +124,7 @@ impl Shared {
             closer: AtomicWaker::new(),
             queued: AtomicBool::new(false),
             dropped: AtomicU8::new(0),
+            usage: AtomicU8::new(Usage::Negotiating as u8),
         })
     }
 
@@ -184,6 +201,28 @@ impl Shared {
     /// The driver took this substream from the ready queue and will look at its state.
     pub(crate) fn begin_service(&self) {
         self.queued.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn set_usage(&self, usage: Usage) {
+        self.usage.store(usage as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        const ALL: [Usage; 4] = [
+            Usage::Negotiating,
+            Usage::Waiting,
+            Usage::Accepted,
+            Usage::Used,
+        ];
+        let number = usize::from(self.usage.load(Ordering::Relaxed));
+        ALL.get(number).copied().unwrap_or(Usage::Used)
+    }
+
+    /// The application has read or written something; the negotiation before it does not count.
+    fn used(&self) {
+        if self.usage() == Usage::Accepted {
+            self.set_usage(Usage::Used);
+        }
     }
 
     /// Whether both handles were dropped.
@@ -384,6 +423,7 @@ impl Shared {
                 taken
             });
             if let Some(taken) = taken {
+                self.used();
                 if due || self.link.reads_are_awaited() {
                     self.request_service();
                 }
@@ -419,6 +459,7 @@ impl Shared {
                 if send.has_room() {
                     let written = put(&mut send);
                     drop(send);
+                    self.used();
                     self.request_service();
                     return Poll::Ready(Ok(written));
                 }

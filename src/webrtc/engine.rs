@@ -34,6 +34,8 @@ pub(crate) enum EngineEvent {
     DtlsConnected(Fingerprint),
     /// SCTP is up and channel 0 is open.
     ChannelZeroOpen,
+    /// The listener does not want this connection. Reported by the carrier, not by engines.
+    Refused,
     /// Something for the connection above.
     Carrier(CarrierEvent),
     /// The connection is gone.

@@ -133,6 +133,7 @@ async fn run(
             }
             EngineEvent::ChannelZeroOpen => break,
             EngineEvent::Carrier(event) => early.push_back(event),
+            EngineEvent::Refused => return Err(ConnectError::Refused),
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
         }
     }
@@ -195,7 +196,8 @@ async fn exchange(
             }
             EngineEvent::Carrier(event) => early.push_back(event),
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
-            EngineEvent::IceConnected
+            EngineEvent::Refused
+            | EngineEvent::IceConnected
             | EngineEvent::DtlsConnected(_)
             | EngineEvent::ChannelZeroOpen => {}
         }

@@ -19,6 +19,7 @@ mod direct;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
+mod reachability;
 mod record_number;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
@@ -27,17 +28,26 @@ use budget::Budget;
 use direct::DirectEngine;
 pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
+use reachability::Reachability;
 use str0m_engine::{EngineSetup, Str0mEngine};
 use transmit::{Run, TransmitQueue};
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
+use crate::endpoint::admission::challenge::is_refusal;
 use crate::endpoint::router::RouteGuard;
 use crate::endpoint::socket::{DatagramSocket, Outgoing};
 use crate::message::MAX_FRAME;
 
+/// Addresses of one peer; go-libp2p's limit for one ufrag. More are not taken, and none is evicted.
+pub(crate) const MAX_ADDRESSES: usize = 32;
+
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;
+
+/// Bytes that may wait for the proof of the address they go to. What is beyond it is as good as lost
+/// on the way.
+const MAX_HELD: usize = 64 * 1024;
 
 /// How long the closing of a channel is left to the peer.
 ///
@@ -127,6 +137,12 @@ pub(crate) struct WebRtcCarrier {
     /// peer has closed are skipped when their time comes.
     left_to_peer: VecDeque<(Instant, ChannelId)>,
     unsent: TransmitQueue,
+    /// What may be sent where, if whoever is there has come to us.
+    reachability: Option<Reachability>,
+    /// The password that a refusal of the listener is made with, until the handshake is done.
+    refusal_password: Option<String>,
+    /// The listener has refused, and that has yet to be reported.
+    refused_by_peer: bool,
     blocked: Option<BoxFuture<'static, io::Result<()>>>,
     /// What happened before the peer was authenticated. Bounded by the engine's limits for that
     /// time.
@@ -153,6 +169,13 @@ impl WebRtcCarrier {
         max_in_flight: usize,
     ) -> Self {
         let budget = Budget::new(max_in_flight, engine.latency_allowance());
+        let reachability = match &source {
+            Source::Socket => None,
+            Source::Inbox(route) => Some(Reachability::new(
+                Arc::clone(route.challenge_key()),
+                route.peer.clone(),
+            )),
+        };
         Self {
             engine,
             socket,
@@ -166,6 +189,9 @@ impl WebRtcCarrier {
             engine_timeout: Instant::now(),
             left_to_peer: VecDeque::new(),
             unsent: TransmitQueue::default(),
+            reachability,
+            refusal_password: None,
+            refused_by_peer: false,
             blocked: None,
             early: VecDeque::new(),
             ended: false,
@@ -173,26 +199,48 @@ impl WebRtcCarrier {
         }
     }
 
+    /// Looks out for a refusal by a listener that knows this password, until the handshake is done.
+    pub(crate) fn expect_refusal(&mut self, password: String) {
+        self.refusal_password = Some(password);
+    }
+
     /// The peer is authenticated, or does not have to be. `early` is what it did meanwhile.
     pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>) {
         self.engine.authenticated();
+        self.refusal_password = None;
+        if let Source::Inbox(route) = &self.source {
+            route.inbox.authenticated();
+        }
         self.early = early;
     }
 
     /// Drives the engine and returns its next event.
     pub(crate) fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
         for _ in 0..TURNS_PER_POLL {
-            if let Some(event) = self.engine.next_event() {
+            if let Some(event) = self.next_event() {
                 return Poll::Ready(event);
             }
             let moved = self.turn(cx);
             if !moved {
-                return self.engine.next_event().map_or(Poll::Pending, Poll::Ready);
+                return self.next_event().map_or(Poll::Pending, Poll::Ready);
             }
         }
         // More to do, but the driver has other work too.
         cx.waker().wake_by_ref();
-        self.engine.next_event().map_or(Poll::Pending, Poll::Ready)
+        self.next_event().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn next_event(&mut self) -> Option<EngineEvent> {
+        if std::mem::take(&mut self.refused_by_peer) {
+            return Some(EngineEvent::Refused);
+        }
+        let event = self.engine.next_event();
+        if let (Some(EngineEvent::DtlsConnected(_)), Some(reachability)) =
+            (&event, &mut self.reachability)
+        {
+            reachability.handshake_completed();
+        }
+        event
     }
 
     /// Receives, lets time pass, polls the engine and sends. `false` when nothing moved and the
@@ -276,12 +324,26 @@ impl WebRtcCarrier {
             source,
             local,
             unsent,
+            reachability,
+            refusal_password,
+            refused_by_peer,
             ..
         } = self;
-        let now = Instant::now().into_std();
+        let now = Instant::now();
         let mut feed = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
+            if let Some(reachability) = reachability {
+                reachability.received(from, to, contents.len());
+            }
             for datagram in contents.chunks(stride.max(1)) {
-                engine.handle_datagram(now, from, to, datagram, unsent);
+                if let Some(reachability) = reachability
+                    && reachability.take_answer(now, from, datagram)
+                {
+                    continue;
+                }
+                if let Some(password) = refusal_password {
+                    *refused_by_peer |= is_refusal(datagram, password);
+                }
+                engine.handle_datagram(now.into_std(), from, to, datagram, unsent);
             }
         };
         let received = match source {
@@ -307,7 +369,7 @@ impl WebRtcCarrier {
 
     /// Sends what waits; returns whether anything went out.
     fn send(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut sent = false;
+        let mut sent = self.challenge();
         loop {
             if let Some(blocked) = &mut self.blocked {
                 if blocked.as_mut().poll(cx).is_pending() {
@@ -315,12 +377,37 @@ impl WebRtcCarrier {
                 }
                 self.blocked = None;
             }
-            let max_segments = self.socket.max_segments();
-            let Some(run) = self.unsent.front(max_segments) else {
+            let mut max_segments = self.socket.max_segments();
+            let Some(mut run) = self.unsent.front(max_segments) else {
                 return sent;
             };
-            match self.socket.try_send(&Outgoing::from(run)) {
-                Ok(()) => {}
+            if let Some(reachability) = &mut self.reachability {
+                let room = reachability.room(run.destination);
+                if run.contents.len() > room {
+                    let size = run.segment_size.unwrap_or(run.contents.len());
+                    max_segments = room / size.max(1);
+                    if max_segments == 0 && self.unsent.len() > MAX_HELD {
+                        self.unsent.pop(1);
+                        continue;
+                    }
+                    let Some(shorter) = self.unsent.front(max_segments.max(1)) else {
+                        return sent;
+                    };
+                    if max_segments == 0 {
+                        // Held until the address is proven, or has sent more.
+                        reachability.want(shorter.destination);
+                        return self.challenge() || sent;
+                    }
+                    run = shorter;
+                }
+            }
+            let outgoing = Outgoing::from(run);
+            match self.socket.try_send(&outgoing) {
+                Ok(()) => {
+                    if let Some(reachability) = &mut self.reachability {
+                        reachability.sent(outgoing.destination, outgoing.contents);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(Arc::clone(&self.socket).writable());
                     continue;
@@ -333,6 +420,29 @@ impl WebRtcCarrier {
             self.unsent.pop(max_segments);
             sent = true;
         }
+    }
+}
+
+/// Challenges.
+impl WebRtcCarrier {
+    /// Asks an address for a proof where one is wanted; returns whether a datagram went out.
+    fn challenge(&mut self) -> bool {
+        let Some(challenge) = self
+            .reachability
+            .as_mut()
+            .and_then(|reachability| reachability.next_challenge(Instant::now()))
+        else {
+            return false;
+        };
+        let outgoing = Outgoing {
+            destination: challenge.destination,
+            source: challenge.source.ip(),
+            contents: &challenge.contents,
+            segment_size: None,
+        };
+        // As good as lost if it is not taken: what waits for it asks again.
+        let _ = self.socket.try_send(&outgoing);
+        true
     }
 }
 
@@ -374,7 +484,8 @@ impl Carrier for WebRtcCarrier {
                     self.ended = true;
                     return Poll::Ready(Err(cause));
                 }
-                EngineEvent::IceConnected
+                EngineEvent::Refused
+                | EngineEvent::IceConnected
                 | EngineEvent::DtlsConnected(_)
                 | EngineEvent::ChannelZeroOpen => {}
             }
@@ -478,6 +589,11 @@ impl Drop for WebRtcCarrier {
         self.engine.close(now);
         self.engine.poll(now, &mut self.unsent);
         while let Some(run) = self.unsent.front(1) {
+            if let Some(reachability) = &mut self.reachability
+                && run.contents.len() > reachability.room(run.destination)
+            {
+                break;
+            }
             if self.socket.try_send(&Outgoing::from(run)).is_err() {
                 break;
             }

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 use is::stun::{StunMessage, StunPacket};
 use is::{Candidate, IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
+use super::super::MAX_ADDRESSES;
 use super::super::dtls::crypto_provider;
 use super::super::engine::Role;
 use super::super::str0m_engine::EngineSetup;
 use super::super::transmit::TransmitQueue;
 use crate::connection::ConnectionError;
-
-/// Addresses of the peer that are known to be its own; go-libp2p's limit for one ufrag. More are
-/// not taken, and none is evicted.
-const MAX_ADDRESSES: usize = 32;
 
 /// Steps of ICE worked off at once: it does one check each time that it is told the time.
 const MAX_DUE_STEPS: usize = 8;

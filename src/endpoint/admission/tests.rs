@@ -1,0 +1,204 @@
+//! What admission decides, and what it remembers.
+
+use super::challenge::{PeerCredentials, success, transaction};
+use super::*;
+use crate::ufrag::parse_username;
+
+const LIMITS: Limits = Limits {
+    max_handshakes: 16,
+    max_handshakes_per_prefix: 4,
+    rate: RateLimit::new(Duration::from_secs(5), 3),
+    site_rate: RateLimit::new(Duration::from_secs(1), 20),
+    limit_loopback: true,
+};
+
+fn admission(limits: Limits) -> Arc<Admission> {
+    Arc::new(Admission::new(limits))
+}
+
+/// Port `port` of the `n`-th host.
+fn source(n: u16, port: u16) -> SocketAddr {
+    let [a, b] = n.to_be_bytes();
+    SocketAddr::from(([10, 0, a, b], port))
+}
+
+fn admitted(verdict: Verdict) -> Slot {
+    match verdict {
+        Verdict::Admitted(slot) => slot,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers a challenge, as an honest peer at `source` does.
+fn prove(admission: &Admission, now: Instant, source: SocketAddr) {
+    let pwd = "p".repeat(22);
+    let credentials = parse_username(&format!("libp2p+webrtc+v2/{pwd}:abcd")).expect("well formed");
+    let peer = PeerCredentials::from(&credentials);
+    let check = admission.key().challenge(now, source, &peer);
+    let transaction = transaction(&check).expect("a check");
+    assert!(admission.take_answer(now, source, &success(transaction, source, &pwd)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    let mut slots = Vec::new();
+    for n in 0..1000 {
+        match admission.admit(now, source(n, 1), "a:b") {
+            Verdict::Admitted(slot) => slots.push(slot),
+            Verdict::Challenged => {}
+            Verdict::Dropped => panic!("nobody is turned away unheard"),
+        }
+    }
+    assert_eq!(slots.len(), 8);
+    for n in 2000..2008 {
+        prove(&admission, now, source(n, 1));
+        slots.push(admitted(admission.admit(now, source(n, 1), "a:b")));
+    }
+    assert_eq!(slots.len(), 16);
+    prove(&admission, now, source(3000, 1));
+    assert!(matches!(
+        admission.admit(now, source(3000, 1), "a:b"),
+        Verdict::Dropped
+    ));
+    slots.clear();
+    assert!(admission.is_idle());
+    admitted(admission.admit(now, source(4000, 1), "a:b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_prefix_gets_its_share_of_the_handshakes_only() {
+    let mut limits = LIMITS;
+    limits.rate = RateLimit::UNLIMITED;
+    let admission = admission(limits);
+    let now = Instant::now();
+    let slots: Vec<_> = (0..4)
+        .map(|port| admitted(admission.admit(now, source(1, port), "a:b")))
+        .collect();
+    prove(&admission, now, source(1, 9));
+    assert!(matches!(
+        admission.admit(now, source(1, 9), "a:b"),
+        Verdict::Dropped
+    ));
+    let other = admitted(admission.admit(now, source(2, 9), "a:b"));
+    drop(slots);
+    admitted(admission.admit(now, source(1, 9), "a:b"));
+    drop(other);
+    assert!(admission.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forger_who_uses_up_the_rate_of_a_prefix_does_not_shut_it_out() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    for port in 0..3 {
+        admitted(admission.admit(now, source(1, port), "a:b"));
+    }
+    assert!(matches!(
+        admission.admit(now, source(1, 3), "a:b"),
+        Verdict::Challenged
+    ));
+    // The real one answers, and has a rate of its own, which ends as well.
+    for port in 4..7 {
+        assert!(matches!(
+            admission.admit(now, source(1, port), "a:b"),
+            Verdict::Challenged
+        ));
+        prove(&admission, now, source(1, port));
+        admitted(admission.admit(now, source(1, port), "a:b"));
+    }
+    prove(&admission, now, source(1, 8));
+    assert!(matches!(
+        admission.admit(now, source(1, 8), "a:b"),
+        Verdict::Dropped
+    ));
+    let later = now + Duration::from_secs(5);
+    prove(&admission, later, source(1, 8));
+    admitted(admission.admit(later, source(1, 8), "a:b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn loopback_is_exempt_unless_it_is_not_to_be() {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 1));
+    for limit_loopback in [false, true] {
+        let admission = admission(Limits {
+            limit_loopback,
+            ..LIMITS
+        });
+        let now = Instant::now();
+        let slots: Vec<_> = (0..7)
+            .map(|_| admission.admit(now, loopback, "a:b"))
+            .collect();
+        let admitted = slots
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Admitted(_)))
+            .count();
+        assert_eq!(admitted, if limit_loopback { 3 } else { 7 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn proofs_are_bounded_and_expire() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    for n in 0..1000 {
+        for port in 0..10 {
+            prove(&admission, now, source(n, port));
+        }
+    }
+    {
+        let book = admission.book();
+        assert_eq!(book.proofs.until.len(), 32);
+        assert_eq!(book.proofs.order.len(), 32);
+        assert_eq!(book.proofs.by_prefix.len(), 8, "four of each prefix");
+    }
+    assert!(admission.book().proofs.holds(now, source(0, 0)));
+    let later = now + PROOF_LIFETIME;
+    assert!(!admission.book().proofs.holds(later, source(0, 0)));
+    prove(&admission, later, source(5000, 0));
+    let book = admission.book();
+    assert_eq!((book.proofs.until.len(), book.proofs.order.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_answer_proves_nothing() {
+    let admission = admission(LIMITS);
+    let then = Instant::now();
+    let pwd = "p".repeat(22);
+    let credentials = parse_username(&format!("libp2p+webrtc+v2/{pwd}:abcd")).expect("well formed");
+    let peer = PeerCredentials::from(&credentials);
+    let check = admission.key().challenge(then, source(1, 1), &peer);
+    let transaction = transaction(&check).expect("a check");
+    let answer = success(transaction, source(1, 1), &pwd);
+    let later = then + Duration::from_secs(60);
+    assert!(!admission.take_answer(later, source(1, 1), &answer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    let mut verdicts = Vec::new();
+    for n in 0..20_000 {
+        verdicts.push(admission.admit(now, source(n, 1), "a:b"));
+    }
+    let challenged = |verdicts: &[Verdict]| {
+        verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Challenged))
+            .count()
+    };
+    assert!((1000..1100).contains(&challenged(&verdicts)));
+    let newcomer = source(50_000, 1);
+    assert!(matches!(
+        admission.admit(now, newcomer, "a:b"),
+        Verdict::Dropped
+    ));
+    let again = now + Duration::from_millis(50);
+    while admission.book().challenges.take(again - now, CHALLENGES) {}
+    assert!(matches!(
+        admission.admit(again, newcomer, "a:b"),
+        Verdict::Challenged
+    ));
+}

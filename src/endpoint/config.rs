@@ -1,0 +1,126 @@
+//! Every limit of an endpoint, with the need or the attack it answers (wire.md section 5).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::admission::RateLimit;
+use crate::connection::ConfigError;
+use crate::webrtc::{EngineKind, MAX_ADDRESSES};
+
+/// Sockets for one address; more than anybody has cores to spare for.
+const MAX_SOCKETS: usize = 64;
+
+/// Limits and settings of an endpoint.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EndpointConfig {
+    /// How long a connection may take to be established, in either direction. Default: 10 s, as
+    /// go-libp2p. Answers peers that fall silent in the handshake.
+    pub connect_timeout: Duration,
+    /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
+    /// go-libp2p. Answers floods of first contacts. From half of them on, a peer has to show that
+    /// its address is not forged, by answering a STUN check, before anything is kept of it.
+    pub max_handshakes: usize,
+    /// The same for one IPv4 address or IPv6 /56. Default: 32. Answers single hosts that would take
+    /// all of them.
+    pub max_handshakes_per_prefix: usize,
+    /// First contacts from one IPv4 address or IPv6 /56. A peer beyond it has to show that its address is
+    /// not forged, and is then counted again, with those that have. Default: 32 at once, and then
+    /// one each 5 s, as go-libp2p. Answers hosts that begin handshakes all the time.
+    pub first_contacts: RateLimit,
+    /// The same for one IPv6 /48, which a single customer may have. Default: 128 at once, and then
+    /// four each 5 s.
+    pub first_contacts_of_site: RateLimit,
+    /// Whether loopback addresses have these limits too. Default: no: a program that talks to itself
+    /// a lot, or a proxy in front of it, is no attacker.
+    pub limit_loopback: bool,
+    /// Addresses that one connection may be reached from; more are ignored, and none is forgotten for them.
+    /// 1 to 32, the default, as go-libp2p. Answers peers that send from address after address.
+    pub max_addresses: usize,
+    /// Connections and attempts at once, in both directions. Beyond it first contacts are refused as by
+    /// [`Incoming::refuse`](super::Incoming::refuse), and dials fail. Default: 16 384. Answers peers
+    /// that connect and stay.
+    pub max_connections: usize,
+    /// Sockets for each address that is listened on, each with a task of its own, among which the
+    /// system divides the peers (SO_REUSEPORT). 1, the default, to 64; more than one only helps listeners on
+    /// machines with many cores that receive more than one of them can take. On systems without it,
+    /// and in the simulator, there is always one.
+    pub sockets: usize,
+    /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
+    pub mtu: usize,
+    /// Largest UDP payload to send to this machine itself. Default: 1 450.
+    pub loopback_mtu: usize,
+    /// Most bytes of a connection that may be unacknowledged. How many are used follows the
+    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms.
+    pub max_in_flight: usize,
+    /// Most bytes that a connection holds of channels that are not read, before their senders have
+    /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
+    pub receive_buffer: usize,
+    /// The WebRTC implementation. Default: direct.
+    pub engine: EngineKind,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            max_handshakes: 128,
+            max_handshakes_per_prefix: 32,
+            first_contacts: RateLimit::new(Duration::from_secs(5), 32),
+            first_contacts_of_site: RateLimit::new(Duration::from_millis(1250), 128),
+            limit_loopback: false,
+            max_addresses: MAX_ADDRESSES,
+            max_connections: 16_384,
+            sockets: 1,
+            mtu: 1200,
+            loopback_mtu: 1450,
+            max_in_flight: 8 * 1024 * 1024,
+            receive_buffer: 8 * 1024 * 1024,
+            engine: EngineKind::default(),
+        }
+    }
+}
+
+impl EndpointConfig {
+    /// Checks that the settings can work together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.connect_timeout.is_zero() {
+            let name = "connect_timeout";
+            return Err(ConfigError::ZeroTimeout { name });
+        }
+        let ranges = [
+            ("max_handshakes", self.max_handshakes, usize::MAX),
+            (
+                "max_handshakes_per_prefix",
+                self.max_handshakes_per_prefix,
+                usize::MAX,
+            ),
+            ("max_addresses", self.max_addresses, MAX_ADDRESSES),
+            ("max_connections", self.max_connections, usize::MAX),
+            ("sockets", self.sockets, MAX_SOCKETS),
+        ];
+        for (name, value, max) in ranges {
+            if !(1..=max).contains(&value) {
+                return Err(ConfigError::OutOfRange {
+                    name,
+                    value,
+                    min: 1,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mtu_towards(&self, remote: IpAddr) -> usize {
+        let mtu = if remote.is_loopback() {
+            self.loopback_mtu
+        } else {
+            self.mtu
+        };
+        mtu.clamp(576, 1500)
+    }
+}

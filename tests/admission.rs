@@ -1,0 +1,473 @@
+//! Who gets in, who does not, and what strangers can make a listener do; on a simulated network.
+#![cfg(feature = "testing")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anabranch::endpoint::Phase;
+use anabranch::simulator::{Conditions, Host, Network, Verdict};
+use anabranch::{
+    Address, ConnectError, Connection, Endpoint, EndpointBuilder, EndpointConfig, RateLimit,
+    WebRtcDirectVersion,
+};
+use is::stun::{StunMessage, TransId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+
+const BULK: &str = "/bulk/1";
+
+const STUN_REQUEST: [u8; 2] = [0, 1];
+const STUN_SUCCESS: [u8; 2] = [1, 1];
+
+/// Settings with the engine that `ANABRANCH_ENGINE` names, `direct` or `str0m`.
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
+        config.engine = engine.parse().expect("a known engine");
+    }
+    config
+}
+
+fn network(seed: u64, round_trip_ms: u64) -> (Network, Host, Host) {
+    let network = Network::new(seed);
+    network.set_conditions(Conditions::round_trip(Duration::from_millis(round_trip_ms)));
+    let hosts = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| network.host(ip));
+    let [server, client] = hosts;
+    (network, server, client)
+}
+
+async fn listen(host: &Host, config: EndpointConfig) -> (Endpoint, Address) {
+    let builder = Endpoint::builder().endpoint_config(config).simulated(host);
+    let endpoint = builder
+        .protocol(BULK)
+        .bind("0.0.0.0:4001")
+        .await
+        .expect("a socket");
+    let address = endpoint.addresses().remove(0);
+    (endpoint, address)
+}
+
+fn dialler(host: &Host) -> Endpoint {
+    let builder: EndpointBuilder = Endpoint::builder()
+        .endpoint_config(endpoint_config())
+        .simulated(host);
+    builder.dial_only().expect("defaults work")
+}
+
+/// Accepts everybody, and sends without end on every substream.
+fn serve(endpoint: &Endpoint) {
+    let endpoint = endpoint.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            tokio::spawn(async move {
+                if let Ok(connection) = incoming.accept().await {
+                    pour(connection).await;
+                }
+            });
+        }
+    });
+}
+
+async fn pour(connection: Connection) {
+    while let Ok(Some(mut substream)) = connection.accept().await {
+        tokio::spawn(async move { while substream.write_all(&[7; 4096]).await.is_ok() {} });
+    }
+}
+
+/// Closes everything and asserts that nothing is left.
+async fn finish(endpoints: impl IntoIterator<Item = Endpoint>) {
+    for endpoint in endpoints {
+        timeout(Duration::from_secs(60), endpoint.close())
+            .await
+            .expect("it closes");
+        assert!(endpoint.is_idle());
+    }
+}
+
+/// A first contact as a dialler sends it, with credentials of its own.
+fn first_contact(rng: &mut StdRng) -> Vec<u8> {
+    let random: String = (0..32)
+        .map(|_| char::from(rng.random_range(b'a'..=b'z')))
+        .collect();
+    let ufrag = format!("libp2p+webrtc+v1/{random}");
+    check(&format!("{ufrag}:{ufrag}"), &ufrag)
+}
+
+fn check(username: &str, password: &str) -> Vec<u8> {
+    let request = StunMessage::binding_request(username, TransId::new(), true, 1, 1, true);
+    let hmac = str0m::crypto::from_feature_flags().sha1_hmac_provider;
+    let mut bytes = vec![0; 700];
+    let length = request
+        .to_bytes(Some(password.as_bytes()), &mut bytes, |key, parts| {
+            hmac.sha1_hmac(key, parts)
+        })
+        .expect("room enough");
+    bytes.truncate(length);
+    bytes
+}
+
+/// The `n`-th of many hosts that do not exist.
+fn forged(n: u32) -> SocketAddr {
+    SocketAddr::new(
+        IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + n)),
+        5000 + (n % 1000) as u16,
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_dial_ends_after_one_round_trip() {
+    let (_network, server, client) = network(1, 100);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    let refusing = listener.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = refusing.accept().await {
+            incoming.refuse();
+        }
+    });
+    let dialler = dialler(&client);
+    let begin = Instant::now();
+    let error = dialler.connect(&address).await.expect_err("refused");
+    assert!(matches!(error, ConnectError::Refused), "{error}");
+    let after = begin.elapsed();
+    assert!(after < Duration::from_millis(110), "{after:?}");
+    assert!(listener.is_idle() && dialler.is_idle());
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ignored_dial_hears_nothing_and_times_out() {
+    let (_network, server, client) = network(2, 100);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    let ignoring = listener.clone();
+    let seen = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Some(incoming) = ignoring.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            incoming.ignore();
+        }
+    });
+    let dialler = dialler(&client);
+    let error = dialler.connect(&address).await.expect_err("ignored");
+    let ice = Phase::Ice;
+    assert!(
+        matches!(&error, ConnectError::TimedOut { phase, .. } if *phase == ice),
+        "{error}"
+    );
+    assert!(
+        seen.load(Ordering::Relaxed) > 1,
+        "each check is a new contact"
+    );
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_most_connections_newcomers_are_refused_and_dials_fail() {
+    let (_network, server, client) = network(3, 20);
+    let mut config = endpoint_config();
+    config.max_connections = 2;
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let dialler = dialler(&client);
+    let first = dialler.connect(&address).await.expect("room");
+    let second = dialler.connect(&address).await.expect("room");
+    let error = dialler.connect(&address).await.expect_err("full");
+    assert!(matches!(error, ConnectError::Refused), "{error}");
+    let error = listener.connect(&address).await.expect_err("full");
+    assert!(
+        matches!(error, ConnectError::TooManyConnections { max: 2 }),
+        "{error}"
+    );
+    first.close().await;
+    sleep(Duration::from_secs(1)).await;
+    let third = dialler.connect(&address).await.expect("room again");
+    drop((second, third));
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_contact_that_nobody_takes_expires() {
+    let (network, server, _client) = network(4, 20);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    let mut rng = StdRng::seed_from_u64(4);
+    for n in 0..1000 {
+        network.inject(forged(n), address.socket_addr(), first_contact(&mut rng));
+    }
+    sleep(Duration::from_secs(9)).await;
+    assert!(!listener.is_idle());
+    sleep(Duration::from_millis(1100)).await;
+    assert!(listener.is_idle(), "after the connect timeout");
+    finish([listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dtls_from_an_address_without_stun_is_dropped() {
+    let (network, server, client) = network(5, 20);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    // A real ClientHello: the first datagram of DTLS that a dialler sends.
+    let hello = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&hello);
+    network.set_tap(move |datagram| {
+        if datagram.contents.first() == Some(&22) && datagram.destination.port() == 4001 {
+            let mut seen = seen.lock().expect("no panic");
+            seen.get_or_insert_with(|| datagram.contents.clone());
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    drop(dialler.connect(&address).await.expect("a connection"));
+    network.clear_tap();
+    let hello = hello
+        .lock()
+        .expect("no panic")
+        .take()
+        .expect("a ClientHello");
+    let stranger = client
+        .bind("10.0.0.2:7000".parse().unwrap())
+        .expect("a port");
+    stranger
+        .send_to(&hello, address.socket_addr())
+        .expect("sent");
+    let answer = timeout(Duration::from_secs(30), stranger.receive()).await;
+    assert!(answer.is_err(), "an answer to an unvalidated address");
+    finish([dialler, listener]).await;
+}
+
+/// What a tap has counted between a listener and everybody else.
+#[derive(Debug, Default)]
+struct Count {
+    to_listener: u64,
+    from_listener: u64,
+    /// Datagrams from the listener that would have gone beyond the limit.
+    beyond: u64,
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_shows_to_receive_gets_three_times_what_it_sent() {
+    let (network, server, client) = network(6, 50);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let count = Arc::new(Mutex::new(Count::default()));
+    let counted = Arc::clone(&count);
+    // As with a forged source: neither the DTLS nor the challenges of the listener arrive anywhere.
+    network.set_tap(move |datagram| {
+        let mut count = counted.lock().expect("no panic");
+        let length = datagram.contents.len() as u64;
+        if datagram.destination == listening {
+            count.to_listener += length;
+            return Verdict::Pass;
+        }
+        count.from_listener += length;
+        count.beyond += u64::from(count.from_listener > 3 * count.to_listener);
+        if datagram.contents.starts_with(&STUN_SUCCESS) {
+            return Verdict::Pass;
+        }
+        Verdict::Drop
+    });
+    let dialler = dialler(&client);
+    let error = dialler.connect(&address).await.expect_err("no DTLS");
+    assert!(
+        matches!(
+            error,
+            ConnectError::TimedOut {
+                phase: Phase::Dtls,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    {
+        let count = count.lock().expect("no panic");
+        assert!(count.from_listener > 1000, "{count:?}");
+        assert_eq!(count.beyond, 0, "{count:?}");
+    }
+    network.clear_tap();
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_moves_is_challenged_and_served_on() {
+    let (network, server, client) = network(7, 50);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let challenges = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&challenges);
+    network.set_tap(move |datagram| {
+        if datagram.source == listening && datagram.contents.starts_with(&STUN_REQUEST) {
+            seen.lock().expect("no panic").push(datagram.destination);
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    assert!(challenges.lock().expect("no panic").is_empty());
+    network.rebind(&client);
+    let rest = async {
+        for _ in 0..3 {
+            substream.read_exact(&mut buffer).await.expect("data");
+        }
+    };
+    // ICE lite gives the old address up 15 s after its last check, and SCTP has backed off by then.
+    timeout(Duration::from_secs(60), rest)
+        .await
+        .expect("it goes on");
+    let challenges = challenges.lock().expect("no panic").clone();
+    assert!((1..5).contains(&challenges.len()), "{challenges:?}");
+    assert!(
+        challenges
+            .iter()
+            .all(|to| *to == challenges[0] && to.port() < 49_152)
+    );
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_honest_handshake_is_neither_challenged_nor_held_up() {
+    for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
+        let (network, server, client) = network(11, 50);
+        let (listener, address) = listen(&server, endpoint_config()).await;
+        serve(&listener);
+        let listening = address.socket_addr();
+        network.set_tap(move |datagram| {
+            let challenged =
+                datagram.source == listening && datagram.contents.starts_with(&STUN_REQUEST);
+            assert!(!challenged, "a challenge in calm times");
+            Verdict::Pass
+        });
+        let dialler = dialler(&client);
+        let connection = dialler.connect_with(&address, version).await;
+        let connection = connection.expect("a listener");
+        network.clear_tap();
+        connection.close().await;
+        finish([dialler, listener]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_nomination_directs_little_at_somebody_else() {
+    let (network, server, client) = network(8, 20);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let dialler = dialler(&client);
+    let username = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&username);
+    let victim = forged(1);
+    let at_victim = Arc::new(AtomicU64::new(0));
+    let hit = Arc::clone(&at_victim);
+    network.set_tap(move |datagram| {
+        if datagram.destination == victim {
+            hit.fetch_add(datagram.contents.len() as u64, Ordering::Relaxed);
+        } else if datagram.destination == listening
+            && datagram.contents.starts_with(&STUN_REQUEST)
+            && let Ok(message) = StunMessage::parse(&datagram.contents)
+        {
+            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        }
+        Verdict::Pass
+    });
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    // The peer, who knows the credentials, or somebody on the path.
+    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (ufrag, _) = username.split_once(':').expect("two halves");
+    let forged = check(&username, ufrag);
+    let sent = 20 * forged.len() as u64;
+    for _ in 0..20 {
+        network.inject(victim, listening, forged.clone());
+        let _ = timeout(Duration::from_millis(50), substream.read_exact(&mut buffer)).await;
+    }
+    let hit = at_victim.load(Ordering::Relaxed);
+    assert!(hit > 0, "the listener answered");
+    assert!(hit <= 3 * sent, "{hit} bytes for {sent}");
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_first_contacts_neither_stops_a_transfer_nor_keeps_newcomers_out() {
+    let (network, server, client) = network(9, 40);
+    let mut config = endpoint_config();
+    // The worst case: nobody is limited by a rate.
+    config.first_contacts = RateLimit::UNLIMITED;
+    config.first_contacts_of_site = RateLimit::UNLIMITED;
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    let begin = Instant::now();
+    substream.read_exact(&mut buffer).await.expect("data");
+    let calm = begin.elapsed();
+
+    let flood = tokio::spawn({
+        let network = network.clone();
+        async move {
+            let mut rng = StdRng::seed_from_u64(9);
+            for n in 0..20_000 {
+                network.inject(forged(n), listening, first_contact(&mut rng));
+                if n % 20 == 0 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    });
+    sleep(Duration::from_secs(2)).await;
+    let mut newcomers = Vec::new();
+    for _ in 0..10 {
+        let begin = Instant::now();
+        newcomers.push(dialler.connect(&address).await.expect("let in"));
+        let took = begin.elapsed();
+        // STUN, DTLS 1.3, SCTP and Noise, as in calm times: a challenge costs no round trip.
+        assert!(took < Duration::from_millis(320), "{took:?}");
+    }
+    let begin = Instant::now();
+    substream.read_exact(&mut buffer).await.expect("data");
+    let flooded = begin.elapsed();
+    assert!(!flood.is_finished(), "the flood goes on");
+    assert!(flooded < calm * 3 / 2, "{calm:?} became {flooded:?}");
+    flood.await.expect("no panic");
+    // 64 forged contacts at a time, 10 s each, and the honest ones.
+    assert!(listener.connections() == 11, "{}", listener.connections());
+    sleep(Duration::from_secs(11)).await;
+    drop((substream, connection, newcomers));
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_beyond_its_rate_is_let_in_once_it_answers_and_then_waits_its_turn() {
+    let (_network, server, client) = network(10, 20);
+    let mut config = endpoint_config();
+    config.connect_timeout = Duration::from_secs(2);
+    config.first_contacts = RateLimit::new(Duration::from_secs(60), 3);
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let dialler = dialler(&client);
+    for _ in 0..6 {
+        let connection = dialler.connect(&address).await.expect("within the rates");
+        connection.close().await;
+    }
+    let error = dialler.connect(&address).await.expect_err("too many");
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+    sleep(Duration::from_secs(60)).await;
+    let connection = dialler.connect(&address).await.expect("its turn");
+    connection.close().await;
+    finish([dialler, listener]).await;
+}

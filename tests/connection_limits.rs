@@ -1,0 +1,251 @@
+//! What a peer or an idle application can not do to a connection for ever.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::message::{Flag, Message};
+use anabranch::substream::code;
+use anabranch::{CloseOutcome, Config, ConfigError, ConnectionError, SubstreamError};
+use common::{Pair, config, pattern, scripted, settle, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+/// A peer that opens `count` substreams and resets each.
+async fn open_and_reset(s: &mut common::Scripted, count: u32) {
+    for _ in 0..count {
+        let channel = s.peer.open();
+        s.peer.send(channel, Message::reset(7));
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_opens_and_resets_in_a_loop_loses_its_connection() {
+    let mut config = config();
+    config.max_unused_substreams = 50;
+    let mut s = scripted(config, MemoryConfig::default());
+    open_and_reset(&mut s, 50).await;
+    assert_eq!(s.us.close_reason(), None);
+    open_and_reset(&mut s, 1).await;
+    let cause = within("the end", s.us.closed()).await;
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    assert!(!cause.is_orderly());
+    within("the driver ends", s.driver).await.expect("no panic");
+    while let Ok(Some(unused)) = s.us.accept().await {
+        drop(unused);
+    }
+    settle().await;
+    assert!(s.us.is_idle());
+    assert_eq!(s.us.stats().substreams, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_over_a_longer_time_are_forgiven() {
+    let mut config = config();
+    config.max_unused_substreams = 50;
+    let mut s = scripted(config, MemoryConfig::default());
+    for _ in 0..4 {
+        open_and_reset(&mut s, 40).await;
+        s.peer.run_for(Config::UNUSED_WINDOW).await;
+    }
+    assert_eq!(s.us.close_reason(), None);
+    while s.us.stats().accepted > 0 {
+        let Ok(accepted) = tokio::time::timeout(Duration::from_millis(1), s.us.accept()).await
+        else {
+            break;
+        };
+        drop(accepted);
+    }
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn substreams_that_were_used_may_be_reset_as_often_as_the_peer_likes() {
+    let mut config = config();
+    config.max_unused_substreams = 5;
+    let mut s = scripted(config, MemoryConfig::default());
+    for _ in 0..50 {
+        let channel = s.peer.open();
+        s.peer.data(channel, b"hello");
+        let us = s.us.clone();
+        let accepted = s.peer.drive_while(us.accept()).await;
+        let mut substream = accepted.expect("alive").expect("a substream");
+        let mut got = [0; 5];
+        s.peer
+            .drive_while(substream.read_exact(&mut got))
+            .await
+            .expect("data");
+        s.peer.send(channel, Message::reset(7));
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+    assert_eq!(s.us.close_reason(), None);
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_substreams_count_as_unused() {
+    let mut config = config();
+    config.max_inbound_substreams = 2;
+    config.max_unused_substreams = 10;
+    let mut s = scripted(config, MemoryConfig::default());
+    for _ in 0..13 {
+        s.peer.open();
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+    let cause = within("the end", s.us.closed()).await;
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    within("the driver ends", s.driver).await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
+    let mut config = config();
+    config.accept_timeout = Duration::from_secs(3);
+    config.max_inbound_substreams = 1;
+    let mut s = scripted(config, MemoryConfig::default());
+    let channel = s.peer.open();
+    s.peer
+        .expect_quiet(channel, Duration::from_millis(2990))
+        .await;
+    s.peer
+        .expect(channel, Message::reset(code::RESOURCE_LIMIT))
+        .await;
+    s.peer.expect_closed(channel).await;
+    // There is nothing to accept any more, and room for another.
+    let us = s.us.clone();
+    let second = s.peer.open();
+    s.peer.data(second, b"hello");
+    let accepted = s.peer.drive_while(us.accept()).await;
+    let mut accepted = accepted.expect("alive").expect("the second one");
+    let mut got = [0; 5];
+    accepted.read_exact(&mut got).await.expect("data");
+    // Once accepted it may take its time.
+    s.peer.expect_quiet(second, Duration::from_secs(10)).await;
+    accepted.reset(1);
+    s.peer.expect(second, Message::reset(1)).await;
+    drop((us, accepted));
+    s.peer.expect_closed(second).await;
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
+    let mut idle = config();
+    idle.idle_timeout = Some(Duration::from_secs(60));
+    let pair = Pair::with(idle, config(), MemoryConfig::default());
+    let begin = Instant::now();
+    let (here, there) = pair.substream().await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(pair.a.close_reason(), None, "a substream is use");
+    drop((here, there));
+    pair.idle().await;
+    let last = Instant::now();
+    let (here, there) = pair.substream().await;
+    drop((here, there));
+    let cause = within("the end", pair.a.closed()).await;
+    assert_eq!(cause, ConnectionError::Idle);
+    assert!(cause.is_orderly());
+    assert!(
+        last.elapsed() >= Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(last.elapsed() < Duration::from_secs(61));
+    assert!(pair.a.accept().await.expect("orderly").is_none());
+    assert_eq!(
+        within("its end", pair.b.closed()).await,
+        ConnectionError::ClosedByPeer
+    );
+    for driver in pair.drivers {
+        driver.await.expect("no panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_with_delivers_what_was_written_and_tells_everybody_here_why() {
+    let pair = Pair::new();
+    let (mut here, mut there) = pair.substream().await;
+    let content = pattern(50_000);
+    here.write_all(&content).await.expect("a write");
+    let closing = pair.a.clone();
+    let close = tokio::spawn(async move { closing.close_with(42, "maintenance").await });
+    let mut got = Vec::new();
+    within("the content", there.read_to_end(&mut got))
+        .await
+        .expect("an orderly end");
+    assert!(got == content, "{} bytes", got.len());
+    assert_eq!(
+        there.stopped().await,
+        CloseOutcome::Stopped(Some(42)),
+        "the peer gets the code with STOP_SENDING"
+    );
+    within("the close", close).await.expect("no panic");
+    let cause = ConnectionError::ClosedWith {
+        code: 42,
+        reason: "maintenance".to_owned(),
+    };
+    assert_eq!(pair.a.closed().await, cause);
+    assert_eq!(pair.a.close_reason(), Some(cause));
+    drop((here, there));
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn substreams_that_did_not_close_in_time_learn_the_reason_too() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, _channel) = s.open().await;
+    let us = s.us.clone();
+    let close = us.close_with(9, "bye");
+    s.peer.drive_while(close).await;
+    let error = substream.read_u8().await.expect_err("no FIN came");
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    let source = error
+        .into_inner()
+        .and_then(|source| source.downcast::<SubstreamError>().ok())
+        .expect("ours");
+    assert!(
+        matches!(&*source, SubstreamError::ConnectionLost(ConnectionError::ClosedWith { code: 9, reason }) if reason == "bye"),
+        "{source:?}"
+    );
+    within("the driver ends", s.driver).await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_over_in_time_although_the_peer_acknowledges_nothing() {
+    let mut config = config();
+    config.teardown_timeout = Duration::from_secs(2);
+    let mut s = scripted(config, MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    substream.write_all(b"hello").await.expect("a write");
+    let begin = Instant::now();
+    let us = s.us.clone();
+    s.peer.drive_while(us.close()).await;
+    assert!(
+        begin.elapsed() <= Duration::from_millis(2002),
+        "{:?}",
+        begin.elapsed()
+    );
+    let sent = s.peer.pending(channel);
+    assert!(sent.iter().any(|m| m.flag == Some(Flag::Fin)), "{sent:?}");
+    within("the driver ends", s.driver).await.expect("no panic");
+    drop(substream);
+    assert!(s.us.is_idle());
+}
+
+#[test]
+fn timeouts_of_zero_are_refused() {
+    for change in [
+        (|c: &mut Config| c.accept_timeout = Duration::ZERO) as fn(&mut Config),
+        |c| c.idle_timeout = Some(Duration::ZERO),
+    ] {
+        let mut config = Config::default();
+        change(&mut config);
+        let error = config.validate().expect_err("zero");
+        assert!(matches!(error, ConfigError::ZeroTimeout { .. }), "{error}");
+    }
+}
