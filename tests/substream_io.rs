@@ -76,7 +76,7 @@ async fn l20_chunks_are_read_without_a_copy_and_cut_to_measure() {
 async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() {
     let overlong: &[u8] = &[0x80, 0x80, 0x80, 0x80, 1];
     let non_minimal: &[u8] = &[0x85, 0x00, 1, 2, 3];
-    let oversize: &[u8] = &[0x81, 0x80, 0x01, 1, 2, 3];
+    let oversize: &[u8] = &[0x8d, 0x80, 0x01, 1, 2, 3];
     let not_protobuf: &[u8] = &[2, 0xff, 0xff];
     for bad in [overlong, non_minimal, oversize, not_protobuf] {
         let mut s = scripted(config(), MemoryConfig::default());

@@ -332,14 +332,14 @@ fn credit_is_due_at_first_and_then_at_half_of_the_window() {
     );
     assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1000);
     buffer.granted(1000);
-    assert!(!buffer.credit_offer(ROOM, false).is_some());
+    assert!(buffer.credit_offer(ROOM, false).is_none());
     push(&mut buffer, &pattern(1000));
     assert!(
-        !buffer.credit_offer(ROOM, false).is_some(),
+        buffer.credit_offer(ROOM, false).is_none(),
         "received is not consumed"
     );
     buffer.read_chunk(499);
-    assert!(!buffer.credit_offer(ROOM, false).is_some());
+    assert!(buffer.credit_offer(ROOM, false).is_none());
     buffer.read_chunk(1);
     assert!(buffer.credit_offer(ROOM, false).is_some());
     assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1500);
