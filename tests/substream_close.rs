@@ -579,13 +579,13 @@ async fn l13_the_fin_ack_policy_can_change_while_the_connection_lives() {
     s.peer.run_for(Duration::from_secs(1)).await;
     assert_eq!(s.sent.count(Flag::FinAck), 0);
 
-    s.connection.set_fin_ack(FinAckPolicy::Always);
+    s.us.set_fin_ack(FinAckPolicy::Always);
     let (mut substream, second) = s.open().await;
     s.peer.flag(second, Flag::Fin);
     s.peer.run_for(Duration::from_secs(1)).await;
     assert_eq!(s.sent.count(Flag::FinAck), 1);
 
-    s.connection.set_fin_ack(FinAckPolicy::Never);
+    s.us.set_fin_ack(FinAckPolicy::Never);
     let closing = tokio::spawn(async move { tokio::join!(waiting.finish(), substream.finish()) });
     s.peer.run_for(Duration::from_secs(1)).await;
     assert_eq!(s.sent.count(Flag::Fin), 2);
