@@ -53,7 +53,16 @@ fn config(fin_ack: FinAckPolicy) -> Config {
     config
 }
 
+/// Shows what `RUST_LOG` asks for.
+fn log() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+}
+
 fn dialler(fin_ack: FinAckPolicy) -> Endpoint {
+    log();
     Endpoint::builder()
         .config(config(fin_ack))
         .endpoint_config(endpoint_config())
@@ -75,10 +84,7 @@ async fn connect(endpoint: &Endpoint, address: &str) -> Connection {
 /// Listens on loopback and serves every protocol until it is dropped. Connections begin with the
 /// default policy and change to `fin_ack`.
 async fn serve(fin_ack: FinAckPolicy) -> Endpoint {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
+    log();
     let endpoint = Endpoint::builder()
         .config(config(FinAckPolicy::Always))
         .endpoint_config(endpoint_config())

@@ -94,9 +94,9 @@ impl Opener {
         within("reset-you", case).await;
     }
 
-    async fn open_stalled(&self, up: usize) -> Substream {
+    async fn open_stalled(&self, up: usize, hold: Duration) -> Substream {
         let mut substream = self.open("/stall/1.0.0").await;
-        let hold = usize::try_from(STALL.as_millis()).expect("a short time");
+        let hold = usize::try_from(hold.as_millis()).expect("a short time");
         let case = async {
             substream.write_all(&header(up, hold)).await?;
             substream.read_u8().await
@@ -108,7 +108,7 @@ impl Opener {
 
     /// The peer does not read for a while; all arrives in the end.
     pub(crate) async fn write_to_a_stalled_reader(&self, up: usize) {
-        let mut substream = self.open_stalled(up).await;
+        let mut substream = self.open_stalled(up, STALL).await;
         let case = async {
             substream.write_all(&pattern(up)).await.expect("a write");
             let outcome = substream.finish().await.expect("intact");
@@ -122,15 +122,18 @@ impl Opener {
 
     /// The peer does not read, and gives up.
     pub(crate) async fn write_until_reset(&self, up: usize) {
-        let mut substream = self.open_stalled(up).await;
-        let case = async {
-            let error = match substream.write_all(&pattern(up)).await {
-                Err(error) => error,
-                Ok(()) => substream.read_u64().await.expect_err("it is reset"),
-            };
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+        // So long that it gives up before it reads on, however slow the machine.
+        let mut substream = self.open_stalled(up, LIMIT).await;
+        let content = pattern(up);
+        let written = within("a write of too much", substream.write_all(&content)).await;
+        let error = match written {
+            Err(error) => error,
+            // Then it is what comes in place of the count.
+            Ok(()) => within("the reset", substream.read_u64())
+                .await
+                .expect_err("it is reset"),
         };
-        within("stall up, too much", case).await;
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
 
     /// We do not read for a while. Other substreams go on meanwhile, and all arrives in the end.
