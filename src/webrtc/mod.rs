@@ -24,6 +24,8 @@ pub(crate) mod transmit;
 
 use budget::Budget;
 use direct::DirectEngine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use direct::fuzzing as engine_fuzzing;
 pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
 use str0m_engine::{EngineSetup, Str0mEngine};

@@ -290,7 +290,7 @@ impl Sctp {
 }
 
 /// Fills the checksum in, which is 0 so far (RFC 9260 section 6.8).
-fn put_checksum(packet: &mut [u8]) {
+pub(super) fn put_checksum(packet: &mut [u8]) {
     let checksum = CRC32C.checksum(packet);
     if let Some(field) = packet.get_mut(8..COMMON_HEADER) {
         field.copy_from_slice(&checksum.to_le_bytes());
