@@ -8,6 +8,7 @@ mod frames;
 mod input;
 mod negotiation;
 mod peer;
+mod substreams;
 #[cfg(test)]
 mod tests;
 
@@ -77,6 +78,16 @@ pub fn frame_decoder(bytes: &[u8]) {
 /// If that is not so.
 pub fn noise_and_multistream(bytes: &[u8]) {
     negotiation::run(bytes);
+}
+
+/// Calls of an application on substreams, between what a peer without rules says: every byte
+/// arrives in order or a typed error says otherwise, what we send keeps the rules, and in the end
+/// nothing is left.
+///
+/// # Panics
+/// If that is not so.
+pub fn substream_states(bytes: &[u8]) {
+    substreams::run(bytes);
 }
 
 /// Runs a session on a clock that stands still while anything can run.

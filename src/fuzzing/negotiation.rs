@@ -174,8 +174,8 @@ async fn multistream(mut input: Input<'_>) {
             }
         };
         // As payload, mostly.
-        match input.below(16) {
-            0 => peer.send(channel, &bytes),
+        let frame = match input.below(16) {
+            0 => Bytes::from(bytes),
             1 => {
                 let flags = [
                     Flag::Fin,
@@ -183,10 +183,11 @@ async fn multistream(mut input: Input<'_>) {
                     Flag::ResetStream,
                     Flag::FinAck,
                 ];
-                peer.send(channel, &Message::flag(input.pick(&flags)).encode());
+                Message::flag(input.pick(&flags)).encode()
             }
-            _ => peer.send(channel, &Message::data(Bytes::from(bytes)).encode()),
-        }
+            _ => Message::data(Bytes::from(bytes)).encode(),
+        };
+        peer.send(channel, &frame);
         peer.settle().await;
         peer.received();
     }

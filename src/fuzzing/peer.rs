@@ -36,9 +36,9 @@ impl Peer {
         self.carrier.open("").expect("a channel is free")
     }
 
-    pub(super) fn send(&mut self, channel: ChannelId, bytes: &[u8]) {
-        // Refused where the channel is closed, which is the peer's own fault.
-        let _ = self.carrier.write(channel, bytes, Class::Control);
+    /// `false` where the channel is closed, or has not arrived yet.
+    pub(super) fn send(&mut self, channel: ChannelId, bytes: &[u8]) -> bool {
+        self.carrier.write(channel, bytes, Class::Control) == Written::Taken
     }
 
     pub(super) fn close(&mut self, channel: ChannelId) {

@@ -57,3 +57,8 @@ fn strangers_get_no_state_and_little_answer() {
 fn bytes_in_place_of_a_negotiation_end_in_a_typed_error() {
     random(1000, 300, noise_and_multistream);
 }
+
+#[test]
+fn substreams_keep_the_rules_whatever_the_peer_says() {
+    random(500, 400, substream_states);
+}
