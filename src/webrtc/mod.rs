@@ -483,4 +483,6 @@ impl Drop for WebRtcCarrier {
 }
 
 #[cfg(test)]
+mod hello_tests;
+#[cfg(test)]
 mod tests;

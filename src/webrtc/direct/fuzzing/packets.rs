@@ -161,6 +161,10 @@ impl Attack {
         for datagram in self.session.encrypt(from, packets) {
             self.session.deliver(from, &datagram);
         }
+        // What it answers does not wait, or a session without time would pile it up.
+        for datagram in self.session.output(1 - from) {
+            self.session.deliver(1 - from, &datagram);
+        }
     }
 
     /// Carries what both send; the packets of a liar as `input` says.

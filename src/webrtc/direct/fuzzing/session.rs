@@ -25,7 +25,7 @@ const MAX_IN_FLIGHT: usize = 256 * 1024;
 const RECEIVE_BUFFER: usize = 128 * 1024;
 
 /// Most bytes that one datagram may make an engine send: all that it may have in flight, twice.
-const MAX_OUTPUT: usize = 4 * MAX_IN_FLIGHT;
+const MAX_OUTPUT: usize = 2 * MAX_IN_FLIGHT;
 
 /// Events that one datagram may cause: a hundred chunks, each of which ends, opens or wakes a
 /// channel, and those that were unread.
@@ -136,6 +136,7 @@ impl End {
 
     /// Polls until there is nothing to do at this time.
     fn settle(&mut self, now: Instant) {
+        let before = self.out.len();
         for round in 0.. {
             self.timeout = self.engine.poll(now, &mut self.out);
             self.take_events();
@@ -145,12 +146,8 @@ impl End {
             assert!(round < MAX_DUE, "a timeout that stays due");
             self.engine.handle_timeout(now);
         }
-        self.check();
-    }
-
-    fn check(&self) {
-        let waiting = self.out.len();
-        assert!(waiting <= MAX_OUTPUT, "{waiting} bytes to send");
+        let sent = self.out.len() - before;
+        assert!(sent <= MAX_OUTPUT, "{sent} bytes to send at once");
         let held = self.engine.unacknowledged();
         assert!(
             held <= MAX_IN_FLIGHT + 2 * super::super::CONTROL_ROOM,
