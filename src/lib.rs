@@ -21,6 +21,9 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod message;
 mod noise;

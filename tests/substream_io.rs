@@ -73,6 +73,31 @@ async fn l20_chunks_are_read_without_a_copy_and_cut_to_measure() {
 /// Row L-24: what came before bad framing is read, only that substream ends, and what follows is
 /// not buffered.
 #[tokio::test(start_paused = true)]
+async fn a_stop_discards_what_a_channel_that_has_ended_left_unread() {
+    for ends_by_reset in [false, true] {
+        let mut s = scripted(config(), MemoryConfig::default());
+        let (substream, channel) = s.open().await;
+        s.peer.data(channel, b"unread");
+        if ends_by_reset {
+            s.peer.send_raw(channel, &[2, 0xff, 0xff]);
+            s.peer
+                .expect(channel, Message::reset(code::PROTOCOL_VIOLATION))
+                .await;
+        } else {
+            s.peer.close(channel);
+            s.peer.run_for(Duration::from_millis(1)).await;
+        }
+        assert_ne!(s.us.stats().unread, 0);
+        let (mut reader, writer) = substream.into_split();
+        reader.stop(5);
+        assert_eq!(s.us.stats().unread, 0, "nobody reads it any more");
+        assert!(reader.read(&mut [0]).await.is_err());
+        drop((reader, writer));
+        s.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() {
     let overlong: &[u8] = &[0x80, 0x80, 0x80, 0x80, 1];
     let non_minimal: &[u8] = &[0x85, 0x00, 1, 2, 3];

@@ -361,6 +361,26 @@ fn prologue(client: &Fingerprint, server: &Fingerprint) -> Vec<u8> {
     .concat()
 }
 
+/// A bare Noise state without libp2p rules, for peers that write what no honest one does.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn bare(
+    initiator: bool,
+    client_fingerprint: &Fingerprint,
+    server_fingerprint: &Fingerprint,
+) -> HandshakeState {
+    let prologue = prologue(client_fingerprint, server_fingerprint);
+    let pattern = PATTERN.parse().expect("a pattern");
+    let builder = snow::Builder::with_resolver(pattern, Box::new(Resolver))
+        .local_private_key(&[3; 32])
+        .and_then(|builder| builder.prologue(&prologue))
+        .expect("a key");
+    let built = match initiator {
+        true => builder.build_initiator(),
+        false => builder.build_responder(),
+    };
+    built.expect("a handshake")
+}
+
 /// What an identity signs.
 fn signed(static_key: &[u8]) -> Vec<u8> {
     [SIGNATURE_PREFIX, static_key].concat()

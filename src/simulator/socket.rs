@@ -164,6 +164,11 @@ impl DatagramSocket for SimulatedSocket {
         while let Some(first) = rest.first() {
             let run = coalesced(rest, coalesce);
             let (run, behind) = rest.split_at(run);
+            if first.contents.is_empty() {
+                // As the socket of the system: nothing is to be said about nothing.
+                rest = behind;
+                continue;
+            }
             let mut contents = BytesMut::new();
             for datagram in run {
                 contents.extend_from_slice(&datagram.contents);

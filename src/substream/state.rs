@@ -214,6 +214,8 @@ impl State {
         // A channel that has ended takes no more events, but for the RESET that it still owes.
         match (self.channel, event) {
             (ChannelState::Open, _) => {}
+            // What came before the end stays readable, but nobody wants it any more.
+            (_, Event::Stop) => return (self, Effects::DISCARD_RECEIVED),
             (ChannelState::ResetOwed, Event::ResetWritten) => {
                 return (self.ended(ChannelState::ResetLocally), Effects::NONE);
             }

@@ -85,6 +85,11 @@ pub(super) fn new_dtls(
     let config = CONFIGS
         .get(Some(mtu))
         .map_err(|error| ConnectionError::Carrier(error.to_string()))?;
+    #[cfg(test)]
+    if forced::is_12(mtu) {
+        let dtls = dimpl::Dtls::new_12(config, certificate.clone(), now);
+        return Ok(PacedDtls::new(dtls, now));
+    }
     let dtls = dimpl::Dtls::new_auto(config, certificate.clone(), now);
     Ok(PacedDtls::new(dtls, now))
 }
@@ -132,6 +137,11 @@ impl DtlsProvider for SharedConfigs {
         version: DtlsVersion,
         mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
+        #[cfg(test)]
+        let version = match forced::is_12(mtu.unwrap_or(0)) {
+            true => DtlsVersion::Dtls12,
+            false => version,
+        };
         let config = self.get(mtu)?;
         let certificate = certificate.clone();
         let dtls = match version {
@@ -226,6 +236,25 @@ impl DtlsInstance for PacedDtls {
 
     fn close(&mut self) -> Result<(), DtlsImplError> {
         self.dtls.close()
+    }
+}
+
+/// Peers that know DTLS 1.2 only, for tests.
+#[cfg(test)]
+pub(super) mod forced {
+    use std::cell::Cell;
+
+    thread_local! {
+        static MTU: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    /// From now on, endpoints of this thread with this MTU know DTLS 1.2 only.
+    pub(in super::super) fn set_12(mtu: usize) {
+        MTU.set(mtu);
+    }
+
+    pub(super) fn is_12(mtu: usize) -> bool {
+        MTU.get() == mtu
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) mod transmit;
 
 use budget::Budget;
 use direct::DirectEngine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use direct::fuzzing as engine_fuzzing;
 pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
 use reachability::Reachability;
@@ -602,5 +604,7 @@ impl Drop for WebRtcCarrier {
     }
 }
 
+#[cfg(test)]
+mod hello_tests;
 #[cfg(test)]
 mod tests;

@@ -1,29 +1,10 @@
-//! Held against prost, with the code it generates from `proto/message.proto`.
+//! Held against prost.
 
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 
+use super::super::oracle::{decode_body, generated};
 use super::*;
-
-// Generated as a public module.
-#[allow(unreachable_pub)]
-mod generated {
-    include!(concat!(env!("OUT_DIR"), "/anabranch.message.rs"));
-}
-
-/// What prost's message means. It holds flags as numbers, and tells an empty payload from none.
-fn from_prost(message: generated::Message) -> Message {
-    let flag = message.flag.and_then(Flag::from_wire);
-    Message {
-        flag,
-        unknown_flag: message.flag.is_some() && flag.is_none(),
-        payload: message.message.unwrap_or_default(),
-        error_code: message.error_code,
-        max_data: message.max_data,
-        stream: message.stream,
-        label: message.label,
-    }
-}
 
 fn to_prost(message: &Message) -> generated::Message {
     generated::Message {
@@ -38,9 +19,7 @@ fn to_prost(message: &Message) -> generated::Message {
 
 fn same_as_prost(body: Vec<u8>) -> Result<(), TestCaseError> {
     let body = Bytes::from(body);
-    let expected = generated::Message::decode(body.clone())
-        .ok()
-        .map(from_prost);
+    let expected = decode_body(body.clone());
     prop_assert_eq!(Message::decode_body(body).ok(), expected);
     Ok(())
 }

@@ -164,7 +164,7 @@ fn expected(state: State, event: Event) -> (State, u8) {
         return (State { channel, ..state }, effects);
     }
     if state.channel != C::Open {
-        return (state, 0);
+        return (state, if event == E::Stop { DROP_READ } else { 0 });
     }
     for (from, on, write, effects) in WRITE_TABLE {
         if (from, on) == (state.write, event) {
@@ -216,11 +216,11 @@ fn every_transition_keeps_the_invariants() {
                 );
                 assert_ne!(after.channel, C::Open, "{context}");
                 if state.channel != C::ResetOwed {
-                    assert_eq!(
-                        (after, effects),
-                        (state, Effects::NONE),
-                        "terminal: {context}"
-                    );
+                    let effect = match event {
+                        E::Stop => Effects::DISCARD_RECEIVED,
+                        _ => Effects::NONE,
+                    };
+                    assert_eq!((after, effects), (state, effect), "terminal: {context}");
                 }
             }
             if effects.contains(Effects::PROTOCOL_ERROR) {

@@ -328,11 +328,12 @@ impl Channels {
                 }
                 // Data in front of OPEN is out of order (RFC 8832 section 6).
                 _ if channel.stage == Stage::AwaitOpen => self.refuse(number),
-                Protocol::Binary | Protocol::String if !channel.ignored => {
+                Protocol::Binary | Protocol::String if !channel.ignored && length > 0 => {
                     // One copy of exactly this size: sctp-proto does not give its pieces away.
                     channel.unread = message.next(length).map(|chunk| chunk.bytes);
                 }
-                // An empty message, sent as one byte (RFC 8831 section 6.6), or nothing of ours.
+                // An empty message, sent as one byte (RFC 8831 section 6.6) or as none, which is a
+                // fault that sctp-proto lets pass; or nothing of ours.
                 _ => {}
             }
         }

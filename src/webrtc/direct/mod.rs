@@ -26,6 +26,8 @@ use crate::connection::ConnectionError;
 
 mod channels;
 mod dcep;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod numbers;
 mod path;
 mod sctp;

@@ -1,5 +1,6 @@
 //! SCTP: one association of sctp-proto, and the window updates that it does not send.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +44,9 @@ const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 
 /// Chunk types (RFC 9260 section 3.2).
 const CHUNK_DATA: u8 = 0;
 const CHUNK_SACK: u8 = 3;
+
+/// A SACK without gaps (RFC 9260 section 3.3.4).
+const SACK_HEADER: usize = 16;
 
 /// DATA flags: I (RFC 7053), B and E.
 const FLAGS_SACK_AT_ONCE: u8 = 0x08 | 0x02 | 0x01;
@@ -295,7 +299,7 @@ impl Sctp {
 }
 
 /// Fills the checksum in, which is 0 so far (RFC 9260 section 6.8).
-fn put_checksum(packet: &mut [u8]) {
+pub(super) fn put_checksum(packet: &mut [u8]) {
     let checksum = CRC32C.checksum(packet);
     if let Some(field) = packet.get_mut(8..COMMON_HEADER) {
         field.copy_from_slice(&checksum.to_le_bytes());
@@ -316,6 +320,10 @@ fn split(packet: Bytes, max: usize, out: &mut Vec<Bytes>) {
         let length = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
         let (chunk, rest) = chunks.split_at(length.clamp(4, chunks.len()));
         chunks = rest;
+        let Some(chunk) = shorten(chunk, max.saturating_sub(COMMON_HEADER)) else {
+            // As good as lost on a path that can not carry it.
+            continue;
+        };
         if !part.is_empty() && part.len() + chunk.len() > max {
             put_checksum(&mut part);
             out.push(part.split().freeze());
@@ -325,12 +333,38 @@ fn split(packet: Bytes, max: usize, out: &mut Vec<Bytes>) {
             part.put_slice(header.get(..8).unwrap_or_default());
             part.put_bytes(0, 4);
         }
-        part.put_slice(chunk);
+        part.put_slice(&chunk);
     }
     if !part.is_empty() {
         put_checksum(&mut part);
         out.push(part.freeze());
     }
+}
+
+/// The chunk with at most `max` bytes, if it has a shorter form.
+///
+/// sctp-proto reports every gap in what a peer sends, and a peer can leave as many as it likes; the
+/// first that fit are what RFC 9260 section 3.3.4 asks for. Nothing else of ours is that long
+/// but answers that hold what the peer has sent, such as that to a HEARTBEAT.
+fn shorten(chunk: &[u8], max: usize) -> Option<Cow<'_, [u8]>> {
+    if chunk.len() <= max {
+        return Some(Cow::Borrowed(chunk));
+    }
+    if chunk.first() != Some(&CHUNK_SACK) {
+        return None;
+    }
+    let gaps = max.checked_sub(SACK_HEADER)? / 4;
+    let length = SACK_HEADER + 4 * gaps;
+    let mut short = chunk.get(..length)?.to_vec();
+    let count = u16::from_be_bytes(*short.get(12..)?.first_chunk()?);
+    let count = count.min(u16::try_from(gaps).ok()?);
+    short.truncate(SACK_HEADER + 4 * usize::from(count));
+    let length = u16::try_from(short.len()).ok()?;
+    short.get_mut(2..4)?.copy_from_slice(&length.to_be_bytes());
+    short.get_mut(12..14)?.copy_from_slice(&count.to_be_bytes());
+    // Numbers that came twice are for information only, and stood behind the gaps.
+    short.get_mut(14..16)?.fill(0);
+    Some(Cow::Owned(short))
 }
 
 /// The SACK of a packet: sctp-proto sends each in a packet of its own (RFC 9260 section 3.3.4).
@@ -345,4 +379,57 @@ fn parse_sack(packet: &[u8]) -> Option<Sack> {
         cumulative_tsn,
         window: window as usize,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sack(gaps: u16, duplicates: u16) -> Vec<u8> {
+        let mut packet = vec![0; COMMON_HEADER];
+        let length = 16 + 4 * (gaps + duplicates);
+        packet.put_slice(&[CHUNK_SACK, 0]);
+        packet.put_u16(length);
+        packet.put_slice(&[9, 9, 9, 9, 0, 0, 8, 0]);
+        packet.put_u16(gaps);
+        packet.put_u16(duplicates);
+        for gap in 0..gaps {
+            packet.put_u16(2 * gap + 2);
+            packet.put_u16(2 * gap + 2);
+        }
+        packet.put_bytes(7, 4 * usize::from(duplicates));
+        packet
+    }
+
+    fn split_up(packet: Vec<u8>) -> Vec<Bytes> {
+        let mut packets = Vec::new();
+        split(packet.into(), 1160, &mut packets);
+        packets
+    }
+
+    #[test]
+    fn a_sack_with_more_gaps_than_fit_tells_of_the_first() {
+        for (gaps, duplicates) in [(284, 0), (400, 3), (10, 300), (4000, 4000)] {
+            let packets = split_up(sack(gaps, duplicates));
+            assert_eq!(packets.len(), 1);
+            let told = gaps.min(283);
+            let mut expected = sack(told, 0);
+            put_checksum(&mut expected);
+            assert_eq!(packets[0], expected, "{gaps} {duplicates}");
+            assert!(packets[0].len() <= 1160);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_not_sent_and_those_beside_it_are() {
+        let mut packet = vec![0; COMMON_HEADER];
+        packet.put_slice(&[5, 0]);
+        packet.put_u16(1900);
+        packet.put_bytes(1, 1896);
+        assert_eq!(split_up(packet.clone()), [Bytes::new(); 0]);
+        packet.put_slice(&[11, 0, 0, 4]);
+        let packets = split_up(packet);
+        assert_eq!(packets.len(), 1);
+        assert_eq!(packets[0][COMMON_HEADER..], [11, 0, 0, 4]);
+    }
 }

@@ -1,0 +1,27 @@
+//! The reading of a body by prost, with the code it generates from `proto/message.proto`.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Flag, Message};
+
+// Generated as a public module.
+#[allow(missing_docs, unreachable_pub)]
+pub(crate) mod generated {
+    include!(concat!(env!("OUT_DIR"), "/anabranch.message.rs"));
+}
+
+/// What a body means to prost. It holds flags as numbers, and tells an empty payload from none.
+pub(crate) fn decode_body(body: Bytes) -> Option<Message> {
+    let message = generated::Message::decode(body).ok()?;
+    let flag = message.flag.and_then(Flag::from_wire);
+    Some(Message {
+        flag,
+        unknown_flag: message.flag.is_some() && flag.is_none(),
+        payload: message.message.unwrap_or_default(),
+        error_code: message.error_code,
+        max_data: message.max_data,
+        stream: message.stream,
+        label: message.label,
+    })
+}

@@ -1,0 +1,439 @@
+//! SCTP packets of a peer that lies: those it should send, changed, and others (RFC 9260).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::super::sctp::put_checksum;
+use crate::fuzzing::Input;
+
+/// Packets of one side that are remembered, to be sent again.
+const MAX_EARLIER: usize = 32;
+
+/// Longest packet that fits a datagram of 1200 bytes under any cipher.
+const MAX_PACKET: usize = 1160;
+
+const COMMON_HEADER: usize = 12;
+
+/// Chunk types that sctp-proto knows, and some that nobody does.
+const KINDS: [u8; 22] = [
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 64, 128, 130, 132, 192, 194, 255,
+];
+
+/// Distances from a number of a sequence that is right.
+const DISTANCES: [u32; 24] = [
+    0,
+    1,
+    u32::MAX,
+    2,
+    u32::MAX - 1,
+    3,
+    10,
+    100,
+    u32::MAX - 100,
+    1000,
+    4095,
+    4096,
+    16_384,
+    65_535,
+    65_536,
+    1 << 20,
+    1 << 24,
+    1 << 30,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 31) + 1,
+    3 << 30,
+    u32::MAX - 65_536,
+    u32::MAX - (1 << 24),
+];
+
+/// What a liar knows of the association: what it would have sent.
+#[derive(Debug, Default)]
+pub(super) struct Liar {
+    /// Ports and verification tag of its packets.
+    header: [u8; 8],
+    /// Number of its last DATA chunk.
+    tsn: u32,
+    /// Highest number of the other side that it has acknowledged.
+    acknowledged: u32,
+    /// Number of its last request to reset.
+    request: u32,
+    earlier: Vec<Bytes>,
+    /// Packets that come late.
+    pub(super) held: Vec<Bytes>,
+}
+
+impl Liar {
+    /// Takes note of a packet that it would send.
+    pub(super) fn learn(&mut self, packet: &Bytes) {
+        if let Some(header) = packet.first_chunk::<8>() {
+            self.header = *header;
+        }
+        for chunk in chunks(packet) {
+            let field = |at: usize| {
+                let bytes = chunk.get(at..)?.first_chunk::<4>()?;
+                Some(u32::from_be_bytes(*bytes))
+            };
+            match chunk.first() {
+                Some(0) => self.tsn = field(4).unwrap_or(self.tsn),
+                Some(3) => self.acknowledged = field(4).unwrap_or(self.acknowledged),
+                Some(130) => self.request = field(8).unwrap_or(self.request),
+                _ => {}
+            }
+        }
+        if self.earlier.len() == MAX_EARLIER {
+            self.earlier.remove(0);
+        }
+        self.earlier.push(packet.clone());
+    }
+
+    /// One of the packets that it has sent before.
+    pub(super) fn earlier(&self, input: &mut Input<'_>) -> Option<Bytes> {
+        let index = usize::from(input.u8()).checked_rem(self.earlier.len())?;
+        self.earlier.get(index).cloned()
+    }
+
+    /// What becomes of a packet on its way.
+    pub(super) fn send(&mut self, input: &mut Input<'_>, packet: &Bytes, out: &mut Vec<Bytes>) {
+        self.learn(packet);
+        let mut bytes = packet.to_vec();
+        match input.below(16) {
+            // Most arrive as they are, or the session would soon be over.
+            0..=4 => {}
+            5 => return,
+            6 => out.push(packet.clone()),
+            7 => return self.held.push(packet.clone()),
+            8 => {
+                for _ in 0..=input.below(4) {
+                    let at = COMMON_HEADER + input.below(64);
+                    let value = input.u8();
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+            }
+            9 => {
+                let length = usize::from(input.u16()) % (bytes.len() + 1);
+                bytes.truncate(length);
+            }
+            10 => {
+                let kind = input.pick(&KINDS);
+                if let Some(first) = bytes.get_mut(COMMON_HEADER) {
+                    *first = kind;
+                }
+            }
+            11 => {
+                // Where DATA, SACK, SHUTDOWN and FORWARD-TSN have their number.
+                let distance = input.pick(&DISTANCES);
+                if let Some(field) = bytes.get_mut(16..20) {
+                    let number = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
+                    field.copy_from_slice(&number.wrapping_add(distance).to_be_bytes());
+                }
+            }
+            12 => {
+                for _ in 0..=input.below(4) {
+                    self.forge_chunk(input, &mut bytes);
+                }
+            }
+            13 => {
+                bytes.truncate(COMMON_HEADER);
+                self.forge_chunk(input, &mut bytes);
+                bytes.extend_from_slice(packet.get(COMMON_HEADER..).unwrap_or_default());
+            }
+            14 => {
+                // Without its first chunk, or with its chunks the other way round.
+                let reverse = input.bool();
+                let mut all: Vec<_> = chunks(packet).map(<[u8]>::to_vec).collect();
+                if reverse {
+                    all.reverse();
+                } else if !all.is_empty() {
+                    all.remove(0);
+                }
+                bytes.truncate(COMMON_HEADER);
+                bytes.extend(all.concat());
+            }
+            _ => return out.extend(self.forge(input)),
+        }
+        out.extend(finish(bytes));
+    }
+
+    /// A packet of forged chunks.
+    pub(super) fn forge(&mut self, input: &mut Input<'_>) -> Option<Bytes> {
+        let mut packet = self.start(input);
+        for _ in 0..=input.below(4) {
+            self.forge_chunk(input, &mut packet);
+        }
+        finish(packet)
+    }
+
+    /// Many packets, each of one DATA chunk, whose numbers go up by a step of their own.
+    pub(super) fn forge_burst(&mut self, input: &mut Input<'_>, out: &mut Vec<Bytes>) {
+        let mut number = self.tsn.wrapping_add(input.pick(&DISTANCES));
+        let step = input.pick(&[1, 2, 3, u32::MAX, 1 << 16]);
+        let flags = input.u8();
+        let stream = input.u16() % 512;
+        let stream_step = u16::from(input.u8() % 3);
+        let count = 4 * (1 + input.below(64));
+        let body = input.take(8);
+        for index in 0..count {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            let mut packet = [&self.header[..], &[0; 4]].concat();
+            let mut value = number.to_be_bytes().to_vec();
+            value.put_u16(stream.wrapping_add(stream_step.wrapping_mul(index)));
+            value.put_u16(index);
+            value.put_u32(53);
+            value.extend_from_slice(body);
+            put_chunk(&mut packet, 0, flags, &value, 0);
+            out.extend(finish(packet));
+            number = number.wrapping_add(step);
+        }
+    }
+
+    /// Bytes behind a header that is right, or not.
+    pub(super) fn raw(&mut self, input: &mut Input<'_>) -> Option<Bytes> {
+        let mut packet = self.start(input);
+        let length = usize::from(input.u8());
+        packet.extend_from_slice(input.take(length));
+        finish(packet)
+    }
+
+    fn start(&self, input: &mut Input<'_>) -> Vec<u8> {
+        let mut packet = self.header.to_vec();
+        match input.below(16) {
+            // The tag that an INIT has.
+            0 => packet[4..].fill(0),
+            1 => packet[4..].copy_from_slice(&input.u32().to_be_bytes()),
+            2 => packet[..4].copy_from_slice(&input.u32().to_be_bytes()),
+            _ => {}
+        }
+        packet.extend_from_slice(&[0; 4]);
+        packet
+    }
+
+    /// Adds a chunk of a kind that means something, with contents that mostly do.
+    fn forge_chunk(&mut self, input: &mut Input<'_>, packet: &mut Vec<u8>) {
+        let mut value = Vec::new();
+        let mut flags = 0;
+        let kind = match input.below(16) {
+            0..=2 => {
+                flags = if input.bool() { 3 } else { input.u8() };
+                value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
+                let stream = match input.below(4) {
+                    0 => 0,
+                    1 => input.u16(),
+                    _ => u16::from(input.u8() % 16),
+                };
+                value.put_u16(stream);
+                value.put_u16(u16::from(input.u8()));
+                let protocol = input.pick(&[50, 51, 53, 54, 56, 57, 0]);
+                value.put_u32(protocol);
+                if protocol == 50 && input.bool() {
+                    put_open(input, &mut value);
+                } else {
+                    let length = usize::from(input.u8());
+                    value.extend_from_slice(input.take(length));
+                }
+                0
+            }
+            3 | 4 => {
+                put_sack(input, self.acknowledged, &mut value);
+                3
+            }
+            5 | 6 => {
+                // New cumulative number, then streams, or streams with flags and message numbers.
+                value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
+                let interleaved = input.below(4) == 0;
+                for _ in 0..input.below(12) {
+                    value.put_u16(u16::from(input.u8()));
+                    value.put_u16(u16::from(input.u8()));
+                    if interleaved {
+                        value.put_u32(input.u32());
+                    }
+                }
+                if interleaved { 194 } else { 192 }
+            }
+            7 | 8 => {
+                for _ in 0..=input.below(3) {
+                    self.put_request(input, &mut value);
+                }
+                130
+            }
+            9 => {
+                // INIT or INIT-ACK: tag, window, streams, first number, parameters.
+                value.put_u32(input.u32());
+                value.put_u32(input.pick(&[0, 1, 1500, 1 << 17, u32::MAX]));
+                value.put_u16(input.pick(&[0, 1, 10, u16::MAX]));
+                value.put_u16(input.pick(&[0, 1, 10, u16::MAX]));
+                value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
+                for _ in 0..input.below(4) {
+                    let kind = input.pick(&[7, 9, 11, 12, 0x8000, 0x8002, 0x8003, 0x8008, 0xc000]);
+                    let length = usize::from(input.u8());
+                    let body = input.take(length);
+                    put_parameter(&mut value, kind, body, input.u8());
+                }
+                1 + u8::from(input.bool())
+            }
+            10 => {
+                // ERROR or ABORT with causes.
+                for _ in 0..input.below(3) {
+                    let kind = u16::from(input.u8() % 16);
+                    let length = usize::from(input.u8());
+                    let body = input.take(length);
+                    put_parameter(&mut value, kind, body, input.u8());
+                }
+                if input.below(4) == 0 { 6 } else { 9 }
+            }
+            11 => {
+                // HEARTBEAT or its answer.
+                let length = usize::from(input.u8());
+                let body = input.take(length);
+                put_parameter(&mut value, 1, body, input.u8());
+                4 + u8::from(input.bool())
+            }
+            12 => {
+                value.put_u32(self.acknowledged.wrapping_add(input.pick(&DISTANCES)));
+                input.pick(&[7, 8, 14])
+            }
+            13 => {
+                let length = usize::from(input.u8());
+                value.extend_from_slice(input.take(length));
+                input.pick(&[10, 11])
+            }
+            14 => {
+                // I-DATA (RFC 8260), which was not agreed on.
+                flags = input.u8();
+                value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
+                value.put_u32(input.u32());
+                value.put_u32(input.u32());
+                value.put_u32(input.u32());
+                64
+            }
+            _ => {
+                flags = input.u8();
+                let length = usize::from(input.u8());
+                value.extend_from_slice(input.take(length));
+                input.u8()
+            }
+        };
+        let lie = if input.below(8) == 0 { input.u8() } else { 0 };
+        put_chunk(packet, kind, flags, &value, lie);
+    }
+
+    /// A parameter of RECONFIG (RFC 6525).
+    fn put_request(&mut self, input: &mut Input<'_>, value: &mut Vec<u8>) {
+        let mut body = Vec::new();
+        let request = self.request.wrapping_add(input.pick(&DISTANCES));
+        let kind = input.pick(&[13, 13, 13, 14, 15, 16, 16, 17, 18]);
+        body.put_u32(request);
+        match kind {
+            13 => {
+                body.put_u32(input.u32());
+                body.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
+            }
+            16 => body.put_u32(u32::from(input.u8() % 8)),
+            17 | 18 => body.put_u32(input.u32()),
+            _ => {}
+        }
+        if matches!(kind, 13 | 14) {
+            for _ in 0..input.below(40) {
+                body.put_u16(u16::from(input.u8() % 64));
+            }
+        }
+        put_parameter(value, kind, &body, input.u8());
+    }
+}
+
+fn put_sack(input: &mut Input<'_>, acknowledged: u32, value: &mut Vec<u8>) {
+    value.put_u32(acknowledged.wrapping_add(input.pick(&DISTANCES)));
+    value.put_u32(input.pick(&[0, 1, 1500, 1 << 16, 1 << 20, u32::MAX]));
+    let gaps = input.below(64);
+    let duplicates = input.below(8);
+    // Counts that do not agree with what is there.
+    let (more_gaps, more_duplicates) = match input.below(8) {
+        0 => (u16::from(input.u8()) << 6, 0),
+        1 => (0, u16::from(input.u8()) << 8),
+        _ => (0, 0),
+    };
+    value.put_u16(u16::try_from(gaps).unwrap_or(0).wrapping_add(more_gaps));
+    value.put_u16(
+        u16::try_from(duplicates)
+            .unwrap_or(0)
+            .wrapping_add(more_duplicates),
+    );
+    let wide = input.bool();
+    for _ in 0..gaps {
+        for _ in 0..2 {
+            value.put_u16(if wide {
+                input.u16()
+            } else {
+                u16::from(input.u8())
+            });
+        }
+    }
+    for _ in 0..duplicates {
+        value.put_u32(acknowledged.wrapping_add(input.pick(&DISTANCES)));
+    }
+}
+
+/// A `DATA_CHANNEL_OPEN` (RFC 8832 section 5.1) whose lengths may lie.
+fn put_open(input: &mut Input<'_>, value: &mut Vec<u8>) {
+    value.put_u8(3);
+    value.put_u8(input.pick(&[0, 0, 0, 0x80, 1, 2, 0x81, 0xff]));
+    value.put_u16(256);
+    value.put_u32(input.pick(&[0, 0, 1, u32::MAX]));
+    let length = usize::from(input.u8());
+    let label = input.take(length);
+    let lie = u16::from(input.u8() % 4);
+    value.put_u16(u16::try_from(label.len()).unwrap_or(0).wrapping_add(lie));
+    value.put_u16(input.pick(&[0, 0, 1, u16::MAX]));
+    value.extend_from_slice(label);
+}
+
+fn put_parameter(value: &mut Vec<u8>, kind: u16, body: &[u8], lie: u8) {
+    let length = u16::try_from(body.len() + 4).unwrap_or(u16::MAX);
+    value.put_u16(kind);
+    value.put_u16(lying(length, lie));
+    value.extend_from_slice(body);
+    value.resize(value.len().next_multiple_of(4), 0);
+}
+
+fn put_chunk(packet: &mut Vec<u8>, kind: u8, flags: u8, value: &[u8], lie: u8) {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    packet.put_u8(kind);
+    packet.put_u8(flags);
+    packet.put_u16(lying(length, lie));
+    packet.extend_from_slice(value);
+    packet.resize(packet.len().next_multiple_of(4), 0);
+}
+
+/// A length that is right in most cases.
+fn lying(length: u16, lie: u8) -> u16 {
+    match lie {
+        0..=239 => length,
+        240 => 0,
+        241 => 3,
+        242 => 4,
+        243 => u16::MAX,
+        244..=249 => length.wrapping_add(u16::from(lie - 243)),
+        _ => length.wrapping_sub(u16::from(lie - 249)),
+    }
+}
+
+fn chunks(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = packet.get(COMMON_HEADER..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let &[_, _, high, low] = rest.first_chunk()?;
+        let length = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
+        let (chunk, behind) = rest.split_at(length.clamp(4, rest.len()));
+        rest = behind;
+        Some(chunk)
+    })
+}
+
+/// The packet with a checksum that is right.
+fn finish(mut packet: Vec<u8>) -> Option<Bytes> {
+    packet.truncate(MAX_PACKET);
+    packet.get_mut(8..COMMON_HEADER)?.fill(0);
+    let mut packet = BytesMut::from(&packet[..]);
+    put_checksum(&mut packet);
+    Some(packet.freeze())
+}
