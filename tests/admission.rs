@@ -9,8 +9,8 @@ use std::time::Duration;
 use anabranch::endpoint::Phase;
 use anabranch::simulator::{Conditions, Host, Network, Verdict};
 use anabranch::{
-    Address, ConnectError, Connection, Endpoint, EndpointBuilder, EndpointConfig, RateLimit,
-    WebRtcDirectVersion,
+    Address, ConnectError, Connection, ConnectionError, Endpoint, EndpointBuilder, EndpointConfig,
+    RateLimit, WebRtcDirectVersion,
 };
 use is::stun::{StunMessage, TransId};
 use rand::rngs::StdRng;
@@ -470,4 +470,50 @@ async fn a_host_beyond_its_rate_is_let_in_once_it_answers_and_then_waits_its_tur
     let connection = dialler.connect(&address).await.expect("its turn");
     connection.close().await;
     finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
+    for silenced in [0, 1] {
+        let (network, server, client) = network(12, 20);
+        let mut config = endpoint_config();
+        config.silence_timeout = Duration::from_secs(6);
+        let (listener, address) = listen(&server, config.clone()).await;
+        let dialler = Endpoint::builder()
+            .endpoint_config(config)
+            .simulated(&client)
+            .dial_only()
+            .expect("a configuration that works");
+        let accepting = listener.clone();
+        let accepted = tokio::spawn(async move {
+            let incoming = accepting.accept().await.expect("a dialler");
+            incoming.accept().await.expect("a handshake")
+        });
+        let connection = dialler.connect(&address).await.expect("a listener");
+        let theirs = accepted.await.expect("no panic");
+        let mut substreams = Vec::new();
+        for _ in 0..3 {
+            substreams.push(connection.open(BULK).await.expect("a substream"));
+        }
+        // Idle, but alive: checks and consent go on. Less than `Config::accept_timeout`.
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(connection.close_reason(), None);
+        network.set_silent([&server, &client][silenced], true);
+        let begin = Instant::now();
+        for mut substream in substreams {
+            let error = substream.read_u8().await.expect_err("the peer is dead");
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
+            assert!(
+                error.to_string().contains("does not answer"),
+                "the cause: {error}"
+            );
+        }
+        let after = begin.elapsed();
+        assert_eq!(connection.closed().await, ConnectionError::TimedOut);
+        assert_eq!(theirs.closed().await, ConnectionError::TimedOut);
+        assert!(begin.elapsed() <= Duration::from_secs(6), "{after:?}");
+        assert!(after > Duration::from_secs(2), "{after:?}");
+        drop((connection, theirs));
+        finish([dialler, listener]).await;
+    }
 }

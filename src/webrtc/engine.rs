@@ -107,6 +107,9 @@ pub(crate) trait Engine: Send {
         Duration::ZERO
     }
 
+    /// Whether the records are those of DTLS 1.2, with one key for the life of the connection.
+    fn is_dtls12(&mut self) -> bool;
+
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);
 }
