@@ -1,6 +1,7 @@
 //! Who gets in, who does not, and what strangers can make a listener do; on a simulated network.
 #![cfg(feature = "testing")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -396,6 +397,43 @@ async fn a_forged_nomination_directs_little_at_somebody_else() {
     assert!(hit <= 3 * sent, "{hit} bytes for {sent}");
     drop((substream, connection));
     network.clear_tap();
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_answered_at_so_many_addresses_only() {
+    let (network, server, client) = network(13, 20);
+    let mut config = endpoint_config();
+    config.max_addresses = 4;
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let username = Arc::new(Mutex::new(None));
+    let answered = Arc::new(Mutex::new(BTreeSet::new()));
+    let (seen, seen_answers) = (Arc::clone(&username), Arc::clone(&answered));
+    network.set_tap(move |datagram| {
+        if datagram.source == listening {
+            let mut answers = seen_answers.lock().expect("no panic");
+            answers.insert(datagram.destination);
+        } else if datagram.contents.starts_with(&STUN_REQUEST)
+            && let Ok(message) = StunMessage::parse(&datagram.contents)
+        {
+            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (ufrag, _) = username.split_once(':').expect("two halves");
+    for n in 0..100 {
+        network.inject(forged(n), listening, check(&username, ufrag));
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(answered.lock().expect("no panic").len(), 4);
+    network.clear_tap();
+    connection.close().await;
     finish([dialler, listener]).await;
 }
 
