@@ -1,6 +1,7 @@
 //! Who gets in, who does not, and what strangers can make a listener do; on a simulated network.
 #![cfg(feature = "testing")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,8 @@ use std::time::Duration;
 use anabranch::endpoint::Phase;
 use anabranch::simulator::{Conditions, Host, Network, Verdict};
 use anabranch::{
-    Address, ConnectError, Connection, Endpoint, EndpointBuilder, EndpointConfig, RateLimit,
-    WebRtcDirectVersion,
+    Address, ConnectError, Connection, ConnectionError, Endpoint, EndpointBuilder, EndpointConfig,
+    RateLimit, WebRtcDirectVersion,
 };
 use is::stun::{StunMessage, TransId};
 use rand::rngs::StdRng;
@@ -400,6 +401,43 @@ async fn a_forged_nomination_directs_little_at_somebody_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_is_answered_at_so_many_addresses_only() {
+    let (network, server, client) = network(13, 20);
+    let mut config = endpoint_config();
+    config.max_addresses = 4;
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let username = Arc::new(Mutex::new(None));
+    let answered = Arc::new(Mutex::new(BTreeSet::new()));
+    let (seen, seen_answers) = (Arc::clone(&username), Arc::clone(&answered));
+    network.set_tap(move |datagram| {
+        if datagram.source == listening {
+            let mut answers = seen_answers.lock().expect("no panic");
+            answers.insert(datagram.destination);
+        } else if datagram.contents.starts_with(&STUN_REQUEST)
+            && let Ok(message) = StunMessage::parse(&datagram.contents)
+        {
+            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (ufrag, _) = username.split_once(':').expect("two halves");
+    for n in 0..100 {
+        network.inject(forged(n), listening, check(&username, ufrag));
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(answered.lock().expect("no panic").len(), 4);
+    network.clear_tap();
+    connection.close().await;
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flood_of_forged_first_contacts_neither_stops_a_transfer_nor_keeps_newcomers_out() {
     let (network, server, client) = network(9, 40);
     let mut config = endpoint_config();
@@ -470,4 +508,50 @@ async fn a_host_beyond_its_rate_is_let_in_once_it_answers_and_then_waits_its_tur
     let connection = dialler.connect(&address).await.expect("its turn");
     connection.close().await;
     finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
+    for silenced in [0, 1] {
+        let (network, server, client) = network(12, 20);
+        let mut config = endpoint_config();
+        config.silence_timeout = Duration::from_secs(6);
+        let (listener, address) = listen(&server, config.clone()).await;
+        let dialler = Endpoint::builder()
+            .endpoint_config(config)
+            .simulated(&client)
+            .dial_only()
+            .expect("a configuration that works");
+        let accepting = listener.clone();
+        let accepted = tokio::spawn(async move {
+            let incoming = accepting.accept().await.expect("a dialler");
+            incoming.accept().await.expect("a handshake")
+        });
+        let connection = dialler.connect(&address).await.expect("a listener");
+        let theirs = accepted.await.expect("no panic");
+        let mut substreams = Vec::new();
+        for _ in 0..3 {
+            substreams.push(connection.open(BULK).await.expect("a substream"));
+        }
+        // Idle, but alive: checks and consent go on. Less than `Config::accept_timeout`.
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(connection.close_reason(), None);
+        network.set_silent([&server, &client][silenced], true);
+        let begin = Instant::now();
+        for mut substream in substreams {
+            let error = substream.read_u8().await.expect_err("the peer is dead");
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
+            assert!(
+                error.to_string().contains("does not answer"),
+                "the cause: {error}"
+            );
+        }
+        let after = begin.elapsed();
+        assert_eq!(connection.closed().await, ConnectionError::TimedOut);
+        assert_eq!(theirs.closed().await, ConnectionError::TimedOut);
+        assert!(begin.elapsed() <= Duration::from_secs(6), "{after:?}");
+        assert!(after > Duration::from_secs(2), "{after:?}");
+        drop((connection, theirs));
+        finish([dialler, listener]).await;
+    }
 }

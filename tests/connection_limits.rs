@@ -5,12 +5,18 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
+use anabranch::carrier::memory::{MemoryCarrier, MemoryConfig, pair};
+use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{CloseOutcome, Config, ConfigError, ConnectionError, SubstreamError};
+use anabranch::{CloseOutcome, Config, ConfigError, Connection, ConnectionError, SubstreamError};
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
 use common::{Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -235,6 +241,91 @@ async fn a_close_is_over_in_time_although_the_peer_acknowledges_nothing() {
     within("the driver ends", s.driver).await.expect("no panic");
     drop(substream);
     assert!(s.us.is_idle());
+}
+
+/// A carrier that can not be used much longer, from when it is told so.
+struct Worn {
+    inner: MemoryCarrier,
+    worn: Arc<AtomicBool>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Carrier for Worn {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        self.waker.register(cx.waker());
+        if self.worn.swap(false, Ordering::SeqCst) {
+            let cause = ConnectionError::KeysUsedUp;
+            return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
+        }
+        self.inner.poll_event(cx)
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        self.inner.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        self.inner.write(channel, frame, class)
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.inner.read(channel)
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        self.inner.notify_delivered(channel);
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        self.inner.close_channel(channel);
+    }
+
+    fn max_message(&self) -> usize {
+        self.inner.max_message()
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_close(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
+    let (a, b, _faults) = pair(MemoryConfig::default());
+    let (worn, waker) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicWaker::new()),
+    );
+    let a = Worn {
+        inner: a,
+        worn: Arc::clone(&worn),
+        waker: Arc::clone(&waker),
+    };
+    let (a, driver_a) = Connection::over(a, Arc::new(config()));
+    let (b, driver_b) = Connection::over(b, Arc::new(config()));
+    let drivers = [tokio::spawn(driver_a), tokio::spawn(driver_b)];
+    let mut here = within("open", a.open("")).await.expect("a channel");
+    let content = pattern(50_000);
+    here.write_all(&content).await.expect("a write");
+    worn.store(true, Ordering::SeqCst);
+    waker.wake();
+    let there = within("accept", b.accept()).await.expect("alive");
+    let mut there = there.expect("a substream");
+    let mut got = Vec::new();
+    within("the content", there.read_to_end(&mut got))
+        .await
+        .expect("an orderly end");
+    assert!(got == content, "{} bytes", got.len());
+    drop(there);
+    let cause = within("the end", a.closed()).await;
+    assert_eq!(cause, ConnectionError::KeysUsedUp);
+    assert!(!cause.is_orderly());
+    within("its end", b.closed()).await;
+    for driver in drivers {
+        driver.await.expect("no panic");
+    }
+    drop(here);
+    assert!(a.is_idle() && b.is_idle());
 }
 
 #[test]

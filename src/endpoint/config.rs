@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::admission::RateLimit;
 use crate::connection::ConfigError;
-use crate::webrtc::{EngineKind, MAX_ADDRESSES};
+use crate::webrtc::{CarrierLimits, EngineKind, MAX_ADDRESSES};
 
 /// Sockets for one address; more than anybody has cores to spare for.
 const MAX_SOCKETS: usize = 64;
@@ -41,6 +41,17 @@ pub struct EndpointConfig {
     /// [`Incoming::refuse`](super::Incoming::refuse), and dials fail. Default: 16 384. Answers peers
     /// that connect and stay.
     pub max_connections: usize,
+    /// How long nothing may come from the peer of a connection before it counts as dead: the connection then ends
+    /// with [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut), and so does every substream. An
+    /// idle peer is heard of every few seconds, by its ICE checks (RFC 7675). Default: 15 s. More has no
+    /// effect: ICE itself gives up after 15 s (listeners) or 23 s (diallers).
+    pub silence_timeout: Duration,
+    /// Bytes that this side may send on a connection with DTLS 1.2, after which it is closed in an orderly way, as
+    /// [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). Default: 64 GiB. The
+    /// nonces of its AES-GCM are random here, 64 bits, and there is no rekeying: at 310 GB two of
+    /// them are equal with odds of 2^-9, and from then on what they protected can be read; at 64 GiB it is 2^-13.
+    /// DTLS 1.3, which is preferred, counts them.
+    pub max_dtls12_bytes: u64,
     /// Sockets for each address that is listened on, each with a task of its own, among which the
     /// system divides the peers (SO_REUSEPORT). 1, the default, to 64; more than one only helps listeners on
     /// machines with many cores that receive more than one of them can take. On systems without it,
@@ -56,7 +67,7 @@ pub struct EndpointConfig {
     /// Most bytes that a connection holds of channels that are not read, before their senders have
     /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
     pub receive_buffer: usize,
-    /// The WebRTC implementation. Default: direct.
+    /// The WebRTC implementation. Default: the direct engine.
     pub engine: EngineKind,
 }
 
@@ -71,6 +82,8 @@ impl Default for EndpointConfig {
             limit_loopback: false,
             max_addresses: MAX_ADDRESSES,
             max_connections: 16_384,
+            silence_timeout: Duration::from_secs(15),
+            max_dtls12_bytes: 64 << 30,
             sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
@@ -87,9 +100,14 @@ impl EndpointConfig {
     /// # Errors
     /// [`ConfigError`] names the field.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.connect_timeout.is_zero() {
-            let name = "connect_timeout";
-            return Err(ConfigError::ZeroTimeout { name });
+        let timeouts = [
+            ("connect_timeout", self.connect_timeout),
+            ("silence_timeout", self.silence_timeout),
+        ];
+        for (name, value) in timeouts {
+            if value.is_zero() {
+                return Err(ConfigError::ZeroTimeout { name });
+            }
         }
         let ranges = [
             ("max_handshakes", self.max_handshakes, usize::MAX),
@@ -113,6 +131,15 @@ impl EndpointConfig {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn carrier_limits(&self) -> CarrierLimits {
+        CarrierLimits {
+            max_in_flight: self.max_in_flight,
+            // Beyond a day it is none, and this can be added to any time.
+            silence_timeout: self.silence_timeout.min(Duration::from_secs(86_400)),
+            max_dtls12_bytes: self.max_dtls12_bytes,
+        }
     }
 
     pub(super) fn mtu_towards(&self, remote: IpAddr) -> usize {

@@ -56,8 +56,13 @@ pub(super) async fn dial(
             cause,
         }
     })?;
-    let mut carrier =
-        WebRtcCarrier::new(engine, socket, Source::Socket, local, config.max_in_flight);
+    let mut carrier = WebRtcCarrier::new(
+        engine,
+        socket,
+        Source::Socket,
+        local,
+        config.carrier_limits(),
+    );
     carrier.expect_refusal(refusal_password);
     let expectations = Expectations {
         role: Role::Client,

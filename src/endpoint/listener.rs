@@ -291,7 +291,7 @@ impl Incoming {
             socket,
             Source::Inbox(route),
             destination,
-            config.max_in_flight,
+            config.carrier_limits(),
         );
         let expectations = Expectations {
             role: Role::Server,

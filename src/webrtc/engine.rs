@@ -107,6 +107,9 @@ pub(crate) trait Engine: Send {
         Duration::ZERO
     }
 
+    /// Whether the records are those of DTLS 1.2, with one key for the life of the connection.
+    fn is_dtls12(&mut self) -> bool;
+
     /// Bytes of a message that one packet carries, if that is known.
     fn packet_payload(&self) -> Option<usize> {
         None

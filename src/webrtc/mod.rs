@@ -19,6 +19,7 @@ mod direct;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
+mod limits;
 mod reachability;
 mod record_number;
 pub(crate) mod str0m_engine;
@@ -30,6 +31,8 @@ use direct::DirectEngine;
 pub(crate) use direct::fuzzing as engine_fuzzing;
 pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
+pub(crate) use limits::CarrierLimits;
+use limits::Lifetime;
 use reachability::Reachability;
 use str0m_engine::{EngineSetup, Str0mEngine};
 use transmit::{Run, TransmitQueue};
@@ -145,6 +148,7 @@ pub(crate) struct WebRtcCarrier {
     refusal_password: Option<String>,
     /// The listener has refused, and that has yet to be reported.
     refused_by_peer: bool,
+    lifetime: Lifetime,
     blocked: Option<BoxFuture<'static, io::Result<()>>>,
     /// What happened before the peer was authenticated. Bounded by the engine's limits for that
     /// time.
@@ -168,9 +172,9 @@ impl WebRtcCarrier {
         socket: Arc<dyn DatagramSocket>,
         source: Source,
         local: SocketAddr,
-        max_in_flight: usize,
+        limits: CarrierLimits,
     ) -> Self {
-        let budget = Budget::new(max_in_flight, engine.latency_allowance());
+        let budget = Budget::new(limits.max_in_flight, engine.latency_allowance());
         let reachability = match &source {
             Source::Socket => None,
             Source::Inbox(route) => Some(Reachability::new(
@@ -194,6 +198,7 @@ impl WebRtcCarrier {
             reachability,
             refusal_password: None,
             refused_by_peer: false,
+            lifetime: Lifetime::new(limits),
             blocked: None,
             early: VecDeque::new(),
             ended: false,
@@ -210,6 +215,7 @@ impl WebRtcCarrier {
     pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>) {
         self.engine.authenticated();
         self.refusal_password = None;
+        self.lifetime.begin(Instant::now());
         if let Source::Inbox(route) = &self.source {
             route.inbox.authenticated();
         }
@@ -236,7 +242,10 @@ impl WebRtcCarrier {
         if std::mem::take(&mut self.refused_by_peer) {
             return Some(EngineEvent::Refused);
         }
-        let event = self.engine.next_event();
+        let event = self.engine.next_event().or_else(|| {
+            let silent_at = self.lifetime.silent_at()?;
+            (silent_at <= Instant::now()).then_some(EngineEvent::Ended(ConnectionError::TimedOut))
+        });
         if let (Some(EngineEvent::DtlsConnected(_)), Some(reachability)) =
             (&event, &mut self.reachability)
         {
@@ -274,6 +283,9 @@ impl WebRtcCarrier {
 
     fn set_timer(&mut self, now: Instant) {
         let mut next = self.engine_timeout;
+        if let Some(silent_at) = self.lifetime.silent_at() {
+            next = next.min(silent_at);
+        }
         if let Some((until, _)) = self.left_to_peer.front() {
             next = next.min(*until);
         }
@@ -366,6 +378,9 @@ impl WebRtcCarrier {
             Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
         };
         self.dirty |= received;
+        if received {
+            self.lifetime.heard(now);
+        }
         received
     }
 
@@ -406,6 +421,7 @@ impl WebRtcCarrier {
             let outgoing = Outgoing::from(run);
             match self.socket.try_send(&outgoing) {
                 Ok(()) => {
+                    self.lifetime.sent(outgoing.contents.len());
                     if let Some(reachability) = &mut self.reachability {
                         reachability.sent(outgoing.destination, outgoing.contents);
                     }
@@ -465,6 +481,11 @@ impl Carrier for WebRtcCarrier {
             return Poll::Ready(Ok(event));
         }
         loop {
+            let engine = &mut self.engine;
+            if self.lifetime.keys_used_up(|| engine.is_dtls12()) {
+                let cause = ConnectionError::KeysUsedUp;
+                return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
+            }
             match std::task::ready!(self.poll_engine(cx)) {
                 EngineEvent::Carrier(CarrierEvent::Writable) => {
                     // Acknowledgements come all the time; only who was refused wants to know,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use str0m::channel::{ChannelConfig, ChannelId as Str0mChannel, Reliability};
 use str0m::config::{DtlsVersion, Fingerprint as Str0mFingerprint};
+use str0m::crypto::dtls::ProtocolVersion;
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig};
 
@@ -574,6 +575,10 @@ impl Engine for Str0mEngine {
     fn holds_back_unread(&self) -> bool {
         // str0m reads every channel when it is polled.
         false
+    }
+
+    fn is_dtls12(&mut self) -> bool {
+        self.rtc.direct_api().dtls_protocol_version() == Some(ProtocolVersion::DTLS1_2)
     }
 
     fn close(&mut self, _now: Instant) {

@@ -9,8 +9,8 @@ use super::handshake::{Expectations, Progress, establish};
 use super::str0m_engine::EngineSetup;
 use super::{Source, WebRtcCarrier, new_engine};
 use crate::certificate::Certificate;
-use crate::endpoint::EngineKind;
 use crate::endpoint::socket::{DatagramSocket, UdpDatagramSocket};
+use crate::endpoint::{EndpointConfig, EngineKind};
 
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 
@@ -41,7 +41,8 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
         let engine = new_engine(engines[own], setup, now).expect("an engine");
         let socket: Arc<dyn DatagramSocket> = sockets[own].clone();
         let local = addresses[own];
-        WebRtcCarrier::new(engine, socket, Source::Socket, local, MAX_IN_FLIGHT)
+        let limits = EndpointConfig::default().carrier_limits();
+        WebRtcCarrier::new(engine, socket, Source::Socket, local, limits)
     };
     let (mut client, mut server) = (carrier(0), carrier(1));
     let hashes = certificates.each_ref().map(Certificate::fingerprint);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anabranch::{Endpoint, EndpointConfig, WebRtcDirectVersion};
+use anabranch::{Endpoint, EndpointConfig, RateLimit, WebRtcDirectVersion};
 
 mod identify;
 mod js;
@@ -31,11 +31,15 @@ fn endpoint_config() -> EndpointConfig {
 
 /// Listens on loopback and serves every protocol until it is dropped.
 async fn serve() -> Endpoint {
+    serve_with(endpoint_config()).await
+}
+
+async fn serve_with(config: EndpointConfig) -> Endpoint {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer()
         .try_init();
-    let mut builder = Endpoint::builder().endpoint_config(endpoint_config());
+    let mut builder = Endpoint::builder().endpoint_config(config);
     for protocol in responders::PROTOCOLS {
         builder = builder.protocol(protocol);
     }
@@ -73,6 +77,38 @@ async fn dialled_by(program: &str, arguments: &[&str]) {
         Js::run(program, &all).await;
         assert_nothing_left(endpoint).await;
     }
+}
+
+/// A listener whose rate for this machine is used up, so that it challenges whoever comes.
+async fn serve_the_proven() -> Endpoint {
+    const BURST: u32 = 8;
+    let mut config = endpoint_config();
+    config.limit_loopback = true;
+    config.first_contacts = RateLimit::new(Duration::from_secs(3600), BURST);
+    let endpoint = serve_with(config).await;
+    let dialler = Endpoint::builder().dial_only().expect("defaults work");
+    for _ in 0..BURST {
+        let connection = dialler.connect(&endpoint.addresses()[0]).await;
+        connection.expect("within the rate").close().await;
+    }
+    dialler.close().await;
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_node_answers_a_challenge() {
+    let endpoint = serve_the_proven().await;
+    let address = endpoint.addresses().remove(0).to_string();
+    Js::run("node.mjs", &["dial", &address]).await;
+    assert_nothing_left(endpoint).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_chromium_answers_a_challenge() {
+    let endpoint = serve_the_proven().await;
+    let address = endpoint.addresses().remove(0).to_string();
+    Js::run("browser.mjs", &["dial", &address]).await;
+    assert_nothing_left(endpoint).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,8 +50,9 @@ pub(crate) type Transaction = [u8; 12];
 /// which libwebrtc tries again.
 const FORBIDDEN: u16 = 403;
 
-/// Loses every conflict of roles: a peer that thinks to be controlled too stays as it is.
-const TIE_BREAKER: [u8; 8] = [0; 8];
+/// Loses every conflict of roles: a peer that thinks to be controlled too stays as it is. Not 0, which libjuice,
+/// below js-libp2p in Node, takes for none and answers with 400.
+const TIE_BREAKER: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The PRIORITY of a check; any will do, since no candidate comes of it.
 const CHECK_PRIORITY: [u8; 4] = [0, 0, 0, 1];
@@ -109,9 +110,14 @@ impl ChallengeKey {
     }
 
     /// Whether `datagram`, which came from `address`, answers a challenge that went there. It
-    /// needs no password: the transaction ID is the secret.
+    /// needs no password: the transaction ID is the secret. And an error response proves as much as
+    /// success.
     pub(crate) fn is_answer(&self, now: Instant, address: SocketAddr, datagram: &[u8]) -> bool {
-        let Some(transaction) = transaction_of(datagram, BINDING_SUCCESS) else {
+        let answers = [BINDING_SUCCESS, BINDING_ERROR];
+        let Some(transaction) = answers
+            .into_iter()
+            .find_map(|answer| transaction_of(datagram, answer))
+        else {
             return false;
         };
         let period = self.period(now);
@@ -302,6 +308,8 @@ mod tests {
             !key.is_answer(now, address(PEER), &check),
             "a check is no answer"
         );
+        let error = refusal(transaction(&answer).expect("a header"), "any");
+        assert!(key.is_answer(now, address(PEER), &error), "an error is");
     }
 
     #[test]

@@ -247,11 +247,10 @@ mod tests {
             passed(&mut rates, 0, prefix(&format!("192.0.2.{n}")), 1000);
         }
         let held_up = (0..=255)
-            .filter(|n| passed(&mut rates, 0, prefix(&format!("10.0.0.{n}")), 8) < 8)
+            .filter(|n| passed(&mut rates, 0, prefix(&format!("10.0.0.{n}")), 1) == 0)
             .count();
-        // The keys of the hash are random: some tenth of one of them is to be expected, and nine are
-        // not.
-        assert!(held_up <= 8, "{held_up}");
+        // Both cells among 20 of 2048: one in 10 000, whatever the keys are.
+        assert!(held_up <= 4, "{held_up}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dimpl::{DtlsCertificate, Output};
-use str0m::crypto::dtls::DtlsInstance;
+use str0m::crypto::dtls::{DtlsInstance, ProtocolVersion};
 
 use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::{PacedDtls, new_dtls};
@@ -426,6 +426,11 @@ impl Engine for DirectEngine {
 
     fn latency_allowance(&self) -> Duration {
         LATENCY_ALLOWANCE
+    }
+
+    fn is_dtls12(&mut self) -> bool {
+        let version = self.dtls.as_ref().and_then(PacedDtls::protocol_version);
+        version == Some(ProtocolVersion::DTLS1_2)
     }
 
     fn packet_payload(&self) -> Option<usize> {

@@ -1,0 +1,85 @@
+//! When a connection has lived, or carried, enough.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Limits of a carrier; from [`EndpointConfig`](crate::EndpointConfig).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CarrierLimits {
+    pub(crate) max_in_flight: usize,
+    pub(crate) silence_timeout: Duration,
+    pub(crate) max_dtls12_bytes: u64,
+}
+
+/// Counts against [`CarrierLimits`].
+#[derive(Debug)]
+pub(super) struct Lifetime {
+    limits: CarrierLimits,
+    /// When something last came from the peer, once it is authenticated: the handshake has a
+    /// time limit of its own.
+    heard: Option<Instant>,
+    /// Bytes that were sent, and are still allowed with the keys of DTLS 1.2.
+    keys_left: u64,
+    /// That the keys are used up was reported.
+    reported: bool,
+}
+
+impl Lifetime {
+    pub(super) fn new(limits: CarrierLimits) -> Self {
+        Self {
+            limits,
+            heard: None,
+            keys_left: limits.max_dtls12_bytes,
+            reported: false,
+        }
+    }
+
+    /// The handshake is done: from now on silence counts.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Something came from the peer.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if self.heard.is_some() {
+            self.heard = Some(now);
+        }
+    }
+
+    /// When the peer counts as dead, if nothing comes before.
+    pub(super) fn silent_at(&self) -> Option<Instant> {
+        Some(self.heard? + self.limits.silence_timeout)
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.keys_left = self.keys_left.saturating_sub(bytes as u64);
+    }
+
+    /// Whether keys of DTLS 1.2 would be used up now; `true` once.
+    pub(super) fn keys_used_up(&mut self, is_dtls12: impl FnOnce() -> bool) -> bool {
+        let used_up = self.keys_left == 0 && !self.reported && is_dtls12();
+        self.reported |= used_up;
+        used_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_used_up_once_and_only_those_of_dtls_1_2() {
+        let mut lifetime = Lifetime::new(CarrierLimits {
+            max_in_flight: 0,
+            silence_timeout: Duration::from_secs(15),
+            max_dtls12_bytes: 1000,
+        });
+        lifetime.sent(999);
+        assert!(!lifetime.keys_used_up(|| true));
+        lifetime.sent(usize::MAX);
+        assert!(!lifetime.keys_used_up(|| false), "DTLS 1.3");
+        assert!(lifetime.keys_used_up(|| true));
+        assert!(!lifetime.keys_used_up(|| true));
+    }
+}
