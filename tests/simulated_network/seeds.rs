@@ -1,10 +1,10 @@
 //! Random conditions: each seed is a story.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 use std::time::Duration;
 
 use anabranch::simulator::{Burst, Conditions};
-use anabranch::{CloseOutcome, ConnectError, WebRtcDirectVersion};
+use anabranch::{CloseOutcome, ConnectError, EndpointConfig, EngineKind, WebRtcDirectVersion};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use rand::rngs::StdRng;
@@ -66,11 +66,13 @@ fn random_conditions(rng: &mut StdRng) -> Conditions {
 
 /// One story for each seed: connects, transfers on several substreams while the path changes,
 /// closes.
-async fn run_seed(seed: u64) {
+async fn run_seed(seed: u64, engine: EngineKind, tally: &Tally) {
     let mut rng = StdRng::seed_from_u64(seed);
     let conditions = random_conditions(&mut rng);
     println!("seed {seed}: {conditions:?}");
-    let mut world = World::new(seed, conditions).await;
+    let mut config = EndpointConfig::default();
+    config.engine = engine;
+    let mut world = World::with(config, seed, conditions).await;
     let [server, client] = world.hosts.clone();
     if rng.random_bool(0.3) {
         // The way back is another.
@@ -114,13 +116,13 @@ async fn run_seed(seed: u64) {
         while let Some(transfer) = transfers.next().await {
             match transfer {
                 Ok(CloseOutcome::Acked) => {
-                    WHOLE.fetch_add(1, Ordering::Relaxed);
+                    tally.whole.update(|count| count + 1);
                 }
                 // SCTP doubles its timeout with each loss: on the worst of these paths ten seconds
                 // are too few for FIN_ACK, and five for opening a substream.
                 Ok(CloseOutcome::TimedOut) | Err(_) => {
                     println!("seed {seed}: {transfer:?}, {:?}", ours.close_reason());
-                    FAILED.fetch_add(1, Ordering::Relaxed);
+                    tally.failed.update(|count| count + 1);
                 }
                 Ok(outcome) => panic!("{outcome:?}"),
             }
@@ -139,11 +141,14 @@ async fn run_seed(seed: u64) {
     world.finish([ours, theirs]).await;
 }
 
-/// Transfers that came whole and were confirmed.
-static WHOLE: AtomicUsize = AtomicUsize::new(0);
-
-/// Transfers that ended with an error, or were not confirmed in time.
-static FAILED: AtomicUsize = AtomicUsize::new(0);
+/// How the transfers of a run ended.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Whole and confirmed.
+    whole: Cell<u32>,
+    /// With an error, or not confirmed in time.
+    failed: Cell<u32>,
+}
 
 /// Prints how to run the one that failed.
 struct SeedGuard(u64);
@@ -159,12 +164,12 @@ impl Drop for SeedGuard {
     }
 }
 
-#[test]
-fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
+/// Runs all seeds, or those that the environment asks for.
+fn run_seeds(engine: EngineKind) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect(name));
     let seeds = match number("ANABRANCH_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ANABRANCH_SEEDS").unwrap_or(200),
+        None => 0..number("ANABRANCH_SEEDS").unwrap_or(500),
     };
     let count = seeds.end - seeds.start;
     // For RUST_LOG=anabranch=trace and one seed. Fails if another test was first.
@@ -173,6 +178,7 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
         .with_test_writer()
         .try_init();
     let begin = std::time::Instant::now();
+    let tally = Tally::default();
     for seed in seeds {
         let _guard = SeedGuard(seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -183,15 +189,12 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
         let start = std::time::Instant::now();
         runtime.block_on(async {
             let start = Instant::now();
-            run_seed(seed).await;
+            run_seed(seed, engine, &tally).await;
             println!("seed {seed}: {:?} of virtual time", start.elapsed());
         });
         println!("seed {seed}: {:?} of real time", start.elapsed());
     }
-    let (whole, failed) = (
-        WHOLE.load(Ordering::Relaxed),
-        FAILED.load(Ordering::Relaxed),
-    );
+    let (whole, failed) = (tally.whole.get(), tally.failed.get());
     println!(
         "{count} seeds in {:?}: {whole} transfers whole, {failed} not",
         begin.elapsed()
@@ -201,4 +204,14 @@ fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error() {
         "{failed} of {} transfers failed",
         whole + failed
     );
+}
+
+#[test]
+fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error_on_the_direct_engine() {
+    run_seeds(EngineKind::Direct);
+}
+
+#[test]
+fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error_on_str0m() {
+    run_seeds(EngineKind::Str0m);
 }

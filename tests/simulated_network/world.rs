@@ -51,17 +51,21 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(seed: u64, conditions: Conditions) -> Self {
+        Self::with(endpoint_config(), seed, conditions).await
+    }
+
+    pub(crate) async fn with(config: EndpointConfig, seed: u64, conditions: Conditions) -> Self {
         let network = Network::new(seed);
         network.set_conditions(conditions);
         let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
         let builder = Endpoint::builder()
-            .endpoint_config(endpoint_config())
+            .endpoint_config(config.clone())
             .simulated(&hosts[0])
             .protocol(ECHO)
             .protocol(BULK);
         let server = builder.bind("0.0.0.0:4001").await.unwrap();
         let client = Endpoint::builder()
-            .endpoint_config(endpoint_config())
+            .endpoint_config(config)
             .simulated(&hosts[1])
             .dial_only()
             .unwrap();
