@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Substream};
+use anabranch::{CloseOutcome, Config, Connection, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -30,7 +30,8 @@ pub(crate) async fn run_all(connection: &Connection) {
         reads_after_its_own_end,
         writes_after_the_end_of_the_peer,
         resets,
-        is_reset
+        is_reset,
+        an_unread_substream_is_reset_at_the_ceiling_and_harms_no_other
     );
 }
 
@@ -185,4 +186,36 @@ async fn is_reset(connection: &Connection) {
     substream.write_all(&[1]).await.expect("a write");
     let error = substream.read_u8().await.expect_err("js resets it");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// js knows no credit: all that it can be told is to stop.
+async fn an_unread_substream_is_reset_at_the_ceiling_and_harms_no_other(connection: &Connection) {
+    let limits = Config::default();
+    let mut unread = open(connection, "/bench/1.0.0").await;
+    unread.write_u64(0).await.expect("a write");
+    unread.write_u64(64 << 20).await.expect("a write");
+    finish(&mut unread).await;
+    let mut most = 0;
+    let reset = async {
+        let (_read, mut write) = unread.into_split();
+        // Nothing is read here. The reset is of both halves, and this one has ended already.
+        while connection.stats().violations == 0 {
+            most = most.max(connection.stats().unread);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        write.stopped().await
+    };
+    let neighbours = async {
+        for _ in 0..20 {
+            echo(connection, 100_000).await;
+        }
+    };
+    tokio::join!(reset, neighbours);
+    let frame = 16 * 1024;
+    assert!(
+        most <= (limits.substream_ceiling + frame) as u64,
+        "{most} bytes were unread"
+    );
+    echo(connection, 100_000).await;
+    assert_eq!(connection.stats().violations, 1, "only that one was reset");
 }
