@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::CloseOutcome;
@@ -196,6 +197,76 @@ async fn small_windows_neither_stall_nor_overrun() {
         );
         pair.finish().await;
     }
+}
+
+/// 200 windows of 1 MiB are more than a connection may hold: none is granted that much, so that no
+/// peer within its credit is ever reset, and a neighbour that is read gets on.
+#[tokio::test(start_paused = true)]
+async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
+    const EACH: usize = 1 << 20;
+    let limits = config();
+    let pair = Pair::new();
+    let content = Arc::new(pattern(EACH));
+    let mut stalled = Vec::new();
+    let mut writers = Vec::new();
+    for _ in 0..200 {
+        let (mut here, there) = pair.substream().await;
+        // The answer shows our peer that credit is known here.
+        let content = Arc::clone(&content);
+        writers.push(tokio::spawn(async move {
+            here.write_all(&content).await.unwrap();
+            (here.finish().await.unwrap(), here)
+        }));
+        let mut there = there;
+        let mut first = [0];
+        within("a first byte", there.read_exact(&mut first))
+            .await
+            .unwrap();
+        there.write_all(b"!").await.unwrap();
+        stalled.push(there);
+    }
+    sleep(Duration::from_secs(1)).await;
+    let unread = pair.b.stats().unread as usize;
+    assert!(
+        unread > limits.connection_ceiling / 2,
+        "{unread} is not much"
+    );
+    let most = limits.connection_ceiling + 201 * 32 * 1024;
+    // What a frame costs beside its bytes.
+    assert!(unread < most + most / 100, "{unread}");
+
+    let (mut here, mut there) = pair.substream().await;
+    let busy = pattern(20 << 20);
+    let (sent, got) = tokio::join!(
+        async {
+            here.write_all(&busy).await.unwrap();
+            here.finish().await.unwrap()
+        },
+        async {
+            there.write_all(b"!").await.unwrap();
+            there.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            within("the busy one", there.read_to_end(&mut got))
+                .await
+                .unwrap();
+            got
+        }
+    );
+    assert_eq!(sent, CloseOutcome::Acked);
+    assert!(got == busy, "{} bytes came", got.len());
+    drop((here, there));
+
+    for (mut there, writer) in stalled.into_iter().zip(writers) {
+        let mut got = vec![0];
+        within("the rest", there.read_to_end(&mut got))
+            .await
+            .unwrap();
+        assert!(got == *content, "{} bytes came", got.len());
+        let (outcome, _here) = within("FIN_ACK", writer).await.unwrap();
+        assert_eq!(outcome, CloseOutcome::Acked);
+    }
+    assert_eq!(pair.b.stats().violations, 0);
+    pair.finish().await;
 }
 
 /// Row L-26: bytes are counted for peers without credit, and only the offender is reset.
