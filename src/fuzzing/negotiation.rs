@@ -138,8 +138,10 @@ fn noise_with_a_payload(mut input: Input<'_>) {
 
 /// A peer that answers, or asks, with anything where multistream-select is spoken.
 async fn multistream(mut input: Input<'_>) {
-    let mut config = Config::default();
-    config.protocols = vec!["/echo/1".to_owned(), "/bulk/1".to_owned()];
+    let config = Config {
+        protocols: vec!["/echo/1".to_owned(), "/bulk/1".to_owned()],
+        ..Config::default()
+    };
     let (a, b, _) = pair(MemoryConfig::default());
     let (connection, driver) = Connection::over(Watched::new(a), Arc::new(config));
     let driver = tokio::spawn(driver);

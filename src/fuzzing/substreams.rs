@@ -83,19 +83,21 @@ struct Session<'a> {
 }
 
 async fn session(mut input: Input<'_>) {
-    let mut config = Config::default();
-    config.negotiation = Negotiation::None;
-    config.receive_window = RECEIVE_WINDOW;
-    config.substream_ceiling = 2 * RECEIVE_WINDOW as usize;
-    config.connection_ceiling = 6 * RECEIVE_WINDOW as usize;
-    config.send_buffer = input.pick(&[65_536, 1, 100, 5000]);
-    config.max_inbound_substreams = input.pick(&[256, 256, 2]);
-    config.fin_ack = input.pick(&[
-        FinAckPolicy::Always,
-        FinAckPolicy::Always,
-        FinAckPolicy::AfterOwnFin,
-        FinAckPolicy::Never,
-    ]);
+    let config = Config {
+        negotiation: Negotiation::None,
+        receive_window: RECEIVE_WINDOW,
+        substream_ceiling: 2 * RECEIVE_WINDOW as usize,
+        connection_ceiling: 6 * RECEIVE_WINDOW as usize,
+        send_buffer: input.pick(&[65_536, 1, 100, 5000]),
+        max_inbound_substreams: input.pick(&[256, 256, 2]),
+        fin_ack: input.pick(&[
+            FinAckPolicy::Always,
+            FinAckPolicy::Always,
+            FinAckPolicy::AfterOwnFin,
+            FinAckPolicy::Never,
+        ]),
+        ..Config::default()
+    };
     let mut memory = match input.bool() {
         true => MemoryConfig::hostile(u64::from(input.u8())),
         false => MemoryConfig::default(),

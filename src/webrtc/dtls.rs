@@ -239,6 +239,11 @@ impl DtlsInstance for PacedDtls {
     }
 }
 
+/// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
+pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    crypto_provider().sha1_hmac_provider.sha1_hmac(key, parts)
+}
+
 /// Peers that know DTLS 1.2 only, for tests.
 #[cfg(test)]
 pub(super) mod forced {
@@ -256,9 +261,4 @@ pub(super) mod forced {
     pub(super) fn is_12(mtu: usize) -> bool {
         MTU.get() == mtu
     }
-}
-
-/// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
-pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
-    crypto_provider().sha1_hmac_provider.sha1_hmac(key, parts)
 }

@@ -115,9 +115,11 @@ async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts:
     network.set_conditions(Conditions::round_trip(Duration::from_millis(40)));
     let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
     let builder = |side: usize| {
-        let mut config = EndpointConfig::default();
-        config.engine = engine;
-        config.mtu = MTUS[side];
+        let config = EndpointConfig {
+            engine,
+            mtu: MTUS[side],
+            ..EndpointConfig::default()
+        };
         let (identity, certificate) = CREDENTIALS[side].clone();
         Endpoint::builder()
             .identity(identity)
@@ -147,7 +149,7 @@ async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts:
             return Verdict::Pass;
         };
         let attempt = seen.fetch_add(1, Ordering::Relaxed);
-        let datagrams = attempts.get(attempt).or(attempts.last());
+        let datagrams = attempts.get(attempt).or_else(|| attempts.last());
         let mut number = 0;
         for parts in *datagrams.expect("an attempt") {
             let mut contents = Vec::new();

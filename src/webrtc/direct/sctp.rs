@@ -426,7 +426,7 @@ mod tests {
         packet.put_slice(&[5, 0]);
         packet.put_u16(1900);
         packet.put_bytes(1, 1896);
-        assert_eq!(split_up(packet.clone()), [Bytes::new(); 0]);
+        assert!(split_up(packet.clone()).is_empty());
         packet.put_slice(&[11, 0, 0, 4]);
         let packets = split_up(packet);
         assert_eq!(packets.len(), 1);

@@ -120,10 +120,8 @@ impl End {
                 EngineEvent::Carrier(CarrierEvent::Opened { channel, .. }) => {
                     self.channels.push(channel);
                 }
-                EngineEvent::Carrier(CarrierEvent::Readable { channel }) => {
-                    if self.reads {
-                        self.read(channel);
-                    }
+                EngineEvent::Carrier(CarrierEvent::Readable { channel }) if self.reads => {
+                    self.read(channel);
                 }
                 EngineEvent::Carrier(CarrierEvent::Closed { channel }) => {
                     self.read(channel);
