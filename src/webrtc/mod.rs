@@ -19,6 +19,7 @@ mod direct;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
+mod kind;
 mod limits;
 mod reachability;
 mod record_number;
@@ -26,15 +27,15 @@ pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
 
 use budget::Budget;
-use direct::DirectEngine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use direct::fuzzing as engine_fuzzing;
 pub(crate) use dtls::{sha1_hmac, warm_up};
 use engine::{Engine, EngineEvent};
+pub(crate) use kind::new_engine;
+pub use kind::{EngineKind, UnknownEngine};
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
 use reachability::Reachability;
-use str0m_engine::{EngineSetup, Str0mEngine};
 use transmit::{Run, TransmitQueue};
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
@@ -69,48 +70,6 @@ const MAX_LEFT_TO_PEER: usize = 1024;
 
 /// Turns of receiving and sending before events are looked at again.
 const TURNS_PER_POLL: usize = 16;
-
-/// Which WebRTC implementation connections run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-#[non_exhaustive]
-pub enum EngineKind {
-    /// str0m.
-    Str0m,
-    /// The crates below str0m, driven by this one: opens channels without a round trip, takes half
-    /// the memory, costs less for each idle channel, and lets readers hold back their senders.
-    #[default]
-    Direct,
-}
-
-/// A name that is no engine's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no engine is called {0:?}: there are \"direct\" and \"str0m\"")]
-pub struct UnknownEngine(String);
-
-impl std::str::FromStr for EngineKind {
-    type Err = UnknownEngine;
-
-    /// Reads `direct` or `str0m`.
-    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
-        match name {
-            "direct" => Ok(Self::Direct),
-            "str0m" => Ok(Self::Str0m),
-            other => Err(UnknownEngine(other.to_owned())),
-        }
-    }
-}
-
-/// Makes an engine.
-pub(crate) fn new_engine(
-    kind: EngineKind,
-    setup: EngineSetup<'_>,
-    now: std::time::Instant,
-) -> Result<Box<dyn Engine>, ConnectionError> {
-    Ok(match kind {
-        EngineKind::Str0m => Box::new(Str0mEngine::new(setup, now)?),
-        EngineKind::Direct => Box::new(DirectEngine::new(setup, now)?),
-    })
-}
 
 /// Where the datagrams of a connection come from.
 #[derive(Debug)]
