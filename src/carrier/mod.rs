@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -65,6 +66,11 @@ pub enum CarrierEvent {
     Delivered {
         /// The channel.
         channel: ChannelId,
+    },
+    /// The carrier has measured the time to the peer and back.
+    RoundTrip {
+        /// That time.
+        time: Duration,
     },
     /// The carrier can not be used much longer: the connection is to be closed in an orderly way, for
     /// this cause.
