@@ -304,8 +304,13 @@ async fn accept(end: End, incoming: anabranch::Incoming) {
         }
         // Nobody reads what waits.
         End::DroppedWithSubstreams | End::ClosedWithQueuedData => {
-            let _waiting = connection.accept().await;
+            let waiting = connection.accept().await;
             connection.closed().await;
+            drop(waiting);
+            // What came before the end can still be accepted.
+            while let Ok(Some(late)) = connection.accept().await {
+                drop(late);
+            }
         }
         _ => {
             serve_one(&connection).await;

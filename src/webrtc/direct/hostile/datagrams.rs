@@ -24,7 +24,7 @@ async fn connect_and_exchange(world: &mut World) -> Connection {
     let connection = timeout(Duration::from_secs(60), connecting)
         .await
         .expect("in time")
-        .expect("a connection");
+        .unwrap_or_else(|error| panic!("{error} on {:?}", world.engine));
     let (theirs, _) = world.outcome().await;
     tokio::spawn(echo(theirs.expect("a connection")));
     let data = pattern(50_000);

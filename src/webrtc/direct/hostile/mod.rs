@@ -58,6 +58,7 @@ type Accepted = (Result<Connection, ConnectError>, Duration);
 
 /// A victim that listens and dials, an honest neighbour that is connected to it, and a host for the attacker.
 struct World {
+    engine: EngineKind,
     network: Network,
     attacker: Host,
     victim: Endpoint,
@@ -108,6 +109,7 @@ impl World {
         tokio::spawn(accept(victim.clone(), report));
         let connection = neighbour.connect(&address).await.expect("a listener");
         let mut world = Self {
+            engine,
             attacker: network.host(ATTACKER),
             network,
             victim,

@@ -29,6 +29,10 @@ const LATER: Duration = Duration::from_secs(3600);
 
 pub(super) const COMMON_HEADER: usize = 12;
 
+/// Other than that of the victim, by which [`forced::set_12`](crate::webrtc::dtls::forced::set_12) tells
+/// them apart.
+pub(super) const MTU: usize = 1180;
+
 type Mangle = Box<dyn FnMut(Bytes) -> Vec<Bytes> + Send>;
 
 /// What a script hears of its own engine.
@@ -39,7 +43,6 @@ pub(super) enum Heard {
     Opened(ChannelId),
     /// Something was read and is in [`Peer::received`].
     Data(ChannelId),
-    Closed(ChannelId),
     Ended(ConnectionError),
 }
 
@@ -57,9 +60,8 @@ pub(super) struct Numbers {
 /// A hostile peer.
 pub(super) struct Peer {
     pub(super) engine: DirectEngine,
-    role: Role,
+    pub(super) role: Role,
     socket: SimulatedSocket,
-    remote: SocketAddr,
     out: TransmitQueue,
     own_print: Fingerprint,
     /// Which datagrams go out.
@@ -99,18 +101,17 @@ impl Peer {
             remote: Some(victim.socket_addr()),
             local_credentials: (credentials.local_ufrag, credentials.local_pwd),
             remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
-            mtu: 1200,
+            mtu: MTU,
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
         };
-        let remote = victim.socket_addr();
-        Self::new(setup, socket, remote, certificate.fingerprint())
+        Self::new(setup, socket, certificate.fingerprint())
     }
 
     /// A peer that waits at port 4001 until the victim dials it.
     pub(super) async fn listener(host: &Host, certificate: &Certificate) -> Self {
         let socket = host.bind(listening()).expect("a free port");
-        let (first, remote) = socket.receive().await;
+        let (first, _) = socket.receive().await;
         // It is lost, and will be repeated.
         let request = StunMessage::parse(&first).expect("a STUN check comes first");
         let username = request.username().expect("it has one");
@@ -122,19 +123,14 @@ impl Peer {
             remote: None,
             local_credentials: (credentials.local_ufrag, credentials.local_pwd),
             remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
-            mtu: 1200,
+            mtu: MTU,
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
         };
-        Self::new(setup, socket, remote, certificate.fingerprint())
+        Self::new(setup, socket, certificate.fingerprint())
     }
 
-    fn new(
-        setup: EngineSetup<'_>,
-        socket: SimulatedSocket,
-        remote: SocketAddr,
-        own_print: Fingerprint,
-    ) -> Self {
+    fn new(setup: EngineSetup<'_>, socket: SimulatedSocket, own_print: Fingerprint) -> Self {
         let role = setup.role;
         let now = tokio::time::Instant::now().into_std();
         let mut engine = DirectEngine::new(setup, now).expect("an engine");
@@ -144,7 +140,6 @@ impl Peer {
             engine,
             role,
             socket,
-            remote,
             out: TransmitQueue::default(),
             own_print,
             sends: Box::new(|_| true),
@@ -332,12 +327,6 @@ impl Peer {
         self.send();
     }
 
-    /// Sends a datagram to the victim as it is.
-    pub(super) fn send_raw(&self, datagram: &[u8]) {
-        let sent = self.socket.send_to(datagram, self.remote);
-        sent.expect("a network without limits");
-    }
-
     /// A packet with these chunks, and a checksum that is right.
     pub(super) fn packet(&self, chunks: &[u8]) -> Bytes {
         let mut packet = BytesMut::new();
@@ -383,10 +372,7 @@ impl Peer {
                     self.heard.push_back(Heard::Opened(channel));
                 }
                 EngineEvent::Carrier(CarrierEvent::Readable { channel }) => self.read(channel),
-                EngineEvent::Carrier(CarrierEvent::Closed { channel }) => {
-                    self.read(channel);
-                    self.heard.push_back(Heard::Closed(channel));
-                }
+                EngineEvent::Carrier(CarrierEvent::Closed { channel }) => self.read(channel),
                 EngineEvent::Carrier(_) | EngineEvent::Refused | EngineEvent::IceConnected => {}
             }
         }

@@ -11,6 +11,7 @@ use super::super::dcep::encode_open;
 use super::peer::{Heard, Numbers, Peer, address, chunk, chunk_with, data};
 use super::{CREDENTIALS, ENGINES, FOREVER, World};
 use crate::connection::{Connection, ConnectionError};
+use crate::endpoint::EngineKind;
 use crate::fuzzing::thread_time;
 use crate::message::Message;
 use crate::webrtc::engine::{Engine, Role};
@@ -236,7 +237,12 @@ async fn channels_that_are_not_ordered_and_reliable_are_no_substreams() {
             let (mut peer, connection) = connected(&mut world, role).await;
             // A number that is the peer's to use: even for a dialler, odd for a listener.
             let mut number = 100 + u16::from(role == Role::Server);
-            for kind in [0x80, 0x01, 0x81, 0x02, 0x82, 0x03, 0x7f, 0xff] {
+            // str0m takes types that nobody has defined for the ordinary one, and sends as on that.
+            let undefined: &[u8] = match engine {
+                EngineKind::Direct => &[0x03, 0x7f, 0xff],
+                EngineKind::Str0m => &[],
+            };
+            for &kind in [0x80, 0x01, 0x81, 0x02, 0x82].iter().chain(undefined) {
                 let mut open = encode_open("x");
                 open[1] = kind;
                 let sctp = &mut peer.engine.channels.sctp;
@@ -305,7 +311,14 @@ async fn a_peer_that_opens_every_channel_there_is_ends_its_own_connection_only()
                 ),
                 "{story}: {cause}"
             );
-            assert!(connection.is_idle());
+            // What came before the end can still be accepted.
+            let mut waiting = 0;
+            while let Ok(Some(substream)) = connection.accept().await {
+                drop(substream);
+                waiting += 1;
+            }
+            assert!(waiting <= 256, "{story}: {waiting}");
+            assert!(connection.is_idle(), "{story}");
             drop((peer, connection));
             world.finish().await;
         }
