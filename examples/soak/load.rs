@@ -313,7 +313,9 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
     let received = tally.end_upload(number);
     if received.orderly && outcome.is_ok() && received.bytes != length {
         let bytes = received.bytes;
-        tally.lose(&format!("an upload of which {bytes} of {length} are there"));
+        tally.lose(&format!(
+            "an upload of which {bytes} of {length} are there: {outcome:?}"
+        ));
     }
     let outcome = outcome?;
     if outcome == CloseOutcome::Acked && told.is_ok() && !received.orderly {
