@@ -263,13 +263,13 @@ async fn channels_that_are_not_ordered_and_reliable_are_no_substreams() {
     }
 }
 
-/// Opens every number that SCTP has, those of the victim as well.
-fn open_all(peer: &Peer) -> Vec<Bytes> {
+/// Opens every `step`th number that SCTP has, from `first` on.
+fn open_all(peer: &Peer, first: u16, step: usize) -> Vec<Bytes> {
     let open = encode_open("");
     let mut tsn = peer.numbers.tsn;
     let mut packets = Vec::new();
     let mut chunks = Vec::new();
-    for stream in 1..u16::MAX {
+    for stream in (first..u16::MAX).step_by(step) {
         tsn = tsn.wrapping_add(1);
         chunks.extend(chunk(DATA, 3, &data(tsn, stream, 0, DCEP, &open)));
         if chunks.len() > 1000 {
@@ -280,49 +280,60 @@ fn open_all(peer: &Peer) -> Vec<Bytes> {
     packets
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_opens_every_channel_there_is_ends_its_own_connection_only() {
-    for engine in ENGINES {
-        for role in [Role::Client, Role::Server] {
-            let mut world = World::without_noise(engine).await;
-            let (mut peer, connection) = connected(&mut world, role).await;
-            let story = format!("{role:?} on {engine:?}");
-            let mut most = 0;
-            // As fast as a path of 100 Mbit/s carries them.
-            for packets in open_all(&peer).chunks(100) {
-                peer.inject(packets);
-                let ended = peer.run(Duration::from_millis(10)).await;
-                most = most.max(connection.stats().substreams);
-                if ended.is_some() || connection.close_reason().is_some() {
-                    break;
-                }
-            }
-            // `Config::max_inbound_substreams`, and those that are being refused.
-            assert!(most <= 512, "{story}: {most}");
-            let (cause, _) = tokio::join!(
-                timeout(FOREVER, connection.closed()),
-                peer.run(Duration::from_secs(60))
-            );
-            let cause = cause.unwrap_or_else(|_| panic!("{story}: it goes on"));
-            assert!(
-                matches!(
-                    cause,
-                    ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
-                ),
-                "{story}: {cause}"
-            );
-            // What came before the end can still be accepted.
-            let mut waiting = 0;
-            while let Ok(Some(substream)) = connection.accept().await {
-                drop(substream);
-                waiting += 1;
-            }
-            assert!(waiting <= 256, "{story}: {waiting}");
-            assert!(connection.is_idle(), "{story}");
-            drop((peer, connection));
-            world.finish().await;
+async fn open_every_channel(engine: EngineKind, role: Role, first: u16, step: usize) {
+    let mut world = World::without_noise(engine).await;
+    let (mut peer, connection) = connected(&mut world, role).await;
+    let story = format!("from {first}, {role:?} on {engine:?}");
+    let mut most = 0;
+    // As fast as a path of 100 Mbit/s carries them.
+    for packets in open_all(&peer, first, step).chunks(100) {
+        peer.inject(packets);
+        let ended = peer.run(Duration::from_millis(10)).await;
+        most = most.max(connection.stats().substreams);
+        if ended.is_some() || connection.close_reason().is_some() {
+            break;
         }
     }
+    // `Config::max_inbound_substreams`, and those that are being refused.
+    assert!(most <= 512, "{story}: {most}");
+    let (cause, _) = tokio::join!(
+        timeout(FOREVER, connection.closed()),
+        peer.run(Duration::from_secs(60))
+    );
+    let cause = cause.unwrap_or_else(|_| panic!("{story}: it goes on"));
+    println!("{story}: {cause}");
+    assert!(
+        matches!(
+            cause,
+            ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
+        ),
+        "{story}: {cause}"
+    );
+    // What came before the end can still be accepted.
+    let mut waiting = 0;
+    while let Ok(Some(substream)) = connection.accept().await {
+        drop(substream);
+        waiting += 1;
+    }
+    assert!(waiting <= 256, "{story}: {waiting}");
+    assert!(connection.is_idle(), "{story}");
+    drop((peer, connection));
+    world.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_opens_all_65_535_channels_ends_its_own_connection_only() {
+    for role in [Role::Client, Role::Server] {
+        open_every_channel(EngineKind::Direct, role, 1, 1).await;
+    }
+    // The other role makes no difference there, and costs seconds: str0m takes its time for them.
+    open_every_channel(EngineKind::Str0m, Role::Client, 1, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_opens_all_channels_that_are_its_own_ends_its_own_connection_only() {
+    open_every_channel(EngineKind::Direct, Role::Client, 2, 2).await;
+    open_every_channel(EngineKind::Direct, Role::Server, 1, 2).await;
 }
 
 /// Chunks that are each a valid end of an association, or of the path to it.
