@@ -15,6 +15,9 @@ use crate::connection::ConnectionError;
 pub mod conformance;
 pub mod memory;
 
+#[cfg(any(test, feature = "testing"))]
+pub use crate::webrtc::loopback::webrtc_pair;
+
 /// Name of a channel within one carrier.
 ///
 /// Given by the carrier and never used twice in its life, whatever the numbers on the wire are.

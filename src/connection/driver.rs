@@ -132,7 +132,8 @@ pub(super) struct Core<C> {
     pub(super) carrier: C,
     pub(super) link: Arc<Link>,
     pub(super) phase: Phase,
-    pub(super) substreams: HashMap<ChannelId, Entry>,
+    /// Boxed: a table has up to twice as many places as entries.
+    pub(super) substreams: HashMap<ChannelId, Box<Entry>>,
     /// Substreams in `substreams` that the peer opened.
     pub(super) inbound: usize,
     /// Substreams that leave their channel unread.
@@ -369,7 +370,7 @@ impl<C: Carrier> Turn<'_, C> {
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
         let entry = Entry::new(Arc::clone(&shared), origin);
-        self.core.substreams.insert(channel, entry);
+        self.core.substreams.insert(channel, Box::new(entry));
         if origin == Origin::Peer {
             self.core.inbound += 1;
         }

@@ -21,6 +21,8 @@ pub(crate) mod engine;
 pub(crate) mod handshake;
 mod kind;
 mod limits;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod loopback;
 mod reachability;
 mod record_number;
 pub(crate) mod str0m_engine;
@@ -586,5 +588,3 @@ impl Drop for WebRtcCarrier {
 
 #[cfg(test)]
 mod hello_tests;
-#[cfg(test)]
-mod tests;
