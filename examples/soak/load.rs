@@ -103,16 +103,19 @@ async fn serve_substream(substream: Substream, tally: &Tally, seed: u64) -> io::
             let mut received = Received::default();
             let ended = receive(&mut reader, number, &mut received, &mut rng, tally).await;
             received.orderly = ended.is_ok();
-            tally.report_upload(number, received);
+            tally.report_transfer(number, received);
             ended?;
             writer.write_u64(received.bytes).await?;
         }
         Some(SOURCE) => {
-            let (length, stream) = (reader.read_u64().await?, reader.read_u64().await?);
-            send(&mut writer, stream, length.min(MAX_LENGTH)).await?;
+            let (length, number) = (reader.read_u64().await?, reader.read_u64().await?);
+            let sent = send(&mut writer, number, length.min(MAX_LENGTH)).await;
+            sent.inspect_err(|_| tally.cut_short(number))?;
         }
         _ => {
-            tokio::io::copy(&mut reader, &mut writer).await?;
+            let number = reader.read_u64().await?;
+            let copied = tokio::io::copy(&mut reader, &mut writer).await;
+            copied.inspect_err(|_| tally.cut_short(number))?;
         }
     }
     writer.finish().await?;
@@ -272,13 +275,19 @@ async fn echo(connection: &Connection, tally: &Tally, seed: u64, length: u64) ->
     let (mut reader, mut writer) = connection.open(ECHO).await?.into_split();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut received = Received::default();
+    let number = tally.begin_transfer();
     let writing = async {
-        send(&mut writer, seed, length).await?;
+        writer.write_u64(number).await?;
+        send(&mut writer, number, length).await?;
         writer.finish().await
     };
-    let reading = receive(&mut reader, seed, &mut received, &mut rng, tally);
+    let reading = receive(&mut reader, number, &mut received, &mut rng, tally);
     let (outcome, read) = tokio::join!(writing, reading);
-    if read.is_ok() && outcome.is_ok() && received.bytes != length {
+    let short = read.is_ok() && is_taken(&outcome) && received.bytes != length;
+    if is_cut(tally, number, short).await {
+        return Ok("ended by the listener, which knows that it is not complete".to_owned());
+    }
+    if short {
         let bytes = received.bytes;
         tally.lose(&format!(
             "an echo that ends in order behind {bytes} of {length}"
@@ -290,7 +299,7 @@ async fn echo(connection: &Connection, tally: &Tally, seed: u64, length: u64) ->
 
 async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
     let (mut reader, mut writer) = connection.open(SINK).await?.into_split();
-    let number = tally.begin_upload();
+    let number = tally.begin_transfer();
     let sending = async {
         writer.write_u64(number).await?;
         send(&mut writer, number, length).await?;
@@ -310,7 +319,7 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
     if matches!(outcome, Ok(CloseOutcome::Acked)) && told.is_err() {
         sleep(Duration::from_secs(10)).await;
     }
-    let received = tally.end_upload(number);
+    let received = tally.end_transfer(number);
     if received.orderly && outcome.is_ok() && received.bytes != length {
         let bytes = received.bytes;
         tally.lose(&format!(
@@ -328,12 +337,20 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
 async fn download(connection: &Connection, tally: &Tally, seed: u64, length: u64) -> Ended {
     let (mut reader, mut writer) = connection.open(SOURCE).await?.into_split();
     let mut rng = StdRng::seed_from_u64(seed);
-    writer.write_u64(length).await?;
-    writer.write_u64(seed).await?;
-    let outcome = writer.finish().await;
+    let number = tally.begin_transfer();
+    let asking = async {
+        writer.write_u64(length).await?;
+        writer.write_u64(number).await?;
+        writer.finish().await
+    };
+    let outcome = asking.await;
     let mut received = Received::default();
-    let read = receive(&mut reader, seed, &mut received, &mut rng, tally).await;
-    if read.is_ok() && received.bytes != length {
+    let read = receive(&mut reader, number, &mut received, &mut rng, tally).await;
+    let short = read.is_ok() && is_taken(&outcome) && received.bytes != length;
+    if is_cut(tally, number, short).await {
+        return Ok("ended by the listener, which knows that it is not complete".to_owned());
+    }
+    if short {
         let bytes = received.bytes;
         tally.lose(&format!(
             "a download that ends in order behind {bytes} of {length}"
@@ -341,6 +358,21 @@ async fn download(connection: &Connection, tally: &Tally, seed: u64, length: u64
     }
     read?;
     Ok(format!("{:?}", outcome?))
+}
+
+/// Whether the listener can be held to what it was asked for: otherwise we were told that it may not have been heard.
+fn is_taken(outcome: &io::Result<CloseOutcome>) -> bool {
+    matches!(outcome, Ok(CloseOutcome::Acked))
+}
+
+/// Ends a transfer. Whether it is one that came to its end early because the listener closed its connection, and
+/// was told so in the middle of writing: a close ends every stream in order, behind what was written.
+async fn is_cut(tally: &Tally, number: u64, short: bool) -> bool {
+    if short {
+        // It may learn it later than we do.
+        sleep(Duration::from_secs(15)).await;
+    }
+    tally.end_transfer(number).cut && short
 }
 
 /// Ends that lose what they are meant to.

@@ -11,14 +11,16 @@ pub(crate) struct Received {
     pub(crate) bytes: u64,
     /// It ended in order.
     pub(crate) orderly: bool,
+    /// The side that sends it was kept from sending all, by an error that it was told.
+    pub(crate) cut: bool,
 }
 
 /// Counts of all diallers and of the listener.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     kinds: Mutex<BTreeMap<String, u64>>,
-    /// By the number of a transfer: uploads that are under way.
-    uploads: Mutex<HashMap<u64, Received>>,
+    /// By the number of a transfer: those that are under way.
+    transfers: Mutex<HashMap<u64, Received>>,
     pub(crate) bytes: AtomicU64,
     lost: AtomicU64,
     next: AtomicU64,
@@ -44,27 +46,34 @@ impl Tally {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// A number for an upload, under which the listener reports.
-    pub(crate) fn begin_upload(&self) -> u64 {
+    /// A number for a transfer, under which the listener reports.
+    pub(crate) fn begin_transfer(&self) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.uploads).insert(number, Received::default());
+        lock(&self.transfers).insert(number, Received::default());
         number
     }
 
-    pub(crate) fn report_upload(&self, number: u64, received: Received) {
+    pub(crate) fn report_transfer(&self, number: u64, received: Received) {
         // Its sender may have given up and gone.
-        if let Some(upload) = lock(&self.uploads).get_mut(&number) {
-            *upload = received;
+        if let Some(transfer) = lock(&self.transfers).get_mut(&number) {
+            *transfer = received;
         }
     }
 
-    pub(crate) fn end_upload(&self, number: u64) -> Received {
-        lock(&self.uploads).remove(&number).unwrap_or_default()
+    /// The listener could not send all of a transfer.
+    pub(crate) fn cut_short(&self, number: u64) {
+        if let Some(transfer) = lock(&self.transfers).get_mut(&number) {
+            transfer.cut = true;
+        }
     }
 
-    /// Uploads that nobody has ended.
+    pub(crate) fn end_transfer(&self, number: u64) -> Received {
+        lock(&self.transfers).remove(&number).unwrap_or_default()
+    }
+
+    /// Transfers that nobody has ended.
     pub(crate) fn left(&self) -> usize {
-        lock(&self.uploads).len()
+        lock(&self.transfers).len()
     }
 
     pub(crate) fn print(&self) {

@@ -396,13 +396,13 @@ impl Shared {
     }
 
     /// The connection closes: as [`Self::stop`], but the application has not asked for it, and its reads fail
-    /// in place of coming to an end.
+    /// in place of coming to an end. What is complete already stays readable.
     pub(crate) fn cut_off(self: &Arc<Self>, code: u32) {
         if self.state().read == ReadState::Open {
             // In front of the state, with which it is seen.
             self.cut_off.store(true, Ordering::Release);
+            self.stop(code);
         }
-        self.stop(code);
     }
 
     pub(crate) fn drop_reader(self: &Arc<Self>) {

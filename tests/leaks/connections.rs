@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{LIMIT, alone, assert_flat, live, many, tasks, until};
+use super::{ALONE, LIMIT, assert_flat, live, many, tasks, until};
 
 const PROTOCOL: &str = "/leak/1";
 
@@ -332,7 +332,7 @@ async fn serve_one(connection: &Connection) {
 }
 
 async fn connections(engine: EngineKind, count: usize) {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let mut world = World::new(engine).await;
     // Each way once, which lets maps and buffers find their size.
     world.run(ends().len() * AT_ONCE / 2).await;

@@ -11,9 +11,9 @@ mod substreams;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 /// Counts the bytes that are allocated and not freed, on all threads.
@@ -69,11 +69,7 @@ const SLACK: isize = 256 * 1024;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Held for a whole test: those of other threads would be counted with it.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    // Nothing is under it.
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn live() -> isize {
     LIVE.load(Ordering::Relaxed)
@@ -115,7 +111,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn the_counter_counts() {
-    let _alone = alone();
+    let _alone = ALONE.blocking_lock();
     let before = live();
     let vec = vec![1_u8; 1 << 24];
     assert!(live() - before >= 1 << 24);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::{LIMIT, alone, assert_flat, live, many, tasks, until};
+use super::{ALONE, LIMIT, assert_flat, live, many, tasks, until};
 
 const PROTOCOL: &str = "/leak/1";
 
@@ -242,7 +242,7 @@ fn over_memory(negotiation: Negotiation) -> OverMemory {
 }
 
 async fn memory_carrier(what: &str, negotiation: Negotiation, count: usize) {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let OverMemory {
         ends: [a, b],
         drivers,
@@ -271,7 +271,7 @@ async fn of_30_000_negotiated_substreams_nothing_is_left() {
 }
 
 async fn simulated(engine: EngineKind, count: usize) {
-    let _alone = alone();
+    let _alone = ALONE.lock().await;
     let network = Network::new(5);
     network.set_conditions(Conditions::round_trip(Duration::from_millis(10)));
     let mut settings = EndpointConfig::default();

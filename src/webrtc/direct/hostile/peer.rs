@@ -33,6 +33,8 @@ pub(super) const COMMON_HEADER: usize = 12;
 /// them apart.
 pub(super) const MTU: usize = 1180;
 
+type Filter = Box<dyn FnMut(&[u8]) -> bool + Send>;
+
 type Mangle = Box<dyn FnMut(Bytes) -> Vec<Bytes> + Send>;
 
 /// What a script hears of its own engine.
@@ -65,7 +67,7 @@ pub(super) struct Peer {
     out: TransmitQueue,
     own_print: Fingerprint,
     /// Which datagrams go out.
-    pub(super) sends: Box<dyn FnMut(&[u8]) -> bool + Send>,
+    pub(super) sends: Filter,
     /// Whether its SCTP says anything.
     pub(super) speaks_sctp: bool,
     /// What becomes of each of its SCTP packets.
