@@ -140,7 +140,8 @@ impl Connection {
     }
 
     /// Closes the connection and waits until that is done: what was accepted for sending is
-    /// delivered, within [`Config::teardown_timeout`], then the peer is told.
+    /// delivered, within [`Config::teardown_timeout`], then the peer is told. What the peer has not finished
+    /// is not waited for: reads of it fail with [`SubstreamError::ConnectionLost`](crate::SubstreamError).
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.

@@ -451,7 +451,7 @@ impl<C: Carrier> Turn<'_, C> {
         };
         for entry in self.core.substreams.values() {
             entry.shared.apply(Event::Shutdown);
-            entry.shared.stop(stop_code);
+            entry.shared.cut_off(stop_code);
         }
         true
     }

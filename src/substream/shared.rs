@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     stop_code: AtomicCode,
     /// The code of a STOP_SENDING that is to be sent.
     own_stop_code: AtomicCode,
+    /// The reading was stopped by the close of the connection, before FIN.
+    cut_off: AtomicBool,
     send: Mutex<SendBuffer>,
     receive: Mutex<ReceiveBuffer>,
     reader: AtomicWaker,
@@ -126,6 +128,7 @@ impl Shared {
             reset_code: AtomicCode::new(),
             stop_code: AtomicCode::new(),
             own_stop_code: AtomicCode::new(),
+            cut_off: AtomicBool::new(false),
             send: Mutex::new(send),
             receive: Mutex::new(receive),
             reader: AtomicWaker::new(),
@@ -406,6 +409,16 @@ impl Shared {
         self.apply(Event::Stop);
     }
 
+    /// The connection closes: as [`Self::stop`], but the application has not asked for it, and its reads fail
+    /// in place of coming to an end. What is complete already stays readable.
+    pub(crate) fn cut_off(self: &Arc<Self>, code: u32) {
+        if self.state().read == ReadState::Open {
+            // In front of the state, with which it is seen.
+            self.cut_off.store(true, Ordering::Release);
+            self.stop(code);
+        }
+    }
+
     pub(crate) fn drop_reader(self: &Arc<Self>) {
         self.dropped.fetch_or(READER_DROPPED, Ordering::AcqRel);
         self.stop(0);
@@ -444,6 +457,10 @@ impl Shared {
                 return Poll::Ready(Ok(Some(taken)));
             }
             match permit {
+                ReadPermit::EndOfStream if self.cut_off.load(Ordering::Acquire) => {
+                    let cause = SubstreamError::ConnectionLost(self.link.closing_cause());
+                    return Poll::Ready(Err(cause.into_read_error()));
+                }
                 ReadPermit::EndOfStream => return Poll::Ready(Ok(None)),
                 ReadPermit::Ended(end) => {
                     return Poll::Ready(Err(self.error(end).into_read_error()));

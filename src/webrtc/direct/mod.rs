@@ -28,6 +28,8 @@ mod channels;
 mod dcep;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+#[cfg(test)]
+mod hostile;
 mod numbers;
 mod path;
 mod sctp;
