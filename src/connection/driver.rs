@@ -174,7 +174,8 @@ impl<C> Core<C> {
 impl<C: Carrier> Driver<C> {
     pub(crate) fn new(carrier: C, link: Arc<Link>) -> Self {
         // Peers that name protocols by label are ours.
-        let peer_knows_credit = link.config.negotiation == Negotiation::ChannelLabel;
+        let peer_knows_credit =
+            link.config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
         Self {
             deadlines: Deadlines::new(),
             phase_timer: sleep_until(Instant::now()),
@@ -372,6 +373,10 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.substreams.insert(channel, entry);
         if origin == Origin::Peer {
             self.core.inbound += 1;
+        }
+        if self.core.carrier.knows_credit() {
+            // The first credit goes out at once, with the opening where this side opens.
+            shared.request_service();
         }
         Substream::new(shared)
     }

@@ -36,7 +36,8 @@ mod sightings;
 
 use challenge::ChallengeKey;
 pub use rates::RateLimit;
-use rates::{Bucket, Prefix, Rates};
+use rates::Bucket;
+pub(crate) use rates::{Prefix, Rates};
 use sightings::Sightings;
 
 /// How long an answered challenge is remembered: the next checks of the peer are much closer.
