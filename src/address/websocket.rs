@@ -299,7 +299,10 @@ mod tests {
             ("/dnsaddr/a/tcp/1/ws", unsupported("dnsaddr")),
             ("/ip4/::1/tcp/1/ws", invalid(Component::Host, "::1")),
             ("/ip4/1.2.3.4/udp/1/ws", unsupported("udp")),
-            ("/ip4/1.2.3.4/tcp/65536/ws", invalid(Component::Tcp, "65536")),
+            (
+                "/ip4/1.2.3.4/tcp/65536/ws",
+                invalid(Component::Tcp, "65536"),
+            ),
             ("/ip4/1.2.3.4/tcp/1", Missing(Component::WebSocket)),
             ("/ip4/1.2.3.4/tcp/1/tls", Missing(Component::WebSocket)),
             ("/ip4/1.2.3.4/tcp/1/tls/wss", unsupported("wss")),

@@ -98,9 +98,7 @@ pub(crate) fn routed_len(frame: &[u8], stream: u64, label: Option<&str>) -> Opti
 }
 
 fn fields_len(stream: u64, label: Option<&str>) -> usize {
-    let label = label.map_or(0, |label| {
-        2 + varint_len(label.len() as u64) + label.len()
-    });
+    let label = label.map_or(0, |label| 2 + varint_len(label.len() as u64) + label.len());
     2 + varint_len(stream) + label
 }
 
@@ -195,7 +193,12 @@ mod tests {
     #[test]
     fn routed_frames_are_what_the_codec_would_have_written() {
         for payload in [0, 1, 100, 125, 126, 127, 128, 8000, 16_300] {
-            for (stream, label) in [(0, None), (2, Some("")), (0x7f, Some("/echo")), (0x80, None)] {
+            for (stream, label) in [
+                (0, None),
+                (2, Some("")),
+                (0x7f, Some("/echo")),
+                (0x80, None),
+            ] {
                 let message = Message::data(Bytes::from(vec![7; payload]));
                 let bytes = routed(&message, stream, label);
                 let whole = Message {
@@ -205,7 +208,10 @@ mod tests {
                 };
                 assert_eq!(bytes, whole.encode());
                 let head = peek(&bytes).unwrap().unwrap();
-                assert_eq!((head.len, head.stream, head.label), (bytes.len(), Some(stream), label));
+                assert_eq!(
+                    (head.len, head.stream, head.label),
+                    (bytes.len(), Some(stream), label)
+                );
                 assert_eq!(head.has_payload, payload > 0);
             }
         }
@@ -229,10 +235,16 @@ mod tests {
         assert!(head.closes_channel && head.flag.is_none() && head.stream == Some(300));
         let at = head.len;
         let head = peek(&out[at..]).unwrap().unwrap();
-        assert_eq!((head.flag, head.error_code, head.stream), (Some(Flag::Fin), Some(77), Some(0)));
+        assert_eq!(
+            (head.flag, head.error_code, head.stream),
+            (Some(Flag::Fin), Some(77), Some(0))
+        );
         let at = at + head.len;
         let head = peek(&out[at..]).unwrap().unwrap();
-        assert_eq!((head.label, head.stream, head.has_payload), (Some("x"), Some(4), false));
+        assert_eq!(
+            (head.label, head.stream, head.has_payload),
+            (Some("x"), Some(4), false)
+        );
         assert_eq!(at + head.len, out.len());
     }
 
@@ -259,7 +271,11 @@ mod tests {
             let mut decoder = FrameDecoder::new();
             decoder.push(Bytes::copy_from_slice(bytes));
             let decoded = decoder.next_message().map(|message| message.is_some());
-            assert_eq!(peek(bytes).map(|head| head.is_some()), decoded, "{bytes:x?}");
+            assert_eq!(
+                peek(bytes).map(|head| head.is_some()),
+                decoded,
+                "{bytes:x?}"
+            );
         }
     }
 }

@@ -23,11 +23,12 @@ use super::config::WebSocketConfig;
 use super::error::WebSocketError;
 use super::heartbeat::{Beat, Heartbeat, Metered};
 use super::incoming::{Cut, Incoming};
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Overtake, Placed};
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 use crate::message::mux::{
-    STREAM_FIELD_MAX, append_channel_closed, append_flag, append_open, append_routed, routed_len,
+    STREAM_FIELD_MAX, append_channel_closed, append_flag, append_open, append_routed, peek,
+    routed_len,
 };
 use crate::message::{Flag, MAX_FRAME};
 use crate::substream::code;
@@ -112,14 +113,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
     /// Queues a frame of the handshake.
     pub(super) fn send_on_zero(&mut self, frame: &[u8]) {
-        let out = self.outgoing.for_frame(false, false, &mut 0);
+        let out = self
+            .outgoing
+            .for_frame(Overtake::Nothing, false, &mut Placed::default());
         append_routed(out, frame, STREAM_ZERO, None);
     }
 
     /// The next frame of the handshake. Before it waits, what was queued is sent.
-    pub(super) fn poll_zero(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ConnectionError>> {
+    pub(super) fn poll_zero(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Bytes, ConnectionError>> {
         loop {
             if !matches!(self.state, State::Running) {
                 return self.poll_ending(cx).map(Err);
@@ -228,11 +239,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             Route::Known => {}
             Route::New => {
                 let label = cut.label.unwrap_or_default();
-                self.events.push_back(CarrierEvent::Opened { channel, label });
+                self.events
+                    .push_back(CarrierEvent::Opened { channel, label });
             }
             Route::Late => {
                 if cut.has_payload && self.channels.resets_late_data(stream) {
-                    return self.control(&mut 0, |out| {
+                    return self.control(&mut Placed::default(), |out| {
                         let code = Some(code::ABANDONED);
                         append_flag(out, stream, Flag::ResetStream, code);
                     });
@@ -258,27 +270,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
     /// Appends a small frame of the carrier's own. An error if the peer lets too much of that pile up.
     fn control(
         &mut self,
-        batch: &mut u64,
+        placed: &mut Placed,
         append: impl FnOnce(&mut bytes::BytesMut),
     ) -> Result<(), WebSocketError> {
         let queued = self.outgoing.len();
         if queued > self.config.batch + 4 * self.config.control_backlog {
             return Err(WebSocketError::NotReading { queued });
         }
-        append(self.outgoing.for_frame(self.writing.is_some(), false, batch));
+        let overtake = self.overtake(Overtake::Others);
+        append(self.outgoing.for_frame(overtake, false, placed));
         Ok(())
     }
 
     /// Announces the channels that were opened and are not above `up_to`.
     fn announce(&mut self, up_to: u64) {
         while let Some((number, label)) = self.channels.next_unannounced(up_to) {
-            let mut unknown = 0;
-            let batch = match self.channels.get_mut(ChannelId::new(number)) {
-                Some(channel) => &mut channel.batch,
+            let overtake = self.overtake(Overtake::Others);
+            let mut unknown = Placed::default();
+            let placed = match self.channels.get_mut(ChannelId::new(number)) {
+                Some(channel) => &mut channel.placed,
                 None => &mut unknown,
             };
-            let out = self.outgoing.for_frame(self.writing.is_some(), true, batch);
+            let out = self.outgoing.for_frame(overtake, true, placed);
             append_open(out, number, &label);
+        }
+    }
+
+    /// What a frame may be sent in front of now: nothing waits long while the socket is not blocked.
+    fn overtake(&self, most: Overtake) -> Overtake {
+        if self.writing.is_some() {
+            most
+        } else {
+            Overtake::Nothing
         }
     }
 
@@ -466,7 +489,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
             return Written::Closed;
         }
         let stream = channel.get();
-        if self.channels.get_mut(channel).is_none_or(|entry| !entry.is_open()) {
+        if self
+            .channels
+            .get_mut(channel)
+            .is_none_or(|entry| !entry.is_open())
+        {
             return Written::Closed;
         }
         let has_room = match class {
@@ -483,29 +510,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
         let mut label = None;
         if self.channels.has_unannounced() {
             self.announce(stream.saturating_sub(1));
-            label = self.channels.next_unannounced(stream).map(|(_, label)| label);
+            label = self
+                .channels
+                .next_unannounced(stream)
+                .map(|(_, label)| label);
         }
-        if let Some(text) = &label
-            && routed_len(frame, stream, Some(text)).is_some_and(|len| len > MAX_FRAME)
-        {
-            let out = self.outgoing.for_frame(self.writing.is_some(), true, &mut 0);
-            append_open(out, stream, text);
-            label = None;
-        }
+        let flag = if class == Class::Control {
+            flag_of(frame)
+        } else {
+            None
+        };
+        let overtake = self.overtake(match (class, flag) {
+            (Class::Data, _) => Overtake::Nothing,
+            (Class::Control, Some(Flag::Fin | Flag::ResetStream)) => Overtake::Others,
+            // Payload has its place, whatever it is counted as.
+            (Class::Control, None) if has_payload(frame) => Overtake::Others,
+            (Class::Control, _) if label.is_some() => Overtake::Others,
+            (Class::Control, _) => Overtake::Own,
+        });
         let Some(entry) = self.channels.get_mut(channel) else {
             return Written::Closed;
         };
-        let may_overtake = class == Class::Control && self.writing.is_some();
+        if let Some(text) = &label
+            && routed_len(frame, stream, Some(text)).is_some_and(|len| len > MAX_FRAME)
+        {
+            let out = self.outgoing.for_frame(overtake, true, &mut entry.placed);
+            append_open(out, stream, text);
+            label = None;
+        }
         let out = self
             .outgoing
-            .for_frame(may_overtake, label.is_some(), &mut entry.batch);
+            .for_frame(overtake, label.is_some(), &mut entry.placed);
         if !append_routed(out, frame, stream, label.as_deref()) {
             debug_assert!(false, "what is written is one frame");
             return Written::Closed;
         }
-        if class == Class::Control
-            && let Some(flag) = flag_of(frame)
-        {
+        if let Some(flag) = flag {
             entry.sent(flag);
         }
         Written::Taken
@@ -544,7 +584,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
         }
         if entry.needs_close() {
             let stream = channel.get();
-            let queued = self.control(&mut entry.batch, |out| append_channel_closed(out, stream));
+            let queued = self.control(&mut entry.placed, |out| append_channel_closed(out, stream));
             if let Err(error) = queued {
                 self.fail(error);
             }
@@ -569,7 +609,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
             ConnectionError::ClosedWith { code, .. } => Some(*code),
             _ => None,
         };
-        let queued = self.control(&mut 0, |out| append_flag(out, STREAM_ZERO, Flag::Fin, code));
+        let queued = self.control(&mut Placed::default(), |out| {
+            append_flag(out, STREAM_ZERO, Flag::Fin, code)
+        });
         if let Err(error) = queued {
             self.fail(error);
         }
@@ -608,12 +650,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     }
 }
 
+fn has_payload(frame: &[u8]) -> bool {
+    peek(frame).is_ok_and(|head| head.is_none_or(|head| head.has_payload))
+}
+
 /// The flag of an encoded frame that begins with it, as frames of flags do.
 fn flag_of(frame: &[u8]) -> Option<Flag> {
     match frame {
-        [_, 0x08, value, ..] => [Flag::Fin, Flag::StopSending, Flag::ResetStream, Flag::FinAck]
-            .into_iter()
-            .find(|flag| *flag as u8 == *value),
+        [_, 0x08, value, ..] => [
+            Flag::Fin,
+            Flag::StopSending,
+            Flag::ResetStream,
+            Flag::FinAck,
+        ]
+        .into_iter()
+        .find(|flag| *flag as u8 == *value),
         _ => None,
     }
 }

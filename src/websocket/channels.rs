@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 
 use super::error::WebSocketError;
+use super::outgoing::Placed;
 use crate::carrier::{ChannelId, OpenChannelError};
 use crate::message::Flag;
 use crate::message::mux::MAX_STREAM;
@@ -47,8 +48,7 @@ pub(super) struct Channel {
     passed: Passed,
     /// The peer has closed it; it goes when it is read.
     closed_by_peer: bool,
-    /// Which batch its last frame was put into; see `outgoing`.
-    pub(super) batch: u64,
+    pub(super) placed: Placed,
 }
 
 impl Channel {
@@ -242,9 +242,9 @@ impl Channels {
         true
     }
 
-    /// Channels that are known.
+    /// Channels that are known, and numbers that are remembered beside them.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.known.len()
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.known.len(), self.reset.len() + self.unannounced.len())
     }
 }

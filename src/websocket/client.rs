@@ -152,10 +152,8 @@ async fn connect_tcp(address: &WebSocketAddress) -> io::Result<TcpStream> {
 fn server_name(address: &WebSocketAddress) -> io::Result<ServerName<'static>> {
     match address.host() {
         Host::Ip(ip) => Ok(ServerName::IpAddress((*ip).into())),
-        Host::Dns(name) | Host::Dns4(name) | Host::Dns6(name) => {
-            ServerName::try_from(name.clone())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-        }
+        Host::Dns(name) | Host::Dns4(name) | Host::Dns6(name) => ServerName::try_from(name.clone())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error)),
     }
 }
 

@@ -128,7 +128,11 @@ mod tests {
         assert_eq!(sent(999, ""), (4999, String::new()));
         assert_eq!(sent(70_000, ""), (4999, String::new()));
         let long = "ü".repeat(100);
-        assert_eq!(sent(0, &long).1, "ü".repeat(61), "122 bytes, not a half letter");
+        assert_eq!(
+            sent(0, &long).1,
+            "ü".repeat(61),
+            "122 bytes, not a half letter"
+        );
     }
 
     #[test]
@@ -154,7 +158,11 @@ mod tests {
                 }),
             ),
         ] {
-            assert_eq!(cause_of(Some(&frame(code, reason)), goodbye), cause, "{code}");
+            assert_eq!(
+                cause_of(Some(&frame(code, reason)), goodbye),
+                cause,
+                "{code}"
+            );
             assert_eq!(cause.is_orderly(), code != 1011);
         }
     }

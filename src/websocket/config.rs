@@ -64,7 +64,8 @@ impl WebSocketConfig {
                 return Err(ConfigError::ZeroTimeout { name });
             }
         }
-        let millis = |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
+        let millis =
+            |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
         const MIB: usize = 1024 * 1024;
         let ranges = [
             (

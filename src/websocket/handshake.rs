@@ -70,12 +70,13 @@ where
             poll_fn(|cx| carrier.poll_sent(cx)).await;
             return Ok(peer);
         }
-        let frames = poll_fn(|cx| carrier.poll_zero(cx))
-            .await
-            .map_err(|cause| HandshakeError::Ended {
-                phase: HandshakePhase::Noise,
-                cause,
-            })?;
+        let frames =
+            poll_fn(|cx| carrier.poll_zero(cx))
+                .await
+                .map_err(|cause| HandshakeError::Ended {
+                    phase: HandshakePhase::Noise,
+                    cause,
+                })?;
         let mut decoder = FrameDecoder::new();
         decoder.push(frames);
         // A whole frame: the carrier has looked at it already.

@@ -132,7 +132,9 @@ impl Heartbeat {
             let ping_at = self.pinged_at.unwrap_or(self.heard_at) + self.ping_interval;
             if now >= ping_at {
                 self.pinged_at = Some(now);
-                self.sleep.as_mut().reset(dead_at.min(now + self.ping_interval));
+                self.sleep
+                    .as_mut()
+                    .reset(dead_at.min(now + self.ping_interval));
                 return Poll::Ready(Beat::Ping);
             }
             self.sleep.as_mut().reset(dead_at.min(ping_at));

@@ -180,7 +180,10 @@ mod tests {
             while !all.is_empty() {
                 let cut = rng.random_range(1..=all.len().min(1500));
                 incoming.push(all.split_to(cut));
-                while let Some(cut) = incoming.next().unwrap_or_else(|e| panic!("seed {seed}: {e}")) {
+                while let Some(cut) = incoming
+                    .next()
+                    .unwrap_or_else(|e| panic!("seed {seed}: {e}"))
+                {
                     let mut decoder = FrameDecoder::new();
                     decoder.push(cut.bytes);
                     while let Some(message) = decoder.next_message().unwrap() {

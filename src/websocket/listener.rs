@@ -211,8 +211,7 @@ impl Gate {
             return None;
         }
         let share = book.by_prefix.get(&prefix).copied().unwrap_or_default();
-        if !exempt
-            && (share >= limits.max_handshakes_per_prefix || !book.rates.take(time, prefix))
+        if !exempt && (share >= limits.max_handshakes_per_prefix || !book.rates.take(time, prefix))
         {
             return None;
         }

@@ -35,6 +35,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 mod carrier;
 mod channels;
@@ -59,12 +61,14 @@ pub use config::{
     Authentication, ChannelBinding, ClientConfig, ListenerConfig, ServerConfig, WebSocketConfig,
 };
 pub use error::{HandshakeError, HandshakePhase, ListenError, UpgradeError, WebSocketError};
+use heartbeat::Metered;
 pub use listener::{Incoming, WebSocketListener};
 pub use server::{accept, accept_upgraded};
 pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;
 
-use crate::connection::{Config, Connection};
+use crate::carrier::Carrier;
+use crate::connection::{Config, ConfigError, Connection};
 use crate::identity::PeerId;
 
 /// The subprotocol of connections without Noise.
@@ -81,6 +85,30 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// One type for all of them, so that there is one driver.
 type BoxedIo = Box<dyn Io>;
 
+/// A carrier over a WebSocket whose upgrade is done, without Noise: for
+/// [`Connection::over`](crate::Connection::over) in tests and measurements. Nobody has proven anything.
+///
+/// # Errors
+/// [`ConfigError`], if the settings can not work together.
+pub async fn carrier_over<S>(
+    stream: S,
+    is_client: bool,
+    config: WebSocketConfig,
+) -> Result<impl Carrier + use<S>, ConfigError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    config.validate()?;
+    let role = if is_client {
+        Role::Client
+    } else {
+        Role::Server
+    };
+    let engine = upgrade::engine_config(&config);
+    let socket = WebSocketStream::from_raw_socket(Metered::new(stream), role, Some(engine)).await;
+    Ok(WebSocketCarrier::new(socket, is_client, config))
+}
+
 /// Makes the connection and spawns its driver, which keeps `guard` until the end.
 fn start<G: Send + 'static>(
     carrier: WebSocketCarrier<BoxedIo>,
@@ -89,8 +117,7 @@ fn start<G: Send + 'static>(
     remote: Option<SocketAddr>,
     guard: G,
 ) -> Connection {
-    let (connection, driver) =
-        Connection::authenticated(carrier, Arc::clone(config), peer, remote);
+    let (connection, driver) = Connection::authenticated(carrier, Arc::clone(config), peer, remote);
     let span = tracing::debug_span!(target: "anabranch", "websocket", ?remote);
     let task = async move {
         driver.await;

@@ -110,9 +110,8 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// The client side for this trust.
 pub(super) fn connector(trust: &TlsTrust) -> io::Result<tokio_rustls::TlsConnector> {
-    let failed = |error: &dyn fmt::Display| {
-        io::Error::new(io::ErrorKind::InvalidInput, error.to_string())
-    };
+    let failed =
+        |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
     let provider = provider();
     let builder = RustlsClient::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -96,7 +96,9 @@ fn choose(offered: &str, authentication: &Authentication) -> Result<&'static str
 }
 
 fn tokens(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').map(str::trim).filter(|token| !token.is_empty())
+    list.split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
 }
 
 fn has_token(header: Option<&str>, token: &str) -> bool {
@@ -111,7 +113,9 @@ pub(super) fn request(
 ) -> Result<http::Request<()>, HandshakeError> {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
     let malformed = |error: &dyn std::fmt::Display| UpgradeError::Malformed(error.to_string());
-    let mut request = url.into_client_request().map_err(|error| malformed(&error))?;
+    let mut request = url
+        .into_client_request()
+        .map_err(|error| malformed(&error))?;
     let subprotocol = http::HeaderValue::from_static(authentication.subprotocol());
     request
         .headers_mut()
@@ -130,7 +134,10 @@ pub(super) fn check_response(
     authentication: &Authentication,
 ) -> Result<(), UpgradeError> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    if let Some(extension) = response.headers().get(http::header::SEC_WEBSOCKET_EXTENSIONS) {
+    if let Some(extension) = response
+        .headers()
+        .get(http::header::SEC_WEBSOCKET_EXTENSIONS)
+    {
         return Err(UpgradeError::UnsupportedExtension(text(extension)));
     }
     let offered = authentication.subprotocol();
@@ -285,9 +292,17 @@ mod tests {
             ("connection", None, UpgradeError::MissingConnection),
             ("connection", Some("close"), UpgradeError::MissingConnection),
             ("upgrade", Some("h2c"), UpgradeError::MissingUpgrade),
-            ("sec-websocket-version", Some("8"), UpgradeError::WrongRequest),
+            (
+                "sec-websocket-version",
+                Some("8"),
+                UpgradeError::WrongRequest,
+            ),
             ("sec-websocket-key", None, UpgradeError::InvalidKey),
-            ("sec-websocket-key", Some("c2hvcnQ="), UpgradeError::InvalidKey),
+            (
+                "sec-websocket-key",
+                Some("c2hvcnQ="),
+                UpgradeError::InvalidKey,
+            ),
             ("sec-websocket-protocol", None, mismatch(&[])),
             (
                 "sec-websocket-protocol",

@@ -35,8 +35,8 @@ mod rates;
 mod sightings;
 
 use challenge::ChallengeKey;
-pub use rates::RateLimit;
 use rates::Bucket;
+pub use rates::RateLimit;
 pub(crate) use rates::{Prefix, Rates};
 use sightings::Sightings;
 

@@ -100,7 +100,12 @@ fn data(stream: u64, payload: &'static [u8]) -> BytesMut {
 async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
     let unexpected = |stream| WebSocketError::UnexpectedStream { stream };
     let mut no_label = BytesMut::new();
-    append_routed(&mut no_label, &Message::data(Bytes::from("x")).encode(), 8, None);
+    append_routed(
+        &mut no_label,
+        &Message::data(Bytes::from("x")).encode(),
+        8,
+        None,
+    );
     let mut labelled = BytesMut::new();
     let frame = Message::data(Bytes::from("x")).encode();
     append_routed(&mut labelled, &frame, 2, Some("again"));
@@ -120,9 +125,21 @@ async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
                 max: crate::message::MAX_BODY,
             }),
         ),
-        (Message::data(Bytes::from("x")).encode(), 1002, WebSocketError::MissingStream),
-        (no_label.freeze(), 1002, WebSocketError::MissingLabel { stream: 8 }),
-        (labelled.freeze(), 1002, WebSocketError::UnexpectedLabel { stream: 2 }),
+        (
+            Message::data(Bytes::from("x")).encode(),
+            1002,
+            WebSocketError::MissingStream,
+        ),
+        (
+            no_label.freeze(),
+            1002,
+            WebSocketError::MissingLabel { stream: 8 },
+        ),
+        (
+            labelled.freeze(),
+            1002,
+            WebSocketError::UnexpectedLabel { stream: 2 },
+        ),
         // Of our parity and not opened, lower than an earlier one, too large, reserved.
         (data(3, b"x").freeze(), 1002, unexpected(3)),
         (open(1).freeze(), 1002, unexpected(1)),
@@ -135,7 +152,10 @@ async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
         let mut substream = scripted.ours.accept().await.unwrap().unwrap();
         scripted.send(&bytes).await;
         let close = scripted.close_frame().await;
-        assert_eq!((u16::from(close.code), close.reason.as_str()), (code, &*error.to_string()));
+        assert_eq!(
+            (u16::from(close.code), close.reason.as_str()),
+            (code, &*error.to_string())
+        );
         let cause = ConnectionError::WebSocket(error.clone());
         assert_eq!(timeout(LIMIT, scripted.ours.closed()).await.unwrap(), cause);
         // Everything before it was delivered, and then the cause.
@@ -243,7 +263,10 @@ async fn j17_substreams_beyond_the_limit_are_reset_and_the_others_live() {
     while refused.len() < 3 {
         for message in scripted.frames().await {
             if message.flag == Some(Flag::ResetStream) {
-                assert_eq!(message.error_code, Some(crate::substream::code::RESOURCE_LIMIT));
+                assert_eq!(
+                    message.error_code,
+                    Some(crate::substream::code::RESOURCE_LIMIT)
+                );
                 refused.push(message.stream.unwrap());
             }
         }
@@ -267,10 +290,19 @@ async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
     });
     // Some of it has come, and much more waits.
     scripted.frames().await;
-    scripted.peer.send(WsMessage::Ping(Bytes::from("?"))).await.unwrap();
+    scripted
+        .peer
+        .send(WsMessage::Ping(Bytes::from("?")))
+        .await
+        .unwrap();
     let mut before = 0;
     loop {
-        match timeout(LIMIT, scripted.peer.next()).await.unwrap().unwrap().unwrap() {
+        match timeout(LIMIT, scripted.peer.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+        {
             WsMessage::Pong(payload) => {
                 assert_eq!(payload, "?");
                 break;
@@ -279,7 +311,10 @@ async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
         }
     }
     // What was handed to the engine when the ping came, and no more.
-    assert!(before <= 2 * 64 * 1024, "{before} bytes in front of the pong");
+    assert!(
+        before <= 2 * 64 * 1024,
+        "{before} bytes in front of the pong"
+    );
     writer.abort();
 }
 
@@ -348,16 +383,27 @@ async fn j6_more_than_was_granted_resets_that_substream_only() {
     append_routed(&mut first, &greedy.encode(), 2, Some(""));
     scripted.send(&first).await;
     scripted.send(open(4)).await;
-    let granted = scripted.until(|message| message.stream == Some(2)).await.max_data.unwrap();
+    let granted = scripted
+        .until(|message| message.stream == Some(2))
+        .await
+        .max_data
+        .unwrap();
     let payload = Bytes::from(vec![9; 16_000]);
     let mut sent = 0;
     while sent <= granted {
         let mut frame = BytesMut::new();
-        append_routed(&mut frame, &Message::data(payload.clone()).encode(), 2, None);
+        append_routed(
+            &mut frame,
+            &Message::data(payload.clone()).encode(),
+            2,
+            None,
+        );
         scripted.send(&frame).await;
         sent += payload.len() as u64;
     }
-    let reset = scripted.until(|message| message.flag == Some(Flag::ResetStream)).await;
+    let reset = scripted
+        .until(|message| message.flag == Some(Flag::ResetStream))
+        .await;
     let code = crate::substream::code::FLOW_CONTROL;
     assert_eq!((reset.stream, reset.error_code), (Some(2), Some(code)));
     assert_eq!(scripted.ours.close_reason(), None);
@@ -399,7 +445,11 @@ async fn o10_a_slow_message_is_a_sign_of_life() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         b.write_all(&[byte]).await.unwrap();
     }
-    timeout(LIMIT, ours.accept()).await.unwrap().unwrap().unwrap();
+    timeout(LIMIT, ours.accept())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let end = timeout(LIMIT, ours.closed()).await.unwrap();
     assert_eq!(end, ConnectionError::TimedOut);
 }

@@ -24,8 +24,7 @@ where
         Role::Server
     };
     let engine = engine_config(&config);
-    let socket =
-        WebSocketStream::from_raw_socket(Metered::new(stream), role, Some(engine)).await;
+    let socket = WebSocketStream::from_raw_socket(Metered::new(stream), role, Some(engine)).await;
     WebSocketCarrier::new(socket, is_client, config)
 }
 
