@@ -33,6 +33,8 @@ pub mod simulator;
 pub mod substream;
 mod ufrag;
 mod webrtc;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use address::Address;
 pub use certificate::{Certificate, Fingerprint};

@@ -184,7 +184,8 @@ impl<C> Core<C> {
 impl<C: Carrier> Driver<C> {
     pub(crate) fn new(carrier: C, link: Arc<Link>) -> Self {
         // Peers that name protocols by label are ours.
-        let peer_knows_credit = link.config.negotiation == Negotiation::ChannelLabel;
+        let peer_knows_credit =
+            link.config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
         Self {
             deadlines: Deadlines::new(),
             phase_timer: sleep_until(Instant::now()),
@@ -395,6 +396,10 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.substreams.insert(channel, Box::new(entry));
         if origin == Initiator::Remote {
             self.core.inbound += 1;
+        }
+        if self.core.carrier.knows_credit() {
+            // The first credit goes out at once, with the opening where this side opens.
+            shared.request_service();
         }
         Substream::new(shared)
     }

@@ -152,7 +152,8 @@ impl Connection {
 
     /// As [`Connection::close`], and says why. The code goes to the peer in the STOP_SENDING of every
     /// substream that it still writes to; for the connection as a whole WebRTC has no message
-    /// that could carry them, so the peer sees [`ConnectionError::ClosedByPeer`]. On this side
+    /// that could carry them, so the peer sees [`ConnectionError::ClosedByPeer`]; over a WebSocket it sees
+    /// [`ConnectionError::ClosedByPeerWith`], with the first 123 bytes of the reason. On this side
     /// [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams tell both, as
     /// [`ConnectionError::ClosedWith`].
     ///

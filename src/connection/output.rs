@@ -449,6 +449,9 @@ impl<C: Carrier> Turn<'_, C> {
             ConnectionError::ClosedWith { code, .. } => code,
             _ => code::SHUTDOWN,
         };
+        self.core
+            .carrier
+            .begin_close(&self.core.link.closing_cause());
         for entry in self.core.substreams.values() {
             entry.shared.apply(Event::Shutdown);
             entry.shared.cut_off(stop_code);
