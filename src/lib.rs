@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | frames | [`message`] | reading and writing the wire format, without a runtime |
 //! | substreams | [`substream`] | what every user holds |
+//! | payloads | [`payload`] | whole files and the like, with length, progress and a confirmation |
 //! | connection | [`connection`] | substreams over a [`carrier`] of your own |
 //! | endpoint | [`endpoint`] | WebRTC over UDP |
 //!
@@ -28,6 +29,7 @@ pub mod fuzzing;
 pub mod identity;
 pub mod message;
 mod noise;
+pub mod payload;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;

@@ -155,6 +155,14 @@ pub trait Carrier: Send {
     /// channel it is of, so `frame` has to be a frame and nothing else.
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written;
 
+    /// As [`Carrier::write`], with the frame in pieces that follow each other.
+    ///
+    /// Payload that lies in a buffer of the application comes this way. A carrier that copies what it
+    /// takes copies it from the pieces; this default puts them together first.
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+        self.write(channel, &pieces.concat(), class)
+    }
+
     /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 

@@ -10,9 +10,11 @@ use super::error::{ConnectionError, OpenError};
 use super::tell;
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::events::Initiator;
-use crate::message::{DATA_TAILROOM, Flag, Message, max_payload, seal_data_frame};
+use crate::message::{DATA_TAILROOM, DataFrameEnds, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
-use crate::substream::{ChannelState, Ended, Event, ReadState, Shared, Usage, WriteState};
+use crate::substream::{
+    ChannelState, Chunk, Copied, Ended, Event, ReadState, Shared, Usage, WriteState,
+};
 
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
@@ -284,8 +286,6 @@ impl<C: Carrier> Turn<'_, C> {
         let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
         let max_frame = self.core.max_frame();
         let (mut chunk, length) = shared.take_data(max_payload(max_frame, false))?;
-        let payload = chunk.start..chunk.start + length;
-        let end = chunk.buf.len();
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
@@ -294,7 +294,8 @@ impl<C: Carrier> Turn<'_, C> {
         } else {
             None
         };
-        let rides = payload.end == end && length <= max_payload(max_frame, true);
+        let has_room_behind = matches!(chunk, Chunk::Slice(_)) || length == chunk.len();
+        let rides = has_room_behind && length <= max_payload(max_frame, true);
         if !rides
             && let Some(max_data) = offer.take()
             && self.core.peer_knows_credit
@@ -304,21 +305,17 @@ impl<C: Carrier> Turn<'_, C> {
             // one that knows no credit.
             self.credit_went_out(shared, max_data);
         }
-        if offer.is_some() {
-            chunk.buf.resize(end + DATA_TAILROOM, 0);
-        }
-        let written = match seal_data_frame(&mut chunk.buf, payload, offer) {
-            Ok(frame) => {
-                let frame = chunk.buf.get(frame).unwrap_or_default();
-                self.core.carrier.write(shared.id, frame, Class::Data)
-            }
-            Err(error) => {
-                // Every chunk is made with the room a header needs.
-                debug_assert!(false, "no room for a frame header: {error}");
-                Written::Closed
+        let written = match &mut chunk {
+            Chunk::Copied(copied) => self.write_copied(shared.id, copied, length, offer),
+            Chunk::Slice(slice) => {
+                let ends = DataFrameEnds::new(length, offer);
+                let payload = slice.get(..length).unwrap_or_default();
+                let pieces = [ends.head(), payload, ends.tail()];
+                self.core
+                    .carrier
+                    .write_vectored(shared.id, &pieces, Class::Data)
             }
         };
-        chunk.buf.truncate(end);
         match written {
             Written::Taken => {
                 let counters = &self.core.link.counters;
@@ -332,6 +329,34 @@ impl<C: Carrier> Turn<'_, C> {
             Written::Busy | Written::NotOpen | Written::Closed => shared.data_refused(chunk),
         }
         Some(written)
+    }
+
+    /// Writes the first `length` bytes of a payload, framed in the buffer that it lies in.
+    fn write_copied(
+        &mut self,
+        channel: ChannelId,
+        copied: &mut Copied,
+        length: usize,
+        max_data: Option<u64>,
+    ) -> Written {
+        let payload = copied.start..copied.start + length;
+        let end = copied.buf.len();
+        if max_data.is_some() {
+            copied.buf.resize(end + DATA_TAILROOM, 0);
+        }
+        let written = match seal_data_frame(&mut copied.buf, payload, max_data) {
+            Ok(frame) => {
+                let frame = copied.buf.get(frame).unwrap_or_default();
+                self.core.carrier.write(channel, frame, Class::Data)
+            }
+            Err(error) => {
+                // Every chunk is made with the room a header needs.
+                debug_assert!(false, "no room for a frame header: {error}");
+                Written::Closed
+            }
+        };
+        copied.buf.truncate(end);
+        written
     }
 
     fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {

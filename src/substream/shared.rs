@@ -473,7 +473,8 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Polls for room to write; `put` gets the buffer and says how much it took.
+    /// Polls for room to write; `put` gets the buffer and says how much it took, zero if it has to
+    /// wait for more room.
     pub(crate) fn poll_write_with(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
@@ -487,8 +488,8 @@ impl Shared {
                     WritePermit::Allowed => {}
                     refused => return Poll::Ready(Err(self.write_error(refused))),
                 }
-                if send.has_room() {
-                    let written = put(&mut send);
+                let written = if send.has_room() { put(&mut send) } else { 0 };
+                if written > 0 {
                     drop(send);
                     self.used();
                     self.request_service();
