@@ -45,8 +45,8 @@ pub use connection::{
     Negotiation, OpenError,
 };
 pub use endpoint::{
-    BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, Incoming,
-    RateLimit, Security,
+    BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
+    EngineKind, Incoming, RateLimit, Reached, Security,
 };
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};

@@ -17,6 +17,13 @@ pub struct EndpointConfig {
     /// How long a connection may take to be established, in either direction. Default: 10 s, as
     /// go-libp2p. Answers peers that fall silent in the handshake.
     pub connect_timeout: Duration,
+    /// How long the webrtc-direct addresses of [`Endpoint::connect_any`](crate::Endpoint::connect_any) are tried
+    /// before its WebSocket addresses too. Default: 300 ms: longer than a handshake to most places takes, and a
+    /// user hardly notices it where UDP is blocked.
+    pub websocket_head_start: Duration,
+    /// Time between the attempts at two addresses of one kind there, so that one peer does not get all of them at once
+    /// (RFC 8305 has 250 ms; these are few). Default: 100 ms.
+    pub address_delay: Duration,
     /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
     /// go-libp2p. Answers floods of first contacts. From half of them on, a peer has to show that
     /// its address is not forged, by answering a STUN check, before anything is kept of it.
@@ -75,6 +82,8 @@ impl Default for EndpointConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
+            websocket_head_start: Duration::from_millis(300),
+            address_delay: Duration::from_millis(100),
             max_handshakes: 128,
             max_handshakes_per_prefix: 32,
             first_contacts: RateLimit::new(Duration::from_secs(5), 32),

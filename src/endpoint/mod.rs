@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::address::Address;
+use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, Link};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
@@ -26,6 +26,7 @@ use crate::webrtc::handshake::{Expectations, Progress, establish};
 pub use crate::webrtc::{EngineKind, UnknownEngine};
 
 pub(crate) mod admission;
+mod any;
 mod config;
 mod dial;
 mod error;
@@ -38,6 +39,7 @@ pub(crate) mod socket;
 
 pub use admission::RateLimit;
 use admission::{Admission, Limits};
+pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
 pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 use factory::SocketFactory;
@@ -69,6 +71,16 @@ pub struct EndpointBuilder {
     endpoint_config: EndpointConfig,
     security: Security,
     sockets: SocketFactory,
+    #[cfg(feature = "websocket")]
+    websocket: WebSocketDialling,
+}
+
+/// How [`Endpoint::connect_any`] dials WebSockets.
+#[cfg(feature = "websocket")]
+#[derive(Debug, Default)]
+struct WebSocketDialling {
+    limits: crate::websocket::WebSocketConfig,
+    trust: crate::websocket::TlsTrust,
 }
 
 impl EndpointBuilder {
@@ -114,6 +126,21 @@ impl EndpointBuilder {
         self
     }
 
+    /// Limits of the WebSockets that [`Endpoint::connect_any`] opens. Their handshake has
+    /// [`EndpointConfig::connect_timeout`].
+    #[cfg(feature = "websocket")]
+    pub fn websocket(mut self, limits: crate::websocket::WebSocketConfig) -> Self {
+        self.websocket.limits = limits;
+        self
+    }
+
+    /// Which TLS certificates [`Endpoint::connect_any`] trusts, for `wss` addresses.
+    #[cfg(feature = "websocket")]
+    pub fn tls_trust(mut self, trust: crate::websocket::TlsTrust) -> Self {
+        self.websocket.trust = trust;
+        self
+    }
+
     /// Uses the sockets of a simulated host, for listening and for dialling, in place of those of
     /// the system. Addresses have to be literal, and its own or a wildcard.
     #[cfg(any(test, feature = "testing"))]
@@ -152,6 +179,8 @@ impl EndpointBuilder {
     fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
         self.endpoint_config.validate()?;
+        #[cfg(feature = "websocket")]
+        self.websocket.limits.validate()?;
         crate::webrtc::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
         let certificate = self
@@ -194,6 +223,8 @@ impl EndpointBuilder {
             locals,
             routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
             sockets: self.sockets,
+            #[cfg(feature = "websocket")]
+            websocket: self.websocket,
             closed: AtomicBool::new(false),
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
@@ -252,6 +283,8 @@ pub(crate) struct Inner {
     locals: Vec<SocketAddr>,
     routers: Vec<Arc<Router>>,
     sockets: SocketFactory,
+    #[cfg(feature = "websocket")]
+    websocket: WebSocketDialling,
     admission: Arc<Admission>,
     incoming: IncomingQueue,
     closed: AtomicBool,
@@ -332,18 +365,23 @@ impl Inner {
         let mut info = attempt.succeeded();
         info.peer = peer;
         let (connection, driver) = Connection::authenticated(carrier, config, info);
-        let number = registration.number;
-        self.connections()
-            .insert(number, Some(Arc::downgrade(connection.link())));
-        if self.is_closed() {
-            // Closed between the handshake and the entry: nobody else will tell it.
-            connection.link().begin_close();
-        }
+        self.enter(registration.number, &connection);
         tokio::spawn(async move {
             driver.await;
             drop(registration);
         });
         Ok(connection)
+    }
+
+    /// Puts a connection in the place of the attempt that it was.
+    fn enter(&self, number: u64, connection: &Connection) {
+        if let Some(entry) = self.connections().get_mut(&number) {
+            *entry = Some(Arc::downgrade(connection.link()));
+        }
+        if self.is_closed() {
+            // Closed between the handshake and the entry: nobody else will tell it.
+            connection.link().begin_close();
+        }
     }
 
     /// Returns who the peer is, where there is Noise.
@@ -500,6 +538,31 @@ impl Endpoint {
         version: Version,
     ) -> Result<Connection, ConnectError> {
         dial::dial(self.inner(), address, version).await
+    }
+
+    /// Connects to one peer by whichever of its addresses works first: webrtc-direct, and a WebSocket after
+    /// [`EndpointConfig::websocket_head_start`], for networks where UDP is blocked. The first attempt that
+    /// authenticates the peer wins, the others are broken off.
+    ///
+    /// Over WebSockets the peer proves itself as over WebRTC: by Noise, or with
+    /// [`Security::CertificateHash`] by its TLS certificate, on `wss` only.
+    ///
+    /// # Errors
+    /// [`ConnectAnyError::AllFailed`] says why each address failed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, all attempts are.
+    pub async fn connect_any(&self, addresses: &[PeerAddress]) -> Result<Reached, ConnectAnyError> {
+        any::connect_any(self.inner(), addresses, Version::V1).await
+    }
+
+    /// As [`Endpoint::connect_any`], with a version of webrtc-direct.
+    pub async fn connect_any_with(
+        &self,
+        addresses: &[PeerAddress],
+        version: Version,
+    ) -> Result<Reached, ConnectAnyError> {
+        any::connect_any(self.inner(), addresses, version).await
     }
 
     /// Connections that are established now.

@@ -37,6 +37,15 @@ pub async fn connect(
     address: &WebSocketAddress,
     config: &ClientConfig,
 ) -> Result<Connection, HandshakeError> {
+    connect_guarded(address, config, ()).await
+}
+
+/// As [`connect`]; `guard` lives as long as the connection.
+pub(crate) async fn connect_guarded<G: Send + 'static>(
+    address: &WebSocketAddress,
+    config: &ClientConfig,
+    guard: G,
+) -> Result<Connection, HandshakeError> {
     check(address, config)?;
     let progress = Progress::default();
     let after = config.websocket.handshake_timeout;
@@ -66,7 +75,7 @@ pub async fn connect(
         open(Box::new(tls), binding, address, config, remote, &progress).await
     };
     let info = ConnectionInfo::new(Initiator::Local, None);
-    establish(&config.connection, info, after, &progress, opening, ()).await
+    establish(&config.connection, info, after, &progress, opening, guard).await
 }
 
 /// As [`connect`], over a stream that is there already: to a proxy, over a socket of another kind, or in memory.

@@ -58,6 +58,7 @@ mod tls;
 mod upgrade;
 
 use carrier::WebSocketCarrier;
+pub(crate) use client::connect_guarded;
 pub use client::{connect, connect_over};
 pub use config::{
     Authentication, ChannelBinding, ClientConfig, ListenerConfig, ServerConfig, WebSocketConfig,

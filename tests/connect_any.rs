@@ -1,0 +1,263 @@
+//! One peer by several addresses: WebRTC first, a WebSocket where UDP does not get through.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch::address::PeerAddress;
+use anabranch::endpoint::{AttemptError, LostReason};
+use anabranch::websocket::{Authentication, ListenerConfig, ServerConfig, WebSocketListener};
+use anabranch::{
+    Certificate, Config, ConnectAnyError, ConnectError, Connection, Endpoint, EndpointConfig,
+    Identity,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const ECHO: &str = "/echo/1.0.0";
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.protocols = vec![ECHO.to_owned()];
+    config
+}
+
+async fn serve(connection: Connection) {
+    while let Ok(Some(mut substream)) = connection.accept().await {
+        let (reader, writer) = substream.split();
+        let _ = tokio::io::copy(reader, writer).await;
+        let _ = writer.finish().await;
+    }
+}
+
+/// A peer that listens for both.
+struct Server {
+    endpoint: Endpoint,
+    websocket: Arc<WebSocketListener>,
+    webrtc_address: PeerAddress,
+    websocket_address: PeerAddress,
+}
+
+impl Server {
+    async fn new() -> Self {
+        let identity = Identity::generate();
+        let endpoint = Endpoint::builder()
+            .identity(identity.clone())
+            .config(config())
+            .bind("127.0.0.1:0")
+            .await
+            .unwrap();
+        let mut server = ServerConfig::new(Authentication::noise(identity));
+        server.connection = Arc::new(config());
+        let any = "127.0.0.1:0".parse().unwrap();
+        let websocket = WebSocketListener::bind(any, server, ListenerConfig::default())
+            .await
+            .unwrap();
+        let websocket = Arc::new(websocket);
+        let webrtc_address = PeerAddress::WebRtcDirect(endpoint.addresses().remove(0));
+        let websocket_address = PeerAddress::WebSocket(websocket.address());
+        let (incoming, listener) = (endpoint.clone(), Arc::clone(&websocket));
+        tokio::spawn(async move {
+            while let Some(incoming) = incoming.accept().await {
+                // A dialler that was faster elsewhere breaks off.
+                if let Ok(connection) = incoming.accept().await {
+                    tokio::spawn(serve(connection));
+                }
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok(incoming) = listener.accept().await {
+                if let Ok(connection) = incoming.accept().await {
+                    tokio::spawn(serve(connection));
+                }
+            }
+        });
+        Self {
+            endpoint,
+            websocket,
+            webrtc_address,
+            websocket_address,
+        }
+    }
+
+    fn addresses(&self) -> [PeerAddress; 2] {
+        // The WebSocket first: the order is ours, not the caller's.
+        [self.websocket_address.clone(), self.webrtc_address.clone()]
+    }
+}
+
+fn dialler(limits: EndpointConfig) -> Endpoint {
+    Endpoint::builder()
+        .config(config())
+        .endpoint_config(limits)
+        .dial_only()
+        .unwrap()
+}
+
+/// A webrtc-direct address behind which nothing ever answers: UDP is blocked.
+fn silent() -> (UdpSocket, PeerAddress) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let hash = Certificate::generate().fingerprint().to_certhash();
+    let address = format!("/ip4/127.0.0.1/udp/{port}/webrtc-direct/certhash/{hash}");
+    (socket, address.parse().unwrap())
+}
+
+/// What an application does, whatever the carrier is.
+async fn echo(connection: &Connection) {
+    let mut substream = connection.open(ECHO).await.unwrap();
+    substream.write_all(b"hello").await.unwrap();
+    substream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    substream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"hello");
+}
+
+async fn finish(dialler: Endpoint, server: Server) {
+    dialler.close().await;
+    assert!(dialler.is_idle());
+    server.endpoint.close().await;
+    let idle = async {
+        while !server.websocket.is_idle() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), idle)
+        .await
+        .expect("its connections end with their peers");
+}
+
+#[tokio::test]
+async fn webrtc_wins_where_udp_gets_through() {
+    let server = Server::new().await;
+    // However slow this machine is, the WebSocket is not to be tried.
+    let mut limits = EndpointConfig::default();
+    limits.websocket_head_start = Duration::from_secs(5);
+    let dialler = dialler(limits);
+    let reached = dialler.connect_any(&server.addresses()).await.unwrap();
+    assert_eq!(reached.address, server.webrtc_address);
+    let [lost] = &reached.others[..] else {
+        panic!("{:?}", reached.others);
+    };
+    assert_eq!(lost.address, server.websocket_address);
+    assert!(matches!(lost.reason, LostReason::NotTried), "{lost}");
+    echo(&reached.connection).await;
+    assert_eq!(dialler.connections(), 1);
+    finish(dialler, server).await;
+}
+
+#[tokio::test]
+async fn the_websocket_wins_where_udp_is_blocked_and_the_application_is_the_same() {
+    let server = Server::new().await;
+    let dialler = dialler(EndpointConfig::default());
+    let (_blocked, address) = silent();
+    let addresses = [address, server.websocket_address.clone()];
+    let began = Instant::now();
+    let reached = dialler.connect_any(&addresses).await.unwrap();
+    println!("reached after {:?}", began.elapsed());
+    assert_eq!(reached.address, server.websocket_address);
+    assert!(matches!(reached.others[0].reason, LostReason::Slower));
+    let expected = server.websocket_address.peer_id();
+    assert!(expected.is_some());
+    assert_eq!(reached.connection.peer_id(), expected);
+    echo(&reached.connection).await;
+    assert_eq!(dialler.connections(), 1);
+    finish(dialler, server).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_at_once_makes_nobody_wait() {
+    let server = Server::new().await;
+    let mut limits = EndpointConfig::default();
+    limits.websocket_head_start = Duration::from_secs(60);
+    let dialler = dialler(limits);
+    // Without a certhash the peer could be anybody, so nothing is even sent.
+    let hopeless: PeerAddress = "/ip4/127.0.0.1/udp/9/webrtc-direct".parse().unwrap();
+    let addresses = [hopeless, server.websocket_address.clone()];
+    let reached = dialler.connect_any(&addresses).await.unwrap();
+    assert_eq!(reached.address, server.websocket_address);
+    let LostReason::Failed(AttemptError::WebRtc(error)) = &reached.others[0].reason else {
+        panic!("{}", reached.others[0]);
+    };
+    assert!(matches!(error, ConnectError::MissingCerthash), "{error}");
+    finish(dialler, server).await;
+}
+
+#[tokio::test]
+async fn when_nothing_works_each_address_has_its_reason() {
+    let mut limits = EndpointConfig::default();
+    limits.connect_timeout = Duration::from_millis(400);
+    let dialler = dialler(limits);
+    let (_blocked, silent) = silent();
+    // A port that was free a moment ago.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let refused: PeerAddress = format!("/ip4/127.0.0.1/tcp/{port}/ws").parse().unwrap();
+    let error = dialler.connect_any(&[silent, refused]).await.unwrap_err();
+    let ConnectAnyError::AllFailed(lost) = &error else {
+        panic!("{error}");
+    };
+    let failures: Vec<_> = lost.iter().map(|lost| &lost.reason).collect();
+    assert_eq!(failures.len(), 2);
+    let is_webrtc = |reason: &&&LostReason| {
+        matches!(
+            reason,
+            LostReason::Failed(AttemptError::WebRtc(ConnectError::TimedOut { .. }))
+        )
+    };
+    let is_websocket =
+        |reason: &&&LostReason| matches!(reason, LostReason::Failed(AttemptError::WebSocket(_)));
+    assert_eq!(failures.iter().filter(is_webrtc).count(), 1, "{error}");
+    assert_eq!(failures.iter().filter(is_websocket).count(), 1, "{error}");
+    dialler.close().await;
+    assert!(dialler.is_idle());
+}
+
+#[tokio::test]
+async fn another_peer_behind_the_websocket_does_not_win() {
+    let (server, other) = (Server::new().await, Server::new().await);
+    let mut limits = EndpointConfig::default();
+    limits.connect_timeout = Duration::from_secs(3);
+    let dialler = dialler(limits);
+    let PeerAddress::WebSocket(address) = other.websocket_address.clone() else {
+        unreachable!("it is one");
+    };
+    let wrong = address.with_peer_id(server.websocket_address.peer_id().unwrap());
+    let (_blocked, silent) = silent();
+    let addresses = [silent, PeerAddress::WebSocket(wrong)];
+    let error = dialler.connect_any(&addresses).await.unwrap_err();
+    assert!(matches!(error, ConnectAnyError::AllFailed(_)), "{error}");
+    server.endpoint.close().await;
+    finish(dialler, other).await;
+}
+
+#[tokio::test]
+async fn too_many_addresses_and_none_are_refused() {
+    let dialler = dialler(EndpointConfig::default());
+    let error = dialler.connect_any(&[]).await.unwrap_err();
+    assert!(matches!(error, ConnectAnyError::NoAddresses));
+    let (_socket, address) = silent();
+    let error = dialler.connect_any(&vec![address; 17]).await.unwrap_err();
+    assert!(matches!(
+        error,
+        ConnectAnyError::TooManyAddresses { given: 17 }
+    ));
+    assert!(dialler.is_idle());
+}
+
+#[tokio::test]
+async fn a_dropped_call_and_a_closed_endpoint_leave_no_attempt() {
+    let dialler = dialler(EndpointConfig::default());
+    let (_blocked, address) = silent();
+    let addresses = [address];
+    let dropped = tokio::time::timeout(Duration::from_millis(50), dialler.connect_any(&addresses));
+    dropped.await.unwrap_err();
+    assert!(dialler.is_idle());
+    let (result, ()) = tokio::join!(dialler.connect_any(&addresses), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        dialler.close().await;
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, ConnectAnyError::EndpointClosed), "{error}");
+    assert!(dialler.is_idle());
+}
