@@ -21,6 +21,7 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
+pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -32,6 +33,8 @@ pub mod simulator;
 pub mod substream;
 mod ufrag;
 mod webrtc;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use address::Address;
 pub use certificate::{Certificate, Fingerprint};
@@ -43,9 +46,10 @@ pub use endpoint::{
     BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, Incoming,
     RateLimit, Security,
 };
+pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;
-pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, WriteHalf};
+pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, SubstreamStats, WriteHalf};
 pub use ufrag::Version as WebRtcDirectVersion;
 
 /// The examples of the README compile.

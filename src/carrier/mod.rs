@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -66,6 +67,11 @@ pub enum CarrierEvent {
         /// The channel.
         channel: ChannelId,
     },
+    /// The carrier has measured the time to the peer and back.
+    RoundTrip {
+        /// That time.
+        time: Duration,
+    },
     /// The carrier can not be used much longer: the connection is to be closed in an orderly way, for
     /// this cause.
     Expiring {
@@ -123,6 +129,9 @@ pub enum OpenChannelError {
     /// The carrier is closing or closed.
     #[error("the carrier is closed")]
     Closed,
+    /// The peer closes the connection, and takes no new channels.
+    #[error("the peer is closing the connection")]
+    GoingAway,
 }
 
 /// Carries frames on numbered, ordered, reliable channels.
@@ -142,7 +151,8 @@ pub trait Carrier: Send {
     /// Opens a channel. It can be written to at once, though it may be [`Written::Busy`] at first.
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
 
-    /// Hands one frame to the carrier, whole or not at all.
+    /// Hands one encoded frame to the carrier, whole or not at all. It may add fields to it that say which
+    /// channel it is of, so `frame` has to be a frame and nothing else.
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written;
 
     /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
@@ -177,6 +187,16 @@ pub trait Carrier: Send {
     fn holds_back_unread(&self) -> bool {
         false
     }
+
+    /// Whether both ends of this carrier always know credit, so that nothing has to be found out: every
+    /// substream then begins with a `max_data`.
+    fn knows_credit(&self) -> bool {
+        false
+    }
+
+    /// The connection begins to close for this cause: substreams end, and no new ones are taken. A carrier
+    /// that can tells the peer, so that it opens none.
+    fn begin_close(&mut self, _cause: &ConnectionError) {}
 
     /// Sends what is queued, tells the peer and ends. Bounded by the caller.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;

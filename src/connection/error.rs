@@ -20,6 +20,14 @@ pub enum ConnectionError {
     /// The peer closed it.
     #[error("closed by the peer")]
     ClosedByPeer,
+    /// The peer closed it and said why. Only over carriers that can carry that.
+    #[error("closed by the peer: {reason} (code {code:#x})")]
+    ClosedByPeerWith {
+        /// The peer's code.
+        code: u32,
+        /// The peer's reason.
+        reason: String,
+    },
     /// Nothing came from the peer for too long.
     #[error("the peer does not answer any more")]
     TimedOut,
@@ -35,6 +43,10 @@ pub enum ConnectionError {
     /// [`EndpointConfig::max_dtls12_bytes`](crate::EndpointConfig::max_dtls12_bytes).
     #[error("the keys of the DTLS 1.2 connection have been used enough")]
     KeysUsedUp,
+    /// The WebSocket failed, or the peer broke a rule of it.
+    #[cfg(feature = "websocket")]
+    #[error("WebSocket: {0}")]
+    WebSocket(#[source] crate::websocket::WebSocketError),
     /// The carrier failed.
     #[error("the carrier failed: {0}")]
     Carrier(String),
@@ -45,7 +57,11 @@ impl ConnectionError {
     pub fn is_orderly(&self) -> bool {
         matches!(
             self,
-            Self::ClosedLocally | Self::ClosedWith { .. } | Self::ClosedByPeer | Self::Idle
+            Self::ClosedLocally
+                | Self::ClosedWith { .. }
+                | Self::ClosedByPeer
+                | Self::ClosedByPeerWith { .. }
+                | Self::Idle
         )
     }
 }

@@ -5,9 +5,11 @@ use std::task::{Context, Poll};
 
 use super::config::FinAckPolicy;
 use super::deadlines::{DeadlineKind, deadline_after};
-use super::driver::{Core, Origin, Phase, Turn};
+use super::driver::{Core, Phase, Turn};
 use super::error::{ConnectionError, OpenError};
+use super::tell;
 use crate::carrier::{Carrier, ChannelId, Class, Written};
+use crate::events::Initiator;
 use crate::message::{DATA_TAILROOM, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
 use crate::substream::{ChannelState, Ended, Event, ReadState, Shared, Usage, WriteState};
@@ -66,7 +68,7 @@ impl<C: Carrier> Turn<'_, C> {
             };
             let result = result.map(|channel| {
                 self.core.link.counters.opened.add(1);
-                self.insert(channel, Origin::Us)
+                self.insert(channel, Initiator::Local)
             });
             // A caller that gave up drops the substream, which then closes itself.
             let _ = request.reply.send(result);
@@ -220,7 +222,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
         if !shared.has_sendable_data() {
-            return;
+            return self.tell_stalled(shared);
         }
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && !entry.active
@@ -252,6 +254,7 @@ impl<C: Carrier> Turn<'_, C> {
                     // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.write_fin_if_drained(&shared);
                     self.limit_wait_for_credit(&shared);
+                    self.tell_stalled(&shared);
                     self.close_if_complete(&shared);
                 }
                 Some(Written::Busy) => {
@@ -405,7 +408,7 @@ impl<C: Carrier> Turn<'_, C> {
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
-        if entry.origin == Origin::Peer {
+        if entry.origin == Initiator::Remote {
             self.core.inbound -= 1;
             if is_wasted(&entry.shared) {
                 self.core.unused.count();
@@ -414,6 +417,7 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
+        tell::ended(&self.core.link, &entry);
         // Its places in the queues are skipped when they come up. A peer that lets nothing through
         // could open and reset meanwhile, so they are cleared once they are the larger part.
         let known = &self.core.substreams;
@@ -437,12 +441,17 @@ impl<C: Carrier> Turn<'_, C> {
             return false;
         }
         let until = deadline_after(link.config.teardown_timeout);
+        let cause = link.closing_cause();
+        link.tell(|events, connection| events.connection_closing(connection, &cause));
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
-        let stop_code = match self.core.link.closing_cause() {
+        let stop_code = match cause {
             ConnectionError::ClosedWith { code, .. } => code,
             _ => code::SHUTDOWN,
         };
+        self.core
+            .carrier
+            .begin_close(&self.core.link.closing_cause());
         for entry in self.core.substreams.values() {
             entry.shared.apply(Event::Shutdown);
             entry.shared.cut_off(stop_code);
@@ -479,7 +488,7 @@ impl<C: Carrier> Turn<'_, C> {
         tracing::debug!(target: "anabranch::connection", %cause, "connection ended");
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
-        self.core.link.end(cause.clone());
+        let first = self.core.link.end(cause.clone());
         self.core.active.clear();
         self.core.blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
@@ -491,6 +500,9 @@ impl<C: Carrier> Turn<'_, C> {
             self.remove(channel);
         }
         self.core.link.counters.substreams.set(0);
+        if first {
+            self.core.link.tell_end();
+        }
         cause
     }
 }

@@ -10,6 +10,10 @@ use super::{
     WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64, WIRE_START_GROUP, WIRE_VARINT,
 };
 
+/// Value of `flag` that ends a channel whose ends do not both know already that it is over. Only between
+/// carriers that number their channels; peers that do not know it ignore it, as every unknown flag.
+pub(super) const FLAG_CHANNEL_CLOSED: i32 = 4;
+
 /// How deep unknown groups may nest. What prost allows; it bounds the stack that a peer can use.
 const MAX_DEPTH: u32 = 100;
 
@@ -45,6 +49,8 @@ pub enum ProtobufError {
 pub(super) struct Body<'a> {
     pub(super) flag: Option<Flag>,
     pub(super) unknown_flag: bool,
+    /// The channel of this frame is closed; on carriers that number their channels.
+    pub(super) closes_channel: bool,
     /// Where the payload lies in the body.
     pub(super) payload: Range<usize>,
     pub(super) error_code: Option<u32>,
@@ -64,8 +70,10 @@ impl<'a> Body<'a> {
             match field {
                 FIELD_FLAG => {
                     // Protobuf cuts wider values of an enum down to 32 bits.
-                    body.flag = Flag::from_wire(reader.uint(wire)? as i32);
+                    let value = reader.uint(wire)? as i32;
+                    body.flag = Flag::from_wire(value);
                     body.unknown_flag = body.flag.is_none();
+                    body.closes_channel = value == FLAG_CHANNEL_CLOSED;
                 }
                 FIELD_MESSAGE => {
                     let payload = reader.delimited(wire)?;

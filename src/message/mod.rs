@@ -33,6 +33,8 @@ use bytes::Bytes;
 mod body;
 mod decode;
 mod encode;
+#[cfg(feature = "websocket")]
+pub(crate) mod mux;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
 #[cfg(test)]

@@ -103,6 +103,20 @@ impl Handshake {
         Self::new(identity, &prologue, State::AwaitFirst)
     }
 
+    /// The side of the listener, on a carrier with a prologue of its own.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn server_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
+        let mut handshake = Self::new(identity, prologue, State::AwaitSecond)?;
+        handshake.write(&[])?;
+        Ok(handshake)
+    }
+
+    /// The side of the dialler, on a carrier with a prologue of its own.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn client_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
+        Self::new(identity, prologue, State::AwaitFirst)
+    }
+
     fn new(identity: &Identity, prologue: &[u8], state: State) -> Result<Self, NoiseError> {
         let setup = |error: snow::Error| NoiseError::Setup(error.to_string());
         let builder =

@@ -199,6 +199,16 @@ impl SendBuffer {
         self.queued
     }
 
+    /// Payload bytes handed to the carrier.
+    pub(crate) fn total_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// What is left of the peer's `max_data`, if it has sent one.
+    pub(crate) fn granted_credit(&self) -> Option<u64> {
+        matches!(self.credit, Credit::Granted(_)).then(|| self.credit())
+    }
+
     /// Bytes of memory that queued payload takes.
     #[cfg(test)]
     pub(crate) fn capacity_held(&self) -> usize {
@@ -219,8 +229,13 @@ impl SendBuffer {
         !self.chunks.is_empty() && self.credit() > 0
     }
 
+    /// Whether data waits for credit.
+    pub(crate) fn waits_for_credit(&self) -> bool {
+        !self.chunks.is_empty() && self.credit() == 0
+    }
+
     /// Whether data waits for a peer that has said nothing yet.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
-        self.credit == Credit::Initial && !self.chunks.is_empty() && self.credit() == 0
+        self.credit == Credit::Initial && self.waits_for_credit()
     }
 }

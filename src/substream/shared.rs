@@ -28,6 +28,7 @@ use super::send::{Chunk, SendBuffer};
 use super::state::{
     Effects, Ended, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
 };
+use super::stats::SubstreamStats;
 use crate::carrier::ChannelId;
 use crate::connection::{ConnectionError, Link};
 
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) id: ChannelId,
     /// The connection this substream belongs to.
     pub(crate) link: Arc<Link>,
+    /// Everything that is logged of the substream lies in it.
+    span: tracing::Span,
     state: AtomicU32,
     /// The code of the RESET_STREAM that was received, or is to be sent.
     reset_code: AtomicCode,
@@ -111,9 +114,16 @@ impl Shared {
         send: SendBuffer,
         receive: ReceiveBuffer,
     ) -> Arc<Self> {
+        let span = tracing::debug_span!(
+            target: "anabranch",
+            parent: &link.span,
+            "substream",
+            id = id.get(),
+        );
         Arc::new(Self {
             id,
             link,
+            span,
             state: AtomicU32::new(State::INITIAL.pack()),
             reset_code: AtomicCode::new(),
             stop_code: AtomicCode::new(),
@@ -162,10 +172,9 @@ impl Shared {
             }
         };
         if before != after {
-            tracing::trace!(
-                target: "anabranch::substream",
-                id = self.id.get(), ?event, ?before, ?after, "state"
-            );
+            self.span.in_scope(|| {
+                tracing::trace!(target: "anabranch::substream", ?event, ?before, ?after, "state");
+            });
         }
         if effects.contains(Effects::DISCARD_SEND) {
             self.send_buffer().discard();
@@ -300,6 +309,11 @@ impl Shared {
     /// Whether data waits for a peer that has said nothing on this substream.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
         self.send_buffer().waits_for_first_credit()
+    }
+
+    /// Whether data waits for the peer's credit.
+    pub(crate) fn waits_for_credit(&self) -> bool {
+        self.send_buffer().waits_for_credit()
     }
 
     /// Whether data is queued that the peer's credit allows.
@@ -577,6 +591,22 @@ impl Shared {
     /// Payload bytes accepted from the application that the carrier has not taken.
     pub(crate) fn buffered(&self) -> usize {
         self.send_buffer().queued()
+    }
+
+    pub(crate) fn stats(&self) -> SubstreamStats {
+        let (sent, buffered, credit) = {
+            let send = self.send_buffer();
+            (send.total_sent(), send.queued(), send.granted_credit())
+        };
+        let receive = self.receive_buffer();
+        SubstreamStats {
+            sent,
+            buffered,
+            credit,
+            received: receive.received,
+            unread: receive.buffered(),
+            receive_window: receive.window,
+        }
     }
 
     /// Payload bytes received that the application has not read.

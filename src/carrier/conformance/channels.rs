@@ -77,7 +77,7 @@ case!(
         for _ in 0..CHANNELS {
             pairs.push(ends.channel().await);
         }
-        let most = ends.a.carrier.max_message().min(ends.b.carrier.max_message());
+        let most = ends.a.max_payload().min(ends.b.max_payload());
         let sizes = [1, 3, 100, 1000, 1200, 5000, 8192, most];
         let mut sent = [[(0, 0); CHANNELS]; 2];
         ends.until("all data of all channels", |a, b| {
@@ -91,8 +91,8 @@ case!(
                         *frames += 1;
                     }
                 };
-                next(0, &mut |frame| a.carrier.write(*at_a, frame, Class::Data));
-                next(1, &mut |frame| b.carrier.write(*at_b, frame, Class::Data));
+                next(0, &mut |frame| a.write(*at_a, frame, Class::Data));
+                next(1, &mut |frame| b.write(*at_b, frame, Class::Data));
             }
             pairs.iter().all(|(at_a, at_b)| {
                 a.received(*at_a).len() >= data.len() && b.received(*at_b).len() >= data.len()
@@ -112,9 +112,10 @@ case!(
         let most = ends.a.carrier.max_message();
         assert!((64..=MAX_FRAME).contains(&most), "max_message is {most}");
         let (here, there) = ends.channel().await;
+        let most = ends.a.max_payload();
         let frame = pattern(most);
         ends.until("a frame is taken", |a, _| {
-            a.carrier.write(here, &frame, Class::Data) == Written::Taken
+            a.write(here, &frame, Class::Data) == Written::Taken
         })
         .await;
         ends.until("the whole frame", |_, b| b.received(there).len() >= most).await;
@@ -146,7 +147,7 @@ case!(
         let (free, there) = ends.channel().await;
         ends.a.fill(busy, 8000);
         for byte in 0..100 {
-            let written = ends.a.carrier.write(free, &[byte], Class::Control);
+            let written = ends.a.write(free, &[byte], Class::Control);
             assert_eq!(written, Written::Taken, "control frame {byte}");
         }
         ends.until("the control frames", |_, b| b.received(there).len() == 100).await;
@@ -161,7 +162,7 @@ case!(
         ends.a.carrier.notify_delivered(here);
         ends.until("Delivered of nothing", |a, _| a.delivered == [here]).await;
         ends.until("a frame is taken", |a, _| {
-            a.carrier.write(here, &pattern(5000), Class::Data) == Written::Taken
+            a.write(here, &pattern(5000), Class::Data) == Written::Taken
         })
         .await;
         ends.a.carrier.notify_delivered(here);
@@ -182,7 +183,7 @@ case!(
         ends.until("all is taken", |a, _| {
             while sent < data.len() {
                 let frame = &data[sent..(sent + 8000).min(data.len())];
-                if a.carrier.write(here, frame, Class::Data) != Written::Taken {
+                if a.write(here, frame, Class::Data) != Written::Taken {
                     return false;
                 }
                 sent += frame.len();
@@ -191,13 +192,13 @@ case!(
         })
         .await;
         ends.a.carrier.close_channel(here);
-        assert_eq!(ends.a.carrier.write(here, b"late", Class::Control), Written::Closed);
+        assert_eq!(ends.a.write(here, b"late", Class::Control), Written::Closed);
         ends.until("both ends see the close", |a, b| {
             a.closed == [here] && b.closed == [there]
         })
         .await;
         assert!(ends.b.received(there) == data);
-        assert_eq!(ends.b.carrier.write(there, b"late", Class::Control), Written::Closed);
+        assert_eq!(ends.b.write(there, b"late", Class::Control), Written::Closed);
     }
 );
 
@@ -207,12 +208,12 @@ case!(
         let (here, there) = ends.channel().await;
         let (other, other_there) = ends.channel().await;
         ends.b.carrier.close_channel(there);
-        let _ = ends.a.carrier.write(here, &pattern(1000), Class::Data);
+        let _ = ends.a.write(here, &pattern(1000), Class::Data);
         ends.until("the close", |a, b| a.closed == [here] && b.closed == [there]).await;
-        assert_eq!(ends.a.carrier.write(here, b"x", Class::Data), Written::Closed);
+        assert_eq!(ends.a.write(here, b"x", Class::Data), Written::Closed);
         assert_eq!(ends.b.carrier.read(there), None);
         ends.until("another channel's frame is taken", |a, _| {
-            a.carrier.write(other, b"alive", Class::Data) == Written::Taken
+            a.write(other, b"alive", Class::Data) == Written::Taken
         })
         .await;
         ends.until("another channel's frame", |_, b| b.received(other_there) == b"alive").await;
@@ -247,7 +248,7 @@ case!(
             let mut unsent = opened.clone();
             ends.until("a batch of channels", |a, b| {
                 unsent.retain(|channel| {
-                    a.carrier.write(*channel, b"hello", Class::Data) != Written::Taken
+                    a.write(*channel, b"hello", Class::Data) != Written::Taken
                 });
                 unsent.is_empty()
                     && b.opened.len() == known + BATCH
@@ -273,8 +274,8 @@ case!(
     /// Calls for a channel that never was do nothing.
     unknown_channels_are_harmless, ends, {
         let nobody = ChannelId::new(u64::MAX - 1);
-        assert_eq!(ends.a.carrier.write(nobody, b"x", Class::Data), Written::Closed);
-        assert_eq!(ends.a.carrier.write(nobody, b"x", Class::Control), Written::Closed);
+        assert_eq!(ends.a.write(nobody, b"x", Class::Data), Written::Closed);
+        assert_eq!(ends.a.write(nobody, b"x", Class::Control), Written::Closed);
         assert_eq!(ends.a.carrier.read(nobody), None);
         ends.a.carrier.notify_delivered(nobody);
         ends.a.carrier.close_channel(nobody);
@@ -291,7 +292,7 @@ case!(
         let mut rest = &data[..];
         ends.until("all is taken", |a, _| {
             while let Some(frame) = rest.chunks(8000).next() {
-                if a.carrier.write(here, frame, Class::Data) != Written::Taken {
+                if a.write(here, frame, Class::Data) != Written::Taken {
                     return false;
                 }
                 rest = &rest[frame.len()..];
@@ -318,7 +319,7 @@ case!(
         assert!(b.received(there) == data, "{} bytes arrived", b.received(there).len());
         // After the end every call is harmless.
         assert!(b.carrier.open("").is_err());
-        assert_eq!(b.carrier.write(there, b"x", Class::Data), Written::Closed);
+        assert_eq!(b.write(there, b"x", Class::Data), Written::Closed);
         b.carrier.notify_delivered(there);
         b.carrier.close_channel(there);
         while b.carrier.read(there).is_some() {}

@@ -5,11 +5,13 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::LIMIT;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
 use crate::connection::ConnectionError;
+use crate::message::{FrameDecoder, Message, max_payload};
 
 /// One end: its carrier, and what it has reported.
 pub(super) struct End<C> {
@@ -18,7 +20,9 @@ pub(super) struct End<C> {
     pub(super) closed: Vec<ChannelId>,
     pub(super) delivered: Vec<ChannelId>,
     pub(super) writable: usize,
+    /// Payloads: carriers may add fields of their own to a frame.
     pub(super) received: HashMap<ChannelId, Vec<u8>>,
+    decoders: HashMap<ChannelId, FrameDecoder>,
     pub(super) ended: Option<ConnectionError>,
 }
 
@@ -31,6 +35,7 @@ impl<C: Carrier> End<C> {
             delivered: Vec::new(),
             writable: 0,
             received: HashMap::new(),
+            decoders: HashMap::new(),
             ended: None,
         }
     }
@@ -52,6 +57,7 @@ impl<C: Carrier> End<C> {
                     self.read(channel);
                     self.closed.push(channel);
                 }
+                Ok(CarrierEvent::RoundTrip { .. }) => {}
                 Ok(CarrierEvent::Expiring { cause }) => panic!("{cause}"),
                 Err(cause) => self.ended = Some(cause),
             }
@@ -61,10 +67,25 @@ impl<C: Carrier> End<C> {
 
     fn read(&mut self, channel: ChannelId) {
         let received = self.received.entry(channel).or_default();
+        let decoder = self.decoders.entry(channel).or_default();
         while let Some(bytes) = self.carrier.read(channel) {
             assert!(!bytes.is_empty(), "a read without bytes");
-            received.extend_from_slice(&bytes);
+            decoder.push(bytes);
+            while let Some(message) = decoder.next_message().expect("what was written: frames") {
+                received.extend_from_slice(&message.payload);
+            }
         }
+    }
+
+    /// Writes a frame with this payload.
+    pub(super) fn write(&mut self, channel: ChannelId, payload: &[u8], class: Class) -> Written {
+        let frame = Message::data(Bytes::copy_from_slice(payload)).encode();
+        self.carrier.write(channel, &frame, class)
+    }
+
+    /// Payload of the longest frame.
+    pub(super) fn max_payload(&self) -> usize {
+        max_payload(self.carrier.max_message(), false)
     }
 
     /// What has arrived on a channel.
@@ -78,9 +99,9 @@ impl<C: Carrier> End<C> {
 
     /// Writes data frames of `size` bytes until the carrier is busy; returns what it took.
     pub(super) fn fill(&mut self, channel: ChannelId, size: usize) -> usize {
-        let frame = vec![7; size];
+        let payload = vec![7; size];
         for taken in 0..64 * 1024 * 1024 / size {
-            match self.carrier.write(channel, &frame, Class::Data) {
+            match self.write(channel, &payload, Class::Data) {
                 Written::Taken => {}
                 Written::Busy | Written::NotOpen => return taken * size,
                 Written::Closed => panic!("the channel was closed"),
@@ -151,7 +172,7 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
         let (there, _) = self.b.opened[before];
         // Some carriers take nothing on a channel before the peer has answered its opening.
         self.until("an open channel", |a, _| {
-            a.carrier.write(here, b"?", Class::Control) == Written::Taken
+            a.write(here, b"?", Class::Control) == Written::Taken
         })
         .await;
         self.until("the first byte", |_, b| !b.received(there).is_empty())

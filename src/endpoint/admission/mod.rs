@@ -35,8 +35,9 @@ mod rates;
 mod sightings;
 
 use challenge::ChallengeKey;
+use rates::Bucket;
 pub use rates::RateLimit;
-use rates::{Bucket, Prefix, Rates};
+pub(crate) use rates::{Prefix, Rates};
 use sightings::Sightings;
 
 /// How long an answered challenge is remembered: the next checks of the peer are much closer.

@@ -53,14 +53,14 @@ impl RateLimit {
 
 /// The part of an address that one party is taken to own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Prefix {
+pub(crate) enum Prefix {
     V4([u8; 4]),
     /// The first 56 bits: what a home gets.
     V6([u8; 7]),
 }
 
 impl Prefix {
-    pub(super) fn of(ip: IpAddr) -> Self {
+    pub(crate) fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.octets()),
             IpAddr::V6(ip) => {
@@ -101,13 +101,13 @@ impl Bucket {
 
 /// Limits by prefix: by /32 or /56, and for IPv6 by /48 as well.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     prefixes: Sketch,
     sites: Sketch,
 }
 
 impl Rates {
-    pub(super) fn new(prefix: RateLimit, site: RateLimit) -> Self {
+    pub(crate) fn new(prefix: RateLimit, site: RateLimit) -> Self {
         Self {
             prefixes: Sketch::new(prefix),
             sites: Sketch::new(site),
@@ -116,7 +116,7 @@ impl Rates {
 
     /// Counts one contact at `now`, a time since any fixed instant. `false`, and not counted, if
     /// the prefix has had as many as it may.
-    pub(super) fn take(&mut self, now: Duration, prefix: Prefix) -> bool {
+    pub(crate) fn take(&mut self, now: Duration, prefix: Prefix) -> bool {
         let now = nanos(now);
         let prefix_cells = self.prefixes.cells_of(&prefix);
         if !self.prefixes.has_room(now, prefix_cells) {

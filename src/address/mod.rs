@@ -1,11 +1,14 @@
-//! Addresses of webrtc-direct listeners.
+//! Addresses of listeners, as multiaddrs.
 //!
 //! ```text
-//! /ip4|ip6/<ip>/udp/<port>/webrtc-direct[/certhash/<multihash>]...[/p2p/<peer id>]
+//! /ip4|ip6/<ip>/udp/<port>/webrtc-direct[/certhash/<multihash>]...[/p2p/<peer id>]    Address
+//! /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>/ws|wss|tls/ws[/p2p/<peer id>]              WebSocketAddress
 //! ```
 //!
-//! The text is parsed here and not by a general multiaddr parser: only this one form is of use, an
+//! The text is parsed here and not by a general multiaddr parser: only these forms are of use, an
 //! error can name the component that is wrong, and what strangers advertise meets less code.
+
+mod websocket;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +24,8 @@ use crate::certificate::Fingerprint;
 use crate::certificate::FingerprintError;
 use crate::identity::PeerId;
 use crate::identity::PeerIdError;
+
+pub use websocket::{Host, WebSocketAddress};
 
 /// The longest text that is parsed as an address.
 ///
@@ -205,6 +210,56 @@ impl FromStr for Address {
     }
 }
 
+/// The address of a listener of either kind.
+///
+/// ```
+/// use anabranch::address::PeerAddress;
+///
+/// let address: PeerAddress = "/dns4/example.org/tcp/443/wss".parse()?;
+/// assert!(matches!(address, PeerAddress::WebSocket(_)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// For [`Endpoint::connect`](crate::Endpoint::connect).
+    WebRtcDirect(Address),
+    /// For `websocket::connect`.
+    WebSocket(WebSocketAddress),
+}
+
+impl PeerAddress {
+    /// The peer that must be found there, if the address names one.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        match self {
+            Self::WebRtcDirect(address) => address.peer_id(),
+            Self::WebSocket(address) => address.peer_id(),
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WebRtcDirect(address) => address.fmt(f),
+            Self::WebSocket(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PeerAddress {
+    type Err = AddressError;
+
+    /// What stands behind the host decides: `tcp` is a WebSocket, everything else webrtc-direct.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.split('/').nth(3) == Some("tcp") {
+            text.parse().map(Self::WebSocket)
+        } else {
+            text.parse().map(Self::WebRtcDirect)
+        }
+    }
+}
+
 /// A component of an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -219,6 +274,12 @@ pub enum Component {
     Certhash,
     /// `p2p` with the peer id.
     P2p,
+    /// `ip4`, `ip6`, `dns`, `dns4` or `dns6` with the host.
+    Host,
+    /// `tcp` with the port.
+    Tcp,
+    /// `ws`, `wss` or `tls/ws`.
+    WebSocket,
 }
 
 impl fmt::Display for Component {
@@ -229,18 +290,21 @@ impl fmt::Display for Component {
             Self::WebRtcDirect => "webrtc-direct",
             Self::Certhash => "certhash",
             Self::P2p => "p2p",
+            Self::Host => "ip4, ip6 or dns",
+            Self::Tcp => "tcp",
+            Self::WebSocket => "ws or wss",
         })
     }
 }
 
-/// A text is not the address of a webrtc-direct listener.
+/// A text is not an address.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum AddressError {
     /// The certhash can not be read or is not SHA2-256.
     #[error("the certhash is invalid")]
     Certhash(#[source] FingerprintError),
-    /// The value of the ip or udp component can not be read.
+    /// The value of the host or port component can not be read.
     #[error("the {component} component has the invalid value {value:?}")]
     InvalidValue {
         /// The component.

@@ -1,0 +1,347 @@
+//! What the layers over a WebSocket cost, beside bare tokio-tungstenite messages, in one run; and what batching
+//! is worth.
+//!
+//!     cargo bench --bench websocket
+//!
+//! Both ends run on one thread, so these are figures per core of both sides together. The rounds of all
+//! candidates are interleaved, and the table has their medians. `--rounds N`, default 9.
+
+use std::future::poll_fn;
+use std::io::Write;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
+use anabranch::message::{FrameDecoder, Message, max_payload};
+use anabranch::websocket::{WebSocketConfig, carrier_over};
+use anabranch::{Config, Connection, Negotiation};
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as WsMessage;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Bytes of one measured transfer.
+const BYTES: usize = 32 * 1024 * 1024;
+/// Messages of one measurement of batching.
+const SMALL_MESSAGES: usize = 100_000;
+const SUBSTREAMS: usize = 100;
+
+fn main() {
+    let rounds = std::env::args()
+        .skip_while(|argument| argument != "--rounds")
+        .nth(1)
+        .map_or(9, |rounds| rounds.parse().expect("a number"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    println!("one channel, in memory (duplex of 256 KiB), MB/s, median of {rounds}\n");
+    println!(
+        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for size in [64, 1024, 16 * 1024] {
+        let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
+        let mut times = [const { Vec::new() }; 4];
+        for _ in 0..rounds {
+            times[0].push(runtime.block_on(bare(memory(), size, bytes)));
+            times[1].push(runtime.block_on(carrier(memory(), size, bytes, false)));
+            times[2].push(runtime.block_on(carrier(memory(), size, bytes, true)));
+            times[3].push(runtime.block_on(substream(memory(), size, bytes)));
+        }
+        let [bare, carrier, codec, substream] =
+            times.map(|times| bytes as f64 / 1e6 / median(times));
+        let cost = (1.0 - substream / carrier) * 100.0;
+        println!(
+            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {substream:.0} | {cost:+.0} % |"
+        );
+        let _ = std::io::stdout().flush();
+    }
+    println!("\n64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
+    let mut times = [const { Vec::new() }; 3];
+    for _ in 0..rounds {
+        let pair = runtime.block_on(tcp());
+        times[0].push(runtime.block_on(flushed_messages(pair)));
+        let pair = runtime.block_on(tcp());
+        times[1].push(runtime.block_on(flushed_substream(pair)));
+        let pair = runtime.block_on(tcp());
+        times[2].push(runtime.block_on(batched(pair)));
+    }
+    let [bare, flushed, batched] = times.map(|times| SMALL_MESSAGES as f64 / 1e3 / median(times));
+    println!(
+        "| bare, one message each | one substream, one message each | {SUBSTREAMS} substreams, batched | factors |"
+    );
+    println!("|---|---|---|---|");
+    println!(
+        "| {bare:.0} | {flushed:.0} | {batched:.0} | {:.1}, {:.1} |",
+        batched / bare,
+        batched / flushed
+    );
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+fn memory() -> (impl Io, impl Io) {
+    tokio::io::duplex(256 * 1024)
+}
+
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (client, server) = (client.expect("a socket"), server.expect("a socket").0);
+    client.set_nodelay(true).expect("an option");
+    server.set_nodelay(true).expect("an option");
+    (client, server)
+}
+
+/// Messages of `size`, fed as long as the engine takes them and flushed in the end.
+async fn bare((a, b): (impl Io, impl Io), size: usize, bytes: usize) -> Duration {
+    let mut sender = WebSocketStream::from_raw_socket(a, Role::Client, None).await;
+    let mut receiver = WebSocketStream::from_raw_socket(b, Role::Server, None).await;
+    let payload = Bytes::from(vec![5; size]);
+    let began = Instant::now();
+    let sending = async {
+        for _ in 0..bytes / size {
+            let message = WsMessage::Binary(payload.clone());
+            sender.feed(message).await.expect("a message");
+        }
+        sender.flush().await.expect("a flush");
+    };
+    let receiving = async {
+        let mut got = 0;
+        while got < bytes {
+            got += receiver
+                .next()
+                .await
+                .expect("more")
+                .expect("a message")
+                .len();
+        }
+    };
+    tokio::join!(sending, receiving);
+    began.elapsed()
+}
+
+/// Frames with payloads of `size` over one channel, encoded and decoded for each or not.
+async fn carrier((a, b): (impl Io, impl Io), size: usize, bytes: usize, codec: bool) -> Duration {
+    let config = WebSocketConfig::default();
+    let mut sender = carrier_over(a, true, config.clone())
+        .await
+        .expect("settings");
+    let mut receiver = carrier_over(b, false, config).await.expect("settings");
+    let channel = sender.open("").expect("a channel");
+    let payload = Bytes::from(vec![5; size.min(max_payload(sender.max_message(), false))]);
+    let count = bytes.div_ceil(payload.len());
+    let ready = Message::data(payload.clone()).encode();
+    let began = Instant::now();
+    let sending = async {
+        let mut frame = BytesMut::with_capacity(16_384);
+        for _ in 0..count {
+            let message: &[u8] = if codec {
+                frame.clear();
+                Message::data(payload.clone()).encode_into(&mut frame);
+                &frame
+            } else {
+                &ready
+            };
+            while sender.write(channel, message, Class::Data) == Written::Busy {
+                until(&mut sender, |event| *event == CarrierEvent::Writable).await;
+            }
+        }
+        // Goes on sending until it is stopped.
+        until(&mut sender, |_| false).await;
+    };
+    let receiving = async {
+        let mut decoder = FrameDecoder::new();
+        let (mut got, mut raw) = (0, 0);
+        // The first frame is longer by its label, which is empty.
+        let whole = count * payload.len();
+        while got < whole && raw < whole {
+            let channel = until_readable(&mut receiver).await;
+            while let Some(message) = receiver.read(channel) {
+                if !codec {
+                    raw += message.len()
+                        - message.len().div_ceil(ready.len() + 3)
+                            * (ready.len() + 3 - payload.len());
+                    continue;
+                }
+                decoder.push(message);
+                while let Some(message) = decoder.next_message().expect("good frames") {
+                    got += message.payload.len();
+                }
+            }
+        }
+    };
+    let mut sending = pin!(sending);
+    tokio::select! {
+        biased;
+        () = receiving => {}
+        () = &mut sending => {}
+    }
+    began.elapsed()
+}
+
+async fn until(carrier: &mut impl Carrier, wanted: impl Fn(&CarrierEvent) -> bool) {
+    poll_fn(|cx| {
+        loop {
+            match carrier.poll_event(cx) {
+                Poll::Ready(event) if wanted(event.as_ref().expect("the carrier lives")) => {
+                    return Poll::Ready(());
+                }
+                Poll::Ready(_) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+async fn until_readable(carrier: &mut impl Carrier) -> ChannelId {
+    poll_fn(|cx| {
+        loop {
+            match carrier.poll_event(cx) {
+                Poll::Ready(Ok(CarrierEvent::Readable { channel })) => return Poll::Ready(channel),
+                Poll::Ready(event) => drop(event.expect("the carrier lives")),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+async fn connections((a, b): (impl Io, impl Io)) -> (Connection, Connection) {
+    let websocket = WebSocketConfig::default();
+    let mut config = Config::default();
+    config.negotiation = Negotiation::None;
+    let config = Arc::new(config);
+    let a = carrier_over(a, true, websocket.clone())
+        .await
+        .expect("settings");
+    let b = carrier_over(b, false, websocket).await.expect("settings");
+    let (opener, driver) = Connection::over(a, Arc::clone(&config));
+    tokio::spawn(driver);
+    let (acceptor, driver) = Connection::over(b, config);
+    tokio::spawn(driver);
+    (opener, acceptor)
+}
+
+async fn pair(
+    opener: &Connection,
+    acceptor: &Connection,
+) -> (anabranch::Substream, anabranch::Substream) {
+    let (here, there) = tokio::join!(opener.open(""), acceptor.accept());
+    let there = there.expect("a connection").expect("a substream");
+    (here.expect("a substream"), there)
+}
+
+/// Writes of `size` over one substream.
+async fn substream(io: (impl Io, impl Io), size: usize, bytes: usize) -> Duration {
+    let (opener, acceptor) = connections(io).await;
+    let (mut write, mut read) = pair(&opener, &acceptor).await;
+    let message = vec![5; size];
+    let began = Instant::now();
+    let sending = async {
+        for _ in 0..bytes / size {
+            write.write_all(&message).await.expect("a write");
+        }
+    };
+    let receiving = async {
+        let mut got = 0;
+        while got < bytes {
+            let chunk = read.read_chunk(usize::MAX).await.expect("a read");
+            got += chunk.expect("more to come").len();
+        }
+    };
+    tokio::join!(sending, receiving);
+    began.elapsed()
+}
+
+/// Bare messages, each flushed before the next.
+async fn flushed_messages((a, b): (TcpStream, TcpStream)) -> Duration {
+    let mut sender = WebSocketStream::from_raw_socket(a, Role::Client, None).await;
+    let mut receiver = WebSocketStream::from_raw_socket(b, Role::Server, None).await;
+    let payload = Bytes::from(vec![5; 64]);
+    let began = Instant::now();
+    let sending = async {
+        for _ in 0..SMALL_MESSAGES {
+            let message = WsMessage::Binary(payload.clone());
+            sender.send(message).await.expect("a message");
+            tokio::task::yield_now().await;
+        }
+    };
+    let receiving = async {
+        for _ in 0..SMALL_MESSAGES {
+            receiver.next().await.expect("more").expect("a message");
+        }
+    };
+    tokio::join!(sending, receiving);
+    began.elapsed()
+}
+
+/// Writes on one substream, each flushed before the next.
+async fn flushed_substream(io: (TcpStream, TcpStream)) -> Duration {
+    let (opener, acceptor) = connections(io).await;
+    let (mut write, mut read) = pair(&opener, &acceptor).await;
+    let began = Instant::now();
+    let sending = async {
+        for _ in 0..SMALL_MESSAGES {
+            write.write_all(&[5; 64]).await.expect("a write");
+            write.flush().await.expect("a flush");
+        }
+    };
+    let receiving = async {
+        let mut got = 0;
+        while got < SMALL_MESSAGES * 64 {
+            let chunk = read.read_chunk(usize::MAX).await.expect("a read");
+            got += chunk.expect("more to come").len();
+        }
+    };
+    tokio::join!(sending, receiving);
+    began.elapsed()
+}
+
+/// One write on each of many substreams, again and again; each round is flushed before the next, so that what is
+/// merged are the frames of different substreams, not the writes of one.
+async fn batched(io: (TcpStream, TcpStream)) -> Duration {
+    let (opener, acceptor) = connections(io).await;
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    for _ in 0..SUBSTREAMS {
+        let (write, read) = pair(&opener, &acceptor).await;
+        writers.push(write);
+        readers.push(read);
+    }
+    let began = Instant::now();
+    let sending = async {
+        for _ in 0..SMALL_MESSAGES / SUBSTREAMS {
+            for write in &mut writers {
+                write.write_all(&[5; 64]).await.expect("a write");
+            }
+            for write in &mut writers {
+                write.flush().await.expect("a flush");
+            }
+        }
+    };
+    let receiving = async {
+        for read in &mut readers {
+            let mut got = 0;
+            while got < SMALL_MESSAGES / SUBSTREAMS * 64 {
+                let chunk = read.read_chunk(usize::MAX).await.expect("a read");
+                got += chunk.expect("more to come").len();
+            }
+        }
+    };
+    tokio::join!(sending, receiving);
+    began.elapsed()
+}

@@ -1,0 +1,281 @@
+//! Frames that name their substream, for carriers whose substreams share one stream of frames.
+//!
+//! A frame is first encoded as on any channel. [`append_routed`] copies it behind what is queued and adds
+//! the fields `stream` and, on the first frame of a substream, `label`; [`peek`] finds them again
+//! without taking the frame out of the message that it came in.
+
+use bytes::{BufMut, BytesMut};
+
+use super::body::{Body, FLAG_CHANNEL_CLOSED};
+use super::{
+    DecodeError, FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_STREAM, Flag, MAX_BODY,
+    WIRE_BYTES, WIRE_VARINT, varint_len,
+};
+
+/// The largest number of a substream. Bounds what [`append_routed`] adds to a frame.
+pub(crate) const MAX_STREAM: u64 = u32::MAX as u64;
+
+/// Most bytes that the field `stream` adds to a frame, with a prefix that may grow by one.
+pub(crate) const STREAM_FIELD_MAX: usize = 2 + 5 + 1;
+
+/// What a carrier has to know of a frame to deliver it.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    /// Bytes of the frame, with its prefix.
+    pub(crate) len: usize,
+    pub(crate) flag: Option<Flag>,
+    pub(crate) error_code: Option<u32>,
+    pub(crate) closes_channel: bool,
+    pub(crate) has_payload: bool,
+    pub(crate) stream: Option<u64>,
+    pub(crate) label: Option<&'a str>,
+}
+
+/// Looks at the frame that `bytes` begin with; `None` if it is not there to its end.
+///
+/// # Errors
+/// The rules of [`FrameDecoder`](super::FrameDecoder): a frame that is announced too large is refused
+/// before its bytes are waited for.
+#[inline]
+pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
+    let Some((body_len, prefix)) = prefix(bytes)? else {
+        return Ok(None);
+    };
+    let len = prefix + body_len;
+    let Some(body) = bytes.get(prefix..len) else {
+        return Ok(None);
+    };
+    let body = Body::parse(body).map_err(DecodeError::Protobuf)?;
+    Ok(Some(Head {
+        len,
+        flag: body.flag,
+        error_code: body.error_code,
+        closes_channel: body.closes_channel,
+        has_payload: !body.payload.is_empty(),
+        stream: body.stream,
+        label: body.label,
+    }))
+}
+
+/// The length of a body, and of the prefix that says it.
+#[inline]
+fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+    const LONGEST: usize = varint_len(MAX_BODY as u64);
+    let mut value = 0_usize;
+    for (index, byte) in bytes.iter().enumerate().take(LONGEST) {
+        if *byte == 0 && index > 0 {
+            return Err(DecodeError::NonMinimalVarint);
+        }
+        value |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return if value <= MAX_BODY {
+                Ok(Some((value, index + 1)))
+            } else {
+                Err(DecodeError::FrameTooLarge {
+                    len: value as u64,
+                    max: MAX_BODY,
+                })
+            };
+        }
+    }
+    if bytes.len() >= LONGEST {
+        return Err(DecodeError::OverlongVarint);
+    }
+    Ok(None)
+}
+
+/// Bytes of an encoded frame's prefix; `None` if it is not exactly one frame.
+fn whole_frame_prefix(frame: &[u8]) -> Option<usize> {
+    let (body, prefix) = prefix(frame).ok()??;
+    (prefix + body == frame.len()).then_some(prefix)
+}
+
+/// Bytes of a frame and its `stream` and `label`, were they appended; `None` if `frame` is none.
+pub(crate) fn routed_len(frame: &[u8], stream: u64, label: Option<&str>) -> Option<usize> {
+    let prefix = whole_frame_prefix(frame)?;
+    let body = frame.len() - prefix + fields_len(stream, label);
+    Some(varint_len(body as u64) + body)
+}
+
+fn fields_len(stream: u64, label: Option<&str>) -> usize {
+    let label = label.map_or(0, |label| 2 + varint_len(label.len() as u64) + label.len());
+    2 + varint_len(stream) + label
+}
+
+/// Copies `frame` behind `out` with `stream`, and `label` if given. `false`, with nothing written, if `frame`
+/// is not one encoded frame.
+pub(crate) fn append_routed(
+    out: &mut BytesMut,
+    frame: &[u8],
+    stream: u64,
+    label: Option<&str>,
+) -> bool {
+    let Some(prefix) = whole_frame_prefix(frame) else {
+        return false;
+    };
+    let body = frame.get(prefix..).unwrap_or_default();
+    let len = body.len() + fields_len(stream, label);
+    // One growth at most for the whole frame.
+    out.reserve(varint_len(len as u64) + len);
+    put_varint(out, len as u64);
+    out.put_slice(body);
+    put_key(out, FIELD_STREAM, WIRE_VARINT);
+    put_varint(out, stream);
+    if let Some(label) = label {
+        put_key(out, FIELD_LABEL, WIRE_BYTES);
+        put_varint(out, label.len() as u64);
+        out.put_slice(label.as_bytes());
+    }
+    true
+}
+
+/// Appends a frame that has nothing but `stream` and `label`.
+pub(crate) fn append_open(out: &mut BytesMut, stream: u64, label: &str) {
+    append_routed(out, &[0], stream, Some(label));
+}
+
+/// Appends a frame that closes a channel.
+pub(crate) fn append_channel_closed(out: &mut BytesMut, stream: u64) {
+    let body = [(FIELD_FLAG << 3) as u8, FLAG_CHANNEL_CLOSED as u8];
+    append_routed(out, &[2, body[0], body[1]], stream, None);
+}
+
+/// Appends a frame with a flag, and a code if there is one.
+pub(crate) fn append_flag(out: &mut BytesMut, stream: u64, flag: Flag, code: Option<u32>) {
+    let code_len = code.map_or(0, |code| 1 + varint_len(u64::from(code)));
+    let len = 2 + code_len + fields_len(stream, None);
+    out.reserve(varint_len(len as u64) + len);
+    put_varint(out, len as u64);
+    put_key(out, FIELD_FLAG, WIRE_VARINT);
+    put_varint(out, flag as u64);
+    if let Some(code) = code {
+        put_key(out, FIELD_ERROR_CODE, WIRE_VARINT);
+        put_varint(out, u64::from(code));
+    }
+    put_key(out, FIELD_STREAM, WIRE_VARINT);
+    put_varint(out, stream);
+}
+
+fn put_key(out: &mut BytesMut, field: u32, wire: u32) {
+    put_varint(out, u64::from(field << 3 | wire));
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    let mut bytes = [0; 10];
+    let mut len = 0;
+    for byte in &mut bytes {
+        len += 1;
+        *byte = value as u8 & 0x7f;
+        value >>= 7;
+        if value == 0 {
+            break;
+        }
+        *byte |= 0x80;
+    }
+    out.put_slice(bytes.get(..len).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::{FrameDecoder, MAX_FRAME, Message};
+
+    fn routed(message: &Message, stream: u64, label: Option<&str>) -> Bytes {
+        let mut out = BytesMut::new();
+        let frame = message.encode();
+        assert!(append_routed(&mut out, &frame, stream, label));
+        assert_eq!(routed_len(&frame, stream, label), Some(out.len()));
+        out.freeze()
+    }
+
+    #[test]
+    fn routed_frames_are_what_the_codec_would_have_written() {
+        for payload in [0, 1, 100, 125, 126, 127, 128, 8000, 16_300] {
+            for (stream, label) in [
+                (0, None),
+                (2, Some("")),
+                (0x7f, Some("/echo")),
+                (0x80, None),
+            ] {
+                let message = Message::data(Bytes::from(vec![7; payload]));
+                let bytes = routed(&message, stream, label);
+                let whole = Message {
+                    stream: Some(stream),
+                    label: label.map(str::to_owned),
+                    ..message
+                };
+                assert_eq!(bytes, whole.encode());
+                let head = peek(&bytes).unwrap().unwrap();
+                assert_eq!(
+                    (head.len, head.stream, head.label),
+                    (bytes.len(), Some(stream), label)
+                );
+                assert_eq!(head.has_payload, payload > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_frame_of_a_carrier_stays_within_the_largest_of_all() {
+        let most = crate::message::max_payload(MAX_FRAME - STREAM_FIELD_MAX, false);
+        let frame = Message::data(Bytes::from(vec![1; most])).encode();
+        assert_eq!(frame.len(), MAX_FRAME - STREAM_FIELD_MAX);
+        assert!(routed_len(&frame, MAX_STREAM, None).unwrap() <= MAX_FRAME);
+    }
+
+    #[test]
+    fn flags_and_closes_are_found_again() {
+        let mut out = BytesMut::new();
+        append_channel_closed(&mut out, 300);
+        append_flag(&mut out, 0, Flag::Fin, Some(77));
+        append_open(&mut out, 4, "x");
+        let head = peek(&out).unwrap().unwrap();
+        assert!(head.closes_channel && head.flag.is_none() && head.stream == Some(300));
+        let at = head.len;
+        let head = peek(&out[at..]).unwrap().unwrap();
+        assert_eq!(
+            (head.flag, head.error_code, head.stream),
+            (Some(Flag::Fin), Some(77), Some(0))
+        );
+        let at = at + head.len;
+        let head = peek(&out[at..]).unwrap().unwrap();
+        assert_eq!(
+            (head.label, head.stream, head.has_payload),
+            (Some("x"), Some(4), false)
+        );
+        assert_eq!(at + head.len, out.len());
+    }
+
+    #[test]
+    fn what_is_not_one_frame_is_not_written() {
+        let mut out = BytesMut::new();
+        for bytes in [&b""[..], b"?", &[1], &[1, 8, 0], &[0x80, 0]] {
+            assert!(!append_routed(&mut out, bytes, 2, None), "{bytes:?}");
+        }
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn peek_agrees_with_the_decoder_on_prefixes() {
+        for bytes in [
+            &[0x80, 0x00][..],
+            &[0xff, 0xff, 0xff, 0x01],
+            &[0x81, 0x80, 0x02],
+            &[0xff, 0xff, 0x01],
+            &[0x80],
+            &[0x03, 0x08],
+            &[0x02, 0x08, 0x00],
+        ] {
+            let mut decoder = FrameDecoder::new();
+            decoder.push(Bytes::copy_from_slice(bytes));
+            let decoded = decoder.next_message().map(|message| message.is_some());
+            assert_eq!(
+                peek(bytes).map(|head| head.is_some()),
+                decoded,
+                "{bytes:x?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,675 @@
+//! The carrier: one WebSocket, driven by [`Carrier::poll_event`].
+//!
+//! ```text
+//! Running ──► Failing: close frame sent, the peer's is awaited ──► Ended
+//!    └──────► Closing: as asked by the connection ───────────────► Ended
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as WsMessage;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use super::channels::{Channels, Route};
+use super::close;
+use super::config::WebSocketConfig;
+use super::error::WebSocketError;
+use super::heartbeat::{Beat, Heartbeat, Metered};
+use super::incoming::{Cut, Incoming};
+use super::outgoing::{Outgoing, Overtake, Placed};
+use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use crate::connection::ConnectionError;
+use crate::message::mux::{
+    STREAM_FIELD_MAX, append_channel_closed, append_flag, append_open, append_routed, peek,
+    routed_len,
+};
+use crate::message::{Flag, MAX_FRAME};
+use crate::substream::code;
+
+/// The number that no substream has: Noise runs on it, and after that a FIN on it says that its sender opens and
+/// takes no more substreams.
+pub(super) const STREAM_ZERO: u64 = 0;
+
+/// Messages that are taken in before the driver has other work.
+const TURNS_PER_POLL: usize = 16;
+
+/// Where the carrier is in its life.
+#[derive(Debug)]
+enum State {
+    /// Frames come and go.
+    Running,
+    /// The close frame is out, for this cause; what comes is thrown away until the peer has closed too. Its close
+    /// frame would be lost if the socket were closed with bytes unread.
+    Failing(ConnectionError),
+    /// As asked by [`Carrier::poll_close`].
+    Closing,
+    /// Over, for this cause.
+    Ended(ConnectionError),
+}
+
+/// One WebSocket.
+pub(super) struct WebSocketCarrier<S> {
+    socket: WebSocketStream<Metered<S>>,
+    config: WebSocketConfig,
+    channels: Channels,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    heartbeat: Heartbeat,
+    /// At most a few: what one frame of the peer, or one call, has caused.
+    events: VecDeque<CarrierEvent>,
+    /// A message is being written; whom to tell when it is.
+    writing: Option<Vec<ChannelId>>,
+    /// A write was refused for want of room, and `Writable` is owed.
+    refused: bool,
+    /// With which code the peer said goodbye, if it did.
+    goodbye: Option<Option<u32>>,
+    said_goodbye: bool,
+    /// The close frame for the cause that the connection closes with.
+    own_close: Option<CloseFrame>,
+    state: State,
+}
+
+impl<S> fmt::Debug for WebSocketCarrier<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocketCarrier")
+            .field("state", &self.state)
+            .field("queued", &self.outgoing.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
+    pub(super) fn new(
+        socket: WebSocketStream<Metered<S>>,
+        is_client: bool,
+        config: WebSocketConfig,
+    ) -> Self {
+        let heartbeat = Heartbeat::new(
+            socket.get_ref().counter(),
+            config.ping_interval,
+            config.idle_timeout,
+        );
+        Self {
+            socket,
+            channels: Channels::new(is_client),
+            incoming: Incoming::default(),
+            outgoing: Outgoing::new(config.batch),
+            heartbeat,
+            config,
+            events: VecDeque::new(),
+            writing: None,
+            refused: false,
+            goodbye: None,
+            said_goodbye: false,
+            own_close: None,
+            state: State::Running,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Queues a frame of the handshake.
+    pub(super) fn send_on_zero(&mut self, frame: &[u8]) {
+        let out = self
+            .outgoing
+            .for_frame(Overtake::Nothing, false, &mut Placed::default());
+        append_routed(out, frame, STREAM_ZERO, None);
+    }
+
+    /// The next frame of the handshake. Before it waits, what was queued is sent.
+    pub(super) fn poll_zero(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Bytes, ConnectionError>> {
+        loop {
+            if !matches!(self.state, State::Running) {
+                return self.poll_ending(cx).map(Err);
+            }
+            match self.incoming.next() {
+                Ok(Some(cut)) if cut.stream == STREAM_ZERO => return Poll::Ready(Ok(cut.bytes)),
+                Ok(Some(cut)) => {
+                    // Nothing may be opened before the peer is known.
+                    let stream = cut.stream;
+                    self.fail(WebSocketError::UnexpectedStream { stream });
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.fail(error);
+                    continue;
+                }
+            }
+            self.send(cx);
+            if !self.receive(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Sends what is queued, without waiting for more. For the end of a handshake.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send(cx);
+        let is_sent = self.writing.is_none() && self.outgoing.is_empty();
+        if is_sent || !matches!(self.state, State::Running) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    // Input.
+
+    /// Takes in one message. `false` when there is none, and the wake-up for it is arranged.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        match Pin::new(&mut self.socket).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => {
+                self.on_message(message);
+                true
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.fail(close::engine_error(error));
+                true
+            }
+            Poll::Ready(None) => {
+                self.fail(WebSocketError::Lost);
+                true
+            }
+            Poll::Pending => self.beat(cx),
+        }
+    }
+
+    /// Looks at the clock, after everything that has come was read.
+    fn beat(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.heartbeat.poll_beat(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Beat::Ping) => {
+                self.start_send(WsMessage::Ping(Bytes::new()));
+                true
+            }
+            Poll::Ready(Beat::Dead) => {
+                // It is told if it still listens, and not waited for.
+                let _ = Pin::new(&mut self.socket)
+                    .start_send(WsMessage::Close(Some(close::frame(1011, "ping timeout"))));
+                let _ = Pin::new(&mut self.socket).poll_flush(cx);
+                self.end(ConnectionError::TimedOut);
+                true
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: WsMessage) {
+        match message {
+            WsMessage::Binary(bytes) if bytes.is_empty() => self.fail(WebSocketError::EmptyMessage),
+            WsMessage::Binary(bytes) => self.incoming.push(bytes),
+            WsMessage::Text(_) => self.fail(WebSocketError::Text),
+            // The engine has queued the pong, in front of what is not handed to it yet.
+            WsMessage::Ping(_) => self.writing = Some(self.writing.take().unwrap_or_default()),
+            WsMessage::Pong(_) => {
+                let round_trip = self.heartbeat.pong();
+                let event = round_trip.map(|time| CarrierEvent::RoundTrip { time });
+                self.events.extend(event);
+            }
+            WsMessage::Frame(_) => {}
+            WsMessage::Close(close) => {
+                let goodbye = self.goodbye.flatten();
+                let cause = close::cause_of(close.as_ref(), goodbye);
+                // The answer is queued by the engine; it is flushed before the end.
+                self.heartbeat.begin_close(self.config.close_timeout);
+                self.writing = Some(self.writing.take().unwrap_or_default());
+                self.state = State::Failing(cause);
+            }
+        }
+    }
+
+    fn on_frame(&mut self, cut: Cut) -> Result<(), WebSocketError> {
+        let stream = cut.stream;
+        if stream == STREAM_ZERO {
+            if cut.flag != Some(Flag::Fin) || cut.has_payload || cut.label.is_some() {
+                return Err(WebSocketError::UnexpectedStream { stream });
+            }
+            self.goodbye.get_or_insert(cut.error_code);
+            return Ok(());
+        }
+        let channel = ChannelId::new(stream);
+        match self.channels.route(stream, cut.label.as_deref())? {
+            Route::Known => {}
+            Route::New => {
+                let label = cut.label.unwrap_or_default();
+                self.events
+                    .push_back(CarrierEvent::Opened { channel, label });
+            }
+            Route::Late => {
+                if cut.has_payload && self.channels.resets_late_data(stream) {
+                    return self.control(&mut Placed::default(), |out| {
+                        let code = Some(code::ABANDONED);
+                        append_flag(out, stream, Flag::ResetStream, code);
+                    });
+                }
+                return Ok(());
+            }
+        }
+        if cut.closes_channel {
+            self.channels.closed_by_peer(stream);
+            self.events.push_back(CarrierEvent::Closed { channel });
+            return Ok(());
+        }
+        if let Some(flag) = cut.flag {
+            self.channels.received_flag(stream, flag);
+        }
+        self.channels.received_bytes(stream, cut.bytes);
+        self.events.push_back(CarrierEvent::Readable { channel });
+        Ok(())
+    }
+
+    // Output.
+
+    /// Appends a small frame of the carrier's own. An error if the peer lets too much of that pile up.
+    fn control(
+        &mut self,
+        placed: &mut Placed,
+        append: impl FnOnce(&mut bytes::BytesMut),
+    ) -> Result<(), WebSocketError> {
+        let queued = self.outgoing.len();
+        if queued > self.config.batch + 4 * self.config.control_backlog {
+            return Err(WebSocketError::NotReading { queued });
+        }
+        let overtake = self.overtake(Overtake::Others);
+        append(self.outgoing.for_frame(overtake, false, placed));
+        Ok(())
+    }
+
+    /// Announces the channels that were opened and are not above `up_to`.
+    fn announce(&mut self, up_to: u64) {
+        while let Some((number, label)) = self.channels.next_unannounced(up_to) {
+            let overtake = self.overtake(Overtake::Others);
+            let mut unknown = Placed::default();
+            let placed = match self.channels.get_mut(ChannelId::new(number)) {
+                Some(channel) => &mut channel.placed,
+                None => &mut unknown,
+            };
+            let out = self.outgoing.for_frame(overtake, true, placed);
+            append_open(out, number, &label);
+        }
+    }
+
+    /// What a frame may be sent in front of now: nothing waits long while the socket is not blocked.
+    fn overtake(&self, most: Overtake) -> Overtake {
+        if self.writing.is_some() {
+            most
+        } else {
+            Overtake::Nothing
+        }
+    }
+
+    fn start_send(&mut self, message: WsMessage) {
+        let notify = self.writing.take().unwrap_or_default();
+        match Pin::new(&mut self.socket).start_send(message) {
+            Ok(()) => self.writing = Some(notify),
+            Err(error) => self.fail(close::engine_error(error)),
+        }
+    }
+
+    /// Writes to the socket until there is nothing left, or it is full.
+    fn send(&mut self, cx: &mut Context<'_>) {
+        if self.channels.has_unannounced() {
+            self.announce(u64::MAX);
+        }
+        loop {
+            if self.writing.is_some() {
+                match Pin::new(&mut self.socket).poll_flush(cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(Err(error)) => {
+                        // What the peer said last may still wait to be read.
+                        if matches!(self.state, State::Running) {
+                            self.drain_after_write_error(cx, close::engine_error(error));
+                        }
+                        return;
+                    }
+                    Poll::Ready(Ok(())) => {
+                        for channel in self.writing.take().into_iter().flatten() {
+                            self.events.push_back(CarrierEvent::Delivered { channel });
+                        }
+                    }
+                }
+            }
+            let Some((message, notify)) = self.outgoing.take() else {
+                return;
+            };
+            self.writing = Some(notify);
+            if !message.is_empty() {
+                self.start_send(WsMessage::Binary(message));
+            }
+            if std::mem::take(&mut self.refused) {
+                self.events.push_back(CarrierEvent::Writable);
+            }
+        }
+    }
+
+    /// The socket takes nothing more: the peer is gone, and may have said why.
+    fn drain_after_write_error(&mut self, cx: &mut Context<'_>, error: WebSocketError) {
+        self.writing = None;
+        match Pin::new(&mut self.socket).poll_next(cx) {
+            Poll::Ready(Some(Ok(WsMessage::Close(close)))) => {
+                self.end(close::cause_of(close.as_ref(), self.goodbye.flatten()));
+            }
+            _ => self.end(error.into()),
+        }
+    }
+
+    // The end.
+
+    /// Breaks the connection off for what the peer did, or for the socket's sake.
+    fn fail(&mut self, error: WebSocketError) {
+        if matches!(self.state, State::Failing(_) | State::Ended(_)) {
+            return;
+        }
+        tracing::debug!(target: "anabranch::websocket", %error, "the WebSocket failed");
+        let code = close::code_for(&error);
+        let reason = error.to_string();
+        if matches!(self.state, State::Closing) {
+            // The cause is this side's own.
+            return self.end(ConnectionError::ClosedLocally);
+        }
+        let Some(code) = code else {
+            return self.end(error.into());
+        };
+        let frame = WsMessage::Close(Some(close::frame(code, &reason)));
+        self.state = State::Failing(error.into());
+        self.heartbeat.begin_close(self.config.close_timeout);
+        // Close comes behind the message that is being written, and in front of all others.
+        match Pin::new(&mut self.socket).start_send(frame) {
+            Ok(()) => self.writing = Some(Vec::new()),
+            Err(_) => self.settle(),
+        }
+    }
+
+    fn end(&mut self, cause: ConnectionError) {
+        if !matches!(self.state, State::Ended(_)) {
+            self.state = State::Ended(cause);
+        }
+    }
+
+    /// Ends with the cause that is known already.
+    fn settle(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Closing);
+        self.state = State::Ended(match state {
+            State::Failing(cause) | State::Ended(cause) => cause,
+            State::Running | State::Closing => ConnectionError::ClosedLocally,
+        });
+    }
+
+    /// Flushes the close frame and waits for the peer's, for as long as it may take.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        loop {
+            if let State::Ended(cause) = &self.state {
+                return Poll::Ready(cause.clone());
+            }
+            if self.writing.is_some() {
+                match Pin::new(&mut self.socket).poll_flush(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(())) => self.writing = None,
+                    Poll::Ready(Err(_)) => {
+                        self.settle();
+                        continue;
+                    }
+                }
+            }
+            match Pin::new(&mut self.socket).poll_next(cx) {
+                // Its frames came too late, or behind what broke the rules.
+                Poll::Ready(Some(Ok(WsMessage::Close(_)))) | Poll::Ready(None | Some(Err(_))) => {
+                    self.settle_when_flushed(cx);
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Pending => {
+                    if self.heartbeat.poll_close(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.settle();
+                }
+            }
+        }
+    }
+
+    /// The peer has closed: nothing more is to be waited for but the own answer, if it fits.
+    fn settle_when_flushed(&mut self, cx: &mut Context<'_>) {
+        let _ = Pin::new(&mut self.socket).poll_flush(cx);
+        self.settle();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        for _ in 0..TURNS_PER_POLL {
+            loop {
+                if let Some(event) = self.events.pop_front() {
+                    return Poll::Ready(Ok(event));
+                }
+                if !matches!(self.state, State::Running) {
+                    return self.poll_ending(cx).map(Err);
+                }
+                // One frame at a time: a message of thousands makes no queue of thousands.
+                let result = match self.incoming.next() {
+                    Ok(Some(cut)) => self.on_frame(cut),
+                    Ok(None) => break,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = result {
+                    self.fail(error);
+                }
+            }
+            self.send(cx);
+            if !self.receive(cx) && self.events.is_empty() {
+                return Poll::Pending;
+            }
+        }
+        // More to do, but the driver has other work too.
+        cx.waker().wake_by_ref();
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        if !matches!(self.state, State::Running) {
+            return Err(OpenChannelError::Closed);
+        }
+        if self.goodbye.is_some() {
+            return Err(OpenChannelError::GoingAway);
+        }
+        self.channels.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        if !matches!(self.state, State::Running) {
+            return Written::Closed;
+        }
+        let stream = channel.get();
+        if self
+            .channels
+            .get_mut(channel)
+            .is_none_or(|entry| !entry.is_open())
+        {
+            return Written::Closed;
+        }
+        let has_room = match class {
+            Class::Data => self.outgoing.has_room(frame.len() + STREAM_FIELD_MAX),
+            Class::Control => {
+                self.outgoing.len() <= self.config.batch + self.config.control_backlog
+            }
+        };
+        if !has_room {
+            self.refused = true;
+            return Written::Busy;
+        }
+        // First frames go out in the order of their numbers; this one may be such a frame itself.
+        let mut label = None;
+        if self.channels.has_unannounced() {
+            self.announce(stream.saturating_sub(1));
+            label = self
+                .channels
+                .next_unannounced(stream)
+                .map(|(_, label)| label);
+        }
+        let flag = if class == Class::Control {
+            flag_of(frame)
+        } else {
+            None
+        };
+        let overtake = self.overtake(match (class, flag) {
+            (Class::Data, _) => Overtake::Nothing,
+            (Class::Control, Some(Flag::Fin | Flag::ResetStream)) => Overtake::Others,
+            // Payload has its place, whatever it is counted as.
+            (Class::Control, None) if has_payload(frame) => Overtake::Others,
+            (Class::Control, _) if label.is_some() => Overtake::Others,
+            (Class::Control, _) => Overtake::Own,
+        });
+        let Some(entry) = self.channels.get_mut(channel) else {
+            return Written::Closed;
+        };
+        if let Some(text) = &label
+            && routed_len(frame, stream, Some(text)).is_some_and(|len| len > MAX_FRAME)
+        {
+            let out = self.outgoing.for_frame(overtake, true, &mut entry.placed);
+            append_open(out, stream, text);
+            label = None;
+        }
+        let out = self
+            .outgoing
+            .for_frame(overtake, label.is_some(), &mut entry.placed);
+        if !append_routed(out, frame, stream, label.as_deref()) {
+            debug_assert!(false, "what is written is one frame");
+            return Written::Closed;
+        }
+        if let Some(flag) = flag {
+            entry.sent(flag);
+        }
+        Written::Taken
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.channels.read(channel)
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        if self.channels.get_mut(channel).is_none() || matches!(self.state, State::Ended(_)) {
+            return;
+        }
+        if self.outgoing.notify(channel) {
+            return;
+        }
+        match &mut self.writing {
+            Some(notify) => notify.push(channel),
+            None => self.events.push_back(CarrierEvent::Delivered { channel }),
+        }
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        // What is to be closed has to be open: its first frame goes first.
+        if self.channels.has_unannounced() {
+            self.announce(channel.get());
+        }
+        let Some(mut entry) = self.channels.remove(channel) else {
+            return;
+        };
+        if !matches!(self.state, State::Running) {
+            return;
+        }
+        if entry.is_open() {
+            self.events.push_back(CarrierEvent::Closed { channel });
+        }
+        if entry.needs_close() {
+            let stream = channel.get();
+            let queued = self.control(&mut entry.placed, |out| append_channel_closed(out, stream));
+            if let Err(error) = queued {
+                self.fail(error);
+            }
+        }
+    }
+
+    fn max_message(&self) -> usize {
+        MAX_FRAME - STREAM_FIELD_MAX
+    }
+
+    fn knows_credit(&self) -> bool {
+        true
+    }
+
+    fn begin_close(&mut self, cause: &ConnectionError) {
+        if !matches!(self.state, State::Running) || self.said_goodbye {
+            return;
+        }
+        self.said_goodbye = true;
+        self.own_close = Some(close::frame_for(cause));
+        let code = match cause {
+            ConnectionError::ClosedWith { code, .. } => Some(*code),
+            _ => None,
+        };
+        let queued = self.control(&mut Placed::default(), |out| {
+            append_flag(out, STREAM_ZERO, Flag::Fin, code)
+        });
+        if let Err(error) = queued {
+            self.fail(error);
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.state, State::Running) {
+            self.send(cx);
+            if matches!(self.state, State::Running) {
+                if self.writing.is_some() || !self.outgoing.is_empty() {
+                    // Read on, so that a peer that waits for its own writes gets on; its frames are late.
+                    if let Poll::Ready(message) = Pin::new(&mut self.socket).poll_next(cx) {
+                        match message {
+                            Some(Ok(WsMessage::Close(_)) | Err(_)) | None => self.settle(),
+                            Some(Ok(_)) => cx.waker().wake_by_ref(),
+                        }
+                    }
+                    return match self.state {
+                        State::Ended(_) => Poll::Ready(()),
+                        _ => Poll::Pending,
+                    };
+                }
+                let frame = self
+                    .own_close
+                    .take()
+                    .unwrap_or_else(|| close::frame(close::NORMAL, ""));
+                self.state = State::Closing;
+                self.heartbeat.begin_close(self.config.close_timeout);
+                match Pin::new(&mut self.socket).start_send(WsMessage::Close(Some(frame))) {
+                    Ok(()) => self.writing = Some(Vec::new()),
+                    Err(_) => self.settle(),
+                }
+            }
+        }
+        self.poll_ending(cx).map(drop)
+    }
+}
+
+fn has_payload(frame: &[u8]) -> bool {
+    peek(frame).is_ok_and(|head| head.is_none_or(|head| head.has_payload))
+}
+
+/// The flag of an encoded frame that begins with it, as frames of flags do.
+fn flag_of(frame: &[u8]) -> Option<Flag> {
+    match frame {
+        [_, 0x08, value, ..] => [
+            Flag::Fin,
+            Flag::StopSending,
+            Flag::ResetStream,
+            Flag::FinAck,
+        ]
+        .into_iter()
+        .find(|flag| *flag as u8 == *value),
+        _ => None,
+    }
+}

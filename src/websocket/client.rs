@@ -1,0 +1,194 @@
+//! Dialling.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_tungstenite::client_async_with_config;
+
+use super::carrier::WebSocketCarrier;
+use super::config::{Authentication, ChannelBinding, ClientConfig};
+use super::error::{HandshakeError, HandshakePhase};
+use super::handshake::{EXPORTER_LABEL, Progress, prove};
+use super::heartbeat::Metered;
+use super::tls::connector;
+use super::upgrade::{check_response, engine_config, request, upgrade_failed};
+use super::{BoxedIo, Established, establish};
+use crate::address::{Host, WebSocketAddress};
+use crate::connection::Connection;
+use crate::events::{ConnectionInfo, Initiator};
+
+/// How long one address of a name is tried while there are more. The system would try for minutes.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(2500);
+
+/// Opens a connection to a listener: TCP, TLS if the address has it, the HTTP upgrade, and Noise if that is
+/// chosen, all within [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout).
+///
+/// # Errors
+/// [`HandshakeError`]; [`HandshakeError::status`] is the answer of an HTTP server that does not upgrade.
+///
+/// # Cancel safety
+/// If the future is dropped, so is the connection.
+pub async fn connect(
+    address: &WebSocketAddress,
+    config: &ClientConfig,
+) -> Result<Connection, HandshakeError> {
+    check(address, config)?;
+    let progress = Progress::default();
+    let after = config.websocket.handshake_timeout;
+    let opening = async {
+        let tcp = connect_tcp(address)
+            .await
+            .map_err(|source| HandshakeError::Connect {
+                target: format!("{}:{}", address.host().in_url(), address.port()),
+                source,
+            })?;
+        let remote = tcp.peer_addr().ok();
+        if !address.is_tls() {
+            return open(Box::new(tcp), None, address, config, remote, &progress).await;
+        }
+        progress.set(HandshakePhase::Tls);
+        let connector = connector(&config.trust).map_err(HandshakeError::Tls)?;
+        let name = server_name(address).map_err(HandshakeError::Tls)?;
+        let tls = connector
+            .connect(name, tcp)
+            .await
+            .map_err(HandshakeError::Tls)?;
+        let binding = tls
+            .get_ref()
+            .1
+            .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
+            .ok();
+        open(Box::new(tls), binding, address, config, remote, &progress).await
+    };
+    let info = ConnectionInfo::new(Initiator::Local, None);
+    establish(&config.connection, info, after, &progress, opening, ()).await
+}
+
+/// As [`connect`], over a stream that is there already: to a proxy, over a socket of another kind, or in memory.
+/// TLS, if there is any, is the caller's; `address` says what the request asks for and which peer is wanted.
+///
+/// Errors and cancel safety as [`connect`].
+pub async fn connect_over<S>(
+    stream: S,
+    address: &WebSocketAddress,
+    config: &ClientConfig,
+) -> Result<Connection, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    check(address, config)?;
+    let progress = Progress::default();
+    let after = config.websocket.handshake_timeout;
+    let opening = open(Box::new(stream), None, address, config, None, &progress);
+    let info = ConnectionInfo::new(Initiator::Local, None);
+    establish(&config.connection, info, after, &progress, opening, ()).await
+}
+
+fn check(address: &WebSocketAddress, config: &ClientConfig) -> Result<(), HandshakeError> {
+    config.websocket.validate()?;
+    config.connection.validate()?;
+    if matches!(config.authentication, Authentication::Tls) && !address.is_tls() {
+        return Err(HandshakeError::PlaintextServer);
+    }
+    match (address.peer_id(), &config.authentication) {
+        (Some(peer), Authentication::Tls | Authentication::DangerNone) => {
+            Err(HandshakeError::PeerNeedsNoise(peer))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn connect_tcp(address: &WebSocketAddress) -> io::Result<TcpStream> {
+    let port = address.port();
+    let candidates: Vec<SocketAddr> = match address.host() {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+        Host::Dns(name) => lookup_host((name.as_str(), port)).await?.collect(),
+        Host::Dns4(name) => {
+            let all = lookup_host((name.as_str(), port)).await?;
+            all.filter(SocketAddr::is_ipv4).collect()
+        }
+        Host::Dns6(name) => {
+            let all = lookup_host((name.as_str(), port)).await?;
+            all.filter(SocketAddr::is_ipv6).collect()
+        }
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let count = candidates.len();
+    for (index, candidate) in candidates.into_iter().enumerate() {
+        let connecting = TcpStream::connect(candidate);
+        let result = if index + 1 == count {
+            connecting.await
+        } else {
+            timeout(NEXT_ADDRESS_AFTER, connecting)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        };
+        match result {
+            Ok(stream) => {
+                // Batches are made here: the system is not to wait for more.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn server_name(address: &WebSocketAddress) -> io::Result<ServerName<'static>> {
+    match address.host() {
+        Host::Ip(ip) => Ok(ServerName::IpAddress((*ip).into())),
+        Host::Dns(name) | Host::Dns4(name) | Host::Dns6(name) => ServerName::try_from(name.clone())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error)),
+    }
+}
+
+async fn open(
+    io: BoxedIo,
+    exported: Option<[u8; 32]>,
+    address: &WebSocketAddress,
+    config: &ClientConfig,
+    remote: Option<SocketAddr>,
+    progress: &Progress,
+) -> Result<Established, HandshakeError> {
+    progress.set(HandshakePhase::Upgrade);
+    let authentication = &config.authentication;
+    let request = request(&address.url(), authentication, &config.headers)?;
+    let engine = engine_config(&config.websocket);
+    let (socket, response) = client_async_with_config(request, Metered::new(io), Some(engine))
+        .await
+        .map_err(|error| upgrade_failed(error, authentication))?;
+    check_response(&response, authentication)?;
+    let mut carrier = WebSocketCarrier::new(socket, true, config.websocket.clone());
+    let peer = match authentication {
+        Authentication::Noise { identity, binding } => {
+            progress.set(HandshakePhase::Noise);
+            let binding = bound(*binding, exported.as_ref())?;
+            let expected = address.peer_id();
+            Some(prove(&mut carrier, true, identity, binding, expected).await?)
+        }
+        Authentication::Tls | Authentication::DangerNone => None,
+    };
+    Ok(Established {
+        carrier,
+        peer,
+        remote,
+    })
+}
+
+/// What goes into the prologue of Noise.
+pub(super) fn bound(
+    binding: ChannelBinding,
+    exported: Option<&[u8; 32]>,
+) -> Result<&[u8], HandshakeError> {
+    match (binding, exported) {
+        (ChannelBinding::None, _) => Ok(&[]),
+        (ChannelBinding::TlsExporter, Some(exported)) => Ok(exported),
+        (ChannelBinding::TlsExporter, None) => Err(HandshakeError::NoTlsToBind),
+    }
+}

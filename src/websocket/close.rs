@@ -1,0 +1,169 @@
+//! How ends are told: close codes and reasons (RFC 6455 section 7.4).
+
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, error::CapacityError};
+
+use super::error::WebSocketError;
+use crate::connection::ConnectionError;
+
+/// An orderly end.
+pub(super) const NORMAL: u16 = 1000;
+/// The peer leaves: a browser tab that is closed, a server that stops.
+const GOING_AWAY: u16 = 1001;
+/// A close frame without a code.
+const NO_STATUS: u16 = 1005;
+/// Codes of an application: the first, and what a code of ours is added to.
+const PRIVATE: u16 = 4000;
+const PRIVATE_LAST: u16 = 4999;
+/// Codes that libraries register.
+const REGISTERED: u16 = 3000;
+/// Most bytes of a reason: a control frame has 125, two of them the code.
+const MAX_REASON: usize = 123;
+
+/// The close frame for the cause with which this side closes.
+///
+/// A code of the application stands in it as 4000 + code if it is below 1000, and as 4999 if not; peers that are ours
+/// have it exactly, from the goodbye that came before.
+pub(super) fn frame_for(cause: &ConnectionError) -> CloseFrame {
+    match cause {
+        ConnectionError::ClosedWith { code, reason } => {
+            let code = u16::try_from(*code)
+                .ok()
+                .and_then(|code| code.checked_add(PRIVATE))
+                .map_or(PRIVATE_LAST, |code| code.min(PRIVATE_LAST));
+            frame(code, reason)
+        }
+        _ => frame(NORMAL, ""),
+    }
+}
+
+pub(super) fn frame(code: u16, reason: &str) -> CloseFrame {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    CloseFrame {
+        code: CloseCode::from(code),
+        reason: reason.get(..end).unwrap_or_default().into(),
+    }
+}
+
+/// What the peer's close frame means. `goodbye` is the code that it announced before, if it did.
+pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> ConnectionError {
+    let code = close.map_or(NO_STATUS, |close| close.code.into());
+    let reason = close.map_or_else(String::new, |close| close.reason.to_string());
+    match (code, goodbye) {
+        (_, Some(code)) => ConnectionError::ClosedByPeerWith { code, reason },
+        (NORMAL | NO_STATUS, None) if reason.is_empty() => ConnectionError::ClosedByPeer,
+        (GOING_AWAY, None) => ConnectionError::ClosedByPeer,
+        (NORMAL | NO_STATUS | REGISTERED..=PRIVATE_LAST, None) => {
+            ConnectionError::ClosedByPeerWith {
+                code: u32::from(code),
+                reason,
+            }
+        }
+        (code, None) => WebSocketError::Closed { code, reason }.into(),
+    }
+}
+
+/// The close code with which an error is answered; `None` where there is nobody to answer to.
+pub(super) fn code_for(error: &WebSocketError) -> Option<u16> {
+    Some(match error {
+        WebSocketError::Closed { .. } | WebSocketError::Io { .. } | WebSocketError::Lost => {
+            return None;
+        }
+        WebSocketError::EmptyMessage
+        | WebSocketError::Framing(_)
+        | WebSocketError::MissingLabel { .. }
+        | WebSocketError::MissingStream
+        | WebSocketError::Protocol(_)
+        | WebSocketError::UnexpectedLabel { .. }
+        | WebSocketError::UnexpectedStream { .. } => 1002,
+        WebSocketError::Text => 1003,
+        WebSocketError::NotReading { .. } => 1008,
+        WebSocketError::MessageTooLong { .. } => 1009,
+    })
+}
+
+/// An error of the engine, with its numbers.
+pub(super) fn engine_error(error: Error) -> WebSocketError {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            WebSocketError::MessageTooLong {
+                size,
+                max: max_size,
+            }
+        }
+        Error::Io(error) => WebSocketError::Io {
+            kind: error.kind(),
+            message: error.to_string(),
+        },
+        Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Protocol(
+            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+        ) => WebSocketError::Lost,
+        // Only text has to be UTF-8, and text is refused in any case.
+        Error::Utf8(_) => WebSocketError::Text,
+        other => WebSocketError::Protocol(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(code: u32, reason: &str) -> (u16, String) {
+        let frame = frame_for(&ConnectionError::ClosedWith {
+            code,
+            reason: reason.to_owned(),
+        });
+        (frame.code.into(), frame.reason.to_string())
+    }
+
+    #[test]
+    fn o8_codes_of_the_application_are_private_codes() {
+        assert_eq!(sent(7, "bye"), (4007, "bye".to_owned()));
+        assert_eq!(sent(999, ""), (4999, String::new()));
+        assert_eq!(sent(70_000, ""), (4999, String::new()));
+        let long = "ü".repeat(100);
+        assert_eq!(
+            sent(0, &long).1,
+            "ü".repeat(61),
+            "122 bytes, not a half letter"
+        );
+    }
+
+    #[test]
+    fn o4_o9_closes_of_the_peer_have_causes() {
+        let with = |code: u32, reason: &str| ConnectionError::ClosedByPeerWith {
+            code,
+            reason: reason.to_owned(),
+        };
+        assert_eq!(cause_of(None, None), ConnectionError::ClosedByPeer);
+        for (code, reason, goodbye, cause) in [
+            (1000, "", None, ConnectionError::ClosedByPeer),
+            (1001, "tab", None, ConnectionError::ClosedByPeer),
+            (1000, "done", None, with(1000, "done")),
+            (4007, "bye", None, with(4007, "bye")),
+            (4999, "bye", Some(70_000), with(70_000, "bye")),
+            (
+                1011,
+                "crash",
+                None,
+                ConnectionError::WebSocket(WebSocketError::Closed {
+                    code: 1011,
+                    reason: "crash".to_owned(),
+                }),
+            ),
+        ] {
+            assert_eq!(
+                cause_of(Some(&frame(code, reason)), goodbye),
+                cause,
+                "{code}"
+            );
+            assert_eq!(cause.is_orderly(), code != 1011);
+        }
+    }
+}

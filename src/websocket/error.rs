@@ -1,0 +1,285 @@
+//! What goes wrong on a WebSocket, before and after it is one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::connection::{ConfigError, ConnectionError};
+use crate::identity::PeerId;
+use crate::message::DecodeError;
+use crate::noise::NoiseError;
+
+/// Why the WebSocket under a connection ended, where nobody closed it in an orderly way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebSocketError {
+    /// The peer ended it with this close code, which is none of an orderly end.
+    #[error("the peer closed it with {code}: {reason}")]
+    Closed {
+        /// The code of the close frame (RFC 6455 section 7.4).
+        code: u16,
+        /// The reason in it.
+        reason: String,
+    },
+    /// A message has no bytes. Answered with close code 1002.
+    #[error("a message is empty")]
+    EmptyMessage,
+    /// The bytes of a message are not frames. Answered with close code 1002.
+    #[error("bad framing: {0}")]
+    Framing(#[source] DecodeError),
+    /// The socket failed.
+    #[error("{message}")]
+    Io {
+        /// What kind of failure it is.
+        kind: io::ErrorKind,
+        /// What the system says.
+        message: String,
+    },
+    /// The socket ended without a close frame.
+    #[error("the socket ended without a close")]
+    Lost,
+    /// A message, or a frame of one, is longer than is accepted. Nothing of it was kept. Answered with close code
+    /// 1009.
+    #[error("a message of {size} bytes is longer than {max}")]
+    MessageTooLong {
+        /// Its bytes, as far as they were announced.
+        size: usize,
+        /// [`WebSocketConfig::max_message`](super::WebSocketConfig::max_message).
+        max: usize,
+    },
+    /// A new substream has no label. Answered with close code 1002.
+    #[error("the first frame of substream {stream} has no label")]
+    MissingLabel {
+        /// The number of the substream.
+        stream: u64,
+    },
+    /// A frame does not say which substream it is of. Answered with close code 1002.
+    #[error("a frame names no substream")]
+    MissingStream,
+    /// What the peer causes to be sent grows, and the peer reads none of it. Answered with close code 1008.
+    #[error("{queued} bytes of answers wait for a peer that does not read")]
+    NotReading {
+        /// Bytes that wait.
+        queued: usize,
+    },
+    /// The peer broke RFC 6455. Answered with close code 1002, or 1007 for text that is none.
+    #[error("RFC 6455: {0}")]
+    Protocol(String),
+    /// A text message, which has no meaning here. Answered with close code 1003.
+    #[error("a text message")]
+    Text,
+    /// A label stands on a frame that is not the first of its substream. Answered with close code 1002.
+    #[error("a later frame of substream {stream} has a label")]
+    UnexpectedLabel {
+        /// The number of the substream.
+        stream: u64,
+    },
+    /// A new substream has a number that the peer may not give it: lower than an earlier one, of this side's
+    /// parity, reserved, or too large. Answered with close code 1002.
+    #[error("{stream} is no number for a new substream of the peer")]
+    UnexpectedStream {
+        /// The number.
+        stream: u64,
+    },
+}
+
+impl From<WebSocketError> for ConnectionError {
+    fn from(error: WebSocketError) -> Self {
+        Self::WebSocket(error)
+    }
+}
+
+/// How far the opening of a WebSocket connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum HandshakePhase {
+    /// The name is looked up and the TCP connection made.
+    Tcp,
+    /// TLS is being set up.
+    Tls,
+    /// HTTP is being upgraded.
+    Upgrade,
+    /// Noise proves the identities.
+    Noise,
+}
+
+impl std::fmt::Display for HandshakePhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::Upgrade => "HTTP upgrade",
+            Self::Noise => "Noise",
+        })
+    }
+}
+
+/// Why an HTTP request or response is not the upgrade that was wanted (RFC 6455 section 4).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// The answer has another `Sec-WebSocket-Accept` than belongs to the key.
+    #[error("Sec-WebSocket-Accept does not belong to the key")]
+    InvalidAccept,
+    /// The request has no `Sec-WebSocket-Key` of 16 bytes.
+    #[error("no valid Sec-WebSocket-Key")]
+    InvalidKey,
+    /// Not HTTP, or more of it than is accepted.
+    #[error("malformed HTTP: {0}")]
+    Malformed(String),
+    /// No `Connection` header with the token `Upgrade`.
+    #[error("no Connection: Upgrade")]
+    MissingConnection,
+    /// No `Upgrade: websocket` header.
+    #[error("no Upgrade: websocket")]
+    MissingUpgrade,
+    /// The answer has none of the subprotocols that were offered, or the request offers none that is spoken.
+    #[error("subprotocol {returned:?}, where {offered:?} was offered")]
+    SubprotocolMismatch {
+        /// What the client offered.
+        offered: Vec<String>,
+        /// What the server chose, or would have; `None` for nothing.
+        returned: Option<String>,
+    },
+    /// The answer has a status other than 101.
+    #[error("HTTP status {status}")]
+    UnexpectedStatus {
+        /// The status.
+        status: u16,
+    },
+    /// The answer names an extension, and none was offered.
+    #[error("extension {0:?}, where none was offered")]
+    UnsupportedExtension(String),
+    /// The request is not a GET, or asks for another version than 13.
+    #[error("the request is no GET of WebSocket version 13")]
+    WrongRequest,
+}
+
+/// Why a connection over a WebSocket could not be opened, from either side.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The settings can not work together.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// No TCP connection.
+    #[error("no connection to {target}: {source}")]
+    Connect {
+        /// Host and port.
+        target: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The WebSocket ended before the peer had proven who it is.
+    #[error("ended during {phase}: {cause}")]
+    Ended {
+        /// What was not completed.
+        phase: HandshakePhase,
+        /// Why.
+        cause: ConnectionError,
+    },
+    /// Framing, flags or bytes that do not belong into the handshake.
+    #[error("the peer broke the handshake off")]
+    Aborted,
+    /// Keys of the TLS session were asked for, and there is none.
+    #[error("the channel binding needs TLS, and this connection has none")]
+    NoTlsToBind,
+    /// Noise failed.
+    #[error("Noise: {0}")]
+    Noise(#[source] NoiseError),
+    /// [`Authentication::Tls`](super::Authentication::Tls) was chosen for an address without TLS.
+    #[error("ws:// proves nothing about the server, and TLS was to prove it")]
+    PlaintextServer,
+    /// The address names a peer, and the chosen authentication proves no identity.
+    #[error("the address names peer {0}, which only Noise can prove")]
+    PeerNeedsNoise(PeerId),
+    /// The server goes away, or has no room.
+    #[error("the listener has {max} connections, and may have no more")]
+    TooManyConnections {
+        /// [`ListenerConfig::max_connections`](super::ListenerConfig::max_connections).
+        max: usize,
+    },
+    /// Not done in time.
+    #[error("no connection within {after:?}: got as far as {phase}")]
+    TimedOut {
+        /// What was not completed.
+        phase: HandshakePhase,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// TLS failed: the certificate is not trusted, or the peer speaks none.
+    #[error("TLS: {0}")]
+    Tls(#[source] io::Error),
+    /// The peer proved another identity than was wanted.
+    #[error("expected peer {expected}, got {got}")]
+    UnexpectedPeer {
+        /// The identity that was wanted.
+        expected: PeerId,
+        /// The identity that was proven.
+        got: PeerId,
+    },
+    /// HTTP was not upgraded.
+    #[error("upgrade: {0}")]
+    Upgrade(#[from] UpgradeError),
+}
+
+impl From<NoiseError> for HandshakeError {
+    fn from(error: NoiseError) -> Self {
+        match error {
+            NoiseError::UnexpectedPeer { expected, got } => Self::UnexpectedPeer { expected, got },
+            error => Self::Noise(error),
+        }
+    }
+}
+
+impl HandshakeError {
+    /// The HTTP status, if the server answered with another one than 101.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Upgrade(UpgradeError::UnexpectedStatus { status }) => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+impl From<HandshakeError> for io::Error {
+    fn from(error: HandshakeError) -> Self {
+        let kind = match &error {
+            HandshakeError::Config(_)
+            | HandshakeError::NoTlsToBind
+            | HandshakeError::PeerNeedsNoise(_)
+            | HandshakeError::PlaintextServer => io::ErrorKind::InvalidInput,
+            HandshakeError::Connect { source, .. } => source.kind(),
+            HandshakeError::Ended { .. } | HandshakeError::Aborted => {
+                io::ErrorKind::ConnectionAborted
+            }
+            HandshakeError::Noise(_)
+            | HandshakeError::Tls(_)
+            | HandshakeError::UnexpectedPeer { .. } => io::ErrorKind::PermissionDenied,
+            HandshakeError::TimedOut { .. } => io::ErrorKind::TimedOut,
+            HandshakeError::TooManyConnections { .. } => io::ErrorKind::QuotaExceeded,
+            HandshakeError::Upgrade(UpgradeError::UnexpectedStatus { .. }) => {
+                io::ErrorKind::ConnectionRefused
+            }
+            HandshakeError::Upgrade(_) => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a listener could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The settings can not work together.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The socket can not be had.
+    #[error("listening on {address}: {source}")]
+    Socket {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,215 @@
+//! Cuts the frames out of messages, whatever the peer's messages begin and end with.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::error::WebSocketError;
+use crate::message::Flag;
+use crate::message::mux::{Head, peek};
+
+/// A slice keeps the message alive that it is cut from; what is less than this part of it is copied, so that a
+/// stalled reader holds at most this many times its bytes.
+const MAX_PINNED: usize = 16;
+
+/// Smaller frames are copied when they are queued for a reader, so they are cut out as they are.
+const COPIED_LATER: usize = 512;
+
+/// Frames of one channel are delivered as one slice up to this length, so that others get their turn.
+const MAX_RUN: usize = 64 * 1024;
+
+/// A frame, as far as the carrier has to know it.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) stream: u64,
+    pub(super) label: Option<String>,
+    pub(super) flag: Option<Flag>,
+    pub(super) error_code: Option<u32>,
+    pub(super) closes_channel: bool,
+    pub(super) has_payload: bool,
+    /// The whole frame, and more of the same channel.
+    pub(super) bytes: Bytes,
+}
+
+impl Cut {
+    fn new(head: &Head<'_>) -> Result<Self, WebSocketError> {
+        Ok(Self {
+            stream: head.stream.ok_or(WebSocketError::MissingStream)?,
+            label: head.label.map(str::to_owned),
+            flag: head.flag,
+            error_code: head.error_code,
+            closes_channel: head.closes_channel,
+            has_payload: head.has_payload,
+            bytes: Bytes::new(),
+        })
+    }
+}
+
+/// The stream of frames that the messages make.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// What is left of the last message.
+    message: Bytes,
+    /// Length of the whole message.
+    message_len: usize,
+    /// The beginning of a frame whose end is in a message to come: less than a frame.
+    partial: BytesMut,
+}
+
+impl Incoming {
+    /// Takes in a message, after the last was cut up.
+    pub(super) fn push(&mut self, message: Bytes) {
+        debug_assert!(self.message.is_empty(), "the last message is cut up");
+        self.message_len = message.len();
+        self.message = message;
+    }
+
+    /// The next frame; `None` when more has to come.
+    pub(super) fn next(&mut self) -> Result<Option<Cut>, WebSocketError> {
+        if self.message.is_empty() {
+            return Ok(None);
+        }
+        if !self.partial.is_empty() {
+            return self.complete_partial();
+        }
+        let Some(head) = peek(&self.message).map_err(WebSocketError::Framing)? else {
+            self.partial.extend_from_slice(&self.message);
+            self.message = Bytes::new();
+            return Ok(None);
+        };
+        let mut cut = Cut::new(&head)?;
+        let mut len = head.len;
+        if is_plain(&head) {
+            // Frames of one channel behind each other are one slice: where it is cut means nothing.
+            while len < MAX_RUN
+                && let Some(more) = self.run_on(cut.stream, len)
+            {
+                len += more;
+            }
+        }
+        cut.bytes = self.split(len);
+        Ok(Some(cut))
+    }
+
+    /// Length of the frame `at` bytes further, if it is one more of `stream` without anything but payload.
+    fn run_on(&self, stream: u64, at: usize) -> Option<usize> {
+        // What is wrong with it is found when it is its turn.
+        let head = peek(self.message.get(at..)?).ok()??;
+        (head.stream == Some(stream) && is_plain(&head)).then_some(head.len)
+    }
+
+    /// Takes `len` bytes of the message, which has as many.
+    fn split(&mut self, len: usize) -> Bytes {
+        let bytes = if len >= self.message.len() {
+            std::mem::take(&mut self.message)
+        } else {
+            self.message.split_to(len)
+        };
+        if len > COPIED_LATER && len.saturating_mul(MAX_PINNED) < self.message_len {
+            return Bytes::copy_from_slice(&bytes);
+        }
+        bytes
+    }
+
+    fn complete_partial(&mut self) -> Result<Option<Cut>, WebSocketError> {
+        // A frame's prefix has three bytes at most; with it the length is known. Bytes are taken as long as the
+        // frame is not whole, and what is too many goes back.
+        loop {
+            if let Some(head) = peek(&self.partial).map_err(WebSocketError::Framing)? {
+                let len = head.len;
+                let mut cut = Cut::new(&head)?;
+                debug_assert_eq!(len, self.partial.len(), "no byte too many is taken");
+                cut.bytes = self.partial.split_to(len).freeze();
+                return Ok(Some(cut));
+            }
+            let missing = missing(&self.partial).min(self.message.len());
+            if missing == 0 {
+                return Ok(None);
+            }
+            self.partial
+                .extend_from_slice(self.message.get(..missing).unwrap_or_default());
+            self.message.advance(missing);
+        }
+    }
+}
+
+fn is_plain(head: &Head<'_>) -> bool {
+    head.flag.is_none() && !head.closes_channel && head.label.is_none()
+}
+
+/// How many bytes the frame that `partial` begins lacks, as far as that is known: one while the prefix is cut.
+fn missing(partial: &[u8]) -> usize {
+    let mut len = 0_usize;
+    for (index, byte) in partial.iter().enumerate().take(3) {
+        len |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return (len + index + 1).saturating_sub(partial.len());
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::message::mux::append_routed;
+    use crate::message::{FrameDecoder, Message};
+
+    #[test]
+    fn s3_any_regrouping_gives_the_same_frames() {
+        for seed in 0..200 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut all = BytesMut::new();
+            let mut expected = Vec::new();
+            for _ in 0..50 {
+                let stream = rng.random_range(1..300_u64);
+                let len = match rng.random_range(0..4) {
+                    0 => rng.random_range(0..4),
+                    1 => rng.random_range(0..2000),
+                    _ => rng.random_range(0..300),
+                };
+                let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+                let frame = Message::data(payload.clone().into()).encode();
+                assert!(append_routed(&mut all, &frame, stream, None));
+                expected.push((stream, payload));
+            }
+            let mut all = all.freeze();
+            let mut incoming = Incoming::default();
+            let mut got = Vec::new();
+            while !all.is_empty() {
+                let cut = rng.random_range(1..=all.len().min(1500));
+                incoming.push(all.split_to(cut));
+                while let Some(cut) = incoming
+                    .next()
+                    .unwrap_or_else(|e| panic!("seed {seed}: {e}"))
+                {
+                    let mut decoder = FrameDecoder::new();
+                    decoder.push(cut.bytes);
+                    while let Some(message) = decoder.next_message().unwrap() {
+                        got.push((cut.stream, message.payload.to_vec()));
+                    }
+                    assert!(decoder.is_empty());
+                }
+            }
+            assert_eq!(got, expected, "seed {seed}");
+            assert!(incoming.partial.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_small_part_of_a_large_message_does_not_keep_it() {
+        let mut incoming = Incoming::default();
+        let mut message = BytesMut::new();
+        for (stream, len) in [(2, 1000), (4, 16_000), (4, 16_000), (2, 100)] {
+            let frame = Message::data(vec![0; len].into()).encode();
+            append_routed(&mut message, &frame, stream, None);
+        }
+        let message = message.freeze();
+        let range = message.as_ptr_range();
+        incoming.push(message);
+        let mut within = || range.contains(&incoming.next().unwrap().unwrap().bytes.as_ptr());
+        // The two in the middle are one run.
+        assert_eq!([within(), within(), within()], [false, true, true]);
+    }
+}

@@ -1,0 +1,218 @@
+//! What waits for the socket: at most one message of data, and what is more urgent.
+//!
+//! Frames are copied behind each other into one message, which goes out with the driver's turn: what is queued
+//! together is sent together, and nothing waits for more. While the socket is blocked, flags and credit do not
+//! stand behind the data that was queued meanwhile, but go into a message of their own, which is sent first.
+//! What a frame has to stay behind, it stays behind.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::carrier::ChannelId;
+
+/// What a frame may be sent in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overtake {
+    /// Nothing: payload, and everything while the socket takes what comes.
+    Nothing,
+    /// The frames of other channels: FIN and all that ends the channel.
+    Others,
+    /// Those of its own too, which it does not speak of: FIN_ACK, STOP_SENDING and credit are about the other
+    /// direction. But for the first, which opens the channel.
+    Own,
+}
+
+/// In which batches the frames of a channel were put; zero is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Placed {
+    first: u64,
+    last: u64,
+}
+
+/// One message in the making.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: BytesMut,
+    /// Channels that want to know when it is written.
+    notify: Vec<ChannelId>,
+}
+
+impl Batch {
+    fn take(&mut self) -> Option<(Bytes, Vec<ChannelId>)> {
+        if self.bytes.is_empty() && self.notify.is_empty() {
+            return None;
+        }
+        Some((
+            self.bytes.split().freeze(),
+            std::mem::take(&mut self.notify),
+        ))
+    }
+}
+
+/// The queue in front of the socket.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    urgent: Batch,
+    bulk: Batch,
+    /// Number of the batch that `bulk` is.
+    number: u64,
+    /// First frames lie in `bulk`: those after them have to as well.
+    bulk_announces: bool,
+    /// Most bytes of `bulk` that data may fill.
+    limit: usize,
+}
+
+impl Outgoing {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            urgent: Batch::default(),
+            bulk: Batch::default(),
+            // Channels begin with zero, which is no batch.
+            number: 1,
+            bulk_announces: false,
+            limit,
+        }
+    }
+
+    /// Whether a frame of data of this length has room. A first one always has.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        self.bulk.bytes.is_empty() || self.bulk.bytes.len() + len <= self.limit
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.urgent.bytes.len() + self.bulk.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.urgent.bytes.is_empty()
+            && self.bulk.bytes.is_empty()
+            && self.urgent.notify.is_empty()
+            && self.bulk.notify.is_empty()
+    }
+
+    /// Where the next frame of a channel belongs.
+    pub(super) fn for_frame(
+        &mut self,
+        overtake: Overtake,
+        announces: bool,
+        placed: &mut Placed,
+    ) -> &mut BytesMut {
+        let may_overtake = match overtake {
+            Overtake::Nothing => false,
+            Overtake::Others => placed.last != self.number,
+            Overtake::Own => placed.first != self.number,
+        };
+        let overtakes =
+            may_overtake && !self.bulk.bytes.is_empty() && !(announces && self.bulk_announces);
+        if overtakes {
+            return &mut self.urgent.bytes;
+        }
+        self.bulk_announces |= announces;
+        if announces {
+            placed.first = self.number;
+        }
+        placed.last = self.number;
+        &mut self.bulk.bytes
+    }
+
+    /// Remembers whom to tell when everything that waits now is written; `false` if nothing waits.
+    pub(super) fn notify(&mut self, channel: ChannelId) -> bool {
+        let batch = if !self.bulk.bytes.is_empty() {
+            &mut self.bulk
+        } else if !self.urgent.bytes.is_empty() {
+            &mut self.urgent
+        } else {
+            return false;
+        };
+        batch.notify.push(channel);
+        true
+    }
+
+    /// The next message, and who wants to know when it is written.
+    pub(super) fn take(&mut self) -> Option<(Bytes, Vec<ChannelId>)> {
+        if let Some(urgent) = self.urgent.take() {
+            return Some(urgent);
+        }
+        let bulk = self.bulk.take()?;
+        self.number += 1;
+        self.bulk_announces = false;
+        Some(bulk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Overtake::*;
+    use super::*;
+
+    /// Puts a frame of one byte; `batch` is the channel's.
+    fn put(
+        outgoing: &mut Outgoing,
+        byte: u8,
+        overtake: Overtake,
+        announces: bool,
+        placed: &mut Placed,
+    ) {
+        let out = outgoing.for_frame(overtake, announces, placed);
+        out.extend_from_slice(&[byte]);
+    }
+
+    fn drain(outgoing: &mut Outgoing) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| outgoing.take().map(|(bytes, _)| bytes.to_vec())).collect()
+    }
+
+    #[test]
+    fn o11_what_is_urgent_overtakes_the_data_of_others_but_never_its_own() {
+        let mut outgoing = Outgoing::new(64);
+        let (mut a, mut b) = Default::default();
+        put(&mut outgoing, 1, Nothing, false, &mut a);
+        put(&mut outgoing, 2, Others, false, &mut b);
+        put(&mut outgoing, 3, Others, false, &mut a);
+        put(&mut outgoing, 4, Nothing, false, &mut b);
+        put(&mut outgoing, 5, Others, false, &mut b);
+        put(&mut outgoing, 6, Own, false, &mut a);
+        // Behind the own data still, though the last frame was urgent.
+        put(&mut outgoing, 7, Others, false, &mut a);
+        assert_eq!(drain(&mut outgoing), [vec![2, 6], vec![1, 3, 4, 5, 7]]);
+        assert!(outgoing.is_empty());
+        // The next batch begins anew.
+        put(&mut outgoing, 8, Others, false, &mut a);
+        assert_eq!(drain(&mut outgoing), [vec![8]]);
+    }
+
+    #[test]
+    fn j3_first_frames_keep_their_order() {
+        let mut outgoing = Outgoing::new(64);
+        let (mut a, mut b, mut c) = Default::default();
+        put(&mut outgoing, 1, Nothing, false, &mut c);
+        put(&mut outgoing, 2, Others, true, &mut a);
+        assert_eq!(drain(&mut outgoing), [vec![2], vec![1]]);
+        let mut d = Placed::default();
+        put(&mut outgoing, 3, Nothing, true, &mut d);
+        put(&mut outgoing, 4, Others, true, &mut b);
+        // Nothing goes in front of what opens its channel.
+        put(&mut outgoing, 5, Own, false, &mut d);
+        assert_eq!(drain(&mut outgoing), [vec![3, 4, 5]]);
+    }
+
+    #[test]
+    fn s7_a_frame_that_does_not_fit_waits_for_the_next_batch_unless_it_is_the_first() {
+        let mut outgoing = Outgoing::new(10);
+        assert!(outgoing.has_room(100));
+        put(&mut outgoing, 1, Nothing, false, &mut Placed::default());
+        assert!(outgoing.has_room(9) && !outgoing.has_room(10));
+        drain(&mut outgoing);
+        assert!(outgoing.has_room(100));
+    }
+
+    #[test]
+    fn who_asks_is_told_with_the_last_batch() {
+        let mut outgoing = Outgoing::new(64);
+        assert!(!outgoing.notify(ChannelId::new(2)));
+        put(&mut outgoing, 1, Nothing, false, &mut Placed::default());
+        put(&mut outgoing, 2, Others, false, &mut Placed::default());
+        assert!(outgoing.notify(ChannelId::new(2)));
+        assert_eq!(outgoing.take().unwrap().1, []);
+        assert_eq!(outgoing.take().unwrap().1, [ChannelId::new(2)]);
+    }
+}

@@ -1,0 +1,202 @@
+//! TLS: which certificates are trusted, and which is shown.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    self, ClientConfig as RustlsClient, DigitallySignedStruct, RootCertStore,
+    ServerConfig as RustlsServer, SignatureScheme,
+};
+
+use crate::certificate::{Certificate, Fingerprint};
+
+/// Which server certificates a client trusts.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum TlsTrust {
+    /// Those that chain to a root of Mozilla's list, for the name that is dialled.
+    #[default]
+    WebPki,
+    /// Those that chain to one of these roots (DER), for the name that is dialled.
+    Roots(Vec<Vec<u8>>),
+    /// The server shows one of these certificates itself, whoever signed it, whatever its names and its
+    /// dates are. For servers whose certificate is known by its SHA-256, as in webrtc-direct.
+    Certificates(Vec<Fingerprint>),
+}
+
+/// What makes a certificate and key unusable for TLS.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsIdentityError {
+    /// The PEM text can not be read.
+    #[error("PEM: {0}")]
+    Pem(String),
+    /// Certificate and key do not belong together, or are of a kind that is not supported.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// A certificate chain and its key, for a server.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    config: Arc<RustlsServer>,
+}
+
+impl TlsIdentity {
+    /// Reads a chain, the server's own certificate first, and a key (PKCS #8, SEC1 or PKCS #1).
+    ///
+    /// # Errors
+    /// [`TlsIdentityError`] if they can not be read or used.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsIdentityError> {
+        let pem = |error: rustls::pki_types::pem::Error| TlsIdentityError::Pem(error.to_string());
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(pem)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(pem)?;
+        Self::new(chain, key)
+    }
+
+    /// Shows a certificate as it is used for WebRTC. Clients have to know its fingerprint
+    /// ([`TlsTrust::Certificates`]), since no authority has signed it.
+    ///
+    /// # Errors
+    /// [`TlsIdentityError::Unusable`], which no certificate of this crate causes.
+    pub fn from_certificate(certificate: &Certificate) -> Result<Self, TlsIdentityError> {
+        let key = PrivateKeyDer::try_from(certificate.private_key().to_vec())
+            .map_err(|error| TlsIdentityError::Unusable(error.to_owned()))?;
+        Self::new(vec![certificate.der().to_vec().into()], key)
+    }
+
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, TlsIdentityError> {
+        let unusable = |error: rustls::Error| TlsIdentityError::Unusable(error.to_string());
+        let mut config = RustlsServer::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(unusable)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            config: Arc::new(config),
+        })
+    }
+
+    pub(super) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        Arc::clone(&self.config).into()
+    }
+}
+
+impl fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsIdentity").finish_non_exhaustive()
+    }
+}
+
+/// Named, never the default of the process: a program that links two providers would have none.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The client side for this trust.
+pub(super) fn connector(trust: &TlsTrust) -> io::Result<tokio_rustls::TlsConnector> {
+    let failed =
+        |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+    let provider = provider();
+    let builder = RustlsClient::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?;
+    let mut config = match trust {
+        TlsTrust::WebPki => {
+            let roots = RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            };
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        TlsTrust::Roots(ders) => {
+            let mut roots = RootCertStore::empty();
+            for der in ders {
+                roots
+                    .add(der.clone().into())
+                    .map_err(|error| failed(&error))?;
+            }
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| failed(&error))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth()
+        }
+        TlsTrust::Certificates(fingerprints) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned {
+                fingerprints: fingerprints.clone(),
+                provider,
+            }))
+            .with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config).into())
+}
+
+/// Trusts certificates by their hash.
+#[derive(Debug)]
+struct Pinned {
+    fingerprints: Vec<Fingerprint>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let got = Fingerprint::of(end_entity);
+        if self.fingerprints.contains(&got) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,325 @@
+//! The HTTP upgrade, from both sides (RFC 6455 sections 4.1 and 4.2).
+
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::http;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig as EngineConfig;
+use tokio_tungstenite::tungstenite::{Error, error::CapacityError};
+
+use super::close::engine_error;
+use super::config::{Authentication, WebSocketConfig};
+use super::error::{HandshakeError, HandshakePhase, UpgradeError};
+use crate::connection::ConnectionError;
+
+/// What of the socket is read at once. More would be cleared in vain for each small message.
+const READ_BUFFER: usize = 32 * 1024;
+
+/// The limits, in the engine's terms (row O-2: they have to reach it).
+pub(super) fn engine_config(config: &WebSocketConfig) -> EngineConfig {
+    EngineConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        // One message is handed over at a time, and always flushed.
+        .write_buffer_size(config.batch)
+        .max_message_size(Some(config.max_message))
+        .max_frame_size(Some(config.max_message))
+}
+
+/// Checks the request of an upgrade, for servers whose HTTP is not ours.
+///
+/// Answer a good one with status 101 and the headers of [`UpgradeRequest::response_headers`], a bad one with status 400 (426 for
+/// [`UpgradeError::WrongRequest`]), and give what the upgrade makes to
+/// [`accept_upgraded`](super::accept_upgraded). `examples/websocket_server.rs` does it with hyper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeRequest {
+    accept: String,
+    subprotocol: &'static str,
+}
+
+impl UpgradeRequest {
+    /// Checks a request with this method. `header` returns the value of a header, in lower case; if it stands there
+    /// several times, all of them joined with commas.
+    ///
+    /// # Errors
+    /// [`UpgradeError`], if it is no upgrade to a WebSocket, or offers no subprotocol that goes with
+    /// `authentication`.
+    pub fn check<'a>(
+        method: &str,
+        header: impl Fn(&str) -> Option<&'a str>,
+        authentication: &Authentication,
+    ) -> Result<Self, UpgradeError> {
+        if method != "GET" || header("sec-websocket-version") != Some("13") {
+            return Err(UpgradeError::WrongRequest);
+        }
+        if !has_token(header("connection"), "upgrade") {
+            return Err(UpgradeError::MissingConnection);
+        }
+        if !has_token(header("upgrade"), "websocket") {
+            return Err(UpgradeError::MissingUpgrade);
+        }
+        let key = header("sec-websocket-key").ok_or(UpgradeError::InvalidKey)?;
+        // 16 bytes in base64.
+        let is_base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+        let valid = key
+            .strip_suffix("==")
+            .is_some_and(|key| key.len() == 22 && key.bytes().all(is_base64));
+        if !valid {
+            return Err(UpgradeError::InvalidKey);
+        }
+        let offered = header("sec-websocket-protocol").unwrap_or_default();
+        Ok(Self {
+            accept: derive_accept_key(key.as_bytes()),
+            subprotocol: choose(offered, authentication)?,
+        })
+    }
+
+    /// The headers of the answer.
+    pub fn response_headers(&self) -> [(&'static str, &str); 4] {
+        [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-accept", &self.accept),
+            ("sec-websocket-protocol", self.subprotocol),
+        ]
+    }
+}
+
+/// The subprotocol to answer with; the offers are in the order of the client's wishes.
+fn choose(offered: &str, authentication: &Authentication) -> Result<&'static str, UpgradeError> {
+    let wanted = authentication.subprotocol();
+    if tokens(offered).any(|offer| offer == wanted) {
+        return Ok(wanted);
+    }
+    Err(UpgradeError::SubprotocolMismatch {
+        offered: tokens(offered).map(str::to_owned).collect(),
+        returned: None,
+    })
+}
+
+fn tokens(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn has_token(header: Option<&str>, token: &str) -> bool {
+    header.is_some_and(|list| tokens(list).any(|item| item.eq_ignore_ascii_case(token)))
+}
+
+/// The request of a client.
+pub(super) fn request(
+    url: &str,
+    authentication: &Authentication,
+    headers: &[(String, String)],
+) -> Result<http::Request<()>, HandshakeError> {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    let malformed = |error: &dyn std::fmt::Display| UpgradeError::Malformed(error.to_string());
+    let mut request = url
+        .into_client_request()
+        .map_err(|error| malformed(&error))?;
+    let subprotocol = http::HeaderValue::from_static(authentication.subprotocol());
+    request
+        .headers_mut()
+        .insert(http::header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    for (name, value) in headers {
+        let name = http::HeaderName::from_bytes(name.as_bytes()).map_err(|e| malformed(&e))?;
+        let value = http::HeaderValue::from_str(value).map_err(|e| malformed(&e))?;
+        request.headers_mut().append(name, value);
+    }
+    Ok(request)
+}
+
+/// Checks what the engine does not of a good response: that it names no extension, and one subprotocol only.
+pub(super) fn check_response(
+    response: &http::Response<Option<Vec<u8>>>,
+    authentication: &Authentication,
+) -> Result<(), UpgradeError> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    if let Some(extension) = response
+        .headers()
+        .get(http::header::SEC_WEBSOCKET_EXTENSIONS)
+    {
+        return Err(UpgradeError::UnsupportedExtension(text(extension)));
+    }
+    let offered = authentication.subprotocol();
+    let mut returned = response
+        .headers()
+        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
+        .iter();
+    match (returned.next().map(text), returned.next()) {
+        (Some(first), None) if first == offered => Ok(()),
+        (first, second) => {
+            let all = first.map(|first| match second {
+                Some(second) => format!("{first}, {}", text(second)),
+                None => first,
+            });
+            Err(mismatch(offered, all))
+        }
+    }
+}
+
+fn mismatch(offered: &str, returned: Option<String>) -> UpgradeError {
+    UpgradeError::SubprotocolMismatch {
+        offered: vec![offered.to_owned()],
+        returned,
+    }
+}
+
+/// The answer of the server, checked. Errors in the response of a request that a listener gets.
+// The type is the engine's.
+#[allow(clippy::result_large_err)]
+pub(super) fn answer(
+    request: &http::Request<()>,
+    mut response: http::Response<()>,
+    authentication: &Authentication,
+    refusal: &mut Option<UpgradeError>,
+) -> Result<http::Response<()>, http::Response<Option<String>>> {
+    let mut offered = String::new();
+    for value in request
+        .headers()
+        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
+    {
+        offered.push_str(value.to_str().unwrap_or_default());
+        offered.push(',');
+    }
+    match choose(&offered, authentication) {
+        Ok(subprotocol) => {
+            let value = http::HeaderValue::from_static(subprotocol);
+            response
+                .headers_mut()
+                .insert(http::header::SEC_WEBSOCKET_PROTOCOL, value);
+            Ok(response)
+        }
+        Err(error) => {
+            let mut response = http::Response::new(None);
+            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+            for name in [http::header::CONNECTION, http::header::CONTENT_LENGTH] {
+                let value = match name {
+                    http::header::CONNECTION => "close",
+                    _ => "0",
+                };
+                let value = http::HeaderValue::from_static(value);
+                response.headers_mut().insert(name, value);
+            }
+            *refusal = Some(error);
+            Err(response)
+        }
+    }
+}
+
+/// An error of the engine's handshake, in our terms.
+pub(super) fn upgrade_failed(error: Error, authentication: &Authentication) -> HandshakeError {
+    let offered = authentication.subprotocol();
+    let error = match error {
+        Error::Http(response) => UpgradeError::UnexpectedStatus {
+            status: response.status().as_u16(),
+        },
+        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
+            UpgradeError::MissingConnection
+        }
+        Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader) => {
+            UpgradeError::MissingUpgrade
+        }
+        Error::Protocol(ProtocolError::SecWebSocketAcceptKeyMismatch) => {
+            UpgradeError::InvalidAccept
+        }
+        Error::Protocol(
+            ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey,
+        ) => UpgradeError::InvalidKey,
+        Error::Protocol(
+            ProtocolError::WrongHttpMethod | ProtocolError::MissingSecWebSocketVersionHeader,
+        ) => UpgradeError::WrongRequest,
+        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(error)) => {
+            let returned = match error {
+                SubProtocolError::NoSubProtocol => None,
+                other => Some(other.to_string()),
+            };
+            mismatch(offered, returned)
+        }
+        Error::Capacity(CapacityError::TooManyHeaders) | Error::AttackAttempt => {
+            UpgradeError::Malformed("too many or too long headers".to_owned())
+        }
+        error @ (Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed) => {
+            return HandshakeError::Ended {
+                phase: HandshakePhase::Upgrade,
+                cause: ConnectionError::WebSocket(engine_error(error)),
+            };
+        }
+        Error::Protocol(ProtocolError::HandshakeIncomplete) => {
+            return HandshakeError::Ended {
+                phase: HandshakePhase::Upgrade,
+                cause: ConnectionError::WebSocket(super::WebSocketError::Lost),
+            };
+        }
+        other => UpgradeError::Malformed(other.to_string()),
+    };
+    HandshakeError::Upgrade(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o15_requests_are_checked() {
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", "chat, anabranch.v1"),
+        ];
+        let check = |name: &str, value: Option<&'static str>| {
+            let header = |wanted: &str| {
+                if wanted == name {
+                    return value;
+                }
+                let found = good.iter().find(|(name, _)| *name == wanted);
+                found.map(|(_, value)| *value)
+            };
+            UpgradeRequest::check("GET", header, &Authentication::Tls)
+        };
+        let answer = check("", None).unwrap();
+        // The example of RFC 6455 section 1.3.
+        let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(answer.response_headers().contains(&accept));
+        let protocol = ("sec-websocket-protocol", "anabranch.v1");
+        assert!(answer.response_headers().contains(&protocol));
+        let mismatch = |offered: &[&str]| UpgradeError::SubprotocolMismatch {
+            offered: offered.iter().map(|offer| (*offer).to_owned()).collect(),
+            returned: None,
+        };
+        for (name, value, error) in [
+            ("connection", None, UpgradeError::MissingConnection),
+            ("connection", Some("close"), UpgradeError::MissingConnection),
+            ("upgrade", Some("h2c"), UpgradeError::MissingUpgrade),
+            (
+                "sec-websocket-version",
+                Some("8"),
+                UpgradeError::WrongRequest,
+            ),
+            ("sec-websocket-key", None, UpgradeError::InvalidKey),
+            (
+                "sec-websocket-key",
+                Some("c2hvcnQ="),
+                UpgradeError::InvalidKey,
+            ),
+            ("sec-websocket-protocol", None, mismatch(&[])),
+            (
+                "sec-websocket-protocol",
+                Some("anabranch.noise.v1, x"),
+                mismatch(&["anabranch.noise.v1", "x"]),
+            ),
+        ] {
+            assert_eq!(check(name, value), Err(error), "{name}");
+        }
+    }
+
+    #[test]
+    fn o2_the_limits_reach_the_engine() {
+        let mut config = WebSocketConfig::default();
+        config.max_message = 77_777;
+        let engine = engine_config(&config);
+        assert_eq!(engine.max_message_size, Some(77_777));
+        assert_eq!(engine.max_frame_size, Some(77_777));
+    }
+}
