@@ -302,11 +302,11 @@ async fn simulated(engine: EngineKind, count: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_20_000_substreams_on_the_direct_engine_nothing_is_left() {
-    simulated(EngineKind::Direct, many(20_000)).await;
+async fn of_8_000_substreams_on_the_direct_engine_nothing_is_left() {
+    simulated(EngineKind::Direct, many(8000)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_20_000_substreams_on_str0m_nothing_is_left() {
-    simulated(EngineKind::Str0m, many(20_000)).await;
+async fn of_8_000_substreams_on_str0m_nothing_is_left() {
+    simulated(EngineKind::Str0m, many(8000)).await;
 }
