@@ -1,7 +1,11 @@
 //! Compiles `proto/` with protox, so that a fresh machine needs no `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const PROTOS: [&str; 2] = ["proto/message.proto", "proto/noise.proto"];
+    const PROTOS: [&str; 3] = [
+        "proto/message.proto",
+        "proto/noise.proto",
+        "proto/payload.proto",
+    ];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     prost_build::Config::new()

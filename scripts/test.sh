@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 
 fast=false
 [ "${1:-}" = "--fast" ] && fast=true
-features=testing
-$fast || features=testing,interop
+features=testing,metrics
+$fast || features=$features,interop
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -37,4 +37,4 @@ fi
 cargo test --features "$features" --doc
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing,metrics

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | frames | [`message`] | reading and writing the wire format, without a runtime |
 //! | substreams | [`substream`] | what every user holds |
+//! | payloads | [`payload`] | whole files and the like, with length, progress and a confirmation |
 //! | connection | [`connection`] | substreams over a [`carrier`] of your own |
 //! | endpoint | [`endpoint`] | WebRTC over UDP |
 //!
@@ -21,12 +22,14 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
+pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
 pub mod message;
 mod noise;
+pub mod payload;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;
@@ -45,9 +48,10 @@ pub use endpoint::{
     BindError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, Incoming,
     RateLimit, Security,
 };
+pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;
-pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, WriteHalf};
+pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, SubstreamStats, WriteHalf};
 pub use ufrag::Version as WebRtcDirectVersion;
 
 /// The examples of the README compile.

@@ -201,6 +201,46 @@ async fn close_with_delivers_what_was_written_and_tells_everybody_here_why() {
     pair.finish().await;
 }
 
+/// The peer answers STOP_SENDING with FIN behind a part of what it had to say, which is not the end of it.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_our_own_close_cuts_off_does_not_look_complete() {
+    let pair = Pair::new();
+    let (mut here, mut there) = pair.substream().await;
+    let (mut complete, mut finished) = pair.substream().await;
+    finished.write_all(b"all of it").await.expect("a write");
+    // FIN is confirmed while the bytes before it are unread, and the other direction is open.
+    let outcome = within("FIN_ACK", finished.finish()).await.expect("an end");
+    assert_eq!(outcome, CloseOutcome::Acked);
+    let writing = tokio::spawn(async move { there.write_all(&pattern(3_000_000)).await });
+    let mut part = vec![0; 100_000];
+    here.read_exact(&mut part).await.expect("a part");
+    assert_eq!(part, pattern(100_000));
+    pair.a.close_with(5, "enough").await;
+    let error = here.read(&mut part).await.expect_err("more was to come");
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    let source = error
+        .into_inner()
+        .and_then(|source| source.downcast::<SubstreamError>().ok())
+        .expect("ours");
+    assert!(
+        matches!(
+            &*source,
+            SubstreamError::ConnectionLost(ConnectionError::ClosedWith { code: 5, .. })
+        ),
+        "{source:?}"
+    );
+    within("the writer", writing)
+        .await
+        .expect("no panic")
+        .expect_err("it is stopped");
+    // What had ended before stays complete.
+    let mut all = Vec::new();
+    complete.read_to_end(&mut all).await.expect("the end");
+    assert_eq!(all, b"all of it");
+    drop((here, complete, finished));
+    pair.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn substreams_that_did_not_close_in_time_learn_the_reason_too() {
     let mut s = scripted(config(), MemoryConfig::default());

@@ -134,6 +134,26 @@ async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() 
 
 /// Row L-9: flush is not a formality.
 #[tokio::test(start_paused = true)]
+async fn data_behind_fin_reaches_nobody_and_is_kept_nowhere() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    s.peer.data(channel, b"before");
+    s.peer.flag(channel, Flag::Fin);
+    for _ in 0..1000 {
+        s.peer.data(channel, &[9; 1000]);
+    }
+    let mut all = Vec::new();
+    within("the end", substream.read_to_end(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, b"before");
+    s.peer.run_for(Duration::from_secs(1)).await;
+    assert_eq!(s.us.stats().unread, 0);
+    drop(substream);
+    s.finish_after_fin_ack(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn l9_flush_waits_until_the_carrier_has_taken_all() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;

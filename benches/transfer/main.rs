@@ -1,6 +1,7 @@
-//! Goodput over UDP loopback: anabranch beside a bare str0m loop with the same settings.
+//! Goodput over UDP loopback: anabranch beside a bare str0m loop with the same settings, and the
+//! substream layer beside the bare engine.
 //!
-//!     cargo bench --bench transfer
+//!     cargo bench --features testing --bench transfer
 //!
 //! The bare loop is what a program could reach that uses str0m directly: two threads that do nothing
 //! but move one channel's messages between two sockets. What anabranch needs on top (framing,
@@ -11,9 +12,12 @@ use std::time::{Duration, Instant};
 use anabranch::{CloseOutcome, Connection, Endpoint, EndpointConfig, EngineKind};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use resources::Usage;
 use tokio::runtime::Runtime;
 
 mod bare_str0m;
+mod layers;
+mod resources;
 
 /// Bytes of one measured transfer.
 const BYTES: usize = 32 * 1024 * 1024;
@@ -49,6 +53,44 @@ fn transfer(c: &mut Criterion) {
                         .sum()
                 });
             });
+        }
+    }
+    group.finish();
+}
+
+/// The substream layer's share: both rows of an engine differ in nothing else.
+fn layers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("layers");
+    group
+        .throughput(Throughput::Bytes(BYTES as u64))
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(8));
+    let runtime = Runtime::new().expect("a runtime");
+    for engine in [EngineKind::Str0m, EngineKind::Direct] {
+        let bare = runtime.block_on(layers::Pair::bare(engine));
+        let substream = runtime.block_on(layers::Pair::substream(engine));
+        for (name, mut pair) in [("bare", bare), ("substream", substream)] {
+            let name = format!("{engine:?}, {name}");
+            let before = Usage::now();
+            let mut moved = 0;
+            group.bench_function(&name, |b| {
+                b.iter_custom(|rounds| {
+                    moved += BYTES * rounds as usize;
+                    let run = async {
+                        let mut time = Duration::ZERO;
+                        for _ in 0..rounds {
+                            time += pair.transfer(BYTES).await;
+                        }
+                        time
+                    };
+                    runtime.block_on(run)
+                });
+            });
+            // Nothing was moved if the name was filtered out.
+            if moved > 0 {
+                before.report(&name, moved);
+            }
         }
     }
     group.finish();
@@ -110,5 +152,5 @@ async fn send(connection: &Connection, substreams: usize) -> Duration {
     began.elapsed()
 }
 
-criterion_group!(benches, transfer);
+criterion_group!(benches, transfer, layers);
 criterion_main!(benches);

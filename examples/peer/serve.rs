@@ -119,11 +119,12 @@ pub(crate) async fn serve(connection: Connection) {
 
 async fn respond(mut substream: Substream) {
     let protocol = substream.protocol().unwrap_or_default().to_owned();
+    // Boxed: the task of an idle echo need not be as large as that of the largest protocol.
     let result = match protocol.as_str() {
-        BENCH => bench(&mut substream).await,
-        BENCH_NOFIN => bench_nofin(&mut substream).await,
+        BENCH => Box::pin(bench(&mut substream)).await,
+        BENCH_NOFIN => Box::pin(bench_nofin(&mut substream)).await,
         ECHO | PING => echo(&mut substream).await,
-        STALL => stall(&mut substream).await,
+        STALL => Box::pin(stall(&mut substream)).await,
         _ => Err(content::invalid("no such protocol".to_owned())),
     };
     match result {

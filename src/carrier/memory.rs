@@ -350,7 +350,7 @@ impl Wire {
     }
 
     /// Whether a frame carries a flag that the test wants to lose.
-    fn is_dropped(&mut self, side: usize, channel: u64, frame: &[u8]) -> bool {
+    fn is_dropped(&mut self, side: usize, channel: u64, frame: &Bytes) -> bool {
         if self.drop_flags.is_empty() {
             return false;
         }
@@ -358,7 +358,7 @@ impl Wire {
             return false;
         };
         let decoder = entry.decoder.get_or_insert_with(FrameDecoder::new);
-        decoder.push(Bytes::copy_from_slice(frame));
+        decoder.push(frame.clone());
         match decoder.next_message() {
             Ok(Some(message)) => message
                 .flag
@@ -413,6 +413,10 @@ impl Carrier for MemoryCarrier {
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        self.write_vectored(channel, &[frame], class)
+    }
+
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         let mut wire = lock(&self.wire);
         let budget = wire.config.budget;
         let side = &mut wire.sides[self.side];
@@ -429,15 +433,15 @@ impl Carrier for MemoryCarrier {
             side.refused = true;
             return Written::Busy;
         }
-        if wire.is_dropped(self.side, channel.get(), frame) {
+        let bytes = Bytes::from(pieces.concat());
+        if wire.is_dropped(self.side, channel.get(), &bytes) {
             return Written::Taken;
         }
         let side = &mut wire.sides[self.side];
-        side.in_flight += frame.len();
+        side.in_flight += bytes.len();
         if let Some(entry) = side.channels.get_mut(&channel.get()) {
             entry.undelivered += 1;
         }
-        let bytes = Bytes::copy_from_slice(frame);
         let channel = channel.get();
         wire.send(self.side, Packet::Data { channel, bytes });
         Written::Taken

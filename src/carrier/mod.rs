@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,6 +15,9 @@ use crate::connection::ConnectionError;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod memory;
+
+#[cfg(any(test, feature = "testing"))]
+pub use crate::webrtc::loopback::webrtc_pair;
 
 /// Name of a channel within one carrier.
 ///
@@ -62,6 +66,11 @@ pub enum CarrierEvent {
     Delivered {
         /// The channel.
         channel: ChannelId,
+    },
+    /// The carrier has measured the time to the peer and back.
+    RoundTrip {
+        /// That time.
+        time: Duration,
     },
     /// The carrier can not be used much longer: the connection is to be closed in an orderly way, for
     /// this cause.
@@ -145,6 +154,14 @@ pub trait Carrier: Send {
     /// Hands one encoded frame to the carrier, whole or not at all. It may add fields to it that say which
     /// channel it is of, so `frame` has to be a frame and nothing else.
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written;
+
+    /// As [`Carrier::write`], with the frame in pieces that follow each other.
+    ///
+    /// Payload that lies in a buffer of the application comes this way. A carrier that copies what it
+    /// takes copies it from the pieces; this default puts them together first.
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+        self.write(channel, &pieces.concat(), class)
+    }
 
     /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;

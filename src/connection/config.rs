@@ -1,7 +1,9 @@
 //! Every limit of a connection, with the need or the attack it answers (wire.md section 5).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::events::Events;
 use crate::message::MAX_FRAME;
 use crate::substream::INITIAL_CREDIT;
 
@@ -107,6 +109,8 @@ pub struct Config {
     pub negotiation: Negotiation,
     /// Protocols accepted on substreams that the peer opens, best first.
     pub protocols: Vec<String>,
+    /// Is told what happens. Default: nobody.
+    pub events: Option<Arc<dyn Events>>,
 }
 
 impl Default for Config {
@@ -129,6 +133,7 @@ impl Default for Config {
             fin_ack: FinAckPolicy::default(),
             negotiation: Negotiation::default(),
             protocols: Vec::new(),
+            events: None,
         }
     }
 }

@@ -19,8 +19,10 @@ use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
+use super::tell;
 use super::unused::UnusedSubstreams;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
+use crate::events::{Initiator, SubstreamInfo};
 use crate::message::{DecodeError, Flag, FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
@@ -33,19 +35,12 @@ const ROUNDS_PER_POLL: usize = 32;
 /// Carrier events taken in one round, so that writes are not starved by reads.
 const EVENTS_PER_ROUND: usize = 64;
 
-/// Who opened a substream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    Peer,
-    Us,
-}
-
 /// What the driver knows of a substream beside its state.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) shared: Arc<Shared>,
     pub(super) decoder: FrameDecoder,
-    pub(super) origin: Origin,
+    pub(super) origin: Initiator,
     /// In the round-robin queue of those with data to send.
     pub(super) active: bool,
     /// In the queue of those that the carrier had no room for.
@@ -65,10 +60,12 @@ pub(super) struct Entry {
     pub(super) credit_deadline: Option<Deadline>,
     /// How long the application has to accept it.
     pub(super) accept_deadline: Option<Deadline>,
+    /// Since when data waits for the peer's credit, if somebody wants to know.
+    pub(super) stalled_since: Option<Instant>,
 }
 
 impl Entry {
-    fn new(shared: Arc<Shared>, origin: Origin) -> Self {
+    fn new(shared: Arc<Shared>, origin: Initiator) -> Self {
         Self {
             shared,
             decoder: FrameDecoder::new(),
@@ -83,6 +80,14 @@ impl Entry {
             teardown_deadline: None,
             credit_deadline: None,
             accept_deadline: None,
+            stalled_since: None,
+        }
+    }
+
+    pub(super) fn info(&self) -> SubstreamInfo {
+        SubstreamInfo {
+            id: self.shared.id.get(),
+            initiator: self.origin,
         }
     }
 }
@@ -132,7 +137,8 @@ pub(super) struct Core<C> {
     pub(super) carrier: C,
     pub(super) link: Arc<Link>,
     pub(super) phase: Phase,
-    pub(super) substreams: HashMap<ChannelId, Entry>,
+    /// Boxed: a table has up to twice as many places as entries.
+    pub(super) substreams: HashMap<ChannelId, Box<Entry>>,
     /// Substreams in `substreams` that the peer opened.
     pub(super) inbound: usize,
     /// Substreams that leave their channel unread.
@@ -163,11 +169,15 @@ impl<C> Core<C> {
     /// nobody waits for it in vain, and no handle keeps the others alive.
     fn abandon(&mut self) {
         self.negotiations.clear();
-        self.link.end(ConnectionError::ClosedLocally);
+        let first = self.link.end(ConnectionError::ClosedLocally);
         for (_, entry) in self.substreams.drain() {
             entry.shared.apply(Event::CarrierLost);
+            tell::ended(&self.link, &entry);
         }
         self.link.counters.substreams.set(0);
+        if first {
+            self.link.tell_end();
+        }
     }
 }
 
@@ -205,7 +215,10 @@ impl<C: Carrier> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
         let mut this = self.project();
-        this.core.link.register_driver(cx.waker());
+        let link = Arc::clone(&this.core.link);
+        // Entered for one poll: nothing in here awaits.
+        let _span = link.span.enter();
+        link.register_driver(cx.waker());
         for _ in 0..ROUNDS_PER_POLL {
             let mut turn = Turn {
                 core: &mut *this.core,
@@ -324,6 +337,10 @@ impl<C: Carrier> Turn<'_, C> {
                 }
             }
             CarrierEvent::Delivered { channel } => self.on_delivered(channel),
+            CarrierEvent::RoundTrip { time } => self
+                .core
+                .link
+                .tell(|events, connection| events.ping(connection, time)),
             CarrierEvent::Expiring { cause } => self.core.link.begin_close_for(cause),
             CarrierEvent::Closed { channel } => {
                 self.read_channel(channel, true);
@@ -343,7 +360,7 @@ impl<C: Carrier> Turn<'_, C> {
             self.core.unused.count();
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
-        let substream = self.insert(channel, Origin::Peer);
+        let substream = self.insert(channel, Initiator::Remote);
         self.core.link.counters.accepted.add(1);
         let config = Arc::clone(&self.core.link.config);
         if let Some(outcome) = self.core.negotiations.begin(substream, label, &config) {
@@ -353,6 +370,9 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn refuse(&mut self, channel: ChannelId, code: u32) {
         self.core.link.counters.refused.add(1);
+        self.core
+            .link
+            .tell(|events, connection| events.substream_refused(connection, code));
         self.core.scratch.clear();
         Message::reset(code).encode_into(&mut self.core.scratch);
         // Whether it is taken or not, the channel ends here.
@@ -363,15 +383,18 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.carrier.close_channel(channel);
     }
 
-    pub(super) fn insert(&mut self, channel: ChannelId, origin: Origin) -> Substream {
+    pub(super) fn insert(&mut self, channel: ChannelId, origin: Initiator) -> Substream {
         let config = &self.core.link.config;
         let send = SendBuffer::new(config.send_buffer, self.core.max_frame_payload());
         let window = u64::from(config.receive_window);
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
         let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
         let entry = Entry::new(Arc::clone(&shared), origin);
-        self.core.substreams.insert(channel, entry);
-        if origin == Origin::Peer {
+        self.core
+            .link
+            .tell(|events, connection| events.substream_opened(connection, entry.info()));
+        self.core.substreams.insert(channel, Box::new(entry));
+        if origin == Initiator::Remote {
             self.core.inbound += 1;
         }
         if self.core.carrier.knows_credit() {
@@ -386,6 +409,7 @@ impl<C: Carrier> Turn<'_, C> {
             Outcome::Agreed(substream) => {
                 let channel = substream.shared().id;
                 substream.shared().set_usage(Usage::Waiting);
+                tell::negotiated(&self.core.link, &substream, Initiator::Remote);
                 let timeout = self.core.link.config.accept_timeout;
                 if let Some(entry) = self.core.substreams.get_mut(&channel) {
                     let kind = DeadlineKind::Accept;
@@ -507,6 +531,7 @@ impl<C: Carrier> Turn<'_, C> {
         if let Some(max_data) = message.max_data {
             self.core.peer_knows_credit = true;
             shared.granted(max_data, self.core.max_frame_payload());
+            self.tell_resumed(channel);
         }
         if !message.payload.is_empty() {
             if !peer_spoke && !peer_credit {

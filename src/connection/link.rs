@@ -11,6 +11,7 @@ use super::config::{Config, FinAckPolicy};
 use super::error::{ConnectionError, OpenError};
 use super::stats::Counters;
 use crate::carrier::ChannelId;
+use crate::events::{ConnectionInfo, Events};
 use crate::substream::{Shared, Substream, Usage};
 
 /// A request to open a channel, and where the substream goes.
@@ -24,6 +25,9 @@ pub(crate) struct OpenRequest {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
+    pub(crate) info: ConnectionInfo,
+    /// Everything that is logged of the connection lies in it.
+    pub(crate) span: tracing::Span,
     pub(crate) unread: UnreadBytes,
     pub(crate) promised: PromisedBytes,
     pub(crate) counters: Counters,
@@ -55,10 +59,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    pub(crate) fn new(config: Arc<Config>) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<Config>, info: ConnectionInfo) -> Arc<Self> {
+        let span = tracing::debug_span!(
+            target: "anabranch",
+            "connection",
+            id = info.id,
+            initiator = info.initiator.as_str(),
+            remote = info.remote.map(tracing::field::display),
+            peer = info.peer.map(tracing::field::display),
+        );
         Arc::new(Self {
             fin_ack: Mutex::new(config.fin_ack),
             config,
+            info,
+            span,
             unread: UnreadBytes::default(),
             promised: PromisedBytes::default(),
             counters: Counters::default(),
@@ -74,6 +88,13 @@ impl Link {
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
         })
+    }
+
+    /// Tells whoever listens. Never under a lock.
+    pub(crate) fn tell(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
+        if let Some(events) = &self.config.events {
+            event(events.as_ref(), &self.info);
+        }
     }
 
     pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
@@ -222,13 +243,26 @@ impl Link {
 
     /// Ends the connection: the first cause counts. What was not accepted yet stays, since its peer
     /// may have written, closed and gone before anybody could accept it.
-    pub(crate) fn end(&self, cause: ConnectionError) {
-        let _ = self.cause.set(cause);
+    ///
+    /// Returns whether this was the first end, for [`Self::tell_end`].
+    pub(crate) fn end(&self, cause: ConnectionError) -> bool {
+        let first = self.cause.set(cause).is_ok();
         self.fail_opens();
         let unserved = std::mem::take(&mut *lock(&self.ready));
         drop(unserved);
         self.accept.notify_waiters();
         self.ended.notify_waiters();
+        first
+    }
+
+    /// Tells that the connection has ended, when the ends of its substreams have been told.
+    pub(crate) fn tell_end(&self) {
+        if let Some(cause) = self.cause.get() {
+            self.tell(|events, connection| match cause.is_orderly() {
+                true => events.connection_closed(connection, cause),
+                false => events.connection_failed(connection, cause),
+            });
+        }
     }
 
     /// Completes when the connection has ended. Cancel safe.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::config::{Config, ConfigError};
 use super::error::{ConnectionError, OpenError};
 use super::link::{Link, OpenRequest, UnreadBytes};
+use crate::events::{ConnectionInfo, Initiator};
 
 /// Row L-26: the fuller the connection, the less one substream may hold, so that the largest
 /// meets the limit first; a small one is never punished for the sum.
@@ -28,7 +29,10 @@ fn l26_the_ceiling_of_one_substream_falls_as_the_connection_fills() {
 
 #[test]
 fn an_open_after_the_end_fails_with_the_cause() {
-    let link = Link::new(Arc::new(Config::default()));
+    let link = Link::new(
+        Arc::new(Config::default()),
+        ConnectionInfo::new(Initiator::Local, None),
+    );
     link.add_handle();
     link.end(ConnectionError::ClosedByPeer);
     link.end(ConnectionError::TimedOut);

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::carrier::Carrier;
+use crate::events::{ConnectionInfo, Initiator};
 use crate::identity::PeerId;
 use crate::substream::Substream;
 
@@ -21,6 +22,7 @@ mod link_tests;
 mod negotiate;
 mod output;
 mod stats;
+mod tell;
 mod unused;
 
 pub use config::{Config, ConfigError, FinAckPolicy, Negotiation};
@@ -36,8 +38,6 @@ pub use stats::ConnectionStats;
 /// are dropped, the connection closes.
 pub struct Connection {
     link: Arc<Link>,
-    peer: Option<PeerId>,
-    remote: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -45,19 +45,20 @@ impl Connection {
     ///
     /// Endpoints do this for their connections; it is for carriers of your own, and for tests.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
-        Self::authenticated(carrier, config, None, None)
+        let info = ConnectionInfo::new(Initiator::Local, None);
+        Self::authenticated(carrier, config, info)
     }
 
     pub(crate) fn authenticated<C: Carrier>(
         carrier: C,
         config: Arc<Config>,
-        peer: Option<PeerId>,
-        remote: Option<SocketAddr>,
+        info: ConnectionInfo,
     ) -> (Self, Driver<C>) {
-        let link = Link::new(config);
+        let link = Link::new(config, info);
         link.add_handle();
+        link.tell(|events, connection| events.connection_open(connection));
         let driver = Driver::new(carrier, Arc::clone(&link));
-        (Self { link, peer, remote }, driver)
+        (Self { link }, driver)
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -85,12 +86,16 @@ impl Connection {
         match config.negotiation {
             Negotiation::MultistreamSelect => {
                 let substream = self.open_channel("").await?;
-                negotiate::negotiate_outbound(substream, protocols, config.open_timeout).await
+                let limit = config.open_timeout;
+                let substream = negotiate::negotiate_outbound(substream, protocols, limit).await?;
+                tell::negotiated(&self.link, &substream, Initiator::Local);
+                Ok(substream)
             }
             Negotiation::ChannelLabel => {
                 let label = protocols.first().copied().unwrap_or_default();
                 let mut substream = self.open_channel(label).await?;
                 substream.set_protocol(label.into());
+                tell::negotiated(&self.link, &substream, Initiator::Local);
                 Ok(substream)
             }
             Negotiation::None => self.open_channel("").await,
@@ -135,7 +140,8 @@ impl Connection {
     }
 
     /// Closes the connection and waits until that is done: what was accepted for sending is
-    /// delivered, within [`Config::teardown_timeout`], then the peer is told.
+    /// delivered, within [`Config::teardown_timeout`], then the peer is told. What the peer has not finished
+    /// is not waited for: reads of it fail with [`SubstreamError::ConnectionLost`](crate::SubstreamError).
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.
@@ -171,12 +177,18 @@ impl Connection {
 
     /// The authenticated identity of the peer; `None` where the connection was made without Noise.
     pub fn peer_id(&self) -> Option<PeerId> {
-        self.peer
+        self.link.info.peer
     }
 
     /// Where the peer was when the connection was made; `None` for carriers without addresses.
     pub fn remote_address(&self) -> Option<SocketAddr> {
-        self.remote
+        self.link.info.remote
+    }
+
+    /// Number of this connection, unique within the process; that of its
+    /// [events](crate::events::Events) and `tracing` spans.
+    pub fn id(&self) -> u64 {
+        self.link.info.id
     }
 
     /// Counts since the connection was made.
@@ -196,8 +208,6 @@ impl Clone for Connection {
         self.link.add_handle();
         Self {
             link: Arc::clone(&self.link),
-            peer: self.peer,
-            remote: self.remote,
         }
     }
 }
@@ -211,7 +221,8 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("peer", &self.peer)
+            .field("id", &self.link.info.id)
+            .field("peer", &self.link.info.peer)
             .field("ended", &self.link.cause())
             .finish_non_exhaustive()
     }

@@ -5,12 +5,16 @@ use std::task::{Context, Poll};
 
 use super::config::FinAckPolicy;
 use super::deadlines::{DeadlineKind, deadline_after};
-use super::driver::{Core, Origin, Phase, Turn};
+use super::driver::{Core, Phase, Turn};
 use super::error::{ConnectionError, OpenError};
+use super::tell;
 use crate::carrier::{Carrier, ChannelId, Class, Written};
-use crate::message::{DATA_TAILROOM, Flag, Message, max_payload, seal_data_frame};
+use crate::events::Initiator;
+use crate::message::{DATA_TAILROOM, DataFrameEnds, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
-use crate::substream::{ChannelState, Ended, Event, ReadState, Shared, Usage, WriteState};
+use crate::substream::{
+    ChannelState, Chunk, Copied, Ended, Event, ReadState, Shared, Usage, WriteState,
+};
 
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
@@ -66,7 +70,7 @@ impl<C: Carrier> Turn<'_, C> {
             };
             let result = result.map(|channel| {
                 self.core.link.counters.opened.add(1);
-                self.insert(channel, Origin::Us)
+                self.insert(channel, Initiator::Local)
             });
             // A caller that gave up drops the substream, which then closes itself.
             let _ = request.reply.send(result);
@@ -220,7 +224,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
         if !shared.has_sendable_data() {
-            return;
+            return self.tell_stalled(shared);
         }
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && !entry.active
@@ -252,6 +256,7 @@ impl<C: Carrier> Turn<'_, C> {
                     // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.write_fin_if_drained(&shared);
                     self.limit_wait_for_credit(&shared);
+                    self.tell_stalled(&shared);
                     self.close_if_complete(&shared);
                 }
                 Some(Written::Busy) => {
@@ -281,8 +286,6 @@ impl<C: Carrier> Turn<'_, C> {
         let credit_shown = self.core.substreams.get(&shared.id)?.credit_shown;
         let max_frame = self.core.max_frame();
         let (mut chunk, length) = shared.take_data(max_payload(max_frame, false))?;
-        let payload = chunk.start..chunk.start + length;
-        let end = chunk.buf.len();
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
@@ -291,7 +294,8 @@ impl<C: Carrier> Turn<'_, C> {
         } else {
             None
         };
-        let rides = payload.end == end && length <= max_payload(max_frame, true);
+        let has_room_behind = matches!(chunk, Chunk::Slice(_)) || length == chunk.len();
+        let rides = has_room_behind && length <= max_payload(max_frame, true);
         if !rides
             && let Some(max_data) = offer.take()
             && self.core.peer_knows_credit
@@ -301,21 +305,17 @@ impl<C: Carrier> Turn<'_, C> {
             // one that knows no credit.
             self.credit_went_out(shared, max_data);
         }
-        if offer.is_some() {
-            chunk.buf.resize(end + DATA_TAILROOM, 0);
-        }
-        let written = match seal_data_frame(&mut chunk.buf, payload, offer) {
-            Ok(frame) => {
-                let frame = chunk.buf.get(frame).unwrap_or_default();
-                self.core.carrier.write(shared.id, frame, Class::Data)
-            }
-            Err(error) => {
-                // Every chunk is made with the room a header needs.
-                debug_assert!(false, "no room for a frame header: {error}");
-                Written::Closed
+        let written = match &mut chunk {
+            Chunk::Copied(copied) => self.write_copied(shared.id, copied, length, offer),
+            Chunk::Slice(slice) => {
+                let ends = DataFrameEnds::new(length, offer);
+                let payload = slice.get(..length).unwrap_or_default();
+                let pieces = [ends.head(), payload, ends.tail()];
+                self.core
+                    .carrier
+                    .write_vectored(shared.id, &pieces, Class::Data)
             }
         };
-        chunk.buf.truncate(end);
         match written {
             Written::Taken => {
                 let counters = &self.core.link.counters;
@@ -329,6 +329,34 @@ impl<C: Carrier> Turn<'_, C> {
             Written::Busy | Written::NotOpen | Written::Closed => shared.data_refused(chunk),
         }
         Some(written)
+    }
+
+    /// Writes the first `length` bytes of a payload, framed in the buffer that it lies in.
+    fn write_copied(
+        &mut self,
+        channel: ChannelId,
+        copied: &mut Copied,
+        length: usize,
+        max_data: Option<u64>,
+    ) -> Written {
+        let payload = copied.start..copied.start + length;
+        let end = copied.buf.len();
+        if max_data.is_some() {
+            copied.buf.resize(end + DATA_TAILROOM, 0);
+        }
+        let written = match seal_data_frame(&mut copied.buf, payload, max_data) {
+            Ok(frame) => {
+                let frame = copied.buf.get(frame).unwrap_or_default();
+                self.core.carrier.write(channel, frame, Class::Data)
+            }
+            Err(error) => {
+                // Every chunk is made with the room a header needs.
+                debug_assert!(false, "no room for a frame header: {error}");
+                Written::Closed
+            }
+        };
+        copied.buf.truncate(end);
+        written
     }
 
     fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {
@@ -405,7 +433,7 @@ impl<C: Carrier> Turn<'_, C> {
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
-        if entry.origin == Origin::Peer {
+        if entry.origin == Initiator::Remote {
             self.core.inbound -= 1;
             if is_wasted(&entry.shared) {
                 self.core.unused.count();
@@ -414,6 +442,7 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.held_back {
             self.release_hold();
         }
+        tell::ended(&self.core.link, &entry);
         // Its places in the queues are skipped when they come up. A peer that lets nothing through
         // could open and reset meanwhile, so they are cleared once they are the larger part.
         let known = &self.core.substreams;
@@ -437,9 +466,11 @@ impl<C: Carrier> Turn<'_, C> {
             return false;
         }
         let until = deadline_after(link.config.teardown_timeout);
+        let cause = link.closing_cause();
+        link.tell(|events, connection| events.connection_closing(connection, &cause));
         self.core.phase = Phase::Draining { until };
         self.core.negotiations.clear();
-        let stop_code = match self.core.link.closing_cause() {
+        let stop_code = match cause {
             ConnectionError::ClosedWith { code, .. } => code,
             _ => code::SHUTDOWN,
         };
@@ -448,7 +479,7 @@ impl<C: Carrier> Turn<'_, C> {
             .begin_close(&self.core.link.closing_cause());
         for entry in self.core.substreams.values() {
             entry.shared.apply(Event::Shutdown);
-            entry.shared.stop(stop_code);
+            entry.shared.cut_off(stop_code);
         }
         true
     }
@@ -482,7 +513,7 @@ impl<C: Carrier> Turn<'_, C> {
         tracing::debug!(target: "anabranch::connection", %cause, "connection ended");
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
-        self.core.link.end(cause.clone());
+        let first = self.core.link.end(cause.clone());
         self.core.active.clear();
         self.core.blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
@@ -494,6 +525,9 @@ impl<C: Carrier> Turn<'_, C> {
             self.remove(channel);
         }
         self.core.link.counters.substreams.set(0);
+        if first {
+            self.core.link.tell_end();
+        }
         cause
     }
 }

@@ -16,9 +16,11 @@ use tokio::time::timeout;
 use crate::address::Address;
 use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, Link};
+use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
+use crate::webrtc::engine::Role;
 pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
 pub use crate::webrtc::{EngineKind, UnknownEngine};
@@ -313,27 +315,23 @@ impl Inner {
         expectations: Expectations<'_>,
         remote: SocketAddr,
     ) -> Result<Connection, ConnectError> {
-        let progress = Progress::default();
-        let limit = self.config.connect_timeout;
-        let peer = {
-            let handshake = pin!(timeout(
-                limit,
-                establish(&mut carrier, expectations, &progress)
-            ));
-            let closing = pin!(self.closing());
-            match select(handshake, closing).await {
-                Either::Left((Ok(result), _)) => result?,
-                Either::Left((Err(_), _)) => {
-                    return Err(ConnectError::TimedOut {
-                        phase: progress.phase(),
-                        after: limit,
-                    });
-                }
-                Either::Right(_) => return Err(ConnectError::EndpointClosed),
+        let initiator = match expectations.role {
+            Role::Client => Initiator::Local,
+            Role::Server => Initiator::Remote,
+        };
+        let info = ConnectionInfo::new(initiator, Some(remote));
+        let attempt = Attempt::begin(self.connection_config.events.as_ref(), info);
+        let peer = match self.shake_hands(&mut carrier, expectations).await {
+            Ok(peer) => peer,
+            Err(error) => {
+                attempt.failed(&error);
+                return Err(error);
             }
         };
         let config = Arc::clone(&self.connection_config);
-        let (connection, driver) = Connection::authenticated(carrier, config, peer, Some(remote));
+        let mut info = attempt.succeeded();
+        info.peer = peer;
+        let (connection, driver) = Connection::authenticated(carrier, config, info);
         let number = registration.number;
         self.connections()
             .insert(number, Some(Arc::downgrade(connection.link())));
@@ -341,13 +339,31 @@ impl Inner {
             // Closed between the handshake and the entry: nobody else will tell it.
             connection.link().begin_close();
         }
-        let span = tracing::debug_span!(target: "anabranch", "connection", number, %remote);
-        let task = async move {
+        tokio::spawn(async move {
             driver.await;
             drop(registration);
-        };
-        tokio::spawn(tracing::Instrument::instrument(task, span));
+        });
         Ok(connection)
+    }
+
+    /// Returns who the peer is, where there is Noise.
+    async fn shake_hands(
+        &self,
+        carrier: &mut WebRtcCarrier,
+        expectations: Expectations<'_>,
+    ) -> Result<Option<PeerId>, ConnectError> {
+        let progress = Progress::default();
+        let limit = self.config.connect_timeout;
+        let handshake = pin!(timeout(limit, establish(carrier, expectations, &progress)));
+        let closing = pin!(self.closing());
+        match select(handshake, closing).await {
+            Either::Left((Ok(result), _)) => Ok(result?),
+            Either::Left((Err(_), _)) => Err(ConnectError::TimedOut {
+                phase: progress.phase(),
+                after: limit,
+            }),
+            Either::Right(_) => Err(ConnectError::EndpointClosed),
+        }
     }
 
     /// Completes when the endpoint is closed.

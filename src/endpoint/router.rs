@@ -78,6 +78,10 @@ struct Route {
     addresses: Vec<SocketAddr>,
 }
 
+/// A datagram that is no first contact.
+#[derive(Debug)]
+struct Unsound;
+
 /// Takes a connection out of its router when it is dropped.
 #[derive(Debug)]
 pub(crate) struct RouteGuard {
@@ -148,63 +152,71 @@ impl Router {
         let stride = received.stride.max(1);
         while !rest.contents.is_empty() {
             let (first, behind) = rest.contents.split_at(stride.min(rest.contents.len()));
-            if !self.admission.take_answer(now, received.source, first) {
-                // The first datagram of an unknown sender is the one that has to convince us.
-                return self.meet(now, rest, first, destination);
+            // A sender has to convince us with one datagram. What stands in front of that was glued to it by the
+            // system (GRO), and may be of somebody who forges the sender's address.
+            if !self.admission.take_answer(now, received.source, first)
+                && let Ok(met) = self.meet(now, rest, first, destination)
+            {
+                return met;
             }
             rest.contents = behind;
         }
         None
     }
 
-    /// Looks at the `first` datagram of those that came from an unknown address.
+    /// Looks at the `first` datagram of those that came from an unknown address; what it is no first
+    /// contact for is [`Unsound`].
     fn meet(
         self: &Arc<Self>,
         now: Instant,
         received: Received<'_>,
         first: &[u8],
         destination: SocketAddr,
-    ) -> Option<Stranger> {
+    ) -> Result<Option<Stranger>, Unsound> {
         let source = received.source;
-        let message = parse_request(first)?;
-        let request = transaction(first)?;
-        let username = message.username()?;
+        let message = parse_request(first).ok_or(Unsound)?;
+        let request = transaction(first).ok_or(Unsound)?;
+        let username = message.username().ok_or(Unsound)?;
         let credentials = parse_username(username)
             .inspect_err(|error| {
                 tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
             })
-            .ok()?;
+            .map_err(|_| Unsound)?;
         // The password is no secret, but in the request itself: this only tells who speaks ICE.
         let is_intact = || message.verify(credentials.local_pwd.as_bytes(), sha1_hmac);
         let mut table = self.lock();
         if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
-            if route.addresses.len() >= self.max_addresses || !is_intact() {
-                return None;
+            if route.addresses.len() >= self.max_addresses {
+                return Ok(None);
+            }
+            if !is_intact() {
+                return Err(Unsound);
             }
             route.addresses.push(source);
             let inbox = Arc::clone(&route.inbox);
             table.by_address.insert(source, Arc::clone(&inbox));
             drop(table);
             inbox.push(source, destination, received.contents, received.stride);
-            return None;
+            return Ok(None);
         }
         let slot = match self.admission.admit(now, source, username) {
             Verdict::Admitted(slot) if is_intact() => slot,
             Verdict::Challenged => {
                 drop(table);
                 if !is_intact() {
-                    return None;
+                    return Err(Unsound);
                 }
                 let peer = PeerCredentials::from(&credentials);
                 let challenge = self.admission.key().challenge(now, source, &peer);
                 let response = success(request, source, &credentials.local_pwd);
-                return Some(Stranger::Challenged {
+                return Ok(Some(Stranger::Challenged {
                     source,
                     destination,
                     datagrams: [challenge, response],
-                });
+                }));
             }
-            Verdict::Admitted(_) | Verdict::Dropped => return None,
+            Verdict::Admitted(_) => return Err(Unsound),
+            Verdict::Dropped => return Ok(None),
         };
         let peer = PeerCredentials::from(&credentials);
         let inbox = Arc::new(Inbox::default());
@@ -218,7 +230,7 @@ impl Router {
                 addresses: vec![source],
             },
         );
-        Some(Stranger::Admitted(Box::new(FirstContact {
+        Ok(Some(Stranger::Admitted(Box::new(FirstContact {
             credentials,
             source,
             destination,
@@ -230,7 +242,7 @@ impl Router {
                 inbox,
                 peer,
             },
-        })))
+        }))))
     }
 
     /// Whether no connection is left.

@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::stun::{ForgedStun, STUN_HEADER};
 use super::{Input, in_virtual_time};
 use crate::certificate::Certificate;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use crate::simulator::{Host, Network, Verdict};
-use crate::webrtc::sha1_hmac;
 
 /// Datagrams of one session.
 const MAX_DATAGRAMS: usize = 40;
-
-/// Bytes of a STUN header (RFC 8489 section 5).
-const STUN_HEADER: usize = 20;
 
 /// What an answer may be longer than its question: reflection must not pay.
 const MAX_AMPLIFICATION: u64 = 3;
@@ -143,7 +140,7 @@ fn stun(input: &mut Input<'_>, valid: &mut bool) -> Vec<u8> {
         0x0001, 0x0001, 0x0001, 0x0001, 0x0101, 0x0111, 0x0011, 0x0003,
     ]);
     let username = username(input);
-    let mut message = Message::new(kind, input.u8());
+    let mut message = ForgedStun::new(kind, input.u8());
     let mut sound = kind == 0x0001;
     for _ in 0..input.below(4) {
         let attribute = input.pick(&[0x0006, 0x0008, 0x0020, 0x0024, 0x0025, 0x8022, 0x8028]);
@@ -210,38 +207,4 @@ fn username(input: &mut Input<'_>) -> Option<Vec<u8>> {
         }
         _ => return None,
     })
-}
-
-/// A STUN message in the making.
-struct Message(Vec<u8>);
-
-impl Message {
-    fn new(kind: u16, transaction: u8) -> Self {
-        let mut bytes = kind.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&[0, 0, 0x21, 0x12, 0xa4, 0x42]);
-        bytes.extend_from_slice(&[transaction; 12]);
-        Self(bytes)
-    }
-
-    fn set_length(&mut self, length: u16) {
-        self.0[2..4].copy_from_slice(&length.to_be_bytes());
-    }
-
-    fn add(&mut self, kind: u16, value: &[u8]) {
-        self.0.extend_from_slice(&kind.to_be_bytes());
-        let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        let length = u16::try_from(self.0.len() - STUN_HEADER).unwrap_or(u16::MAX);
-        self.set_length(length);
-    }
-
-    /// MESSAGE-INTEGRITY, over a header that counts it in (RFC 8489 section 14.5).
-    fn sign(&mut self, password: &[u8]) {
-        let length = u16::try_from(self.0.len() - STUN_HEADER + 24).unwrap_or(u16::MAX);
-        self.set_length(length);
-        let integrity = sha1_hmac(password, &[&self.0]);
-        self.add(0x0008, &integrity);
-    }
 }

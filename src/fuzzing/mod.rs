@@ -8,6 +8,7 @@ mod frames;
 mod input;
 mod negotiation;
 mod peer;
+mod stun;
 mod substreams;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use crate::webrtc::engine_fuzzing;
 pub(crate) use input::Input;
+#[cfg(test)]
+pub(crate) use stun::ForgedStun;
 
 /// Most time that one datagram may cost an engine.
 ///

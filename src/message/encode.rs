@@ -92,18 +92,8 @@ pub fn seal_data_frame(
             len: buf.len(),
         });
     }
-    let mut tail = Scratch::<DATA_TAILROOM>::new();
-    if let Some(max_data) = max_data {
-        tail.uint_field(FIELD_MAX_DATA, max_data);
-    }
-    let tail = tail.written();
-    let payload_len = end - start;
-    let mut head = Scratch::<HEAD_MAX>::new();
-    head.varint((payload_field_len(payload_len) + tail.len()) as u64);
-    if payload_len > 0 {
-        head.bytes_field(FIELD_MESSAGE, payload_len);
-    }
-    let head = head.written();
+    let ends = DataFrameEnds::new(end - start, max_data);
+    let (head, tail) = (ends.head(), ends.tail());
 
     // Both checks before the first write: a refused buffer stays as it was.
     let frame_start = start.checked_sub(head.len()).ok_or(SealError::NoHeadroom {
@@ -121,6 +111,36 @@ pub fn seal_data_frame(
     buf[frame_start..start].copy_from_slice(head);
     buf[end..frame_end].copy_from_slice(tail);
     Ok(frame_start..frame_end)
+}
+
+/// What lies before and behind the payload of a data frame, for a payload that stays where it is.
+pub(crate) struct DataFrameEnds {
+    head: Scratch<HEAD_MAX>,
+    tail: Scratch<DATA_TAILROOM>,
+}
+
+impl DataFrameEnds {
+    #[inline]
+    pub(crate) fn new(payload_len: usize, max_data: Option<u64>) -> Self {
+        let mut tail = Scratch::new();
+        if let Some(max_data) = max_data {
+            tail.uint_field(FIELD_MAX_DATA, max_data);
+        }
+        let mut head = Scratch::new();
+        head.varint((payload_field_len(payload_len) + tail.len) as u64);
+        if payload_len > 0 {
+            head.bytes_field(FIELD_MESSAGE, payload_len);
+        }
+        Self { head, tail }
+    }
+
+    pub(crate) fn head(&self) -> &[u8] {
+        self.head.written()
+    }
+
+    pub(crate) fn tail(&self) -> &[u8] {
+        self.tail.written()
+    }
 }
 
 impl Message {

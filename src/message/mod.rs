@@ -42,6 +42,7 @@ mod tests;
 
 pub use body::ProtobufError;
 pub use decode::{DecodeError, FrameDecoder};
+pub(crate) use encode::DataFrameEnds;
 pub use encode::{DATA_HEADROOM, DATA_TAILROOM, SealError, max_payload, seal_data_frame};
 
 /// Bytes of the largest frame to send, length prefix included.

@@ -17,7 +17,12 @@ fn send_buffer() -> SendBuffer {
 fn drain(buffer: &mut SendBuffer, sent: &mut Vec<u8>) -> Vec<usize> {
     let mut lengths = Vec::new();
     while let Some((chunk, length)) = buffer.take(CHUNK) {
-        sent.extend_from_slice(&chunk.buf[chunk.start..chunk.start + length]);
+        match &chunk {
+            Chunk::Copied(copied) => {
+                sent.extend_from_slice(&copied.buf[copied.start..copied.start + length]);
+            }
+            Chunk::Slice(slice) => sent.extend_from_slice(&slice[..length]),
+        }
         lengths.push(length);
         buffer.sent(chunk, length);
     }
@@ -47,8 +52,11 @@ fn chunks_are_full_and_leave_room_for_a_header() {
     // The first leaves room in its frame for our credit, which rides on it in any case.
     let first = CHUNK - DATA_TAILROOM;
     let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
-    assert_eq!((chunk.start, length), (DATA_HEADROOM, first));
-    assert!(chunk.buf.capacity() >= DATA_HEADROOM + first + DATA_TAILROOM);
+    let Chunk::Copied(copied) = &chunk else {
+        panic!("a write is copied");
+    };
+    assert_eq!((copied.start, length), (DATA_HEADROOM, first));
+    assert!(copied.buf.capacity() >= DATA_HEADROOM + first + DATA_TAILROOM);
     buffer.put_back(chunk);
     let mut sent = Vec::new();
     assert_eq!(
@@ -511,4 +519,93 @@ fn discard_frees_everything_and_counts_it_as_consumed() {
     assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
     assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 10_610);
     assert!(read_all(&mut buffer).is_empty());
+}
+
+/// Rows F-1 and F-3: whole frames are slices of what was written, wherever it was cut.
+#[test]
+fn f3_whole_frames_of_bytes_stay_where_they_lie() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    let data = Bytes::from(pattern(3 * CHUNK + 100));
+    let mut rest = data.clone();
+    assert_eq!(buffer.write_bytes(&mut rest), 3 * CHUNK);
+    assert_eq!(buffer.write_bytes(&mut rest), 100);
+    assert!(rest.is_empty());
+    assert_eq!(buffer.queued(), data.len());
+    let first = CHUNK - DATA_TAILROOM;
+    let mut offset = 0;
+    for expected in [first, CHUNK, CHUNK, DATA_TAILROOM, 100] {
+        let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+        assert_eq!(length, expected);
+        if let Chunk::Slice(slice) = &chunk {
+            assert_eq!(slice.as_ptr(), data[offset..].as_ptr(), "at {offset}");
+        } else {
+            assert_eq!(length, 100, "only the rest is copied");
+        }
+        offset += length;
+        buffer.sent(chunk, length);
+    }
+    assert_eq!(buffer.queued(), 0);
+}
+
+#[test]
+fn bytes_fill_the_frame_that_small_writes_began() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    buffer.write(&pattern(CHUNK));
+    let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+    buffer.sent(chunk, length);
+    let mut sent = Vec::new();
+    drain(&mut buffer, &mut sent);
+    sent.clear();
+    let data = pattern(10 + 2 * CHUNK + 5);
+    buffer.write(&data[..10]);
+    let mut rest = Bytes::copy_from_slice(&data[10..]);
+    while !rest.is_empty() {
+        assert_ne!(buffer.write_bytes(&mut rest), 0);
+    }
+    assert_eq!(drain(&mut buffer, &mut sent), [CHUNK, CHUNK, 15]);
+    assert_eq!(sent, data);
+}
+
+/// What is left of the room is less than a frame: taking it would cost a copy and a short frame.
+#[test]
+fn bytes_wait_for_room_for_a_whole_frame() {
+    let mut buffer = send_buffer();
+    buffer.grant(u64::MAX);
+    let data = pattern(2 * CAPACITY);
+    let mut rest = Bytes::copy_from_slice(&data);
+    assert_eq!(buffer.write_bytes(&mut rest), CAPACITY / CHUNK * CHUNK);
+    assert!(buffer.has_room());
+    assert_eq!(buffer.write_bytes(&mut rest), 0);
+    let mut sent = Vec::new();
+    while !rest.is_empty() {
+        drain(&mut buffer, &mut sent);
+        assert_ne!(
+            buffer.write_bytes(&mut rest),
+            0,
+            "an empty buffer takes some"
+        );
+    }
+    drain(&mut buffer, &mut sent);
+    assert_eq!(sent, data);
+
+    let mut small = SendBuffer::new(100, CHUNK);
+    small.grant(u64::MAX);
+    let mut rest = Bytes::from(pattern(2 * CHUNK));
+    assert_eq!(small.write_bytes(&mut rest), 100);
+    assert_eq!(small.write_bytes(&mut rest), 0);
+    let mut sent = Vec::new();
+    assert_eq!(drain(&mut small, &mut sent), [100]);
+}
+
+#[test]
+fn a_discard_lets_go_of_bytes() {
+    let mut buffer = send_buffer();
+    let data = Bytes::from(pattern(3 * CHUNK));
+    buffer.write_bytes(&mut data.clone());
+    assert!(!data.is_unique());
+    buffer.discard();
+    assert!(data.is_unique());
+    assert_eq!(buffer.queued(), 0);
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
@@ -124,19 +124,33 @@ impl WriteHalf {
 
     /// Writes the whole of `chunk`.
     ///
+    /// Whole frames of it are not copied, they are slices of `chunk` until the carrier takes them; so
+    /// the memory of `chunk` is free again when the last of them is out.
+    ///
     /// # Errors
     /// `BrokenPipe` after a shutdown or when the peer has stopped reading, `ConnectionReset` after
     /// a reset, `ConnectionAborted` when the connection ended.
     ///
     /// # Cancel safety
     /// If the future is dropped, a part of the chunk may have been written.
-    pub async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let written = poll_fn(|cx| self.poll_write_bytes(cx, rest)).await?;
-            rest = rest.get(written..).unwrap_or_default();
+    pub async fn write_chunk(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        poll_fn(|cx| self.poll_write_chunk(cx, &mut chunk)).await
+    }
+
+    /// Poll form of [`WriteHalf::write_chunk`]: completes when `chunk` is empty. What was written is
+    /// taken off its front, also while it is pending.
+    pub fn poll_write_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
+        while !chunk.is_empty() {
+            ready!(poll_cooperative(cx, |cx| {
+                self.shared
+                    .poll_write_with(cx, |send| send.write_bytes(chunk))
+            }))?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_write_bytes(
@@ -181,6 +195,11 @@ impl WriteHalf {
     /// See [`Substream::close_outcome`](super::Substream::close_outcome).
     pub fn close_outcome(&self) -> Option<CloseOutcome> {
         self.shared.outcome()
+    }
+
+    /// The state that this shares with the driver.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Payload bytes accepted that the carrier has not taken yet.

@@ -22,13 +22,15 @@ mod recv;
 mod send;
 mod shared;
 mod state;
+mod stats;
 
 pub use error::{CloseOutcome, SubstreamError, code};
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::ReceiveBuffer;
-pub(crate) use send::{INITIAL_CREDIT, SendBuffer};
+pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
 pub(crate) use shared::{Shared, Usage};
 pub(crate) use state::{ChannelState, Effects, Ended, Event, ReadState, WriteState};
+pub use stats::SubstreamStats;
 
 /// A byte stream to the peer and one back.
 ///
@@ -126,6 +128,11 @@ impl Substream {
     /// Payload bytes accepted for sending that the carrier has not taken yet.
     pub fn buffered(&self) -> usize {
         self.write.buffered()
+    }
+
+    /// What this substream has moved and holds.
+    pub fn stats(&self) -> SubstreamStats {
+        self.read.shared.stats()
     }
 
     /// Payload bytes received that were not read yet.

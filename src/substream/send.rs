@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Buf, Bytes};
+
 use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
 
 /// Payload bytes sent on a substream on which the peer has said nothing.
@@ -13,18 +15,36 @@ pub(crate) const INITIAL_CREDIT: u64 = 12 * 1024;
 /// Smallest buffer a chunk starts with: many substreams that write little stay small.
 const MIN_CHUNK: usize = 1024;
 
+/// Payload that waits to go out.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    /// Copied from what the application wrote; one frame to be.
+    Copied(Copied),
+    /// A slice of a buffer that the application gave away. A frame is cut from its front.
+    Slice(Bytes),
+}
+
+impl Chunk {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Copied(copied) => copied.len(),
+            Self::Slice(slice) => slice.len(),
+        }
+    }
+}
+
 /// Payload of one frame to be, with room in front for the frame's header.
 ///
 /// The header is written in place when the frame goes out, so that a byte is copied once between
 /// the application's buffer and the carrier.
 #[derive(Debug)]
-pub(crate) struct Chunk {
+pub(crate) struct Copied {
     pub(crate) buf: Vec<u8>,
     /// Where the unsent payload begins; what lies in front is free for a header.
     pub(crate) start: usize,
 }
 
-impl Chunk {
+impl Copied {
     fn with_room_for(payload: usize, spare: Option<Vec<u8>>) -> Self {
         let mut buf = spare.unwrap_or_default();
         buf.clear();
@@ -36,7 +56,7 @@ impl Chunk {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.buf.len() - self.start
     }
 }
@@ -88,22 +108,17 @@ impl SendBuffer {
         let mut rest = &data[..accepted];
         while !rest.is_empty() {
             let most = self.largest_chunk();
-            let room = match self.chunks.back() {
-                // Counted from the start of the buffer: a chunk that goes out in parts while more is
-                // written behind them must not grow with every byte of the stream.
-                Some(chunk) => (DATA_HEADROOM + most).saturating_sub(chunk.buf.len()),
-                None => 0,
-            };
+            let room = self.room_in_last_chunk(most);
             if room == 0 {
                 // A writer that fills the buffer gets whole chunks, one that writes little does
                 // not: its chunk grows if more comes before the driver's turn.
                 let payload = rest.len().max(MIN_CHUNK).min(most);
-                let chunk = Chunk::with_room_for(payload, self.spare.take());
-                self.chunks.push_back(chunk);
+                let chunk = Copied::with_room_for(payload, self.spare.take());
+                self.chunks.push_back(Chunk::Copied(chunk));
                 continue;
             }
             let (now, later) = rest.split_at(room.min(rest.len()));
-            if let Some(chunk) = self.chunks.back_mut() {
+            if let Some(Chunk::Copied(chunk)) = self.chunks.back_mut() {
                 chunk.buf.extend_from_slice(now);
             }
             rest = later;
@@ -112,14 +127,57 @@ impl SendBuffer {
         accepted
     }
 
+    /// Payload bytes that still fit behind the last chunk, in the same frame.
+    fn room_in_last_chunk(&self, most: usize) -> usize {
+        match self.chunks.back() {
+            // Counted from the start of the buffer: a chunk that goes out in parts while more is
+            // written behind them must not grow with every byte of the stream.
+            Some(Chunk::Copied(chunk)) => (DATA_HEADROOM + most).saturating_sub(chunk.buf.len()),
+            Some(Chunk::Slice(_)) | None => 0,
+        }
+    }
+
+    /// Takes as much from the front of `data` as there is room for and returns how much that was.
+    ///
+    /// Whole frames stay where they lie; what is shorter is copied, so that it shares its frame with
+    /// what was written before or is written next. Zero means that there is room for a part of a
+    /// frame only: more is free before the queue is empty.
+    pub(crate) fn write_bytes(&mut self, data: &mut Bytes) -> usize {
+        let before = data.len();
+        let frame = self.chunk_payload.max(1);
+        let copied = if before < frame {
+            before
+        } else {
+            self.room_in_last_chunk(self.largest_chunk())
+        };
+        let copied = self.write(&data[..copied.min(before)]);
+        data.advance(copied);
+        let room = self.capacity.saturating_sub(self.queued);
+        let whole = data.len().min(room);
+        let whole = match whole - whole % frame {
+            // The buffer is smaller than a frame.
+            0 if self.queued == 0 => whole,
+            whole => whole,
+        };
+        if whole > 0 {
+            self.chunks.push_back(Chunk::Slice(data.split_to(whole)));
+            self.queued += whole;
+        }
+        before - data.len()
+    }
+
     /// The first chunk is to go out whole, since our credit rides behind its payload.
     fn largest_chunk(&self) -> usize {
         if self.sent == 0 && self.chunks.len() <= 1 {
-            let with_credit = self.chunk_payload.saturating_sub(DATA_TAILROOM).max(1);
-            with_credit.min(INITIAL_CREDIT as usize)
+            self.first_chunk()
         } else {
             self.chunk_payload
         }
+    }
+
+    fn first_chunk(&self) -> usize {
+        let with_credit = self.chunk_payload.saturating_sub(DATA_TAILROOM).max(1);
+        with_credit.min(INITIAL_CREDIT as usize)
     }
 
     /// The next payload to send, if the peer's credit allows a byte of it, and how much of it.
@@ -127,6 +185,10 @@ impl SendBuffer {
     /// The bytes count as queued until [`Self::sent`] or [`Self::put_back`].
     pub(crate) fn take(&mut self, limit: usize) -> Option<(Chunk, usize)> {
         let credit = self.credit();
+        let limit = match self.chunks.front()? {
+            Chunk::Slice(_) if self.sent == 0 => limit.min(self.first_chunk()),
+            _ => limit,
+        };
         let length = self.chunks.front()?.len().min(limit);
         let length = usize::try_from(credit).map_or(length, |credit| length.min(credit));
         if length == 0 {
@@ -149,11 +211,17 @@ impl SendBuffer {
     pub(crate) fn sent(&mut self, mut chunk: Chunk, length: usize) {
         self.sent = self.sent.saturating_add(length as u64);
         self.queued = self.queued.saturating_sub(length);
-        chunk.start += length;
+        match &mut chunk {
+            Chunk::Copied(copied) => copied.start += length,
+            Chunk::Slice(slice) => slice.advance(length),
+        }
         if chunk.len() > 0 {
             self.chunks.push_front(chunk);
-        } else if self.queued > 0 && self.spare.is_none() {
-            self.spare = Some(chunk.buf);
+        } else if self.queued > 0
+            && self.spare.is_none()
+            && let Chunk::Copied(copied) = chunk
+        {
+            self.spare = Some(copied.buf);
         }
         if self.queued == 0 {
             self.spare = None;
@@ -199,10 +267,24 @@ impl SendBuffer {
         self.queued
     }
 
+    /// Payload bytes handed to the carrier.
+    pub(crate) fn total_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// What is left of the peer's `max_data`, if it has sent one.
+    pub(crate) fn granted_credit(&self) -> Option<u64> {
+        matches!(self.credit, Credit::Granted(_)).then(|| self.credit())
+    }
+
     /// Bytes of memory that queued payload takes.
     #[cfg(test)]
     pub(crate) fn capacity_held(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.buf.capacity()).sum()
+        let held = |chunk: &Chunk| match chunk {
+            Chunk::Copied(copied) => copied.buf.capacity(),
+            Chunk::Slice(_) => 0,
+        };
+        self.chunks.iter().map(held).sum()
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -219,8 +301,13 @@ impl SendBuffer {
         !self.chunks.is_empty() && self.credit() > 0
     }
 
+    /// Whether data waits for credit.
+    pub(crate) fn waits_for_credit(&self) -> bool {
+        !self.chunks.is_empty() && self.credit() == 0
+    }
+
     /// Whether data waits for a peer that has said nothing yet.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
-        self.credit == Credit::Initial && !self.chunks.is_empty() && self.credit() == 0
+        self.credit == Credit::Initial && self.waits_for_credit()
     }
 }

@@ -28,6 +28,7 @@ use super::send::{Chunk, SendBuffer};
 use super::state::{
     Effects, Ended, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
 };
+use super::stats::SubstreamStats;
 use crate::carrier::ChannelId;
 use crate::connection::{ConnectionError, Link};
 
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) id: ChannelId,
     /// The connection this substream belongs to.
     pub(crate) link: Arc<Link>,
+    /// Everything that is logged of the substream lies in it.
+    span: tracing::Span,
     state: AtomicU32,
     /// The code of the RESET_STREAM that was received, or is to be sent.
     reset_code: AtomicCode,
@@ -65,6 +68,8 @@ pub(crate) struct Shared {
     stop_code: AtomicCode,
     /// The code of a STOP_SENDING that is to be sent.
     own_stop_code: AtomicCode,
+    /// The reading was stopped by the close of the connection, before FIN.
+    cut_off: AtomicBool,
     send: Mutex<SendBuffer>,
     receive: Mutex<ReceiveBuffer>,
     reader: AtomicWaker,
@@ -109,13 +114,21 @@ impl Shared {
         send: SendBuffer,
         receive: ReceiveBuffer,
     ) -> Arc<Self> {
+        let span = tracing::debug_span!(
+            target: "anabranch",
+            parent: &link.span,
+            "substream",
+            id = id.get(),
+        );
         Arc::new(Self {
             id,
             link,
+            span,
             state: AtomicU32::new(State::INITIAL.pack()),
             reset_code: AtomicCode::new(),
             stop_code: AtomicCode::new(),
             own_stop_code: AtomicCode::new(),
+            cut_off: AtomicBool::new(false),
             send: Mutex::new(send),
             receive: Mutex::new(receive),
             reader: AtomicWaker::new(),
@@ -159,10 +172,9 @@ impl Shared {
             }
         };
         if before != after {
-            tracing::trace!(
-                target: "anabranch::substream",
-                id = self.id.get(), ?event, ?before, ?after, "state"
-            );
+            self.span.in_scope(|| {
+                tracing::trace!(target: "anabranch::substream", ?event, ?before, ?after, "state");
+            });
         }
         if effects.contains(Effects::DISCARD_SEND) {
             self.send_buffer().discard();
@@ -299,6 +311,11 @@ impl Shared {
         self.send_buffer().waits_for_first_credit()
     }
 
+    /// Whether data waits for the peer's credit.
+    pub(crate) fn waits_for_credit(&self) -> bool {
+        self.send_buffer().waits_for_credit()
+    }
+
     /// Whether data is queued that the peer's credit allows.
     pub(crate) fn has_sendable_data(&self) -> bool {
         self.send_buffer().is_sendable()
@@ -392,6 +409,16 @@ impl Shared {
         self.apply(Event::Stop);
     }
 
+    /// The connection closes: as [`Self::stop`], but the application has not asked for it, and its reads fail
+    /// in place of coming to an end. What is complete already stays readable.
+    pub(crate) fn cut_off(self: &Arc<Self>, code: u32) {
+        if self.state().read == ReadState::Open {
+            // In front of the state, with which it is seen.
+            self.cut_off.store(true, Ordering::Release);
+            self.stop(code);
+        }
+    }
+
     pub(crate) fn drop_reader(self: &Arc<Self>) {
         self.dropped.fetch_or(READER_DROPPED, Ordering::AcqRel);
         self.stop(0);
@@ -430,6 +457,10 @@ impl Shared {
                 return Poll::Ready(Ok(Some(taken)));
             }
             match permit {
+                ReadPermit::EndOfStream if self.cut_off.load(Ordering::Acquire) => {
+                    let cause = SubstreamError::ConnectionLost(self.link.closing_cause());
+                    return Poll::Ready(Err(cause.into_read_error()));
+                }
                 ReadPermit::EndOfStream => return Poll::Ready(Ok(None)),
                 ReadPermit::Ended(end) => {
                     return Poll::Ready(Err(self.error(end).into_read_error()));
@@ -442,7 +473,8 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Polls for room to write; `put` gets the buffer and says how much it took.
+    /// Polls for room to write; `put` gets the buffer and says how much it took, zero if it has to
+    /// wait for more room.
     pub(crate) fn poll_write_with(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
@@ -456,8 +488,8 @@ impl Shared {
                     WritePermit::Allowed => {}
                     refused => return Poll::Ready(Err(self.write_error(refused))),
                 }
-                if send.has_room() {
-                    let written = put(&mut send);
+                let written = if send.has_room() { put(&mut send) } else { 0 };
+                if written > 0 {
                     drop(send);
                     self.used();
                     self.request_service();
@@ -560,6 +592,22 @@ impl Shared {
     /// Payload bytes accepted from the application that the carrier has not taken.
     pub(crate) fn buffered(&self) -> usize {
         self.send_buffer().queued()
+    }
+
+    pub(crate) fn stats(&self) -> SubstreamStats {
+        let (sent, buffered, credit) = {
+            let send = self.send_buffer();
+            (send.total_sent(), send.queued(), send.granted_credit())
+        };
+        let receive = self.receive_buffer();
+        SubstreamStats {
+            sent,
+            buffered,
+            credit,
+            received: receive.received,
+            unread: receive.buffered(),
+            receive_window: receive.window,
+        }
     }
 
     /// Payload bytes received that the application has not read.

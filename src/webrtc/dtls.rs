@@ -188,8 +188,18 @@ impl DtlsInstance for PacedDtls {
         self.dtls.set_active(active);
     }
 
+    /// Record by record: dimpl takes all of a datagram or none, but remembers the numbers of those records
+    /// that it has read. Whoever sees a datagram with several and is first with a part of it would make
+    /// dimpl take the real one for a repetition; and of more than 8 records it takes none.
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
-        self.dtls.handle_packet(packet)
+        let mut result = Ok(());
+        for record in records(packet) {
+            // One that is of no use says nothing about those behind it.
+            if let Err(error) = self.dtls.handle_packet(record) {
+                result = Err(error);
+            }
+        }
+        result
     }
 
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
@@ -239,6 +249,38 @@ impl DtlsInstance for PacedDtls {
     }
 }
 
+/// The records of a datagram. The last may be cut off, or be none.
+fn records(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if datagram.is_empty() {
+            return None;
+        }
+        let length = record_length(datagram).unwrap_or(datagram.len());
+        let (record, behind) = datagram.split_at(length.min(datagram.len()));
+        datagram = behind;
+        Some(record)
+    })
+}
+
+/// Bytes of the record that this begins with; `None` if it is the last, whatever its length.
+fn record_length(datagram: &[u8]) -> Option<usize> {
+    let header = match *datagram.first()? {
+        // The unified header of DTLS 1.3 (RFC 9147 section 4), 0b001CSLEE: with a connection ID, which nobody
+        // has agreed on, its length is not known, and without L it is the rest of the datagram.
+        first @ 0x20..=0x3f if first & 0x14 == 0x04 => {
+            if first & 0x08 == 0 {
+                4
+            } else {
+                5
+            }
+        }
+        0x20..=0x3f => return None,
+        _ => 13,
+    };
+    let length = datagram.get(header - 2..header)?.try_into().ok()?;
+    Some(header + usize::from(u16::from_be_bytes(length)))
+}
+
 /// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
 pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
     crypto_provider().sha1_hmac_provider.sha1_hmac(key, parts)
@@ -246,7 +288,7 @@ pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
 
 /// Peers that know DTLS 1.2 only, for tests.
 #[cfg(test)]
-pub(super) mod forced {
+pub(crate) mod forced {
     use std::cell::Cell;
 
     thread_local! {
@@ -254,11 +296,37 @@ pub(super) mod forced {
     }
 
     /// From now on, endpoints of this thread with this MTU know DTLS 1.2 only.
-    pub(in super::super) fn set_12(mtu: usize) {
+    pub(crate) fn set_12(mtu: usize) {
         MTU.set(mtu);
     }
 
     pub(super) fn is_12(mtu: usize) -> bool {
         MTU.get() == mtu
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_taken_apart_into_its_records() {
+        let plain = [&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3][..], b"abc"].concat();
+        let short = [&[0x24, 7, 0, 2][..], b"de"].concat();
+        let long = [&[0x2c, 7, 7, 0, 2][..], b"fg"].concat();
+        let without_length = [&[0x28, 7, 7][..], b"hi"].concat();
+        let with_id = [&[0x3c, 7, 7, 0, 2][..], b"jk"].concat();
+        let all = [&plain[..], &short, &long, &plain, &without_length].concat();
+        let expected = [&plain[..], &short, &long, &plain, &without_length];
+        assert_eq!(records(&all).collect::<Vec<_>>(), expected);
+        let all = [&with_id[..], &plain].concat();
+        assert_eq!(records(&all).collect::<Vec<_>>(), [&all[..]]);
+        // Cut anywhere it is what is there, and nothing gets lost.
+        let all = [&plain[..], &short, &long].concat();
+        for cut in 0..all.len() {
+            let parts: Vec<_> = records(&all[..cut]).collect();
+            assert_eq!(parts.concat(), all[..cut], "{cut}");
+            assert!(parts.iter().all(|part| !part.is_empty()));
+        }
     }
 }

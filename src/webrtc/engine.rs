@@ -69,8 +69,14 @@ pub(crate) trait Engine: Send {
     /// Opens a data channel in-band (RFC 8832), ordered and reliable.
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
 
-    /// Hands a message to SCTP, whole or not at all.
-    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written;
+    /// Hands a message to SCTP, whole or not at all. It is given in pieces that follow each other.
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written;
+
+    /// The same for a message in one piece.
+    #[cfg(any(test, feature = "fuzzing"))]
+    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
+        self.write_vectored(channel, &[message])
+    }
 
     /// The next message of a channel.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;

@@ -21,6 +21,8 @@ pub(crate) mod engine;
 pub(crate) mod handshake;
 mod kind;
 mod limits;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod loopback;
 mod reachability;
 mod record_number;
 pub(crate) mod str0m_engine;
@@ -483,19 +485,23 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        self.write_vectored(channel, &[frame], class)
+    }
+
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         if self.closing || self.ended {
             return Written::Closed;
         }
-        if class == Class::Data && !self.has_room(frame.len()) {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        if class == Class::Data && !self.has_room(length) {
             self.budget.on_refused();
             self.refused = true;
             return Written::Busy;
         }
-        let written = self.engine.write(channel, frame);
+        let written = self.engine.write_vectored(channel, pieces);
         match written {
             Written::Taken => {
-                self.budget
-                    .on_written(Instant::now().into_std(), frame.len());
+                self.budget.on_written(Instant::now().into_std(), length);
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
@@ -586,5 +592,3 @@ impl Drop for WebRtcCarrier {
 
 #[cfg(test)]
 mod hello_tests;
-#[cfg(test)]
-mod tests;

@@ -483,7 +483,7 @@ impl Engine for Str0mEngine {
         Ok(name)
     }
 
-    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written {
         if self.ended {
             return Written::Closed;
         }
@@ -498,6 +498,14 @@ impl Engine for Str0mEngine {
         }
         let Some(mut handle) = self.rtc.channel(entry.handle) else {
             return Written::Closed;
+        };
+        let whole;
+        let message = match pieces {
+            [message] => *message,
+            _ => {
+                whole = pieces.concat();
+                &whole[..]
+            }
         };
         match handle.write(true, message) {
             Ok(true) => {

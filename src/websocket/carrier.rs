@@ -219,7 +219,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             WsMessage::Text(_) => self.fail(WebSocketError::Text),
             // The engine has queued the pong, in front of what is not handed to it yet.
             WsMessage::Ping(_) => self.writing = Some(self.writing.take().unwrap_or_default()),
-            WsMessage::Pong(_) | WsMessage::Frame(_) => {}
+            WsMessage::Pong(_) => {
+                let round_trip = self.heartbeat.pong();
+                let event = round_trip.map(|time| CarrierEvent::RoundTrip { time });
+                self.events.extend(event);
+            }
+            WsMessage::Frame(_) => {}
             WsMessage::Close(close) => {
                 let goodbye = self.goodbye.flatten();
                 let cause = close::cause_of(close.as_ref(), goodbye);

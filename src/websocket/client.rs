@@ -17,9 +17,10 @@ use super::handshake::{EXPORTER_LABEL, Progress, prove};
 use super::heartbeat::Metered;
 use super::tls::connector;
 use super::upgrade::{check_response, engine_config, request, upgrade_failed};
-use super::{BoxedIo, start};
+use super::{BoxedIo, Established, establish};
 use crate::address::{Host, WebSocketAddress};
 use crate::connection::Connection;
+use crate::events::{ConnectionInfo, Initiator};
 
 /// How long one address of a name is tried while there are more. The system would try for minutes.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(2500);
@@ -64,13 +65,8 @@ pub async fn connect(
             .ok();
         open(Box::new(tls), binding, address, config, remote, &progress).await
     };
-    match timeout(after, opening).await {
-        Ok(result) => result,
-        Err(_) => Err(HandshakeError::TimedOut {
-            phase: progress.phase(),
-            after,
-        }),
-    }
+    let info = ConnectionInfo::new(Initiator::Local, None);
+    establish(&config.connection, info, after, &progress, opening, ()).await
 }
 
 /// As [`connect`], over a stream that is there already: to a proxy, over a socket of another kind, or in memory.
@@ -89,13 +85,8 @@ where
     let progress = Progress::default();
     let after = config.websocket.handshake_timeout;
     let opening = open(Box::new(stream), None, address, config, None, &progress);
-    match timeout(after, opening).await {
-        Ok(result) => result,
-        Err(_) => Err(HandshakeError::TimedOut {
-            phase: progress.phase(),
-            after,
-        }),
-    }
+    let info = ConnectionInfo::new(Initiator::Local, None);
+    establish(&config.connection, info, after, &progress, opening, ()).await
 }
 
 fn check(address: &WebSocketAddress, config: &ClientConfig) -> Result<(), HandshakeError> {
@@ -164,7 +155,7 @@ async fn open(
     config: &ClientConfig,
     remote: Option<SocketAddr>,
     progress: &Progress,
-) -> Result<Connection, HandshakeError> {
+) -> Result<Established, HandshakeError> {
     progress.set(HandshakePhase::Upgrade);
     let authentication = &config.authentication;
     let request = request(&address.url(), authentication, &config.headers)?;
@@ -183,7 +174,11 @@ async fn open(
         }
         Authentication::Tls | Authentication::DangerNone => None,
     };
-    Ok(start(carrier, &config.connection, peer, remote, ()))
+    Ok(Established {
+        carrier,
+        peer,
+        remote,
+    })
 }
 
 /// What goes into the prologue of Noise.

@@ -85,6 +85,8 @@ pub(super) struct Heartbeat {
     seen: u64,
     heard_at: Instant,
     pinged_at: Option<Instant>,
+    /// When the ping went out whose pong is missing.
+    pong_since: Option<Instant>,
     ping_interval: Duration,
     idle_timeout: Duration,
     /// While the connection closes only this counts.
@@ -104,11 +106,17 @@ impl Heartbeat {
             received,
             heard_at: now,
             pinged_at: None,
+            pong_since: None,
             ping_interval,
             idle_timeout,
             close_at: None,
             sleep: Box::pin(sleep_until(now + ping_interval)),
         }
+    }
+
+    /// A pong has come: the time since the ping it answers, unless nobody asked.
+    pub(super) fn pong(&mut self) -> Option<Duration> {
+        self.pong_since.take().map(|since| since.elapsed())
     }
 
     /// What is due, after the socket was read. `Pending` arranges a wake-up for the next.
@@ -132,6 +140,7 @@ impl Heartbeat {
             let ping_at = self.pinged_at.unwrap_or(self.heard_at) + self.ping_interval;
             if now >= ping_at {
                 self.pinged_at = Some(now);
+                self.pong_since.get_or_insert(now);
                 self.sleep
                     .as_mut()
                     .reset(dead_at.min(now + self.ping_interval));

@@ -33,8 +33,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -67,6 +69,7 @@ pub use config::{
     Authentication, ChannelBinding, ClientConfig, ListenerConfig, ServerConfig, WebSocketConfig,
 };
 pub use error::{HandshakeError, HandshakePhase, ListenError, UpgradeError, WebSocketError};
+use handshake::Progress;
 use heartbeat::Metered;
 pub use listener::{Incoming, WebSocketListener};
 pub use server::{accept, accept_upgraded};
@@ -75,6 +78,7 @@ pub use upgrade::UpgradeRequest;
 
 use crate::carrier::Carrier;
 use crate::connection::{Config, ConfigError, Connection};
+use crate::events::{Attempt, ConnectionInfo};
 use crate::identity::PeerId;
 
 /// The subprotocol of connections without Noise.
@@ -115,20 +119,44 @@ where
     Ok(WebSocketCarrier::new(socket, is_client, config))
 }
 
-/// Makes the connection and spawns its driver, which keeps `guard` until the end.
-fn start<G: Send + 'static>(
+/// What a handshake comes to.
+struct Established {
     carrier: WebSocketCarrier<BoxedIo>,
-    config: &Arc<Config>,
     peer: Option<PeerId>,
     remote: Option<SocketAddr>,
+}
+
+/// Runs a handshake, bounded by `limit`, makes the connection and spawns its driver, which keeps `guard` until the end.
+async fn establish<G: Send + 'static>(
+    config: &Arc<Config>,
+    info: ConnectionInfo,
+    limit: Duration,
+    progress: &Progress,
+    handshake: impl Future<Output = Result<Established, HandshakeError>>,
     guard: G,
-) -> Connection {
-    let (connection, driver) = Connection::authenticated(carrier, Arc::clone(config), peer, remote);
-    let span = tracing::debug_span!(target: "anabranch", "websocket", ?remote);
-    let task = async move {
+) -> Result<Connection, HandshakeError> {
+    let attempt = Attempt::begin(config.events.as_ref(), info);
+    let result = timeout(limit, handshake).await.unwrap_or_else(|_| {
+        Err(HandshakeError::TimedOut {
+            phase: progress.phase(),
+            after: limit,
+        })
+    });
+    let established = match result {
+        Ok(established) => established,
+        Err(error) => {
+            attempt.failed(&error);
+            return Err(error);
+        }
+    };
+    let mut info = attempt.succeeded();
+    info.peer = established.peer;
+    info.remote = established.remote;
+    let config = Arc::clone(config);
+    let (connection, driver) = Connection::authenticated(established.carrier, config, info);
+    tokio::spawn(async move {
         driver.await;
         drop(guard);
-    };
-    tokio::spawn(tracing::Instrument::instrument(task, span));
-    connection
+    });
+    Ok(connection)
 }

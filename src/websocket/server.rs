@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
@@ -14,8 +13,9 @@ use super::error::{HandshakeError, HandshakePhase};
 use super::handshake::{EXPORTER_LABEL, Progress, prove};
 use super::heartbeat::Metered;
 use super::upgrade::{answer, engine_config, upgrade_failed};
-use super::{BoxedIo, start};
+use super::{BoxedIo, Established, establish};
 use crate::connection::Connection;
+use crate::events::{ConnectionInfo, Initiator};
 
 /// Takes a connection over a stream that was accepted, for instance from a `TcpListener` of the caller: TLS if
 /// [`ServerConfig::tls`] is set, the HTTP upgrade, whatever its path is, and Noise if that is chosen, all within
@@ -57,8 +57,10 @@ where
         Some(engine_config(&config.websocket)),
     )
     .await;
-    let finishing = finish(socket, None, config, None, &progress, ());
-    within(config, &progress, finishing).await
+    let after = config.websocket.handshake_timeout;
+    let info = ConnectionInfo::new(Initiator::Remote, None);
+    let finishing = finish(socket, None, config, None, &progress);
+    establish(&config.connection, info, after, &progress, finishing, ()).await
 }
 
 pub(super) async fn accept_guarded<S, G>(
@@ -75,7 +77,7 @@ where
     let progress = Progress::default();
     let accepting = async {
         let Some(identity) = &config.tls else {
-            return upgrade(Box::new(stream), None, config, remote, &progress, guard).await;
+            return upgrade(Box::new(stream), None, config, remote, &progress).await;
         };
         progress.set(HandshakePhase::Tls);
         let tls = identity
@@ -88,9 +90,11 @@ where
             .1
             .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
             .ok();
-        upgrade(Box::new(tls), exported, config, remote, &progress, guard).await
+        upgrade(Box::new(tls), exported, config, remote, &progress).await
     };
-    within(config, &progress, accepting).await
+    let after = config.websocket.handshake_timeout;
+    let info = ConnectionInfo::new(Initiator::Remote, remote);
+    establish(&config.connection, info, after, &progress, accepting, guard).await
 }
 
 fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
@@ -99,29 +103,13 @@ fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
     Ok(())
 }
 
-async fn within(
-    config: &ServerConfig,
-    progress: &Progress,
-    accepting: impl Future<Output = Result<Connection, HandshakeError>>,
-) -> Result<Connection, HandshakeError> {
-    let after = config.websocket.handshake_timeout;
-    match timeout(after, accepting).await {
-        Ok(result) => result,
-        Err(_) => Err(HandshakeError::TimedOut {
-            phase: progress.phase(),
-            after,
-        }),
-    }
-}
-
-async fn upgrade<G: Send + 'static>(
+async fn upgrade(
     io: BoxedIo,
     exported: Option<[u8; 32]>,
     config: &ServerConfig,
     remote: Option<SocketAddr>,
     progress: &Progress,
-    guard: G,
-) -> Result<Connection, HandshakeError> {
+) -> Result<Established, HandshakeError> {
     progress.set(HandshakePhase::Upgrade);
     let authentication = &config.authentication;
     let mut refusal = None;
@@ -135,17 +123,16 @@ async fn upgrade<G: Send + 'static>(
         (Err(_), Some(refusal)) => return Err(refusal.into()),
         (Err(error), None) => return Err(upgrade_failed(error, authentication)),
     };
-    finish(socket, exported, config, remote, progress, guard).await
+    finish(socket, exported, config, remote, progress).await
 }
 
-async fn finish<G: Send + 'static>(
+async fn finish(
     socket: WebSocketStream<Metered<BoxedIo>>,
     exported: Option<[u8; 32]>,
     config: &ServerConfig,
     remote: Option<SocketAddr>,
     progress: &Progress,
-    guard: G,
-) -> Result<Connection, HandshakeError> {
+) -> Result<Established, HandshakeError> {
     let mut carrier = WebSocketCarrier::new(socket, false, config.websocket.clone());
     let peer = match &config.authentication {
         Authentication::Noise { identity, binding } => {
@@ -155,5 +142,9 @@ async fn finish<G: Send + 'static>(
         }
         Authentication::Tls | Authentication::DangerNone => None,
     };
-    Ok(start(carrier, &config.connection, peer, remote, guard))
+    Ok(Established {
+        carrier,
+        peer,
+        remote,
+    })
 }

@@ -179,14 +179,29 @@ async fn glued_frames_and_long_messages_of_libp2p_webrtc_are_taken() {
     libp2p_webrtc_dials(16_384, &["--up 4m --chunk 3000", "--up 4m"]).await;
 }
 
+/// How often two foreign peers try to reach each other. About every fourth time libp2p-webrtc does not get
+/// litep2p authenticated, whose first Noise message can come before its dialler listens on channel 0.
+const FOREIGN_DIALS: usize = 20;
+
+/// What libp2p-webrtc reports of a transfer that fails, once it is connected to a peer that is not ours.
+async fn fail_to_transfer(max_message: usize, address: &str, options: &str) {
+    for _ in 0..FOREIGN_DIALS {
+        let failures = dial(WEBRTC, max_message, address, options).await.fail();
+        if !failures.contains("\"phase\":\"connect\"") {
+            assert!(failures.contains("\"phase\":\"transfer\""), "{failures}");
+            return;
+        }
+    }
+    panic!("never connected");
+}
+
 /// Its limit: between two of its own the same long messages break.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
     let mut listener = Peer::listen(WEBRTC, 16_384);
     let address = listener.address().await;
-    let failures = dial(WEBRTC, 16_384, &address, "--up 1m").await.fail();
     // The responder's "Short buffer" resets the substream, whose opener then sees an early end.
-    assert!(failures.contains("\"phase\":\"transfer\""), "{failures}");
+    fail_to_transfer(16_384, &address, "--up 1m").await;
     listener.kill().await;
 }
 
@@ -195,9 +210,7 @@ async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
 async fn libp2p_webrtc_can_not_download_from_litep2p() {
     let mut listener = Peer::listen(LITEP2P, READABLE);
     let address = listener.address().await;
-    let options = "--nofin --down 1m --timeout-s 5";
-    let failures = dial(WEBRTC, READABLE, &address, options).await.fail();
-    assert!(failures.contains("\"phase\":\"transfer\""), "{failures}");
+    fail_to_transfer(READABLE, &address, "--nofin --down 1m --timeout-s 5").await;
     listener.kill().await;
 }
 

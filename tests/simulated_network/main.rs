@@ -4,5 +4,6 @@
 mod handshakes;
 mod outages;
 mod paths;
+mod payload;
 mod seeds;
 mod world;

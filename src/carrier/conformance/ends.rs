@@ -57,6 +57,7 @@ impl<C: Carrier> End<C> {
                     self.read(channel);
                     self.closed.push(channel);
                 }
+                Ok(CarrierEvent::RoundTrip { .. }) => {}
                 Ok(CarrierEvent::Expiring { cause }) => panic!("{cause}"),
                 Err(cause) => self.ended = Some(cause),
             }

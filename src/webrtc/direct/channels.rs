@@ -448,7 +448,8 @@ impl Channels {
         Err(OpenChannelError::Exhausted)
     }
 
-    pub(super) fn write(&mut self, name: ChannelId, message: &[u8]) -> Written {
+    pub(super) fn write(&mut self, name: ChannelId, pieces: &[&[u8]]) -> Written {
+        let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let (ended, held, max) = (self.ended, self.unacknowledged, self.max_unacknowledged);
         let Some(channel) = self.get(name) else {
             return Written::Closed;
@@ -456,19 +457,21 @@ impl Channels {
         if ended || channel.stage != Stage::Open {
             return Written::Closed;
         }
-        if message.is_empty() {
+        if length == 0 {
             return Written::Taken;
         }
         let number = number_of(name);
-        let full = held > 0 && held.saturating_add(message.len()) > max;
+        let full = held > 0 && held.saturating_add(length) > max;
         if full || channel.ack_owed || self.numbers.is_resetting(number) {
             return Written::Busy;
         }
-        if !self.sctp.write(number, message, Protocol::Binary) {
+        // SCTP keeps it until it is acknowledged, so it is copied: here, the only time.
+        let message = Bytes::from(pieces.concat());
+        if !self.sctp.write_binary(number, message) {
             // The peer has reset its side, and what came before that is not read yet.
             return Written::Closed;
         }
-        self.note_written(name, message.len());
+        self.note_written(name, length);
         Written::Taken
     }
 

@@ -28,6 +28,8 @@ mod channels;
 mod dcep;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+#[cfg(test)]
+mod hostile;
 mod numbers;
 mod path;
 mod sctp;
@@ -384,8 +386,8 @@ impl Engine for DirectEngine {
         self.channels.open(label)
     }
 
-    fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
-        self.channels.write(channel, message)
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written {
+        self.channels.write(channel, pieces)
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {

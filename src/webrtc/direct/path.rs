@@ -16,6 +16,14 @@ use crate::connection::ConnectionError;
 /// Steps of ICE worked off at once: it does one check each time that it is told the time.
 const MAX_DUE_STEPS: usize = 8;
 
+/// Time between consent checks on a path that works (RFC 7675 section 5.1). A check that stays
+/// unanswered is repeated sooner.
+const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a lite agent with a route is left alone where no STUN comes: it sends no checks, and that the
+/// peer has fallen silent is noticed above it.
+const LITE_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Where datagrams go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
@@ -129,6 +137,9 @@ impl Path {
             }
             self.handle_timeout(now);
         }
+        if self.role == Role::Server && self.route.is_some() {
+            self.next_timeout = self.next_timeout.max(now + LITE_INTERVAL);
+        }
         self.next_timeout
     }
 
@@ -176,6 +187,7 @@ impl Path {
 
     fn set_route(&mut self, route: Route) {
         if self.route.replace(route).is_none() {
+            self.agent.set_max_stun_rto(CONSENT_INTERVAL);
             self.event = Some(PathEvent::Found);
         }
     }

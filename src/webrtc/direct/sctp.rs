@@ -226,6 +226,22 @@ impl Sctp {
             .is_some_and(|mut stream| stream.write_with_ppi(message, protocol).is_ok())
     }
 
+    /// As [`Self::write`] for a binary message, which is taken without a copy.
+    pub(super) fn write_binary(&mut self, id: u16, message: Bytes) -> bool {
+        let Some(mut stream) = self
+            .association
+            .as_mut()
+            .and_then(|association| association.stream(id).ok())
+        else {
+            return false;
+        };
+        // A stream that the peer has opened has a default of its own.
+        stream
+            .set_default_payload_type(PayloadProtocolIdentifier::Binary)
+            .and_then(|()| stream.write_chunks(&mut [message]))
+            .is_ok()
+    }
+
     /// The next whole message of a stream.
     pub(super) fn read(&mut self, id: u16) -> Option<Chunks> {
         let mut stream = self.association.as_mut()?.stream(id).ok()?;

@@ -5,9 +5,19 @@
 //! cargo run --release --example transfer
 //! cargo run --release --example transfer -- --size 1g --streams 4
 //! ```
+//!
+//! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process; an
+//! attempt that was killed is resumed by `send` and `receive`.
+//!
+//! ```text
+//! cargo run --release --example transfer -- --payload --size 1g
+//! cargo run --release --example transfer -- receive received    # prints its address
+//! cargo run --release --example transfer -- send ADDRESS FILE
+//! ```
 
 use std::error::Error;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,22 +27,52 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+mod files;
+mod two_processes;
+
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const PROTOCOL: &str = "/transfer/1.0.0";
 const USAGE: &str = "usage: transfer [--size N] [--streams K]
+       transfer --payload [--size N] [--no-hash]
+       transfer receive [--once] DIRECTORY
+       transfer send [--no-hash] ADDRESS FILE
 
   --size N      bytes to send in all; N may end in k, m or g; default 256m
-  --streams K   substreams to send them on at once, at most 256; default 1";
+  --streams K   substreams to send them on at once, at most 256; default 1
+  --payload     send a file of that size, default 1g, to a receiver in another process
+  --no-hash     without a hash, and so from the beginning always
+  --once        end with the first connection";
 
 /// The byte at offset i of a substream is `i % PERIOD`.
 const PERIOD: usize = 251;
 const CHUNK: usize = 64 << 10;
 
+/// What to do.
+enum Task {
+    Streams {
+        size: u64,
+        streams: u64,
+    },
+    Payload {
+        size: u64,
+        hash: bool,
+    },
+    Receive {
+        directory: PathBuf,
+        once: bool,
+    },
+    Send {
+        address: Address,
+        file: PathBuf,
+        hash: bool,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let (size, streams) = match arguments() {
-        Ok(Some(arguments)) => arguments,
+    let task = match arguments() {
+        Ok(Some(task)) => task,
         Ok(None) => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -42,7 +82,17 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(size, streams).await {
+    let done = match task {
+        Task::Streams { size, streams } => run(size, streams).await,
+        Task::Payload { size, hash } => two_processes::both(size, hash).await,
+        Task::Receive { directory, once } => two_processes::receive(&directory, once).await,
+        Task::Send {
+            address,
+            file,
+            hash,
+        } => two_processes::send(&address, &file, hash).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("transfer failed: {error}");
@@ -180,26 +230,58 @@ fn progress_bar(size: u64) -> Result<ProgressBar> {
     Ok(ProgressBar::with_draw_target(Some(size), target).with_style(style))
 }
 
-/// Size and number of substreams; `None` if only help is wanted.
-fn arguments() -> Result<Option<(u64, u64)>, String> {
-    let (mut size, mut streams) = (256 << 20, 1);
+/// What to do; `None` if only help is wanted.
+fn arguments() -> Result<Option<Task>, String> {
+    let (mut size, mut streams) = (None, 1);
+    let (mut payload, mut hash, mut once) = (false, true, false);
+    let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
-        let target = match option.as_str() {
-            "--size" => &mut size,
-            "--streams" => &mut streams,
+        match option.as_str() {
+            "--size" | "--streams" => {
+                let value = args
+                    .next()
+                    .ok_or_else(|| format!("{option} needs a value"))?;
+                let value =
+                    number(&value).ok_or_else(|| format!("{option}: {value:?} is no size"))?;
+                if option == "--size" {
+                    size = Some(value);
+                } else {
+                    streams = value;
+                }
+            }
+            "--payload" => payload = true,
+            "--no-hash" => hash = false,
+            "--once" => once = true,
             "-h" | "--help" => return Ok(None),
-            _ => return Err(format!("unknown option {option:?}")),
-        };
-        let value = args
-            .next()
-            .ok_or_else(|| format!("{option} needs a value"))?;
-        *target = number(&value).ok_or_else(|| format!("{option}: {value:?} is no size"))?;
+            _ if option.starts_with('-') => return Err(format!("unknown option {option:?}")),
+            _ => words.push(option),
+        }
     }
     if !(1..=256).contains(&streams) {
         return Err("--streams must be 1 to 256".to_owned());
     }
-    Ok(Some((size, streams)))
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(Some(match words[..] {
+        [] if payload => Task::Payload {
+            size: size.unwrap_or(1 << 30),
+            hash,
+        },
+        [] => Task::Streams {
+            size: size.unwrap_or(256 << 20),
+            streams,
+        },
+        ["receive", directory] => Task::Receive {
+            directory: directory.into(),
+            once,
+        },
+        ["send", address, file] => Task::Send {
+            address: address.parse().map_err(|error| format!("{error}"))?,
+            file: file.into(),
+            hash,
+        },
+        _ => return Err("send and receive need what stands behind them".to_owned()),
+    }))
 }
 
 /// A number that may end in k, m or g.

@@ -1,0 +1,189 @@
+//! A sender and a receiver of files, as processes of their own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anabranch::{Address, Endpoint};
+
+use crate::Result;
+use crate::files::{PROTOCOL, receive_files, send_file};
+
+/// Receives files into `directory`, of one dialler after another; of one alone if `once` is set.
+pub(crate) async fn receive(directory: &Path, once: bool) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let endpoint = Endpoint::builder()
+        .protocol(PROTOCOL)
+        .bind("127.0.0.1:0")
+        .await?;
+    println!("{}", endpoint.addresses().remove(0));
+    while let Some(incoming) = endpoint.accept().await {
+        let connection = incoming.accept().await?;
+        let files = receive_files(&connection, directory).await;
+        if once {
+            files?;
+            break;
+        }
+        if let Err(error) = files {
+            eprintln!("{error}");
+        }
+    }
+    endpoint.close().await;
+    report_memory("receiver");
+    Ok(())
+}
+
+/// Sends a file to a receiver.
+pub(crate) async fn send(address: &Address, path: &Path, hash: bool) -> Result<()> {
+    let endpoint = Endpoint::builder().dial_only()?;
+    let connection = endpoint.connect(address).await?;
+    let began = Instant::now();
+    let sent = send_file(&connection, path, hash).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    connection.close().await;
+    endpoint.close().await;
+    let new = sent.total - sent.resumed_from;
+    println!(
+        "sent {new} of {} bytes, {} were there already; the receiver has confirmed all{}",
+        sent.total,
+        sent.resumed_from,
+        if sent.hash.is_some() {
+            ", and their hash"
+        } else {
+            ""
+        }
+    );
+    println!("{:.1} MB/s ({seconds:.2} s)", new as f64 / 1e6 / seconds);
+    report_memory("sender");
+    Ok(())
+}
+
+/// Both, with a file made for it: the receiver in a process that this one starts.
+pub(crate) async fn both(size: u64, hash: bool) -> Result<()> {
+    let place = Place::new()?;
+    let source = place.0.join("payload.bin");
+    make_file(&source, size)?;
+    let target = place.0.join("received");
+    let mut receiver = Receiving::start(&target)?;
+    let address: Address = receiver.address()?.parse()?;
+    send(&address, &source, hash).await?;
+    receiver.finish()?;
+    if !same(&source, &target.join("payload.bin"))? {
+        return Err("what arrived is not what was sent".into());
+    }
+    println!("the two files are the same");
+    Ok(())
+}
+
+/// A directory that goes when this does.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let place = std::env::temp_dir().join(format!("transfer-{}", std::process::id()));
+        fs::create_dir_all(&place)?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The process of the receiver; killed if this ends early.
+struct Receiving {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Receiving {
+    fn start(target: &Path) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["receive", "--once"])
+            .arg(target)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take().ok_or("no output")?;
+        Ok(Self {
+            child,
+            output: BufReader::new(output),
+        })
+    }
+
+    fn address(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        for line in self.output.by_ref().lines() {
+            println!("{}", line?);
+        }
+        if !self.child.wait()?.success() {
+            return Err("the receiver failed".into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // Both fail if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file whose parts all differ, so that a part in the wrong place is noticed.
+pub(crate) fn make_file(path: &Path, size: u64) -> Result<()> {
+    let mut file = fs::File::create(path)?;
+    let mut block = vec![0; 1 << 20];
+    let mut state = 1_u64;
+    let mut left = size;
+    while left > 0 {
+        for word in block.chunks_exact_mut(8) {
+            // A linear congruential generator: nothing here has to be unpredictable.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        let now = left.min(block.len() as u64) as usize;
+        file.write_all(&block[..now])?;
+        left -= now as u64;
+    }
+    Ok(())
+}
+
+fn same(one: &Path, other: &Path) -> Result<bool> {
+    let open = |path| fs::File::open(path).map(|file| BufReader::with_capacity(1 << 20, file));
+    let (mut one, mut other) = (open(one)?, open(other)?);
+    loop {
+        let (a, b) = (one.fill_buf()?, other.fill_buf()?);
+        let now = a.len().min(b.len());
+        if now == 0 {
+            return Ok(a.len() == b.len());
+        }
+        if a[..now] != b[..now] {
+            return Ok(false);
+        }
+        one.consume(now);
+        other.consume(now);
+    }
+}
+
+/// The most that was resident in this process, where the system tells.
+fn report_memory(who: &str) {
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return;
+    };
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    if let Some(peak) = peak {
+        println!("most resident memory of the {who}: {}", peak.trim());
+    }
+}

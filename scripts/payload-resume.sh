@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Kills both sides of a payload half-way, with SIGKILL, and shows that the next attempt sends only the
+# rest and that the result is identical.
+#
+#     scripts/payload-resume.sh [MEBIBYTES]          default 256
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mebibytes=${1:-256}
+size=$((mebibytes << 20))
+cargo build --release --example transfer
+transfer=${CARGO_TARGET_DIR:-target}/release/examples/transfer
+
+place=$(mktemp -d)
+receiver=
+sender=
+clean() {
+  for process in $receiver $sender; do kill -9 "$process" 2>/dev/null || true; done
+  rm -rf "$place"
+}
+trap clean EXIT
+
+head -c "$size" /dev/urandom > "$place/file.bin"
+
+# Starts a receiver and waits for its address.
+receive() {
+  : > "$place/receiver.log"
+  "$transfer" receive "$@" "$place/received" > "$place/receiver.log" &
+  receiver=$!
+  until address=$(grep -m1 '^/ip' "$place/receiver.log"); do
+    kill -0 "$receiver"
+    sleep 0.01
+  done
+}
+
+receive
+"$transfer" send "$address" "$place/file.bin" > "$place/sender.log" 2>&1 &
+sender=$!
+part=$place/received/file.bin.part
+# Half of it is there, or the sender is done, which is a machine too fast for this size.
+until [ "$(stat -c %s "$part" 2>/dev/null || echo 0)" -ge $((size / 2)) ]; do
+  kill -0 "$sender" || { echo "too fast for this size: give a larger one" >&2; exit 1; }
+done
+kill -9 "$receiver" "$sender"
+wait "$receiver" "$sender" 2>/dev/null || true
+receiver=
+sender=
+have=$(stat -c %s "$part")
+echo "killed both; $have of $size bytes are there"
+
+receive --once
+"$transfer" send "$address" "$place/file.bin" | tee "$place/sender.log"
+wait "$receiver"
+receiver=
+cat "$place/receiver.log"
+cmp "$place/file.bin" "$place/received/file.bin"
+grep -q "^sent $((size - have)) of $size bytes, $have were there already" "$place/sender.log"
+[ ! -e "$part" ]
+echo "identical, and only the rest was sent"

@@ -1,0 +1,70 @@
+//! What the driver tells of its substreams.
+
+use tokio::time::Instant;
+
+use super::driver::{Entry, Turn};
+use super::link::Link;
+use crate::carrier::{Carrier, ChannelId};
+use crate::events::{Initiator, SubstreamInfo};
+use crate::substream::{CloseOutcome, Ended, Shared, Substream};
+
+/// A substream has found its protocol.
+pub(super) fn negotiated(link: &Link, substream: &Substream, initiator: Initiator) {
+    if let Some(protocol) = substream.protocol() {
+        let info = SubstreamInfo {
+            id: substream.id(),
+            initiator,
+        };
+        link.tell(|events, connection| events.substream_negotiated(connection, info, protocol));
+    }
+}
+
+/// The driver has forgotten a substream, which it does once.
+pub(super) fn ended(link: &Link, entry: &Entry) {
+    link.tell(|events, connection| {
+        let shared = &entry.shared;
+        let stats = shared.stats();
+        let by = match shared.state().end() {
+            Some(Ended::ResetByPeer) => Initiator::Remote,
+            Some(Ended::ResetLocally) => Initiator::Local,
+            Some(Ended::Closed | Ended::Lost) | None => {
+                let outcome = shared.outcome().unwrap_or(CloseOutcome::Lost);
+                return events.substream_closed(connection, entry.info(), outcome, &stats);
+            }
+        };
+        let code = shared.reset_code();
+        events.substream_reset(connection, entry.info(), code, by, &stats);
+    });
+}
+
+impl<C: Carrier> Turn<'_, C> {
+    /// Tells when data begins to wait for credit.
+    pub(super) fn tell_stalled(&mut self, shared: &Shared) {
+        if self.core.link.config.events.is_some()
+            && shared.waits_for_credit()
+            && let Some(entry) = self.core.substreams.get_mut(&shared.id)
+            && entry.stalled_since.is_none()
+        {
+            entry.stalled_since = Some(Instant::now());
+            let info = entry.info();
+            self.core
+                .link
+                .tell(|events, connection| events.credit_stalled(connection, info));
+        }
+    }
+
+    /// Tells when there is credit again.
+    pub(super) fn tell_resumed(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.core.substreams.get_mut(&channel)
+            && let Some(since) = entry.stalled_since
+            && entry.shared.has_sendable_data()
+        {
+            entry.stalled_since = None;
+            let info = entry.info();
+            let waited = since.elapsed();
+            self.core
+                .link
+                .tell(|events, connection| events.credit_resumed(connection, info, waited));
+        }
+    }
+}

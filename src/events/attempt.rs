@@ -1,0 +1,47 @@
+//! One attempt to connect, whose end is told whatever becomes of it.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use super::{ConnectionInfo, Events};
+
+/// Tells the beginning at once, and a failure when it is dropped before it has succeeded.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    events: Option<Arc<dyn Events>>,
+    info: ConnectionInfo,
+}
+
+impl Attempt {
+    pub(crate) fn begin(events: Option<&Arc<dyn Events>>, info: ConnectionInfo) -> Self {
+        if let Some(events) = events {
+            events.connection_opening(&info);
+        }
+        Self {
+            events: events.cloned(),
+            info,
+        }
+    }
+
+    /// The connection takes over: what is told next is that it is open.
+    pub(crate) fn succeeded(mut self) -> ConnectionInfo {
+        self.events = None;
+        self.info.clone()
+    }
+
+    pub(crate) fn failed(mut self, error: &(dyn Error + 'static)) {
+        self.end(Some(error));
+    }
+
+    fn end(&mut self, error: Option<&(dyn Error + 'static)>) {
+        if let Some(events) = self.events.take() {
+            events.connect_failed(&self.info, error);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}

@@ -1,0 +1,549 @@
+//! A payload that is being received.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::{self, StreamExt};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
+
+use super::error::PayloadError;
+use super::lease::Lease;
+use super::receive::Permit;
+use super::watch::{Canceller, Interrupt, Progress, Watch};
+use super::wire::{
+    self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, ReadError, Receipt, Resume, Start,
+};
+
+/// Most bytes to allocate because of what a header says.
+const PREALLOCATED: u64 = 1024 * 1024;
+
+/// Bytes of a prefix to read and hash at a time.
+const PREFIX_PIECE: usize = 128 * 1024;
+
+/// A payload whose header has come.
+///
+/// What becomes of its bytes is decided once, by a method that takes it: as they come
+/// ([`Payload::into_stream`]), all at once ([`Payload::assemble`]) or into a writer
+/// ([`Payload::copy_to`]). The sender is told that the payload was received when the last byte was handed
+/// over, the length is exact and the hash, if there is one, right.
+///
+/// # Drop
+/// Cancels the payload: the sender gets RESET_STREAM with
+/// [`code::CANCELLED`](super::code::CANCELLED).
+pub struct Payload {
+    body: Body,
+}
+
+/// A payload that was received, all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// Bytes of the whole payload.
+    pub total: u64,
+    /// Where receiving began: bytes that were here before.
+    pub resumed_from: u64,
+    /// SHA-256 of the whole payload, if the sender sent it.
+    pub hash: Option<[u8; HASH_LEN]>,
+}
+
+impl Payload {
+    pub(super) fn new(body: Body) -> Self {
+        Self { body }
+    }
+
+    /// Bytes of the whole payload; `None` if the sender did not know.
+    pub fn total(&self) -> Option<u64> {
+        self.body.total
+    }
+
+    /// What the sending application has put into the header.
+    pub fn metadata(&self) -> &Bytes {
+        &self.body.metadata
+    }
+
+    /// Whether the sender sends a hash, which is then checked.
+    pub fn is_hashed(&self) -> bool {
+        self.body.hasher.is_some()
+    }
+
+    /// Whether the sender can leave out what is here already.
+    pub fn is_resumable(&self) -> bool {
+        self.body.resumable
+    }
+
+    /// How far it has come, for another task.
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.body.watch.state))
+    }
+
+    /// What ends it from another task.
+    pub fn canceller(&self) -> Canceller {
+        Canceller::new(&self.body.watch.state, self.body.lease.write.shared())
+    }
+
+    /// Does not want it: the sender gets RESET_STREAM with `code`.
+    pub fn cancel(mut self, code: u32) {
+        self.body.lease.reset(code);
+    }
+
+    /// Tells the sender that the first `have` bytes are here already; `prefix` is read for their
+    /// hash. Returns where the bytes that are received begin: at `have`, or at zero if those are not
+    /// the first bytes of what is sent now, and what is here is to be thrown away.
+    ///
+    /// Zero as well if the payload is not [resumable](Payload::is_resumable) or is shorter
+    /// than `have`. Only the first call asks; another returns the same.
+    ///
+    /// # Errors
+    /// [`PayloadError::Local`] if `prefix` can not be read, or ends before `have` bytes;
+    /// otherwise as [`Payload::assemble`].
+    ///
+    /// # Cancel safety
+    /// None: drop the payload too.
+    pub async fn resume<R>(&mut self, have: u64, prefix: &mut R) -> Result<u64, PayloadError>
+    where
+        R: AsyncRead + Unpin,
+    {
+        let begun = self.body.begin(have, prefix).await;
+        self.body.checked(begun)?;
+        Ok(self.body.resumed_from)
+    }
+
+    /// The bytes as they come.
+    pub fn into_stream(self) -> PayloadStream {
+        let progress = self.progress();
+        let canceller = self.canceller();
+        let chunks = stream::unfold(Some(self.body), |body| async move {
+            let mut body = body?;
+            match body.next_or_end().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(body))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        PayloadStream {
+            chunks: Box::pin(chunks.fuse()),
+            progress,
+            canceller,
+        }
+    }
+
+    /// All of it in one piece, if it has at most `limit` bytes.
+    ///
+    /// Not more than 1 MiB is allocated before as much has come.
+    ///
+    /// # Errors
+    /// [`PayloadError::TooLarge`], before anything is allocated if the length is known. For the others
+    /// see [`PayloadError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the payload.
+    pub async fn assemble(mut self, limit: u64) -> Result<Bytes, PayloadError> {
+        let assembled = self.body.assemble(limit).await;
+        self.body.checked(assembled)
+    }
+
+    /// Writes all of it to `writer`, and flushes that before the sender is told.
+    ///
+    /// # Errors
+    /// [`PayloadError::Local`] if `writer` fails; otherwise as [`Payload::assemble`]. All that was
+    /// received before was written, and flushed if it can be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the payload; some of it may have been written.
+    pub async fn copy_to<W>(mut self, writer: &mut W) -> Result<Received, PayloadError>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        let copied = self.body.copy_to(writer).await;
+        if copied.is_err() {
+            // What has come is good, and can be resumed from.
+            let _ = self.body.watch.guard(writer.flush()).await;
+        }
+        self.body.checked(copied)
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload")
+            .field("progress", &self.progress())
+            .field("metadata", &self.metadata().len())
+            .field("hashed", &self.is_hashed())
+            .field("resumable", &self.is_resumable())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a payload, as they come.
+///
+/// Ends with `None` when the payload is complete, its hash right and the sender told; and
+/// after an error, which comes behind all bytes that were received. What is not read holds the
+/// sender back. Of a payload with a hash and without a length the last 32 bytes are held back until the
+/// stream ends, since they may be the hash.
+///
+/// # Drop
+/// As of [`Payload`], if it has not ended.
+pub struct PayloadStream {
+    chunks: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>> + Send>>,
+    progress: Progress,
+    canceller: Canceller,
+}
+
+impl PayloadStream {
+    /// How far it has come, for another task.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// What ends it from another task.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+}
+
+impl Stream for PayloadStream {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.chunks.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for PayloadStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PayloadStream")
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is left to receive of a payload.
+pub(super) struct Body {
+    lease: Lease,
+    watch: Watch,
+    total: Option<u64>,
+    metadata: Bytes,
+    resumable: bool,
+    max_total: u64,
+    /// Present if there is a hash behind the bytes.
+    hasher: Option<Sha256>,
+    hash: Option<[u8; HASH_LEN]>,
+    /// The sender knows where to begin.
+    begun: bool,
+    resumed_from: u64,
+    /// Bytes of the payload up to here were handed over, or were here before.
+    received: u64,
+    /// Without a length: what came last and may be the hash.
+    held: VecDeque<Bytes>,
+    held_len: usize,
+    _permit: Permit,
+}
+
+impl Body {
+    pub(super) fn new(
+        lease: Lease,
+        watch: Watch,
+        permit: Permit,
+        header: Header,
+        max_total: u64,
+    ) -> Self {
+        Self {
+            lease,
+            watch,
+            total: header.total_len,
+            resumable: header.resumable(),
+            hasher: (header.hash() == Hash::Sha256).then(Sha256::new),
+            metadata: header.metadata.unwrap_or_default(),
+            max_total,
+            hash: None,
+            begun: false,
+            resumed_from: 0,
+            received: 0,
+            held: VecDeque::new(),
+            held_len: 0,
+            _permit: permit,
+        }
+    }
+
+    /// Tells the sender of an error.
+    fn checked<T>(&mut self, result: Result<T, PayloadError>) -> Result<T, PayloadError> {
+        if let Err(error) = &result
+            && let Some(code) = error.code()
+        {
+            self.lease.reset(code);
+        }
+        result
+    }
+
+    async fn next_or_end(&mut self) -> Result<Option<Bytes>, PayloadError> {
+        let next = async {
+            match self.next().await? {
+                Some(chunk) => Ok(Some(chunk)),
+                None => {
+                    self.confirm().await?;
+                    Ok(None)
+                }
+            }
+        };
+        let next = next.await;
+        self.checked(next)
+    }
+
+    async fn assemble(&mut self, max: u64) -> Result<Bytes, PayloadError> {
+        if let Some(len) = self.total
+            && len > max
+        {
+            return Err(PayloadError::TooLarge { len, max });
+        }
+        let hint = self.total.unwrap_or(0).min(PREALLOCATED);
+        let mut all = Vec::with_capacity(usize::try_from(hint).unwrap_or(0));
+        while let Some(chunk) = self.next().await? {
+            let len = all.len() + chunk.len();
+            if len as u64 > max {
+                let len = len as u64;
+                return Err(PayloadError::TooLarge { len, max });
+            }
+            if len > all.capacity() {
+                // Doubled, as a vector does by itself, but not beyond what the header announced.
+                let total = self.total.and_then(|total| usize::try_from(total).ok());
+                let most = total.unwrap_or(usize::MAX);
+                let capacity = all.capacity().saturating_mul(2).min(most).max(len);
+                all.reserve_exact(capacity - all.len());
+            }
+            all.extend_from_slice(&chunk);
+        }
+        self.confirm().await?;
+        Ok(all.into())
+    }
+
+    async fn copy_to<W>(&mut self, writer: &mut W) -> Result<Received, PayloadError>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        while let Some(chunk) = self.next().await? {
+            self.local(writer.write_all(&chunk)).await?;
+        }
+        self.local(writer.flush()).await?;
+        self.confirm().await?;
+        Ok(Received {
+            total: self.received,
+            resumed_from: self.resumed_from,
+            hash: self.hash,
+        })
+    }
+
+    /// Waits for the reader or writer of the application.
+    async fn local<T>(
+        &mut self,
+        operation: impl Future<Output = std::io::Result<T>>,
+    ) -> Result<T, PayloadError> {
+        let done = self.watch.guard(operation).await;
+        done.map_err(|interrupt| self.interrupted(interrupt))?
+            .map_err(PayloadError::Local)
+    }
+
+    /// The next bytes; none when all have come, no more do, and their hash is right.
+    async fn next(&mut self) -> Result<Option<Bytes>, PayloadError> {
+        if !self.begun {
+            self.begin(0, &mut tokio::io::empty()).await?;
+        }
+        let chunk = match self.total {
+            Some(total) => self.next_of(total).await?,
+            None => self.next_until_end().await?,
+        };
+        let Some(chunk) = chunk else {
+            return Ok(None);
+        };
+        let len = self.received.saturating_add(chunk.len() as u64);
+        let max = self.max_total;
+        if len > max {
+            return Err(PayloadError::TooLarge { len, max });
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        self.received = len;
+        self.watch.state.set_transferred(len);
+        Ok(Some(chunk))
+    }
+
+    async fn next_of(&mut self, total: u64) -> Result<Option<Bytes>, PayloadError> {
+        let left = total.saturating_sub(self.received);
+        if left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX);
+            return match self.read_chunk(most).await? {
+                Some(chunk) => Ok(Some(chunk)),
+                None => Err(self.truncated()),
+            };
+        }
+        let mut trailer = Bytes::new();
+        if self.hasher.is_some() {
+            let read = wire::exactly(&mut self.lease.read, HASH_LEN);
+            trailer = match self.watch.guard(read).await {
+                Ok(Ok(trailer)) => trailer,
+                Ok(Err(ReadError::Io(error))) => return Err(self.read_error(error)),
+                Ok(Err(_)) => return Err(PayloadError::HashMissing),
+                Err(interrupt) => return Err(self.interrupted(interrupt)),
+            };
+        }
+        if let Some(more) = self.read_chunk(usize::MAX).await? {
+            let got = total.saturating_add(more.len() as u64);
+            return Err(PayloadError::Overflow { got, want: total });
+        }
+        self.check_hash(&trailer)?;
+        Ok(None)
+    }
+
+    /// Without a length the payload, and the hash behind it, end where the stream does.
+    async fn next_until_end(&mut self) -> Result<Option<Bytes>, PayloadError> {
+        let hold = if self.hasher.is_some() { HASH_LEN } else { 0 };
+        loop {
+            if self.held_len > hold
+                && let Some(mut first) = self.held.pop_front()
+            {
+                let free = (self.held_len - hold).min(first.len());
+                if free < first.len() {
+                    self.held.push_front(first.split_off(free));
+                }
+                self.held_len -= free;
+                return Ok(Some(first));
+            }
+            match self.read_chunk(usize::MAX).await? {
+                Some(chunk) => {
+                    self.held_len += chunk.len();
+                    self.held.push_back(chunk);
+                }
+                None if self.held_len < hold => return Err(PayloadError::HashMissing),
+                None => {
+                    let trailer = std::mem::take(&mut self.held);
+                    let trailer: Vec<u8> = trailer.iter().flatten().copied().collect();
+                    self.check_hash(&trailer)?;
+                    self.watch.state.set_total(self.received);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn check_hash(&mut self, trailer: &[u8]) -> Result<(), PayloadError> {
+        let Some(hasher) = self.hasher.take() else {
+            return Ok(());
+        };
+        let actual: [u8; HASH_LEN] = hasher.finalize().into();
+        let Ok(expected) = <[u8; HASH_LEN]>::try_from(trailer) else {
+            return Err(PayloadError::HashMissing);
+        };
+        if actual != expected {
+            return Err(PayloadError::HashMismatch { expected, actual });
+        }
+        self.hash = Some(actual);
+        Ok(())
+    }
+
+    /// Tells the sender what is here, if it wants to know, and learns where it begins.
+    async fn begin<R>(&mut self, have: u64, prefix: &mut R) -> Result<(), PayloadError>
+    where
+        R: AsyncRead + Unpin,
+    {
+        if std::mem::replace(&mut self.begun, true) || !self.resumable {
+            return Ok(());
+        }
+        let total = self.total.unwrap_or(0);
+        let have = if have <= total { have } else { 0 };
+        let mut left = have;
+        let mut piece = vec![0; if have > 0 { PREFIX_PIECE } else { 0 }];
+        while left > 0 {
+            let most = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+            let into = piece.get_mut(..most).unwrap_or_default();
+            let read = self.local(prefix.read(into)).await?;
+            if read == 0 {
+                let short = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(PayloadError::Local(short));
+            }
+            left -= read as u64;
+            // A prefix in memory is always ready.
+            consume_budget().await;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(piece.get(..read).unwrap_or_default());
+            }
+        }
+        let prefix_hash = self.hasher.clone().filter(|_| have > 0);
+        let prefix_hash = prefix_hash.map(|hasher| Bytes::copy_from_slice(&hasher.finalize()[..]));
+        let answer = Resume {
+            have: Some(have),
+            prefix_hash,
+        };
+        self.write_message(wire::encode(&answer)).await?;
+        let start = wire::read::<Start>(&mut self.lease.read, MAX_FIELDS);
+        let start = match self.watch.guard(start).await {
+            Ok(Ok(start)) => start,
+            Ok(Err(error)) => return Err(PayloadError::message(error, 0, self.total)),
+            Err(interrupt) => return Err(self.interrupted(interrupt)),
+        };
+        let offset = start.offset.unwrap_or(0);
+        if offset != 0 && offset != have {
+            return Err(PayloadError::BadHeader(MessageError::BadOffset { offset }));
+        }
+        if offset == 0 {
+            self.hasher = Some(Sha256::new());
+        }
+        self.resumed_from = offset;
+        self.received = offset;
+        self.watch.state.set_transferred(offset);
+        Ok(())
+    }
+
+    /// Tells the sender that everything is here.
+    async fn confirm(&mut self) -> Result<(), PayloadError> {
+        if !self.watch.state.complete() {
+            let code = self.watch.state.cancelled().unwrap_or_default();
+            return Err(PayloadError::Cancelled(code));
+        }
+        let receipt = Receipt {
+            received: Some(self.received),
+        };
+        // A sender that has gone without waiting for it changes nothing: the payload is complete.
+        let _ = self.write_message(wire::encode(&receipt)).await;
+        self.lease.release();
+        Ok(())
+    }
+
+    async fn write_message(&mut self, message: Bytes) -> Result<(), PayloadError> {
+        let written = self
+            .watch
+            .guard(self.lease.write.write_chunk(message))
+            .await;
+        written
+            .map_err(|interrupt| self.interrupted(interrupt))?
+            .map_err(|error| self.read_error(error))
+    }
+
+    async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, PayloadError> {
+        let read = self.watch.guard(self.lease.read.read_chunk(max)).await;
+        read.map_err(|interrupt| self.interrupted(interrupt))?
+            .map_err(|error| self.read_error(error))
+    }
+
+    fn truncated(&self) -> PayloadError {
+        PayloadError::Truncated {
+            got: self.received,
+            want: self.total,
+            cause: None,
+        }
+    }
+
+    fn read_error(&self, error: std::io::Error) -> PayloadError {
+        PayloadError::read(error, self.received, self.total)
+    }
+
+    fn interrupted(&self, interrupt: Interrupt) -> PayloadError {
+        PayloadError::interrupted(interrupt, self.received)
+    }
+}

@@ -1,0 +1,125 @@
+//! Every limit of payloads.
+
+use std::time::Duration;
+
+use super::wire::MAX_METADATA;
+
+/// Limits of payloads that are sent and received.
+///
+/// Change the fields of a [`PayloadConfig::default`]. [`PayloadConfig::validate`] is called wherever
+/// one is used.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PayloadConfig {
+    /// Longest payload, in bytes. Default: 64 MiB. A receiver refuses longer ones by their header,
+    /// and stops one whose length was not told when it has become longer; a sender fails before
+    /// the first byte. Answers payloads that fill memory or disk.
+    pub max_total: u64,
+    /// Longest metadata, in bytes. Default and maximum: 4 KiB.
+    pub max_metadata: usize,
+    /// How long either side waits while not a byte moves: for the header, for bytes, for room to write,
+    /// for the confirmation. Default: 60 s. The time in which the application does not ask for
+    /// more does not count. Answers peers that begin and fall silent.
+    pub idle_timeout: Duration,
+    /// How long one payload may take in all, from the moment at which its sending or receiving
+    /// began. Default: 1 hour. Answers peers that send a byte just before each idle timeout.
+    pub time_limit: Duration,
+    /// Payloads that one [`Receiver`](super::Receiver) has open at once, from their first byte to
+    /// their end. Default: 8. More are reset with [`code::TOO_MANY`](super::code::TOO_MANY), and none
+    /// that is running is ended for them. Answers peers that begin many and end none.
+    pub max_open: usize,
+}
+
+impl Default for PayloadConfig {
+    fn default() -> Self {
+        Self {
+            max_total: 64 * 1024 * 1024,
+            max_metadata: MAX_METADATA,
+            idle_timeout: Duration::from_secs(60),
+            time_limit: Duration::from_secs(3600),
+            max_open: 8,
+        }
+    }
+}
+
+/// A combination of settings that can not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayloadConfigError {
+    /// A timeout is zero.
+    #[error("{name} is zero")]
+    ZeroTimeout {
+        /// The field.
+        name: &'static str,
+    },
+    /// [`PayloadConfig::max_open`] is zero.
+    #[error("max_open is zero")]
+    NoneOpen,
+    /// [`PayloadConfig::max_metadata`] is more than a header may hold.
+    #[error("max_metadata is {value}, more than {max}")]
+    MetadataTooLong {
+        /// Its value.
+        value: usize,
+        /// Largest value that works.
+        max: usize,
+    },
+}
+
+impl PayloadConfig {
+    /// Checks that the settings can work together.
+    pub fn validate(&self) -> Result<(), PayloadConfigError> {
+        for (name, value) in [
+            ("idle_timeout", self.idle_timeout),
+            ("time_limit", self.time_limit),
+        ] {
+            if value.is_zero() {
+                return Err(PayloadConfigError::ZeroTimeout { name });
+            }
+        }
+        if self.max_open == 0 {
+            return Err(PayloadConfigError::NoneOpen);
+        }
+        if self.max_metadata > MAX_METADATA {
+            return Err(PayloadConfigError::MetadataTooLong {
+                value: self.max_metadata,
+                max: MAX_METADATA,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_can_not_work_are_refused() {
+        let good = PayloadConfig::default();
+        assert_eq!(good.validate(), Ok(()));
+        let bad = |change: fn(&mut PayloadConfig)| {
+            let mut config = PayloadConfig::default();
+            change(&mut config);
+            config.validate().expect_err("it can not work")
+        };
+        let name = "idle_timeout";
+        assert_eq!(
+            bad(|config| config.idle_timeout = Duration::ZERO),
+            PayloadConfigError::ZeroTimeout { name }
+        );
+        let name = "time_limit";
+        assert_eq!(
+            bad(|config| config.time_limit = Duration::ZERO),
+            PayloadConfigError::ZeroTimeout { name }
+        );
+        assert_eq!(
+            bad(|config| config.max_open = 0),
+            PayloadConfigError::NoneOpen
+        );
+        let (value, max) = (4097, 4096);
+        assert_eq!(
+            bad(|config| config.max_metadata = 4097),
+            PayloadConfigError::MetadataTooLong { value, max }
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! Admitting payloads: the cap on those that are open, and the header.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::body::{Body, Payload};
+use super::config::{PayloadConfig, PayloadConfigError};
+use super::error::{PayloadError, code};
+use super::lease::Lease;
+use super::watch::{State, Watch};
+use super::wire::{self, Hash, Header, MAX_FIELDS, MessageError};
+use crate::substream::Substream;
+
+/// Receives payloads, a limited number at once.
+///
+/// Clones share the limit. It is held by nothing else: a payload gives its place back when it was read
+/// to its end, failed or dropped.
+#[derive(Debug, Clone)]
+pub struct Receiver(Arc<Limits>);
+
+#[derive(Debug)]
+struct Limits {
+    config: PayloadConfig,
+    open: AtomicUsize,
+}
+
+/// The place of one payload among those that are open.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Limits>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A substream that has a place, and no header yet.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    lease: Lease,
+    permit: Permit,
+}
+
+/// With the default limits.
+impl Default for Receiver {
+    fn default() -> Self {
+        Self::with(PayloadConfig::default())
+    }
+}
+
+impl Receiver {
+    /// A receiver of its own, with nothing open.
+    ///
+    /// # Errors
+    /// If `config` does not [validate](PayloadConfig::validate).
+    pub fn new(config: PayloadConfig) -> Result<Self, PayloadConfigError> {
+        config.validate()?;
+        Ok(Self::with(config))
+    }
+
+    fn with(config: PayloadConfig) -> Self {
+        Self(Arc::new(Limits {
+            config,
+            open: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Payloads that are open, those included whose header has not come yet.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Ordering::Acquire)
+    }
+
+    /// Takes a substream over on which the peer sends a payload, and reads the header.
+    ///
+    /// # Errors
+    /// [`PayloadError::TooMany`] at once if [`PayloadConfig::max_open`] payloads are open, and
+    /// [`PayloadError::TooLarge`] when the header is there; the substream is then reset, and the
+    /// sender told why. [`PayloadError::BadHeader`] and [`PayloadError::Expired`] if there is no
+    /// header, or a bad one.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the payload is cancelled.
+    pub async fn receive(&self, substream: Substream) -> Result<Payload, PayloadError> {
+        let admitted = self.admit(substream)?;
+        self.read_header(admitted).await
+    }
+
+    /// Refuses the new one, never one that is running.
+    pub(super) fn admit(&self, substream: Substream) -> Result<Admitted, PayloadError> {
+        let max = self.0.config.max_open;
+        let more = |open| (open < max).then_some(open + 1);
+        let admitted = self
+            .0
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        if let Err(open) = admitted {
+            substream.reset(code::TOO_MANY);
+            return Err(PayloadError::TooMany { open, max });
+        }
+        Ok(Admitted {
+            lease: Lease::new(substream),
+            permit: Permit(Arc::clone(&self.0)),
+        })
+    }
+
+    pub(super) async fn read_header(&self, admitted: Admitted) -> Result<Payload, PayloadError> {
+        let Admitted { mut lease, permit } = admitted;
+        let config = &self.0.config;
+        let state = State::new(None);
+        let mut watch = Watch::new(Arc::clone(&state), config);
+        let header = wire::read::<Header>(&mut lease.read, config.max_metadata + MAX_FIELDS);
+        let header = match watch.guard(header).await {
+            Ok(Ok(header)) => check(header, config),
+            Ok(Err(error)) => Err(PayloadError::message(error, 0, None)),
+            Err(interrupt) => Err(PayloadError::interrupted(interrupt, 0)),
+        };
+        match header {
+            Ok(header) => {
+                if let Some(total) = header.total_len {
+                    state.set_total(total);
+                }
+                let max_total = config.max_total;
+                let body = Body::new(lease, watch, permit, header, max_total);
+                Ok(Payload::new(body))
+            }
+            Err(error) => {
+                if let Some(code) = error.code() {
+                    lease.reset(code);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn check(header: Header, config: &PayloadConfig) -> Result<Header, PayloadError> {
+    let bad = |error| Err(PayloadError::BadHeader(error));
+    let len = header.metadata.as_ref().map_or(0, |bytes| bytes.len());
+    let max = config.max_metadata;
+    if len > max {
+        return bad(MessageError::MetadataTooLong { len, max });
+    }
+    let kind = header.hash.unwrap_or_default();
+    let Ok(kind) = Hash::try_from(kind) else {
+        return bad(MessageError::UnknownHash(kind));
+    };
+    if header.resumable() && (kind == Hash::None || header.total_len.is_none()) {
+        return bad(MessageError::NotResumable);
+    }
+    let max = config.max_total;
+    match header.total_len {
+        Some(len) if len > max => Err(PayloadError::TooLarge { len, max }),
+        _ => Ok(header),
+    }
+}

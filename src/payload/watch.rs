@@ -1,0 +1,239 @@
+//! How far a payload has come, who may end it, and when it has taken too long.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::config::PayloadConfig;
+use crate::substream::Shared;
+
+/// `total` of a payload whose length nobody has told.
+const UNKNOWN: u64 = u64::MAX;
+/// `end` of a payload that is under way; above every code.
+const RUNNING: u64 = u64::MAX;
+/// `end` of one that is complete.
+const COMPLETE: u64 = u64::MAX - 1;
+
+#[derive(Debug)]
+pub(super) struct State {
+    transferred: AtomicU64,
+    total: AtomicU64,
+    /// [`RUNNING`], [`COMPLETE`], or the code it was cancelled with.
+    end: AtomicU64,
+    /// The task that waits for the payload to go on.
+    waker: AtomicWaker,
+}
+
+impl State {
+    pub(super) fn new(total: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            transferred: AtomicU64::new(0),
+            total: AtomicU64::new(total.unwrap_or(UNKNOWN)),
+            end: AtomicU64::new(RUNNING),
+            waker: AtomicWaker::new(),
+        })
+    }
+
+    pub(super) fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_transferred(&self, bytes: u64) {
+        self.transferred.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_transferred(&self, bytes: usize) {
+        self.transferred.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// From now on nothing can be cancelled any more. `false` if it was cancelled before.
+    pub(super) fn complete(&self) -> bool {
+        self.try_end(COMPLETE)
+    }
+
+    fn try_end(&self, end: u64) -> bool {
+        self.end
+            .compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    pub(super) fn cancelled(&self) -> Option<u32> {
+        u32::try_from(self.end.load(Ordering::Acquire)).ok()
+    }
+}
+
+/// How far one payload has come. Cheap to clone, and to look at from any task.
+#[derive(Clone)]
+pub struct Progress(pub(super) Arc<State>);
+
+impl Progress {
+    /// Bytes that are through: handed to the application by a receiver, accepted by the substream
+    /// from a sender. A part that a resumed payload has skipped counts.
+    pub fn transferred(&self) -> u64 {
+        self.0.transferred.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the whole payload; `None` while they are not known.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.0.total.load(Ordering::Relaxed)).filter(|total| *total != UNKNOWN)
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
+            .field("transferred", &self.transferred())
+            .field("total", &self.total())
+            .finish()
+    }
+}
+
+/// Ends one payload, from any task. Cheap to clone; dropping it does nothing.
+#[derive(Clone)]
+pub struct Canceller {
+    state: Arc<State>,
+    substream: Weak<Shared>,
+}
+
+impl Canceller {
+    pub(super) fn new(state: &Arc<State>, substream: &Arc<Shared>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            substream: Arc::downgrade(substream),
+        }
+    }
+
+    /// Ends the payload: the peer gets RESET_STREAM with `code`, at once, and whoever waits for the
+    /// payload here an error. Does nothing when the payload is complete or has ended otherwise.
+    pub fn cancel(&self, code: u32) {
+        if !self.state.try_end(u64::from(code)) {
+            return;
+        }
+        if let Some(substream) = self.substream.upgrade() {
+            substream.reset(code);
+        }
+        self.state.waker.wake();
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").finish_non_exhaustive()
+    }
+}
+
+/// Which time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// [`PayloadConfig::idle_timeout`]: not a byte has moved.
+    Idle,
+    /// [`PayloadConfig::time_limit`]: the payload takes too long as a whole.
+    Total,
+}
+
+/// Why an operation was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    Cancelled(u32),
+    Expired { limit: TimeLimit, after: Duration },
+}
+
+/// Waits for operations on a payload, as long as that may take.
+///
+/// The timer belongs to the task that waits: nothing is spawned for it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) state: Arc<State>,
+    idle_timeout: Duration,
+    time_limit: Duration,
+    deadline: Instant,
+    /// Since when nothing has moved, while somebody waits.
+    idle_since: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    pub(super) fn new(state: Arc<State>, config: &PayloadConfig) -> Self {
+        let deadline = after(Instant::now(), config.time_limit);
+        Self {
+            state,
+            idle_timeout: config.idle_timeout,
+            time_limit: config.time_limit,
+            deadline,
+            idle_since: None,
+            timer: Box::pin(sleep_until(deadline)),
+        }
+    }
+
+    /// Waits for `operation`, until it is cancelled or has taken too long.
+    pub(super) async fn guard<T>(
+        &mut self,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, Interrupt> {
+        let mut operation = pin!(operation);
+        poll_fn(|cx| self.poll(cx, |cx| operation.as_mut().poll(cx))).await
+    }
+
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, Interrupt>> {
+        // Registered before it is looked at: a cancel in between is seen.
+        self.state.waker.register(cx.waker());
+        if let Some(code) = self.state.cancelled() {
+            return Poll::Ready(Err(Interrupt::Cancelled(code)));
+        }
+        let now = Instant::now();
+        if now >= self.deadline {
+            return Poll::Ready(Err(self.expired(TimeLimit::Total)));
+        }
+        let before = self.state.transferred.load(Ordering::Relaxed);
+        if let Poll::Ready(done) = operation(cx) {
+            self.idle_since = None;
+            return Poll::Ready(Ok(done));
+        }
+        if self.state.transferred.load(Ordering::Relaxed) != before {
+            self.idle_since = None;
+        }
+        let idle_since = *self.idle_since.get_or_insert(now);
+        let idle_deadline = after(idle_since, self.idle_timeout);
+        let next = idle_deadline.min(self.deadline);
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let limit = if next == self.deadline {
+            TimeLimit::Total
+        } else {
+            TimeLimit::Idle
+        };
+        Poll::Ready(Err(self.expired(limit)))
+    }
+
+    fn expired(&self, limit: TimeLimit) -> Interrupt {
+        let after = match limit {
+            TimeLimit::Idle => self.idle_timeout,
+            TimeLimit::Total => self.time_limit,
+        };
+        Interrupt::Expired { limit, after }
+    }
+}
+
+/// For ever, if `duration` is longer than what the clock can count.
+fn after(instant: Instant, duration: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    instant
+        .checked_add(duration)
+        .unwrap_or_else(|| instant + FAR)
+}

@@ -1,0 +1,193 @@
+//! The messages around the bytes of a payload: `proto/payload.proto`, each behind its length.
+
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
+use crate::substream::ReadHalf;
+
+mod generated {
+    #![allow(missing_docs, unreachable_pub)]
+    include!(concat!(env!("OUT_DIR"), "/anabranch.payload.rs"));
+}
+
+pub(super) use generated::{Hash, Header, Receipt, Resume, Start};
+
+/// Most bytes of metadata in a header.
+pub(super) const MAX_METADATA: usize = 4096;
+
+/// Most bytes of a message beside metadata: its own fields, and room for those of later versions.
+pub(super) const MAX_FIELDS: usize = 256;
+
+/// Bytes of a hash.
+pub(super) const HASH_LEN: usize = 32;
+
+/// Why a message could not be read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The substream failed.
+    Io(io::Error),
+    /// The stream ended within it, or before it.
+    End,
+    /// It breaks a rule.
+    Bad(MessageError),
+}
+
+/// What is wrong with a header, or another of the messages around the bytes of a payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// Its length is not a varint in its shortest form.
+    #[error("the length is not a minimal varint")]
+    Length,
+    /// It says that it is longer than allowed. Nothing of it was buffered.
+    #[error("{len} bytes are more than {max}")]
+    TooLong {
+        /// Bytes that it claims to have.
+        len: u64,
+        /// Most bytes of one.
+        max: usize,
+    },
+    /// It is not the protobuf message that it should be.
+    #[error("not protobuf: {0}")]
+    Protobuf(String),
+    /// The metadata is longer than [`PayloadConfig::max_metadata`](super::PayloadConfig::max_metadata).
+    #[error("{len} bytes of metadata are more than {max}")]
+    MetadataTooLong {
+        /// Bytes of metadata.
+        len: usize,
+        /// Most bytes.
+        max: usize,
+    },
+    /// It names a kind of hash that this version does not know.
+    #[error("unknown hash {0}")]
+    UnknownHash(i32),
+    /// It offers to resume, but has no length or no hash, without which that can not be.
+    #[error("resumable without a length and a hash")]
+    NotResumable,
+    /// It names a place in the payload at which that can not be resumed.
+    #[error("can not be resumed at {offset}")]
+    BadOffset {
+        /// The place.
+        offset: u64,
+    },
+    /// A hash has not the length that it should have.
+    #[error("a hash of {0} bytes")]
+    HashLength(usize),
+    /// The receiver confirms another number of bytes than there are.
+    #[error("{confirmed} of {total} bytes confirmed")]
+    BadReceipt {
+        /// What it confirms.
+        confirmed: u64,
+        /// What was sent.
+        total: u64,
+    },
+    /// The stream ended before it was complete.
+    #[error("the stream ended")]
+    End,
+}
+
+/// A message behind its length.
+pub(super) fn encode(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut out = BytesMut::with_capacity(10 + length);
+    let mut prefix = unsigned_varint::encode::u64_buffer();
+    out.put_slice(unsigned_varint::encode::u64(length as u64, &mut prefix));
+    // A `BytesMut` grows: there is always room.
+    let _ = message.encode(&mut out);
+    out.freeze()
+}
+
+/// Reads one message of at most `max` bytes, and not a byte more.
+pub(super) async fn read<M: Message + Default>(
+    read: &mut ReadHalf,
+    max: usize,
+) -> Result<M, ReadError> {
+    let mut prefix = [0; 10];
+    let mut filled = 0;
+    let length = loop {
+        let byte = exactly(read, 1).await?;
+        let (Some(place), Some(byte)) = (prefix.get_mut(filled), byte.first()) else {
+            return Err(ReadError::Bad(MessageError::Length));
+        };
+        // The tenth byte holds the 64th bit, and no other.
+        if filled == 9 && *byte > 1 {
+            return Err(ReadError::Bad(MessageError::Length));
+        }
+        *place = *byte;
+        filled += 1;
+        if *byte & 0x80 == 0 {
+            match unsigned_varint::decode::u64(prefix.get(..filled).unwrap_or_default()) {
+                Ok((length, _)) => break length,
+                Err(_) => return Err(ReadError::Bad(MessageError::Length)),
+            }
+        }
+    };
+    // Before a byte of it is buffered.
+    let length = match usize::try_from(length) {
+        Ok(length) if length <= max => length,
+        _ => return Err(ReadError::Bad(MessageError::TooLong { len: length, max })),
+    };
+    let body = exactly(read, length).await?;
+    M::decode(body).map_err(|error| ReadError::Bad(MessageError::Protobuf(error.to_string())))
+}
+
+/// Reads exactly `length` bytes, which the caller has bounded.
+pub(super) async fn exactly(read: &mut ReadHalf, length: usize) -> Result<Bytes, ReadError> {
+    let mut all = BytesMut::new();
+    while all.len() < length {
+        let missing = length - all.len();
+        match read.read_chunk(missing).await.map_err(ReadError::Io)? {
+            Some(chunk) if all.is_empty() && chunk.len() == length => return Ok(chunk),
+            Some(chunk) => all.extend_from_slice(&chunk),
+            None => return Err(ReadError::End),
+        }
+    }
+    Ok(all.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Row F-18: what goes over the wire today goes over it in every later version.
+    #[test]
+    fn f18_messages_have_the_bytes_that_were_released() {
+        let header = Header {
+            total_len: Some(1 << 30),
+            metadata: Some(Bytes::from_static(b"name")),
+            hash: Some(Hash::Sha256.into()),
+            resumable: Some(true),
+        };
+        assert_eq!(hex(&encode(&header)), "1008808080800412046e616d6518012001");
+        assert_eq!(hex(&encode(&Header::default())), "00");
+        let resume = Resume {
+            have: Some(300),
+            prefix_hash: Some(Bytes::from_static(&[0xab; HASH_LEN])),
+        };
+        let hash = "ab".repeat(HASH_LEN);
+        assert_eq!(hex(&encode(&resume)), format!("2508ac021220{hash}"));
+        assert_eq!(hex(&encode(&Start { offset: Some(300) })), "0308ac02");
+        assert_eq!(hex(&encode(&Start { offset: Some(0) })), "020800");
+        let receipt = Receipt { received: Some(5) };
+        assert_eq!(hex(&encode(&receipt)), "020805");
+    }
+
+    /// Row FR-1: fields of a later version are skipped, and a header of an earlier one is read.
+    #[test]
+    fn fr1_unknown_fields_are_skipped_and_missing_ones_are_fine() {
+        let mut later = vec![0x08, 5];
+        later.extend_from_slice(&[0x98, 0x06, 1]); // field 99, a varint
+        later.extend_from_slice(&[0xa2, 0x06, 3, 1, 2, 3]); // field 100, bytes
+        later.extend_from_slice(&[0x12, 1, b'm']);
+        let header = Header::decode(&later[..]).expect("unknown fields are skipped");
+        assert_eq!(header.total_len, Some(5));
+        assert_eq!(header.metadata.as_deref(), Some(&b"m"[..]));
+        assert_eq!(Header::decode(&[][..]), Ok(Header::default()));
+    }
+}

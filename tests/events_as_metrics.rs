@@ -1,0 +1,134 @@
+//! `MetricsEvents` counts with whatever recorder is installed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::events::MetricsEvents;
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
+    SharedString, Unit,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+mod common;
+use common::{Pair, config};
+
+/// A sum, whatever the kind of the metric is.
+#[derive(Debug, Default)]
+struct Sum(AtomicU64);
+
+impl CounterFn for Sum {
+    fn increment(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+impl GaugeFn for Sum {
+    fn increment(&self, value: f64) {
+        self.0.fetch_add(value as u64, Ordering::Relaxed);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.0.fetch_sub(value as u64, Ordering::Relaxed);
+    }
+
+    fn set(&self, value: f64) {
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+}
+
+impl HistogramFn for Sum {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a [`Sum`] for each name with its labels.
+#[derive(Debug, Default)]
+struct Sums(Mutex<BTreeMap<String, Arc<Sum>>>);
+
+impl Sums {
+    fn of(&self, key: &Key) -> Arc<Sum> {
+        let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
+        let name = format!("{} {}", key.name(), labels.join(" "));
+        let mut sums = self.0.lock().unwrap();
+        Arc::clone(sums.entry(name.trim().to_owned()).or_default())
+    }
+
+    fn get(&self, name: &str) -> Option<u64> {
+        let sums = self.0.lock().unwrap();
+        sums.get(name).map(|sum| sum.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Recorder for Sums {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.of(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.of(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.of(key))
+    }
+}
+
+#[test]
+fn a_transfer_and_a_reset_are_counted() {
+    let sums = Sums::default();
+    metrics::with_local_recorder(&sums, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(transfer_and_reset());
+    });
+    for (name, expected) in [
+        ("anabranch_connections_total local", 1),
+        ("anabranch_connections", 0),
+        ("anabranch_substreams_total local", 2),
+        ("anabranch_substreams", 0),
+        ("anabranch_substreams_closed_total acked", 1),
+        ("anabranch_substreams_reset_total local", 1),
+        ("anabranch_substream_sent_bytes_total", 100_000),
+        ("anabranch_substream_received_bytes_total", 0),
+        ("anabranch_credit_stalls_total", 1),
+        ("anabranch_credit_wait_seconds", 1),
+    ] {
+        assert_eq!(sums.get(name), Some(expected), "{name}: {sums:#?}");
+    }
+    assert_eq!(sums.get("anabranch_connection_failures_total"), None);
+}
+
+async fn transfer_and_reset() {
+    let mut counted = config();
+    counted.events = Some(Arc::new(MetricsEvents));
+    let pair = Pair::with(counted, config(), MemoryConfig::default());
+    let (mut a, mut b) = pair.substream().await;
+    let sending = async {
+        a.write_all(&[5; 100_000]).await.unwrap();
+        a.finish().await.unwrap();
+    };
+    let receiving = async {
+        b.read_to_end(&mut Vec::new()).await.unwrap();
+        b.finish().await.unwrap();
+    };
+    tokio::join!(sending, receiving);
+    let (other, _) = pair.substream().await;
+    other.reset(1);
+    drop((a, b, other));
+    pair.finish().await;
+}

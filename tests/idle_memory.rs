@@ -1,0 +1,100 @@
+//! What an idle substream keeps in memory, both sides together.
+// A global allocator can not be written without it; the library itself forbids it.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicIsize, Ordering};
+
+use anabranch::{Config, Connection, Endpoint, Substream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Counts the bytes that live, of all threads.
+struct Living;
+
+static BYTES: AtomicIsize = AtomicIsize::new(0);
+
+fn record(size: usize, sign: isize) {
+    BYTES.fetch_add(sign * size.cast_signed(), Ordering::Relaxed);
+}
+
+// SAFETY: hands every call on to the system allocator as it came.
+unsafe impl GlobalAlloc for Living {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        record(layout.size(), 1);
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        record(layout.size(), -1);
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Living = Living;
+
+const PROTOCOL: &str = "/echo/1.0.0";
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.max_inbound_substreams = 2_000;
+    config.protocols = vec![PROTOCOL.to_owned()];
+    config
+}
+
+/// Opens substreams and sends a few bytes each way on every one. Returns both ends of each.
+async fn open(dialler: &Connection, listener: &Connection, n: usize) -> Vec<Substream> {
+    let mut all = Vec::with_capacity(2 * n);
+    for _ in 0..n {
+        let (opened, accepted) = tokio::join!(dialler.open(PROTOCOL), listener.accept());
+        let mut opened = opened.expect("the peer speaks it");
+        let mut accepted = accepted
+            .expect("the connection lives")
+            .expect("and is open");
+        let mut greeting = [0; 5];
+        opened.write_all(b"hello").await.expect("the peer lives");
+        accepted.read_exact(&mut greeting).await.expect("all came");
+        accepted.write_all(b"hello").await.expect("the peer lives");
+        opened.read_exact(&mut greeting).await.expect("all came");
+        all.extend([opened, accepted]);
+    }
+    all
+}
+
+#[tokio::test]
+async fn an_idle_substream_keeps_at_most_2_kib_a_side() {
+    let listener = Endpoint::builder()
+        .config(config())
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = listener.addresses().remove(0);
+    let dialler = Endpoint::builder()
+        .config(config())
+        .dial_only()
+        .expect("defaults work");
+    let (ours, theirs) = tokio::join!(dialler.connect(&address), async {
+        let incoming = listener.accept().await.expect("the dialler comes");
+        incoming.accept().await.expect("it is authenticated")
+    });
+    let ours = ours.expect("the listener answers");
+
+    // What a connection has once, and the first places in its tables.
+    let first = open(&ours, &theirs, 200).await;
+    let before = BYTES.load(Ordering::Relaxed);
+    let more = open(&ours, &theirs, 1000).await;
+    let kept = BYTES.load(Ordering::Relaxed) - before;
+    println!("{} bytes each, both sides together", kept / 1000);
+    assert!(kept <= 1000 * 2 * 2048, "{kept}");
+
+    // And gives it back.
+    drop((first, more));
+    ours.close().await;
+    theirs.close().await;
+    assert!(ours.is_idle() && theirs.is_idle());
+    drop((ours, theirs));
+    dialler.close().await;
+    listener.close().await;
+}

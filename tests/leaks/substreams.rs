@@ -1,0 +1,312 @@
+//! 100 000 substreams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch::carrier::memory::{Faults, MemoryConfig, pair};
+use anabranch::simulator::{Conditions, Network};
+use anabranch::{
+    Config, Connection, ConnectionError, Endpoint, EndpointConfig, EngineKind, Negotiation,
+    Substream,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::{ALONE, LIMIT, assert_flat, live, many, tasks, until};
+
+const PROTOCOL: &str = "/leak/1";
+
+/// Substreams that are open at once.
+const AT_ONCE: usize = 64;
+
+/// How one side ends its part of a substream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Writes, finishes, and reads to the end.
+    Finish,
+    /// Writes and forgets it.
+    Drop,
+    /// Without ever having used it.
+    DropUnused,
+    Reset,
+    /// Wants no more, and finishes.
+    Stop,
+    /// Wants no more, and forgets it.
+    StopAndDrop,
+    /// Drops what it reads with, and finishes.
+    DropReadHalf,
+    /// Drops what it writes with, and reads to the end.
+    DropWriteHalf,
+    /// Drops the one half after the other, with a pause.
+    DropBothHalves,
+    /// Writes until nothing is taken any more, and drops it.
+    Backpressured,
+    /// The same, then resets it.
+    BackpressuredReset,
+    /// The same, in a write that is still waiting.
+    BackpressuredHalf,
+    /// A future of `finish` that is dropped.
+    CancelledFinish,
+    /// Reads nothing for a while, then drops it.
+    StallAndDrop,
+}
+
+const ENDS: [End; 14] = [
+    End::Finish,
+    End::Drop,
+    End::DropUnused,
+    End::Reset,
+    End::Stop,
+    End::StopAndDrop,
+    End::DropReadHalf,
+    End::DropWriteHalf,
+    End::DropBothHalves,
+    End::Backpressured,
+    End::BackpressuredReset,
+    End::BackpressuredHalf,
+    End::CancelledFinish,
+    End::StallAndDrop,
+];
+
+/// Small windows, so that a writer is soon blocked.
+fn config(negotiation: Negotiation) -> Config {
+    let mut config = Config::default();
+    config.negotiation = negotiation;
+    config.protocols = vec![PROTOCOL.to_owned()];
+    config.receive_window = 4096;
+    config.max_receive_window = 16_384;
+    config.send_buffer = 4096;
+    config.open_timeout = Duration::from_secs(5);
+    // What the two sides do here looks like an attack, and is not what this is about.
+    config.max_unused_substreams = u32::MAX;
+    config.max_inbound_substreams = 4 * AT_ONCE;
+    config
+}
+
+/// Ends one side. Errors are what the other side has done.
+async fn end(mut substream: Substream, how: End) {
+    let words = [7; 300];
+    let pause = Duration::from_millis(20);
+    match how {
+        End::Finish => {
+            let _ = substream.write_all(&words).await;
+            let _ = substream.finish().await;
+            let _ = substream.read_to_end(&mut Vec::new()).await;
+        }
+        End::Drop => {
+            let _ = substream.write_all(&words).await;
+        }
+        End::DropUnused => {}
+        End::Reset => {
+            let _ = substream.write_all(&words).await;
+            substream.reset(9);
+        }
+        End::Stop => {
+            substream.stop(9);
+            let _ = substream.write_all(&words).await;
+            let _ = substream.finish().await;
+        }
+        End::StopAndDrop => substream.stop(9),
+        End::DropReadHalf => {
+            let (read, mut write) = substream.into_split();
+            drop(read);
+            let _ = write.write_all(&words).await;
+            let _ = write.finish().await;
+        }
+        End::DropWriteHalf => {
+            let (mut read, write) = substream.into_split();
+            drop(write);
+            let _ = timeout(Duration::from_secs(20), read.read_to_end(&mut Vec::new())).await;
+        }
+        End::DropBothHalves => {
+            let (read, mut write) = substream.into_split();
+            let _ = write.write_all(&words).await;
+            drop(write);
+            sleep(pause).await;
+            drop(read);
+        }
+        End::Backpressured => block(&mut substream).await,
+        End::BackpressuredReset => {
+            block(&mut substream).await;
+            substream.reset(9);
+        }
+        End::BackpressuredHalf => {
+            let (read, mut write) = substream.into_split();
+            let _ = timeout(pause, write.write_all(&[7; 100_000])).await;
+            drop(write);
+            sleep(pause).await;
+            drop(read);
+        }
+        End::CancelledFinish => {
+            let _ = substream.write_all(&words).await;
+            let _ = timeout(Duration::ZERO, substream.finish()).await;
+        }
+        End::StallAndDrop => sleep(Duration::from_secs(1)).await,
+    }
+}
+
+/// Writes until that does not go on.
+async fn block(substream: &mut Substream) {
+    let _ = timeout(
+        Duration::from_millis(20),
+        substream.write_all(&[7; 100_000]),
+    )
+    .await;
+}
+
+/// Opens `count` substreams from `a` to `b` that end in every combination of ways, `AT_ONCE` at a time.
+async fn run(a: &Connection, b: &Connection, count: usize) {
+    let accepting = {
+        let b = b.clone();
+        tokio::spawn(async move {
+            let mut ends = ENDS.iter().copied().cycle();
+            let mut here = JoinSet::new();
+            let mut turn = 0_usize;
+            while let Ok(Ok(Some(substream))) = timeout(Duration::from_secs(30), b.accept()).await {
+                // Another one in each round of the openers, so that all combinations come.
+                turn += 1;
+                if turn.is_multiple_of(ENDS.len()) {
+                    ends.next();
+                }
+                here.spawn(end(substream, ends.next().expect("a cycle")));
+                while here.len() > 2 * AT_ONCE {
+                    here.join_next().await;
+                }
+            }
+            here.join_all().await;
+        })
+    };
+    let mut there = JoinSet::new();
+    for index in 0..count {
+        let a = a.clone();
+        let how = ENDS[index % ENDS.len()];
+        there.spawn(async move {
+            if index % 10 == 9 {
+                // In the middle of being opened: at once, or with the negotiation under way.
+                let limit = Duration::from_millis((index % 30) as u64 / 10);
+                if let Ok(Ok(substream)) = timeout(limit, a.open(PROTOCOL)).await {
+                    end(substream, how).await;
+                }
+                return;
+            }
+            if let Ok(substream) = a.open(PROTOCOL).await {
+                end(substream, how).await;
+            }
+        });
+        if there.len() >= AT_ONCE {
+            there.join_next().await;
+        }
+    }
+    there.join_all().await;
+    accepting.await.expect("no panic");
+    until("the end of every substream", || {
+        a.stats().substreams + b.stats().substreams == 0
+    })
+    .await;
+    // What is resent and reset below is over too.
+    sleep(Duration::from_secs(5)).await;
+    for side in [a, b] {
+        assert_eq!((side.stats().unread, side.close_reason()), (0, None));
+    }
+}
+
+/// Two halves of `count`, after a start that lets maps and buffers find their size.
+async fn run_halves(what: &str, a: &Connection, b: &Connection, count: usize) {
+    run(a, b, count / 10).await;
+    run(a, b, count / 2).await;
+    let (first, had) = (live(), tasks());
+    run(a, b, count / 2).await;
+    assert_eq!(tasks(), had, "{what}: tasks are left");
+    assert_flat(what, first, live());
+    assert!(a.stats().opened >= (count - count / 10) as u64, "{what}");
+}
+
+struct OverMemory {
+    ends: [Connection; 2],
+    drivers: [JoinHandle<ConnectionError>; 2],
+    faults: Faults,
+}
+
+fn over_memory(negotiation: Negotiation) -> OverMemory {
+    let mut memory = MemoryConfig::default();
+    memory.delay = Duration::from_millis(1)..=Duration::from_millis(3);
+    let (a, b, faults) = pair(memory);
+    let (a, driver_a) = Connection::over(a, Arc::new(config(negotiation)));
+    let (b, driver_b) = Connection::over(b, Arc::new(config(negotiation)));
+    OverMemory {
+        ends: [a, b],
+        drivers: [tokio::spawn(driver_a), tokio::spawn(driver_b)],
+        faults,
+    }
+}
+
+async fn memory_carrier(what: &str, negotiation: Negotiation, count: usize) {
+    let _alone = ALONE.lock().await;
+    let OverMemory {
+        ends: [a, b],
+        drivers,
+        faults,
+    } = over_memory(negotiation);
+    run_halves(what, &a, &b, count).await;
+    assert_eq!((faults.open_channels(), faults.in_flight()), (0, 0));
+    a.close().await;
+    b.close().await;
+    assert!(a.is_idle() && b.is_idle());
+    for driver in drivers {
+        driver.await.expect("no panic");
+    }
+    assert_eq!(tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_70_000_substreams_nothing_is_left() {
+    memory_carrier("without negotiation", Negotiation::None, many(70_000)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_30_000_negotiated_substreams_nothing_is_left() {
+    let select = Negotiation::MultistreamSelect;
+    memory_carrier("multistream-select", select, many(30_000)).await;
+}
+
+async fn simulated(engine: EngineKind, count: usize) {
+    let _alone = ALONE.lock().await;
+    let network = Network::new(5);
+    network.set_conditions(Conditions::round_trip(Duration::from_millis(10)));
+    let mut settings = EndpointConfig::default();
+    settings.engine = engine;
+    let builder = |ip: [u8; 4]| {
+        Endpoint::builder()
+            .config(config(Negotiation::MultistreamSelect))
+            .endpoint_config(settings.clone())
+            .simulated(&network.host(ip))
+    };
+    let server = builder([10, 0, 0, 1]).bind("10.0.0.1:4001").await.unwrap();
+    let client = builder([10, 0, 0, 2]).dial_only().unwrap();
+    let accepting = {
+        let server = server.clone();
+        tokio::spawn(async move { server.accept().await.unwrap().accept().await.unwrap() })
+    };
+    let a = client.connect(&server.addresses()[0]).await.unwrap();
+    let b = accepting.await.unwrap();
+    run_halves(&format!("{engine:?}"), &a, &b, count).await;
+    a.close().await;
+    b.close().await;
+    client.close().await;
+    server.close().await;
+    assert!(a.is_idle() && b.is_idle() && client.is_idle() && server.is_idle());
+    drop((a, b, client, server));
+    sleep(LIMIT).await;
+    assert_eq!((network.sockets(), network.in_flight(), tasks()), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_20_000_substreams_on_the_direct_engine_nothing_is_left() {
+    simulated(EngineKind::Direct, many(20_000)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_20_000_substreams_on_str0m_nothing_is_left() {
+    simulated(EngineKind::Str0m, many(20_000)).await;
+}
