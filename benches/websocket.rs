@@ -166,15 +166,14 @@ async fn carrier((a, b): (impl Io, impl Io), size: usize, bytes: usize, codec: b
     let receiving = async {
         let mut decoder = FrameDecoder::new();
         let (mut got, mut raw) = (0, 0);
-        // The first frame is longer by its label, which is empty.
         let whole = count * payload.len();
-        while got < whole && raw < whole {
+        // Each frame has the field `stream`, and the first a label, which is empty: three bytes each.
+        let whole_raw = count * (ready.len() + 3) + 3;
+        while got < whole && raw < whole_raw {
             let channel = until_readable(&mut receiver).await;
             while let Some(message) = receiver.read(channel) {
                 if !codec {
-                    raw += message.len()
-                        - message.len().div_ceil(ready.len() + 3)
-                            * (ready.len() + 3 - payload.len());
+                    raw += message.len();
                     continue;
                 }
                 decoder.push(message);

@@ -40,6 +40,9 @@ pub(super) const STREAM_ZERO: u64 = 0;
 /// Messages that are taken in before the driver has other work.
 const TURNS_PER_POLL: usize = 16;
 
+/// Bytes that are thrown away while the peer's close frame is awaited. Who sends more does not mean to close.
+const MAX_DISCARDED: usize = 4 * 1024 * 1024;
+
 /// Where the carrier is in its life.
 #[derive(Debug)]
 enum State {
@@ -74,6 +77,8 @@ pub(super) struct WebSocketCarrier<S> {
     /// The close frame for the cause that the connection closes with.
     own_close: Option<CloseFrame>,
     state: State,
+    /// Bytes that came since this side has sent its close frame.
+    discarded: usize,
 }
 
 impl<S> fmt::Debug for WebSocketCarrier<S> {
@@ -110,6 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             said_goodbye: false,
             own_close: None,
             state: State::Running,
+            discarded: 0,
         }
     }
 
@@ -409,7 +415,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
 
     /// Flushes the close frame and waits for the peer's, for as long as it may take.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        loop {
+        for _ in 0..TURNS_PER_POLL {
             if let State::Ended(cause) = &self.state {
                 return Poll::Ready(cause.clone());
             }
@@ -428,7 +434,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 Poll::Ready(Some(Ok(WsMessage::Close(_)))) | Poll::Ready(None | Some(Err(_))) => {
                     self.settle_when_flushed(cx);
                 }
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(message))) => {
+                    // A frame costs more than its bytes.
+                    self.discarded = self.discarded.saturating_add(message.len() + 64);
+                    // A peer that sends all the time does not keep the clock from being looked at.
+                    if self.discarded > MAX_DISCARDED || self.heartbeat.poll_close(cx).is_ready() {
+                        self.settle();
+                    }
+                }
                 Poll::Pending => {
                     if self.heartbeat.poll_close(cx).is_pending() {
                         return Poll::Pending;
@@ -437,6 +450,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 }
             }
         }
+        // More to throw away, but other tasks have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The peer has closed: nothing more is to be waited for but the own answer, if it fits.
