@@ -18,6 +18,7 @@ use anabranch::message::{FrameDecoder, Message, max_payload};
 use anabranch::websocket::{WebSocketConfig, carrier_over};
 use anabranch::{Config, Connection, Negotiation};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -333,13 +334,15 @@ async fn batched(io: (TcpStream, TcpStream)) -> Duration {
         }
     };
     let receiving = async {
-        for read in &mut readers {
+        // All at once: the later ones have small windows, and their writers would wait.
+        let reading = readers.iter_mut().map(|read| async {
             let mut got = 0;
             while got < SMALL_MESSAGES / SUBSTREAMS * 64 {
                 let chunk = read.read_chunk(usize::MAX).await.expect("a read");
                 got += chunk.expect("more to come").len();
             }
-        }
+        });
+        join_all(reading).await;
     };
     tokio::join!(sending, receiving);
     began.elapsed()
