@@ -14,6 +14,20 @@ pub(crate) const FRAME_COST: usize = 64;
 /// tiny frames must not cost more than its bytes, nor keep the carrier's messages alive.
 const SMALL: usize = 512;
 
+/// A payload keeps the carrier message alive that it is a slice of. What is less than this part of it is copied,
+/// so that unread bytes hold at most this many times the memory that they are accounted for.
+const MAX_PINNED: usize = 4;
+
+/// The payload, without a hold on much more memory than it has bytes. `backing` is the length of what it is a
+/// slice of.
+pub(crate) fn unpinned(payload: Bytes, backing: usize) -> Bytes {
+    // Smaller ones are copied when they are queued.
+    if payload.len() > SMALL && payload.len().saturating_mul(MAX_PINNED) < backing {
+        return Bytes::copy_from_slice(&payload);
+    }
+    payload
+}
+
 /// Payload bytes that a substream may promise however much the connection has promised already.
 pub(crate) const MIN_WINDOW: u64 = 32 * 1024;
 
@@ -250,5 +264,53 @@ impl ReceiveBuffer {
 
     pub(crate) fn buffered(&self) -> usize {
         self.buffered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{FrameDecoder, Message};
+
+    /// What a reader that reads nothing keeps alive, decoded as the driver does it.
+    fn kept(message: Vec<u8>) -> Vec<(usize, bool)> {
+        let message = Bytes::from(message);
+        let range = message.as_ptr_range();
+        let mut decoder = FrameDecoder::new();
+        decoder.push(message);
+        let mut kept = Vec::new();
+        while let Some(message) = decoder.next_message().expect("good frames") {
+            let payload = unpinned(message.payload, decoder.backing());
+            kept.push((payload.len(), range.contains(&payload.as_ptr())));
+        }
+        kept
+    }
+
+    #[test]
+    fn a_small_payload_does_not_keep_a_large_message() {
+        let frame = |len| Message::data(Bytes::from(vec![7; len])).encode();
+        // One frame, and as many empty ones as fit behind it.
+        let mut message = frame(600).to_vec();
+        message.resize(60_000, 0);
+        assert_eq!(kept(message)[0], (600, false));
+        // A quarter of it may.
+        let message = [frame(1000), frame(1000), frame(1000)].concat();
+        assert_eq!(kept(message), [(1000, true); 3]);
+    }
+
+    #[test]
+    fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
+        let frame = Message::data(Bytes::from(vec![7; 1000])).encode();
+        let (head, tail) = frame.split_at(500);
+        let mut decoder = FrameDecoder::new();
+        decoder.push(Bytes::copy_from_slice(head));
+        assert_eq!(decoder.next_message(), Ok(None));
+        // The rest comes in front of much that is nothing.
+        let mut message = tail.to_vec();
+        message.resize(60_000, 0);
+        decoder.push(Bytes::from(message));
+        let message = decoder.next_message().expect("a frame").expect("whole");
+        assert!(decoder.backing() <= frame.len());
+        assert_eq!(message.payload.len(), 1000);
     }
 }
