@@ -252,3 +252,6 @@ impl ReceiveBuffer {
         self.buffered
     }
 }
+
+#[cfg(test)]
+mod tests;
