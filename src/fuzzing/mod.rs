@@ -7,6 +7,7 @@ mod first_contact;
 mod frames;
 mod input;
 mod negotiation;
+mod payload;
 mod peer;
 mod stun;
 mod substreams;
@@ -81,6 +82,16 @@ pub fn frame_decoder(bytes: &[u8]) {
 /// If that is not so.
 pub fn noise_and_multistream(bytes: &[u8]) {
     negotiation::run(bytes);
+}
+
+/// Any bytes in the place of a header, of an answer and of a receipt, cut anywhere, towards a receiver and a
+/// sender of payloads: what is handed over is what was sent, what counts as whole is whole, and in the end
+/// nothing is left.
+///
+/// # Panics
+/// If that is not so.
+pub fn payload(bytes: &[u8]) {
+    payload::run(bytes);
 }
 
 /// Calls of an application on substreams, between what a peer without rules says: every byte

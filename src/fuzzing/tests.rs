@@ -43,12 +43,13 @@ fn random(seeds: u64, max_length: usize, run: Target) {
 
 #[test]
 fn the_corpora_run_through() {
-    let targets: [(&str, Target); 6] = [
+    let targets: [(&str, Target); 7] = [
         ("established_datagrams", established_datagrams),
         ("established_engine", established_engine),
         ("first_contact", first_contact),
         ("frame_decoder", frame_decoder),
         ("noise_and_multistream", noise_and_multistream),
+        ("payload", payload),
         ("substream_states", substream_states),
     ];
     for (target, run) in targets {
@@ -110,4 +111,9 @@ fn bytes_in_place_of_a_negotiation_end_in_a_typed_error() {
 #[test]
 fn substreams_keep_the_rules_whatever_the_peer_says() {
     random(500, 400, substream_states);
+}
+
+#[test]
+fn payloads_are_whole_or_an_error_whatever_the_peer_says() {
+    random(1000, 300, payload);
 }
