@@ -18,6 +18,7 @@ use anabranch::message::{FrameDecoder, Message, max_payload};
 use anabranch::websocket::{WebSocketConfig, carrier_over};
 use anabranch::{Config, Connection, Negotiation};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,23 +43,26 @@ fn main() {
         .expect("a runtime");
     println!("one channel, in memory (duplex of 256 KiB), MB/s, median of {rounds}\n");
     println!(
-        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier |"
+        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for size in [64, 1024, 16 * 1024] {
         let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
-        let mut times = [const { Vec::new() }; 4];
+        let mut times = [const { Vec::new() }; 5];
         for _ in 0..rounds {
             times[0].push(runtime.block_on(bare(memory(), size, bytes)));
             times[1].push(runtime.block_on(carrier(memory(), size, bytes, false)));
             times[2].push(runtime.block_on(carrier(memory(), size, bytes, true)));
-            times[3].push(runtime.block_on(substream(memory(), size, bytes)));
+            times[3].push(runtime.block_on(substream(memory(), size, bytes, true)));
+            times[4].push(runtime.block_on(substream(memory(), size, bytes, false)));
         }
-        let [bare, carrier, codec, substream] =
+        let [bare, carrier, codec, copied, slices] =
             times.map(|times| bytes as f64 / 1e6 / median(times));
-        let cost = (1.0 - substream / carrier) * 100.0;
+        let cost = |substream: f64| (1.0 - substream / carrier) * 100.0;
         println!(
-            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {substream:.0} | {cost:+.0} % |"
+            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {copied:.0} | {:+.0} % | {slices:.0} | {:+.0} % |",
+            cost(copied),
+            cost(slices)
         );
         let _ = std::io::stdout().flush();
     }
@@ -166,15 +170,14 @@ async fn carrier((a, b): (impl Io, impl Io), size: usize, bytes: usize, codec: b
     let receiving = async {
         let mut decoder = FrameDecoder::new();
         let (mut got, mut raw) = (0, 0);
-        // The first frame is longer by its label, which is empty.
         let whole = count * payload.len();
-        while got < whole && raw < whole {
+        // Each frame has the field `stream`, and the first a label, which is empty: three bytes each.
+        let whole_raw = count * (ready.len() + 3) + 3;
+        while got < whole && raw < whole_raw {
             let channel = until_readable(&mut receiver).await;
             while let Some(message) = receiver.read(channel) {
                 if !codec {
-                    raw += message.len()
-                        - message.len().div_ceil(ready.len() + 3)
-                            * (ready.len() + 3 - payload.len());
+                    raw += message.len();
                     continue;
                 }
                 decoder.push(message);
@@ -246,15 +249,20 @@ async fn pair(
     (here.expect("a substream"), there)
 }
 
-/// Writes of `size` over one substream.
-async fn substream(io: (impl Io, impl Io), size: usize, bytes: usize) -> Duration {
+/// Writes of `size` over one substream, copied from a buffer or as slices of it.
+async fn substream(io: (impl Io, impl Io), size: usize, bytes: usize, copied: bool) -> Duration {
     let (opener, acceptor) = connections(io).await;
     let (mut write, mut read) = pair(&opener, &acceptor).await;
-    let message = vec![5; size];
+    let message = Bytes::from(vec![5; size]);
     let began = Instant::now();
     let sending = async {
         for _ in 0..bytes / size {
-            write.write_all(&message).await.expect("a write");
+            if copied {
+                write.write_all(&message).await.expect("a write");
+            } else {
+                let chunk = message.clone();
+                write.write_chunk(chunk).await.expect("a write");
+            }
         }
     };
     let receiving = async {
@@ -334,13 +342,15 @@ async fn batched(io: (TcpStream, TcpStream)) -> Duration {
         }
     };
     let receiving = async {
-        for read in &mut readers {
+        // All at once: the later ones have small windows, and their writers would wait.
+        let reading = readers.iter_mut().map(|read| async {
             let mut got = 0;
             while got < SMALL_MESSAGES / SUBSTREAMS * 64 {
                 let chunk = read.read_chunk(usize::MAX).await.expect("a read");
                 got += chunk.expect("more to come").len();
             }
-        }
+        });
+        join_all(reading).await;
     };
     tokio::join!(sending, receiving);
     began.elapsed()

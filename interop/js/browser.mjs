@@ -9,9 +9,9 @@ import { chromium } from 'playwright-core'
 import { fail, parseCommand, reporter, setDeadline } from './src/cli.mjs'
 
 const USAGE = 'browser.mjs dial MULTIADDR [CASE...] [--v2] [--no-munge] [--agent PREFIX] [--timeout-s S] | ' +
-  'browser.mjs v2 MULTIADDR [--no-munge] [--timeout-s S]'
+  'browser.mjs v2 MULTIADDR [--no-munge] [--timeout-s S] | browser.mjs websocket URL IDLE_MS'
 
-const PAGES = { dial: 'src/page-dial.mjs', v2: 'src/page-v2.mjs' }
+const PAGES = { dial: 'src/page-dial.mjs', v2: 'src/page-v2.mjs', websocket: 'src/page-websocket.mjs' }
 
 const CHROMIUM_ARGS = [
   '--no-sandbox',

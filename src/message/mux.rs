@@ -84,16 +84,18 @@ fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     Ok(None)
 }
 
-/// Bytes of an encoded frame's prefix; `None` if it is not exactly one frame.
-fn whole_frame_prefix(frame: &[u8]) -> Option<usize> {
-    let (body, prefix) = prefix(frame).ok()??;
-    (prefix + body == frame.len()).then_some(prefix)
+/// Lengths of an encoded frame's prefix and body; `None` if the pieces are not exactly one frame, or the
+/// first does not hold the whole prefix.
+fn whole_frame(pieces: &[&[u8]]) -> Option<(usize, usize)> {
+    let (body, prefix) = prefix(pieces.first()?).ok()??;
+    let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+    (prefix + body == len).then_some((prefix, body))
 }
 
-/// Bytes of a frame and its `stream` and `label`, were they appended; `None` if `frame` is none.
-pub(crate) fn routed_len(frame: &[u8], stream: u64, label: Option<&str>) -> Option<usize> {
-    let prefix = whole_frame_prefix(frame)?;
-    let body = frame.len() - prefix + fields_len(stream, label);
+/// Bytes of a frame and its `stream` and `label`, were they appended; `None` if `pieces` are none.
+pub(crate) fn routed_len(pieces: &[&[u8]], stream: u64, label: Option<&str>) -> Option<usize> {
+    let (_, body) = whole_frame(pieces)?;
+    let body = body + fields_len(stream, label);
     Some(varint_len(body as u64) + body)
 }
 
@@ -102,23 +104,36 @@ fn fields_len(stream: u64, label: Option<&str>) -> usize {
     2 + varint_len(stream) + label
 }
 
-/// Copies `frame` behind `out` with `stream`, and `label` if given. `false`, with nothing written, if `frame`
-/// is not one encoded frame.
+/// As [`append_pieces`], of a frame in one piece.
 pub(crate) fn append_routed(
     out: &mut BytesMut,
     frame: &[u8],
     stream: u64,
     label: Option<&str>,
 ) -> bool {
-    let Some(prefix) = whole_frame_prefix(frame) else {
+    append_pieces(out, &[frame], stream, label)
+}
+
+/// Copies a frame behind `out` with `stream`, and `label` if given. `false`, with nothing written, if the pieces
+/// are not one encoded frame.
+pub(crate) fn append_pieces(
+    out: &mut BytesMut,
+    pieces: &[&[u8]],
+    stream: u64,
+    label: Option<&str>,
+) -> bool {
+    let Some((prefix, body)) = whole_frame(pieces) else {
         return false;
     };
-    let body = frame.get(prefix..).unwrap_or_default();
-    let len = body.len() + fields_len(stream, label);
+    let len = body + fields_len(stream, label);
     // One growth at most for the whole frame.
     out.reserve(varint_len(len as u64) + len);
     put_varint(out, len as u64);
-    out.put_slice(body);
+    let mut skip = prefix;
+    for piece in pieces {
+        out.put_slice(piece.get(skip..).unwrap_or_default());
+        skip = 0;
+    }
     put_key(out, FIELD_STREAM, WIRE_VARINT);
     put_varint(out, stream);
     if let Some(label) = label {
@@ -186,7 +201,7 @@ mod tests {
         let mut out = BytesMut::new();
         let frame = message.encode();
         assert!(append_routed(&mut out, &frame, stream, label));
-        assert_eq!(routed_len(&frame, stream, label), Some(out.len()));
+        assert_eq!(routed_len(&[&frame[..]], stream, label), Some(out.len()));
         out.freeze()
     }
 
@@ -222,7 +237,7 @@ mod tests {
         let most = crate::message::max_payload(MAX_FRAME - STREAM_FIELD_MAX, false);
         let frame = Message::data(Bytes::from(vec![1; most])).encode();
         assert_eq!(frame.len(), MAX_FRAME - STREAM_FIELD_MAX);
-        assert!(routed_len(&frame, MAX_STREAM, None).unwrap() <= MAX_FRAME);
+        assert!(routed_len(&[&frame[..]], MAX_STREAM, None).unwrap() <= MAX_FRAME);
     }
 
     #[test]

@@ -27,11 +27,13 @@ use super::outgoing::{Outgoing, Overtake, Placed};
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 use crate::message::mux::{
-    STREAM_FIELD_MAX, append_channel_closed, append_flag, append_open, append_routed, peek,
-    routed_len,
+    STREAM_FIELD_MAX, append_channel_closed, append_flag, append_open, append_pieces,
+    append_routed, peek, routed_len,
 };
 use crate::message::{Flag, MAX_FRAME};
 use crate::substream::code;
+
+mod ending;
 
 /// The number that no substream has: Noise runs on it, and after that a FIN on it says that its sender opens and
 /// takes no more substreams.
@@ -74,6 +76,8 @@ pub(super) struct WebSocketCarrier<S> {
     /// The close frame for the cause that the connection closes with.
     own_close: Option<CloseFrame>,
     state: State,
+    /// Bytes that came since this side has sent its close frame.
+    discarded: usize,
 }
 
 impl<S> fmt::Debug for WebSocketCarrier<S> {
@@ -110,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             said_goodbye: false,
             own_close: None,
             state: State::Running,
+            discarded: 0,
         }
     }
 
@@ -365,84 +370,75 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    // The end.
-
-    /// Breaks the connection off for what the peer did, or for the socket's sake.
-    fn fail(&mut self, error: WebSocketError) {
-        if matches!(self.state, State::Failing(_) | State::Ended(_)) {
-            return;
+    /// Queues one frame, at most in front of what `overtake` says.
+    fn write_pieces(
+        &mut self,
+        channel: ChannelId,
+        pieces: &[&[u8]],
+        class: Class,
+        flag: Option<Flag>,
+        overtake: Overtake,
+    ) -> Written {
+        if !matches!(self.state, State::Running) {
+            return Written::Closed;
         }
-        tracing::debug!(target: "anabranch::websocket", %error, "the WebSocket failed");
-        let code = close::code_for(&error);
-        let reason = error.to_string();
-        if matches!(self.state, State::Closing) {
-            // The cause is this side's own.
-            return self.end(ConnectionError::ClosedLocally);
+        let stream = channel.get();
+        if self
+            .channels
+            .get_mut(channel)
+            .is_none_or(|entry| !entry.is_open())
+        {
+            return Written::Closed;
         }
-        let Some(code) = code else {
-            return self.end(error.into());
+        let has_room = match class {
+            Class::Data => {
+                let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+                self.outgoing.has_room(len + STREAM_FIELD_MAX)
+            }
+            Class::Control => {
+                self.outgoing.len() <= self.config.batch + self.config.control_backlog
+            }
         };
-        let frame = WsMessage::Close(Some(close::frame(code, &reason)));
-        self.state = State::Failing(error.into());
-        self.heartbeat.begin_close(self.config.close_timeout);
-        // Close comes behind the message that is being written, and in front of all others.
-        match Pin::new(&mut self.socket).start_send(frame) {
-            Ok(()) => self.writing = Some(Vec::new()),
-            Err(_) => self.settle(),
+        if !has_room {
+            self.refused = true;
+            return Written::Busy;
         }
-    }
-
-    fn end(&mut self, cause: ConnectionError) {
-        if !matches!(self.state, State::Ended(_)) {
-            self.state = State::Ended(cause);
+        // First frames go out in the order of their numbers; this one may be such a frame itself.
+        let mut label = None;
+        if self.channels.has_unannounced() {
+            self.announce(stream.saturating_sub(1));
+            label = self
+                .channels
+                .next_unannounced(stream)
+                .map(|(_, label)| label);
         }
-    }
-
-    /// Ends with the cause that is known already.
-    fn settle(&mut self) {
-        let state = std::mem::replace(&mut self.state, State::Closing);
-        self.state = State::Ended(match state {
-            State::Failing(cause) | State::Ended(cause) => cause,
-            State::Running | State::Closing => ConnectionError::ClosedLocally,
-        });
-    }
-
-    /// Flushes the close frame and waits for the peer's, for as long as it may take.
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        loop {
-            if let State::Ended(cause) = &self.state {
-                return Poll::Ready(cause.clone());
-            }
-            if self.writing.is_some() {
-                match Pin::new(&mut self.socket).poll_flush(cx) {
-                    Poll::Pending => {}
-                    Poll::Ready(Ok(())) => self.writing = None,
-                    Poll::Ready(Err(_)) => {
-                        self.settle();
-                        continue;
-                    }
-                }
-            }
-            match Pin::new(&mut self.socket).poll_next(cx) {
-                // Its frames came too late, or behind what broke the rules.
-                Poll::Ready(Some(Ok(WsMessage::Close(_)))) | Poll::Ready(None | Some(Err(_))) => {
-                    self.settle_when_flushed(cx);
-                }
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Pending => {
-                    if self.heartbeat.poll_close(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.settle();
-                }
-            }
+        // What opens a channel is of interest to others, too.
+        let most = match overtake {
+            Overtake::Own if label.is_some() => Overtake::Others,
+            most => most,
+        };
+        let overtake = self.overtake(most);
+        let Some(entry) = self.channels.get_mut(channel) else {
+            return Written::Closed;
+        };
+        if let Some(text) = &label
+            && routed_len(pieces, stream, Some(text)).is_some_and(|len| len > MAX_FRAME)
+        {
+            let out = self.outgoing.for_frame(overtake, true, &mut entry.placed);
+            append_open(out, stream, text);
+            label = None;
         }
-    }
-
-    /// The peer has closed: nothing more is to be waited for but the own answer, if it fits.
-    fn settle_when_flushed(&mut self, cx: &mut Context<'_>) {
-        let _ = Pin::new(&mut self.socket).poll_flush(cx);
-        self.settle();
+        let out = self
+            .outgoing
+            .for_frame(overtake, label.is_some(), &mut entry.placed);
+        if !append_pieces(out, pieces, stream, label.as_deref()) {
+            debug_assert!(false, "what is written is one frame");
+            return Written::Closed;
+        }
+        if let Some(flag) = flag {
+            entry.sent(flag);
+        }
+        Written::Taken
     }
 }
 
@@ -490,70 +486,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
-        if !matches!(self.state, State::Running) {
-            return Written::Closed;
-        }
-        let stream = channel.get();
-        if self
-            .channels
-            .get_mut(channel)
-            .is_none_or(|entry| !entry.is_open())
-        {
-            return Written::Closed;
-        }
-        let has_room = match class {
-            Class::Data => self.outgoing.has_room(frame.len() + STREAM_FIELD_MAX),
-            Class::Control => {
-                self.outgoing.len() <= self.config.batch + self.config.control_backlog
-            }
-        };
-        if !has_room {
-            self.refused = true;
-            return Written::Busy;
-        }
-        // First frames go out in the order of their numbers; this one may be such a frame itself.
-        let mut label = None;
-        if self.channels.has_unannounced() {
-            self.announce(stream.saturating_sub(1));
-            label = self
-                .channels
-                .next_unannounced(stream)
-                .map(|(_, label)| label);
-        }
         let flag = if class == Class::Control {
             flag_of(frame)
         } else {
             None
         };
-        let overtake = self.overtake(match (class, flag) {
+        // Payload has its place, whatever it is counted as.
+        let overtake = match (class, flag) {
             (Class::Data, _) => Overtake::Nothing,
             (Class::Control, Some(Flag::Fin | Flag::ResetStream)) => Overtake::Others,
-            // Payload has its place, whatever it is counted as.
             (Class::Control, None) if has_payload(frame) => Overtake::Others,
-            (Class::Control, _) if label.is_some() => Overtake::Others,
             (Class::Control, _) => Overtake::Own,
-        });
-        let Some(entry) = self.channels.get_mut(channel) else {
-            return Written::Closed;
         };
-        if let Some(text) = &label
-            && routed_len(frame, stream, Some(text)).is_some_and(|len| len > MAX_FRAME)
-        {
-            let out = self.outgoing.for_frame(overtake, true, &mut entry.placed);
-            append_open(out, stream, text);
-            label = None;
+        self.write_pieces(channel, &[frame], class, flag, overtake)
+    }
+
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+        match class {
+            Class::Data => self.write_pieces(channel, pieces, class, None, Overtake::Nothing),
+            // Small, and to be looked into.
+            Class::Control => self.write(channel, &pieces.concat(), class),
         }
-        let out = self
-            .outgoing
-            .for_frame(overtake, label.is_some(), &mut entry.placed);
-        if !append_routed(out, frame, stream, label.as_deref()) {
-            debug_assert!(false, "what is written is one frame");
-            return Written::Closed;
-        }
-        if let Some(flag) = flag {
-            entry.sent(flag);
-        }
-        Written::Taken
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {

@@ -109,6 +109,8 @@ pub enum ChannelBinding {
 
 /// How the peers of a connection prove who they are. Both sides have to be set to the same; the subprotocol
 /// of the upgrade tells them apart, so that a mismatch is an error of the upgrade.
+// There is one in a configuration: its size is no matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Authentication {

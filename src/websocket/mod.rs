@@ -53,6 +53,12 @@ mod listener;
 mod outgoing;
 mod server;
 #[cfg(test)]
+// Configurations are changed as a user of the crate has to, and callbacks have the engine's types.
+#[allow(
+    clippy::field_reassign_with_default,
+    clippy::result_large_err,
+    clippy::type_complexity
+)]
 mod tests;
 mod tls;
 mod upgrade;

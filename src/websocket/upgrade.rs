@@ -316,8 +316,10 @@ mod tests {
 
     #[test]
     fn o2_the_limits_reach_the_engine() {
-        let mut config = WebSocketConfig::default();
-        config.max_message = 77_777;
+        let config = WebSocketConfig {
+            max_message: 77_777,
+            ..WebSocketConfig::default()
+        };
         let engine = engine_config(&config);
         assert_eq!(engine.max_message_size, Some(77_777));
         assert_eq!(engine.max_frame_size, Some(77_777));

@@ -12,6 +12,8 @@ mod identify;
 mod js;
 mod openers;
 mod responders;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 use js::Js;
 
