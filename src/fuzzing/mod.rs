@@ -105,13 +105,13 @@ pub fn substream_states(bytes: &[u8]) {
 }
 
 /// Runs a session on a clock that stands still while anything can run.
-fn in_virtual_time(session: impl Future<Output = ()>) {
+fn in_virtual_time<T>(session: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime")
-        .block_on(session);
+        .block_on(session)
 }
 
 /// How long this thread has run: a process that is put aside is not at fault.

@@ -32,12 +32,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Longest payload. Small, so that a session exceeds it.
 const MAX_TOTAL: u64 = 40_000;
 
-pub(super) fn run(bytes: &[u8]) {
+/// Whether the payload came to be complete.
+pub(super) fn run(bytes: &[u8]) -> bool {
     let mut input = Input::new(bytes);
     if input.bool() {
-        in_virtual_time(receive(input));
+        in_virtual_time(receive(input))
     } else {
-        in_virtual_time(send(input));
+        in_virtual_time(send(input))
     }
 }
 
@@ -136,12 +137,15 @@ struct Other<'a> {
     rude: bool,
     heard: Vec<u8>,
     heard_fin: bool,
+    /// It confirms a FIN, which else is given up on.
+    confirms: bool,
     decoder: FrameDecoder,
 }
 
 impl<'a> Other<'a> {
-    fn new(input: Input<'a>, peer: Peer, channel: ChannelId) -> Self {
+    fn new(mut input: Input<'a>, peer: Peer, channel: ChannelId) -> Self {
         Self {
+            confirms: input.below(4) != 3,
             input,
             peer,
             channel,
@@ -219,14 +223,19 @@ impl<'a> Other<'a> {
                 ])
             }
             2..=4 => {
-                let length = self.input.pick(&[100, 5000, 1, 20_000]);
+                let length = self.input.pick(&[100, 5000, 1, 20_000, 4900]);
                 let all = content(self.content + length);
                 let now = all.get(self.content..).unwrap_or_default().to_vec();
                 self.content += length;
                 now
             }
             5 => hash(&content(self.content)).to_vec(),
-            6 => framed(&[number(1, small(&mut self.input))]),
+            6 => {
+                let offset = small(&mut self.input);
+                let offset_here = offset.filter(|offset| *offset <= MAX_TOTAL).unwrap_or(0);
+                self.content = offset_here as usize;
+                framed(&[number(1, offset)])
+            }
             7 => {
                 let have = small(&mut self.input);
                 let prefix = usize::try_from(have.unwrap_or(0)).map_or(0, |have| have.min(total));
@@ -272,9 +281,8 @@ impl<'a> Other<'a> {
                 self.heard.extend_from_slice(&message.payload);
                 if message.flag == Some(Flag::Fin) {
                     self.heard_fin = true;
-                    // A FIN that nobody confirms delays the end, and nothing else.
-                    let answer = Message::flag(Flag::FinAck).encode();
-                    if self.input.bool() || self.input.is_empty() {
+                    if self.confirms {
+                        let answer = Message::flag(Flag::FinAck).encode();
                         self.peer.send(self.channel, &answer);
                     }
                 }
@@ -357,7 +365,7 @@ struct Got {
     complete: bool,
 }
 
-async fn receive(mut input: Input<'_>) {
+async fn receive(mut input: Input<'_>) -> bool {
     let way = input.below(5);
     let have = input.pick(&[0, 0, 1, 100, 5000]);
     let assembled = input.pick(&[MAX_TOTAL, 5000, 0]);
@@ -418,8 +426,13 @@ async fn receive(mut input: Input<'_>) {
     let result = received.expect("it ends in time").expect("no panic");
     other.hear().await;
     assert_eq!(receiver.open(), 0);
-    check_received(&got.lock().expect("no panic"), &result, &other);
+    let complete = {
+        let got = got.lock().expect("no panic");
+        check_received(&got, &result, &other);
+        got.complete
+    };
     session.end(other).await;
+    complete
 }
 
 fn check_received(got: &Got, result: &Result<(), PayloadError>, other: &Other<'_>) {
@@ -453,7 +466,7 @@ fn check_received(got: &Got, result: &Result<(), PayloadError>, other: &Other<'_
     }
 }
 
-async fn send(mut input: Input<'_>) {
+async fn send(mut input: Input<'_>) -> bool {
     let total = input.pick(&[0, 1, 100, 5000, 20_000, 40_001]);
     let way = input.below(4);
     let hashed = input.bool();
@@ -486,6 +499,7 @@ async fn send(mut input: Input<'_>) {
     other.hear().await;
     check_sent(&data, way == 3, hashed || way == 3, &result, &other);
     session.end(other).await;
+    result.is_ok()
 }
 
 fn check_sent(
