@@ -27,6 +27,7 @@ use crate::message::{DecodeError, Flag, FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
     Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState,
+    unpinned,
 };
 
 /// Rounds of work before the driver lets other tasks run.
@@ -476,7 +477,10 @@ impl<C: Carrier> Turn<'_, C> {
     fn decode(&mut self, channel: ChannelId) {
         while let Some(entry) = self.core.substreams.get_mut(&channel) {
             match entry.decoder.next_message() {
-                Ok(Some(message)) => self.on_message(channel, message),
+                Ok(Some(mut message)) => {
+                    message.payload = unpinned(message.payload, entry.decoder.backing());
+                    self.on_message(channel, message);
+                }
                 Ok(None) => return,
                 Err(error) => return self.on_bad_framing(channel, &error),
             }

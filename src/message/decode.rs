@@ -87,6 +87,10 @@ pub struct FrameDecoder {
     /// Later pushes, none of them empty. Only if the caller pushes ahead of reading.
     queued: VecDeque<Bytes>,
     queued_len: usize,
+    /// Length of the push that `current` is what remains of.
+    pushed_len: usize,
+    /// Length of the memory that the last payload is a slice of.
+    backing: usize,
     frame: Frame,
     max_body: usize,
     poison: Option<DecodeError>,
@@ -140,6 +144,8 @@ impl FrameDecoder {
             current: Bytes::new(),
             queued: VecDeque::new(),
             queued_len: 0,
+            pushed_len: 0,
+            backing: 0,
             frame: Frame::START,
             max_body,
             poison: None,
@@ -156,6 +162,7 @@ impl FrameDecoder {
             return;
         }
         if self.current.is_empty() {
+            self.pushed_len = message.len();
             self.current = message;
         } else {
             // No overflow: these are bytes in memory.
@@ -186,6 +193,12 @@ impl FrameDecoder {
         self.frame.held() + self.current.len() + self.queued_len
     }
 
+    /// Length of the memory that the payload of the last message is a slice of, and keeps alive: that of the pushed
+    /// carrier message, or of the frame's body if it came in parts.
+    pub fn backing(&self) -> usize {
+        self.backing
+    }
+
     /// Whether nothing is held. After [`next_message`](Self::next_message) has returned `Ok(None)`
     /// this tells a stream that ended between frames from one that ended within a frame.
     pub fn is_empty(&self) -> bool {
@@ -209,6 +222,7 @@ impl FrameDecoder {
                     }
                     if self.current.len() >= len {
                         self.frame = Frame::START;
+                        self.backing = self.pushed_len;
                         let body = self.split_current(len);
                         return Message::decode_body(body).map(Some);
                     }
@@ -221,6 +235,7 @@ impl FrameDecoder {
                     bytes.extend_from_slice(self.current.get(..chunk).unwrap_or_default());
                     if chunk == missing {
                         let body = Bytes::from(mem::take(bytes));
+                        self.backing = body.len();
                         self.frame = Frame::START;
                         self.consume(chunk);
                         return Message::decode_body(body).map(Some);
@@ -287,6 +302,7 @@ impl FrameDecoder {
             return false;
         };
         self.queued_len -= next.len();
+        self.pushed_len = next.len();
         self.current = next;
         true
     }

@@ -24,7 +24,7 @@ mod stats;
 
 pub use error::{CloseOutcome, SubstreamError, code};
 pub use halves::{ReadHalf, WriteHalf};
-pub(crate) use recv::ReceiveBuffer;
+pub(crate) use recv::{ReceiveBuffer, unpinned};
 pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
 pub(crate) use shared::{Shared, Usage};
 pub(crate) use state::{ChannelState, Effects, Ended, Event, ReadState, WriteState};

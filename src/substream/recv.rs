@@ -14,6 +14,20 @@ pub(crate) const FRAME_COST: usize = 64;
 /// tiny frames must not cost more than its bytes, nor keep the carrier's messages alive.
 const SMALL: usize = 512;
 
+/// A payload keeps the carrier message alive that it is a slice of. What is less than this part of it is copied,
+/// so that unread bytes hold at most this many times the memory that they are accounted for.
+const MAX_PINNED: usize = 4;
+
+/// The payload, without a hold on much more memory than it has bytes. `backing` is the length of what it is a
+/// slice of.
+pub(crate) fn unpinned(payload: Bytes, backing: usize) -> Bytes {
+    // Smaller ones are copied when they are queued.
+    if payload.len() > SMALL && payload.len().saturating_mul(MAX_PINNED) < backing {
+        return Bytes::copy_from_slice(&payload);
+    }
+    payload
+}
+
 /// Payload bytes that a substream may promise however much the connection has promised already.
 pub(crate) const MIN_WINDOW: u64 = 32 * 1024;
 

@@ -8,7 +8,7 @@ use crate::message::mux::{Head, peek};
 
 /// A slice keeps the message alive that it is cut from; what is less than this part of it is copied, so that a
 /// stalled reader holds at most this many times its bytes.
-const MAX_PINNED: usize = 16;
+const MAX_PINNED: usize = 4;
 
 /// Smaller frames are copied when they are queued for a reader, so they are cut out as they are.
 const COPIED_LATER: usize = 512;

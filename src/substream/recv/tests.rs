@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
-use super::{FRAME_COST, MIN_WINDOW, Overrun, ReceiveBuffer};
+use super::{FRAME_COST, MIN_WINDOW, Overrun, ReceiveBuffer, unpinned};
+use crate::message::{FrameDecoder, Message};
 use crate::substream::INITIAL_CREDIT;
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -289,4 +290,46 @@ fn discard_frees_everything_and_counts_it_as_consumed() {
     assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
     assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 10_610);
     assert!(read_all(&mut buffer).is_empty());
+}
+
+/// What a reader that reads nothing keeps alive, decoded as the driver does it.
+fn kept(message: Vec<u8>) -> Vec<(usize, bool)> {
+    let message = Bytes::from(message);
+    let range = message.as_ptr_range();
+    let mut decoder = FrameDecoder::new();
+    decoder.push(message);
+    let mut kept = Vec::new();
+    while let Some(message) = decoder.next_message().expect("good frames") {
+        let payload = unpinned(message.payload, decoder.backing());
+        kept.push((payload.len(), range.contains(&payload.as_ptr())));
+    }
+    kept
+}
+
+#[test]
+fn a_small_payload_does_not_keep_a_large_message() {
+    let frame = |len| Message::data(Bytes::from(vec![7; len])).encode();
+    // One frame, and as many empty ones as fit behind it.
+    let mut message = frame(600).to_vec();
+    message.resize(60_000, 0);
+    assert_eq!(kept(message)[0], (600, false));
+    // A quarter of it may.
+    let message = [frame(1000), frame(1000), frame(1000)].concat();
+    assert_eq!(kept(message), [(1000, true); 3]);
+}
+
+#[test]
+fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
+    let frame = Message::data(Bytes::from(vec![7; 1000])).encode();
+    let (head, tail) = frame.split_at(500);
+    let mut decoder = FrameDecoder::new();
+    decoder.push(Bytes::copy_from_slice(head));
+    assert_eq!(decoder.next_message(), Ok(None));
+    // The rest comes in front of much that is nothing.
+    let mut message = tail.to_vec();
+    message.resize(60_000, 0);
+    decoder.push(Bytes::from(message));
+    let message = decoder.next_message().expect("a frame").expect("whole");
+    assert!(decoder.backing() <= frame.len());
+    assert_eq!(message.payload.len(), 1000);
 }
