@@ -2,10 +2,15 @@
 # Kills both sides of a payload half-way, with SIGKILL, and shows that the next attempt sends only the
 # rest and that the result is identical.
 #
-#     scripts/payload-resume.sh [MEBIBYTES]          default 256
+#     scripts/payload-resume.sh [--websocket] [MEBIBYTES]          default 256
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+carrier=()
+if [ "${1:-}" = --websocket ]; then
+  carrier=(--websocket)
+  shift
+fi
 mebibytes=${1:-256}
 size=$((mebibytes << 20))
 cargo build --release --example transfer
@@ -25,7 +30,7 @@ head -c "$size" /dev/urandom > "$place/file.bin"
 # Starts a receiver and waits for its address.
 receive() {
   : > "$place/receiver.log"
-  "$transfer" receive "$@" "$place/received" > "$place/receiver.log" &
+  "$transfer" receive "${carrier[@]}" "$@" "$place/received" > "$place/receiver.log" &
   receiver=$!
   until address=$(grep -m1 '^/ip' "$place/receiver.log"); do
     kill -0 "$receiver"
@@ -39,7 +44,7 @@ sender=$!
 part=$place/received/file.bin.part
 # Half of it is there, or the sender is done, which is a machine too fast for this size.
 until [ "$(stat -c %s "$part" 2>/dev/null || echo 0)" -ge $((size / 2)) ]; do
-  kill -0 "$sender" || { echo "too fast for this size: give a larger one" >&2; exit 1; }
+  kill -0 "$sender" 2>/dev/null || { echo "too fast for this size: give a larger one" >&2; exit 1; }
 done
 kill -9 "$receiver" "$sender"
 wait "$receiver" "$sender" 2>/dev/null || true

@@ -1,11 +1,14 @@
 //! `MetricsEvents` counts with whatever recorder is installed.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::events::MetricsEvents;
+use anabranch::payload::{PayloadConfig, Receiver, Sender, receive, send_bytes};
+use bytes::Bytes;
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
@@ -13,7 +16,7 @@ use metrics::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod common;
-use common::{Pair, config};
+use common::{Pair, config, pattern};
 
 /// A sum, whatever the kind of the metric is.
 #[derive(Debug, Default)]
@@ -85,8 +88,9 @@ impl Recorder for Sums {
     }
 }
 
-#[test]
-fn a_transfer_and_a_reset_are_counted() {
+/// Runs `session` on a paused clock, and compares what was counted.
+#[track_caller]
+fn counts(session: impl Future<Output = ()>, expected: &[(&str, u64)]) -> Sums {
     let sums = Sums::default();
     metrics::with_local_recorder(&sums, || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,23 +98,85 @@ fn a_transfer_and_a_reset_are_counted() {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(transfer_and_reset());
+        runtime.block_on(session);
     });
-    for (name, expected) in [
-        ("anabranch_connections_total local", 1),
-        ("anabranch_connections", 0),
-        ("anabranch_substreams_total local", 2),
-        ("anabranch_substreams", 0),
-        ("anabranch_substreams_closed_total acked", 1),
-        ("anabranch_substreams_reset_total local", 1),
-        ("anabranch_substream_sent_bytes_total", 100_000),
-        ("anabranch_substream_received_bytes_total", 0),
-        ("anabranch_credit_stalls_total", 1),
-        ("anabranch_credit_wait_seconds", 1),
-    ] {
-        assert_eq!(sums.get(name), Some(expected), "{name}: {sums:#?}");
+    for (name, expected) in expected {
+        assert_eq!(sums.get(name), Some(*expected), "{name}: {sums:#?}");
     }
+    sums
+}
+
+#[test]
+fn a_transfer_and_a_reset_are_counted() {
+    let sums = counts(
+        transfer_and_reset(),
+        &[
+            ("anabranch_connections_total local", 1),
+            ("anabranch_connections", 0),
+            ("anabranch_substreams_total local", 2),
+            ("anabranch_substreams", 0),
+            ("anabranch_substreams_closed_total acked", 1),
+            ("anabranch_substreams_reset_total local", 1),
+            ("anabranch_substream_sent_bytes_total", 100_000),
+            ("anabranch_substream_received_bytes_total", 0),
+            ("anabranch_credit_stalls_total", 1),
+            ("anabranch_credit_wait_seconds", 1),
+        ],
+    );
     assert_eq!(sums.get("anabranch_connection_failures_total"), None);
+}
+
+#[test]
+fn payloads_and_their_bytes_are_counted() {
+    counts(
+        payloads(),
+        &[
+            ("anabranch_payloads_total sent", 2),
+            ("anabranch_payloads_total received", 1),
+            ("anabranch_payloads sent", 0),
+            ("anabranch_payloads received", 0),
+            ("anabranch_payloads_refused_total", 1),
+            ("anabranch_payloads_ended_total sent complete", 1),
+            ("anabranch_payloads_ended_total sent rejected", 1),
+            ("anabranch_payloads_ended_total received complete", 1),
+            ("anabranch_payload_bytes_total sent", 2_000_000),
+            ("anabranch_payload_bytes_total received", 1_500_000),
+        ],
+    );
+}
+
+/// Two that this side sends, one of which is cancelled, and two that it gets, of which it refuses one. Of one
+/// half a megabyte is there already.
+async fn payloads() {
+    let mut counted = config();
+    counted.events = Some(Arc::new(MetricsEvents));
+    let pair = Pair::with(counted, config(), MemoryConfig::default());
+    let data = pattern(2_000_000);
+    let (a, b) = pair.substream().await;
+    let (sent, received) = tokio::join!(send_bytes(a, data.clone().into()), async {
+        receive(b).await?.assemble(2_000_000).await
+    });
+    assert!(sent.is_ok() && received.is_ok());
+    let (a, b) = pair.substream().await;
+    let (sent, ()) = tokio::join!(send_bytes(a, Bytes::new()), async {
+        receive(b).await.unwrap().cancel(5)
+    });
+    sent.unwrap_err();
+    let (a, b) = pair.substream().await;
+    let sender = Sender::new(b, PayloadConfig::default()).unwrap();
+    let (sent, received) = tokio::join!(sender.send_resumable(Cursor::new(&data)), async {
+        let mut payload = receive(a).await?;
+        payload.resume(500_000, &mut &data[..]).await?;
+        payload.assemble(2_000_000).await
+    });
+    assert!(sent.is_ok() && received.is_ok());
+    let (a, b) = pair.substream().await;
+    let mut limits = PayloadConfig::default();
+    limits.max_total = 1000;
+    let receiver = Receiver::new(limits).unwrap();
+    let (sent, received) = tokio::join!(send_bytes(b, data.into()), receiver.receive(a));
+    assert!(sent.is_err() && received.is_err());
+    pair.finish().await;
 }
 
 async fn transfer_and_reset() {

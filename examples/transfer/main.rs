@@ -1,13 +1,14 @@
-//! A listener and a dialler over real UDP in one process: sends data from one to the other, with a
+//! A listener and a dialler over real sockets in one process: sends data from one to the other, with a
 //! progress bar, checks every byte, closes, and prints how fast that was.
 //!
 //! ```text
 //! cargo run --release --example transfer
-//! cargo run --release --example transfer -- --size 1g --streams 4
+//! cargo run --release --example transfer -- --size 1g --streams 4 --websocket
 //! ```
 //!
 //! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process; an
-//! attempt that was killed is resumed by `send` and `receive`.
+//! attempt that was killed is resumed by `send` and `receive`. Everything goes over WebRTC, or with
+//! `--websocket` over one WebSocket.
 //!
 //! ```text
 //! cargo run --release --example transfer -- --payload --size 1g
@@ -21,28 +22,33 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anabranch::{Address, CloseOutcome, Endpoint, Substream};
+use anabranch::address::PeerAddress;
+use anabranch::{CloseOutcome, Endpoint, Substream};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+mod carrier;
 mod files;
 mod two_processes;
+
+use carrier::{Listener, connect};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const PROTOCOL: &str = "/transfer/1.0.0";
-const USAGE: &str = "usage: transfer [--size N] [--streams K]
-       transfer --payload [--size N] [--no-hash]
-       transfer receive [--once] DIRECTORY
+const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
+       transfer --payload [--size N] [--no-hash] [--websocket]
+       transfer receive [--once] [--websocket] DIRECTORY
        transfer send [--no-hash] ADDRESS FILE
 
   --size N      bytes to send in all; N may end in k, m or g; default 256m
   --streams K   substreams to send them on at once, at most 256; default 1
   --payload     send a file of that size, default 1g, to a receiver in another process
   --no-hash     without a hash, and so from the beginning always
-  --once        end with the first connection";
+  --once        end with the first connection
+  --websocket   listen for a WebSocket in place of WebRTC; send goes by the address";
 
 /// The byte at offset i of a substream is `i % PERIOD`.
 const PERIOD: usize = 251;
@@ -53,17 +59,20 @@ enum Task {
     Streams {
         size: u64,
         streams: u64,
+        websocket: bool,
     },
     Payload {
         size: u64,
         hash: bool,
+        websocket: bool,
     },
     Receive {
         directory: PathBuf,
         once: bool,
+        websocket: bool,
     },
     Send {
-        address: Address,
+        address: PeerAddress,
         file: PathBuf,
         hash: bool,
     },
@@ -83,9 +92,21 @@ async fn main() -> ExitCode {
         }
     };
     let done = match task {
-        Task::Streams { size, streams } => run(size, streams).await,
-        Task::Payload { size, hash } => two_processes::both(size, hash).await,
-        Task::Receive { directory, once } => two_processes::receive(&directory, once).await,
+        Task::Streams {
+            size,
+            streams,
+            websocket,
+        } => run(size, streams, websocket).await,
+        Task::Payload {
+            size,
+            hash,
+            websocket,
+        } => two_processes::both(size, hash, websocket).await,
+        Task::Receive {
+            directory,
+            once,
+            websocket,
+        } => two_processes::receive(&directory, once, websocket).await,
         Task::Send {
             address,
             file,
@@ -101,15 +122,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(size: u64, streams: u64) -> Result<()> {
-    let listener = Endpoint::builder()
-        .protocol(PROTOCOL)
-        .bind("127.0.0.1:0")
-        .await?;
-    let address = listener.addresses().remove(0);
+async fn run(size: u64, streams: u64, websocket: bool) -> Result<()> {
+    let listener = Listener::bind(websocket, PROTOCOL).await?;
+    let address = listener.address();
     println!("listening on {address}");
     let bar = progress_bar(size)?;
-    let receiving = tokio::spawn(receive_all(listener.clone(), streams, bar.clone()));
+    let receiving = tokio::spawn(receive_all(listener, streams, bar.clone()));
     let sent = send_all(&address, size, streams).await;
     if sent.is_err() {
         receiving.abort();
@@ -118,7 +136,6 @@ async fn run(size: u64, streams: u64) -> Result<()> {
     let seconds = sent?.as_secs_f64();
     let received = receiving.await??;
     bar.finish_and_clear();
-    listener.close().await;
     if received != size {
         return Err(format!("{received} of {size} bytes arrived").into());
     }
@@ -129,10 +146,10 @@ async fn run(size: u64, streams: u64) -> Result<()> {
 }
 
 /// The dialler: sends everything and says how long it took until all was confirmed.
-async fn send_all(address: &Address, size: u64, streams: u64) -> Result<Duration> {
+async fn send_all(address: &PeerAddress, size: u64, streams: u64) -> Result<Duration> {
     let endpoint = Endpoint::builder().dial_only()?;
     let start = Instant::now();
-    let connection = endpoint.connect(address).await?;
+    let connection = connect(&endpoint, address).await?;
     println!("connected in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
 
     let start = Instant::now();
@@ -175,9 +192,8 @@ async fn send(mut substream: Substream, size: u64) -> Result<()> {
 }
 
 /// The listener: takes one connection and what comes over it, and says how many bytes were right.
-async fn receive_all(endpoint: Endpoint, streams: u64, bar: ProgressBar) -> Result<u64> {
-    let incoming = endpoint.accept().await.ok_or("the listener was closed")?;
-    let connection = incoming.accept().await?;
+async fn receive_all(listener: Listener, streams: u64, bar: ProgressBar) -> Result<u64> {
+    let connection = listener.accept().await?;
     let mut receiving = JoinSet::new();
     for _ in 0..streams {
         let substream = connection
@@ -190,6 +206,7 @@ async fn receive_all(endpoint: Endpoint, streams: u64, bar: ProgressBar) -> Resu
     while let Some(joined) = receiving.join_next().await {
         total += joined??;
     }
+    listener.close().await;
     Ok(total)
 }
 
@@ -233,7 +250,7 @@ fn progress_bar(size: u64) -> Result<ProgressBar> {
 /// What to do; `None` if only help is wanted.
 fn arguments() -> Result<Option<Task>, String> {
     let (mut size, mut streams) = (None, 1);
-    let (mut payload, mut hash, mut once) = (false, true, false);
+    let (mut payload, mut hash, mut once, mut websocket) = (false, true, false, false);
     let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
@@ -253,6 +270,7 @@ fn arguments() -> Result<Option<Task>, String> {
             "--payload" => payload = true,
             "--no-hash" => hash = false,
             "--once" => once = true,
+            "--websocket" => websocket = true,
             "-h" | "--help" => return Ok(None),
             _ if option.starts_with('-') => return Err(format!("unknown option {option:?}")),
             _ => words.push(option),
@@ -266,14 +284,17 @@ fn arguments() -> Result<Option<Task>, String> {
         [] if payload => Task::Payload {
             size: size.unwrap_or(1 << 30),
             hash,
+            websocket,
         },
         [] => Task::Streams {
             size: size.unwrap_or(256 << 20),
             streams,
+            websocket,
         },
         ["receive", directory] => Task::Receive {
             directory: directory.into(),
             once,
+            websocket,
         },
         ["send", address, file] => Task::Send {
             address: address.parse().map_err(|error| format!("{error}"))?,

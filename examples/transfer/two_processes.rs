@@ -6,21 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anabranch::{Address, Endpoint};
+use anabranch::Endpoint;
+use anabranch::address::PeerAddress;
 
 use crate::Result;
+use crate::carrier::{Listener, connect};
 use crate::files::{PROTOCOL, receive_files, send_file};
 
 /// Receives files into `directory`, of one dialler after another; of one alone if `once` is set.
-pub(crate) async fn receive(directory: &Path, once: bool) -> Result<()> {
+pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let endpoint = Endpoint::builder()
-        .protocol(PROTOCOL)
-        .bind("127.0.0.1:0")
-        .await?;
-    println!("{}", endpoint.addresses().remove(0));
-    while let Some(incoming) = endpoint.accept().await {
-        let connection = incoming.accept().await?;
+    let listener = Listener::bind(websocket, PROTOCOL).await?;
+    println!("{}", listener.address());
+    loop {
+        let connection = listener.accept().await?;
         let files = receive_files(&connection, directory).await;
         if once {
             files?;
@@ -30,15 +29,15 @@ pub(crate) async fn receive(directory: &Path, once: bool) -> Result<()> {
             eprintln!("{error}");
         }
     }
-    endpoint.close().await;
+    listener.close().await;
     report_memory("receiver");
     Ok(())
 }
 
 /// Sends a file to a receiver.
-pub(crate) async fn send(address: &Address, path: &Path, hash: bool) -> Result<()> {
+pub(crate) async fn send(address: &PeerAddress, path: &Path, hash: bool) -> Result<()> {
     let endpoint = Endpoint::builder().dial_only()?;
-    let connection = endpoint.connect(address).await?;
+    let connection = connect(&endpoint, address).await?;
     let began = Instant::now();
     let sent = send_file(&connection, path, hash).await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -61,13 +60,13 @@ pub(crate) async fn send(address: &Address, path: &Path, hash: bool) -> Result<(
 }
 
 /// Both, with a file made for it: the receiver in a process that this one starts.
-pub(crate) async fn both(size: u64, hash: bool) -> Result<()> {
+pub(crate) async fn both(size: u64, hash: bool, websocket: bool) -> Result<()> {
     let place = Place::new()?;
     let source = place.0.join("payload.bin");
     make_file(&source, size)?;
     let target = place.0.join("received");
-    let mut receiver = Receiving::start(&target)?;
-    let address: Address = receiver.address()?.parse()?;
+    let mut receiver = Receiving::start(&target, websocket)?;
+    let address: PeerAddress = receiver.address()?.parse()?;
     send(&address, &source, hash).await?;
     receiver.finish()?;
     if !same(&source, &target.join("payload.bin"))? {
@@ -101,9 +100,10 @@ struct Receiving {
 }
 
 impl Receiving {
-    fn start(target: &Path) -> Result<Self> {
+    fn start(target: &Path, websocket: bool) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["receive", "--once"])
+            .args(websocket.then_some("--websocket"))
             .arg(target)
             .stdout(Stdio::piped())
             .spawn()?;

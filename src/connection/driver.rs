@@ -41,7 +41,6 @@ const EVENTS_PER_ROUND: usize = 64;
 pub(super) struct Entry {
     pub(super) shared: Arc<Shared>,
     pub(super) decoder: FrameDecoder,
-    pub(super) origin: Initiator,
     /// In the round-robin queue of those with data to send.
     pub(super) active: bool,
     /// In the queue of those that the carrier had no room for.
@@ -66,11 +65,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(shared: Arc<Shared>, origin: Initiator) -> Self {
+    fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
             decoder: FrameDecoder::new(),
-            origin,
             active: false,
             blocked: false,
             credit_shown: false,
@@ -86,10 +84,7 @@ impl Entry {
     }
 
     pub(super) fn info(&self) -> SubstreamInfo {
-        SubstreamInfo {
-            id: self.shared.id.get(),
-            initiator: self.origin,
-        }
+        self.shared.info()
     }
 }
 
@@ -389,8 +384,8 @@ impl<C: Carrier> Turn<'_, C> {
         let send = SendBuffer::new(config.send_buffer, self.core.max_frame_payload());
         let window = u64::from(config.receive_window);
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
-        let shared = Shared::new(channel, Arc::clone(&self.core.link), send, receive);
-        let entry = Entry::new(Arc::clone(&shared), origin);
+        let shared = Shared::new(channel, origin, Arc::clone(&self.core.link), send, receive);
+        let entry = Entry::new(Arc::clone(&shared));
         self.core
             .link
             .tell(|events, connection| events.substream_opened(connection, entry.info()));
@@ -410,7 +405,7 @@ impl<C: Carrier> Turn<'_, C> {
             Outcome::Agreed(substream) => {
                 let channel = substream.shared().id;
                 substream.shared().set_usage(Usage::Waiting);
-                tell::negotiated(&self.core.link, &substream, Initiator::Remote);
+                tell::negotiated(&self.core.link, &substream);
                 let timeout = self.core.link.config.accept_timeout;
                 if let Some(entry) = self.core.substreams.get_mut(&channel) {
                     let kind = DeadlineKind::Accept;

@@ -88,14 +88,14 @@ impl Connection {
                 let substream = self.open_channel("").await?;
                 let limit = config.open_timeout;
                 let substream = negotiate::negotiate_outbound(substream, protocols, limit).await?;
-                tell::negotiated(&self.link, &substream, Initiator::Local);
+                tell::negotiated(&self.link, &substream);
                 Ok(substream)
             }
             Negotiation::ChannelLabel => {
                 let label = protocols.first().copied().unwrap_or_default();
                 let mut substream = self.open_channel(label).await?;
                 substream.set_protocol(label.into());
-                tell::negotiated(&self.link, &substream, Initiator::Local);
+                tell::negotiated(&self.link, &substream);
                 Ok(substream)
             }
             Negotiation::None => self.open_channel("").await,

@@ -433,7 +433,7 @@ impl<C: Carrier> Turn<'_, C> {
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
         }
-        if entry.origin == Initiator::Remote {
+        if entry.shared.origin == Initiator::Remote {
             self.core.inbound -= 1;
             if is_wasted(&entry.shared) {
                 self.core.unused.count();

@@ -5,19 +5,16 @@ use tokio::time::Instant;
 use super::driver::{Entry, Turn};
 use super::link::Link;
 use crate::carrier::{Carrier, ChannelId};
-use crate::events::{Initiator, SubstreamInfo};
+use crate::events::Initiator;
 use crate::substream::{CloseOutcome, Ended, Shared, Substream};
 
 /// A substream has found its protocol.
-pub(super) fn negotiated(link: &Link, substream: &Substream, initiator: Initiator) {
+pub(super) fn negotiated(link: &Link, substream: &Substream) {
     // Its end may have been told already, and that is the last that is told of it.
     if substream.shared().state().end().is_none()
         && let Some(protocol) = substream.protocol()
     {
-        let info = SubstreamInfo {
-            id: substream.id(),
-            initiator,
-        };
+        let info = substream.shared().info();
         link.tell(|events, connection| events.substream_negotiated(connection, info, protocol));
     }
 }

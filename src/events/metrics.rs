@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use super::{ConnectionInfo, Events, Initiator, SubstreamInfo};
+use super::{ConnectionInfo, Events, Initiator, PayloadOutcome, PayloadProgress, SubstreamInfo};
 use crate::connection::ConnectionError;
+use crate::payload::PayloadError;
 use crate::substream::{CloseOutcome, SubstreamStats};
 
 /// Counts events with the recorder of the `metrics` crate that the program has installed.
@@ -26,6 +27,11 @@ use crate::substream::{CloseOutcome, SubstreamStats};
 /// | `anabranch_substream_sent_bytes_total`, `anabranch_substream_received_bytes_total` | counter, added to when a substream ends | |
 /// | `anabranch_credit_stalls_total` | counter | |
 /// | `anabranch_credit_wait_seconds` | histogram | |
+/// | `anabranch_payloads_total` | counter | `direction` |
+/// | `anabranch_payloads` | gauge | `direction` |
+/// | `anabranch_payloads_refused_total` | counter | |
+/// | `anabranch_payloads_ended_total` | counter | `direction`, `outcome` as [`PayloadOutcome::as_str`] |
+/// | `anabranch_payload_bytes_total` | counter, without what was skipped | `direction` |
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MetricsEvents;
 
@@ -114,5 +120,38 @@ impl Events for MetricsEvents {
 
     fn credit_resumed(&self, _: &ConnectionInfo, _: SubstreamInfo, waited: Duration) {
         histogram!("anabranch_credit_wait_seconds").record(waited);
+    }
+
+    fn payload_begun(&self, _: &ConnectionInfo, _: SubstreamInfo, progress: PayloadProgress) {
+        let direction = progress.direction.as_str();
+        counter!("anabranch_payloads_total", "direction" => direction).increment(1);
+        gauge!("anabranch_payloads", "direction" => direction).increment(1);
+    }
+
+    fn payload_refused(&self, _: &ConnectionInfo, _: SubstreamInfo, _: &PayloadError) {
+        counter!("anabranch_payloads_refused_total").increment(1);
+    }
+
+    fn payload_progress(&self, _: &ConnectionInfo, _: SubstreamInfo, progress: PayloadProgress) {
+        let direction = progress.direction.as_str();
+        counter!("anabranch_payload_bytes_total", "direction" => direction)
+            .increment(progress.moved);
+    }
+
+    fn payload_ended(
+        &self,
+        _: &ConnectionInfo,
+        _: SubstreamInfo,
+        progress: PayloadProgress,
+        outcome: PayloadOutcome<'_>,
+    ) {
+        let direction = progress.direction.as_str();
+        gauge!("anabranch_payloads", "direction" => direction).decrement(1);
+        counter!(
+            "anabranch_payloads_ended_total",
+            "direction" => direction,
+            "outcome" => outcome.as_str(),
+        )
+        .increment(1);
     }
 }

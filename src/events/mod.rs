@@ -5,6 +5,7 @@
 //!                     └─► connect_failed
 //! substream    opened ─► (negotiated) ─► closed | reset
 //!                    credit_stalled ⇄ credit_resumed
+//! payload      begun ─► progress, progress ─► ended
 //! ```
 //!
 //! Each begins once and ends once, whoever is dropped and whatever fails: what is behind the last arrow comes
@@ -18,13 +19,16 @@ use std::time::Duration;
 
 use crate::connection::ConnectionError;
 use crate::identity::PeerId;
+use crate::payload::PayloadError;
 use crate::substream::{CloseOutcome, SubstreamStats};
 
 mod attempt;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod payload;
 
 pub(crate) use attempt::Attempt;
+pub use payload::{PayloadDirection, PayloadOutcome, PayloadProgress};
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::MetricsEvents;
@@ -175,6 +179,50 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
         connection: &ConnectionInfo,
         substream: SubstreamInfo,
         waited: Duration,
+    ) {
+    }
+
+    /// A payload begins: its header is sent, or has come and was not refused. `progress.resumed_from` and, of a
+    /// payload whose length was not told, `progress.total` are not known yet.
+    ///
+    /// [`Events::payload_ended`] follows. This and the other events of payloads are called by the task that sends
+    /// or receives it.
+    fn payload_begun(
+        &self,
+        connection: &ConnectionInfo,
+        substream: SubstreamInfo,
+        progress: PayloadProgress,
+    ) {
+    }
+
+    /// A payload was refused before it began, by this side: by its header, for want of one, or because too many
+    /// are open. Nothing else is told of it, and nothing at all if whoever waited for its header was dropped.
+    fn payload_refused(
+        &self,
+        connection: &ConnectionInfo,
+        substream: SubstreamInfo,
+        error: &PayloadError,
+    ) {
+    }
+
+    /// A payload has come further by
+    /// [`PayloadConfig::progress_interval`](crate::payload::PayloadConfig::progress_interval) bytes or more, or
+    /// is about to end: the last call, and there is at least one, has all that was `moved`.
+    fn payload_progress(
+        &self,
+        connection: &ConnectionInfo,
+        substream: SubstreamInfo,
+        progress: PayloadProgress,
+    ) {
+    }
+
+    /// A payload has ended, completely or not.
+    fn payload_ended(
+        &self,
+        connection: &ConnectionInfo,
+        substream: SubstreamInfo,
+        progress: PayloadProgress,
+        outcome: PayloadOutcome<'_>,
     ) {
     }
 }

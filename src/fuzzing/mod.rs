@@ -7,6 +7,7 @@ mod first_contact;
 mod frames;
 mod input;
 mod negotiation;
+mod payload;
 mod peer;
 mod stun;
 mod substreams;
@@ -83,6 +84,16 @@ pub fn noise_and_multistream(bytes: &[u8]) {
     negotiation::run(bytes);
 }
 
+/// Any bytes in the place of a header, of an answer and of a receipt, cut anywhere, towards a receiver and a
+/// sender of payloads: what is handed over is what was sent, what counts as whole is whole, and in the end
+/// nothing is left.
+///
+/// # Panics
+/// If that is not so.
+pub fn payload(bytes: &[u8]) {
+    payload::run(bytes);
+}
+
 /// Calls of an application on substreams, between what a peer without rules says: every byte
 /// arrives in order or a typed error says otherwise, what we send keeps the rules, and in the end
 /// nothing is left.
@@ -94,13 +105,13 @@ pub fn substream_states(bytes: &[u8]) {
 }
 
 /// Runs a session on a clock that stands still while anything can run.
-fn in_virtual_time(session: impl Future<Output = ()>) {
+fn in_virtual_time<T>(session: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime")
-        .block_on(session);
+        .block_on(session)
 }
 
 /// How long this thread has run: a process that is put aside is not at fault.

@@ -43,12 +43,13 @@ fn random(seeds: u64, max_length: usize, run: Target) {
 
 #[test]
 fn the_corpora_run_through() {
-    let targets: [(&str, Target); 6] = [
+    let targets: [(&str, Target); 7] = [
         ("established_datagrams", established_datagrams),
         ("established_engine", established_engine),
         ("first_contact", first_contact),
         ("frame_decoder", frame_decoder),
         ("noise_and_multistream", noise_and_multistream),
+        ("payload", payload),
         ("substream_states", substream_states),
     ];
     for (target, run) in targets {
@@ -110,4 +111,33 @@ fn bytes_in_place_of_a_negotiation_end_in_a_typed_error() {
 #[test]
 fn substreams_keep_the_rules_whatever_the_peer_says() {
     random(500, 400, substream_states);
+}
+
+#[test]
+fn payloads_are_whole_or_an_error_whatever_the_peer_says() {
+    random(500, 300, payload);
+}
+
+/// Otherwise the target would hold whatever is broken behind the first message.
+#[test]
+fn payloads_of_a_polite_peer_are_complete() {
+    let polite: [&[u8]; 5] = [
+        // A length, a hash, all of the bytes; neither length nor hash; what is here already.
+        &[
+            1, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 2, 1, 0, 5, 0, 10, 0, 0, 0,
+        ],
+        &[
+            1, 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 2, 1, 4, 2, 2, 0, 10, 0, 0, 0,
+        ],
+        &[
+            1, 4, 3, 0, 0, 0, 0, 2, 0, 1, 1, 0, 0, 6, 1, 0, 0, 2, 4, 2, 5, 0, 10, 0, 0, 0,
+        ],
+        // A receipt; an answer, and a receipt.
+        &[0, 2, 0, 0, 0, 0, 0, 8, 0, 10, 0, 0, 0],
+        &[0, 3, 3, 0, 1, 0, 0, 7, 1, 0, 0, 0, 8, 2, 10, 0, 0, 0],
+    ];
+    for input in polite {
+        assert!(super::payload::run(input), "{input:?}");
+    }
+    assert!(!super::payload::run(&[]));
 }

@@ -16,6 +16,7 @@ use tokio::task::coop::consume_budget;
 use super::error::PayloadError;
 use super::lease::Lease;
 use super::receive::Permit;
+use super::tell::Teller;
 use super::watch::{Canceller, Interrupt, Progress, Watch};
 use super::wire::{
     self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, ReadError, Receipt, Resume, Start,
@@ -91,6 +92,9 @@ impl Payload {
     /// Does not want it: the sender gets RESET_STREAM with `code`.
     pub fn cancel(mut self, code: u32) {
         self.body.lease.reset(code);
+        self.body
+            .teller
+            .receive_failed(&PayloadError::Cancelled(code));
     }
 
     /// Tells the sender that the first `have` bytes are here already; `prefix` is read for their
@@ -227,6 +231,8 @@ impl fmt::Debug for PayloadStream {
 /// What is left to receive of a payload.
 pub(super) struct Body {
     lease: Lease,
+    /// Behind the lease: the reset is on its way when a drop is told.
+    teller: Teller,
     watch: Watch,
     total: Option<u64>,
     metadata: Bytes,
@@ -249,6 +255,7 @@ pub(super) struct Body {
 impl Body {
     pub(super) fn new(
         lease: Lease,
+        teller: Teller,
         watch: Watch,
         permit: Permit,
         header: Header,
@@ -256,6 +263,7 @@ impl Body {
     ) -> Self {
         Self {
             lease,
+            teller,
             watch,
             total: header.total_len,
             resumable: header.resumable(),
@@ -272,12 +280,13 @@ impl Body {
         }
     }
 
-    /// Tells the sender of an error.
+    /// Tells the sender, and whoever listens, of an error.
     fn checked<T>(&mut self, result: Result<T, PayloadError>) -> Result<T, PayloadError> {
-        if let Err(error) = &result
-            && let Some(code) = error.code()
-        {
-            self.lease.reset(code);
+        if let Err(error) = &result {
+            if let Some(code) = error.code() {
+                self.lease.reset(code);
+            }
+            self.teller.receive_failed(error);
         }
         result
     }
@@ -371,6 +380,7 @@ impl Body {
         }
         self.received = len;
         self.watch.state.set_transferred(len);
+        self.teller.moved();
         Ok(Some(chunk))
     }
 
@@ -497,6 +507,7 @@ impl Body {
         self.resumed_from = offset;
         self.received = offset;
         self.watch.state.set_transferred(offset);
+        self.teller.resumed(offset);
         Ok(())
     }
 
@@ -512,6 +523,7 @@ impl Body {
         // A sender that has gone without waiting for it changes nothing: the payload is complete.
         let _ = self.write_message(wire::encode(&receipt)).await;
         self.lease.release();
+        self.teller.completed();
         Ok(())
     }
 

@@ -28,6 +28,10 @@ pub struct PayloadConfig {
     /// their end. Default: 8. More are reset with [`code::TOO_MANY`](super::code::TOO_MANY), and none
     /// that is running is ended for them. Answers peers that begin many and end none.
     pub max_open: usize,
+    /// Bytes of a payload between two calls of
+    /// [`Events::payload_progress`](crate::Events::payload_progress). Default: 1 MiB. One write or frame that
+    /// crosses it several times is one call.
+    pub progress_interval: u64,
 }
 
 impl Default for PayloadConfig {
@@ -38,6 +42,7 @@ impl Default for PayloadConfig {
             idle_timeout: Duration::from_secs(60),
             time_limit: Duration::from_secs(3600),
             max_open: 8,
+            progress_interval: 1024 * 1024,
         }
     }
 }
@@ -55,6 +60,9 @@ pub enum PayloadConfigError {
     /// [`PayloadConfig::max_open`] is zero.
     #[error("max_open is zero")]
     NoneOpen,
+    /// [`PayloadConfig::progress_interval`] is zero.
+    #[error("progress_interval is zero")]
+    NoProgressInterval,
     /// [`PayloadConfig::max_metadata`] is more than a header may hold.
     #[error("max_metadata is {value}, more than {max}")]
     MetadataTooLong {
@@ -78,6 +86,9 @@ impl PayloadConfig {
         }
         if self.max_open == 0 {
             return Err(PayloadConfigError::NoneOpen);
+        }
+        if self.progress_interval == 0 {
+            return Err(PayloadConfigError::NoProgressInterval);
         }
         if self.max_metadata > MAX_METADATA {
             return Err(PayloadConfigError::MetadataTooLong {
@@ -115,6 +126,10 @@ mod tests {
         assert_eq!(
             bad(|config| config.max_open = 0),
             PayloadConfigError::NoneOpen
+        );
+        assert_eq!(
+            bad(|config| config.progress_interval = 0),
+            PayloadConfigError::NoProgressInterval
         );
         let (value, max) = (4097, 4096);
         assert_eq!(

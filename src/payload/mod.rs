@@ -49,6 +49,10 @@
 //! frames: 1.1 to 1.4 GB/s against 0.8 to 0.9 with the SHA instructions that most machines have, and it
 //! is in the tree of dependencies in any case. The header names the kind, so that another can be added.
 //!
+//! # Events
+//! [`Events`](crate::Events) of the connection are told when a payload begins, how far it has come every
+//! [`PayloadConfig::progress_interval`] bytes, and how it ends; [`Progress`] can be asked at any time.
+//!
 //! # Ends
 //! Every error ends in a RESET_STREAM with a [`code`] that tells the other side why; it sees that as
 //! [`Rejection`]. A reset drops what the other side has not read.
@@ -60,6 +64,7 @@ mod error;
 mod lease;
 mod receive;
 mod send;
+mod tell;
 mod watch;
 mod wire;
 

@@ -7,9 +7,11 @@ use super::body::{Body, Payload};
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::error::{PayloadError, code};
 use super::lease::Lease;
+use super::tell::Teller;
 use super::watch::{State, Watch};
 use super::wire::{self, Hash, Header, MAX_FIELDS, MessageError};
-use crate::substream::Substream;
+use crate::events::PayloadDirection;
+use crate::substream::{Shared, Substream};
 
 /// Receives payloads, a limited number at once.
 ///
@@ -95,7 +97,9 @@ impl Receiver {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         if let Err(open) = admitted {
             substream.reset(code::TOO_MANY);
-            return Err(PayloadError::TooMany { open, max });
+            let error = PayloadError::TooMany { open, max };
+            tell_refused(substream.shared(), &error);
+            return Err(error);
         }
         Ok(Admitted {
             lease: Lease::new(substream),
@@ -119,18 +123,31 @@ impl Receiver {
                 if let Some(total) = header.total_len {
                     state.set_total(total);
                 }
+                let teller = Teller::begin(
+                    lease.write.shared(),
+                    &state,
+                    PayloadDirection::Received,
+                    config.progress_interval,
+                );
                 let max_total = config.max_total;
-                let body = Body::new(lease, watch, permit, header, max_total);
+                let body = Body::new(lease, teller, watch, permit, header, max_total);
                 Ok(Payload::new(body))
             }
             Err(error) => {
                 if let Some(code) = error.code() {
                     lease.reset(code);
                 }
+                tell_refused(lease.write.shared(), &error);
                 Err(error)
             }
         }
     }
+}
+
+fn tell_refused(substream: &Shared, error: &PayloadError) {
+    substream.link.tell(|events, connection| {
+        events.payload_refused(connection, substream.info(), error);
+    });
 }
 
 fn check(header: Header, config: &PayloadConfig) -> Result<Header, PayloadError> {

@@ -14,8 +14,10 @@ use tokio::task::coop::consume_budget;
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::error::{SendError, code};
 use super::lease::Lease;
+use super::tell::Teller;
 use super::watch::{Canceller, Interrupt, Progress, State, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, Receipt, Resume, Start};
+use crate::events::PayloadDirection;
 use crate::substream::{CloseOutcome, Substream};
 
 /// Bytes to read, and to hash, before they are written.
@@ -183,6 +185,8 @@ impl Sender {
         let sending = Sending {
             watch: Watch::new(Arc::clone(&self.state), &self.config),
             lease: self.lease,
+            teller: Teller::silent(),
+            progress_interval: self.config.progress_interval,
             hasher: self.hashed.then(Sha256::new),
             max_total: self.config.max_total,
             position: 0,
@@ -204,7 +208,10 @@ struct Metadata {
 /// A payload on its way out.
 struct Sending {
     lease: Lease,
+    /// Behind the lease: the reset is on its way when a drop is told.
+    teller: Teller,
     watch: Watch,
+    progress_interval: u64,
     hasher: Option<Sha256>,
     max_total: u64,
     /// Bytes of the payload up to here were sent, or skipped.
@@ -227,6 +234,12 @@ impl Sending {
             self.check_total(len)?;
             self.watch.state.set_total(len);
         }
+        self.teller = Teller::begin(
+            self.lease.write.shared(),
+            &self.watch.state,
+            PayloadDirection::Sent,
+            self.progress_interval,
+        );
         let header = Header {
             total_len: total,
             metadata: (len > 0).then_some(bytes),
@@ -291,6 +304,7 @@ impl Sending {
                 self.position = have;
                 self.resumed_from = have;
                 self.watch.state.set_transferred(have);
+                self.teller.resumed(have);
             } else {
                 // Another payload, or another version of it.
                 self.hasher = Some(Sha256::new());
@@ -378,10 +392,12 @@ impl Sending {
         self.check_total(len)?;
         self.hash(&piece);
         let (write, state) = (&mut self.lease.write, Arc::clone(&self.watch.state));
+        let teller = &mut self.teller;
         let written = poll_fn(|cx| {
             let before = piece.len();
             let written = write.poll_write_chunk(cx, &mut piece);
             state.add_transferred(before - piece.len());
+            teller.moved();
             Poll::Ready(ready!(written))
         });
         let written = self.watch.guard(written).await;
@@ -430,8 +446,14 @@ impl Sending {
     /// The end of it, in either way.
     fn close(mut self, sent: Result<Sent, SendError>) -> Result<Sent, SendError> {
         match &sent {
-            Ok(_) => self.lease.release(),
-            Err(error) => self.lease.reset(error.code()),
+            Ok(_) => {
+                self.lease.release();
+                self.teller.completed();
+            }
+            Err(error) => {
+                self.lease.reset(error.code());
+                self.teller.send_failed(error);
+            }
         }
         sent
     }

@@ -41,6 +41,15 @@ impl State {
         })
     }
 
+    pub(super) fn transferred(&self) -> u64 {
+        self.transferred.load(Ordering::Relaxed)
+    }
+
+    /// `None` while it is not known.
+    pub(super) fn total(&self) -> Option<u64> {
+        Some(self.total.load(Ordering::Relaxed)).filter(|total| *total != UNKNOWN)
+    }
+
     pub(super) fn set_total(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }
@@ -77,12 +86,12 @@ impl Progress {
     /// Bytes that are through: handed to the application by a receiver, accepted by the substream
     /// from a sender. A part that a resumed payload has skipped counts.
     pub fn transferred(&self) -> u64 {
-        self.0.transferred.load(Ordering::Relaxed)
+        self.0.transferred()
     }
 
     /// Bytes of the whole payload; `None` while they are not known.
     pub fn total(&self) -> Option<u64> {
-        Some(self.0.total.load(Ordering::Relaxed)).filter(|total| *total != UNKNOWN)
+        self.0.total()
     }
 }
 
@@ -196,12 +205,12 @@ impl Watch {
         if now >= self.deadline {
             return Poll::Ready(Err(self.expired(TimeLimit::Total)));
         }
-        let before = self.state.transferred.load(Ordering::Relaxed);
+        let before = self.state.transferred();
         if let Poll::Ready(done) = operation(cx) {
             self.idle_since = None;
             return Poll::Ready(Ok(done));
         }
-        if self.state.transferred.load(Ordering::Relaxed) != before {
+        if self.state.transferred() != before {
             self.idle_since = None;
         }
         let idle_since = *self.idle_since.get_or_insert(now);

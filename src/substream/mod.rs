@@ -13,8 +13,6 @@ use bytes::Bytes;
 
 use crate::connection::ConnectionError;
 
-#[cfg(test)]
-mod buffer_tests;
 mod error;
 mod halves;
 mod io_traits;

@@ -311,3 +311,6 @@ impl SendBuffer {
         self.credit == Credit::Initial && self.waits_for_credit()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@
 //! the waker of an earlier one, as the contract of `poll` demands.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -26,37 +26,23 @@ use super::error::{CloseOutcome, SubstreamError, code};
 use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
 use super::state::{
-    Effects, Ended, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
+    Effects, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
 };
 use super::stats::SubstreamStats;
 use crate::carrier::ChannelId;
-use crate::connection::{ConnectionError, Link};
+use crate::connection::Link;
+use crate::events::{Initiator, SubstreamInfo};
 
-/// An optional `u32` in an atomic word.
-#[derive(Debug)]
-struct AtomicCode(AtomicU64);
+mod outcome;
 
-impl AtomicCode {
-    const NONE: u64 = u64::MAX;
-
-    const fn new() -> Self {
-        Self(AtomicU64::new(Self::NONE))
-    }
-
-    fn set(&self, code: Option<u32>) {
-        self.0
-            .store(code.map_or(Self::NONE, u64::from), Ordering::Release);
-    }
-
-    fn get(&self) -> Option<u32> {
-        u32::try_from(self.0.load(Ordering::Acquire)).ok()
-    }
-}
+use outcome::AtomicCode;
 
 /// One substream, as both sides of it see it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) id: ChannelId,
+    /// Who opened it.
+    pub(crate) origin: Initiator,
     /// The connection this substream belongs to.
     pub(crate) link: Arc<Link>,
     /// Everything that is logged of the substream lies in it.
@@ -110,6 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     pub(crate) fn new(
         id: ChannelId,
+        origin: Initiator,
         link: Arc<Link>,
         send: SendBuffer,
         receive: ReceiveBuffer,
@@ -122,6 +109,7 @@ impl Shared {
         );
         Arc::new(Self {
             id,
+            origin,
             link,
             span,
             state: AtomicU32::new(State::INITIAL.pack()),
@@ -139,6 +127,14 @@ impl Shared {
             dropped: AtomicU8::new(0),
             usage: AtomicU8::new(Usage::Negotiating as u8),
         })
+    }
+
+    /// Which substream this is, for events.
+    pub(crate) fn info(&self) -> SubstreamInfo {
+        SubstreamInfo {
+            id: self.id.get(),
+            initiator: self.origin,
+        }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -536,57 +532,6 @@ impl Shared {
         }
         self.closer.register(cx.waker());
         self.outcome().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// How the write half ended, if it did.
-    pub(crate) fn outcome(&self) -> Option<CloseOutcome> {
-        let state = self.state();
-        match (state.write, state.end()) {
-            (WriteState::Finished(FinishedAs::Acked), _) => Some(CloseOutcome::Acked),
-            (WriteState::Finished(FinishedAs::TimedOut), _) => Some(CloseOutcome::TimedOut),
-            (WriteState::Finished(FinishedAs::Stopped) | WriteState::Stopped, _) => {
-                Some(CloseOutcome::Stopped(self.stop_code.get()))
-            }
-            (_, None) => None,
-            (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
-                Some(CloseOutcome::Reset(self.reset_code.get()))
-            }
-            (WriteState::FinSent, Some(Ended::Closed)) => Some(CloseOutcome::ChannelClosed),
-            (_, Some(Ended::Closed | Ended::Lost)) => Some(CloseOutcome::Lost),
-        }
-    }
-
-    /// The result of `shutdown()` for an outcome: an error only where data may be missing.
-    pub(crate) fn shutdown_result(&self, outcome: CloseOutcome) -> io::Result<()> {
-        match outcome {
-            CloseOutcome::Acked
-            | CloseOutcome::TimedOut
-            | CloseOutcome::Stopped(_)
-            | CloseOutcome::ChannelClosed => Ok(()),
-            CloseOutcome::Reset(_) | CloseOutcome::Lost => match self.state().end() {
-                Some(end) => Err(self.error(end).into()),
-                None => Ok(()),
-            },
-        }
-    }
-
-    fn write_error(&self, refused: WritePermit) -> io::Error {
-        match refused {
-            WritePermit::Ended(end) => self.error(end).into(),
-            WritePermit::Stopped => SubstreamError::Stopped(self.stop_code.get()).into(),
-            WritePermit::Allowed | WritePermit::ShutDown => SubstreamError::ShutDown.into(),
-        }
-    }
-
-    fn error(&self, end: Ended) -> SubstreamError {
-        match end {
-            Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),
-            Ended::ResetByPeer => SubstreamError::ResetByPeer(self.reset_code.get()),
-            Ended::Closed => SubstreamError::ChannelClosed,
-            Ended::Lost => SubstreamError::ConnectionLost(
-                self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
-            ),
-        }
     }
 
     /// Payload bytes accepted from the application that the carrier has not taken.

@@ -1,0 +1,62 @@
+//! Connections over WebRTC or over a WebSocket: everything else is the same code for both.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anabranch::address::PeerAddress;
+use anabranch::websocket::{Authentication, ListenerConfig, ServerConfig, WebSocketListener};
+use anabranch::{Config, Connection, Endpoint, Identity};
+
+use crate::Result;
+
+/// Where connections come in, on a port of the loopback interface that the system chooses.
+pub(crate) enum Listener {
+    WebRtc(Endpoint),
+    WebSocket(WebSocketListener),
+}
+
+impl Listener {
+    pub(crate) async fn bind(websocket: bool, protocol: &str) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        if !websocket {
+            let endpoint = Endpoint::builder().protocol(protocol).bind(address).await?;
+            return Ok(Self::WebRtc(endpoint));
+        }
+        let mut connection = Config::default();
+        connection.protocols = vec![protocol.to_owned()];
+        let mut config = ServerConfig::new(Authentication::noise(Identity::generate()));
+        config.connection = Arc::new(connection);
+        let limits = ListenerConfig::default();
+        let listener = WebSocketListener::bind(address, config, limits).await?;
+        Ok(Self::WebSocket(listener))
+    }
+
+    pub(crate) fn address(&self) -> PeerAddress {
+        match self {
+            Self::WebRtc(endpoint) => PeerAddress::WebRtcDirect(endpoint.addresses().remove(0)),
+            Self::WebSocket(listener) => PeerAddress::WebSocket(listener.address()),
+        }
+    }
+
+    pub(crate) async fn accept(&self) -> Result<Connection> {
+        match self {
+            Self::WebRtc(endpoint) => {
+                let incoming = endpoint.accept().await.ok_or("the listener was closed")?;
+                Ok(incoming.accept().await?)
+            }
+            Self::WebSocket(listener) => Ok(listener.accept().await?.accept().await?),
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        if let Self::WebRtc(endpoint) = self {
+            endpoint.close().await;
+        }
+    }
+}
+
+/// Dials an address of either kind.
+pub(crate) async fn connect(endpoint: &Endpoint, address: &PeerAddress) -> Result<Connection> {
+    let reached = endpoint.connect_any(std::slice::from_ref(address)).await?;
+    Ok(reached.connection)
+}

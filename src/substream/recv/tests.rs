@@ -1,0 +1,335 @@
+use bytes::Bytes;
+
+use super::{FRAME_COST, MIN_WINDOW, Overrun, ReceiveBuffer, unpinned};
+use crate::message::{FrameDecoder, Message};
+use crate::substream::INITIAL_CREDIT;
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
+}
+
+/// More than enough left to promise.
+const ROOM: u64 = 1 << 40;
+
+fn received() -> ReceiveBuffer {
+    ReceiveBuffer::new(1024 * 1024, 0)
+}
+
+fn push(buffer: &mut ReceiveBuffer, data: &[u8]) {
+    assert_eq!(
+        buffer.push(Bytes::copy_from_slice(data), true, false),
+        Ok(())
+    );
+}
+
+fn read_all(buffer: &mut ReceiveBuffer) -> Vec<u8> {
+    let mut out = Vec::new();
+    buffer.read(|chunk| {
+        out.extend_from_slice(chunk);
+        chunk.len()
+    });
+    out
+}
+
+/// Row L-26: a ceiling that counts bytes only would let frames of one byte cost 64 times as much.
+#[test]
+fn l26_tiny_payloads_are_copied_together_and_cost_little() {
+    let mut buffer = received();
+    let data = pattern(100_000);
+    for byte in &data {
+        push(&mut buffer, std::slice::from_ref(byte));
+    }
+    assert_eq!(buffer.buffered(), 100_000);
+    assert!(
+        buffer.cost() < 100_000 + 26 * FRAME_COST,
+        "{}",
+        buffer.cost()
+    );
+    assert_eq!(read_all(&mut buffer), data);
+    assert_eq!(buffer.cost(), 0);
+}
+
+#[test]
+fn large_payloads_are_kept_as_they_came_and_cost_their_frame() {
+    let mut buffer = received();
+    let payload = Bytes::from(pattern(5000));
+    assert_eq!(buffer.push(payload.clone(), true, false), Ok(()));
+    assert_eq!(buffer.cost(), 5000 + FRAME_COST);
+    let read = buffer.read_chunk(usize::MAX).expect("a payload is queued");
+    assert_eq!(read.as_ptr(), payload.as_ptr(), "not copied");
+}
+
+/// The bound that `Config::validate` relies on: a peer within its window meets no ceiling.
+#[test]
+fn the_worst_cut_costs_a_quarter_more_than_its_bytes() {
+    let mut buffer = received();
+    while buffer.buffered() < 500_000 {
+        push(&mut buffer, &[1]);
+        push(&mut buffer, &pattern(513));
+    }
+    assert!(
+        buffer.cost() <= buffer.buffered() + buffer.buffered() / 4,
+        "{}",
+        buffer.cost()
+    );
+}
+
+#[test]
+fn a_read_crosses_chunks_and_keeps_the_order() {
+    let mut buffer = received();
+    let data = pattern(10_000);
+    let mut rest = &data[..];
+    for length in [1, 700, 3, 2000, 5, 5, 1000, 512, 513] {
+        let (now, later) = rest.split_at(length);
+        push(&mut buffer, now);
+        rest = later;
+    }
+    let total = data.len() - rest.len();
+    let mut out = Vec::new();
+    let mut room = 2500;
+    buffer.read(|chunk| {
+        let taken = chunk.len().min(room);
+        out.extend_from_slice(&chunk[..taken]);
+        room -= taken;
+        taken
+    });
+    assert_eq!(out.len(), 2500);
+    while let Some(chunk) = buffer.read_chunk(300) {
+        assert!(chunk.len() <= 300 && !chunk.is_empty());
+        out.extend_from_slice(&chunk);
+    }
+    assert_eq!(out, &data[..total]);
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+}
+
+#[test]
+fn credit_is_due_at_first_and_then_at_half_of_the_window() {
+    let mut buffer = ReceiveBuffer::new(1000, 0);
+    assert!(
+        buffer.credit_offer(ROOM, false).is_some(),
+        "the peer was told nothing yet"
+    );
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1000);
+    buffer.granted(1000);
+    assert!(buffer.credit_offer(ROOM, false).is_none());
+    push(&mut buffer, &pattern(1000));
+    assert!(
+        buffer.credit_offer(ROOM, false).is_none(),
+        "received is not consumed"
+    );
+    buffer.read_chunk(499);
+    assert!(buffer.credit_offer(ROOM, false).is_none());
+    buffer.read_chunk(1);
+    assert!(buffer.credit_offer(ROOM, false).is_some());
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1500);
+    buffer.granted(1500);
+    buffer.granted(1200);
+    assert_eq!(
+        buffer.credit_offer(ROOM, true).unwrap_or_default(),
+        1500,
+        "an offer never falls"
+    );
+}
+
+#[test]
+fn a_window_grows_while_the_peer_waits_for_each_grant_and_no_further_than_its_cap() {
+    let mut buffer = ReceiveBuffer::new(1000, 6000);
+    buffer.granted(1000);
+    let mut windows = Vec::new();
+    // A long path: what was sent on one grant is read, and the next granted, long before the peer
+    // learns of that.
+    let mut known = 1000;
+    for _ in 0..40 {
+        let mut next_known = known;
+        while buffer.received < known {
+            let frame = (known - buffer.received).min(300);
+            push(&mut buffer, &pattern(frame as usize));
+            read_all(&mut buffer);
+            if let Some(offer) = buffer.credit_offer(ROOM, false) {
+                buffer.granted(offer);
+                next_known = offer;
+            }
+        }
+        known = next_known;
+        windows.push(buffer.window);
+    }
+    assert!(windows.is_sorted(), "{windows:?}");
+    assert!(
+        windows.contains(&2000) && windows.contains(&4000),
+        "{windows:?}"
+    );
+    assert_eq!(windows.last(), Some(&6000));
+}
+
+#[test]
+fn a_peer_that_is_not_held_up_leaves_the_window_alone() {
+    let mut buffer = ReceiveBuffer::new(1000, 100_000);
+    buffer.granted(1000);
+    for _ in 0..100 {
+        // Never ends a frame where a grant ends.
+        push(&mut buffer, &pattern(333));
+        read_all(&mut buffer);
+        if let Some(offer) = buffer.credit_offer(ROOM, false) {
+            buffer.granted(offer);
+        }
+    }
+    assert_eq!(buffer.window, 1000);
+}
+
+#[test]
+fn a_slow_reader_is_no_reason_to_grow() {
+    let mut buffer = ReceiveBuffer::new(1000, 100_000);
+    buffer.granted(1000);
+    for _ in 0..20 {
+        // All that is granted has come before the reader has read half of it.
+        let missing = buffer.granted - buffer.received;
+        push(&mut buffer, &pattern(missing as usize));
+        while buffer.credit_offer(ROOM, false).is_none() {
+            buffer.read_chunk(100);
+        }
+        let offer = buffer.credit_offer(ROOM, false).unwrap_or_default();
+        buffer.granted(offer);
+    }
+    assert_eq!(buffer.window, 1000);
+}
+
+#[test]
+fn the_window_is_what_the_connection_can_afford() {
+    let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
+    // The first grant takes an eighth of what is left, and a minimum in any case.
+    assert_eq!(buffer.credit_offer(4 << 20, true), Some(1 << 19));
+    assert_eq!(buffer.credit_offer(0, true), Some(MIN_WINDOW));
+    buffer.granted(MIN_WINDOW);
+    assert_eq!(buffer.credit_offer(0, false), None);
+    push(&mut buffer, &pattern(MIN_WINDOW as usize / 2));
+    assert_eq!(buffer.promised(), MIN_WINDOW);
+    assert_eq!(
+        buffer.credit_offer(0, false),
+        None,
+        "received is not consumed"
+    );
+    read_all(&mut buffer);
+    // What was read can be granted again, and more once others give theirs back.
+    let consumed = MIN_WINDOW / 2;
+    assert_eq!(buffer.credit_offer(0, false), Some(consumed + MIN_WINDOW));
+    assert_eq!(
+        buffer.credit_offer(4 << 20, false),
+        Some(consumed + (1 << 20))
+    );
+}
+
+#[test]
+fn what_will_not_come_is_no_longer_promised() {
+    let mut buffer = ReceiveBuffer::new(10_000, 0);
+    buffer.granted(10_000);
+    push(&mut buffer, &pattern(600));
+    assert_eq!(buffer.promised(), 10_000);
+    buffer.complete();
+    assert_eq!(buffer.promised(), 600);
+    read_all(&mut buffer);
+    assert_eq!(buffer.promised(), 0);
+    assert_eq!(buffer.credit_offer(ROOM, false), None);
+}
+
+#[test]
+fn more_than_granted_is_an_overrun_only_for_those_who_know() {
+    let mut buffer = ReceiveBuffer::new(20_000, 0);
+    buffer.granted(20_000);
+    assert_eq!(
+        buffer.push(Bytes::from(pattern(20_000)), true, true),
+        Ok(())
+    );
+    assert_eq!(
+        buffer.push(Bytes::from_static(b"x"), true, true),
+        Err(Overrun)
+    );
+
+    let mut ignorant = ReceiveBuffer::new(20_000, 0);
+    ignorant.granted(20_000);
+    assert_eq!(
+        ignorant.push(Bytes::from(pattern(30_000)), true, false),
+        Ok(())
+    );
+
+    let mut untold = ReceiveBuffer::new(20_000, 0);
+    assert_eq!(
+        untold.push(Bytes::from(pattern(30_000)), true, true),
+        Ok(())
+    );
+
+    // Sent before a grant that is smaller than what may be sent without one.
+    let initial = INITIAL_CREDIT as usize;
+    let mut small = ReceiveBuffer::new(1024, 0);
+    small.granted(1024);
+    assert_eq!(
+        small.push(Bytes::from(pattern(initial)), true, true),
+        Ok(())
+    );
+    assert_eq!(
+        small.push(Bytes::from_static(b"x"), true, true),
+        Err(Overrun)
+    );
+}
+
+#[test]
+fn payload_that_nobody_wants_counts_as_consumed() {
+    let mut buffer = ReceiveBuffer::new(1000, 0);
+    buffer.granted(1000);
+    assert_eq!(buffer.push(Bytes::from(pattern(700)), false, true), Ok(()));
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 1700);
+}
+
+#[test]
+fn discard_frees_everything_and_counts_it_as_consumed() {
+    let mut buffer = ReceiveBuffer::new(10_000, 0);
+    buffer.granted(10_000);
+    push(&mut buffer, &pattern(600));
+    push(&mut buffer, &pattern(10));
+    buffer.discard();
+    assert_eq!((buffer.buffered(), buffer.cost()), (0, 0));
+    assert_eq!(buffer.credit_offer(ROOM, true).unwrap_or_default(), 10_610);
+    assert!(read_all(&mut buffer).is_empty());
+}
+
+/// What a reader that reads nothing keeps alive, decoded as the driver does it.
+fn kept(message: Vec<u8>) -> Vec<(usize, bool)> {
+    let message = Bytes::from(message);
+    let range = message.as_ptr_range();
+    let mut decoder = FrameDecoder::new();
+    decoder.push(message);
+    let mut kept = Vec::new();
+    while let Some(message) = decoder.next_message().expect("good frames") {
+        let payload = unpinned(message.payload, decoder.backing());
+        kept.push((payload.len(), range.contains(&payload.as_ptr())));
+    }
+    kept
+}
+
+#[test]
+fn a_small_payload_does_not_keep_a_large_message() {
+    let frame = |len| Message::data(Bytes::from(vec![7; len])).encode();
+    // One frame, and as many empty ones as fit behind it.
+    let mut message = frame(600).to_vec();
+    message.resize(60_000, 0);
+    assert_eq!(kept(message)[0], (600, false));
+    // A quarter of it may.
+    let message = [frame(1000), frame(1000), frame(1000)].concat();
+    assert_eq!(kept(message), [(1000, true); 3]);
+}
+
+#[test]
+fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
+    let frame = Message::data(Bytes::from(vec![7; 1000])).encode();
+    let (head, tail) = frame.split_at(500);
+    let mut decoder = FrameDecoder::new();
+    decoder.push(Bytes::copy_from_slice(head));
+    assert_eq!(decoder.next_message(), Ok(None));
+    // The rest comes in front of much that is nothing.
+    let mut message = tail.to_vec();
+    message.resize(60_000, 0);
+    decoder.push(Bytes::from(message));
+    let message = decoder.next_message().expect("a frame").expect("whole");
+    assert!(decoder.backing() <= frame.len());
+    assert_eq!(message.payload.len(), 1000);
+}

@@ -1,0 +1,128 @@
+//! What a receiver allocates because of what a header says.
+#![allow(missing_docs)]
+// A global allocator can not be written without it; the library itself forbids it.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use anabranch::payload::{PayloadConfig, PayloadError, Receiver, send_bytes};
+use tokio::io::AsyncWriteExt;
+
+mod common;
+use common::{Pair, pattern, settle, within};
+
+const MIB: usize = 1024 * 1024;
+
+/// Keeps the largest allocation, each thread for itself: tests run side by side, and each on one thread.
+struct Largest;
+
+thread_local! {
+    // Constant and without a destructor, so that its first use allocates nothing itself.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn record(bytes: usize) {
+    LARGEST.with(|largest| largest.set(largest.get().max(bytes)));
+}
+
+/// The largest allocation since this was asked last.
+fn largest() -> usize {
+    LARGEST.with(|largest| largest.replace(0))
+}
+
+// SAFETY: hands every call on to the system allocator as it came.
+unsafe impl GlobalAlloc for Largest {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        record(layout.size());
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        record(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        record(new_size);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Largest = Largest;
+
+/// A header with this length, behind its own.
+fn header(mut total: u64) -> Vec<u8> {
+    let mut header = vec![0, 0x08];
+    while total >= 0x80 {
+        header.push(total as u8 | 0x80);
+        total >>= 7;
+    }
+    header.push(total as u8);
+    header[0] = header.len() as u8 - 1;
+    header
+}
+
+/// Row F-5: 1 MiB is set aside, however much is announced and allowed.
+#[tokio::test(start_paused = true)]
+async fn f5_a_header_that_claims_the_maximum_allocates_a_mebibyte() {
+    for claimed in [64 * MIB as u64, u64::MAX] {
+        let mut limits = PayloadConfig::default();
+        limits.max_total = claimed;
+        let receiver = Receiver::new(limits).unwrap();
+        let pair = Pair::new();
+        let (mut here, there) = pair.substream().await;
+        here.write_all(&header(claimed)).await.unwrap();
+        here.write_all(&pattern(1000)).await.unwrap();
+        settle().await;
+        largest();
+        let payload = receiver.receive(there).await.unwrap();
+        assert_eq!(payload.total(), Some(claimed));
+        assert!(largest() < MIB / 4, "nothing for the payload yet");
+        let assembling = tokio::spawn(payload.assemble(u64::MAX));
+        settle().await;
+        assert_eq!(largest(), MIB);
+        here.finish().await.unwrap();
+        let truncated = within("the end", assembling).await.unwrap();
+        assert!(
+            matches!(truncated, Err(PayloadError::Truncated { got: 1000, want, .. })
+                if want == Some(claimed)),
+            "{truncated:?}"
+        );
+        assert!(largest() < MIB / 4);
+        assert_eq!(receiver.open(), 0);
+        drop(here);
+        pair.finish().await;
+    }
+}
+
+/// Up to there a payload is put where it stays, and a longer one never into more than it needs.
+#[tokio::test(start_paused = true)]
+async fn f5_what_is_allocated_is_what_was_announced() {
+    for size in [500_000, MIB, 3 * MIB + 1] {
+        let pair = Pair::new();
+        let (here, there) = pair.substream().await;
+        let data = pattern(size);
+        largest();
+        let (sent, received) = tokio::join!(send_bytes(here, data.into()), async {
+            Receiver::default()
+                .receive(there)
+                .await?
+                .assemble(size as u64)
+                .await
+        });
+        assert_eq!(sent.unwrap().total, size as u64);
+        assert_eq!(received.unwrap().len(), size);
+        assert_eq!(largest(), size);
+        pair.finish().await;
+    }
+}

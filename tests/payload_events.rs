@@ -1,0 +1,460 @@
+//! What `Events` are told of payloads, in which order, and how often.
+
+#![allow(missing_docs)]
+
+use std::io::Cursor;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::events::{PayloadDirection, PayloadOutcome, PayloadProgress};
+use anabranch::payload::{PayloadConfig, PayloadError, Receiver, SendError, Sender, receive};
+use anabranch::{ConnectionInfo, Events, Initiator, Substream, SubstreamInfo};
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::AsyncReadExt;
+use tokio::time::{sleep, timeout};
+
+mod common;
+use common::{Pair, config, pattern, within};
+
+const MIB: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Event {
+    Begun,
+    Refused(&'static str),
+    Progress,
+    /// With [`PayloadOutcome::as_str`], and the error's text.
+    Ended(&'static str, String),
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    substream: SubstreamInfo,
+    progress: Option<PayloadProgress>,
+    event: Event,
+}
+
+/// Writes every event down.
+#[derive(Debug, Default)]
+struct Recorder(Mutex<Vec<Entry>>);
+
+impl Recorder {
+    fn add(&self, substream: SubstreamInfo, progress: Option<PayloadProgress>, event: Event) {
+        self.0.lock().unwrap().push(Entry {
+            substream,
+            progress,
+            event,
+        });
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
+        let entries = self.entries();
+        entries.iter().filter(|entry| wanted(&entry.event)).count()
+    }
+
+    /// How the payloads have ended, in that order.
+    fn outcomes(&self) -> Vec<&'static str> {
+        let entries = self.entries();
+        let outcome = |entry: &Entry| match entry.event {
+            Event::Ended(outcome, _) => Some(outcome),
+            _ => None,
+        };
+        entries.iter().filter_map(outcome).collect()
+    }
+
+    /// Begun, progress at least once, ended, for each substream; and numbers that fit each other.
+    #[track_caller]
+    fn check(&self, direction: PayloadDirection, interval: u64) {
+        let mut entries = self.entries();
+        entries.sort_by_key(|entry| entry.substream.id);
+        for payload in entries.chunk_by(|a, b| a.substream == b.substream) {
+            if let [only] = payload {
+                assert!(matches!(only.event, Event::Refused(_)), "{only:?}");
+                continue;
+            }
+            let kinds: Vec<_> = payload.iter().map(|entry| &entry.event).collect();
+            let [Event::Begun, middle @ .., Event::Ended(outcome, _)] = &kinds[..] else {
+                panic!("{payload:#?}");
+            };
+            assert!(!middle.is_empty(), "{payload:#?}");
+            assert!(middle.iter().all(|event| **event == Event::Progress));
+            let progress: Vec<_> = payload.iter().filter_map(|entry| entry.progress).collect();
+            assert!(
+                progress
+                    .iter()
+                    .all(|progress| progress.direction == direction)
+            );
+            assert!(progress.is_sorted_by_key(|progress| progress.transferred));
+            let (first, last) = (progress[0], progress[progress.len() - 1]);
+            assert_eq!((first.transferred, first.moved, last.moved), (0, 0, 0));
+            let moved: u64 = progress.iter().map(|progress| progress.moved).sum();
+            assert_eq!(moved, last.transferred - last.resumed_from, "{payload:#?}");
+            if *outcome == "complete" {
+                assert_eq!(last.total, Some(last.transferred));
+            }
+            // All but the one at the end, and the one that ends it.
+            for early in &progress[1..progress.len() - 2] {
+                assert!(early.moved >= interval, "{early:?} in {payload:#?}");
+            }
+        }
+    }
+}
+
+impl Events for Recorder {
+    fn payload_begun(&self, _: &ConnectionInfo, s: SubstreamInfo, progress: PayloadProgress) {
+        self.add(s, Some(progress), Event::Begun);
+    }
+
+    fn payload_refused(&self, _: &ConnectionInfo, s: SubstreamInfo, error: &PayloadError) {
+        let why = match error {
+            PayloadError::TooMany { .. } => "too many",
+            PayloadError::TooLarge { .. } => "too large",
+            PayloadError::BadHeader(_) => "bad header",
+            PayloadError::EndedBySender(_) => "ended by sender",
+            _ => "other",
+        };
+        self.add(s, None, Event::Refused(why));
+    }
+
+    fn payload_progress(&self, _: &ConnectionInfo, s: SubstreamInfo, progress: PayloadProgress) {
+        self.add(s, Some(progress), Event::Progress);
+    }
+
+    fn payload_ended(
+        &self,
+        _: &ConnectionInfo,
+        substream: SubstreamInfo,
+        progress: PayloadProgress,
+        outcome: PayloadOutcome<'_>,
+    ) {
+        let why = match outcome {
+            PayloadOutcome::SendFailed(error) => error.to_string(),
+            PayloadOutcome::ReceiveFailed(error) => error.to_string(),
+            _ => String::new(),
+        };
+        let event = Event::Ended(outcome.as_str(), why);
+        self.add(substream, Some(progress), event);
+    }
+}
+
+/// Two connections, each with a recorder of its own.
+fn recorded(memory: MemoryConfig) -> (Pair, [Arc<Recorder>; 2]) {
+    let recorders = [Arc::<Recorder>::default(), Arc::default()];
+    let [a, b] = recorders.each_ref().map(|recorder| {
+        let mut config = config();
+        config.events = Some(Arc::clone(recorder) as Arc<dyn Events>);
+        config
+    });
+    (Pair::with(a, b, memory), recorders)
+}
+
+fn payload_config(change: impl FnOnce(&mut PayloadConfig)) -> PayloadConfig {
+    let mut config = PayloadConfig::default();
+    change(&mut config);
+    config
+}
+
+fn sender(substream: Substream) -> Sender {
+    Sender::new(substream, PayloadConfig::default()).unwrap()
+}
+
+/// In one write, which the sender does not cut, and in pieces that are hashed.
+#[tokio::test(start_paused = true)]
+async fn both_sides_are_told_every_mebibyte_and_at_the_end() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let total = 3 * MIB + MIB / 2;
+    let data = Bytes::from(pattern(total as usize));
+    for hashed in [false, true] {
+        let (a, b) = pair.substream().await;
+        let mut sender = sender(a);
+        if hashed {
+            sender = sender.hashed();
+        }
+        let (sent, received) = tokio::join!(sender.send_bytes(data.clone()), async {
+            receive(b).await?.assemble(total).await
+        });
+        assert_eq!(sent.unwrap().total, total);
+        assert!(received.unwrap() == data);
+    }
+    pair.finish().await;
+    here.check(PayloadDirection::Sent, MIB);
+    there.check(PayloadDirection::Received, MIB);
+    for recorder in [&here, &there] {
+        assert_eq!(recorder.outcomes(), ["complete", "complete"]);
+        assert_eq!(recorder.count(|event| *event == Event::Progress), 2 * 4);
+        let entries = recorder.entries();
+        let begun = entries[0].progress.unwrap();
+        assert_eq!((begun.total, begun.resumed_from), (Some(total), 0));
+    }
+    let opened = |recorder: &Recorder| recorder.entries()[0].substream.initiator;
+    assert_eq!(
+        (opened(&here), opened(&there)),
+        (Initiator::Local, Initiator::Remote)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_interval_is_a_field_and_an_empty_payload_is_told_once() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let limits = payload_config(|config| config.progress_interval = 1000);
+    let receiver = Receiver::new(limits.clone()).unwrap();
+    for (size, known) in [
+        (0, true),
+        (0, false),
+        (999, true),
+        (100_000, true),
+        (100_000, false),
+    ] {
+        let (a, b) = pair.substream().await;
+        let before = [here.entries().len(), there.entries().len()];
+        let total = known.then_some(size as u64);
+        let sender = Sender::new(a, limits.clone()).unwrap();
+        let (sent, received) = tokio::join!(
+            sender.send_reader(Cursor::new(pattern(size)), total),
+            async { receiver.receive(b).await?.assemble(100_000).await }
+        );
+        assert_eq!(sent.unwrap().total, size as u64);
+        assert_eq!(received.unwrap().len(), size);
+        for (recorder, before) in [&here, &there].into_iter().zip(before) {
+            let calls = recorder.entries().len() - before - 2;
+            if size < 1000 {
+                assert_eq!(calls, 1, "{size}");
+            } else {
+                // As often as frames and writes allow, and no more.
+                assert!((2..=size / 1000 + 1).contains(&calls), "{calls} of {size}");
+            }
+        }
+    }
+    pair.finish().await;
+    here.check(PayloadDirection::Sent, 1000);
+    there.check(PayloadDirection::Received, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_skipped_is_not_counted_as_moved() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let data = pattern(3_000_000);
+    let (a, b) = pair.substream().await;
+    let (sent, received) = tokio::join!(sender(a).send_resumable(Cursor::new(&data)), async {
+        let mut payload = receive(b).await?;
+        payload.resume(1_900_000, &mut &data[..]).await?;
+        payload.assemble(3_000_000).await
+    });
+    assert_eq!(sent.unwrap().resumed_from, 1_900_000);
+    assert_eq!(received.unwrap().len(), 1_100_000);
+    pair.finish().await;
+    here.check(PayloadDirection::Sent, MIB);
+    there.check(PayloadDirection::Received, MIB);
+    for recorder in [here, there] {
+        let last = recorder.entries().pop().unwrap().progress.unwrap();
+        assert_eq!(
+            (last.transferred, last.resumed_from),
+            (3_000_000, 1_900_000)
+        );
+        // 1 MiB, and what is left.
+        assert_eq!(recorder.count(|event| *event == Event::Progress), 2);
+    }
+}
+
+/// Who ends it, and what each side is told.
+#[tokio::test(start_paused = true)]
+async fn every_end_has_an_outcome_on_both_sides() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let data = Bytes::from(pattern(4_000_000));
+    let begin = async || {
+        let (a, b) = pair.substream().await;
+        let sender = sender(a);
+        let canceller = sender.canceller();
+        let sending = tokio::spawn(sender.send_bytes(data.clone()));
+        (canceller, sending, receive(b).await.unwrap())
+    };
+    // The receiver does not want it.
+    let (_, sending, payload) = begin().await;
+    payload.cancel(7);
+    within("the end", sending).await.unwrap().unwrap_err();
+    // It drops it.
+    let (_, sending, payload) = begin().await;
+    drop(payload.into_stream());
+    within("the end", sending).await.unwrap().unwrap_err();
+    // It cancels it from elsewhere, while nobody waits for it.
+    let (_, sending, payload) = begin().await;
+    payload.canceller().cancel(9);
+    within("the end", sending).await.unwrap().unwrap_err();
+    assert_eq!(there.outcomes().len(), 2, "it is not dropped yet");
+    drop(payload);
+    // The sender cancels it.
+    let (canceller, sending, payload) = begin().await;
+    canceller.cancel(8);
+    within("the end", sending).await.unwrap().unwrap_err();
+    payload.assemble(4_000_000).await.unwrap_err();
+    // It is dropped.
+    let (_, sending, payload) = begin().await;
+    sending.abort();
+    payload.assemble(4_000_000).await.unwrap_err();
+    // The receiver waits for a sender that has fallen silent.
+    let (a, b) = pair.substream().await;
+    let (silent, source) = tokio::io::duplex(10);
+    let sending = tokio::spawn(sender(a).send_reader(source, Some(10)));
+    sleep(Duration::from_secs(1)).await;
+    let receiving = receive(b).await.unwrap().assemble(10);
+    within("the deadline", receiving).await.unwrap_err();
+    within("the end", sending).await.unwrap().unwrap_err();
+    drop(silent);
+    pair.finish().await;
+    here.check(PayloadDirection::Sent, MIB);
+    there.check(PayloadDirection::Received, MIB);
+    assert_eq!(
+        there.outcomes(),
+        [
+            "cancelled",
+            "dropped",
+            "cancelled",
+            "rejected",
+            "rejected",
+            "rejected"
+        ]
+    );
+    assert_eq!(
+        here.outcomes(),
+        [
+            "rejected",
+            "rejected",
+            "rejected",
+            "cancelled",
+            "dropped",
+            "expired"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_receiver_refuses_has_no_beginning() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let receiver = Receiver::new(payload_config(|config| {
+        config.max_open = 1;
+        config.max_total = 1000;
+    }));
+    let receiver = receiver.unwrap();
+    // By its header.
+    let (a, b) = pair.substream().await;
+    let (sent, received) = tokio::join!(
+        sender(a).send_bytes(pattern(1001).into()),
+        receiver.receive(b)
+    );
+    assert!(matches!(sent, Err(SendError::Rejected(_))), "{sent:?}");
+    assert!(received.is_err());
+    // For want of a place.
+    let (a, b) = pair.substream().await;
+    let sending = tokio::spawn(sender(a).send_bytes(pattern(10).into()));
+    let payload = receiver.receive(b).await.unwrap();
+    let (a, b) = pair.substream().await;
+    let (sent, received) = tokio::join!(
+        sender(a).send_bytes(pattern(10).into()),
+        receiver.receive(b)
+    );
+    assert!(sent.is_err() && received.is_err());
+    payload.assemble(10).await.unwrap();
+    within("the receipt", sending).await.unwrap().unwrap();
+    let refusals: Vec<_> = there
+        .entries()
+        .into_iter()
+        .map(|entry| entry.event)
+        .collect();
+    assert_eq!(refusals[0], Event::Refused("too large"));
+    assert_eq!(there.count(|event| *event == Event::Refused("too many")), 1);
+    assert_eq!(there.outcomes(), ["complete"]);
+    assert_eq!(here.outcomes(), ["rejected", "rejected", "complete"]);
+    // A sender that never sends, and one that must not: nothing begins.
+    let told = here.entries().len();
+    let (a, b) = pair.substream().await;
+    drop(sender(a));
+    let (a, b2) = pair.substream().await;
+    let limits = payload_config(|config| config.max_total = 5);
+    let sender = Sender::new(a, limits).unwrap();
+    sender.send_bytes(pattern(6).into()).await.unwrap_err();
+    assert_eq!(here.entries().len(), told);
+    drop((b, b2));
+    pair.finish().await;
+    here.check(PayloadDirection::Sent, MIB);
+    there.check(PayloadDirection::Received, MIB);
+}
+
+/// Whatever happens at whatever time: as many ends as beginnings, and in the right order.
+#[tokio::test(start_paused = true)]
+async fn every_beginning_has_one_end_whatever_happens() {
+    for seed in 0..100 {
+        println!("seed {seed}");
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let (pair, [here, there]) = recorded(MemoryConfig::hostile(seed));
+        let interval = [1, 1000, 50_000][rng.random_range(0..3)];
+        let limits = payload_config(|config| config.progress_interval = interval);
+        let size = rng.random_range(0..300_000);
+        let (a, b) = pair.substream().await;
+        let sender = Sender::new(a, limits.clone()).unwrap();
+        let ours = sender.canceller();
+        let data = Bytes::from(pattern(size));
+        let sending = tokio::spawn(match rng.random_range(0..3) {
+            0 => futures_util::FutureExt::boxed(sender.send_bytes(data)),
+            1 => futures_util::FutureExt::boxed(sender.send_reader(Cursor::new(data), None)),
+            _ => futures_util::FutureExt::boxed(sender.send_resumable(Cursor::new(data))),
+        });
+        let receiver = Receiver::new(limits).unwrap();
+        let give_up = Duration::from_millis(rng.random_range(0..60));
+        let receiving = tokio::spawn(timeout(give_up, async move {
+            receiver.receive(b).await?.assemble(300_000).await
+        }));
+        sleep(Duration::from_millis(rng.random_range(0..60))).await;
+        match rng.random_range(0..5) {
+            0 => sending.abort(),
+            1 => receiving.abort(),
+            2 => ours.cancel(5),
+            3 => drop(pair.a.close()),
+            _ => {}
+        }
+        // Whoever waits is told by the other side, or by its own deadline.
+        let _ = timeout(Duration::from_secs(200), receiving).await;
+        let _ = timeout(Duration::from_secs(200), sending)
+            .await
+            .expect("it ends");
+        pair.finish().await;
+        for (recorder, direction) in [
+            (&here, PayloadDirection::Sent),
+            (&there, PayloadDirection::Received),
+        ] {
+            recorder.check(direction, interval);
+            let begun = recorder.count(|event| *event == Event::Begun);
+            assert_eq!(recorder.outcomes().len(), begun);
+        }
+    }
+}
+
+/// A connection that dies ends its payloads.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_ends_its_payloads() {
+    let (pair, [here, there]) = recorded(MemoryConfig::default());
+    let (a, b) = pair.substream().await;
+    let (mut source, sink) = tokio::io::duplex(100_000);
+    let sending = tokio::spawn(sender(a).send_reader(sink, Some(200_000)));
+    tokio::io::AsyncWriteExt::write_all(&mut source, &pattern(50_000))
+        .await
+        .unwrap();
+    let receiving = tokio::spawn(async { receive(b).await?.assemble(200_000).await });
+    sleep(Duration::from_secs(1)).await;
+    pair.faults.kill();
+    within("the end", receiving).await.unwrap().unwrap_err();
+    within("the end", sending).await.unwrap().unwrap_err();
+    assert_eq!(source.read(&mut [0]).await.unwrap(), 0);
+    here.check(PayloadDirection::Sent, MIB);
+    there.check(PayloadDirection::Received, MIB);
+    assert_eq!(
+        (here.outcomes(), there.outcomes()),
+        (vec!["failed"], vec!["failed"])
+    );
+}

@@ -1,0 +1,183 @@
+//! Payloads that are cut, too long, or not what their hash says.
+
+use std::io::Cursor;
+
+use anabranch::carrier::memory::MemoryConfig;
+use anabranch::message::{Flag, Message};
+use anabranch::payload::{PayloadError, Rejection, SendError, code, receive, send_bytes};
+use tokio::io::AsyncWriteExt;
+
+use crate::common::{Pair, config, pattern, scripted, settle, within};
+use crate::payloads::{drained, header, peer_is_told, peer_sends, received, sender};
+
+/// Row F-8: an early FIN is no end.
+#[tokio::test(start_paused = true)]
+async fn f8_a_payload_that_ends_early_is_truncated_after_what_came() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let mut bytes = header(&[(1, 10_001)]);
+    bytes.extend_from_slice(&pattern(10_000));
+    let (substream, channel) = peer_sends(&mut s, &bytes).await;
+    s.peer.flag(channel, Flag::Fin);
+    let (all, error) = drained(receive(substream).await.unwrap()).await;
+    assert!(all == pattern(10_000));
+    assert!(
+        matches!(
+            error,
+            Some(PayloadError::Truncated {
+                got: 10_000,
+                want: Some(10_001),
+                cause: None
+            })
+        ),
+        "{error:?}"
+    );
+    s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
+    peer_is_told(&mut s, channel, code::TRUNCATED).await;
+    s.finish().await;
+}
+
+/// Row FR-10: when the carrier dies, what was received comes first, and then the cause.
+#[tokio::test(start_paused = true)]
+async fn fr10_a_connection_that_dies_truncates_after_what_came() {
+    for fields in [&[(1, 20_000)][..], &[]] {
+        let pair = Pair::new();
+        let (mut here, there) = pair.substream().await;
+        let mut bytes = header(fields);
+        bytes.extend_from_slice(&pattern(10_000));
+        here.write_all(&bytes).await.unwrap();
+        let payload = receive(there).await.unwrap();
+        settle().await;
+        pair.faults.kill();
+        within("the end", pair.b.closed()).await;
+        let (all, error) = drained(payload).await;
+        assert!(all == pattern(10_000));
+        let Some(PayloadError::Truncated {
+            got: 10_000,
+            want,
+            cause: Some(_),
+        }) = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!(want, fields.first().map(|(_, total)| *total));
+    }
+}
+
+/// Rows F-9 and FR-5: exact, without slack; by one byte and by many.
+#[tokio::test(start_paused = true)]
+async fn f9_a_payload_that_is_longer_than_it_said_overflows() {
+    for (more, hash) in [(1, false), (9000, false), (1, true), (9000, true)] {
+        let mut s = scripted(config(), MemoryConfig::default());
+        let hash_len = if hash { 32 } else { 0 };
+        let mut bytes = header(&[(1, 100), (3, u64::from(hash))]);
+        bytes.extend_from_slice(&pattern(100 + hash_len + more));
+        let (substream, channel) = peer_sends(&mut s, &bytes).await;
+        let (all, error) = drained(receive(substream).await.unwrap()).await;
+        assert!(all == pattern(100));
+        let Some(PayloadError::Overflow { got, want: 100 }) = error else {
+            panic!("{error:?}");
+        };
+        assert!(got > 100 && got <= 100 + more as u64, "{got}");
+        peer_is_told(&mut s, channel, code::OVERFLOW).await;
+        assert_eq!(s.us.stats().unread, 0);
+        s.finish().await;
+    }
+}
+
+/// A hash that is wrong is an error behind the bytes; so is one that is missing.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_hash_is_an_error_behind_the_bytes() {
+    for fields in [&[(1, 5000), (3, 1)][..], &[(3, 1)]] {
+        for trailer in [32, 31, 0] {
+            let known = fields.len() == 2;
+            let mut s = scripted(config(), MemoryConfig::default());
+            let mut bytes = header(fields);
+            bytes.extend_from_slice(&pattern(5000));
+            bytes.extend_from_slice(&vec![0xaa; trailer]);
+            let (substream, channel) = peer_sends(&mut s, &bytes).await;
+            s.peer.flag(channel, Flag::Fin);
+            let (all, error) = drained(receive(substream).await.unwrap()).await;
+            if known {
+                assert!(all == pattern(5000));
+            } else {
+                assert!(all[..] == bytes[3..bytes.len() - 32], "but for the last 32");
+            }
+            match error {
+                Some(PayloadError::HashMismatch { expected, actual }) => {
+                    assert!(trailer == 32 || !known);
+                    assert_eq!(expected == [0xaa; 32], trailer == 32);
+                    assert_ne!(actual, expected);
+                }
+                Some(PayloadError::HashMissing) => assert!(trailer < 32 && known),
+                other => panic!("{other:?}"),
+            }
+            s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
+            peer_is_told(&mut s, channel, code::HASH_MISMATCH).await;
+            s.finish().await;
+        }
+    }
+    // Shorter than a hash alone.
+    let mut s = scripted(config(), MemoryConfig::default());
+    let mut bytes = header(&[(3, 1)]);
+    bytes.extend_from_slice(b"short");
+    let (substream, channel) = peer_sends(&mut s, &bytes).await;
+    s.peer.flag(channel, Flag::Fin);
+    let (_, error) = drained(receive(substream).await.unwrap()).await;
+    assert!(
+        matches!(error, Some(PayloadError::HashMissing)),
+        "{error:?}"
+    );
+    s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
+    peer_is_told(&mut s, channel, code::HASH_MISMATCH).await;
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_or_ends_early_is_an_error_on_both_sides() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sending = sender(here).send_reader(Cursor::new(pattern(999)), Some(1000));
+    let (sent, (_, error)) = tokio::join!(sending, received(there));
+    assert!(
+        matches!(
+            sent,
+            Err(SendError::SourceTruncated {
+                got: 999,
+                want: 1000
+            })
+        ),
+        "{sent:?}"
+    );
+    assert!(
+        matches!(
+            error,
+            Some(PayloadError::EndedBySender(Rejection::Truncated))
+        ),
+        "{error:?}"
+    );
+    // A longer one is read as far as it was announced.
+    let (here, there) = pair.substream().await;
+    let sending = sender(here).send_reader(Cursor::new(pattern(2000)), Some(1000));
+    let (sent, all) = tokio::join!(sending, async {
+        receive(there).await?.assemble(1000).await
+    });
+    assert_eq!(sent.unwrap().total, 1000);
+    assert!(all.unwrap() == pattern(1000));
+    // A writer that fails.
+    let (here, there) = pair.substream().await;
+    let (writer, reader) = tokio::io::duplex(10);
+    drop(reader);
+    let mut writer = writer;
+    let (sent, received) = tokio::join!(send_bytes(here, pattern(1000).into()), async {
+        receive(there).await?.copy_to(&mut writer).await
+    });
+    assert!(
+        matches!(received, Err(PayloadError::Local(_))),
+        "{received:?}"
+    );
+    assert!(
+        matches!(sent, Err(SendError::Rejected(Rejection::LocalFailure))),
+        "{sent:?}"
+    );
+    pair.finish().await;
+}
