@@ -424,6 +424,8 @@ async fn receive(mut input: Input<'_>) -> bool {
     other.run(0).await;
     let received = other.peer.drive(timeout(LIMIT, receiving)).await;
     let result = received.expect("it ends in time").expect("no panic");
+    // What is under way arrives, the receipt above all.
+    other.peer.drive(sleep(Duration::from_millis(200))).await;
     other.hear().await;
     assert_eq!(receiver.open(), 0);
     let complete = {
@@ -496,6 +498,7 @@ async fn send(mut input: Input<'_>) -> bool {
     other.run(total).await;
     let sent = other.peer.drive(timeout(LIMIT, sending)).await;
     let result = sent.expect("it ends in time").expect("no panic");
+    other.peer.drive(sleep(Duration::from_millis(200))).await;
     other.hear().await;
     check_sent(&data, way == 3, hashed || way == 3, &result, &other);
     session.end(other).await;
