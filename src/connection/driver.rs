@@ -536,6 +536,7 @@ impl<C: Carrier> Turn<'_, C> {
             if !peer_spoke && !peer_credit {
                 // Its first data would have carried credit: this peer knows none.
                 shared.credit_is_unknown();
+                self.tell_resumed(channel);
             }
             let counters = &self.core.link.counters;
             counters.payload_received.add(message.payload.len() as u64);
@@ -612,6 +613,7 @@ impl<C: Carrier> Turn<'_, C> {
                 entry.credit_deadline = None;
                 if !self.core.peer_knows_credit {
                     shared.credit_is_unknown();
+                    self.tell_resumed(deadline.channel);
                 }
             }
         }

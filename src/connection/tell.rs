@@ -10,7 +10,10 @@ use crate::substream::{CloseOutcome, Ended, Shared, Substream};
 
 /// A substream has found its protocol.
 pub(super) fn negotiated(link: &Link, substream: &Substream) {
-    if let Some(protocol) = substream.protocol() {
+    // Its end may have been told already, and that is the last that is told of it.
+    if substream.shared().state().end().is_none()
+        && let Some(protocol) = substream.protocol()
+    {
         let info = substream.shared().info();
         link.tell(|events, connection| events.substream_negotiated(connection, info, protocol));
     }

@@ -239,6 +239,11 @@ impl Session<'_> {
                 && finishes
             {
                 sub.shut = true;
+                if polite {
+                    // Data behind a window that nobody opens would be waited for, and rightly so.
+                    let credit = Message::credit(u64::from(u32::MAX)).encode();
+                    self.peer.send(channel, &credit);
+                }
                 let finish = async {
                     if polite {
                         handle.finish().await.map(Some)

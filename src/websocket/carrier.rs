@@ -70,6 +70,10 @@ pub(super) struct WebSocketCarrier<S> {
     writing: Option<Vec<ChannelId>>,
     /// A write was refused for want of room, and `Writable` is owed.
     refused: bool,
+    /// Bytes of pongs that the engine has queued since the socket last took everything.
+    pongs: usize,
+    /// Why nothing can be written any more. What the peer has sent before is still read.
+    write_error: Option<WebSocketError>,
     /// With which code the peer said goodbye, if it did.
     goodbye: Option<Option<u32>>,
     said_goodbye: bool,
@@ -110,6 +114,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             events: VecDeque::new(),
             writing: None,
             refused: false,
+            pongs: 0,
+            write_error: None,
             goodbye: None,
             said_goodbye: false,
             own_close: None,
@@ -155,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 }
             }
             self.send(cx);
-            if !self.receive(cx) {
+            if matches!(self.state, State::Running) && !self.receive(cx) {
                 return Poll::Pending;
             }
         }
@@ -181,11 +187,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 true
             }
             Poll::Ready(Some(Err(error))) => {
-                self.fail(close::engine_error(error));
+                let error = close::engine_error(error);
+                let first = self.write_error.take();
+                self.fail(first.unwrap_or(error));
                 true
             }
             Poll::Ready(None) => {
-                self.fail(WebSocketError::Lost);
+                let first = self.write_error.take();
+                self.fail(first.unwrap_or(WebSocketError::Lost));
+                true
+            }
+            Poll::Pending if self.write_error.is_some() => {
+                if self.heartbeat.poll_close(cx).is_pending() {
+                    return false;
+                }
+                let first = self.write_error.take();
+                self.fail(first.unwrap_or(WebSocketError::Lost));
                 true
             }
             Poll::Pending => self.beat(cx),
@@ -217,7 +234,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             WsMessage::Binary(bytes) => self.incoming.push(bytes),
             WsMessage::Text(_) => self.fail(WebSocketError::Text),
             // The engine has queued the pong, in front of what is not handed to it yet.
-            WsMessage::Ping(_) => self.writing = Some(self.writing.take().unwrap_or_default()),
+            WsMessage::Ping(payload) => {
+                self.writing = Some(self.writing.take().unwrap_or_default());
+                // Header and mask.
+                self.pongs = self.pongs.saturating_add(payload.len() + 6);
+                if self.pongs > self.config.control_backlog {
+                    let queued = self.pongs;
+                    self.fail(WebSocketError::NotReading { queued });
+                }
+            }
             WsMessage::Pong(_) => {
                 let round_trip = self.heartbeat.pong();
                 let event = round_trip.map(|time| CarrierEvent::RoundTrip { time });
@@ -319,12 +344,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         let notify = self.writing.take().unwrap_or_default();
         match Pin::new(&mut self.socket).start_send(message) {
             Ok(()) => self.writing = Some(notify),
-            Err(error) => self.fail(close::engine_error(error)),
+            Err(error) => self.write_failed(close::engine_error(error)),
         }
+    }
+
+    /// The socket takes nothing any more. What the peer said before that, and why it went, may still wait to be read.
+    fn write_failed(&mut self, error: WebSocketError) {
+        self.writing = None;
+        if !matches!(self.state, State::Running) || !matches!(error, WebSocketError::Io { .. }) {
+            return self.fail(error);
+        }
+        self.heartbeat.begin_close(self.config.close_timeout);
+        self.write_error.get_or_insert(error);
     }
 
     /// Writes to the socket until there is nothing left, or it is full.
     fn send(&mut self, cx: &mut Context<'_>) {
+        if self.write_error.is_some() {
+            return;
+        }
         if self.channels.has_unannounced() {
             self.announce(u64::MAX);
         }
@@ -333,13 +371,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 match Pin::new(&mut self.socket).poll_flush(cx) {
                     Poll::Pending => return,
                     Poll::Ready(Err(error)) => {
-                        // What the peer said last may still wait to be read.
                         if matches!(self.state, State::Running) {
-                            self.drain_after_write_error(cx, close::engine_error(error));
+                            self.write_failed(close::engine_error(error));
                         }
                         return;
                     }
                     Poll::Ready(Ok(())) => {
+                        self.pongs = 0;
                         for channel in self.writing.take().into_iter().flatten() {
                             self.events.push_back(CarrierEvent::Delivered { channel });
                         }
@@ -352,21 +390,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             self.writing = Some(notify);
             if !message.is_empty() {
                 self.start_send(WsMessage::Binary(message));
+                if self.write_error.is_some() {
+                    return;
+                }
             }
             if std::mem::take(&mut self.refused) {
                 self.events.push_back(CarrierEvent::Writable);
             }
-        }
-    }
-
-    /// The socket takes nothing more: the peer is gone, and may have said why.
-    fn drain_after_write_error(&mut self, cx: &mut Context<'_>, error: WebSocketError) {
-        self.writing = None;
-        match Pin::new(&mut self.socket).poll_next(cx) {
-            Poll::Ready(Some(Ok(WsMessage::Close(close)))) => {
-                self.end(close::cause_of(close.as_ref(), self.goodbye.flatten()));
-            }
-            _ => self.end(error.into()),
         }
     }
 
@@ -463,7 +493,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
                 }
             }
             self.send(cx);
-            if !self.receive(cx) && self.events.is_empty() {
+            // It may have ended with that.
+            if matches!(self.state, State::Running) && !self.receive(cx) && self.events.is_empty() {
                 return Poll::Pending;
             }
         }

@@ -54,7 +54,10 @@ pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> Conn
     let code = close.map_or(NO_STATUS, |close| close.code.into());
     let reason = close.map_or_else(String::new, |close| close.reason.to_string());
     match (code, goodbye) {
-        (_, Some(code)) => ConnectionError::ClosedByPeerWith { code, reason },
+        // An orderly end only: what was announced may have gone wrong afterwards.
+        (NORMAL | NO_STATUS | GOING_AWAY | REGISTERED..=PRIVATE_LAST, Some(code)) => {
+            ConnectionError::ClosedByPeerWith { code, reason }
+        }
         (NORMAL | NO_STATUS, None) if reason.is_empty() => ConnectionError::ClosedByPeer,
         (GOING_AWAY, None) => ConnectionError::ClosedByPeer,
         (NORMAL | NO_STATUS | REGISTERED..=PRIVATE_LAST, None) => {
@@ -63,7 +66,7 @@ pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> Conn
                 reason,
             }
         }
-        (code, None) => WebSocketError::Closed { code, reason }.into(),
+        (code, _) => WebSocketError::Closed { code, reason }.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::error::WebSocketError;
+use super::upgrade::READ_BUFFER;
 use crate::message::Flag;
 use crate::message::mux::{Head, peek};
 
@@ -103,7 +104,8 @@ impl Incoming {
         } else {
             self.message.split_to(len)
         };
-        if len > COPIED_LATER && len.saturating_mul(MAX_PINNED) < self.message_len {
+        let backing = self.message_len.max(READ_BUFFER);
+        if len > COPIED_LATER && len.saturating_mul(MAX_PINNED) < backing {
             return Bytes::copy_from_slice(&bytes);
         }
         bytes

@@ -37,9 +37,13 @@ struct Batch {
 }
 
 impl Batch {
-    fn take(&mut self) -> Option<(Bytes, Vec<ChannelId>)> {
+    /// Takes a message of at most `limit` bytes; who is to be told comes with the last byte.
+    fn take(&mut self, limit: usize) -> Option<(Bytes, Vec<ChannelId>)> {
         if self.bytes.is_empty() && self.notify.is_empty() {
             return None;
+        }
+        if self.bytes.len() > limit {
+            return Some((self.bytes.split_to(limit).freeze(), Vec::new()));
         }
         Some((
             self.bytes.split().freeze(),
@@ -57,7 +61,9 @@ pub(super) struct Outgoing {
     number: u64,
     /// First frames lie in `bulk`: those after them have to as well.
     bulk_announces: bool,
-    /// Most bytes of `bulk` that data may fill.
+    /// A part of `bulk` was sent, which may end within a frame.
+    bulk_is_cut: bool,
+    /// Most bytes of a message, and most bytes of `bulk` that data may fill.
     limit: usize,
 }
 
@@ -69,6 +75,7 @@ impl Outgoing {
             // Channels begin with zero, which is no batch.
             number: 1,
             bulk_announces: false,
+            bulk_is_cut: false,
             limit,
         }
     }
@@ -128,14 +135,21 @@ impl Outgoing {
         true
     }
 
-    /// The next message, and who wants to know when it is written.
+    /// The next message, and who wants to know when it is written. Flags and credit are appended without regard to
+    /// the limit, so what waits may be more than a message that the peer takes.
     pub(super) fn take(&mut self) -> Option<(Bytes, Vec<ChannelId>)> {
-        if let Some(urgent) = self.urgent.take() {
+        // Nothing comes between the parts of a frame.
+        if !self.bulk_is_cut
+            && let Some(urgent) = self.urgent.take(self.limit)
+        {
             return Some(urgent);
         }
-        let bulk = self.bulk.take()?;
-        self.number += 1;
-        self.bulk_announces = false;
+        let bulk = self.bulk.take(self.limit)?;
+        self.bulk_is_cut = !self.bulk.bytes.is_empty();
+        if !self.bulk_is_cut {
+            self.number += 1;
+            self.bulk_announces = false;
+        }
         Some(bulk)
     }
 }
@@ -203,6 +217,20 @@ mod tests {
         assert!(outgoing.has_room(9) && !outgoing.has_room(10));
         drain(&mut outgoing);
         assert!(outgoing.has_room(100));
+    }
+
+    #[test]
+    fn s9_no_message_is_longer_than_the_limit_and_nothing_comes_into_a_frame_that_is_cut() {
+        let mut outgoing = Outgoing::new(4);
+        let (mut a, mut b) = Default::default();
+        let out = outgoing.for_frame(Nothing, false, &mut a);
+        out.extend_from_slice(&[1, 1, 1, 1, 1, 1]);
+        assert!(outgoing.notify(ChannelId::new(2)));
+        assert_eq!(outgoing.take().unwrap(), (vec![1; 4].into(), vec![]));
+        put(&mut outgoing, 2, Others, false, &mut b);
+        let rest = outgoing.take().unwrap();
+        assert_eq!(rest, (vec![1; 2].into(), vec![ChannelId::new(2)]));
+        assert_eq!(drain(&mut outgoing), [vec![2]]);
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl TlsIdentity {
             .with_single_cert(chain, key)
             .map_err(unusable)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Without it the exporter of TLS 1.2 binds nothing (RFC 9266 section 4.2).
+        config.require_ems = true;
         Ok(Self {
             config: Arc::new(config),
         })
@@ -146,6 +148,7 @@ pub(super) fn connector(trust: &TlsTrust) -> io::Result<tokio_rustls::TlsConnect
             }))
             .with_no_client_auth(),
     };
+    config.require_ems = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config).into())
 }

@@ -11,8 +11,8 @@ use super::config::{Authentication, WebSocketConfig};
 use super::error::{HandshakeError, HandshakePhase, UpgradeError};
 use crate::connection::ConnectionError;
 
-/// What of the socket is read at once. More would be cleared in vain for each small message.
-const READ_BUFFER: usize = 32 * 1024;
+/// What of the socket is read at once. More would be cleared in vain for each small message, which is a slice of it.
+pub(super) const READ_BUFFER: usize = 32 * 1024;
 
 /// The limits, in the engine's terms (row O-2: they have to reach it).
 pub(super) fn engine_config(config: &WebSocketConfig) -> EngineConfig {

@@ -1,11 +1,17 @@
 //! Peers that break the rules, and peers that only look like it.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -459,4 +465,122 @@ async fn o10_a_slow_message_is_a_sign_of_life() {
         .unwrap();
     let end = timeout(LIMIT, ours.closed()).await.unwrap();
     assert_eq!(end, ConnectionError::TimedOut);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_whose_pongs_are_never_read_end_the_connection() {
+    let mut config = WebSocketConfig::default();
+    config.control_backlog = 4096;
+    // The peer's own end of the pipe is read by nobody.
+    let mut scripted = Scripted::with(config, 1024).await;
+    let mut pings = 0;
+    let cause = loop {
+        let sent = tokio::select! {
+            biased;
+            cause = scripted.ours.closed() => break cause,
+            sent = scripted.peer.send(WsMessage::Ping(Bytes::from_static(&[7; 125]))) => sent,
+        };
+        if sent.is_err() {
+            break scripted.ours.closed().await;
+        }
+        pings += 1;
+        tokio::task::yield_now().await;
+        assert!(pings < 50_000, "it goes on answering");
+    };
+    assert!(
+        matches!(
+            cause,
+            ConnectionError::WebSocket(WebSocketError::NotReading { queued }) if queued < 5000
+        ),
+        "{cause}"
+    );
+}
+
+/// A pipe whose writes fail from a moment on.
+struct Halved {
+    io: DuplexStream,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Halved {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Halved {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_peer_said_last_is_read_though_nothing_can_be_written_any_more() {
+    let (a, b) = duplex(256 * 1024);
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let io = Halved {
+        io: a,
+        is_broken: Arc::clone(&is_broken),
+    };
+    let carrier = carrier(io, false, WebSocketConfig::default()).await;
+    let (ours, driver) = Connection::over(carrier, plain());
+    tokio::spawn(driver);
+    let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+    let mut opening = open(2);
+    opening.extend_from_slice(&data(2, b"hello"));
+    peer.send(WsMessage::Binary(opening.freeze()))
+        .await
+        .unwrap();
+    let mut substream = timeout(LIMIT, ours.accept())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let mut hello = [0; 5];
+    substream.read_exact(&mut hello).await.unwrap();
+
+    // It writes into a socket that is closed already, and learns that before it has read the rest.
+    is_broken.store(true, Ordering::Relaxed);
+    substream.write_all(b"too late").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut last = data(2, b" and goodbye");
+    append_flag(&mut last, 2, Flag::Fin, None);
+    peer.send(WsMessage::Binary(last.freeze())).await.unwrap();
+    let close = CloseFrame {
+        code: 4007.into(),
+        reason: "done".into(),
+    };
+    peer.send(WsMessage::Close(Some(close))).await.unwrap();
+    let mut rest = Vec::new();
+    substream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b" and goodbye");
+    let cause = timeout(LIMIT, ours.closed()).await.unwrap();
+    assert_eq!(
+        cause,
+        ConnectionError::ClosedByPeerWith {
+            code: 4007,
+            reason: "done".to_owned()
+        }
+    );
+    drop(substream);
+    assert!(ours.is_idle());
 }
