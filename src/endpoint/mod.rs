@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use futures_util::future::{Either, select};
-use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -27,6 +26,7 @@ pub use crate::webrtc::{EngineKind, UnknownEngine};
 
 pub(crate) mod admission;
 mod any;
+mod builder;
 mod config;
 mod dial;
 mod error;
@@ -37,14 +37,17 @@ mod listener;
 pub(crate) mod router;
 pub(crate) mod socket;
 
+use admission::Admission;
 pub use admission::RateLimit;
-use admission::{Admission, Limits};
 pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
+pub use builder::EndpointBuilder;
+#[cfg(feature = "websocket")]
+use builder::WebSocketDialling;
 pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 use factory::SocketFactory;
 pub use listener::Incoming;
-use listener::{IncomingQueue, Listener};
+use listener::IncomingQueue;
 use router::Router;
 
 /// How peers prove who they are.
@@ -57,209 +60,6 @@ pub enum Security {
     /// The dialler knows the listener by the certificate hash in its address; the dialler itself is
     /// anybody. For plain applications whose peers are ours. Both sides have to be set to it.
     CertificateHash,
-}
-
-/// Makes an [`Endpoint`].
-///
-/// Without settings it has a new identity, the certificate that belongs to it, and defaults.
-#[derive(Debug, Default)]
-#[must_use]
-pub struct EndpointBuilder {
-    identity: Option<Identity>,
-    certificate: Option<Certificate>,
-    config: Config,
-    endpoint_config: EndpointConfig,
-    security: Security,
-    sockets: SocketFactory,
-    #[cfg(feature = "websocket")]
-    websocket: WebSocketDialling,
-}
-
-/// How [`Endpoint::connect_any`] dials WebSockets.
-#[cfg(feature = "websocket")]
-#[derive(Debug, Default)]
-struct WebSocketDialling {
-    limits: crate::websocket::WebSocketConfig,
-    trust: crate::websocket::TlsTrust,
-    binding: crate::websocket::ChannelBinding,
-    allows_plaintext: bool,
-}
-
-impl EndpointBuilder {
-    /// The identity that peers know this endpoint by. Default: a new one.
-    pub fn identity(mut self, identity: Identity) -> Self {
-        self.identity = Some(identity);
-        self
-    }
-
-    /// The DTLS certificate, whose hash is in the addresses. Default: the one derived from the
-    /// identity, so that addresses stay the same as long as the identity does.
-    pub fn certificate(mut self, certificate: Certificate) -> Self {
-        self.certificate = Some(certificate);
-        self
-    }
-
-    /// Adds a protocol that peers may open substreams for; the first added is preferred.
-    pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
-        self.config.protocols.push(protocol.into());
-        self
-    }
-
-    /// Settings of every connection. Keeps protocols that were added before.
-    pub fn config(mut self, mut config: Config) -> Self {
-        let mut protocols = std::mem::take(&mut self.config.protocols);
-        protocols.append(&mut config.protocols);
-        self.config = Config {
-            protocols,
-            ..config
-        };
-        self
-    }
-
-    /// Settings of the endpoint itself.
-    pub fn endpoint_config(mut self, config: EndpointConfig) -> Self {
-        self.endpoint_config = config;
-        self
-    }
-
-    /// How peers prove who they are. Default: Noise.
-    pub fn security(mut self, security: Security) -> Self {
-        self.security = security;
-        self
-    }
-
-    /// Limits of the WebSockets that [`Endpoint::connect_any`] opens. Their handshake has
-    /// [`EndpointConfig::connect_timeout`].
-    #[cfg(feature = "websocket")]
-    pub fn websocket(mut self, limits: crate::websocket::WebSocketConfig) -> Self {
-        self.websocket.limits = limits;
-        self
-    }
-
-    /// Which TLS certificates [`Endpoint::connect_any`] trusts, for `wss` addresses.
-    #[cfg(feature = "websocket")]
-    pub fn tls_trust(mut self, trust: crate::websocket::TlsTrust) -> Self {
-        self.websocket.trust = trust;
-        self
-    }
-
-    /// What Noise is bound to over the `wss` addresses of [`Endpoint::connect_any`]. Default: nothing. Has to be what
-    /// the listeners have.
-    #[cfg(feature = "websocket")]
-    pub fn websocket_binding(mut self, binding: crate::websocket::ChannelBinding) -> Self {
-        self.websocket.binding = binding;
-        self
-    }
-
-    /// Whether [`Endpoint::connect_any`] dials `ws` addresses. Default: no. Noise proves the peer there, too, but what is
-    /// carried after that can be read and changed by everybody on the path, and who blocks UDP
-    /// would decide that it is used.
-    #[cfg(feature = "websocket")]
-    pub fn plaintext_websockets(mut self, allowed: bool) -> Self {
-        self.websocket.allows_plaintext = allowed;
-        self
-    }
-
-    /// Uses the sockets of a simulated host, for listening and for dialling, in place of those of
-    /// the system. Addresses have to be literal, and its own or a wildcard.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn simulated(mut self, host: &crate::simulator::Host) -> Self {
-        self.sockets = SocketFactory::Simulated(host.clone());
-        self
-    }
-
-    /// Listens on every address that `addresses` resolves to, for example `"0.0.0.0:4001"` or
-    /// `"[::]:0"`. A wildcard stands for every address of the machine, port 0 for a free one.
-    ///
-    /// Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// [`BindError`] names the address that failed.
-    pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
-            .await
-            .map_err(BindError::Resolve)?
-            .collect();
-        if addresses.is_empty() {
-            let nothing = std::io::Error::other("the name has no address");
-            return Err(BindError::Resolve(nothing));
-        }
-        self.listen_on(&addresses)
-    }
-
-    /// An endpoint that only dials.
-    ///
-    /// # Errors
-    /// [`BindError::Config`] if the settings can not work.
-    pub fn dial_only(self) -> Result<Endpoint, BindError> {
-        self.listen_on(&[])
-    }
-
-    fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
-        self.config.validate()?;
-        self.endpoint_config.validate()?;
-        #[cfg(feature = "websocket")]
-        self.websocket.limits.validate()?;
-        crate::webrtc::warm_up();
-        let identity = self.identity.unwrap_or_else(Identity::generate);
-        let certificate = self
-            .certificate
-            .unwrap_or_else(|| Certificate::derive(&identity));
-        let config = &self.endpoint_config;
-        let admission = Arc::new(Admission::new(Limits {
-            max_handshakes: config.max_handshakes,
-            max_handshakes_per_prefix: config.max_handshakes_per_prefix,
-            rate: config.first_contacts,
-            site_rate: config.first_contacts_of_site,
-            limit_loopback: config.limit_loopback,
-        }));
-        let mut listeners: Vec<Arc<Listener>> = Vec::new();
-        for &address in addresses {
-            let failed = |source| BindError::Socket { address, source };
-            let sockets = self.sockets.bind_many(address, config.sockets);
-            // One router for all sockets of an address: the system may divide the senders anew, when
-            // a peer comes from another address, and its connection is to be found all the same.
-            let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
-            for socket in sockets.map_err(failed)? {
-                let local = socket.local_addr().map_err(failed)?;
-                listeners.push(Arc::new(Listener {
-                    socket,
-                    local,
-                    router: Arc::clone(&router),
-                }));
-            }
-        }
-        let mut locals: Vec<_> = listeners.iter().map(|listener| listener.local).collect();
-        locals.dedup();
-        let inner = Arc::new(Inner {
-            identity,
-            certificate,
-            security: self.security,
-            connection_config: Arc::new(self.config),
-            admission,
-            incoming: IncomingQueue::default(),
-            config: self.endpoint_config,
-            locals,
-            routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
-            sockets: self.sockets,
-            #[cfg(feature = "websocket")]
-            websocket: self.websocket,
-            closed: AtomicBool::new(false),
-            connections: Mutex::new(HashMap::new()),
-            next_connection: AtomicU64::new(0),
-            connection_ended: Notify::new(),
-            close_begun: Notify::new(),
-            tasks: OnceLock::new(),
-        });
-        let tasks = listeners
-            .into_iter()
-            .map(|listener| tokio::spawn(listener::receive(listener, Arc::downgrade(&inner))))
-            .collect();
-        let _ = inner.tasks.set(Tasks(tokio::sync::Mutex::new(tasks)));
-        Ok(Endpoint {
-            handle: Arc::new(Handle { inner }),
-        })
-    }
 }
 
 /// The receiving tasks, which own the listening sockets. They end when nobody needs them: neither the
