@@ -27,6 +27,11 @@ fi
 step "lints"
 cargo clippy --all-targets --features "$features" -- -D warnings
 
+step "features"
+# What the tests turn on must not be what the library needs.
+cargo check --lib --no-default-features
+cargo check --lib
+
 step "tests"
 export RUST_BACKTRACE=1
 if command -v cargo-nextest >/dev/null 2>&1; then

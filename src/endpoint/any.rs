@@ -8,10 +8,11 @@
 //! ```
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
@@ -179,24 +180,25 @@ pub(super) async fn connect_any(
             running.push(async move { (number, attempt.await) });
             continue;
         }
-        let turn = async {
+        let turn = pin!(async {
             match next_at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
+        });
+        // The first is looked at first.
+        let ended = match select(running.next(), turn).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(_) => continue,
         };
-        tokio::select! {
-            biased;
-            ended = running.next() => match ended {
-                Some((winner, Ok(connection))) => {
-                    drop(running);
-                    let rest = waiting.map(|candidate| candidate.address);
-                    return Ok(reached(connection, winner, begun, failed, rest));
-                }
-                Some((number, Err(error))) => failed.push((number, error)),
-                None => break,
-            },
-            () = turn => {}
+        match ended {
+            Some((winner, Ok(connection))) => {
+                drop(running);
+                let rest = waiting.map(|candidate| candidate.address);
+                return Ok(reached(connection, winner, begun, failed, rest));
+            }
+            Some((number, Err(error))) => failed.push((number, error)),
+            None => break,
         }
     }
     if endpoint.is_closed() {

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -166,21 +168,24 @@ async fn first_to_connect(candidates: Vec<SocketAddr>) -> io::Result<TcpStream> 
             }
             None => false,
         };
-        let alone = sleep(NEXT_ADDRESS_AFTER);
-        tokio::pin!(alone);
+        let alone = async {
+            match has_more {
+                true => sleep(NEXT_ADDRESS_AFTER).await,
+                false => std::future::pending().await,
+            }
+        };
+        let mut alone = pin!(alone);
         loop {
-            tokio::select! {
-                connected = running.next() => match connected {
-                    Some(Ok(stream)) => return Ok(stream),
-                    Some(Err(error)) => {
-                        last = error;
-                        if has_more {
-                            break;
-                        }
+            match select(running.next(), alone.as_mut()).await {
+                Either::Left((Some(Ok(stream)), _)) => return Ok(stream),
+                Either::Left((Some(Err(error)), _)) => {
+                    last = error;
+                    if has_more {
+                        break;
                     }
-                    None => return Err(last),
-                },
-                () = &mut alone, if has_more => break,
+                }
+                Either::Left((None, _)) => return Err(last),
+                Either::Right(_) => break,
             }
         }
     }
