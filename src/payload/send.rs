@@ -68,8 +68,11 @@ impl Sender {
     }
 
     pub(super) fn over(substream: Substream, config: PayloadConfig) -> Self {
+        let lease = Lease::new(substream);
+        // A FIN before the end would look like the end where no length was announced.
+        lease.write.shared().set_reset_on_close(true);
         Self {
-            lease: Lease::new(substream),
+            lease,
             config,
             metadata: Bytes::new(),
             hashed: false,
@@ -422,6 +425,8 @@ impl Sending {
         }
         let total = self.position;
         self.watch.state.set_total(total);
+        // All is written: from here on FIN is right, whoever sends it.
+        self.lease.write.shared().set_reset_on_close(false);
         let finished = self.watch.guard(self.lease.write.finish()).await;
         let outcome = finished.map_err(|interrupt| self.interrupted(interrupt))??;
         if let CloseOutcome::Stopped(_) = outcome {
