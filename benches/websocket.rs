@@ -20,7 +20,7 @@ use anabranch::{Config, Connection, Negotiation};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
@@ -41,32 +41,14 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    println!("one channel, in memory (duplex of 256 KiB), MB/s, median of {rounds}\n");
-    println!(
-        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
+    layers(
+        &runtime,
+        rounds,
+        "in memory (duplex of 256 KiB)",
+        async || memory(),
     );
-    println!("|---|---|---|---|---|---|---|---|");
-    for size in [64, 1024, 16 * 1024] {
-        let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
-        let mut times = [const { Vec::new() }; 5];
-        for _ in 0..rounds {
-            times[0].push(runtime.block_on(bare(memory(), size, bytes)));
-            times[1].push(runtime.block_on(carrier(memory(), size, bytes, false)));
-            times[2].push(runtime.block_on(carrier(memory(), size, bytes, true)));
-            times[3].push(runtime.block_on(substream(memory(), size, bytes, true)));
-            times[4].push(runtime.block_on(substream(memory(), size, bytes, false)));
-        }
-        let [bare, carrier, codec, copied, slices] =
-            times.map(|times| bytes as f64 / 1e6 / median(times));
-        let cost = |substream: f64| (1.0 - substream / carrier) * 100.0;
-        println!(
-            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {copied:.0} | {:+.0} % | {slices:.0} | {:+.0} % |",
-            cost(copied),
-            cost(slices)
-        );
-        let _ = std::io::stdout().flush();
-    }
-    println!("\n64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
+    layers(&runtime, rounds, "over loopback TCP", tcp);
+    println!("64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
     let mut times = [const { Vec::new() }; 3];
     for _ in 0..rounds {
         let pair = runtime.block_on(tcp());
@@ -88,6 +70,45 @@ fn main() {
     );
 }
 
+/// Bytes of one channel over what `connect` makes.
+fn layers<I: Io>(
+    runtime: &tokio::runtime::Runtime,
+    rounds: usize,
+    over: &str,
+    connect: impl AsyncFn() -> (I, I),
+) {
+    println!("one channel, {over}, MB/s, median of {rounds}\n");
+    println!(
+        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for size in [64, 1024, 16 * 1024] {
+        let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
+        let mut times = [const { Vec::new() }; 5];
+        for _ in 0..rounds {
+            times[0].push(runtime.block_on(async { bare(connect().await, size, bytes).await }));
+            for codec in [false, true] {
+                let time = async { carrier(connect().await, size, bytes, codec).await };
+                times[1 + usize::from(codec)].push(runtime.block_on(time));
+            }
+            for copied in [true, false] {
+                let time = async { substream(connect().await, size, bytes, copied).await };
+                times[4 - usize::from(copied)].push(runtime.block_on(time));
+            }
+        }
+        let [bare, carrier, codec, copied, slices] =
+            times.map(|times| bytes as f64 / 1e6 / median(times));
+        let cost = |substream: f64| (1.0 - substream / carrier) * 100.0;
+        println!(
+            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {copied:.0} | {:+.0} % | {slices:.0} | {:+.0} % |",
+            cost(copied),
+            cost(slices)
+        );
+        let _ = std::io::stdout().flush();
+    }
+    println!();
+}
+
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64()
@@ -96,7 +117,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-fn memory() -> (impl Io, impl Io) {
+fn memory() -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(256 * 1024)
 }
 

@@ -12,7 +12,10 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
+builds=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
+  # All at once.
+  builds=("")
   for target in fuzz/fuzz_targets/*.rs; do
     targets+=("$(basename "$target" .rs)")
   done
@@ -21,7 +24,9 @@ fi
 # The crate has no unsafe code, and without a sanitizer inputs run twice as often.
 flags=(--sanitizer "${SANITIZER:-none}")
 [ -z "${FUZZ_FLAGS:-}" ] || flags+=($FUZZ_FLAGS)
-cargo +nightly fuzz build "${flags[@]}"
+for target in "${builds[@]}"; do
+  cargo +nightly fuzz build "${flags[@]}" ${target:+"$target"}
+done
 
 failed=0
 mkdir -p fuzz/target/logs

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anabranch::address::PeerAddress;
 use anabranch::endpoint::{AttemptError, LostReason};
-use anabranch::websocket::{Authentication, ListenerConfig, ServerConfig, WebSocketListener};
+use anabranch::websocket::{
+    Authentication, ChannelBinding, ListenerConfig, ServerConfig, TlsIdentity, TlsTrust,
+    WebSocketListener,
+};
 use anabranch::{
     Certificate, Config, ConnectAnyError, ConnectError, Connection, Endpoint, EndpointConfig,
     Identity,
@@ -89,6 +92,7 @@ fn dialler(limits: EndpointConfig) -> Endpoint {
     Endpoint::builder()
         .config(config())
         .endpoint_config(limits)
+        .plaintext_websockets(true)
         .dial_only()
         .unwrap()
 }
@@ -229,6 +233,60 @@ async fn another_peer_behind_the_websocket_does_not_win() {
     assert!(matches!(error, ConnectAnyError::AllFailed(_)), "{error}");
     server.endpoint.close().await;
     finish(dialler, other).await;
+}
+
+/// Who blocks UDP does not decide that everybody reads along.
+#[tokio::test]
+async fn a_websocket_without_tls_is_dialled_only_if_that_was_chosen() {
+    let server = Server::new().await;
+    let cautious = Endpoint::builder().dial_only().unwrap();
+    let addresses = [server.websocket_address.clone()];
+    let error = cautious.connect_any(&addresses).await.unwrap_err();
+    let ConnectAnyError::AllFailed(lost) = &error else {
+        panic!("{error}");
+    };
+    let LostReason::Failed(reason) = &lost[0].reason else {
+        panic!("{error}");
+    };
+    assert!(matches!(reason, AttemptError::Plaintext), "{error}");
+    finish(cautious, server).await;
+}
+
+/// The strongest setting: TLS that is ended by the listener, and Noise bound to it.
+#[tokio::test]
+async fn a_wss_address_is_reached_with_noise_bound_to_its_tls() {
+    let identity = Identity::generate();
+    let certificate = Certificate::generate();
+    let authentication = Authentication::Noise {
+        identity,
+        binding: ChannelBinding::TlsExporter,
+    };
+    let mut settings = ServerConfig::new(authentication);
+    settings.connection = Arc::new(config());
+    settings.tls = Some(TlsIdentity::from_certificate(&certificate).unwrap());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = WebSocketListener::bind(any, settings, ListenerConfig::default())
+        .await
+        .unwrap();
+    let address = PeerAddress::WebSocket(listener.address());
+    assert!(address.to_string().contains("/wss"), "{address}");
+    let dialler = Endpoint::builder()
+        .config(config())
+        .tls_trust(TlsTrust::Certificates(vec![certificate.fingerprint()]))
+        .websocket_binding(ChannelBinding::TlsExporter)
+        .dial_only()
+        .unwrap();
+    let addresses = [address.clone()];
+    let (reached, accepted) = tokio::join!(dialler.connect_any(&addresses), async {
+        listener.accept().await.unwrap().accept().await.unwrap()
+    });
+    let reached = reached.unwrap();
+    assert_eq!(reached.connection.peer_id(), address.peer_id());
+    assert!(address.peer_id().is_some());
+    tokio::spawn(serve(accepted));
+    echo(&reached.connection).await;
+    dialler.close().await;
+    assert!(dialler.is_idle());
 }
 
 #[tokio::test]

@@ -66,6 +66,11 @@ impl Listener {
     }
 }
 
+/// What dials. Whoever gives it a `ws` address knows that the path can read along.
+pub(crate) fn dialler() -> Result<Endpoint> {
+    Ok(Endpoint::builder().plaintext_websockets(true).dial_only()?)
+}
+
 /// Dials an address of either kind.
 pub(crate) async fn connect(endpoint: &Endpoint, address: &PeerAddress) -> Result<Connection> {
     let reached = endpoint.connect_any(std::slice::from_ref(address)).await?;

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anabranch::address::PeerAddress;
-use anabranch::{CloseOutcome, Endpoint, Substream};
+use anabranch::{CloseOutcome, Substream};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +33,7 @@ mod carrier;
 mod files;
 mod two_processes;
 
-use carrier::{Listener, connect};
+use carrier::{Listener, connect, dialler};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -147,7 +147,7 @@ async fn run(size: u64, streams: u64, websocket: bool) -> Result<()> {
 
 /// The dialler: sends everything and says how long it took until all was confirmed.
 async fn send_all(address: &PeerAddress, size: u64, streams: u64) -> Result<Duration> {
-    let endpoint = Endpoint::builder().dial_only()?;
+    let endpoint = dialler()?;
     let start = Instant::now();
     let connection = connect(&endpoint, address).await?;
     println!("connected in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anabranch::Endpoint;
 use anabranch::address::PeerAddress;
 
 use crate::Result;
-use crate::carrier::{Listener, connect};
+use crate::carrier::{Listener, connect, dialler};
 use crate::files::{PROTOCOL, Writing, receive_files, send_file};
 
 /// After an error of the system, which may last.
@@ -62,7 +61,7 @@ pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Re
 
 /// Sends a file to a receiver.
 pub(crate) async fn send(address: &PeerAddress, path: &Path, hash: bool) -> Result<()> {
-    let endpoint = Endpoint::builder().dial_only()?;
+    let endpoint = dialler()?;
     let connection = connect(&endpoint, address).await?;
     let began = Instant::now();
     let sent = send_file(&connection, path, hash).await?;

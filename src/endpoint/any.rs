@@ -79,6 +79,9 @@ pub enum AttemptError {
     #[cfg(feature = "websocket")]
     #[error(transparent)]
     WebSocket(#[from] crate::websocket::HandshakeError),
+    /// The address is `ws`, and [`EndpointBuilder::plaintext_websockets`](super::EndpointBuilder::plaintext_websockets) was not set.
+    #[error("a WebSocket without TLS, which is not allowed")]
+    Plaintext,
     /// The address is that of a WebSocket, and the crate was built without the feature `websocket`.
     #[error("built without WebSockets")]
     NoWebSocket,
@@ -265,7 +268,7 @@ mod websocket {
     use crate::address::WebSocketAddress;
     use crate::connection::Connection;
     use crate::endpoint::{ConnectError, Inner};
-    use crate::websocket::{self, Authentication, ClientConfig};
+    use crate::websocket::{self, Authentication, ChannelBinding, ClientConfig};
 
     impl Inner {
         /// Over a WebSocket, with the identity and the settings of this endpoint, which counts and closes it
@@ -274,10 +277,20 @@ mod websocket {
             self: &Arc<Self>,
             address: &WebSocketAddress,
         ) -> Result<Connection, AttemptError> {
+            if !address.is_tls() && !self.websocket.allows_plaintext {
+                return Err(AttemptError::Plaintext);
+            }
             let registration = self.register()?;
             let number = registration.number;
             let authentication = match self.noise_identity() {
-                Some(identity) => Authentication::noise(identity.clone()),
+                Some(identity) => Authentication::Noise {
+                    identity: identity.clone(),
+                    // Plaintext has nothing to be bound to.
+                    binding: match address.is_tls() {
+                        true => self.websocket.binding,
+                        false => ChannelBinding::None,
+                    },
+                },
                 None => Authentication::Tls,
             };
             let mut config = ClientConfig::new(authentication);

@@ -81,6 +81,8 @@ pub struct EndpointBuilder {
 struct WebSocketDialling {
     limits: crate::websocket::WebSocketConfig,
     trust: crate::websocket::TlsTrust,
+    binding: crate::websocket::ChannelBinding,
+    allows_plaintext: bool,
 }
 
 impl EndpointBuilder {
@@ -138,6 +140,23 @@ impl EndpointBuilder {
     #[cfg(feature = "websocket")]
     pub fn tls_trust(mut self, trust: crate::websocket::TlsTrust) -> Self {
         self.websocket.trust = trust;
+        self
+    }
+
+    /// What Noise is bound to over the `wss` addresses of [`Endpoint::connect_any`]. Default: nothing. Has to be what
+    /// the listeners have.
+    #[cfg(feature = "websocket")]
+    pub fn websocket_binding(mut self, binding: crate::websocket::ChannelBinding) -> Self {
+        self.websocket.binding = binding;
+        self
+    }
+
+    /// Whether [`Endpoint::connect_any`] dials `ws` addresses. Default: no. Noise proves the peer there, too, but what is
+    /// carried after that can be read and changed by everybody on the path, and who blocks UDP
+    /// would decide that it is used.
+    #[cfg(feature = "websocket")]
+    pub fn plaintext_websockets(mut self, allowed: bool) -> Self {
+        self.websocket.allows_plaintext = allowed;
         self
     }
 
@@ -544,8 +563,10 @@ impl Endpoint {
     /// [`EndpointConfig::websocket_head_start`], for networks where UDP is blocked. The first attempt that
     /// authenticates the peer wins, the others are broken off.
     ///
-    /// Over WebSockets the peer proves itself as over WebRTC: by Noise, or with
-    /// [`Security::CertificateHash`] by its TLS certificate, on `wss` only.
+    /// Over WebSockets the peer proves itself by Noise, or with [`Security::CertificateHash`] by its TLS
+    /// certificate. There TLS and not DTLS protects what is carried: addresses with `ws` are dialled only with
+    /// [`EndpointBuilder::plaintext_websockets`], and against somebody in the middle whose certificate is trusted
+    /// [`EndpointBuilder::websocket_binding`] helps.
     ///
     /// # Errors
     /// [`ConnectAnyError::AllFailed`] says why each address failed.

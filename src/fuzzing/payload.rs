@@ -29,6 +29,9 @@ const MAX_STEPS: usize = 60;
 /// Longer than every timeout of a payload and of a close.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Credit for all that a receiver says.
+const ENOUGH: u64 = 1000;
+
 /// Longest payload. Small, so that a session exceeds it.
 const MAX_TOTAL: u64 = 40_000;
 
@@ -134,7 +137,7 @@ struct Other<'a> {
     /// The content that it has sent so far.
     content: usize,
     fin: bool,
-    /// It did what may end the substream for another reason than the payload.
+    /// It did what may end the substream for another reason than the payload, or hold up the receipt.
     rude: bool,
     heard: Vec<u8>,
     heard_fin: bool,
@@ -246,8 +249,10 @@ impl<'a> Other<'a> {
             }
             8 => framed(&[number(1, Some(total as u64))]),
             9 => {
-                let credit = Message::credit(u64::from(self.input.u32()) >> self.input.below(32));
-                self.peer.send(self.channel, &credit.encode());
+                let credit = u64::from(self.input.u32()) >> self.input.below(32);
+                self.rude |= credit < ENOUGH;
+                let credit = Message::credit(credit).encode();
+                self.peer.send(self.channel, &credit);
                 return;
             }
             10 => {
@@ -425,6 +430,8 @@ async fn receive(mut input: Input<'_>) -> bool {
     other.run(0).await;
     let received = other.peer.drive(timeout(LIMIT, receiving)).await;
     let result = received.expect("it ends in time").expect("no panic");
+    // What is under way arrives, the receipt above all.
+    other.peer.drive(sleep(Duration::from_millis(200))).await;
     other.hear().await;
     assert_eq!(receiver.open(), 0);
     let complete = {
@@ -497,6 +504,7 @@ async fn send(mut input: Input<'_>) -> bool {
     other.run(total).await;
     let sent = other.peer.drive(timeout(LIMIT, sending)).await;
     let result = sent.expect("it ends in time").expect("no panic");
+    other.peer.drive(sleep(Duration::from_millis(200))).await;
     other.hear().await;
     check_sent(&data, way == 3, hashed || way == 3, &result, &other);
     session.end(other).await;

@@ -239,6 +239,8 @@ impl Session<'_> {
                 && finishes
             {
                 sub.shut = true;
+                // Behind half a frame of garbage the peer says nothing that is understood.
+                let polite = polite && sub.garbled.is_none();
                 if polite {
                     // Data behind a window that nobody opens would be waited for, and rightly so.
                     let credit = Message::credit(u64::from(u32::MAX)).encode();

@@ -74,6 +74,8 @@ pub(super) struct WebSocketCarrier<S> {
     pongs: usize,
     /// Why nothing can be written any more. What the peer has sent before is still read.
     write_error: Option<WebSocketError>,
+    /// The engine has found an error, after which it reads no more.
+    engine_failed: bool,
     /// With which code the peer said goodbye, if it did.
     goodbye: Option<Option<u32>>,
     said_goodbye: bool,
@@ -116,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             refused: false,
             pongs: 0,
             write_error: None,
+            engine_failed: false,
             goodbye: None,
             said_goodbye: false,
             own_close: None,
@@ -189,6 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             Poll::Ready(Some(Err(error))) => {
                 let error = close::engine_error(error);
                 let first = self.write_error.take();
+                self.engine_failed = true;
                 self.fail(first.unwrap_or(error));
                 true
             }

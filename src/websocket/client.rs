@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::client_async_with_config;
 
@@ -22,8 +23,11 @@ use crate::address::{Host, WebSocketAddress};
 use crate::connection::Connection;
 use crate::events::{ConnectionInfo, Initiator};
 
-/// How long one address of a name is tried while there are more. The system would try for minutes.
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(2500);
+/// How long one address of a name is tried alone before the next is tried as well (RFC 8305 section 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried.
+const MAX_CANDIDATES: usize = 16;
 
 /// Opens a connection to a listener: TCP, TLS if the address has it, the HTTP upgrade, and Noise if that is
 /// chosen, all within [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout).
@@ -126,27 +130,60 @@ async fn connect_tcp(address: &WebSocketAddress) -> io::Result<TcpStream> {
             all.filter(SocketAddr::is_ipv6).collect()
         }
     };
+    let stream = first_to_connect(alternate(candidates)).await?;
+    // Batches are made here: the system is not to wait for more.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The two families in turns, beginning with that of the first (RFC 8305 section 4): one of them may lead nowhere.
+fn alternate(candidates: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v4 = candidates.first().is_some_and(SocketAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) = candidates
+        .into_iter()
+        .partition(|candidate| candidate.is_ipv4() == first_is_v4);
+    let mut second = second.into_iter();
+    let mut all = Vec::new();
+    for candidate in first {
+        all.push(candidate);
+        all.extend(second.next());
+    }
+    all.extend(second);
+    all.truncate(MAX_CANDIDATES);
+    all
+}
+
+/// Tries one after another, the next when one fails or takes long; the others are dropped when one connects.
+async fn first_to_connect(candidates: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let count = candidates.len();
-    for (index, candidate) in candidates.into_iter().enumerate() {
-        let connecting = TcpStream::connect(candidate);
-        let result = if index + 1 == count {
-            connecting.await
-        } else {
-            timeout(NEXT_ADDRESS_AFTER, connecting)
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        };
-        match result {
-            Ok(stream) => {
-                // Batches are made here: the system is not to wait for more.
-                stream.set_nodelay(true)?;
-                return Ok(stream);
+    let mut waiting = candidates.into_iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let has_more = match waiting.next() {
+            Some(candidate) => {
+                running.push(TcpStream::connect(candidate));
+                waiting.len() > 0
             }
-            Err(error) => last = error,
+            None => false,
+        };
+        let alone = sleep(NEXT_ADDRESS_AFTER);
+        tokio::pin!(alone);
+        loop {
+            tokio::select! {
+                connected = running.next() => match connected {
+                    Some(Ok(stream)) => return Ok(stream),
+                    Some(Err(error)) => {
+                        last = error;
+                        if has_more {
+                            break;
+                        }
+                    }
+                    None => return Err(last),
+                },
+                () = &mut alone, if has_more => break,
+            }
         }
     }
-    Err(last)
 }
 
 fn server_name(address: &WebSocketAddress) -> io::Result<ServerName<'static>> {
@@ -199,5 +236,42 @@ pub(super) fn bound(
         (ChannelBinding::None, _) => Ok(&[]),
         (ChannelBinding::TlsExporter, Some(exported)) => Ok(exported),
         (ChannelBinding::TlsExporter, None) => Err(HandshakeError::NoTlsToBind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_of_a_name_take_turns() {
+        let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let [a, b, c, x, y] =
+            ["[::1]:1", "[::2]:1", "[::3]:1", "10.0.0.1:1", "10.0.0.2:1"].map(addr);
+        assert_eq!(alternate(vec![a, b, c, x, y]), [a, x, b, y, c]);
+        assert_eq!(alternate(vec![x, a, b]), [x, a, b]);
+        assert_eq!(alternate(vec![]), []);
+        assert_eq!(alternate(vec![a; 40]).len(), MAX_CANDIDATES);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_makes_nobody_wait() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a socket");
+        let good = listener.local_addr().expect("an address");
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let bad = closed.local_addr().expect("an address");
+        drop(closed);
+        let stream = first_to_connect(vec![bad, bad, good])
+            .await
+            .expect("the third");
+        assert_eq!(stream.peer_addr().expect("connected"), good);
+        let error = first_to_connect(vec![bad, bad])
+            .await
+            .expect_err("nobody listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = first_to_connect(vec![]).await.expect_err("nowhere to go");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

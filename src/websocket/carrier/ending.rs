@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 use super::super::close;
@@ -74,9 +74,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             }
             match Pin::new(&mut self.socket).poll_next(cx) {
                 // Its frames came too late, or behind what broke the rules.
-                Poll::Ready(Some(Ok(WsMessage::Close(_)))) | Poll::Ready(None | Some(Err(_))) => {
-                    self.settle_when_flushed(cx);
+                Poll::Ready(Some(Ok(WsMessage::Close(_)))) => self.settle_when_flushed(cx),
+                Poll::Ready(None | Some(Err(_))) if self.engine_failed => {
+                    if self.poll_discard(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.settle();
                 }
+                Poll::Ready(None | Some(Err(_))) => self.settle_when_flushed(cx),
                 Poll::Ready(Some(Ok(message))) => {
                     // A frame costs more than its bytes.
                     self.discarded = self.discarded.saturating_add(message.len() + 64);
@@ -94,6 +99,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             }
         }
         // More to throw away, but other tasks have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The engine reads no more, but a socket that is closed with bytes unread resets the connection (RFC 1122 section
+    /// 4.2.2.13), and the close frame is lost on its way. So they are read, up to the same limits.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 4096];
+        for _ in 0..TURNS_PER_POLL {
+            if self.heartbeat.poll_close(cx).is_ready() || self.discarded > MAX_DISCARDED {
+                return Poll::Ready(());
+            }
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(self.socket.get_mut()).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.discarded = self.discarded.saturating_add(buf.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -12,6 +12,7 @@ use super::upgrade::engine_config;
 mod connections;
 mod hostile;
 mod simulated;
+mod sockets;
 
 /// A carrier over a stream, without a handshake.
 async fn carrier<S>(stream: S, is_client: bool, config: WebSocketConfig) -> WebSocketCarrier<S>
