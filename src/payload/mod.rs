@@ -70,6 +70,9 @@
 //! # Ends
 //! Every error ends in a RESET_STREAM with a [`code`] that tells the other side why; it sees that as
 //! [`Rejection`]. A reset drops what the other side has not read.
+//! [`Connection::close`](crate::Connection::close) resets the payloads that are still being sent, with the
+//! code [`SHUTDOWN`](crate::substream::code::SHUTDOWN), since its FIN would look like the end of one
+//! whose length is not known; what is written to its end is delivered.
 
 mod accept;
 mod body;
