@@ -5,8 +5,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Cursor;
 
-use anabranch::payload::{PayloadConfig, PayloadError, Receiver, send_bytes};
+use anabranch::payload::{PayloadConfig, PayloadError, Receiver, Sender, send_bytes};
 use tokio::io::AsyncWriteExt;
 
 mod common;
@@ -20,10 +21,19 @@ struct Largest;
 thread_local! {
     // Constant and without a destructor, so that its first use allocates nothing itself.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static LARGE: Cell<usize> = const { Cell::new(0) };
 }
 
 fn record(bytes: usize) {
     LARGEST.with(|largest| largest.set(largest.get().max(bytes)));
+    if bytes >= 64 * 1024 {
+        LARGE.with(|large| large.set(large.get() + 1));
+    }
+}
+
+/// Allocations of 64 KiB or more since this was asked last.
+fn large() -> usize {
+    LARGE.with(|large| large.replace(0))
 }
 
 /// The largest allocation since this was asked last.
@@ -125,4 +135,54 @@ async fn f5_what_is_allocated_is_what_was_announced() {
         assert_eq!(largest(), size);
         pair.finish().await;
     }
+}
+
+/// Without a length it is the limit that nothing exceeds, and no more is allocated than came.
+#[tokio::test(start_paused = true)]
+async fn f5_a_payload_of_unknown_length_is_put_into_no_more_than_the_limit() {
+    let size = 3 * MIB;
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sender = Sender::new(here, PayloadConfig::default()).unwrap();
+    let source = Cursor::new(pattern(size));
+    largest();
+    let (sent, received) = tokio::join!(sender.send_reader(source, None), async {
+        Receiver::default()
+            .receive(there)
+            .await?
+            .assemble(size as u64 + 1000)
+            .await
+    });
+    assert_eq!(sent.unwrap().total, size as u64);
+    assert_eq!(received.unwrap().len(), size);
+    assert!(largest() <= size + 1000);
+    pair.finish().await;
+}
+
+/// A source that gives a few bytes at a time does not take a large piece for each.
+#[tokio::test(start_paused = true)]
+async fn small_reads_of_a_source_share_their_memory() {
+    const READS: usize = 1000;
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sender = Sender::new(here, PayloadConfig::default()).unwrap();
+    let (mut source, reader) = tokio::io::duplex(10);
+    let writing = tokio::spawn(async move {
+        let data = pattern(READS * 10);
+        source.write_all(&data).await.unwrap();
+    });
+    large();
+    let (sent, received) = tokio::join!(sender.send_reader(reader, None), async {
+        Receiver::default()
+            .receive(there)
+            .await?
+            .assemble(READS as u64 * 10)
+            .await
+    });
+    let pieces = large();
+    writing.await.unwrap();
+    assert_eq!(sent.unwrap().total, READS as u64 * 10);
+    assert!(received.unwrap() == pattern(READS * 10));
+    assert!(pieces <= 4, "{pieces} allocations of 64 KiB or more");
+    pair.finish().await;
 }

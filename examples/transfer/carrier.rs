@@ -1,6 +1,7 @@
 //! Connections over WebRTC or over a WebSocket: everything else is the same code for both.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use anabranch::address::PeerAddress;
@@ -14,6 +15,9 @@ pub(crate) enum Listener {
     WebRtc(Endpoint),
     WebSocket(WebSocketListener),
 }
+
+/// The rest of the way to a connection, to be awaited where it holds up nobody else.
+pub(crate) type Handshake = Pin<Box<dyn Future<Output = Result<Connection>> + Send>>;
 
 impl Listener {
     pub(crate) async fn bind(websocket: bool, protocol: &str) -> Result<Self> {
@@ -38,13 +42,20 @@ impl Listener {
         }
     }
 
-    pub(crate) async fn accept(&self) -> Result<Connection> {
+    /// Who dials next; `None` if nobody can any more. After an error others can: the system may have been
+    /// out of file descriptors.
+    pub(crate) async fn accept(&self) -> Result<Option<Handshake>> {
         match self {
             Self::WebRtc(endpoint) => {
-                let incoming = endpoint.accept().await.ok_or("the listener was closed")?;
-                Ok(incoming.accept().await?)
+                let Some(incoming) = endpoint.accept().await else {
+                    return Ok(None);
+                };
+                Ok(Some(Box::pin(async move { Ok(incoming.accept().await?) })))
             }
-            Self::WebSocket(listener) => Ok(listener.accept().await?.accept().await?),
+            Self::WebSocket(listener) => {
+                let incoming = listener.accept().await?;
+                Ok(Some(Box::pin(async move { Ok(incoming.accept().await?) })))
+            }
         }
     }
 

@@ -1,8 +1,10 @@
 //! Files as payloads, over any connection.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anabranch::Connection;
@@ -15,6 +17,9 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 use crate::{Result, progress_bar};
 
 pub(crate) const PROTOCOL: &str = "/transfer-payload/1.0.0";
+
+/// How the name of a file ends that is not complete.
+const PART: &str = ".part";
 
 /// Bytes that are written to a file at a time.
 const WRITE: usize = 1 << 20;
@@ -56,8 +61,41 @@ async fn show(progress: Progress, total: u64) {
     }
 }
 
+/// The files that are being received, of all connections: two of one name would write to the same part.
+#[derive(Clone, Default)]
+pub(crate) struct Writing(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Writing {
+    /// `None` if another payload is being written there.
+    fn begin(&self, path: &Path) -> Option<Place> {
+        let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.insert(path.to_owned()).then(|| Place {
+            writing: self.clone(),
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// One of them, until this is dropped.
+struct Place {
+    writing: Writing,
+    path: PathBuf,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let paths = &self.writing.0;
+        let mut paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.remove(&self.path);
+    }
+}
+
 /// Receives files into a directory until the connection ends. Returns how many.
-pub(crate) async fn receive_files(connection: &Connection, directory: &Path) -> Result<usize> {
+pub(crate) async fn receive_files(
+    connection: &Connection,
+    directory: &Path,
+    writing: &Writing,
+) -> Result<usize> {
     let receiver = Receiver::new(limits())?;
     let mut payloads = Payloads::new(connection, PROTOCOL, &receiver);
     let mut files = 0;
@@ -71,37 +109,49 @@ pub(crate) async fn receive_files(connection: &Connection, directory: &Path) -> 
             }
         };
         let Some(path) = place_of(&payload, directory) else {
-            eprintln!("refused: {:?} is no file name", payload.metadata());
+            eprintln!("refused: {:?} is no name for a file", payload.metadata());
             payload.cancel(1);
             continue;
         };
-        match receive_file(payload, &path).await {
+        let Some(place) = writing.begin(&path) else {
+            eprintln!("refused: {path:?} is being received already");
+            payload.cancel(2);
+            continue;
+        };
+        match receive_file(payload, &place.path).await {
             Ok(received) => {
                 files += 1;
                 println!(
-                    "received {}: {} bytes, the first {} were here already",
-                    path.display(),
-                    received.total,
-                    received.resumed_from
+                    "received {path:?}: {} bytes, the first {} were here already",
+                    received.total, received.resumed_from
                 );
             }
-            Err(error) => eprintln!("{}: {error}", path.display()),
+            Err(error) => eprintln!("{path:?}: {error}"),
         }
     }
     Ok(files)
 }
 
-/// Where a payload goes: its metadata comes from the peer, and must name nothing outside of the directory.
+/// Where a payload goes: its metadata comes from the peer, and must name nothing outside of the directory,
+/// nothing hidden, and no part of another file.
 fn place_of(payload: &Payload, directory: &Path) -> Option<PathBuf> {
     let name = std::str::from_utf8(payload.metadata()).ok()?;
-    let is_name = Path::new(name).file_name() == Some(OsStr::new(name));
+    let is_name = Path::new(name).file_name() == Some(OsStr::new(name))
+        && !name.starts_with('.')
+        && !name.to_ascii_lowercase().ends_with(PART)
+        && !name.chars().any(char::is_control);
     is_name.then(|| directory.join(name))
 }
 
 /// A part of a file lies under another name, so that nobody takes it for the whole.
 async fn receive_file(mut payload: Payload, path: &Path) -> Result<Received> {
+    // A link that leads nowhere is there too.
+    if fs::symlink_metadata(path).await.is_ok() {
+        payload.cancel(3);
+        return Err("there is such a file, which is not overwritten".into());
+    }
     let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    part.push(PART);
     let mut file = File::options()
         .read(true)
         .write(true)
@@ -120,6 +170,19 @@ async fn receive_file(mut payload: Payload, path: &Path) -> Result<Received> {
         writer.flush().await?;
     }
     let received = received?;
-    fs::rename(&part, path).await?;
+    // Or a crash could leave the name without the bytes.
+    writer.get_ref().sync_all().await?;
+    publish(Path::new(&part), path).await?;
     Ok(received)
+}
+
+/// Gives a whole file its name. A link fails where a rename would overwrite what has appeared meanwhile.
+async fn publish(part: &Path, path: &Path) -> Result<()> {
+    match fs::hard_link(part, path).await {
+        Ok(()) => fs::remove_file(part).await?,
+        // A file system that knows no links.
+        Err(_) if fs::symlink_metadata(path).await.is_err() => fs::rename(part, path).await?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }

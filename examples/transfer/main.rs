@@ -193,7 +193,8 @@ async fn send(mut substream: Substream, size: u64) -> Result<()> {
 
 /// The listener: takes one connection and what comes over it, and says how many bytes were right.
 async fn receive_all(listener: Listener, streams: u64, bar: ProgressBar) -> Result<u64> {
-    let connection = listener.accept().await?;
+    let handshake = listener.accept().await?.ok_or("the listener was closed")?;
+    let connection = handshake.await?;
     let mut receiving = JoinSet::new();
     for _ in 0..streams {
         let substream = connection

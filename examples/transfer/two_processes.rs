@@ -4,29 +4,55 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anabranch::address::PeerAddress;
 
 use crate::Result;
 use crate::carrier::{Listener, connect, dialler};
-use crate::files::{PROTOCOL, receive_files, send_file};
+use crate::files::{PROTOCOL, Writing, receive_files, send_file};
 
-/// Receives files into `directory`, of one dialler after another; of one alone if `once` is set.
+/// After an error of the system, which may last.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Receives files into `directory`, of all who dial; of one alone if `once` is set.
 pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Result<()> {
     fs::create_dir_all(directory)?;
     let listener = Listener::bind(websocket, PROTOCOL).await?;
     println!("{}", listener.address());
+    let writing = Writing::default();
     loop {
-        let connection = listener.accept().await?;
-        let files = receive_files(&connection, directory).await;
+        // Whoever comes here is unknown: a handshake that fails ends nothing but itself.
+        let handshake = match listener.accept().await {
+            Ok(Some(handshake)) => handshake,
+            Ok(None) => return Err("the listener was closed".into()),
+            Err(error) => {
+                eprintln!("{error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         if once {
-            files?;
-            break;
+            match handshake.await {
+                Ok(connection) => {
+                    receive_files(&connection, directory, &writing).await?;
+                    break;
+                }
+                Err(error) => eprintln!("{error}"),
+            }
+            continue;
         }
-        if let Err(error) = files {
-            eprintln!("{error}");
-        }
+        let directory = directory.to_owned();
+        let writing = writing.clone();
+        let serving = async move {
+            let connection = handshake.await?;
+            receive_files(&connection, &directory, &writing).await
+        };
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                eprintln!("{error}");
+            }
+        });
     }
     listener.close().await;
     report_memory("receiver");

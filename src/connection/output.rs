@@ -478,8 +478,7 @@ impl<C: Carrier> Turn<'_, C> {
             .carrier
             .begin_close(&self.core.link.closing_cause());
         for entry in self.core.substreams.values() {
-            entry.shared.apply(Event::Shutdown);
-            entry.shared.cut_off(stop_code);
+            entry.shared.close(stop_code);
         }
         true
     }

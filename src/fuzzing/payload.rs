@@ -75,6 +75,7 @@ fn limits() -> PayloadConfig {
         idle_timeout: Duration::from_secs(5),
         time_limit: Duration::from_secs(30),
         max_open: 1,
+        max_open_per_connection: 1,
         progress_interval: 1000,
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
@@ -29,6 +30,8 @@ pub struct Payloads {
     connection: Connection,
     protocol: Arc<str>,
     receiver: Receiver,
+    /// Payloads of this connection that are open.
+    open: Arc<AtomicUsize>,
     accept: Option<Accept>,
     /// Substreams whose header has not come yet. Each has a place of `receiver`, which bounds them.
     headers: FuturesUnordered<Header>,
@@ -38,7 +41,8 @@ pub struct Payloads {
 
 impl Payloads {
     /// Payloads on substreams of `protocol`, within the limits of `receiver`, which connections can
-    /// share.
+    /// share; of its places this takes
+    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection) at most.
     ///
     /// A substream of another protocol is reset; on a connection that negotiates none, all are taken.
     pub fn new(connection: &Connection, protocol: &str, receiver: &Receiver) -> Self {
@@ -48,6 +52,7 @@ impl Payloads {
             connection,
             protocol: protocol.into(),
             receiver: receiver.clone(),
+            open: Arc::default(),
             headers: FuturesUnordered::new(),
             end: None,
         }
@@ -58,7 +63,8 @@ impl Payloads {
     ///
     /// A sender that is slow with its header delays no other. The payloads are independent of each
     /// other and of this: hand each to a task of its own, or no more is received than
-    /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open).
+    /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open) and
+    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection).
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped. While nobody waits here no header is read and
@@ -105,7 +111,7 @@ impl Payloads {
             substream.reset(code::NEGOTIATION_FAILED);
             return None;
         }
-        match self.receiver.admit(substream) {
+        match self.receiver.admit(substream, Some(&self.open)) {
             Ok(admitted) => {
                 let receiver = self.receiver.clone();
                 self.headers.push(Box::pin(

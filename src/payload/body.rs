@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::consume_budget;
+use tokio::time::timeout;
 
 use super::error::PayloadError;
 use super::lease::Lease;
@@ -140,7 +141,7 @@ impl Payload {
 
     /// All of it in one piece, if it has at most `limit` bytes.
     ///
-    /// Not more than 1 MiB is allocated before as much has come.
+    /// Not more than 1 MiB is allocated before as much has come, and never more than `limit`.
     ///
     /// # Errors
     /// [`PayloadError::TooLarge`], before anything is allocated if the length is known. For the others
@@ -157,7 +158,9 @@ impl Payload {
     ///
     /// # Errors
     /// [`PayloadError::Local`] if `writer` fails; otherwise as [`Payload::assemble`]. All that was
-    /// received before was written, and flushed if it can be.
+    /// received before was written, and flushed if that can be done within
+    /// [`PayloadConfig::idle_timeout`](super::PayloadConfig::idle_timeout), also where the payload was cancelled or
+    /// has expired.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the payload; some of it may have been written.
@@ -166,11 +169,13 @@ impl Payload {
         W: AsyncWrite + Unpin,
     {
         let copied = self.body.copy_to(writer).await;
+        let copied = self.body.checked(copied);
         if copied.is_err() {
-            // What has come is good, and can be resumed from.
-            let _ = self.body.watch.guard(writer.flush()).await;
+            // What has come is good, and can be resumed from. The payload may have been cancelled, or
+            // its time be over, and so the flush has a time of its own.
+            let _ = timeout(self.body.watch.idle_timeout, writer.flush()).await;
         }
-        self.body.checked(copied)
+        copied
     }
 }
 
@@ -294,7 +299,10 @@ impl Body {
     async fn next_or_end(&mut self) -> Result<Option<Bytes>, PayloadError> {
         let next = async {
             match self.next().await? {
-                Some(chunk) => Ok(Some(chunk)),
+                Some(chunk) => {
+                    self.handed_over(chunk.len());
+                    Ok(Some(chunk))
+                }
                 None => {
                     self.confirm().await?;
                     Ok(None)
@@ -320,13 +328,13 @@ impl Body {
                 return Err(PayloadError::TooLarge { len, max });
             }
             if len > all.capacity() {
-                // Doubled, as a vector does by itself, but not beyond what the header announced.
-                let total = self.total.and_then(|total| usize::try_from(total).ok());
-                let most = total.unwrap_or(usize::MAX);
+                // Doubled, as a vector does by itself, but not beyond what there can be.
+                let most = usize::try_from(self.total.unwrap_or(max)).unwrap_or(usize::MAX);
                 let capacity = all.capacity().saturating_mul(2).min(most).max(len);
                 all.reserve_exact(capacity - all.len());
             }
             all.extend_from_slice(&chunk);
+            self.handed_over(chunk.len());
         }
         self.confirm().await?;
         Ok(all.into())
@@ -338,6 +346,7 @@ impl Body {
     {
         while let Some(chunk) = self.next().await? {
             self.local(writer.write_all(&chunk)).await?;
+            self.handed_over(chunk.len());
         }
         self.local(writer.flush()).await?;
         self.confirm().await?;
@@ -358,7 +367,15 @@ impl Body {
             .map_err(PayloadError::Local)
     }
 
-    /// The next bytes; none when all have come, no more do, and their hash is right.
+    /// Counts what [`Self::next`] gave, when the application has it.
+    fn handed_over(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(bytes as u64);
+        self.watch.state.set_transferred(self.received);
+        self.teller.moved();
+    }
+
+    /// The next bytes; none when all have come, no more do, and their hash is right. What it gives is to be
+    /// [counted](Self::handed_over) before it is called again.
     async fn next(&mut self) -> Result<Option<Bytes>, PayloadError> {
         if !self.begun {
             self.begin(0, &mut tokio::io::empty()).await?;
@@ -378,9 +395,6 @@ impl Body {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
         }
-        self.received = len;
-        self.watch.state.set_transferred(len);
-        self.teller.moved();
         Ok(Some(chunk))
     }
 
@@ -492,7 +506,8 @@ impl Body {
         };
         self.write_message(wire::encode(&answer)).await?;
         let start = wire::read::<Start>(&mut self.lease.read, MAX_FIELDS);
-        let start = match self.watch.guard(start).await {
+        // Before it answers the sender hashes as much as we have.
+        let start = match self.watch.guard_silent(have > 0, start).await {
             Ok(Ok(start)) => start,
             Ok(Err(error)) => return Err(PayloadError::message(error, 0, self.total)),
             Err(interrupt) => return Err(self.interrupted(interrupt)),

@@ -19,7 +19,15 @@ pub struct PayloadConfig {
     pub max_metadata: usize,
     /// How long either side waits while not a byte moves: for the header, for bytes, for room to write,
     /// for the confirmation. Default: 60 s. The time in which the application does not ask for
-    /// more does not count. Answers peers that begin and fall silent.
+    /// more does not count. While one side hashes what is skipped of a payload that is resumed, only
+    /// [`PayloadConfig::time_limit`] counts.
+    ///
+    /// A sender sees no further than its own buffer and the credit that the receiver gives it. A receiver whose
+    /// application pauses for longer than this, or that takes longer than this to consume half a window
+    /// ([`Config::receive_window`](crate::Config::receive_window)), gives none meanwhile, and the sender expires:
+    /// give it a longer time where receivers are that slow.
+    ///
+    /// Answers peers that begin and fall silent.
     pub idle_timeout: Duration,
     /// How long one payload may take in all, from the moment at which its sending or receiving
     /// began. Default: 1 hour. Answers peers that send a byte just before each idle timeout.
@@ -27,7 +35,15 @@ pub struct PayloadConfig {
     /// Payloads that one [`Receiver`](super::Receiver) has open at once, from their first byte to
     /// their end. Default: 8. More are reset with [`code::TOO_MANY`](super::code::TOO_MANY), and none
     /// that is running is ended for them. Answers peers that begin many and end none.
+    ///
+    /// One connection can hold all of them for as long as [`PayloadConfig::time_limit`] and longer, if its
+    /// payloads are not read: where a receiver serves several, set
+    /// [`PayloadConfig::max_open_per_connection`] too.
     pub max_open: usize,
+    /// Of those, the ones of one [`Payloads`](super::Payloads), and so of one connection. Default: 8, which
+    /// is all of them. [`Receiver::receive`](super::Receiver::receive) does not look at it. Answers
+    /// peers that leave no place to others.
+    pub max_open_per_connection: usize,
     /// Bytes of a payload between two calls of
     /// [`Events::payload_progress`](crate::Events::payload_progress). Default: 1 MiB. One write or frame that
     /// crosses it several times is one call.
@@ -42,6 +58,7 @@ impl Default for PayloadConfig {
             idle_timeout: Duration::from_secs(60),
             time_limit: Duration::from_secs(3600),
             max_open: 8,
+            max_open_per_connection: 8,
             progress_interval: 1024 * 1024,
         }
     }
@@ -57,8 +74,8 @@ pub enum PayloadConfigError {
         /// The field.
         name: &'static str,
     },
-    /// [`PayloadConfig::max_open`] is zero.
-    #[error("max_open is zero")]
+    /// [`PayloadConfig::max_open`] or [`PayloadConfig::max_open_per_connection`] is zero.
+    #[error("max_open or max_open_per_connection is zero")]
     NoneOpen,
     /// [`PayloadConfig::progress_interval`] is zero.
     #[error("progress_interval is zero")]
@@ -84,7 +101,7 @@ impl PayloadConfig {
                 return Err(PayloadConfigError::ZeroTimeout { name });
             }
         }
-        if self.max_open == 0 {
+        if self.max_open == 0 || self.max_open_per_connection == 0 {
             return Err(PayloadConfigError::NoneOpen);
         }
         if self.progress_interval == 0 {
@@ -113,6 +130,10 @@ mod tests {
             change(&mut config);
             config.validate().expect_err("it can not work")
         };
+        assert_eq!(
+            bad(|config| config.max_open_per_connection = 0),
+            PayloadConfigError::NoneOpen
+        );
         let name = "idle_timeout";
         assert_eq!(
             bad(|config| config.idle_timeout = Duration::ZERO),

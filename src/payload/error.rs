@@ -111,8 +111,9 @@ pub enum PayloadError {
         /// Most bytes.
         max: u64,
     },
-    /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open) payloads are open; this one was
-    /// refused, and none of them was harmed.
+    /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open) payloads are open, or
+    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection) of the same
+    /// connection; this one was refused, and none of them was harmed.
     #[error("{open} payloads are open, of at most {max}")]
     TooMany {
         /// Payloads that are open.

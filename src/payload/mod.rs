@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! use anabranch::Connection;
-//! use anabranch::payload::{PayloadConfig, Payloads, Receiver, Sender};
+//! use anabranch::payload::{PayloadConfig, PayloadError, Payloads, Receiver, Sender};
 //! use bytes::Bytes;
 //!
 //! # type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -23,9 +23,23 @@
 //!     let receiver = Receiver::new(PayloadConfig::default())?;
 //!     let mut payloads = Payloads::new(connection, "/pictures/1", &receiver);
 //!     while let Some(payload) = payloads.accept().await {
-//!         let payload = payload?;
-//!         println!("{:?}, {:?} bytes", payload.metadata(), payload.total());
-//!         let picture = payload.assemble(1 << 20).await?;
+//!         let payload = match payload {
+//!             Ok(payload) => payload,
+//!             Err(PayloadError::Connection(error)) => return Err(error.into()),
+//!             // This one was refused, for its header for instance: others follow.
+//!             Err(error) => {
+//!                 eprintln!("refused: {error}");
+//!                 continue;
+//!             }
+//!         };
+//!         // A task for each: more can be received at once, and none ends another.
+//!         tokio::spawn(async move {
+//!             println!("{:?}, {:?} bytes", payload.metadata(), payload.total());
+//!             match payload.assemble(1 << 20).await {
+//!                 Ok(picture) => println!("{} bytes are here", picture.len()),
+//!                 Err(error) => eprintln!("not received: {error}"),
+//!             }
+//!         });
 //!     }
 //!     Ok(())
 //! }
@@ -56,6 +70,9 @@
 //! # Ends
 //! Every error ends in a RESET_STREAM with a [`code`] that tells the other side why; it sees that as
 //! [`Rejection`]. A reset drops what the other side has not read.
+//! [`Connection::close`](crate::Connection::close) resets the payloads that are still being sent, with the
+//! code [`SHUTDOWN`](crate::substream::code::SHUTDOWN), since its FIN would look like the end of one
+//! whose length is not known; what is written to its end is delivered.
 
 mod accept;
 mod body;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+
 use super::body::{Body, Payload};
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::error::{PayloadError, code};
@@ -15,7 +17,9 @@ use crate::substream::{Shared, Substream};
 
 /// Receives payloads, a limited number at once.
 ///
-/// Clones share the limit. It is held by nothing else: a payload gives its place back when it was read
+/// Clones share the limit. One peer can hold all the places of a receiver that several connections share,
+/// unless [`Payloads`](super::Payloads) bound its part ([`PayloadConfig::max_open_per_connection`]); who calls
+/// [`Receiver::receive`] uses a receiver for each connection, or refuses substreams above it. It is held by nothing else: a payload gives its place back when it was read
 /// to its end, failed or dropped.
 #[derive(Debug, Clone)]
 pub struct Receiver(Arc<Limits>);
@@ -23,16 +27,33 @@ pub struct Receiver(Arc<Limits>);
 #[derive(Debug)]
 struct Limits {
     config: PayloadConfig,
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
 }
 
 /// The place of one payload among those that are open.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Limits>);
+pub(super) struct Permit {
+    _all: Place,
+    _of_connection: Option<Place>,
+}
 
-impl Drop for Permit {
+/// One of a limited number.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, max: usize) -> Result<Self, PayloadError> {
+        let more = |open| (open < max).then_some(open + 1);
+        match open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
+            Ok(_) => Ok(Self(Arc::clone(open))),
+            Err(open) => Err(PayloadError::TooMany { open, max }),
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -63,7 +84,7 @@ impl Receiver {
     fn with(config: PayloadConfig) -> Self {
         Self(Arc::new(Limits {
             config,
-            open: AtomicUsize::new(0),
+            open: Arc::default(),
         }))
     }
 
@@ -83,27 +104,37 @@ impl Receiver {
     /// # Cancel safety
     /// If the future is dropped the payload is cancelled.
     pub async fn receive(&self, substream: Substream) -> Result<Payload, PayloadError> {
-        let admitted = self.admit(substream)?;
+        let admitted = self.admit(substream, None)?;
         self.read_header(admitted).await
     }
 
-    /// Refuses the new one, never one that is running.
-    pub(super) fn admit(&self, substream: Substream) -> Result<Admitted, PayloadError> {
-        let max = self.0.config.max_open;
-        let more = |open| (open < max).then_some(open + 1);
-        let admitted = self
-            .0
-            .open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        if let Err(open) = admitted {
-            substream.reset(code::TOO_MANY);
-            let error = PayloadError::TooMany { open, max };
-            tell_refused(substream.shared(), &error);
-            return Err(error);
+    /// Refuses the new one, never one that is running. `of_connection` counts those of its connection.
+    pub(super) fn admit(
+        &self,
+        substream: Substream,
+        of_connection: Option<&Arc<AtomicUsize>>,
+    ) -> Result<Admitted, PayloadError> {
+        match self.permit(of_connection) {
+            Ok(permit) => Ok(Admitted {
+                lease: Lease::new(substream),
+                permit,
+            }),
+            Err(error) => {
+                substream.reset(code::TOO_MANY);
+                tell_refused(substream.shared(), &error);
+                Err(error)
+            }
         }
-        Ok(Admitted {
-            lease: Lease::new(substream),
-            permit: Permit(Arc::clone(&self.0)),
+    }
+
+    fn permit(&self, of_connection: Option<&Arc<AtomicUsize>>) -> Result<Permit, PayloadError> {
+        let config = &self.0.config;
+        let of_connection = of_connection
+            .map(|open| Place::take(open, config.max_open_per_connection))
+            .transpose()?;
+        Ok(Permit {
+            _all: Place::take(&self.0.open, config.max_open)?,
+            _of_connection: of_connection,
         })
     }
 
@@ -150,13 +181,15 @@ fn tell_refused(substream: &Shared, error: &PayloadError) {
     });
 }
 
-fn check(header: Header, config: &PayloadConfig) -> Result<Header, PayloadError> {
+fn check(mut header: Header, config: &PayloadConfig) -> Result<Header, PayloadError> {
     let bad = |error| Err(PayloadError::BadHeader(error));
     let len = header.metadata.as_ref().map_or(0, |bytes| bytes.len());
     let max = config.max_metadata;
     if len > max {
         return bad(MessageError::MetadataTooLong { len, max });
     }
+    // It is a slice, which would keep the message of the carrier in memory as long as the payload.
+    header.metadata = header.metadata.as_deref().map(Bytes::copy_from_slice);
     let kind = header.hash.unwrap_or_default();
     let Ok(kind) = Hash::try_from(kind) else {
         return bad(MessageError::UnknownHash(kind));
@@ -168,5 +201,27 @@ fn check(header: Header, config: &PayloadConfig) -> Result<Header, PayloadError>
     match header.total_len {
         Some(len) if len > max => Err(PayloadError::TooLarge { len, max }),
         _ => Ok(header),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn metadata_does_not_keep_the_message_that_it_came_in() {
+        let header = Header {
+            metadata: Some(Bytes::from_static(b"name")),
+            ..Header::default()
+        };
+        let mut message = vec![0; 16 * 1024];
+        message.splice(0..0, header.encode_to_vec());
+        let message = Bytes::from(message);
+        let header = Header::decode(message.slice(..header.encoded_len())).expect("a header");
+        let header = check(header, &PayloadConfig::default()).expect("within the limits");
+        assert_eq!(header.metadata.as_deref(), Some(&b"name"[..]));
+        assert!(message.is_unique());
     }
 }

@@ -26,6 +26,9 @@ use crate::substream::{CloseOutcome, Substream};
 /// less time than the send buffer takes to drain.
 const PIECE: usize = 128 * 1024;
 
+/// Room for less than this is not worth a read: about a frame.
+const MIN_READ: usize = 16 * 1024;
+
 /// A payload that the receiver has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,8 +71,11 @@ impl Sender {
     }
 
     pub(super) fn over(substream: Substream, config: PayloadConfig) -> Self {
+        let lease = Lease::new(substream);
+        // A FIN before the end would look like the end where no length was announced.
+        lease.write.shared().set_reset_on_close(true);
         Self {
-            lease: Lease::new(substream),
+            lease,
             config,
             metadata: Bytes::new(),
             hashed: false,
@@ -191,6 +197,7 @@ impl Sender {
             max_total: self.config.max_total,
             position: 0,
             resumed_from: 0,
+            read: BytesMut::new(),
         };
         let metadata = Metadata {
             bytes: self.metadata,
@@ -217,6 +224,8 @@ struct Sending {
     /// Bytes of the payload up to here were sent, or skipped.
     position: u64,
     resumed_from: u64,
+    /// Where the source is read to. Small reads share one allocation.
+    read: BytesMut,
 }
 
 impl Sending {
@@ -275,7 +284,8 @@ impl Sending {
         R: AsyncRead + AsyncSeek + Unpin,
     {
         let answer = wire::read::<Resume>(&mut self.lease.read, MAX_FIELDS);
-        let answer = self.watch.guard(answer).await;
+        // Before it answers the receiver hashes what it has.
+        let answer = self.watch.guard_silent(true, answer).await;
         let answer = answer.map_err(|interrupt| self.interrupted(interrupt))??;
         let have = answer.have.unwrap_or(0);
         if have > total {
@@ -299,6 +309,8 @@ impl Sending {
                 consume_budget().await;
                 self.hash(&piece);
             }
+            // What is sent begins in a buffer of its own, in whole pieces.
+            self.read = BytesMut::new();
             let ours = self.hasher.clone().map(|hasher| hasher.finalize());
             if ours.is_some_and(|ours| ours[..] == theirs[..]) {
                 self.position = have;
@@ -347,10 +359,12 @@ impl Sending {
         R: AsyncRead + Unpin,
     {
         let most = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-        let mut piece = BytesMut::with_capacity(most);
+        if self.read.capacity() < most.min(MIN_READ) {
+            self.read.reserve(most);
+        }
         let read = async {
             let mut limited = (&mut *source).take(most as u64);
-            let mut read = pin!(limited.read_buf(&mut piece));
+            let mut read = pin!(limited.read_buf(&mut self.read));
             // The source may be silent for long: a receiver that has gone is noticed.
             let mut stopping = pin!(self.lease.write.stopped());
             poll_fn(|cx| {
@@ -366,7 +380,7 @@ impl Sending {
         };
         let read = self.watch.guard(read).await;
         read.map_err(|interrupt| self.interrupted(interrupt))??;
-        Ok(piece.freeze())
+        Ok(self.read.split().freeze())
     }
 
     fn hash(&mut self, piece: &[u8]) {
@@ -422,6 +436,8 @@ impl Sending {
         }
         let total = self.position;
         self.watch.state.set_total(total);
+        // All is written: from here on FIN is right, whoever sends it.
+        self.lease.write.shared().set_reset_on_close(false);
         let finished = self.watch.guard(self.lease.write.finish()).await;
         let outcome = finished.map_err(|interrupt| self.interrupted(interrupt))??;
         if let CloseOutcome::Stopped(_) = outcome {

@@ -161,7 +161,7 @@ pub(super) enum Interrupt {
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) state: Arc<State>,
-    idle_timeout: Duration,
+    pub(super) idle_timeout: Duration,
     time_limit: Duration,
     deadline: Instant,
     /// Since when nothing has moved, while somebody waits.
@@ -187,13 +187,29 @@ impl Watch {
         &mut self,
         operation: impl Future<Output = T>,
     ) -> Result<T, Interrupt> {
+        self.guard_silent(false, operation).await
+    }
+
+    /// The same, but if the peer may be `silent` for long while it works, the payload as a whole is what
+    /// limits that.
+    pub(super) async fn guard_silent<T>(
+        &mut self,
+        silent: bool,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, Interrupt> {
+        let idle = if silent {
+            Duration::MAX
+        } else {
+            self.idle_timeout
+        };
         let mut operation = pin!(operation);
-        poll_fn(|cx| self.poll(cx, |cx| operation.as_mut().poll(cx))).await
+        poll_fn(|cx| self.poll(cx, idle, |cx| operation.as_mut().poll(cx))).await
     }
 
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
+        idle: Duration,
         operation: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, Interrupt>> {
         // Registered before it is looked at: a cancel in between is seen.
@@ -214,7 +230,7 @@ impl Watch {
             self.idle_since = None;
         }
         let idle_since = *self.idle_since.get_or_insert(now);
-        let idle_deadline = after(idle_since, self.idle_timeout);
+        let idle_deadline = after(idle_since, idle);
         let next = idle_deadline.min(self.deadline);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);

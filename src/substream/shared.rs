@@ -56,6 +56,10 @@ pub(crate) struct Shared {
     own_stop_code: AtomicCode,
     /// The reading was stopped by the close of the connection, before FIN.
     cut_off: AtomicBool,
+    /// What was written is worth nothing without the rest: the close of the connection resets this.
+    reset_on_close: AtomicBool,
+    /// It did.
+    reset_by_close: AtomicBool,
     send: Mutex<SendBuffer>,
     receive: Mutex<ReceiveBuffer>,
     reader: AtomicWaker,
@@ -117,6 +121,8 @@ impl Shared {
             stop_code: AtomicCode::new(),
             own_stop_code: AtomicCode::new(),
             cut_off: AtomicBool::new(false),
+            reset_on_close: AtomicBool::new(false),
+            reset_by_close: AtomicBool::new(false),
             send: Mutex::new(send),
             receive: Mutex::new(receive),
             reader: AtomicWaker::new(),
@@ -412,6 +418,25 @@ impl Shared {
             // In front of the state, with which it is seen.
             self.cut_off.store(true, Ordering::Release);
             self.stop(code);
+        }
+    }
+
+    /// Whether the close of the connection resets this in place of ending it with FIN, which the peer could take
+    /// for the end that the application meant. To be set before the first write, and taken back
+    /// behind the last.
+    pub(crate) fn set_reset_on_close(&self, reset: bool) {
+        self.reset_on_close.store(reset, Ordering::Release);
+    }
+
+    /// The connection closes.
+    pub(crate) fn close(self: &Arc<Self>, code: u32) {
+        self.apply(Event::Shutdown);
+        self.cut_off(code);
+        // Writes look at the state under this lock: one that was accepted has set the flag before.
+        drop(self.send_buffer());
+        if self.reset_on_close.load(Ordering::Acquire) && self.state().end().is_none() {
+            self.reset_by_close.store(true, Ordering::Release);
+            self.reset(code::SHUTDOWN);
         }
     }
 

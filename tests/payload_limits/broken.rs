@@ -1,10 +1,11 @@
 //! Payloads that are cut, too long, or not what their hash says.
 
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::payload::{PayloadError, Rejection, SendError, code, receive, send_bytes};
+use anabranch::substream::code as substream_code;
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{Pair, config, pattern, scripted, settle, within};
@@ -179,5 +180,59 @@ async fn a_source_that_fails_or_ends_early_is_an_error_on_both_sides() {
         matches!(sent, Err(SendError::Rejected(Rejection::LocalFailure))),
         "{sent:?}"
     );
+    pair.finish().await;
+}
+
+/// Row F-7: a FIN that the close of the connection sends is not the end of the source.
+#[tokio::test(start_paused = true)]
+async fn f7_a_close_amid_a_payload_of_unknown_length_is_no_end() {
+    for hashed in [false, true] {
+        let pair = Pair::new();
+        let (here, there) = pair.substream().await;
+        let (mut source, reader) = tokio::io::duplex(10_000);
+        source.write_all(&pattern(5000)).await.unwrap();
+        let mut sender = sender(here);
+        if hashed {
+            sender = sender.hashed();
+        }
+        let sending = tokio::spawn(sender.send_reader(reader, None));
+        let payload = receive(there).await.unwrap();
+        let receiving = tokio::spawn(drained(payload));
+        settle().await;
+        within("the close", pair.a.close()).await;
+        let (all, error) = within("its end", receiving).await.unwrap();
+        assert!(pattern(5000).starts_with(&all));
+        assert!(
+            matches!(
+                error,
+                Some(PayloadError::EndedBySender(Rejection::Code(
+                    substream_code::SHUTDOWN
+                )))
+            ),
+            "{error:?}"
+        );
+        let sent = within("its end", sending).await.unwrap();
+        assert!(
+            matches!(&sent, Err(SendError::Unconfirmed(error))
+                if error.kind() == ErrorKind::ConnectionAborted),
+            "{sent:?}"
+        );
+        pair.finish().await;
+    }
+}
+
+/// What is written to its end is delivered when the connection closes.
+#[tokio::test(start_paused = true)]
+async fn a_close_behind_the_last_byte_of_a_payload_delivers_it() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sending = tokio::spawn(sender(here).send_reader(Cursor::new(pattern(5000)), None));
+    settle().await;
+    let (_, received) = tokio::join!(pair.a.close(), received(there));
+    let (all, error) = received;
+    assert!(all == pattern(5000) && error.is_none(), "{error:?}");
+    // The close has cut off its confirmation.
+    let sent = within("its end", sending).await.unwrap();
+    assert!(matches!(sent, Err(SendError::Unconfirmed(_))), "{sent:?}");
     pair.finish().await;
 }

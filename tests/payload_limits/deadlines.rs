@@ -1,16 +1,23 @@
 //! Peers that fall silent, or drip.
 
+use std::io::{self, Cursor, SeekFrom};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::payload::{
-    MessageError, PayloadError, Payloads, Receiver, SendError, TimeLimit, code, send_bytes,
+    MessageError, PayloadError, Payloads, Receiver, SendError, Sender, TimeLimit, code, receive,
+    send_bytes,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::common::{Pair, config, pattern, scripted, within};
-use crate::payloads::{drained, header, peer_is_told, peer_sends, receiver};
+use crate::payloads::{
+    drained, header, payload_config, peer_is_told, peer_sends, receiver, sender,
+};
 
 /// Row F-11: who is slow with the header delays nobody, and has a place only as long as a deadline.
 #[tokio::test(start_paused = true)]
@@ -183,5 +190,208 @@ async fn f6_a_sender_expires_when_nothing_moves() {
         "{sent:?}"
     );
     drop(there);
+    pair.finish().await;
+}
+
+/// Reads of what is here, or was sent before, take this long.
+struct SlowDisk {
+    data: Cursor<Vec<u8>>,
+    wait: Pin<Box<Sleep>>,
+}
+
+const SLOW: Duration = Duration::from_secs(59);
+
+impl SlowDisk {
+    fn new(data: Vec<u8>) -> Self {
+        Self {
+            data: Cursor::new(data),
+            wait: Box::pin(sleep(SLOW)),
+        }
+    }
+}
+
+impl AsyncRead for SlowDisk {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.wait.as_mut().poll(cx));
+        self.wait.as_mut().reset(Instant::now() + SLOW);
+        Pin::new(&mut self.data).poll_read(cx, buf)
+    }
+}
+
+impl AsyncSeek for SlowDisk {
+    fn start_seek(mut self: Pin<&mut Self>, position: SeekFrom) -> io::Result<()> {
+        Pin::new(&mut self.data).start_seek(position)
+    }
+
+    fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        Pin::new(&mut self.data).poll_complete(cx)
+    }
+}
+
+/// While one side hashes what is skipped, nothing goes over the wire, for longer than either would wait for bytes.
+#[tokio::test(start_paused = true)]
+async fn a_prefix_that_takes_long_to_hash_can_be_resumed() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let data = pattern(600_000);
+    let sending = tokio::spawn(sender(here).send_resumable(SlowDisk::new(data.clone())));
+    let began = Instant::now();
+    let mut payload = receive(there).await.unwrap();
+    let mut prefix = SlowDisk::new(data[..500_000].to_vec());
+    let offset = payload.resume(500_000, &mut prefix).await.unwrap();
+    assert_eq!(offset, 500_000);
+    assert!(
+        began.elapsed() > 4 * SLOW,
+        "longer than the idle timeout, each"
+    );
+    let mut rest = Vec::new();
+    payload.copy_to(&mut rest).await.unwrap();
+    assert!(rest == data[500_000..]);
+    let sent = within("the receipt", sending).await.unwrap().unwrap();
+    assert_eq!(sent.resumed_from, 500_000);
+    pair.finish().await;
+}
+
+/// Takes what it is given for its own, and writes it when it is flushed, some time later.
+struct SlowWriter {
+    pending: Vec<u8>,
+    written: Arc<Mutex<Vec<u8>>>,
+    wait: Option<Pin<Box<Sleep>>>,
+    flush_takes: Duration,
+}
+
+impl AsyncWrite for SlowWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.pending.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let takes = self.flush_takes;
+        let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(takes)));
+        ready!(wait.as_mut().poll(cx));
+        let pending = std::mem::take(&mut self.pending);
+        self.written.lock().unwrap().extend_from_slice(&pending);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+/// What came before a cancel, or before the time was over, is flushed; a writer that does not flush ends that too.
+#[tokio::test(start_paused = true)]
+async fn what_came_of_a_payload_that_ended_is_flushed_in_a_time_of_its_own() {
+    for (cancelled, takes) in [(true, 10), (false, 10), (true, 1000)] {
+        let pair = Pair::new();
+        let (mut here, there) = pair.substream().await;
+        here.write_all(&header(&[(1, 1000)])).await.unwrap();
+        here.write_all(&pattern(500)).await.unwrap();
+        let limits = receiver(|config| config.time_limit = Duration::from_secs(30));
+        let began = Instant::now();
+        let payload = limits.receive(there).await.unwrap();
+        let (canceller, progress) = (payload.canceller(), payload.progress());
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let mut writer = SlowWriter {
+            pending: Vec::new(),
+            written: Arc::clone(&written),
+            wait: None,
+            flush_takes: Duration::from_secs(takes),
+        };
+        let copying = tokio::spawn(async move { payload.copy_to(&mut writer).await });
+        sleep(Duration::from_secs(1)).await;
+        if cancelled {
+            canceller.cancel(9);
+        }
+        let copied = within("its end", copying).await.unwrap();
+        assert!(
+            matches!(
+                (&copied, cancelled),
+                (Err(PayloadError::Cancelled(9)), true)
+                    | (Err(PayloadError::Expired { received: 500, .. }), false)
+            ),
+            "{copied:?}"
+        );
+        assert_eq!(progress.transferred(), 500);
+        let ended = if cancelled { 1 } else { 30 };
+        assert_eq!(began.elapsed().as_secs(), ended + takes.min(60));
+        let flushed = written.lock().unwrap().len();
+        assert_eq!(flushed, if takes < 60 { 500 } else { 0 });
+        assert_eq!(limits.open(), 0);
+        drop(here);
+        pair.finish().await;
+    }
+}
+
+/// What a writer has not taken has not been received.
+#[tokio::test(start_paused = true)]
+async fn progress_counts_what_the_writer_has_taken() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sending = tokio::spawn(send_bytes(here, pattern(1000).into()));
+    let payload = receive(there).await.unwrap();
+    let progress = payload.progress();
+    let (mut full, mut reader) = tokio::io::duplex(10);
+    let copying = tokio::spawn(async move { payload.copy_to(&mut full).await });
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(progress.transferred(), 0);
+    let mut all = vec![0; 1000];
+    reader.read_exact(&mut all).await.unwrap();
+    within("the end", copying).await.unwrap().unwrap();
+    assert_eq!(progress.transferred(), 1000);
+    within("the receipt", sending).await.unwrap().unwrap();
+    pair.finish().await;
+}
+
+/// Hashing ends some time: who never answers is given up.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_answers_to_a_resume_is_given_up() {
+    let limit = Duration::from_secs(600);
+    let config = payload_config(|config| config.time_limit = limit);
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let began = Instant::now();
+    let sender = Sender::new(here, config.clone()).unwrap();
+    let sent = timeout(2 * limit, sender.send_resumable(Cursor::new(pattern(10)))).await;
+    assert!(
+        matches!(
+            sent,
+            Ok(Err(SendError::Expired {
+                limit: TimeLimit::Total,
+                ..
+            }))
+        ),
+        "{sent:?}"
+    );
+    assert_eq!(began.elapsed(), limit);
+    drop(there);
+    let (mut here, there) = pair.substream().await;
+    here.write_all(&header(&[(1, 1000), (3, 1), (4, 1)]))
+        .await
+        .unwrap();
+    let receiver = Receiver::new(config).unwrap();
+    let mut payload = receiver.receive(there).await.unwrap();
+    let data = pattern(10);
+    let resumed = timeout(2 * limit, payload.resume(10, &mut &data[..])).await;
+    assert!(
+        matches!(
+            resumed,
+            Ok(Err(PayloadError::Expired {
+                limit: TimeLimit::Total,
+                ..
+            }))
+        ),
+        "{resumed:?}"
+    );
+    drop((here, payload));
     pair.finish().await;
 }

@@ -316,3 +316,57 @@ async fn payloads_of_another_protocol_are_reset() {
     within("the payload", receiving).await.unwrap();
     pair.finish().await;
 }
+
+/// Row FR-4: whoever holds its own places leaves those of others free.
+#[tokio::test(start_paused = true)]
+async fn fr4_one_connection_holds_no_more_than_its_share() {
+    let receiver = receiver(|config| {
+        config.max_open = 3;
+        config.max_open_per_connection = 2;
+    });
+    let (greedy, other) = (Pair::new(), Pair::new());
+    let mut payloads = Payloads::new(&greedy.b, "", &receiver);
+    let mut held = Vec::new();
+    let mut sending = Vec::new();
+    for i in 0..3 {
+        let substream = greedy.a.open("").await.unwrap();
+        sending.push(tokio::spawn(send_bytes(substream, pattern(1000).into())));
+        match within("an answer", payloads.accept()).await.unwrap() {
+            Ok(payload) if i < 2 => held.push(payload),
+            Err(PayloadError::TooMany { open: 2, max: 2 }) if i == 2 => {}
+            unexpected => panic!("{unexpected:?}"),
+        }
+    }
+    assert_eq!(receiver.open(), 2);
+    let mut others = Payloads::new(&other.b, "", &receiver);
+    let substream = other.a.open("").await.unwrap();
+    let theirs = tokio::spawn(send_bytes(substream, pattern(1000).into()));
+    let payload = within("a place", others.accept()).await.unwrap().unwrap();
+    payload.assemble(1000).await.unwrap();
+    within("its receipt", theirs).await.unwrap().unwrap();
+    for payload in held {
+        payload.assemble(1000).await.unwrap();
+    }
+    let mut refused = 0;
+    for sending in sending {
+        match within("an outcome", sending).await.unwrap() {
+            Ok(_) => {}
+            Err(SendError::Rejected(Rejection::TooMany)) => refused += 1,
+            Err(unexpected) => panic!("{unexpected:?}"),
+        }
+    }
+    assert_eq!((refused, receiver.open()), (1, 0));
+    // There is room again for the same connection.
+    let substream = greedy.a.open("").await.unwrap();
+    let (sent, received) = tokio::join!(send_bytes(substream, pattern(10).into()), async {
+        within("a place", payloads.accept())
+            .await
+            .unwrap()?
+            .assemble(10)
+            .await
+    });
+    assert!(sent.is_ok() && received.is_ok());
+    drop((payloads, others));
+    greedy.finish().await;
+    other.finish().await;
+}

@@ -40,6 +40,7 @@ impl Shared {
                 Some(CloseOutcome::Stopped(self.stop_code.get()))
             }
             (_, None) => None,
+            (_, Some(Ended::ResetLocally)) if self.was_reset_by_close() => Some(CloseOutcome::Lost),
             (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
                 Some(CloseOutcome::Reset(self.reset_code.get()))
             }
@@ -62,6 +63,10 @@ impl Shared {
         }
     }
 
+    fn was_reset_by_close(&self) -> bool {
+        self.reset_by_close.load(Ordering::Acquire)
+    }
+
     pub(super) fn write_error(&self, refused: WritePermit) -> io::Error {
         match refused {
             WritePermit::Ended(end) => self.error(end).into(),
@@ -72,6 +77,9 @@ impl Shared {
 
     pub(super) fn error(&self, end: Ended) -> SubstreamError {
         match end {
+            Ended::ResetLocally if self.was_reset_by_close() => {
+                SubstreamError::ConnectionLost(self.link.closing_cause())
+            }
             Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),
             Ended::ResetByPeer => SubstreamError::ResetByPeer(self.reset_code.get()),
             Ended::Closed => SubstreamError::ChannelClosed,
