@@ -104,6 +104,10 @@ impl<C: Carrier> Turn<'_, C> {
             self.start_teardown(shared);
         }
         self.resume_reading(shared);
+        if shared.state().end().is_some() {
+            // What was read has ended it.
+            return self.finish_reset(shared);
+        }
         if !self.write_owed_flags(shared) {
             return;
         }
@@ -167,11 +171,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes FIN once everything in front of it was taken by the carrier.
     fn write_fin_if_drained(&mut self, shared: &Arc<Shared>) {
-        if !matches!(
-            shared.state().write,
-            WriteState::Closing | WriteState::Stopped
-        ) || shared.buffered() > 0
-        {
+        if shared.buffered() > 0 {
+            return;
+        }
+        // Looked at behind the buffer: a reset stores its state before it empties that, and a FIN that took it for
+        // drained would make what was thrown away look delivered.
+        let state = shared.state();
+        let closes = matches!(state.write, WriteState::Closing | WriteState::Stopped);
+        if !closes || state.end().is_some() {
             return;
         }
         // Alone: some peers lose a payload that shares a message with FIN (peers.md).
