@@ -171,14 +171,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes FIN once everything in front of it was taken by the carrier.
     fn write_fin_if_drained(&mut self, shared: &Arc<Shared>) {
-        if shared.buffered() > 0 {
+        // In front of the buffer: nothing is added to it once this is so.
+        let write = shared.state().write;
+        if !matches!(write, WriteState::Closing | WriteState::Stopped) || shared.buffered() > 0 {
             return;
         }
-        // Looked at behind the buffer: a reset stores its state before it empties that, and a FIN that took it for
-        // drained would make what was thrown away look delivered.
-        let state = shared.state();
-        let closes = matches!(state.write, WriteState::Closing | WriteState::Stopped);
-        if !closes || state.end().is_some() {
+        // And behind it: a reset stores its state before it empties the buffer, and a FIN that took that for drained
+        // would make what was thrown away look delivered.
+        if shared.state().end().is_some() {
             return;
         }
         // Alone: some peers lose a payload that shares a message with FIN (peers.md).
