@@ -99,7 +99,9 @@ pub(super) async fn negotiate_outbound(
         // refuses to spawn what calls `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();
         let (protocol, io) = dialer_select_proto(&mut substream, offers, Version::V1).await?;
-        io.complete().await?;
+        // The peer has agreed, so it has all that was written. It may have answered and stopped reading since, which
+        // fails this flush and nothing else.
+        let _ = io.complete().await;
         Ok::<_, NegotiationError>(protocol)
     })
     .await;
