@@ -1,39 +1,25 @@
 //! What an idle substream keeps in memory, both sides together.
-// A global allocator can not be written without it; the library itself forbids it.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
 use anabranch::{Config, Connection, Endpoint, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Counts the bytes that live, of all threads.
-struct Living;
+mod allocator;
+use allocator::Watched;
 
+/// Bytes that are allocated and not freed, of all threads.
 static BYTES: AtomicIsize = AtomicIsize::new(0);
 
 fn record(size: usize, sign: isize) {
     BYTES.fetch_add(sign * size.cast_signed(), Ordering::Relaxed);
 }
 
-// SAFETY: hands every call on to the system allocator as it came.
-unsafe impl GlobalAlloc for Living {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        record(layout.size(), 1);
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        record(layout.size(), -1);
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Living = Living;
+static ALLOCATOR: Watched = Watched {
+    allocated: |size| record(size, 1),
+    freed: |size| record(size, -1),
+};
 
 const PROTOCOL: &str = "/echo/1.0.0";
 

@@ -1,11 +1,6 @@
 //! What the frame codec allocates (rows L-2, L-3, R-5, R-6).
-// A global allocator can not be written without it; the library itself forbids it.
-#![allow(unsafe_code)]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
+use std::cell::Cell;
 
 use anabranch::message::{
     DATA_HEADROOM, DATA_TAILROOM, Flag, FrameDecoder, MAX_FRAME, Message, max_payload,
@@ -13,10 +8,11 @@ use anabranch::message::{
 };
 use bytes::{Bytes, BytesMut};
 
-/// Counts allocations and their bytes, each thread for itself: tests run side by side.
-struct Counting;
+mod allocator;
+use allocator::Watched;
 
 thread_local! {
+    // Each thread counts for itself: tests run side by side.
     // Constant and without a destructor, so that its first use allocates nothing itself.
     static COUNT: Cell<Count> = const { Cell::new(Count { calls: 0, bytes: 0 }) };
 }
@@ -37,34 +33,11 @@ fn record(bytes: usize) {
     });
 }
 
-// SAFETY: hands every call on to the system allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        record(new_size);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Watched = Watched {
+    allocated: record,
+    freed: |_| {},
+};
 
 const NONE: Count = Count { calls: 0, bytes: 0 };
 

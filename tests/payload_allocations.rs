@@ -1,24 +1,21 @@
 //! What a receiver allocates because of what a header says.
 #![allow(missing_docs)]
-// A global allocator can not be written without it; the library itself forbids it.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Cursor;
 
 use anabranch::payload::{PayloadConfig, PayloadError, Receiver, Sender, send_bytes};
 use tokio::io::AsyncWriteExt;
 
+mod allocator;
 mod common;
+use allocator::Watched;
 use common::{Pair, pattern, settle, within};
 
 const MIB: usize = 1024 * 1024;
 
-/// Keeps the largest allocation, each thread for itself: tests run side by side, and each on one thread.
-struct Largest;
-
 thread_local! {
+    // Each thread keeps its own largest allocation: tests run side by side, and each on one thread.
     // Constant and without a destructor, so that its first use allocates nothing itself.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
     static LARGE: Cell<usize> = const { Cell::new(0) };
@@ -41,34 +38,11 @@ fn largest() -> usize {
     LARGEST.with(|largest| largest.replace(0))
 }
 
-// SAFETY: hands every call on to the system allocator as it came.
-unsafe impl GlobalAlloc for Largest {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        record(new_size);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Largest = Largest;
+static ALLOCATOR: Watched = Watched {
+    allocated: record,
+    freed: |_| {},
+};
 
 /// A header with this length, behind its own.
 fn header(mut total: u64) -> Vec<u8> {

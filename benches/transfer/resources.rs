@@ -1,38 +1,22 @@
 //! Allocations and processor time of a transfer, of both sides together.
-// A global allocator can not be written without it; the library itself forbids it.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts allocations of all threads.
-struct Counting;
+#[path = "../../tests/allocator/mod.rs"]
+mod allocator;
+use allocator::Watched;
 
+/// Allocations so far, of all threads.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: hands every call on to the system allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Watched = Watched {
+    allocated: |_| {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    },
+    freed: |_| {},
+};
 
 /// What this process has used so far.
 #[derive(Debug, Clone, Copy)]

@@ -3,22 +3,20 @@
 //!
 //! `ANABRANCH_LEAKS=5` does five times as many.
 #![cfg(feature = "testing")]
-// A global allocator can not be written without it; the library itself forbids it.
-#![allow(unsafe_code)]
 
+#[path = "../allocator/mod.rs"]
+mod allocator;
 mod connections;
 mod substreams;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
+use allocator::Watched;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-/// Counts the bytes that are allocated and not freed, on all threads.
-struct Counting;
-
+/// Bytes that are allocated and not freed, of all threads.
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 
 fn record(bytes: usize) {
@@ -29,36 +27,11 @@ fn forget(bytes: usize) {
     LIVE.fetch_sub(bytes.cast_signed(), Ordering::Relaxed);
 }
 
-// SAFETY: hands every call on to the system allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        record(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        forget(layout.size());
-        record(new_size);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        forget(layout.size());
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Watched = Watched {
+    allocated: record,
+    freed: forget,
+};
 
 /// What maps and buffers may be larger by after the second half than after the first, though nothing is
 /// in them. An entry, a waker or a task for each substream or connection is more: an empty map of
