@@ -162,13 +162,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() > MAX_ADDRESS_LEN {
-            return Err(AddressError::TooLong(text.len()));
-        }
-        let mut parts = text
-            .strip_prefix('/')
-            .ok_or(AddressError::NotAMultiaddr)?
-            .split('/');
+        let mut parts = components(text)?;
 
         let ip = match parts.next() {
             Some("ip4") => IpAddr::V4(value::<Ipv4Addr>(&mut parts, Component::Ip)?),
@@ -197,8 +191,7 @@ impl FromStr for Address {
                 }
                 // "ipfs" is the old name of the same component, which go, js and rust still read.
                 "p2p" | "ipfs" if address.peer_id.is_none() => {
-                    let text = parts.next().ok_or(AddressError::Missing(Component::P2p))?;
-                    address.peer_id = Some(text.parse().map_err(AddressError::PeerId)?);
+                    address.peer_id = Some(peer_id(&mut parts)?);
                 }
                 "certhash" | "p2p" | "ipfs" => {
                     return Err(AddressError::Unexpected(protocol.to_owned()));
@@ -344,6 +337,21 @@ impl FromStr for Port {
         }
         text.parse().map(Self).map_err(|_| ())
     }
+}
+
+/// The parts of a multiaddr between its slashes.
+fn components(text: &str) -> Result<Split<'_, char>, AddressError> {
+    if text.len() > MAX_ADDRESS_LEN {
+        return Err(AddressError::TooLong(text.len()));
+    }
+    let text = text.strip_prefix('/').ok_or(AddressError::NotAMultiaddr)?;
+    Ok(text.split('/'))
+}
+
+/// The value of a `p2p` component, which is the next part.
+fn peer_id(parts: &mut Split<'_, char>) -> Result<PeerId, AddressError> {
+    let text = parts.next().ok_or(AddressError::Missing(Component::P2p))?;
+    text.parse().map_err(AddressError::PeerId)
 }
 
 /// The value of a component, which is the next part.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::{AddressError, Component, MAX_ADDRESS_LEN, Port, extra, misplaced, value};
+use super::{
+    AddressError, Component, MAX_ADDRESS_LEN, Port, components, extra, misplaced, peer_id, value,
+};
 use crate::identity::PeerId;
 
 /// Where a listener is.
@@ -177,13 +179,7 @@ impl FromStr for WebSocketAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() > MAX_ADDRESS_LEN {
-            return Err(AddressError::TooLong(text.len()));
-        }
-        let mut parts = text
-            .strip_prefix('/')
-            .ok_or(AddressError::NotAMultiaddr)?
-            .split('/');
+        let mut parts = components(text)?;
         let host = match parts.next() {
             Some("ip4") => Host::Ip(value::<Ipv4Addr>(&mut parts, Component::Host)?.into()),
             Some("ip6") => Host::Ip(value::<Ipv6Addr>(&mut parts, Component::Host)?.into()),
@@ -207,10 +203,7 @@ impl FromStr for WebSocketAddress {
         };
         let peer_id = match parts.next() {
             None => None,
-            Some("p2p" | "ipfs") => {
-                let text = parts.next().ok_or(AddressError::Missing(Component::P2p))?;
-                Some(text.parse().map_err(AddressError::PeerId)?)
-            }
+            Some("p2p" | "ipfs") => Some(peer_id(&mut parts)?),
             Some(other) => return Err(extra(other)),
         };
         if let Some(other) = parts.next() {
