@@ -1,5 +1,6 @@
 //! Every limit of a connection, with the need or the attack it answers (wire.md section 5).
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +163,32 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    pub(crate) fn require_range(
+        name: &'static str,
+        value: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<(), Self> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let (min, max) = range.into_inner();
+        Err(Self::OutOfRange {
+            name,
+            value,
+            min,
+            max,
+        })
+    }
+
+    pub(crate) fn require_time(name: &'static str, value: Duration) -> Result<(), Self> {
+        if value.is_zero() {
+            return Err(Self::ZeroTimeout { name });
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// The time over which [`Config::max_unused_substreams`] is counted.
     pub const UNUSED_WINDOW: Duration = Duration::from_secs(10);
@@ -171,57 +198,39 @@ impl Config {
 
     /// Checks that the settings can work together.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let timeouts = [
-            ("fin_ack_timeout", self.fin_ack_timeout),
-            ("teardown_timeout", self.teardown_timeout),
-            ("open_timeout", self.open_timeout),
-            ("accept_timeout", self.accept_timeout),
-            (
-                "idle_timeout",
-                self.idle_timeout.unwrap_or(Duration::from_secs(1)),
-            ),
-        ];
-        for (name, value) in timeouts {
-            if value.is_zero() {
-                return Err(ConfigError::ZeroTimeout { name });
-            }
+        ConfigError::require_time("fin_ack_timeout", self.fin_ack_timeout)?;
+        ConfigError::require_time("teardown_timeout", self.teardown_timeout)?;
+        ConfigError::require_time("open_timeout", self.open_timeout)?;
+        ConfigError::require_time("accept_timeout", self.accept_timeout)?;
+        if let Some(idle_timeout) = self.idle_timeout {
+            ConfigError::require_time("idle_timeout", idle_timeout)?;
         }
         let window = usize::try_from(self.receive_window).unwrap_or(usize::MAX);
         let credit = window.max(INITIAL_CREDIT as usize);
-        let ranges = [
-            ("max_frame", self.max_frame, Self::MIN_FRAME, MAX_FRAME),
+        // A peer that stays within its credit must never meet the ceiling, however it cuts: the
+        // worst are payloads just too long to be copied together, each behind a tiny one.
+        let least_ceiling = credit.saturating_add(credit / 4 + 1024);
+        for (name, value, range) in [
+            ("max_frame", self.max_frame, Self::MIN_FRAME..=MAX_FRAME),
             (
                 "max_frame_without_credit",
                 self.max_frame_without_credit,
-                Self::MIN_FRAME,
-                MAX_FRAME,
+                Self::MIN_FRAME..=MAX_FRAME,
             ),
-            ("receive_window", window, 1024, usize::MAX),
-            // A peer that stays within its credit must never meet the ceiling, however it cuts: the
-            // worst are payloads just too long to be copied together, each behind a tiny one.
+            ("receive_window", window, 1024..=usize::MAX),
             (
                 "substream_ceiling",
                 self.substream_ceiling,
-                credit.saturating_add(credit / 4 + 1024),
-                usize::MAX,
+                least_ceiling..=usize::MAX,
             ),
             (
                 "connection_ceiling",
                 self.connection_ceiling,
-                self.substream_ceiling,
-                usize::MAX,
+                self.substream_ceiling..=usize::MAX,
             ),
-            ("send_buffer", self.send_buffer, 1, usize::MAX),
-        ];
-        for (name, value, min, max) in ranges {
-            if !(min..=max).contains(&value) {
-                return Err(ConfigError::OutOfRange {
-                    name,
-                    value,
-                    min,
-                    max,
-                });
-            }
+            ("send_buffer", self.send_buffer, 1..=usize::MAX),
+        ] {
+            ConfigError::require_range(name, value, range)?;
         }
         Ok(())
     }

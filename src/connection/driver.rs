@@ -22,7 +22,7 @@ use super::negotiate::{Negotiations, Outcome};
 use super::tell;
 use super::unused::UnusedSubstreams;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
-use crate::events::{Initiator, SubstreamInfo};
+use crate::events::Initiator;
 use crate::message::{DecodeError, Flag, FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
@@ -81,10 +81,6 @@ impl Entry {
             accept_deadline: None,
             stalled_since: None,
         }
-    }
-
-    pub(super) fn info(&self) -> SubstreamInfo {
-        self.shared.info()
     }
 }
 
@@ -388,7 +384,7 @@ impl<C: Carrier> Turn<'_, C> {
         let entry = Entry::new(Arc::clone(&shared));
         self.core
             .link
-            .tell(|events, connection| events.substream_opened(connection, entry.info()));
+            .tell(|events, connection| events.substream_opened(connection, entry.shared.info()));
         self.core.substreams.insert(channel, Box::new(entry));
         if origin == Initiator::Remote {
             self.core.inbound += 1;

@@ -29,11 +29,11 @@ pub(super) fn ended(link: &Link, entry: &Entry) {
             Some(Ended::ResetLocally) => Initiator::Local,
             Some(Ended::Closed | Ended::Lost) | None => {
                 let outcome = shared.outcome().unwrap_or(CloseOutcome::Lost);
-                return events.substream_closed(connection, entry.info(), outcome, &stats);
+                return events.substream_closed(connection, entry.shared.info(), outcome, &stats);
             }
         };
         let code = shared.reset_code();
-        events.substream_reset(connection, entry.info(), code, by, &stats);
+        events.substream_reset(connection, entry.shared.info(), code, by, &stats);
     });
 }
 
@@ -46,7 +46,7 @@ impl<C: Carrier> Turn<'_, C> {
             && entry.stalled_since.is_none()
         {
             entry.stalled_since = Some(Instant::now());
-            let info = entry.info();
+            let info = entry.shared.info();
             self.core
                 .link
                 .tell(|events, connection| events.credit_stalled(connection, info));
@@ -60,7 +60,7 @@ impl<C: Carrier> Turn<'_, C> {
             && entry.shared.has_sendable_data()
         {
             entry.stalled_since = None;
-            let info = entry.info();
+            let info = entry.shared.info();
             let waited = since.elapsed();
             self.core
                 .link

@@ -109,16 +109,9 @@ impl EndpointConfig {
     /// # Errors
     /// [`ConfigError`] names the field.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let timeouts = [
-            ("connect_timeout", self.connect_timeout),
-            ("silence_timeout", self.silence_timeout),
-        ];
-        for (name, value) in timeouts {
-            if value.is_zero() {
-                return Err(ConfigError::ZeroTimeout { name });
-            }
-        }
-        let ranges = [
+        ConfigError::require_time("connect_timeout", self.connect_timeout)?;
+        ConfigError::require_time("silence_timeout", self.silence_timeout)?;
+        for (name, value, max) in [
             ("max_handshakes", self.max_handshakes, usize::MAX),
             (
                 "max_handshakes_per_prefix",
@@ -128,16 +121,8 @@ impl EndpointConfig {
             ("max_addresses", self.max_addresses, MAX_ADDRESSES),
             ("max_connections", self.max_connections, usize::MAX),
             ("sockets", self.sockets, MAX_SOCKETS),
-        ];
-        for (name, value, max) in ranges {
-            if !(1..=max).contains(&value) {
-                return Err(ConfigError::OutOfRange {
-                    name,
-                    value,
-                    min: 1,
-                    max,
-                });
-            }
+        ] {
+            ConfigError::require_range(name, value, 1..=max)?;
         }
         Ok(())
     }

@@ -53,40 +53,24 @@ impl Default for WebSocketConfig {
 impl WebSocketConfig {
     /// Checks that the settings can work together.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let timeouts = [
-            ("handshake_timeout", self.handshake_timeout),
-            ("ping_interval", self.ping_interval),
-            ("idle_timeout", self.idle_timeout),
-            ("close_timeout", self.close_timeout),
-        ];
-        for (name, value) in timeouts {
-            if value.is_zero() {
-                return Err(ConfigError::ZeroTimeout { name });
-            }
-        }
+        ConfigError::require_time("handshake_timeout", self.handshake_timeout)?;
+        ConfigError::require_time("ping_interval", self.ping_interval)?;
+        ConfigError::require_time("idle_timeout", self.idle_timeout)?;
+        ConfigError::require_time("close_timeout", self.close_timeout)?;
         let millis =
             |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
         const MIB: usize = 1024 * 1024;
-        let ranges = [
+        for (name, value, range) in [
             (
                 "idle_timeout",
                 millis(self.idle_timeout),
-                millis(self.ping_interval).saturating_add(1),
-                usize::MAX,
+                millis(self.ping_interval).saturating_add(1)..=usize::MAX,
             ),
-            ("max_message", self.max_message, 16 * 1024, 64 * MIB),
-            ("batch", self.batch, 16 * 1024, MIB),
-            ("control_backlog", self.control_backlog, 4096, 64 * MIB),
-        ];
-        for (name, value, min, max) in ranges {
-            if !(min..=max).contains(&value) {
-                return Err(ConfigError::OutOfRange {
-                    name,
-                    value,
-                    min,
-                    max,
-                });
-            }
+            ("max_message", self.max_message, 16 * 1024..=64 * MIB),
+            ("batch", self.batch, 16 * 1024..=MIB),
+            ("control_backlog", self.control_backlog, 4096..=64 * MIB),
+        ] {
+            ConfigError::require_range(name, value, range)?;
         }
         Ok(())
     }
@@ -243,20 +227,12 @@ impl Default for ListenerConfig {
 impl ListenerConfig {
     /// Checks that the settings can work together.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let ranges = [
+        for (name, value) in [
             ("max_handshakes", self.max_handshakes),
             ("max_handshakes_per_prefix", self.max_handshakes_per_prefix),
             ("max_connections", self.max_connections),
-        ];
-        for (name, value) in ranges {
-            if value == 0 {
-                return Err(ConfigError::OutOfRange {
-                    name,
-                    value,
-                    min: 1,
-                    max: usize::MAX,
-                });
-            }
+        ] {
+            ConfigError::require_range(name, value, 1..=usize::MAX)?;
         }
         Ok(())
     }
