@@ -1,11 +1,7 @@
 //! What only a socket of the system does.
 
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message as WsMessage;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::carrier;
 use super::connections::plain;
@@ -15,35 +11,43 @@ use crate::websocket::{WebSocketConfig, WebSocketError};
 /// A socket that is closed with bytes unread resets the connection, and what was written to it before is lost.
 #[tokio::test]
 async fn why_a_message_was_refused_reaches_a_peer_that_is_still_sending_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Small buffers: the system must not take the whole message off the peer's hands.
+    let socket = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(16 * 1024).unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket
+    };
+    let listening = socket();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (client, server) = tokio::join!(socket().connect(address), listener.accept());
     let mut config = WebSocketConfig::default();
     config.max_message = 20_000;
     config.close_timeout = std::time::Duration::from_secs(30);
     let carrier = carrier(server.unwrap().0, false, config).await;
     let (ours, driver) = Connection::over(carrier, plain());
     let driver = tokio::spawn(driver);
-    let peer = WebSocketStream::from_raw_socket(client.unwrap(), Role::Client, None).await;
-    let (mut sending, mut receiving) = peer.split();
-    let message = WsMessage::Binary(Bytes::from(vec![0; 2 << 20]));
-    // All of it, though its first bytes were too many.
-    let (sent, close) = tokio::join!(sending.send(message), async {
-        loop {
-            match receiving
-                .next()
-                .await
-                .expect("a close frame")
-                .expect("no reset")
-            {
-                WsMessage::Close(close) => return close.expect("with a code"),
-                _ => continue,
-            }
-        }
-    });
+    // A peer by hand: one that hears "close" stops sending, and whether the rest was read is not seen.
+    let (mut receiving, mut sending) = client.unwrap().into_split();
+    let mut message = vec![0x82, 0x80 | 127];
+    message.extend_from_slice(&(2u64 << 20).to_be_bytes());
+    message.resize(message.len() + 4 + (2 << 20), 0);
+    let mut received = Vec::new();
+    let (sent, read) = tokio::join!(
+        async {
+            // All of it, though its first bytes were too many.
+            sending.write_all(&message).await?;
+            sending.shutdown().await
+        },
+        receiving.read_to_end(&mut received),
+    );
     sent.expect("it is read to its end");
-    assert_eq!(u16::from(close.code), 1009);
-    drop((sending, receiving));
+    read.expect("no reset");
+    // Close, its length, the code.
+    assert_eq!(received[0], 0x88);
+    assert_eq!(received[2..4], 1009u16.to_be_bytes());
     let cause = driver.await.unwrap();
     let expected = WebSocketError::MessageTooLong {
         size: 2 << 20,
