@@ -477,6 +477,12 @@ impl Shared {
                 }
                 return Poll::Ready(Ok(Some(taken)));
             }
+            let permit = match permit {
+                // Again, behind the buffer: a reset of ours may have emptied it, which is not the end of the
+                // stream.
+                ReadPermit::EndOfStream => self.state().read_permit(),
+                permit => permit,
+            };
             match permit {
                 ReadPermit::EndOfStream if self.cut_off.load(Ordering::Acquire) => {
                     let cause = SubstreamError::ConnectionLost(self.link.closing_cause());
@@ -527,8 +533,10 @@ impl Shared {
     /// Completes when the carrier has taken every accepted byte.
     pub(crate) fn poll_flush(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for registered in [false, true] {
-            let state = self.state();
             if self.send_buffer().queued() == 0 {
+                // Behind the buffer: a reset stores its state before it empties that, and what it threw away
+                // was not sent.
+                let state = self.state();
                 return match (state.write, state.end()) {
                     (WriteState::Stopped | WriteState::Finished(FinishedAs::Stopped), _) => {
                         Poll::Ready(Err(self.write_error(WritePermit::Stopped)))
@@ -596,3 +604,6 @@ impl Drop for Shared {
         self.link.promised.adjust(receive.promised(), 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

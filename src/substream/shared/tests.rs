@@ -1,0 +1,84 @@
+//! What handles are told when a reset comes between two looks of theirs.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Shared;
+use crate::carrier::ChannelId;
+use crate::connection::{Config, Link};
+use crate::events::{ConnectionInfo, Initiator};
+use crate::substream::state::Event;
+use crate::substream::{ReceiveBuffer, SendBuffer};
+
+fn shared() -> Arc<Shared> {
+    let info = ConnectionInfo::new(Initiator::Local, None);
+    let link = Link::new(Arc::new(Config::default()), info);
+    let send = SendBuffer::new(1024, 1024);
+    let receive = ReceiveBuffer::new(1024, 1024);
+    Shared::new(ChannelId::new(0), Initiator::Local, link, send, receive)
+}
+
+fn context() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Long enough for a thread to reach the lock that it is to wait for. If it does not, the test
+/// passes without having tested anything.
+fn let_threads_run() {
+    thread::sleep(Duration::from_millis(50));
+}
+
+#[test]
+fn a_flush_does_not_take_what_a_reset_threw_away_for_sent() {
+    let shared = shared();
+    let written = shared.poll_write_with(&mut context(), |send| send.write(b"hello"));
+    assert!(matches!(written, Poll::Ready(Ok(5))));
+    let mut send = shared.send_buffer();
+    let flush = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.poll_flush(&mut context()))
+    };
+    let_threads_run();
+    let reset = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.apply(Event::ResetStream))
+    };
+    let_threads_run();
+    // What the reset does next, had it been the first to get the lock.
+    send.discard();
+    drop(send);
+    reset.join().expect("no panic");
+    let flushed = flush.join().expect("no panic");
+    assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
+}
+
+#[test]
+fn a_read_does_not_take_what_a_reset_threw_away_for_the_end() {
+    let shared = shared();
+    shared
+        .receive_payload(Bytes::from_static(b"hello"), false)
+        .expect("room");
+    shared.apply(Event::Fin);
+    let mut receive = shared.receive_buffer();
+    let read = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.poll_read_with(&mut context(), |receive| receive.read_chunk(100))
+        })
+    };
+    let_threads_run();
+    let reset = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.reset(7))
+    };
+    let_threads_run();
+    receive.discard();
+    drop(receive);
+    reset.join().expect("no panic");
+    let read = read.join().expect("no panic");
+    assert!(matches!(read, Poll::Ready(Err(_))), "{read:?}");
+}
