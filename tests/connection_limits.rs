@@ -140,6 +140,42 @@ async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_never_had_a_substream_is_idle_too() {
+    let mut idle = config();
+    idle.idle_timeout = Some(Duration::from_secs(60));
+    let pair = Pair::with(idle, config(), MemoryConfig::default());
+    let begin = Instant::now();
+    let cause = within("the end", pair.a.closed()).await;
+    assert_eq!(cause, ConnectionError::Idle);
+    assert_eq!(begin.elapsed().as_secs(), 60);
+    within("its end", pair.b.closed()).await;
+    for driver in pair.drivers {
+        driver.await.expect("no panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_a_substream_reaches_at_the_last_moment_is_not_idle() {
+    let mut idle = config();
+    idle.idle_timeout = Some(Duration::from_secs(60));
+    let mut s = scripted(idle, MemoryConfig::default());
+    s.peer.run_for(Duration::from_secs(1)).await;
+    let channel = s.peer.open();
+    s.peer.data(channel, b"hello");
+    // Both are there when the driver looks again.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let us = s.us.clone();
+    let accepted = s.peer.drive_while(us.accept()).await;
+    let mut substream = accepted.expect("alive").expect("a substream");
+    let mut got = [0; 5];
+    substream.read_exact(&mut got).await.expect("data");
+    drop((substream, us));
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let mut idle = config();
     idle.idle_timeout = Some(Duration::from_secs(60));

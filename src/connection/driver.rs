@@ -276,7 +276,7 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.open_requested();
         moved |= self.service_ready();
         moved |= self.write_data();
-        self.watch_idleness();
+        moved |= self.watch_idleness();
         if self.core.unused.too_many(&self.core.link.config) {
             return Err(ConnectionError::TooManyUnusedSubstreams);
         }
@@ -289,10 +289,11 @@ impl<C: Carrier> Turn<'_, C> {
         Ok(moved)
     }
 
-    /// Keeps the idle deadline set as long as there are no substreams.
-    fn watch_idleness(&mut self) {
+    /// Keeps the idle deadline set as long as there are no substreams. Returns whether it was set now, so
+    /// that another round arranges the wake-up for it.
+    fn watch_idleness(&mut self) -> bool {
         let Some(timeout) = self.core.link.config.idle_timeout else {
-            return;
+            return false;
         };
         let is_idle = self.core.substreams.is_empty() && self.core.phase == Phase::Running;
         match (is_idle, self.core.idle_deadline) {
@@ -300,6 +301,7 @@ impl<C: Carrier> Turn<'_, C> {
                 let kind = DeadlineKind::Idle;
                 let deadline = self.deadlines.as_mut().set(NO_CHANNEL, kind, timeout);
                 self.core.idle_deadline = Some(deadline);
+                return true;
             }
             (false, Some(deadline)) => {
                 self.deadlines.as_mut().cancel(deadline);
@@ -307,6 +309,7 @@ impl<C: Carrier> Turn<'_, C> {
             }
             (true, Some(_)) | (false, None) => {}
         }
+        false
     }
 
     // Input.
@@ -570,7 +573,11 @@ impl<C: Carrier> Turn<'_, C> {
     fn on_deadline(&mut self, deadline: Deadline) {
         if deadline.kind == DeadlineKind::Idle {
             self.core.idle_deadline = None;
-            return self.core.link.begin_close_for(ConnectionError::Idle);
+            // A substream may have come in this very round.
+            if self.core.substreams.is_empty() {
+                self.core.link.begin_close_for(ConnectionError::Idle);
+            }
+            return;
         }
         let Some(entry) = self.core.substreams.get_mut(&deadline.channel) else {
             return;
