@@ -404,6 +404,84 @@ async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
     assert!(a.is_idle() && b.is_idle());
 }
 
+/// A carrier whose peer never lets it come to rest.
+struct Restless {
+    inner: MemoryCarrier,
+}
+
+impl Carrier for Restless {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        match self.inner.poll_event(cx) {
+            Poll::Pending => Poll::Ready(Ok(CarrierEvent::RoundTrip {
+                time: Duration::from_millis(1),
+            })),
+            ready => ready,
+        }
+    }
+
+    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
+        self.inner.open(label)
+    }
+
+    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        self.inner.write(channel, frame, class)
+    }
+
+    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        self.inner.read(channel)
+    }
+
+    fn notify_delivered(&mut self, channel: ChannelId) {
+        self.inner.notify_delivered(channel);
+    }
+
+    fn close_channel(&mut self, channel: ChannelId) {
+        self.inner.close_channel(channel);
+    }
+
+    fn max_message(&self) -> usize {
+        self.inner.max_message()
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_close(cx)
+    }
+}
+
+/// Fewer turns than [`settle`]: each of them is thousands of events.
+async fn let_the_driver_run() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_over_in_time_although_the_peer_keeps_the_driver_busy() {
+    for open in [false, true] {
+        let (a, _peer, _faults) = pair(MemoryConfig::default());
+        let (a, driver) = Connection::over(Restless { inner: a }, Arc::new(config()));
+        let driver = tokio::spawn(driver);
+        let substream = match open {
+            true => Some(within("open", a.open("")).await.expect("a channel")),
+            false => None,
+        };
+        let closing = a.clone();
+        let close = tokio::spawn(async move { closing.close().await });
+        let_the_driver_run().await;
+        assert_eq!(close.is_finished(), !open, "the peer does not answer");
+        // A clock that is paused stands still as long as a task has work.
+        tokio::time::advance(Config::default().teardown_timeout).await;
+        let_the_driver_run().await;
+        assert!(close.is_finished());
+        assert_eq!(
+            driver.await.expect("no panic"),
+            ConnectionError::ClosedLocally
+        );
+        drop(substream);
+        assert!(a.is_idle());
+    }
+}
+
 #[test]
 fn timeouts_of_zero_are_refused() {
     for change in [

@@ -216,19 +216,20 @@ impl<C: Carrier> Future for Driver<C> {
                 core: &mut *this.core,
                 deadlines: this.deadlines.as_mut(),
             };
-            match turn.round(cx) {
-                Ok(true) => continue,
-                Ok(false) => {}
+            let moved = match turn.round(cx) {
+                Ok(moved) => moved,
                 Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
                     // The carrier ends because we close it.
                     let cause = turn.core.link.closing_cause();
                     return Poll::Ready(turn.end(cause));
                 }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
-            }
-            // Nothing moved: only the phase is left to look at.
+            };
             match turn.core.phase {
+                Phase::Running if moved => {}
                 Phase::Running => return Poll::Pending,
+                // Looked at whether anything moved or not: a peer that always has something to say does not
+                // hold up the close.
                 Phase::Draining { until } | Phase::ClosingCarrier { until } => {
                     if this.phase_timer.deadline() != until {
                         this.phase_timer.as_mut().reset(until);
@@ -237,6 +238,7 @@ impl<C: Carrier> Future for Driver<C> {
                     match turn.advance_closing(expired, cx) {
                         Poll::Ready(Some(cause)) => return Poll::Ready(turn.end(cause)),
                         Poll::Ready(None) => {}
+                        Poll::Pending if moved => {}
                         Poll::Pending => return Poll::Pending,
                     }
                 }
