@@ -139,6 +139,24 @@ async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
     s.finish().await;
 }
 
+/// Nobody can accept them: all that a peer opens for as long as the last substream is used is work for nothing.
+#[tokio::test(start_paused = true)]
+async fn substreams_that_nobody_can_accept_count_as_unused() {
+    let mut config = config();
+    config.max_unused_substreams = 10;
+    let mut s = scripted(config, MemoryConfig::default());
+    let (substream, _channel) = s.open().await;
+    let us = s.us;
+    drop(us);
+    for _ in 0..11 {
+        s.peer.open();
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+    let cause = within("the driver ends", s.driver).await.expect("no panic");
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    drop(substream);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_never_had_a_substream_is_idle_too() {
     let mut idle = config();

@@ -354,7 +354,6 @@ impl<C: Carrier> Turn<'_, C> {
             return self.refuse(channel, code::SHUTDOWN);
         }
         if self.core.inbound >= self.core.link.config.max_inbound_substreams {
-            self.core.unused.count();
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
         let substream = self.insert(channel, Initiator::Remote);
@@ -366,6 +365,10 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn refuse(&mut self, channel: ChannelId, code: u32) {
+        // Not while the connection closes: that has an end of its own, and data to deliver until then.
+        if self.core.phase == Phase::Running {
+            self.core.unused.count();
+        }
         self.core.link.counters.refused.add(1);
         self.core
             .link
