@@ -139,6 +139,46 @@ async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
     s.finish().await;
 }
 
+/// Substreams that somebody can accept at once; they are dropped.
+async fn accept_all(us: &Connection) -> usize {
+    let mut count = 0;
+    while let Ok(accepted) = tokio::time::timeout(Duration::from_millis(1), us.accept()).await {
+        drop(accepted.expect("alive").expect("a substream"));
+        count += 1;
+    }
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn substreams_that_end_before_anybody_accepts_them_keep_their_place_until_the_accept_timeout()
+{
+    let mut config = config();
+    config.max_inbound_substreams = 4;
+    let mut s = scripted(config, MemoryConfig::default());
+    for _ in 0..20 {
+        let channel = s.peer.open();
+        s.peer.data(channel, b"hello");
+        s.peer.flag(channel, Flag::Fin);
+        s.peer.close(channel);
+        s.peer.run_for(Duration::from_millis(100)).await;
+    }
+    assert_eq!(s.us.stats().substreams, 0);
+    assert_eq!(s.us.stats().refused, 16);
+    assert_eq!(accept_all(&s.us).await, 4);
+    // Their places are free now.
+    for _ in 0..3 {
+        let channel = s.peer.open();
+        s.peer.data(channel, b"hello");
+        s.peer.send(channel, Message::reset(7));
+        s.peer.run_for(Duration::from_millis(100)).await;
+    }
+    assert_eq!(s.us.stats().refused, 16);
+    s.peer.run_for(Duration::from_secs(31)).await;
+    assert!(s.us.is_idle(), "the accept timeout is over");
+    assert_eq!(accept_all(&s.us).await, 0);
+    s.finish().await;
+}
+
 /// Nobody can accept them: all that a peer opens for as long as the last substream is used is work for nothing.
 #[tokio::test(start_paused = true)]
 async fn substreams_that_nobody_can_accept_count_as_unused() {

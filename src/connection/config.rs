@@ -85,12 +85,13 @@ pub struct Config {
     pub max_frame_without_credit: usize,
     /// Substreams that the peer may have open at once; more are reset with
     /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
-    /// and go-libp2p.
+    /// and go-libp2p. Bounds in the same way those that nobody has accepted, which may have ended meanwhile.
     pub max_inbound_substreams: usize,
     /// How long an inbound substream waits for [`Connection::accept`](crate::Connection::accept), once its
     /// protocol is agreed on, before it is reset with
     /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 30 s. Answers
-    /// applications that have stopped accepting, and whose peers would wait for ever.
+    /// applications that have stopped accepting, and whose peers would wait for ever. One that the
+    /// peer has ended meanwhile can be accepted for as long, and read to its end.
     pub accept_timeout: Duration,
     /// Inbound substreams that the peer may end, or have refused, within
     /// [`Config::UNUSED_WINDOW`] before the application has accepted, read or written anything on

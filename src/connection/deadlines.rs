@@ -45,7 +45,8 @@ pub(super) fn deadline_after(timeout: Duration) -> Instant {
 
 pin_project! {
     /// Deadlines that can be set, cancelled and waited for. Holds at most one entry a kind and
-    /// channel, so it is bounded by the number of substreams.
+    /// channel, so it is bounded by the number of substreams, and of those that ended unaccepted within
+    /// the accept timeout.
     #[derive(Debug)]
     pub(crate) struct Deadlines {
         pending: BTreeSet<Deadline>,

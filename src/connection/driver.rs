@@ -353,7 +353,9 @@ impl<C: Carrier> Turn<'_, C> {
         if self.core.phase != Phase::Running || self.core.link.is_unreachable() {
             return self.refuse(channel, code::SHUTDOWN);
         }
-        if self.core.inbound >= self.core.link.config.max_inbound_substreams {
+        // What has ended before anybody accepted it is not inbound any more, and takes memory all the same.
+        let most = self.core.link.config.max_inbound_substreams;
+        if self.core.inbound >= most || self.core.link.unaccepted() >= most {
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
         let substream = self.insert(channel, Initiator::Remote);
@@ -411,10 +413,11 @@ impl<C: Carrier> Turn<'_, C> {
                 substream.shared().set_usage(Usage::Waiting);
                 tell::negotiated(&self.core.link, &substream);
                 let timeout = self.core.link.config.accept_timeout;
+                // Whether the peer has ended it meanwhile or not: it waits for the application in any case.
+                let kind = DeadlineKind::Accept;
+                let deadline = self.deadlines.as_mut().set(channel, kind, timeout);
                 if let Some(entry) = self.core.substreams.get_mut(&channel) {
-                    let kind = DeadlineKind::Accept;
-                    entry.accept_deadline =
-                        Some(self.deadlines.as_mut().set(channel, kind, timeout));
+                    entry.accept_deadline = Some(deadline);
                 }
                 self.core.link.push_accepted(substream);
             }
@@ -584,6 +587,12 @@ impl<C: Carrier> Turn<'_, C> {
             }
             return;
         }
+        if deadline.kind == DeadlineKind::Accept
+            && let Some(substream) = self.core.link.take_unaccepted(deadline.channel)
+        {
+            // If the peer has ended it already, this frees what is unread.
+            substream.reset(code::RESOURCE_LIMIT);
+        }
         let Some(entry) = self.core.substreams.get_mut(&deadline.channel) else {
             return;
         };
@@ -609,12 +618,7 @@ impl<C: Carrier> Turn<'_, C> {
                 }
                 // Else only the FIN_ACK is missing: its own deadline ends that.
             }
-            DeadlineKind::Accept => {
-                entry.accept_deadline = None;
-                if let Some(substream) = self.core.link.take_unaccepted(deadline.channel) {
-                    substream.reset(code::RESOURCE_LIMIT);
-                }
-            }
+            DeadlineKind::Accept => entry.accept_deadline = None,
             DeadlineKind::Idle => {}
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {

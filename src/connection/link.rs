@@ -36,7 +36,8 @@ pub(crate) struct Link {
     /// Substreams that the driver is to look at. Each is in here at most once.
     ready: Mutex<Vec<Arc<Shared>>>,
     opens: Mutex<VecDeque<OpenRequest>>,
-    /// Negotiated substreams that nobody has accepted. Bounded by `max_inbound_substreams`.
+    /// Negotiated substreams that nobody has accepted, those included that the peer has ended since. With
+    /// `max_inbound_substreams` of them no more are let in, and each expires with the accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
     accept: Notify,
     driver: AtomicWaker,
@@ -166,6 +167,11 @@ impl Link {
         }
         // Nobody is left to accept it. Outside of the lock: its drop takes others.
         drop(substream);
+    }
+
+    /// How many substreams nobody has accepted.
+    pub(crate) fn unaccepted(&self) -> usize {
+        lock(&self.accepted).len()
     }
 
     /// Takes a substream out that nobody has accepted; `None` if somebody has. It is among the

@@ -431,11 +431,16 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = self.core.substreams.remove(&channel) else {
             return;
         };
+        // What nobody has accepted yet can still be, and waits for that no longer than any other.
+        let accept_deadline = match entry.shared.usage() {
+            Usage::Waiting => None,
+            _ => entry.accept_deadline,
+        };
         let deadlines = [
             entry.fin_ack_deadline,
             entry.teardown_deadline,
             entry.credit_deadline,
-            entry.accept_deadline,
+            accept_deadline,
         ];
         for deadline in deadlines.into_iter().flatten() {
             self.deadlines.as_mut().cancel(deadline);
