@@ -198,6 +198,25 @@ async fn substreams_that_nobody_can_accept_count_as_unused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn substreams_that_the_peer_spoils_count_as_unused() {
+    let mut config = config();
+    config.max_unused_substreams = 10;
+    let mut s = scripted(config, MemoryConfig::default());
+    for i in 0..11 {
+        let channel = s.peer.open();
+        match i % 2 {
+            0 => s.peer.send_raw(channel, &[0xff; 8]),
+            _ => s.peer.flag(channel, Flag::FinAck),
+        }
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+    let cause = within("the end", s.us.closed()).await;
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    within("the driver ends", s.driver).await.expect("no panic");
+    drop(s.us);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_never_had_a_substream_is_idle_too() {
     let mut idle = config();
     idle.idle_timeout = Some(Duration::from_secs(60));

@@ -93,7 +93,7 @@ pub struct Config {
     /// applications that have stopped accepting, and whose peers would wait for ever. One that the
     /// peer has ended meanwhile can be accepted for as long, and read to its end.
     pub accept_timeout: Duration,
-    /// Inbound substreams that the peer may end, or have refused, within
+    /// Inbound substreams that the peer may end, have refused, or spoil by breaking the protocol, within
     /// [`Config::UNUSED_WINDOW`] before the application has accepted, read or written anything on
     /// them. With more the connection is closed with
     /// [`ConnectionError::TooManyUnusedSubstreams`](crate::ConnectionError::TooManyUnusedSubstreams).

@@ -508,6 +508,7 @@ impl<C: Carrier> Turn<'_, C> {
     fn violation(&mut self, shared: &Arc<Shared>) {
         if shared.state().end().is_none() {
             self.core.link.counters.violations.add(1);
+            self.count_spoiled(shared);
             shared.violated(code::PROTOCOL_VIOLATION);
         }
     }
@@ -516,7 +517,20 @@ impl<C: Carrier> Turn<'_, C> {
     fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
         if shared.state().end().is_none() {
             self.core.link.counters.violations.add(1);
+            if code == code::FLOW_CONTROL {
+                self.count_spoiled(shared);
+            }
             shared.reset(code);
+        }
+    }
+
+    /// Counts a substream as unused that the peer has made us reset before the application used it.
+    fn count_spoiled(&mut self, shared: &Shared) {
+        // One that is still negotiated counts when it is removed.
+        if shared.origin == Initiator::Remote
+            && matches!(shared.usage(), Usage::Waiting | Usage::Accepted)
+        {
+            self.core.unused.count();
         }
     }
 
