@@ -41,7 +41,8 @@ pub enum FinAckPolicy {
 
 /// Limits and timeouts of a connection and its substreams.
 ///
-/// Change the fields of a [`Config::default`]. [`Config::validate`] is called wherever one is used.
+/// Change the fields of a [`Config::default`]. [`Config::validate`] is called wherever an endpoint, a listener or a
+/// dial takes one; [`Connection::over`](crate::Connection::over) leaves that to its caller.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {

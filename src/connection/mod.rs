@@ -43,7 +43,11 @@ pub struct Connection {
 impl Connection {
     /// Makes a connection over any carrier, and the driver that has to be polled for it.
     ///
-    /// Endpoints do this for their connections; it is for carriers of your own, and for tests.
+    /// Endpoints do this for their connections; it is for carriers of your own, and for tests. Check `config` with
+    /// [`Config::validate`] before: it is not refused here, and a connection with one that can not work may hang.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with its timers enabled.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
         let info = ConnectionInfo::new(Initiator::Local, None);
         Self::authenticated(carrier, config, info)
@@ -141,7 +145,9 @@ impl Connection {
 
     /// Closes the connection and waits until that is done: what was accepted for sending is
     /// delivered, within [`Config::teardown_timeout`], then the peer is told. What the peer has not finished
-    /// is not waited for: reads of it fail with [`SubstreamError::ConnectionLost`](crate::SubstreamError).
+    /// is lost: it is asked to stop, and reads fail at once with
+    /// [`SubstreamError::ConnectionLost`](crate::SubstreamError). A peer that does not answer that with its FIN
+    /// makes the close take all of the timeout.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.

@@ -40,7 +40,8 @@ pub enum CloseOutcome {
     Reset(Option<u32>),
     /// The peer closed the data channel after our FIN without confirming it.
     ChannelClosed,
-    /// The connection ended first: what the peer received is not known.
+    /// The connection ended first, or the peer closed the data channel before our FIN: what it received is
+    /// not known.
     Lost,
 }
 

@@ -128,8 +128,8 @@ impl WriteHalf {
     /// the memory of `chunk` is free again when the last of them is out.
     ///
     /// # Errors
-    /// `BrokenPipe` after a shutdown or when the peer has stopped reading, `ConnectionReset` after
-    /// a reset, `ConnectionAborted` when the connection ended.
+    /// `BrokenPipe` after a shutdown, when the peer has stopped reading or when it closed the data channel,
+    /// `ConnectionReset` after a reset, `ConnectionAborted` when the connection ended.
     ///
     /// # Cancel safety
     /// If the future is dropped, a part of the chunk may have been written.
@@ -170,8 +170,9 @@ impl WriteHalf {
     /// Calling it again returns the same outcome.
     ///
     /// # Errors
-    /// `ConnectionReset` or `ConnectionAborted` where data may not have been delivered. A peer
-    /// that stopped reading is no error but [`CloseOutcome::Stopped`].
+    /// `ConnectionReset`, `ConnectionAborted` or, where the peer closed the data channel before our FIN,
+    /// `BrokenPipe`: data may not have been delivered. A peer that stopped reading is no error but
+    /// [`CloseOutcome::Stopped`].
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.
