@@ -83,6 +83,37 @@ async fn l27_an_inbound_substream_that_chooses_nothing_is_reset() {
     s.finish().await;
 }
 
+/// Its data follows the offer at once, and the answer to that is of no use to it.
+#[tokio::test(start_paused = true)]
+async fn an_inbound_substream_whose_opener_reads_no_answer_is_accepted() {
+    for chunks in [1, 3] {
+        let mut s = scripted(negotiated(), MemoryConfig::default());
+        let channel = s.peer.open();
+        let bytes = b"\x13/multistream/1.0.0\n\x0c/echo/1.0.0\nhello";
+        for (index, chunk) in bytes.chunks(bytes.len().div_ceil(chunks)).enumerate() {
+            s.peer.data(channel, chunk);
+            if index == 0 {
+                s.peer.flag(channel, Flag::StopSending);
+            }
+            settle().await;
+        }
+        s.peer.flag(channel, Flag::Fin);
+        let us = s.us.clone();
+        let accepted = s.peer.drive_while(within("accept", us.accept())).await;
+        let mut substream = accepted.expect("alive").expect("a substream");
+        assert_eq!(substream.protocol(), Some("/echo/1.0.0"));
+        let mut got = Vec::new();
+        within("the data", substream.read_to_end(&mut got))
+            .await
+            .expect("its end");
+        assert_eq!(got, b"hello");
+        let error = substream.write(b"x").await.expect_err("nobody reads it");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        drop((us, substream));
+        s.finish().await;
+    }
+}
+
 /// Row H-9: a flag in the middle of a negotiation ends it, for that channel only.
 #[tokio::test(start_paused = true)]
 async fn h9_flags_while_negotiating_fail_once() {

@@ -1,9 +1,12 @@
 //! Which protocol a substream carries.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
 use multistream_select::{NegotiationError, Version, dialer_select_proto, listener_select_proto};
@@ -11,7 +14,7 @@ use tokio::time::timeout;
 
 use super::config::{Config, Negotiation};
 use super::error::OpenError;
-use crate::substream::{Substream, code};
+use crate::substream::{CloseOutcome, Substream, code};
 
 /// How the negotiation of an inbound substream ended.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl Negotiations {
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        match std::pin::Pin::new(&mut self.0).poll_next(cx) {
+        match Pin::new(&mut self.0).poll_next(cx) {
             Poll::Ready(Some(outcome)) => Poll::Ready(outcome),
             // Polled again in the driver's next round, after which more may have begun.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -67,11 +70,57 @@ impl Negotiations {
     }
 }
 
+/// A substream on which offers are answered, as long as somebody reads the answers.
+///
+/// Who offers one protocol only may send its data right behind the offer, and read nothing, not even whether the
+/// offer was taken. Its STOP_SENDING says nothing of what it sends.
+struct Answering<'a>(&'a mut Substream);
+
+impl Answering<'_> {
+    fn is_unheard(&self) -> bool {
+        matches!(self.0.close_outcome(), Some(CloseOutcome::Stopped(_)))
+    }
+}
+
+impl AsyncRead for Answering<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncRead::poll_read(Pin::new(&mut *self.0), cx, out)
+    }
+}
+
+impl AsyncWrite for Answering<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(AsyncWrite::poll_write(Pin::new(&mut *self.0), cx, data)) {
+            Err(_) if self.is_unheard() => Poll::Ready(Ok(data.len())),
+            written => Poll::Ready(written),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(AsyncWrite::poll_flush(Pin::new(&mut *self.0), cx)) {
+            Err(_) if self.is_unheard() => Poll::Ready(Ok(())),
+            flushed => Poll::Ready(flushed),
+        }
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_close(Pin::new(&mut *self.0), cx)
+    }
+}
+
 async fn negotiate_inbound(mut substream: Substream, config: Arc<Config>) -> Outcome {
     let protocols = config.protocols.iter().map(String::as_str);
     let selected = timeout(config.open_timeout, async {
         // By reference, so that the substream comes back without the wrapper of the negotiation.
-        let (protocol, io) = listener_select_proto(&mut substream, protocols).await?;
+        let (protocol, io) = listener_select_proto(Answering(&mut substream), protocols).await?;
         io.complete().await?;
         Ok::<_, NegotiationError>(protocol)
     })
