@@ -216,6 +216,44 @@ async fn substreams_that_the_peer_spoils_count_as_unused() {
     drop(s.us);
 }
 
+/// The peer answers the close by ending what it had opened; that is no reason to break the close off.
+#[tokio::test(start_paused = true)]
+async fn substreams_that_end_unused_in_a_close_do_not_count() {
+    let mut config = config();
+    config.max_unused_substreams = 2;
+    let mut s = scripted(config, MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    let unused: Vec<_> = (0..5).map(|_| s.peer.open()).collect();
+    s.peer.run_for(Duration::from_millis(1)).await;
+    substream.write_all(b"hello").await.expect("a write");
+    let closing = s.us.clone();
+    let close = tokio::spawn(async move { closing.close().await });
+    s.peer.expect_data(channel, b"hello").await;
+    for unused in unused {
+        s.peer.send(unused, Message::reset(7));
+    }
+    settle().await;
+    assert_eq!(s.us.close_reason(), None, "FIN is not confirmed yet");
+    loop {
+        if s.peer.next(channel).await.flag == Some(Flag::Fin) {
+            break;
+        }
+    }
+    s.peer.flag(channel, Flag::FinAck);
+    s.peer.flag(channel, Flag::Fin);
+    s.peer
+        .drive_while(within("the close", close))
+        .await
+        .expect("no panic");
+    assert_eq!(substream.close_outcome(), Some(CloseOutcome::Acked));
+    assert_eq!(s.us.close_reason(), Some(ConnectionError::ClosedLocally));
+    while let Ok(Some(unused)) = s.us.accept().await {
+        drop(unused);
+    }
+    drop(substream);
+    s.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_never_had_a_substream_is_idle_too() {
     let mut idle = config();

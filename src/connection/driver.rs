@@ -279,7 +279,8 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.service_ready();
         moved |= self.write_data();
         moved |= self.watch_idleness();
-        if self.core.unused.too_many(&self.core.link.config) {
+        // A close ends what is unused too, and soon enough: it goes on delivering what was written.
+        if self.core.phase == Phase::Running && self.core.unused.too_many(&self.core.link.config) {
             return Err(ConnectionError::TooManyUnusedSubstreams);
         }
         moved |= self.begin_closing();
