@@ -99,7 +99,11 @@ fn first_contact(rng: &mut StdRng) -> Vec<u8> {
 }
 
 fn check(username: &str, password: &str) -> Vec<u8> {
-    let request = StunMessage::binding_request(username, TransId::new(), true, 1, 1, true);
+    check_with_priority(username, password, 1)
+}
+
+fn check_with_priority(username: &str, password: &str, priority: u32) -> Vec<u8> {
+    let request = StunMessage::binding_request(username, TransId::new(), true, 1, priority, true);
     let hmac = str0m::crypto::from_feature_flags().sha1_hmac_provider;
     let mut bytes = vec![0; 700];
     let length = request
@@ -554,4 +558,46 @@ async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
         drop((connection, theirs));
         finish([dialler, listener]).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_nomination_silences_nobody() {
+    let (network, server, client) = network(8, 20);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let dialler = dialler(&client);
+    let username = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&username);
+    network.set_tap(move |datagram| {
+        if datagram.destination == listening
+            && datagram.contents.starts_with(&STUN_REQUEST)
+            && let Ok(message) = StunMessage::parse(&datagram.contents)
+        {
+            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        }
+        Verdict::Pass
+    });
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (ufrag, _) = username.split_once(':').expect("two halves");
+    network.inject(
+        forged(1),
+        listening,
+        check_with_priority(&username, ufrag, u32::MAX),
+    );
+    for _ in 0..8 {
+        // A reader that is slow has credit for little more than it has read.
+        sleep(Duration::from_millis(500)).await;
+        timeout(Duration::from_secs(2), substream.read_exact(&mut buffer))
+            .await
+            .expect("the peer is served on")
+            .expect("data");
+    }
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
 }
