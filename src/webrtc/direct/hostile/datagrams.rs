@@ -187,3 +187,43 @@ async fn records_of_the_peer_that_come_from_elsewhere_are_dropped() {
         end(world, connection).await;
     }
 }
+
+/// Of another handshake, to a dialler that waits for the listener's part of its own.
+#[tokio::test(start_paused = true)]
+async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let recording = Arc::clone(&recorded);
+        world.network.set_tap(move |datagram| {
+            if datagram.source.port() == SERVER_PORT
+                && matches!(datagram.contents.first(), Some(20..=63))
+            {
+                let mut recording = recording.lock().expect("no panic");
+                recording.push(datagram.contents.clone());
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        connection.close().await;
+        drop(connection);
+        world.assert_only_the_neighbour_is_left().await;
+
+        let network = world.network.clone();
+        let mut recorded = std::mem::take(&mut *recorded.lock().expect("no panic"));
+        let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
+        world.network.set_tap(move |datagram| {
+            // With the ClientHello: long before the listener's answer.
+            if datagram.contents.first() == Some(&22) && datagram.destination.port() == SERVER_PORT
+            {
+                for contents in recorded.drain(..) {
+                    network.inject(stranger, datagram.source, contents);
+                }
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        end(world, connection).await;
+    }
+}
