@@ -601,3 +601,55 @@ async fn a_forged_nomination_silences_nobody() {
     network.clear_tap();
     finish([dialler, listener]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_a_peer_has_left_can_become_another_s() {
+    let (network, server, client) = network(14, 50);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    // Where the peer was first, and what goes there.
+    let left = Arc::new(Mutex::new((None, 0)));
+    let seen = Arc::clone(&left);
+    network.set_tap(move |datagram| {
+        let (left, answers) = &mut *seen.lock().expect("no panic");
+        if datagram.destination == listening {
+            left.get_or_insert(datagram.source);
+        } else if *left == Some(datagram.destination) {
+            *answers += 1;
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let (first, _) = *left.lock().expect("no panic");
+    let first = first.expect("a check");
+    let mut rng = StdRng::seed_from_u64(14);
+    let answers = async |contact: Vec<u8>| {
+        left.lock().expect("no panic").1 = 0;
+        network.inject(first, listening, contact);
+        sleep(Duration::from_millis(200)).await;
+        left.lock().expect("no panic").1
+    };
+    sleep(Duration::from_secs(60)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 0, "idle, but in use");
+    // The NAT forgets the peer, and gives its port to another in the end.
+    network.rebind(&client);
+    sleep(Duration::from_secs(20)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 0, "it might come back");
+    sleep(Duration::from_secs(40)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 1, "a first contact like any other");
+
+    // It goes away with its own connection, and the peer is served where it is now.
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(listener.connections(), 1);
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
+}
