@@ -99,7 +99,11 @@ fn first_contact(rng: &mut StdRng) -> Vec<u8> {
 }
 
 fn check(username: &str, password: &str) -> Vec<u8> {
-    let request = StunMessage::binding_request(username, TransId::new(), true, 1, 1, true);
+    check_with_priority(username, password, 1)
+}
+
+fn check_with_priority(username: &str, password: &str, priority: u32) -> Vec<u8> {
+    let request = StunMessage::binding_request(username, TransId::new(), true, 1, priority, true);
     let hmac = str0m::crypto::from_feature_flags().sha1_hmac_provider;
     let mut bytes = vec![0; 700];
     let length = request
@@ -554,4 +558,98 @@ async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
         drop((connection, theirs));
         finish([dialler, listener]).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_nomination_silences_nobody() {
+    let (network, server, client) = network(8, 20);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let dialler = dialler(&client);
+    let username = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&username);
+    network.set_tap(move |datagram| {
+        if datagram.destination == listening
+            && datagram.contents.starts_with(&STUN_REQUEST)
+            && let Ok(message) = StunMessage::parse(&datagram.contents)
+        {
+            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        }
+        Verdict::Pass
+    });
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (ufrag, _) = username.split_once(':').expect("two halves");
+    network.inject(
+        forged(1),
+        listening,
+        check_with_priority(&username, ufrag, u32::MAX),
+    );
+    for _ in 0..8 {
+        // A reader that is slow has credit for little more than it has read.
+        sleep(Duration::from_millis(500)).await;
+        timeout(Duration::from_secs(2), substream.read_exact(&mut buffer))
+            .await
+            .expect("the peer is served on")
+            .expect("data");
+    }
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_a_peer_has_left_can_become_another_s() {
+    let (network, server, client) = network(14, 50);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    // Where the peer was first, and what goes there.
+    let left = Arc::new(Mutex::new((None, 0)));
+    let seen = Arc::clone(&left);
+    network.set_tap(move |datagram| {
+        let (left, answers) = &mut *seen.lock().expect("no panic");
+        if datagram.destination == listening {
+            left.get_or_insert(datagram.source);
+        } else if *left == Some(datagram.destination) {
+            *answers += 1;
+        }
+        Verdict::Pass
+    });
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let (first, _) = *left.lock().expect("no panic");
+    let first = first.expect("a check");
+    let mut rng = StdRng::seed_from_u64(14);
+    let answers = async |contact: Vec<u8>| {
+        left.lock().expect("no panic").1 = 0;
+        network.inject(first, listening, contact);
+        sleep(Duration::from_millis(200)).await;
+        left.lock().expect("no panic").1
+    };
+    sleep(Duration::from_secs(60)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 0, "idle, but in use");
+    // The NAT forgets the peer, and gives its port to another in the end.
+    network.rebind(&client);
+    sleep(Duration::from_secs(20)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 0, "it might come back");
+    sleep(Duration::from_secs(40)).await;
+    let contact = first_contact(&mut rng);
+    assert_eq!(answers(contact).await, 1, "a first contact like any other");
+
+    // It goes away with its own connection, and the peer is served where it is now.
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(listener.connections(), 1);
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 20];
+    substream.read_exact(&mut buffer).await.expect("data");
+    drop((substream, connection));
+    network.clear_tap();
+    finish([dialler, listener]).await;
 }

@@ -129,7 +129,8 @@ impl EndpointBuilder {
     }
 
     /// Listens on every address that `addresses` resolves to, for example `"0.0.0.0:4001"` or
-    /// `"[::]:0"`. A wildcard stands for every address of the machine, port 0 for a free one.
+    /// `"[::]:0"`. A wildcard stands for every address of the machine that is of its family: for IPv4 and IPv6 give
+    /// both. Port 0 stands for a free one.
     ///
     /// Must be called within a tokio runtime.
     ///

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! datagram ── known source address ───────────────────────────► that connection's inbox
+//!     │            └─ check of another connection, and long unused ─► as from an unknown address
 //!     │
 //!     ├─ STUN request ── USERNAME known ── integrity holds ───► the same, and its address is known
 //!     │      │
@@ -15,8 +16,10 @@
 //! take it from anywhere).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use is::stun::StunMessage;
 use tokio::time::Instant;
@@ -29,6 +32,13 @@ use super::inbox::Inbox;
 use super::socket::Received;
 use crate::ufrag::{ServerCredentials, parse_username};
 use crate::webrtc::sha1_hmac;
+
+/// How long a connection has to be unheard of at an address before that may be another's. A peer that is
+/// there sends checks more often (RFC 7675 section 5.1).
+///
+/// A connection may live on at another address for days, while a NAT gives the port that it had to somebody
+/// else. In use an address stays where it is: whoever forges it must not take it away.
+const ADDRESS_UNUSED: Duration = Duration::from_secs(30);
 
 /// A first contact that passed every check.
 #[derive(Debug)]
@@ -68,8 +78,16 @@ pub(super) struct Router {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_address: HashMap<SocketAddr, Arc<Inbox>>,
+    by_address: HashMap<SocketAddr, Known>,
     by_ufrag: HashMap<String, Route>,
+}
+
+/// Where datagrams from an address go.
+#[derive(Debug)]
+struct Known {
+    inbox: Arc<Inbox>,
+    /// When something of that connection last came from there.
+    heard: Instant,
 }
 
 #[derive(Debug)]
@@ -104,7 +122,12 @@ impl Drop for RouteGuard {
         let mut table = self.router.lock();
         if let Some(route) = table.by_ufrag.remove(&self.ufrag) {
             for address in route.addresses {
-                table.by_address.remove(&address);
+                // It may have become another's meanwhile.
+                if let Entry::Occupied(known) = table.by_address.entry(address)
+                    && Arc::ptr_eq(&known.get().inbox, &self.inbox)
+                {
+                    known.remove();
+                }
             }
         }
     }
@@ -138,8 +161,7 @@ impl Router {
                 .map_or_else(|| local.ip(), |ip: IpAddr| ip.to_canonical()),
             local.port(),
         );
-        let known = self.lock().by_address.get(&received.source).cloned();
-        if let Some(inbox) = known {
+        if let Some(inbox) = self.inbox_of(now, &received) {
             inbox.push(
                 received.source,
                 destination,
@@ -164,6 +186,27 @@ impl Router {
         None
     }
 
+    /// The connection that is known at the address which this came from.
+    fn inbox_of(&self, now: Instant, received: &Received<'_>) -> Option<Arc<Inbox>> {
+        let mut table = self.lock();
+        let Table {
+            by_address,
+            by_ufrag,
+        } = &mut *table;
+        let known = by_address.get_mut(&received.source)?;
+        let is_own = |ufrag: &str| {
+            let route = by_ufrag.get(ufrag);
+            route.is_some_and(|route| Arc::ptr_eq(&route.inbox, &known.inbox))
+        };
+        if ufrag_of_check(received).is_none_or(is_own) {
+            known.heard = now;
+        } else if now >= known.heard + ADDRESS_UNUSED {
+            by_address.remove(&received.source);
+            return None;
+        }
+        Some(Arc::clone(&known.inbox))
+    }
+
     /// Looks at the `first` datagram of those that came from an unknown address; what it is no first
     /// contact for is [`Unsound`].
     fn meet(
@@ -186,15 +229,23 @@ impl Router {
         let is_intact = || message.verify(credentials.local_pwd.as_bytes(), sha1_hmac);
         let mut table = self.lock();
         if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
-            if route.addresses.len() >= self.max_addresses {
+            // It may have been there before, and the address another's meanwhile.
+            let is_new = !route.addresses.contains(&source);
+            if is_new && route.addresses.len() >= self.max_addresses {
                 return Ok(None);
             }
             if !is_intact() {
                 return Err(Unsound);
             }
-            route.addresses.push(source);
+            if is_new {
+                route.addresses.push(source);
+            }
             let inbox = Arc::clone(&route.inbox);
-            table.by_address.insert(source, Arc::clone(&inbox));
+            let known = Known {
+                inbox: Arc::clone(&inbox),
+                heard: now,
+            };
+            table.by_address.insert(source, known);
             drop(table);
             inbox.push(source, destination, received.contents, received.stride);
             return Ok(None);
@@ -222,7 +273,11 @@ impl Router {
         let inbox = Arc::new(Inbox::default());
         inbox.push(source, destination, received.contents, received.stride);
         let ufrag = credentials.local_ufrag.clone();
-        table.by_address.insert(source, Arc::clone(&inbox));
+        let known = Known {
+            inbox: Arc::clone(&inbox),
+            heard: now,
+        };
+        table.by_address.insert(source, known);
         table.by_ufrag.insert(
             ufrag.clone(),
             Route {
@@ -250,6 +305,14 @@ impl Router {
         let table = self.lock();
         table.by_address.is_empty() && table.by_ufrag.is_empty()
     }
+}
+
+/// The ufrag of this side in a check at the beginning of a batch, if there is one.
+fn ufrag_of_check<'a>(received: &Received<'a>) -> Option<&'a str> {
+    let first = received.contents.chunks(received.stride.max(1)).next()?;
+    let request = parse_request(first)?;
+    let (ufrag, _) = request.username()?.split_once(':')?;
+    Some(ufrag)
 }
 
 /// A STUN binding request, if it is one (RFC 8489; the first byte tells STUN apart, RFC 7983).

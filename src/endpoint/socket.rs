@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
@@ -70,6 +71,8 @@ pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
 pub(crate) struct UdpDatagramSocket {
     io: UdpSocket,
     state: UdpSocketState,
+    /// Datagrams that one send can carry.
+    max_segments: AtomicUsize,
 }
 
 impl fmt::Debug for UdpDatagramSocket {
@@ -127,18 +130,15 @@ impl UdpDatagramSocket {
         let _ = options.set_send_buffer_size(KERNEL_BUFFER);
         let state = UdpSocketState::new((&socket).into())?;
         let io = UdpSocket::from_std(socket)?;
-        Ok(Self { io, state })
+        let max_segments = AtomicUsize::new(state.max_gso_segments());
+        Ok(Self {
+            io,
+            state,
+            max_segments,
+        })
     }
-}
 
-thread_local! {
-    /// Received datagrams live here until they were handed on, so that no connection keeps
-    /// half a megabyte of buffers of its own.
-    static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-impl DatagramSocket for UdpDatagramSocket {
-    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+    fn send_at_once(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
         let source = outgoing.source;
         let transmit = quinn_udp::Transmit {
             destination: outgoing.destination,
@@ -150,6 +150,51 @@ impl DatagramSocket for UdpDatagramSocket {
         self.io.try_io(Interest::WRITABLE, || {
             self.state.try_send((&self.io).into(), &transmit)
         })
+    }
+
+    /// A batch was not taken: tries whether its first datagram alone is, in which case this path takes no batches.
+    ///
+    /// quinn-udp believes that of every error of this kind. But there is the same for an address that nothing
+    /// can be sent to, such as that of a datagram with the source port 0, and one of a stranger's would end
+    /// batches to all the others.
+    fn try_without_batch(&self, batch: &Outgoing<'_>) {
+        let first = Outgoing {
+            contents: batch
+                .contents
+                .get(..batch.segment_size.unwrap_or_default())
+                .unwrap_or_default(),
+            segment_size: None,
+            ..*batch
+        };
+        if self.send_at_once(&first).is_ok() {
+            tracing::info!(target: "anabranch::endpoint", "no segmentation offload");
+            self.max_segments.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What Linux says to batches where a network adapter can not cut them up: EINVAL or EIO.
+fn is_of_batches(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
+}
+
+thread_local! {
+    /// Received datagrams live here until they were handed on, so that no connection keeps
+    /// half a megabyte of buffers of its own.
+    static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl DatagramSocket for UdpDatagramSocket {
+    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let sent = self.send_at_once(outgoing);
+        if let Err(error) = &sent
+            && outgoing.segment_size.is_some()
+            && is_of_batches(error)
+        {
+            self.try_without_batch(outgoing);
+        }
+        sent
     }
 
     fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
@@ -200,6 +245,48 @@ impl DatagramSocket for UdpDatagramSocket {
     }
 
     fn max_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        self.max_segments.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagrams(
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> Outgoing<'_> {
+        Outgoing {
+            destination,
+            source: destination.ip(),
+            contents,
+            segment_size,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_nothing_can_be_sent_to_does_not_end_batches_to_others() {
+        let socket = UdpDatagramSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.io.writable().await.unwrap();
+        let segments = socket.max_segments();
+        // Where a datagram with the source port 0 came from.
+        let nowhere = "127.0.0.1:0".parse().unwrap();
+        for segment_size in [None, (segments > 1).then_some(20)] {
+            let error = socket.try_send(&datagrams(nowhere, &[7; 40], segment_size));
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(socket.max_segments(), segments);
+        }
+        if segments > 1 {
+            let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let to = peer.local_addr().unwrap();
+            let batch = datagrams(to, &[7; 40], Some(20));
+            socket.try_send(&batch).unwrap();
+            let mut buffer = [0; 100];
+            for _ in 0..2 {
+                assert_eq!(peer.recv(&mut buffer).await.unwrap(), 20);
+            }
+        }
     }
 }

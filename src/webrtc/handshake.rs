@@ -137,7 +137,11 @@ async fn run(
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
         }
     }
-    let (Some(identity), Some(peer_fingerprint)) = (expectations.identity, peer_fingerprint) else {
+    let Some(peer_fingerprint) = peer_fingerprint else {
+        let cause = ConnectionError::Carrier("no peer certificate".to_owned());
+        return Err(ended(progress, cause));
+    };
+    let Some(identity) = expectations.identity else {
         return Ok(None);
     };
     progress.set(Phase::Noise);

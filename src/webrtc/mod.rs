@@ -311,7 +311,8 @@ impl WebRtcCarrier {
             }
             for datagram in contents.chunks(stride.max(1)) {
                 if let Some(reachability) = reachability
-                    && reachability.take_answer(now, from, datagram)
+                    && (reachability.take_answer(now, from, datagram)
+                        || reachability.withholds(from, datagram))
                 {
                     continue;
                 }

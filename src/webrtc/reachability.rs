@@ -10,6 +10,10 @@
 //! lost, and at every further address of a connection, a challenge is sent: one round trip later
 //! there is no limit any more. The further addresses matter: a peer that forges its nomination could
 //! direct all that a connection sends at somebody else.
+//!
+//! And whoever reads a check on its way knows all that a nomination is made of: one that is forged, with a
+//! PRIORITY above the real one, would move the connection to where nobody is, and the peer would hear nothing
+//! any more. So ICE is not told of checks from a further address before that is proven.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -115,6 +119,21 @@ impl Reachability {
             proven: false,
             challenged: None,
         });
+    }
+
+    /// Whether a datagram is a check that has to wait until the address it comes from is proven, which is then
+    /// asked for. The peer repeats it.
+    pub(super) fn withholds(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
+        // RFC 7983: STUN.
+        if self.proven == Some(from) || !matches!(datagram.first(), Some(0..=3)) {
+            return false;
+        }
+        let mut further = self.addresses.iter().skip(1);
+        let withheld = further.any(|remote| remote.address == from && !remote.proven);
+        if withheld {
+            self.wanted = Some(from);
+        }
+        withheld
     }
 
     /// Takes in a datagram that may answer a challenge; `true` if it does.
@@ -278,6 +297,23 @@ mod tests {
         assert!(to.take_answer(now, address(2), &answer));
         assert_eq!(to.room(address(2)), usize::MAX);
         assert_eq!(to.room(address(1)), 3000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_from_a_further_address_wait_for_its_proof() {
+        let mut to = reachability();
+        let now = Instant::now();
+        for port in [1, 2] {
+            to.received(address(port), address(9), 1000);
+        }
+        assert!(!to.withholds(address(1), &STUN), "the first one has DTLS");
+        assert!(!to.withholds(address(2), &DTLS), "which proves itself");
+        assert!(to.withholds(address(2), &STUN));
+        let mut answer = to.next_challenge(now).expect("a challenge").contents;
+        assert!(to.withholds(address(2), &STUN));
+        answer[..2].copy_from_slice(&[1, 1]);
+        assert!(to.take_answer(now, address(2), &answer));
+        assert!(!to.withholds(address(2), &STUN));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use str0m::crypto::dtls::ProtocolVersion;
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig};
 
+use super::MAX_ADDRESSES;
 use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::crypto_provider;
 use super::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
@@ -90,6 +91,9 @@ struct Channel {
 pub(crate) struct Str0mEngine {
     rtc: Rtc,
     role: Role,
+    /// Where a dialler's DTLS went, which only ICE decides: str0m takes DTLS from anywhere. A listener's
+    /// router lets in none but that of addresses that it knows.
+    dtls_sent_to: Vec<SocketAddr>,
     channels: HashMap<ChannelId, Channel>,
     names: HashMap<Str0mChannel, ChannelId>,
     next_name: u64,
@@ -164,6 +168,7 @@ impl Str0mEngine {
         let mut engine = Self {
             rtc,
             role: setup.role,
+            dtls_sent_to: Vec::new(),
             channels: HashMap::new(),
             names: HashMap::new(),
             next_name: CHANNEL_ZERO.get() + 1,
@@ -254,6 +259,9 @@ impl Str0mEngine {
                     break;
                 }
                 Ok(Output::Transmit(transmit)) => {
+                    if is_dtls(&transmit.contents) {
+                        self.note_dtls_sent_to(transmit.destination);
+                    }
                     out.push(
                         &transmit.contents,
                         transmit.source.ip(),
@@ -265,6 +273,13 @@ impl Str0mEngine {
             }
         }
         self.count_unacknowledged(now);
+    }
+
+    fn note_dtls_sent_to(&mut self, remote: SocketAddr) {
+        let known = &mut self.dtls_sent_to;
+        if self.role == Role::Client && known.len() < MAX_ADDRESSES && !known.contains(&remote) {
+            known.push(remote);
+        }
     }
 
     fn on_event(&mut self, event: Event) {
@@ -412,6 +427,11 @@ impl Str0mEngine {
     }
 }
 
+/// DTLS, by its first byte (RFC 7983).
+fn is_dtls(datagram: &[u8]) -> bool {
+    matches!(datagram.first(), Some(20..=63))
+}
+
 impl Engine for Str0mEngine {
     fn handle_datagram(
         &mut self,
@@ -422,7 +442,11 @@ impl Engine for Str0mEngine {
         out: &mut TransmitQueue,
     ) {
         // STUN or DTLS (RFC 7983); there is no media here.
-        let wanted = matches!(datagram.first(), Some(0..=3 | 20..=63));
+        let wanted = match self.role {
+            _ if !is_dtls(datagram) => matches!(datagram.first(), Some(0..=3)),
+            Role::Client => self.dtls_sent_to.contains(&source),
+            Role::Server => true,
+        };
         if self.ended || !wanted || datagram.len() > MAX_DATAGRAM {
             return;
         }

@@ -110,6 +110,8 @@ pub(crate) struct DirectEngine {
     /// Made when there is a route.
     dtls: Option<PacedDtls>,
     dtls_up: bool,
+    /// Of the certificate that the peer has shown.
+    peer: Option<Fingerprint>,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
     channels: Channels,
@@ -146,6 +148,7 @@ impl DirectEngine {
             mtu: setup.mtu,
             dtls: None,
             dtls_up: false,
+            peer: None,
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
             channels: Channels::new(sctp, setup.role, max_unacknowledged),
@@ -223,12 +226,15 @@ impl DirectEngine {
                     let length = datagram.len();
                     out.commit(length, local.ip(), remote);
                 }
-                Output::PeerCert(certificate) => {
-                    let print = Fingerprint::of(certificate);
-                    self.channels.push_event(EngineEvent::DtlsConnected(print));
-                }
+                // That it has the key to it, and receives what we send, shows at the end of the handshake.
+                Output::PeerCert(certificate) => self.peer = Some(Fingerprint::of(certificate)),
                 Output::Connected => {
                     self.dtls_up = true;
+                    let Some(peer) = self.peer else {
+                        let cause = "no peer certificate".to_owned();
+                        return self.channels.end(ConnectionError::Carrier(cause));
+                    };
+                    self.channels.push_event(EngineEvent::DtlsConnected(peer));
                     if let Err(cause) = self.channels.sctp.start(self.role) {
                         self.channels.end(cause);
                     }

@@ -12,9 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{CONNECT_TIMEOUT, ENGINES, World, echo, pattern};
 use crate::connection::Connection;
-use crate::endpoint::ConnectError;
+use crate::endpoint::{ConnectError, Endpoint, EndpointConfig};
 use crate::simulator::Verdict;
 use crate::substream::CloseOutcome;
+use crate::webrtc::dtls::forced;
 
 const SERVER_PORT: u16 = 4001;
 
@@ -186,4 +187,111 @@ async fn records_of_the_peer_that_come_from_elsewhere_are_dropped() {
         assert_eq!(answered.sent, 0, "on {engine:?}");
         end(world, connection).await;
     }
+}
+
+/// Of another handshake, to a dialler that waits for the listener's part of its own.
+#[tokio::test(start_paused = true)]
+async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let recording = Arc::clone(&recorded);
+        world.network.set_tap(move |datagram| {
+            if datagram.source.port() == SERVER_PORT
+                && matches!(datagram.contents.first(), Some(20..=63))
+            {
+                let mut recording = recording.lock().expect("no panic");
+                recording.push(datagram.contents.clone());
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        connection.close().await;
+        drop(connection);
+        world.assert_only_the_neighbour_is_left().await;
+
+        let network = world.network.clone();
+        let mut recorded = std::mem::take(&mut *recorded.lock().expect("no panic"));
+        let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
+        world.network.set_tap(move |datagram| {
+            // With the ClientHello: long before the listener's answer.
+            if datagram.contents.first() == Some(&22) && datagram.destination.port() == SERVER_PORT
+            {
+                for contents in recorded.drain(..) {
+                    network.inject(stranger, datagram.source, contents);
+                }
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        end(world, connection).await;
+    }
+}
+
+/// In DTLS 1.2 the client's certificate is neither encrypted nor proven yet: who forges a source can send it
+/// without having received anything.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_alone_is_no_proof_of_an_address() {
+    const MTU: usize = 1180;
+    forced::set_12(MTU);
+    // A handshake record with message 1, a list of one certificate of one byte.
+    let certificate = [
+        &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 19][..],
+        &[11, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 7],
+        &[0, 0, 4, 0, 0, 1, 7],
+    ]
+    .concat();
+    for engine in ENGINES {
+        let world = World::new(engine).await;
+        let listening = world.address.socket_addr();
+        let dialler = Endpoint::builder()
+            .endpoint_config(EndpointConfig {
+                engine,
+                mtu: MTU,
+                ..EndpointConfig::default()
+            })
+            .simulated(&world.attacker)
+            .dial_only()
+            .expect("an endpoint");
+        let attacker = world.attacker.ip();
+        let network = world.network.clone();
+        let certificate = certificate.clone();
+        let bytes = Arc::new(Mutex::new((0, 0)));
+        let counted = Arc::clone(&bytes);
+        let mut said_hello = false;
+        // As with a forged source: nothing but the responses to the first checks arrives, and nothing is sent
+        // behind the ClientHello.
+        world.network.set_tap(move |datagram| {
+            let (to_listener, from_listener) = &mut *counted.lock().expect("no panic");
+            let length = datagram.contents.len();
+            if datagram.source.ip() == attacker {
+                if said_hello {
+                    return Verdict::Drop;
+                }
+                said_hello = datagram.contents.first() == Some(&22);
+                *to_listener += length;
+                if said_hello {
+                    *to_listener += certificate.len();
+                    network.inject(datagram.source, listening, certificate.clone());
+                }
+            } else if datagram.destination.ip() == attacker {
+                *from_listener += length;
+                if !datagram.contents.starts_with(&[1, 1]) {
+                    return Verdict::Drop;
+                }
+            }
+            Verdict::Pass
+        });
+        dialler.connect(&world.address).await.expect_err("no DTLS");
+        world.network.clear_tap();
+        // Nothing came after the last that was sent.
+        let (came, sent) = *bytes.lock().expect("no panic");
+        assert!(sent > 600, "{sent} on {engine:?}");
+        assert!(sent <= 3 * came, "{sent} bytes for {came} on {engine:?}");
+        dialler.close().await;
+        drop(dialler);
+        world.finish().await;
+    }
+    forced::set_12(usize::MAX);
 }
