@@ -30,6 +30,7 @@ pub mod identity;
 pub mod message;
 mod noise;
 pub mod payload;
+mod sctp;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;

@@ -12,18 +12,17 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use sctp_proto::{AssociationError, Event, PayloadProtocolIdentifier as Protocol, StreamEvent};
 
 use super::super::engine::{CHANNEL_ZERO, EngineEvent, Role};
 use super::dcep::{self, Dcep};
 use super::numbers::Numbers;
-use super::sctp::Sctp;
 use super::{
     MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED, MAX_UNREAD_MESSAGES,
     MAX_UNREAD_MESSAGES_OF_ONE,
 };
 use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
 use crate::connection::ConnectionError;
+use crate::sctp::{Association, Event, Lost, Protocol};
 
 /// Where a channel is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +63,7 @@ struct Channel {
 
 /// The channels of a connection.
 pub(super) struct Channels {
-    pub(super) sctp: Sctp,
+    pub(super) sctp: Association,
     numbers: Numbers,
     max_unacknowledged: usize,
     /// By stream number.
@@ -91,7 +90,7 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    pub(super) fn new(sctp: Sctp, role: Role, max_unacknowledged: usize) -> Self {
+    pub(super) fn new(sctp: Association, role: Role, max_unacknowledged: usize) -> Self {
         Self {
             sctp,
             numbers: Numbers::new(role),
@@ -150,23 +149,18 @@ impl Channels {
         {
             match event {
                 Event::Connected => self.on_established(),
-                Event::HandshakeFailed { reason } => {
-                    self.end(ConnectionError::Carrier(format!(
-                        "SCTP handshake: {reason}"
-                    )));
-                }
-                Event::AssociationLost { reason } => self.end(match reason {
-                    AssociationError::AssociationClosed | AssociationError::ApplicationClosed => {
-                        ConnectionError::ClosedByPeer
+                Event::Lost(lost) => self.end(match lost {
+                    Lost::Closed => ConnectionError::ClosedByPeer,
+                    Lost::Aborted => ConnectionError::Carrier("SCTP: aborted by the peer".into()),
+                    Lost::Violation(rule) => {
+                        ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule.0))
                     }
-                    reason => ConnectionError::Carrier(format!("SCTP: {reason}")),
                 }),
-                Event::Stream(StreamEvent::Opened { id }) => self.on_stream(id),
-                Event::Stream(StreamEvent::Readable { id }) => self.on_readable(id),
-                Event::Stream(StreamEvent::Finished { id }) => self.on_finished(id),
-                Event::Stream(StreamEvent::ResetComplete { id }) => self.on_reset_complete(id),
-                Event::Stream(StreamEvent::ResetFailed { id, .. }) => self.on_reset_failed(id),
-                _ => {}
+                Event::Opened { id } => self.on_stream(id),
+                Event::Readable { id } => self.on_readable(id),
+                Event::Finished { id } => self.on_finished(id),
+                Event::ResetComplete { id } => self.on_reset_complete(id),
+                Event::ResetFailed { id } => self.on_reset_failed(id),
             }
         }
     }
@@ -311,29 +305,24 @@ impl Channels {
             if matches!(channel.stage, Stage::Closing | Stage::Refused) {
                 return false;
             }
-            let Some(mut message) = self.sctp.read(number) else {
+            let Some(message) = self.sctp.read(number) else {
                 return false;
             };
-            let length = message.len();
             if channel.messages > 0 {
                 channel.messages -= 1;
                 self.messages -= 1;
             }
-            match message.ppi {
-                Protocol::Dcep => {
-                    let mut bytes = vec![0; length];
-                    if message.read(&mut bytes).is_ok() {
-                        self.on_dcep(number, Dcep::parse(&bytes));
-                    }
-                }
+            match message.protocol {
+                Protocol::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
                 // Data in front of OPEN is out of order (RFC 8832 section 6).
                 _ if channel.stage == Stage::AwaitOpen => self.refuse(number),
-                Protocol::Binary | Protocol::String if !channel.ignored && length > 0 => {
-                    // One copy of exactly this size: sctp-proto does not give its pieces away.
-                    channel.unread = message.next(length).map(|chunk| chunk.bytes);
+                Protocol::Binary | Protocol::String
+                    if !channel.ignored && !message.bytes.is_empty() =>
+                {
+                    channel.unread = Some(message.bytes);
                 }
                 // An empty message, sent as one byte (RFC 8831 section 6.6) or as none, which is a
-                // fault that sctp-proto lets pass; or nothing of ours.
+                // fault that costs nothing; or nothing of ours.
                 _ => {}
             }
         }
@@ -361,7 +350,9 @@ impl Channels {
     fn send_ack(&mut self, number: u16) {
         if let Some(channel) = self.table.get_mut(&number)
             && channel.ack_owed
-            && self.sctp.write(number, &dcep::ACK, Protocol::Dcep)
+            && self
+                .sctp
+                .write(number, Bytes::from_static(&dcep::ACK), Protocol::Dcep)
         {
             channel.ack_owed = false;
             let name = channel.name;
@@ -438,11 +429,12 @@ impl Channels {
             let name = self.new_name(number);
             self.insert(number, name, Stage::Open, true);
             let open = dcep::encode_open(label);
-            if !self.sctp.write(number, &open, Protocol::Dcep) {
+            let length = open.len();
+            if !self.sctp.write(number, open.into(), Protocol::Dcep) {
                 self.remove(number);
                 return Err(OpenChannelError::Closed);
             }
-            self.note_written(name, open.len());
+            self.note_written(name, length);
             return Ok(name);
         }
         Err(OpenChannelError::Exhausted)
@@ -467,7 +459,7 @@ impl Channels {
         }
         // SCTP keeps it until it is acknowledged, so it is copied: here, the only time.
         let message = Bytes::from(pieces.concat());
-        if !self.sctp.write_binary(number, message) {
+        if !self.sctp.write(number, message, Protocol::Binary) {
             // The peer has reset its side, and what came before that is not read yet.
             return Written::Closed;
         }

@@ -23,6 +23,7 @@ use super::transmit::TransmitQueue;
 use crate::carrier::{ChannelId, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
 use crate::connection::ConnectionError;
+use crate::sctp;
 
 mod channels;
 mod dcep;
@@ -32,13 +33,11 @@ pub(crate) mod fuzzing;
 mod hostile;
 mod numbers;
 mod path;
-mod sctp;
 #[cfg(test)]
 mod tests;
 
 use channels::Channels;
 use path::{Path, PathEvent, Route};
-use sctp::Sctp;
 
 /// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback in place of 64 KiB, two
 /// processes move 560 in place of 280 MB/s.
@@ -101,6 +100,22 @@ const MAX_EARLY_BYTES: usize = 512 * 1024;
 /// How long an engine that has ended sleeps.
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// What DTLS adds to a packet at most: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
+const DTLS_OVERHEAD: usize = 37;
+
+/// Longest message accepted. libp2p's have 16 KiB at most.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// An association that is not set up yet.
+fn association(mtu: usize, receive_buffer: usize) -> sctp::Association {
+    sctp::Association::new(sctp::Config {
+        // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
+        max_packet: mtu.saturating_sub(DTLS_OVERHEAD) & !3,
+        receive_buffer,
+        max_message: MAX_MESSAGE,
+    })
+}
+
 /// One connection, on ICE, DTLS and SCTP of its own.
 pub(crate) struct DirectEngine {
     role: Role,
@@ -125,6 +140,8 @@ pub(crate) struct DirectEngine {
     early: usize,
     /// We are closing, and the peer has to be told.
     closing: bool,
+    /// The peer knows that it is over, or can not be told.
+    told: bool,
 }
 
 impl std::fmt::Debug for DirectEngine {
@@ -139,7 +156,7 @@ impl std::fmt::Debug for DirectEngine {
 
 impl DirectEngine {
     pub(crate) fn new(setup: EngineSetup<'_>, now: Instant) -> Result<Self, ConnectionError> {
-        let sctp = Sctp::new(setup.mtu, setup.receive_buffer);
+        let sctp = association(setup.mtu, setup.receive_buffer);
         let max_unacknowledged = setup.max_in_flight.saturating_add(CONTROL_ROOM);
         Ok(Self {
             role: setup.role,
@@ -157,6 +174,7 @@ impl DirectEngine {
             round_trip: Duration::ZERO,
             early: 0,
             closing: false,
+            told: false,
         })
     }
 
@@ -173,7 +191,10 @@ impl DirectEngine {
                     Err(cause) => self.channels.end(cause),
                 }
             }
-            Some(PathEvent::Lost) => self.channels.end(ConnectionError::TimedOut),
+            Some(PathEvent::Lost) => {
+                self.told = true;
+                self.channels.end(ConnectionError::TimedOut);
+            }
             None => {}
         }
     }
@@ -217,9 +238,6 @@ impl DirectEngine {
                     if !self.channels.is_authenticated() {
                         self.early += packet.len();
                     }
-                    // A memory of its own for each packet: slices of it can stay unread for long,
-                    // and must not keep more than themselves.
-                    let packet = Bytes::copy_from_slice(packet);
                     self.channels.sctp.handle_packet(now, packet);
                 }
                 Output::Packet(datagram) => {
@@ -235,11 +253,15 @@ impl DirectEngine {
                         return self.channels.end(ConnectionError::Carrier(cause));
                     };
                     self.channels.push_event(EngineEvent::DtlsConnected(peer));
-                    if let Err(cause) = self.channels.sctp.start(self.role) {
-                        self.channels.end(cause);
+                    // The server waits for the client.
+                    if self.role == Role::Client {
+                        self.channels.sctp.start();
                     }
                 }
-                Output::CloseNotify => self.channels.end(ConnectionError::ClosedByPeer),
+                Output::CloseNotify => {
+                    self.told = true;
+                    self.channels.end(ConnectionError::ClosedByPeer);
+                }
                 Output::BufferTooSmall { needed } if room < MAX_DTLS_OUTPUT => {
                     room = needed.min(MAX_DTLS_OUTPUT);
                 }
@@ -317,6 +339,22 @@ impl DirectEngine {
         self.drain_dtls(now, out);
     }
 
+    /// Tells the peer that we have ended the connection, once. It would not even find out by its consent checks
+    /// (RFC 7675): a listener takes them for those of somebody who dials with the same name.
+    fn send_abort(&mut self, now: Instant, out: &mut TransmitQueue) {
+        if !self.channels.is_ended() || std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        self.channels.sctp.abort();
+        if self.dtls_up
+            && let Some(packets) = self.channels.sctp.poll_transmit(now)
+        {
+            self.encrypt(now, &packets, out);
+        }
+        self.closing = true;
+        self.send_close(now, out);
+    }
+
     /// Tells the peer that it is over, behind everything else.
     fn send_close(&mut self, now: Instant, out: &mut TransmitQueue) {
         if !std::mem::take(&mut self.closing) {
@@ -370,12 +408,14 @@ impl Engine for DirectEngine {
 
     fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant {
         if self.channels.is_ended() {
+            self.send_abort(now, out);
             return now + NEVER;
         }
         let path_timeout = self.path.poll(now, out);
         self.handle_path_event(now);
         self.pump(now, out);
         self.send_close(now, out);
+        self.send_abort(now, out);
         let paced = (self.next_transmit > now).then_some(self.next_transmit);
         let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout(), paced];
         timeouts
@@ -401,7 +441,7 @@ impl Engine for DirectEngine {
     }
 
     fn wants_poll(&self) -> bool {
-        self.channels.sctp.window_update_due()
+        self.channels.sctp.wants_transmit()
     }
 
     fn unacknowledged(&self) -> usize {

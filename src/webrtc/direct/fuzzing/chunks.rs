@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::super::sctp::put_checksum;
 use crate::fuzzing::Input;
+use crate::sctp::put_checksum;
 
 /// Packets of one side that are remembered, to be sent again.
 const MAX_EARLIER: usize = 32;

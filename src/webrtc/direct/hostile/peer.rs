@@ -10,7 +10,6 @@ use is::stun::StunMessage;
 use tokio::time::sleep_until;
 
 use super::super::DirectEngine;
-use super::super::sctp::put_checksum;
 use super::ATTACKER;
 use crate::address::Address;
 use crate::carrier::{CarrierEvent, ChannelId, Written};
@@ -19,6 +18,7 @@ use crate::connection::ConnectionError;
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::Handshake;
+use crate::sctp::put_checksum;
 use crate::simulator::{Host, SimulatedSocket};
 use crate::ufrag::{ClientCredentials, Version, parse_username};
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::sctp::put_checksum;
 use super::peer::{COMMON_HEADER, Heard, Peer};
 use super::sctp::connected;
 use super::{ENGINES, World, pattern};
 use crate::carrier::ChannelId;
 use crate::message::{Flag, FrameDecoder, Message};
+use crate::sctp::put_checksum;
 use crate::substream::CloseOutcome;
 use crate::webrtc::engine::Role;
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sctp_proto::PayloadProtocolIdentifier as Protocol;
+use bytes::Bytes;
+
+use crate::sctp::Protocol;
 
 use super::harness::Options;
 use super::{Direct, pattern};
@@ -247,27 +249,21 @@ fn empty_messages_stop_nothing() {
     pair.client.write(ours, b"");
     let number = (ours.get() & 0xffff) as u16;
     // As browsers send them (RFC 8831 section 6.6).
-    assert!(
-        pair.client
-            .engine
-            .channels
-            .sctp
-            .write(number, &[0], Protocol::BinaryEmpty)
-    );
-    assert!(
-        pair.client
-            .engine
-            .channels
-            .sctp
-            .write(number, &[0], Protocol::StringEmpty)
-    );
-    assert!(
-        pair.client
-            .engine
-            .channels
-            .sctp
-            .write(number, b"text ", Protocol::String)
-    );
+    assert!(pair.client.engine.channels.sctp.write(
+        number,
+        Bytes::from_static(&[0]),
+        Protocol::BinaryEmpty
+    ));
+    assert!(pair.client.engine.channels.sctp.write(
+        number,
+        Bytes::from_static(&[0]),
+        Protocol::StringEmpty
+    ));
+    assert!(pair.client.engine.channels.sctp.write(
+        number,
+        Bytes::from_static(b"text "),
+        Protocol::String
+    ));
     pair.client.write(ours, b"bytes");
     pair.until(SOON, |pair| {
         pair.server

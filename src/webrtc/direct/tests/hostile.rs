@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use sctp_proto::PayloadProtocolIdentifier as Protocol;
+use bytes::Bytes;
+
+use crate::sctp::Protocol;
 
 use super::super::channels::Channels;
 use super::super::dcep::encode_open;
-use super::super::sctp::Sctp;
 use super::super::{MAX_EARLY_CHANNELS, MAX_REFUSED, MAX_UNREAD_MESSAGES_OF_ONE};
 use super::Direct;
 use super::harness::Options;
 use crate::connection::ConnectionError;
+use crate::sctp::Association;
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, Role};
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// The client's SCTP without its rules.
-fn raw(pair: &mut Direct) -> &mut Sctp {
+fn raw(pair: &mut Direct) -> &mut Association {
     &mut pair.client.engine.channels.sctp
 }
 
@@ -32,12 +34,12 @@ fn channels_that_do_not_fit_are_reset() {
     for (index, open) in foreign.iter().enumerate() {
         let number = 100 + 2 * u16::try_from(index).expect("few");
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, open, Protocol::Dcep));
+        assert!(raw(&mut pair).write(number, Bytes::copy_from_slice(open), Protocol::Dcep));
     }
     // Data without OPEN, and a number that is the server's.
     for (number, protocol) in [(200, Protocol::Binary), (201, Protocol::Dcep)] {
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, &encode_open(""), protocol));
+        assert!(raw(&mut pair).write(number, encode_open("").into(), protocol));
     }
     pair.run(Duration::from_secs(2));
     assert_eq!(pair.server.opened, []);
@@ -73,7 +75,11 @@ fn bytes_are_few_before_the_peer_is_known() {
 
 #[test]
 fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
-    let mut channels = Channels::new(Sctp::new(1200, 1 << 20), Role::Server, 1 << 20);
+    let mut channels = Channels::new(
+        super::super::association(1200, 1 << 20),
+        Role::Server,
+        1 << 20,
+    );
     channels.authenticated();
     for number in 0..=u16::try_from(MAX_REFUSED).expect("fits") {
         // All of them ours: an odd number each.

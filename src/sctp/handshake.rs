@@ -1,0 +1,123 @@
+//! INIT and its answer (RFC 9260 sections 3.3.2 and 3.3.3).
+
+use super::packet::{Fields, parameters, put_parameter};
+
+/// Parameters of INIT and INIT-ACK.
+const STATE_COOKIE: u16 = 7;
+const ZERO_CHECKSUM_ACCEPTABLE: u16 = 0x8001;
+const SUPPORTED_EXTENSIONS: u16 = 0x8008;
+
+/// The peer's error detection is DTLS (RFC 9653 section 8).
+const OVER_DTLS: u32 = 1;
+
+/// As many streams as data channels can have (RFC 8831 section 6.2).
+const STREAMS: u16 = u16::MAX;
+
+/// Longest cookie that is sent back. Those of known stacks have a few hundred bytes, and it has to fit a packet.
+const MAX_COOKIE: usize = 1024;
+
+/// What a side tells the other in INIT or INIT-ACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Init {
+    /// The tag that it wants to see in each packet.
+    pub(super) tag: u32,
+    pub(super) window: u32,
+    pub(super) first_tsn: u32,
+    /// It takes packets without a checksum (RFC 9653).
+    pub(super) zero_checksum: bool,
+}
+
+impl Init {
+    /// `None` if it may not be answered. The cookie of an INIT-ACK comes with it.
+    pub(super) fn parse(value: &[u8]) -> Option<(Self, Option<&[u8]>)> {
+        let mut fields = Fields(value);
+        let mut init = Self {
+            tag: fields.u32()?,
+            window: fields.u32()?,
+            first_tsn: 0,
+            zero_checksum: false,
+        };
+        let (outbound, inbound) = (fields.u16()?, fields.u16()?);
+        init.first_tsn = fields.u32()?;
+        // RFC 9260 sections 3.3.2.1 to 3.3.2.4.
+        if init.tag == 0 || outbound == 0 || inbound == 0 {
+            return None;
+        }
+        let mut cookie = None;
+        for (kind, value) in parameters(fields.0) {
+            match kind {
+                STATE_COOKIE if value.len() <= MAX_COOKIE => cookie = Some(value),
+                ZERO_CHECKSUM_ACCEPTABLE => {
+                    init.zero_checksum = Fields(value).u32() == Some(OVER_DTLS);
+                }
+                // What is not known may be left out (RFC 9260 section 3.2.1): nothing else changes what we do.
+                _ => {}
+            }
+        }
+        Some((init, cookie))
+    }
+
+    /// The value of the chunk; with a cookie it is an INIT-ACK.
+    pub(super) fn encode(&self, cookie: Option<&[u8]>) -> Vec<u8> {
+        let mut value = Vec::with_capacity(64);
+        value.extend(self.tag.to_be_bytes());
+        value.extend(self.window.to_be_bytes());
+        value.extend(STREAMS.to_be_bytes());
+        value.extend(STREAMS.to_be_bytes());
+        value.extend(self.first_tsn.to_be_bytes());
+        if let Some(cookie) = cookie {
+            put_parameter(&mut value, STATE_COOKIE, cookie);
+        }
+        if self.zero_checksum {
+            let acceptable = OVER_DTLS.to_be_bytes();
+            put_parameter(&mut value, ZERO_CHECKSUM_ACCEPTABLE, &acceptable);
+        }
+        put_parameter(
+            &mut value,
+            SUPPORTED_EXTENSIONS,
+            &[super::packet::kind::RE_CONFIG],
+        );
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INIT: Init = Init {
+        tag: 1,
+        window: 2,
+        first_tsn: 3,
+        zero_checksum: true,
+    };
+
+    #[test]
+    fn what_is_written_is_read() {
+        for zero_checksum in [false, true] {
+            let init = Init {
+                zero_checksum,
+                ..INIT
+            };
+            assert_eq!(Init::parse(&init.encode(None)), Some((init, None)));
+            let cookie = &b"cookie"[..];
+            let value = init.encode(Some(cookie));
+            assert_eq!(Init::parse(&value), Some((init, Some(cookie))));
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused() {
+        let value = INIT.encode(Some(b"cookie"));
+        for end in 0..16 {
+            assert_eq!(Init::parse(&value[..end]), None);
+        }
+        for (field, length) in [(0, 4), (8, 2), (10, 2)] {
+            let mut without = value.clone();
+            without[field..field + length].fill(0);
+            assert_eq!(Init::parse(&without), None, "field at {field}");
+        }
+        let long = INIT.encode(Some(&[1; MAX_COOKIE + 1]));
+        assert_eq!(Init::parse(&long), Some((INIT, None)));
+    }
+}

@@ -1,0 +1,348 @@
+//! Resets of streams (RFC 6525), of which RFC 8831 makes the close of a data channel.
+//!
+//! ```text
+//! ours:    Sender: wanted ─► everything acknowledged ─► request ─► performed
+//!                                                         ▲ │ in progress, no answer
+//!                                                         └─┘
+//! theirs:  request ─► performed at once, or when the numbers before it have come
+//! ```
+
+use std::time::{Duration, Instant};
+
+use super::packet::{Fields, parameters, put_parameter};
+
+/// Parameters of RE-CONFIG (RFC 6525 section 4).
+const OUTGOING_REQUEST: u16 = 13;
+const INCOMING_REQUEST: u16 = 14;
+const ASSOCIATION_REQUEST: u16 = 15;
+const RESPONSE: u16 = 16;
+const ADD_OUTGOING: u16 = 17;
+const ADD_INCOMING: u16 = 18;
+
+/// Results (RFC 6525 section 4.4).
+const NOTHING_TO_DO: u32 = 0;
+const PERFORMED: u32 = 1;
+const DENIED: u32 = 2;
+const ANOTHER_IN_PROGRESS: u32 = 4;
+const BAD_NUMBER: u32 = 5;
+const IN_PROGRESS: u32 = 6;
+
+/// Streams in one request: 2 bytes each, and it has to fit the smallest packet.
+pub(super) const MAX_STREAMS: usize = 200;
+
+/// What the peer has asked for and can not be done yet.
+#[derive(Debug)]
+struct Deferred {
+    last_tsn: u32,
+    streams: Vec<u16>,
+}
+
+/// What we have asked for.
+#[derive(Debug)]
+struct Request {
+    streams: Vec<u16>,
+    last_tsn: u32,
+    at: Option<Instant>,
+    /// Times that it was sent.
+    sent: u32,
+}
+
+/// Resets of an association. There is one request at a time in each direction.
+#[derive(Debug)]
+pub(super) struct Resets {
+    /// Number of our next request, or of the one that is under way.
+    own_number: u32,
+    own: Option<Request>,
+    /// Number of the peer's next request.
+    peer_number: u32,
+    deferred: Option<Deferred>,
+    /// The result of the peer's last request.
+    last_result: u32,
+}
+
+/// What follows from a RE-CONFIG chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The peer has reset these streams; none stands for all.
+    PeerReset(Vec<u16>),
+    /// Our direction of these was reset.
+    Done(Vec<u16>),
+    /// The peer refuses to reset these.
+    Failed(Vec<u16>),
+}
+
+impl Resets {
+    /// Requests are numbered from the first number of DATA on (RFC 6525 section 4.1).
+    pub(super) fn new(own_first_tsn: u32, peer_first_tsn: u32) -> Self {
+        Self {
+            own_number: own_first_tsn,
+            own: None,
+            peer_number: peer_first_tsn,
+            deferred: None,
+            last_result: NOTHING_TO_DO,
+        }
+    }
+
+    /// Takes in a RE-CONFIG chunk; appends the value of the chunk to answer with. `reached` says whether a
+    /// number of the peer's DATA has come.
+    pub(super) fn handle(
+        &mut self,
+        value: &[u8],
+        reached: impl Fn(u32) -> bool,
+        answer: &mut Vec<u8>,
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        // Two at most (RFC 6525 section 3.1).
+        for (kind, value) in parameters(value).take(2) {
+            let mut fields = Fields(value);
+            match kind {
+                OUTGOING_REQUEST => {
+                    let (Some(number), Some(_), Some(last_tsn)) =
+                        (fields.u32(), fields.u32(), fields.u32())
+                    else {
+                        continue;
+                    };
+                    let mut streams = Vec::new();
+                    while let Some(stream) = fields.u16() {
+                        streams.push(stream);
+                    }
+                    let result =
+                        self.handle_request(number, last_tsn, streams, &reached, &mut outcomes);
+                    put_response(answer, number, result);
+                }
+                RESPONSE => {
+                    if let (Some(number), Some(result)) = (fields.u32(), fields.u32()) {
+                        outcomes.extend(self.handle_response(number, result));
+                    }
+                }
+                // Nothing that data channels use.
+                INCOMING_REQUEST | ASSOCIATION_REQUEST | ADD_OUTGOING | ADD_INCOMING => {
+                    if let Some(number) = fields.u32() {
+                        let is_new = number == self.peer_number && self.deferred.is_none();
+                        if is_new {
+                            self.peer_number = number.wrapping_add(1);
+                            self.last_result = DENIED;
+                        }
+                        let result = if is_new { DENIED } else { BAD_NUMBER };
+                        put_response(answer, number, result);
+                    }
+                }
+                _ => {}
+            }
+        }
+        outcomes
+    }
+
+    fn handle_request(
+        &mut self,
+        number: u32,
+        last_tsn: u32,
+        streams: Vec<u16>,
+        reached: impl Fn(u32) -> bool,
+        outcomes: &mut Vec<Outcome>,
+    ) -> u32 {
+        if number == self.peer_number.wrapping_sub(1) {
+            // A repetition.
+            return self.last_result;
+        }
+        if number != self.peer_number {
+            return BAD_NUMBER;
+        }
+        if self.deferred.is_some() {
+            return IN_PROGRESS;
+        }
+        if reached(last_tsn) {
+            self.perform(streams, outcomes);
+            return PERFORMED;
+        }
+        self.deferred = Some(Deferred { last_tsn, streams });
+        IN_PROGRESS
+    }
+
+    fn perform(&mut self, streams: Vec<u16>, outcomes: &mut Vec<Outcome>) {
+        self.peer_number = self.peer_number.wrapping_add(1);
+        self.last_result = PERFORMED;
+        outcomes.push(Outcome::PeerReset(streams));
+    }
+
+    /// Performs what had to wait for DATA, when that has come; appends the value of the chunk that tells the
+    /// peer.
+    pub(super) fn perform_deferred(
+        &mut self,
+        reached: impl Fn(u32) -> bool,
+        answer: &mut Vec<u8>,
+    ) -> Option<Vec<u16>> {
+        let deferred = self
+            .deferred
+            .take_if(|deferred| reached(deferred.last_tsn))?;
+        put_response(answer, self.peer_number, PERFORMED);
+        self.peer_number = self.peer_number.wrapping_add(1);
+        self.last_result = PERFORMED;
+        Some(deferred.streams)
+    }
+
+    fn handle_response(&mut self, number: u32, result: u32) -> Option<Outcome> {
+        if number != self.own_number {
+            return None;
+        }
+        let request = self.own.as_mut()?;
+        if matches!(result, IN_PROGRESS | ANOTHER_IN_PROGRESS) {
+            // Asked again when the time is over.
+            request.sent = request.sent.min(1);
+            return None;
+        }
+        let streams = self.own.take()?.streams;
+        self.own_number = self.own_number.wrapping_add(1);
+        Some(match result {
+            NOTHING_TO_DO | PERFORMED => Outcome::Done(streams),
+            _ => Outcome::Failed(streams),
+        })
+    }
+
+    /// Whether another request may be made.
+    pub(super) fn is_free(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// Asks for the reset of these streams, up to the last number that was sent.
+    pub(super) fn request(&mut self, streams: Vec<u16>, last_tsn: u32) {
+        self.own = Some(Request {
+            streams,
+            last_tsn,
+            at: None,
+            sent: 0,
+        });
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.own.as_ref()?.at
+    }
+
+    /// The value of the chunk to send, if it is time.
+    pub(super) fn poll(&mut self, now: Instant, timeout: Duration) -> Option<Vec<u8>> {
+        let request = self.own.as_mut()?;
+        if request.at.is_some_and(|at| at > now) {
+            return None;
+        }
+        request.at = Some(now + timeout.saturating_mul(1 << request.sent.min(3)));
+        request.sent += 1;
+        let mut value = Vec::new();
+        value.extend(self.own_number.to_be_bytes());
+        // The request that this answers: none (RFC 6525 section 4.1).
+        value.extend(self.peer_number.wrapping_sub(1).to_be_bytes());
+        value.extend(request.last_tsn.to_be_bytes());
+        for stream in &request.streams {
+            value.extend(stream.to_be_bytes());
+        }
+        let mut chunk = Vec::new();
+        put_parameter(&mut chunk, OUTGOING_REQUEST, &value);
+        Some(chunk)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.own.is_none() && self.deferred.is_none()
+    }
+}
+
+fn put_response(out: &mut Vec<u8>, number: u32, result: u32) {
+    let mut value = [0; 8];
+    value[..4].copy_from_slice(&number.to_be_bytes());
+    value[4..].copy_from_slice(&result.to_be_bytes());
+    put_parameter(out, RESPONSE, &value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(300);
+
+    fn pair() -> (Resets, Resets) {
+        (Resets::new(u32::MAX, 70), Resets::new(70, u32::MAX))
+    }
+
+    /// What `to` makes of it and what `from` makes of the answer.
+    fn exchange(
+        value: &[u8],
+        from: &mut Resets,
+        to: &mut Resets,
+        reached: bool,
+    ) -> (Vec<Outcome>, Vec<Outcome>) {
+        let mut answer = Vec::new();
+        let there = to.handle(value, |_| reached, &mut answer);
+        let mut nothing = Vec::new();
+        let here = from.handle(&answer, |_| true, &mut nothing);
+        assert_eq!(nothing, []);
+        (there, here)
+    }
+
+    #[test]
+    fn requests_are_performed_once_and_answered_each_time() {
+        let (mut ours, mut theirs) = pair();
+        let now = Instant::now();
+        for streams in [vec![1], vec![2, 3], vec![]] {
+            ours.request(streams.clone(), 9);
+            let value = ours.poll(now, TIMEOUT).expect("due");
+            assert_eq!(ours.poll(now, TIMEOUT), None);
+            // The first answer is lost.
+            let mut lost = Vec::new();
+            let there = theirs.handle(&value, |_| true, &mut lost);
+            assert_eq!(there, [Outcome::PeerReset(streams.clone())]);
+            let again = ours.poll(now + TIMEOUT, TIMEOUT).expect("due again");
+            assert_eq!(again, value);
+            let (there, here) = exchange(&again, &mut ours, &mut theirs, true);
+            assert_eq!((there, here), (vec![], vec![Outcome::Done(streams)]));
+        }
+        assert!(ours.is_idle() && theirs.is_idle());
+    }
+
+    #[test]
+    fn a_request_waits_for_the_data_in_front_of_it() {
+        let (mut ours, mut theirs) = pair();
+        let now = Instant::now();
+        ours.request(vec![5], 9);
+        let value = ours.poll(now, TIMEOUT).expect("due");
+        assert_eq!(
+            exchange(&value, &mut ours, &mut theirs, false),
+            (vec![], vec![])
+        );
+        let mut answer = Vec::new();
+        assert_eq!(theirs.perform_deferred(|_| false, &mut answer), None);
+        let performed = theirs.perform_deferred(|tsn| tsn == 9, &mut answer);
+        assert_eq!(performed, Some(vec![5]));
+        // That was said, or is when the request comes again.
+        let (there, here) = exchange(&value, &mut ours, &mut theirs, true);
+        assert_eq!((there, here), (vec![], vec![Outcome::Done(vec![5])]));
+        assert!(ours.is_idle() && theirs.is_idle());
+    }
+
+    #[test]
+    fn a_refusal_is_told() {
+        let (mut ours, _) = pair();
+        ours.request(vec![5], 9);
+        for (result, expected) in [
+            (IN_PROGRESS, None),
+            (ANOTHER_IN_PROGRESS, None),
+            (DENIED, Some(Outcome::Failed(vec![5]))),
+        ] {
+            assert_eq!(ours.handle_response(u32::MAX, result), expected);
+        }
+        assert_eq!(ours.handle_response(u32::MAX, DENIED), None);
+        assert!(ours.is_free());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let (_, mut theirs) = pair();
+        for (kind, number) in [(14, u32::MAX), (15, 0), (17, 1), (18, 2)] {
+            let mut value = Vec::new();
+            put_parameter(&mut value, kind, &u32::to_be_bytes(number));
+            let mut answer = Vec::new();
+            assert_eq!(theirs.handle(&value, |_| true, &mut answer), []);
+            let (_, response) = parameters(&answer).next().expect("an answer");
+            let mut fields = Fields(response);
+            assert_eq!((fields.u32(), fields.u32()), (Some(number), Some(DENIED)));
+        }
+    }
+}
