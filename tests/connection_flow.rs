@@ -55,7 +55,7 @@ async fn a_peer_that_knows_no_credit_is_not_limited() {
     let first = s.peer.next(channel).await;
     assert_eq!(
         (&first.payload[..], first.max_data),
-        (&b"hello"[..], Some(MIB as u64))
+        (&b"hello"[..], Some(64 * 1024))
     );
     s.peer.data(channel, b"hi");
     let writing = tokio::spawn(async move {
@@ -227,10 +227,8 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
     }
     sleep(Duration::from_secs(1)).await;
     let unread = pair.b.stats().unread as usize;
-    assert!(
-        unread > limits.connection_ceiling / 2,
-        "{unread} is not much"
-    );
+    // A first window each, of at least 16 KiB: nothing but a byte was read of any.
+    assert!(unread > 200 * 16 * 1024, "{unread} is not much");
     let most = limits.connection_ceiling + 201 * 32 * 1024;
     // What a frame costs beside its bytes.
     assert!(unread < most + most / 100, "{unread}");

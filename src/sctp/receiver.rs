@@ -179,7 +179,7 @@ impl Receiver {
             return Ok(());
         }
         // Twice the window: what is next lets everything behind it be read.
-        if self.held + cost > self.capacity.saturating_mul(2) {
+        if self.held + self.assembly.len() + cost > self.capacity.saturating_mul(2) {
             // It is the reader who has to make room. What the peer wants to know is the window.
             self.sack_now = true;
             return Ok(());
@@ -487,6 +487,22 @@ impl Receiver {
     /// Streams that have ended since this was asked last, and that are to be reset on our side too.
     pub(super) fn take_unanswered(&mut self) -> Vec<u16> {
         std::mem::take(&mut self.unanswered)
+    }
+}
+
+#[cfg(test)]
+impl Receiver {
+    /// Bytes held, with what they cost.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Throws away what came behind a gap, as RFC 9260 section 6.2 allows.
+    pub(super) fn renege(&mut self) {
+        for piece in std::mem::take(&mut self.ahead).into_values().flatten() {
+            self.held -= piece.payload.len() + OVERHEAD;
+        }
+        self.runs.clear();
     }
 }
 

@@ -273,7 +273,7 @@ mod tests {
         let there = to.handle(value, |_| reached, &mut answer);
         let mut nothing = Vec::new();
         let here = from.handle(&answer, |_| true, &mut nothing);
-        assert_eq!(nothing, []);
+        assert!(nothing.is_empty());
         (there, here)
     }
 

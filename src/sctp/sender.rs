@@ -402,7 +402,11 @@ impl Sender {
     }
 
     fn fill_new(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
-        while let Some(queued) = self.queue.front_mut() {
+        loop {
+            let is_last = self.queue.len() == 1;
+            let Some(queued) = self.queue.front_mut() else {
+                return;
+            };
             let mut room = packets.room().saturating_sub(DATA_HEADER);
             if room < queued.rest.len().min(MIN_PIECE) {
                 packets.finish_packet();
@@ -427,6 +431,11 @@ impl Sender {
             }
             if ends {
                 flags |= flag::END;
+            }
+            // The end of several packets is acknowledged without delay (RFC 7053), and so is missed early. What
+            // is sent alone is likely to be answered by the application, and the acknowledgement goes along.
+            if ends && is_last && !self.sent.is_empty() {
+                flags |= flag::IMMEDIATE;
             }
             let (stream, protocol) = (queued.stream, queued.protocol);
             if ends {
@@ -702,7 +711,8 @@ impl Sender {
             return;
         };
         let mut patience = smoothed * 2 + GRANULARITY;
-        if self.sent.len() == 1 {
+        let is_hasty = |sent: &Sent| sent.header.flags & flag::IMMEDIATE != 0;
+        if self.sent.len() == 1 && !self.sent.back().is_some_and(is_hasty) {
             patience += PEER_SACK_DELAY;
         }
         let at = now + patience;

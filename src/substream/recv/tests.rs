@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::{FRAME_COST, MIN_WINDOW, Overrun, ReceiveBuffer, unpinned};
+use super::{FRAME_COST, MIN_FIRST_WINDOW, MIN_WINDOW, Overrun, ReceiveBuffer, unpinned};
 use crate::message::{FrameDecoder, Message};
 use crate::substream::INITIAL_CREDIT;
 
@@ -196,9 +196,15 @@ fn a_slow_reader_is_no_reason_to_grow() {
 #[test]
 fn the_window_is_what_the_connection_can_afford() {
     let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
-    // The first grant takes an eighth of what is left, and a minimum in any case.
-    assert_eq!(buffer.credit_offer(4 << 20, true), Some(1 << 19));
-    assert_eq!(buffer.credit_offer(0, true), Some(MIN_WINDOW));
+    // The first grant takes little of what is left, and a minimum in any case.
+    assert_eq!(buffer.credit_offer(32 << 20, true), Some(1 << 16));
+    assert_eq!(buffer.credit_offer(0, true), Some(MIN_FIRST_WINDOW));
+    buffer.granted(MIN_FIRST_WINDOW);
+    // A negotiation is read, and nothing behind it.
+    push(&mut buffer, &pattern(29));
+    read_all(&mut buffer);
+    assert_eq!(buffer.credit_offer(4 << 20, false), None);
+    let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
     buffer.granted(MIN_WINDOW);
     assert_eq!(buffer.credit_offer(0, false), None);
     push(&mut buffer, &pattern(MIN_WINDOW as usize / 2));
