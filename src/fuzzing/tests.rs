@@ -69,7 +69,7 @@ fn no_datagram_is_longer_than_the_mtu_however_many_gaps_a_peer_leaves() {
     }
 }
 
-/// Found by `established_engine`: DATA without user data, which sctp-proto lets pass.
+/// Found by `established_engine`: DATA without user data, which the SCTP of then let pass.
 #[test]
 fn data_without_user_data_reaches_no_reader() {
     for _ in 0..20 {

@@ -80,6 +80,8 @@ impl Side {
     }
 }
 
+type Filter = Box<dyn FnMut(usize, &[u8]) -> bool>;
+
 struct Pair {
     now: Instant,
     rng: StdRng,
@@ -88,7 +90,7 @@ struct Pair {
     under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
     sent: u64,
     /// Which packets the path lets through.
-    passes: Box<dyn FnMut(usize, &[u8]) -> bool>,
+    passes: Filter,
 }
 
 impl Pair {

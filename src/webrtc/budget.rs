@@ -214,7 +214,7 @@ impl Budget {
     }
 
     /// The shortest round trip of the last seconds; zero before one was measured.
-    pub(crate) fn round_trip(&self) -> Duration {
+    fn round_trip(&self) -> Duration {
         self.shortest
             .map_or(Duration::ZERO, |(shortest, _)| shortest)
     }

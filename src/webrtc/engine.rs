@@ -121,9 +121,6 @@ pub(crate) trait Engine: Send {
         None
     }
 
-    /// Takes note of the shortest round trip of the path, as far as it is known.
-    fn set_round_trip(&mut self, _round_trip: Duration) {}
-
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);
 }

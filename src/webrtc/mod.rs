@@ -60,7 +60,7 @@ const MAX_HELD: usize = 64 * 1024;
 /// How long the closing of a channel is left to the peer.
 ///
 /// SCTP closes a channel by resetting its stream in both directions (RFC 8831 section 6.7). When both
-/// sides begin that at once, sctp-proto resets a second time to answer the peer; js-libp2p in Node,
+/// sides begin that at once, str0m resets a second time to answer the peer; js-libp2p in Node,
 /// which uses a number again without waiting for our side of the reset, then has its next channel
 /// closed under it. So whoever opened a channel closes it, and the other side only if that does not
 /// happen. And js in Node loses a RESET_STREAM that the closing follows at once, so behind one
@@ -289,7 +289,6 @@ impl WebRtcCarrier {
         let unacknowledged = self.engine.unacknowledged();
         self.budget
             .on_unacknowledged(now.into_std(), unacknowledged);
-        self.engine.set_round_trip(self.budget.round_trip());
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {

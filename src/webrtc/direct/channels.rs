@@ -260,8 +260,8 @@ impl Channels {
         }
     }
 
-    /// Ends a channel with more messages unread than may be. The window counts bytes of payload
-    /// only, and sctp-proto looks through all messages of a stream for each chunk that comes.
+    /// Ends a channel with more messages unread than may be. The window counts what
+    /// each costs, and still thousands of them say that nobody reads.
     fn give_up(&mut self, number: u16) {
         while self.sctp.read(number).is_some() {}
         self.refuse(number);

@@ -1,12 +1,9 @@
-//! The engine on `is` (ICE), dimpl (DTLS) and sctp-proto (SCTP), without a stack in between.
+//! The engine on `is` (ICE), dimpl (DTLS) and [`crate::sctp`], without a stack in between.
 //!
 //! ```text
 //! datagram ─► Path: STUN                                      Path ─► datagram
 //!        └──► DTLS ─► plaintext ─► SCTP ─► Channels ─► SCTP ─► DTLS ─► datagram
 //! ```
-//!
-//! What makes it fast is that `DirectEngine::pump` asks SCTP what to send once for a batch of
-//! datagrams: sctp-proto looks through all that is in flight each time that it is asked.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -47,20 +44,6 @@ const LATENCY_ALLOWANCE: Duration = Duration::from_micros(500);
 /// acknowledgements, and less is won with each; DTLS takes 256.
 const DATAGRAMS_PER_PUMP: u32 = 24;
 
-/// With more than this in flight, sctp-proto takes so long to find what to send (it collects and
-/// sorts all of it, each time) that it is asked at intervals. Below it an interval costs more than
-/// it saves.
-const PACED_ABOVE: usize = 768 * 1024;
-
-/// The interval is this part of the round trip, so that the path does not get noticeably longer...
-const ROUND_TRIPS_PER_INTERVAL: u32 = 32;
-
-/// ... and at most this. With 5 MB in flight, 1 Gbit/s and 50 ms cost a fifth of the CPU time.
-const MAX_INTERVAL: Duration = Duration::from_millis(1);
-
-/// Intervals that are too short for timers. A round trip on one machine is shorter than 32 of them.
-const MIN_INTERVAL: Duration = Duration::from_micros(250);
-
 /// No peer sends longer datagrams.
 const MAX_DATAGRAM: usize = 2000;
 
@@ -85,8 +68,7 @@ const MAX_CHANNELS: usize = 32_768;
 /// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
 const MAX_EARLY_CHANNELS: usize = 16;
 
-/// Channels that were refused and that the peer has not closed. Each costs a search through the
-/// others when it is closed.
+/// Channels that were refused and that the peer has not closed.
 const MAX_REFUSED: usize = 1024;
 
 /// Messages of one channel left unread in SCTP, and of all.
@@ -132,16 +114,15 @@ pub(crate) struct DirectEngine {
     channels: Channels,
     /// Datagrams taken in since SCTP was asked what to send.
     fed: u32,
-    /// When SCTP is asked again; in the past if there is no interval.
-    next_transmit: Instant,
-    /// The shortest, as measured by the carrier: what sctp-proto calls its round trip is its timeout.
-    round_trip: Duration,
     /// Bytes received before the peer was authenticated.
     early: usize,
     /// We are closing, and the peer has to be told.
     closing: bool,
     /// The peer knows that it is over, or can not be told.
     told: bool,
+    /// A script takes what SCTP has to send, and decides what becomes of it.
+    #[cfg(test)]
+    is_scripted: bool,
 }
 
 impl std::fmt::Debug for DirectEngine {
@@ -170,11 +151,11 @@ impl DirectEngine {
             client_hello: ClientHelloAssembler::default(),
             channels: Channels::new(sctp, setup.role, max_unacknowledged),
             fed: 0,
-            next_transmit: now,
-            round_trip: Duration::ZERO,
             early: 0,
             closing: false,
             told: false,
+            #[cfg(test)]
+            is_scripted: false,
         })
     }
 
@@ -287,28 +268,22 @@ impl DirectEngine {
             self.channels.end(ConnectionError::Carrier(cause));
         }
         self.channels.handle_events();
-        // Once: it returns all there is to send, and each call looks through all that is in flight.
-        if self.dtls_up && self.next_transmit <= now {
-            if let Some(packets) = self.channels.sctp.poll_transmit(now) {
-                self.encrypt(now, &packets, out);
-                self.channels.handle_events();
-            }
-            self.next_transmit = now + self.transmit_interval();
+        if self.may_transmit()
+            && let Some(packets) = self.channels.sctp.poll_transmit(now)
+        {
+            self.encrypt(now, &packets, out);
+            self.channels.handle_events();
         }
         self.channels.relieve();
         self.channels.count_unacknowledged();
     }
 
-    /// How long to gather acknowledgements and messages before SCTP is asked again.
-    fn transmit_interval(&self) -> Duration {
-        if self.closing || self.channels.unacknowledged() < PACED_ABOVE {
-            return Duration::ZERO;
+    fn may_transmit(&self) -> bool {
+        #[cfg(test)]
+        if self.is_scripted {
+            return false;
         }
-        let interval = self.round_trip / ROUND_TRIPS_PER_INTERVAL;
-        if interval < MIN_INTERVAL {
-            return Duration::ZERO;
-        }
-        interval.min(MAX_INTERVAL)
+        self.dtls_up
     }
 
     /// Encrypts packets, each into a datagram of its own.
@@ -416,8 +391,7 @@ impl Engine for DirectEngine {
         self.pump(now, out);
         self.send_close(now, out);
         self.send_abort(now, out);
-        let paced = (self.next_transmit > now).then_some(self.next_transmit);
-        let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout(), paced];
+        let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
         timeouts
             .into_iter()
             .flatten()
@@ -485,13 +459,8 @@ impl Engine for DirectEngine {
         Some(self.channels.sctp.packet_payload())
     }
 
-    fn set_round_trip(&mut self, round_trip: Duration) {
-        self.round_trip = round_trip;
-    }
-
-    fn close(&mut self, now: Instant) {
+    fn close(&mut self, _now: Instant) {
         self.channels.sctp.shutdown();
         self.closing = true;
-        self.next_transmit = now;
     }
 }

@@ -13,7 +13,7 @@ const MAX_PACKET: usize = 1160;
 
 const COMMON_HEADER: usize = 12;
 
-/// Chunk types that sctp-proto knows, and some that nobody does.
+/// Chunk types that SCTP has, and some that nobody knows.
 const KINDS: [u8; 22] = [
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 64, 128, 130, 132, 192, 194, 255,
 ];

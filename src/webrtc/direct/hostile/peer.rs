@@ -25,8 +25,6 @@ use crate::webrtc::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
 use crate::webrtc::str0m_engine::EngineSetup;
 use crate::webrtc::transmit::TransmitQueue;
 
-const LATER: Duration = Duration::from_secs(3600);
-
 pub(super) const COMMON_HEADER: usize = 12;
 
 /// Other than that of the victim, by which [`forced::set_12`](crate::webrtc::dtls::forced::set_12) tells
@@ -287,7 +285,7 @@ impl Peer {
     pub(super) fn pump(&mut self) -> Instant {
         let now = tokio::time::Instant::now().into_std();
         // SCTP says only what passes through here.
-        self.engine.next_transmit = now + LATER;
+        self.engine.is_scripted = true;
         let mut timeout = self.engine.poll(now, &mut self.out);
         self.take_events();
         if self.speaks_sctp && self.engine.dtls_up {
