@@ -512,8 +512,8 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     let (a, b) = pair().await;
     let mut to_b = a.open("").await.unwrap();
     let mut from_a = b.accept().await.unwrap().unwrap();
-    // More than the window: the close has to wait for the reader.
-    const SIZE: usize = 1024 * 1024 + 50_000;
+    // More than the first window: the close has to wait for the reader.
+    const SIZE: usize = 64 * 1024 + 50_000;
     to_b.write_all(&vec![7; SIZE]).await.unwrap();
     let closing = tokio::spawn({
         let a = a.clone();

@@ -222,7 +222,14 @@ async fn run(seed: u64) {
             .expect("the driver ends")
             .unwrap();
     }
-    assert!(a.is_idle() && b.is_idle());
+    // The responders have yet to hear of the end.
+    timeout(Duration::from_secs(60), async {
+        while !(a.is_idle() && b.is_idle()) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("left: {:?}, {:?}", a.stats(), b.stats()));
 }
 
 #[tokio::test(start_paused = true)]
