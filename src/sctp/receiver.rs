@@ -268,8 +268,7 @@ impl Receiver {
             return Ok(());
         }
         if begins {
-            self.assembly.clear();
-            self.assembly.reserve(ASSEMBLY);
+            self.assembly = BytesMut::with_capacity(ASSEMBLY);
             self.at_hand = Some(AtHand { header });
         }
         self.assembly.put_slice(payload);
@@ -506,14 +505,14 @@ impl Receiver {
     }
 }
 
-/// What was put together, in memory of about its own size. The rest stays for the next.
+/// What was put together, in memory of about its own size. None of it stays: a connection that is idle keeps no
+/// more than it needs.
 fn assembled(assembly: &mut BytesMut) -> Bytes {
-    if assembly.len() < assembly.capacity() / 2 {
-        let message = Bytes::copy_from_slice(assembly);
-        assembly.clear();
-        return message;
+    let message = std::mem::take(assembly);
+    if message.len() < message.capacity() / 2 {
+        return Bytes::copy_from_slice(&message);
     }
-    std::mem::take(assembly).freeze()
+    message.freeze()
 }
 
 /// Acknowledgements.

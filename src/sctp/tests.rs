@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::packet::{DataHeader, flag, parse};
+use super::packet::{DataHeader, Packets, flag, parse};
 use super::*;
 
 const CONFIG: Config = Config {

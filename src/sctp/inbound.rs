@@ -1,0 +1,201 @@
+//! Packets of the peer, chunk by chunk (RFC 9260 section 3.3).
+
+use std::time::Instant;
+
+use super::handshake::Init;
+use super::packet::{self, Chunk, DataHeader, Fields, Header, Sack, kind};
+use super::receiver::Receiver;
+use super::reset::{Outcome, Resets};
+use super::{
+    Association, Config, Event, Lost, PORT, PROTOCOL_VIOLATION, State, USER_INITIATED_ABORT,
+    Violation,
+};
+
+impl Association {
+    /// Takes in a packet.
+    pub(crate) fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
+        let Some((header, chunks)) = packet::parse(packet) else {
+            return;
+        };
+        if self.state == State::Over || header.destination != PORT {
+            return;
+        }
+        let mut has_data = false;
+        for chunk in chunks {
+            // The tag shows that the peer knows of this association (RFC 9260 section 8.5).
+            if !self.is_of_this(header, chunk) {
+                return;
+            }
+            has_data |= chunk.kind == kind::DATA;
+            match self.handle_chunk(now, header, chunk) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(violation) => {
+                    self.say_abort(PROTOCOL_VIOLATION);
+                    return self.lose(Lost::Violation(violation));
+                }
+            }
+        }
+        if has_data && self.peer.is_some() {
+            self.receiver.note_packet(now);
+            self.perform_deferred_resets();
+        }
+        self.answer_resets();
+    }
+
+    fn is_of_this(&self, header: Header, chunk: Chunk<'_>) -> bool {
+        match chunk.kind {
+            kind::INIT => header.tag == 0,
+            // It may bring our own tag back, where the peer has none (RFC 9260 section 8.5.1).
+            kind::ABORT | kind::SHUTDOWN_COMPLETE if chunk.flags & 1 != 0 => {
+                self.peer.is_some_and(|peer| peer.tag == header.tag)
+            }
+            _ => header.tag == self.own.tag,
+        }
+    }
+
+    /// `false` ends the packet.
+    fn handle_chunk(
+        &mut self,
+        now: Instant,
+        header: Header,
+        chunk: Chunk<'_>,
+    ) -> Result<bool, Violation> {
+        // A peer that sends these has our cookie, though its COOKIE-ACK was lost or is late.
+        if self.state == State::CookieSent && matches!(chunk.kind, kind::DATA | kind::SACK) {
+            self.established();
+        }
+        let is_up = self.is_up();
+        match chunk.kind {
+            kind::DATA if is_up => {
+                // Too short to be one.
+                let Some((header, payload)) = DataHeader::parse(chunk) else {
+                    return Err(Violation("DATA without a header"));
+                };
+                self.receiver
+                    .handle_data(header, payload, &mut self.events)?;
+            }
+            kind::SACK if is_up => {
+                if let Some(sack) = Sack::parse(chunk.value) {
+                    self.sender.handle_sack(now, sack)?;
+                }
+            }
+            kind::INIT => self.on_init(header, chunk.value),
+            kind::INIT_ACK => self.on_init_ack(header, chunk.value),
+            kind::COOKIE_ECHO => self.on_cookie_echo(chunk.value),
+            kind::COOKIE_ACK if self.state == State::CookieSent => self.established(),
+            kind::HEARTBEAT => self.answer(kind::HEARTBEAT_ACK, chunk.value.to_vec()),
+            kind::RE_CONFIG if is_up => self.on_re_config(chunk.value),
+            kind::ABORT => {
+                let cause = Fields(chunk.value).u16();
+                self.lose(if cause.is_none_or(|cause| cause == USER_INITIATED_ABORT) {
+                    Lost::Closed
+                } else {
+                    Lost::Aborted
+                });
+                return Ok(false);
+            }
+            kind::SHUTDOWN if is_up => self.state = State::Answering,
+            kind::SHUTDOWN_ACK if matches!(self.state, State::ShuttingDown | State::Answering) => {
+                self.answer(kind::SHUTDOWN_COMPLETE, Vec::new());
+                self.lose(Lost::Closed);
+            }
+            kind::SHUTDOWN_COMPLETE if self.state == State::Answering => self.lose(Lost::Closed),
+            // What is not known says by its first bits whether to go on (RFC 9260 section 3.2). What is known and
+            // comes at the wrong time is none of that.
+            unknown if unknown >= 0x40 => return Ok(unknown >= 0x80),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn on_init(&mut self, header: Header, value: &[u8]) {
+        // Both may begin at once (RFC 9260 section 5.2.1). Later ones are old: a peer that begins anew does so with
+        // DTLS.
+        if !matches!(
+            self.state,
+            State::Closed | State::InitSent | State::CookieSent
+        ) {
+            return;
+        }
+        if let Some((peer, _)) = Init::parse(value) {
+            self.meet(header, peer);
+            let answer = self.own.encode(Some(&self.cookie));
+            self.answer(kind::INIT_ACK, answer);
+        }
+    }
+
+    fn on_init_ack(&mut self, header: Header, value: &[u8]) {
+        if self.state != State::InitSent {
+            return;
+        }
+        if let Some((peer, Some(cookie))) = Init::parse(value) {
+            self.meet(header, peer);
+            self.state = State::CookieSent;
+            self.say(kind::COOKIE_ECHO, cookie.to_vec());
+        }
+    }
+
+    /// Takes note of who the peer is.
+    fn meet(&mut self, header: Header, peer: Init) {
+        if self.peer == Some(peer) {
+            return;
+        }
+        self.peer = Some(peer);
+        self.peer_port = header.source;
+        self.sender.set_peer_window(peer.window);
+        let Config {
+            receive_buffer,
+            max_message,
+            ..
+        } = self.config;
+        self.receiver = Receiver::new(peer.first_tsn, receive_buffer, max_message);
+        self.resets = Resets::new(self.own.first_tsn, peer.first_tsn);
+    }
+
+    fn on_cookie_echo(&mut self, value: &[u8]) {
+        if value != self.cookie || self.peer.is_none() {
+            return;
+        }
+        // The first answer may have been lost.
+        self.answer(kind::COOKIE_ACK, Vec::new());
+        if matches!(
+            self.state,
+            State::Closed | State::InitSent | State::CookieSent
+        ) {
+            self.established();
+        }
+    }
+
+    fn established(&mut self) {
+        self.state = State::Established;
+        self.repeated = None;
+        self.events.push_back(Event::Connected);
+    }
+
+    fn on_re_config(&mut self, value: &[u8]) {
+        let mut answer = Vec::new();
+        let receiver = &self.receiver;
+        let outcomes = self
+            .resets
+            .handle(value, |tsn| receiver.has_reached(tsn), &mut answer);
+        if !answer.is_empty() {
+            self.answer(kind::RE_CONFIG, answer);
+        }
+        for outcome in outcomes {
+            self.on_reset_outcome(outcome);
+        }
+    }
+
+    fn perform_deferred_resets(&mut self) {
+        let mut answer = Vec::new();
+        let receiver = &self.receiver;
+        let performed = self
+            .resets
+            .perform_deferred(|tsn| receiver.has_reached(tsn), &mut answer);
+        if let Some(streams) = performed {
+            self.answer(kind::RE_CONFIG, answer);
+            self.on_reset_outcome(Outcome::PeerReset(streams));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Acknowledgements, round trips, loss and the timers that find it.
+
+use std::time::{Duration, Instant};
+
+use super::super::Violation;
+use super::super::packet::{Sack, flag};
+use super::{RTO_INITIAL, RTO_MAX, Reset, Sender, Sent, State};
+
+/// RFC 9260 says 1 s. It has to be above the 200 ms that peers delay an acknowledgement for.
+const RTO_MIN: Duration = Duration::from_millis(300);
+
+/// How long a peer may wait with the acknowledgement of a lone packet (RFC 9260 section 6.2).
+const PEER_SACK_DELAY: Duration = Duration::from_millis(200);
+
+/// Shortest time for the same (RFC 9002 section 6.1.2).
+const GRANULARITY: Duration = Duration::from_millis(1);
+
+const MAX_REORDERING: u64 = 96;
+
+impl Sender {
+    /// Takes in a SACK.
+    pub(in crate::sctp) fn handle_sack(
+        &mut self,
+        now: Instant,
+        sack: Sack<'_>,
+    ) -> Result<(), Violation> {
+        let distance = sack
+            .cumulative_tsn
+            .wrapping_sub(self.first_tsn().wrapping_sub(1));
+        if distance.cast_signed() < 0 {
+            // An old one.
+            return Ok(());
+        }
+        if distance as usize > self.sent.len() {
+            return Err(Violation("an acknowledgement of what was not sent"));
+        }
+        let mut news = News::default();
+        for index in 0..distance as usize {
+            self.acknowledge(index, now, &mut news);
+        }
+        self.sent.drain(..distance as usize);
+        self.judged = self.judged.saturating_sub(distance as usize);
+        self.handle_gaps(now, sack, distance, &mut news);
+        if let Some(at) = news.round_trip {
+            self.note_round_trip(now.saturating_duration_since(at));
+        }
+        self.arrived = self.arrived.max(news.packet);
+        if news.bytes > 0 {
+            self.congestion.on_acknowledged(news.bytes, self.limited);
+            self.backoff = 0;
+            self.probed = false;
+        }
+        self.find_losses(now);
+        if self
+            .arrived
+            .is_some_and(|arrived| arrived >= self.round_end)
+        {
+            self.round_end = self.next_packet;
+            self.congestion.on_round();
+        }
+        self.peer_window = (sack.window as usize).saturating_sub(self.outstanding);
+        if self.sent.is_empty() {
+            self.timeout_at = None;
+            self.probe_at = None;
+            self.loss_at = None;
+        } else if distance > 0 || news.bytes > 0 {
+            self.timeout_at = Some(now + self.timeout());
+            self.arm_probe(now);
+        }
+        for id in news.acknowledged {
+            self.reset_if_acknowledged(id);
+        }
+        Ok(())
+    }
+
+    /// Looks at what was acknowledged behind gaps, and not in the last SACK already.
+    fn handle_gaps(&mut self, now: Instant, sack: Sack<'_>, distance: u32, news: &mut News) {
+        let mut known = std::mem::take(&mut self.known_gaps);
+        for (first, last) in &mut known {
+            *first = first.saturating_sub(distance);
+            *last = last.saturating_sub(distance);
+        }
+        let mut gaps = Vec::new();
+        let mut earlier = known.iter().copied().peekable();
+        let mut least = 1;
+        for (first, last) in sack.gaps() {
+            let (first, last) = (u32::from(first), u32::from(last));
+            // They come in order and do not meet; one that does not ends what can be believed.
+            if first <= least || last < first || last as usize > self.sent.len() {
+                break;
+            }
+            least = last + 1;
+            gaps.push((first, last));
+            let mut next = first;
+            while next <= last {
+                while earlier
+                    .peek()
+                    .is_some_and(|(_, known_last)| *known_last < next)
+                {
+                    earlier.next();
+                }
+                match earlier.peek() {
+                    Some((known_first, known_last)) if *known_first <= next => {
+                        next = known_last + 1;
+                        continue;
+                    }
+                    _ => {}
+                }
+                let index = next as usize - 1;
+                next += 1;
+                self.acknowledge(index, now, news);
+            }
+        }
+        self.known_gaps = gaps;
+    }
+
+    /// Counts a chunk that has arrived, if it is news. It is kept until the cumulative number has reached it: a
+    /// peer may throw away what came behind a gap (RFC 9260 section 6.2).
+    fn acknowledge(&mut self, index: usize, now: Instant, news: &mut News) {
+        let Some(sent) = self.sent.get_mut(index) else {
+            return;
+        };
+        if sent.state == State::Acknowledged {
+            return;
+        }
+        let length = sent.payload.len();
+        self.outstanding -= length;
+        if sent.state == State::InFlight {
+            self.in_flight -= length;
+        }
+        sent.state = State::Acknowledged;
+        news.bytes += length;
+        // Of one that was sent twice it may have been the first that arrived.
+        let is_late = sent.repeated
+            && self.smoothed.is_some()
+            && now.saturating_duration_since(sent.at) < self.shortest;
+        if is_late {
+            self.reordering = (self.reordering * 2).min(MAX_REORDERING);
+        } else {
+            news.packet = news.packet.max(Some(sent.packet));
+            if !sent.repeated {
+                news.round_trip = news.round_trip.max(Some(sent.at));
+            }
+        }
+        if std::mem::replace(&mut sent.counted, true) {
+            return;
+        }
+        let id = sent.header.stream;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.unacknowledged -= length;
+            if stream.unacknowledged == 0 && stream.reset == Reset::Wanted {
+                news.acknowledged.push(id);
+            }
+        }
+    }
+
+    /// Finds what is lost, first among what was sent once, then among repetitions.
+    fn find_losses(&mut self, now: Instant) {
+        self.loss_at = None;
+        let Some(arrived) = self.arrived else {
+            return;
+        };
+        let patience = self.latest.max(self.smoothed.unwrap_or_default());
+        let patience = (patience + patience / 8).max(GRANULARITY);
+        while let Some(sent) = self.sent.get(self.judged) {
+            if sent.state == State::InFlight && !sent.repeated {
+                if sent.packet > arrived {
+                    break;
+                }
+                if sent.packet + self.reordering > arrived && sent.at + patience > now {
+                    self.loss_at = Some(sent.at + patience);
+                    break;
+                }
+                let tsn = self.tsn_at(self.judged);
+                self.lose(tsn);
+            }
+            self.judged += 1;
+        }
+        while let Some(&(tsn, packet)) = self.repeated.front() {
+            let reordering = self.reordering;
+            let sent = self.entry(tsn);
+            if let Some(sent) = sent
+                && sent.state == State::InFlight
+                && sent.packet == packet
+            {
+                if packet > arrived {
+                    break;
+                }
+                let at = sent.at + patience;
+                if packet + reordering > arrived && at > now {
+                    self.loss_at = Some(self.loss_at.map_or(at, |other| other.min(at)));
+                    break;
+                }
+                self.lose(tsn);
+            }
+            self.repeated.pop_front();
+        }
+    }
+
+    fn lose(&mut self, tsn: u32) {
+        let Some(sent) = self.entry(tsn) else {
+            return;
+        };
+        sent.state = State::ToRepeat;
+        let length = sent.payload.len();
+        self.in_flight -= length;
+        self.to_repeat.push_back(tsn);
+        if self.congestion.on_lost(length) {
+            self.round_end = self.next_packet;
+        }
+    }
+
+    fn note_round_trip(&mut self, sample: Duration) {
+        self.latest = sample;
+        self.shortest = self.shortest.min(sample);
+        match self.smoothed {
+            None => {
+                self.smoothed = Some(sample);
+                self.variation = sample / 2;
+            }
+            Some(smoothed) => {
+                let difference = smoothed.abs_diff(sample);
+                self.variation = (self.variation * 3 + difference) / 4;
+                self.smoothed = Some((smoothed * 7 + sample) / 8);
+            }
+        }
+    }
+
+    /// The retransmission timeout (RFC 9260 section 6.3.1), with its doublings.
+    pub(in crate::sctp) fn timeout(&self) -> Duration {
+        let timeout = match self.smoothed {
+            None => RTO_INITIAL,
+            Some(smoothed) => smoothed + self.variation * 4,
+        };
+        let timeout = timeout.clamp(RTO_MIN, RTO_MAX);
+        timeout
+            .saturating_mul(1 << self.backoff.min(8))
+            .min(RTO_MAX)
+    }
+
+    pub(super) fn arm_probe(&mut self, now: Instant) {
+        self.probe_at = None;
+        let Some(smoothed) = self.smoothed.filter(|_| !self.probed) else {
+            return;
+        };
+        let mut patience = smoothed * 2 + GRANULARITY;
+        let is_hasty = |sent: &Sent| sent.header.flags & flag::IMMEDIATE != 0;
+        if self.sent.len() == 1 && !self.sent.back().is_some_and(is_hasty) {
+            patience += PEER_SACK_DELAY;
+        }
+        let at = now + patience;
+        if self.timeout_at.is_none_or(|timeout| at < timeout) {
+            self.probe_at = Some(at);
+        }
+    }
+
+    pub(in crate::sctp) fn next_timeout(&self) -> Option<Instant> {
+        [self.timeout_at, self.loss_at, self.probe_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(in crate::sctp) fn handle_timeout(&mut self, now: Instant) {
+        if self.loss_at.is_some_and(|at| at <= now) {
+            self.find_losses(now);
+        }
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe_at = None;
+            self.probed = true;
+            self.probe_due = true;
+        }
+        if self.timeout_at.is_some_and(|at| at <= now) {
+            self.on_timeout(now);
+        }
+    }
+
+    /// Everything that is not acknowledged is sent again, beginning with one packet.
+    fn on_timeout(&mut self, now: Instant) {
+        let first = self.first_tsn();
+        self.to_repeat.clear();
+        self.repeated.clear();
+        let mut gaps = self.known_gaps.iter().peekable();
+        for (tsn, (distance, sent)) in (first..=u32::MAX)
+            .chain(0..)
+            .zip((1_u32..).zip(&mut self.sent))
+        {
+            while gaps.next_if(|(_, last)| *last < distance).is_some() {}
+            if gaps.peek().is_some_and(|(first, _)| *first <= distance) {
+                continue;
+            }
+            if sent.state == State::Acknowledged {
+                // The peer has it no more, or told of too many gaps.
+                self.outstanding += sent.payload.len();
+            }
+            sent.state = State::ToRepeat;
+            self.to_repeat.push_back(tsn);
+        }
+        self.judged = self.sent.len();
+        self.in_flight = 0;
+        self.probe_at = None;
+        self.loss_at = None;
+        self.probe_due = false;
+        // A peer with its window shut has said so, and has lost nothing.
+        if self.peer_window > 0 || self.sent.len() > 1 {
+            self.congestion.on_timeout();
+        }
+        self.round_end = self.next_packet;
+        self.backoff += 1;
+        self.timeout_at = (!self.sent.is_empty()).then(|| now + self.timeout());
+    }
+}
+
+/// What a SACK has told.
+#[derive(Debug, Default)]
+struct News {
+    bytes: usize,
+    /// The highest packet that has arrived.
+    packet: Option<u64>,
+    /// When the latest of what has arrived was sent, of what was sent once.
+    round_trip: Option<Instant>,
+    /// Streams that wait for their reset and have nothing unacknowledged any more.
+    acknowledged: Vec<u16>,
+}
