@@ -493,6 +493,27 @@ fn pieces_that_make_no_message_end_the_association() {
 }
 
 #[test]
+fn answers_are_few_whatever_is_asked() {
+    let mut pair = Pair::connected(1, CLEAN);
+    let association = &mut pair.sides[0].association;
+    let header = ([PORT, PORT], association.own.tag);
+    for _ in 0..100 {
+        let mut packets = Packets::new(1160, header, false, BytesMut::new());
+        for _ in 0..100 {
+            packets.put(kind::HEARTBEAT, 0, &[0, 1, 0, 8, 1, 2, 3, 4]);
+        }
+        for packet in packets.finish().0 {
+            association.handle_packet(pair.now, &packet);
+        }
+    }
+    assert_eq!(association.answers.len(), MAX_ANSWERS);
+    let answers = association.poll_transmit(pair.now).expect("answers");
+    assert_eq!(answers.len(), 1);
+    pair.run(Duration::from_secs(1));
+    pair.assert_idle();
+}
+
+#[test]
 fn a_peer_that_acknowledges_what_was_not_sent_is_left() {
     let mut pair = Pair::connected(1, CLEAN);
     pair.sides[0].association.open_stream(1);
