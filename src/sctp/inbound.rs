@@ -20,13 +20,17 @@ impl Association {
         if self.state == State::Over || header.destination != PORT {
             return;
         }
-        let mut has_data = false;
+        let (mut has_data, mut has_sack) = (false, false);
         for chunk in chunks {
             // The tag shows that the peer knows of this association (RFC 9260 section 8.5).
             if !self.is_of_this(header, chunk) {
                 return;
             }
             has_data |= chunk.kind == kind::DATA;
+            // One says it all; a peer that sends many makes each walk through what the last has taken back.
+            if chunk.kind == kind::SACK && std::mem::replace(&mut has_sack, true) {
+                continue;
+            }
             match self.handle_chunk(now, header, chunk) {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -36,9 +40,8 @@ impl Association {
                 }
             }
         }
-        if has_data && self.peer.is_some() {
+        if has_data && self.is_up() {
             self.receiver.note_packet(now);
-            self.perform_deferred_resets();
         }
         self.answer_resets();
     }
@@ -74,6 +77,7 @@ impl Association {
                 };
                 self.receiver
                     .handle_data(header, payload, &mut self.events)?;
+                self.perform_deferred_resets()?;
             }
             kind::SACK if is_up => {
                 if let Some(sack) = Sack::parse(chunk.value) {
@@ -182,12 +186,16 @@ impl Association {
         if !answer.is_empty() {
             self.answer(kind::RE_CONFIG, answer);
         }
+        if let Some(last_tsn) = self.resets.deferred_until() {
+            self.receiver.hold_after(last_tsn);
+        }
         for outcome in outcomes {
             self.on_reset_outcome(outcome);
         }
     }
 
-    fn perform_deferred_resets(&mut self) {
+    /// Performs a reset that had to wait for DATA, and goes on with what came behind that (RFC 6525 section 5.2.2).
+    fn perform_deferred_resets(&mut self) -> Result<(), Violation> {
         let mut answer = Vec::new();
         let receiver = &self.receiver;
         let performed = self
@@ -196,6 +204,8 @@ impl Association {
         if let Some(streams) = performed {
             self.answer(kind::RE_CONFIG, answer);
             self.on_reset_outcome(Outcome::PeerReset(streams));
+            self.receiver.release(&mut self.events)?;
         }
+        Ok(())
     }
 }

@@ -331,11 +331,6 @@ impl Association {
 
     fn on_reset_outcome(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::PeerReset(streams) if streams.is_empty() => {
-                for id in self.receiver.stream_ids().collect::<Vec<_>>() {
-                    self.receiver.reset(id, &mut self.events);
-                }
-            }
             Outcome::PeerReset(streams) => {
                 for id in streams {
                     self.receiver.reset(id, &mut self.events);

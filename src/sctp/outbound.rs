@@ -63,6 +63,10 @@ impl Association {
                 alone.put(*kind, 0, value);
                 packets.append(alone);
             } else {
+                if *kind == kind::COOKIE_ECHO {
+                    // First in its packet (RFC 9260 section 5.1).
+                    packets.finish_packet();
+                }
                 packets.put(*kind, 0, value);
             }
         }
@@ -76,8 +80,7 @@ impl Association {
         }
         if self.sender.has_resets() && self.resets.is_free() {
             let streams = self.sender.take_resets(reset::MAX_STREAMS);
-            let last_tsn = self.sender.last_tsn_of_acknowledged();
-            self.resets.request(streams, last_tsn);
+            self.resets.request(streams, self.sender.reached_tsn());
         }
         if let Some(value) = self.resets.poll(now, self.sender.timeout()) {
             packets.put(kind::RE_CONFIG, 0, &value);

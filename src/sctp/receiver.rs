@@ -34,6 +34,9 @@ const MAX_GAPS: usize = 1024;
 /// 16 KiB has 15; longer messages wait until the gap is closed.
 const MAX_PIECES: u64 = 64;
 
+/// Streams on one number that are over and not read to their end.
+const MAX_SUCCESSORS: usize = 16;
+
 /// What a message or a piece costs beside its bytes, counted so that a peer that sends many tiny ones
 /// fills the window and not the memory.
 const OVERHEAD: usize = 64;
@@ -88,6 +91,8 @@ pub(super) struct Receiver {
     ahead: BTreeMap<u64, Option<Piece>>,
     /// The numbers in `ahead`, as runs in order.
     runs: Vec<RangeInclusive<u64>>,
+    /// The number before which resets wait to be performed.
+    hold_after: Option<u64>,
     at_hand: Option<AtHand>,
     assembly: BytesMut,
     streams: HashMap<u16, Inbound>,
@@ -116,6 +121,7 @@ impl Receiver {
             cumulative: (1 << 32) + u64::from(first_tsn) - 1,
             ahead: BTreeMap::new(),
             runs: Vec::new(),
+            hold_after: None,
             at_hand: None,
             assembly: BytesMut::new(),
             streams: HashMap::new(),
@@ -174,7 +180,7 @@ impl Receiver {
                 // A copy: it may lie long, in a packet that is much longer.
                 let payload = Bytes::copy_from_slice(payload);
                 self.ahead.insert(number, Some(Piece { header, payload }));
-                self.take_whole(number, header, events);
+                self.take_whole(number, header, events)?;
             }
             return Ok(());
         }
@@ -186,7 +192,13 @@ impl Receiver {
         }
         self.take(header, payload, events)?;
         self.cumulative = number;
-        while let Some(entry) = self.ahead.first_entry()
+        self.take_ahead(events)
+    }
+
+    /// Takes what came ahead and is next now.
+    fn take_ahead(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
+        while self.hold_after != Some(self.cumulative)
+            && let Some(entry) = self.ahead.first_entry()
             && *entry.key() == self.cumulative + 1
         {
             self.cumulative += 1;
@@ -204,6 +216,17 @@ impl Receiver {
         // As long as there are gaps (RFC 9260 section 6.7).
         self.sack_now |= !self.runs.is_empty();
         Ok(())
+    }
+
+    /// What comes behind this number is of streams that are reset when it is reached: it waits for that.
+    pub(super) fn hold_after(&mut self, tsn: u32) {
+        self.hold_after = Some(self.extend(tsn));
+    }
+
+    /// The reset is performed.
+    pub(super) fn release(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
+        self.hold_after = None;
+        self.take_ahead(events)
     }
 
     /// Adds a number to the runs; `false` if there would be too many.
@@ -264,8 +287,7 @@ impl Receiver {
             _ => {}
         }
         if begins && ends {
-            self.deliver(header, Bytes::copy_from_slice(payload), events);
-            return Ok(());
+            return self.deliver(header, Bytes::copy_from_slice(payload), events);
         }
         if begins {
             self.assembly = BytesMut::with_capacity(ASSEMBLY);
@@ -277,14 +299,22 @@ impl Receiver {
         }
         if ends && let Some(AtHand { header }) = self.at_hand.take() {
             let message = assembled(&mut self.assembly);
-            self.deliver(header, message, events);
+            return self.deliver(header, message, events);
         }
         Ok(())
     }
 
     /// Takes the message out that this piece behind a gap is of, if all of it is there. So a packet that is
     /// lost holds back no stream but its own.
-    fn take_whole(&mut self, number: u64, header: DataHeader, events: &mut VecDeque<Event>) {
+    fn take_whole(
+        &mut self,
+        number: u64,
+        header: DataHeader,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Violation> {
+        if self.hold_after.is_some_and(|last| last < number) {
+            return Ok(());
+        }
         let is_same = |piece: &Piece| {
             (piece.header.stream, piece.header.sequence) == (header.stream, header.sequence)
                 && (piece.header.flags ^ header.flags) & flag::UNORDERED == 0
@@ -304,11 +334,11 @@ impl Receiver {
                         break;
                     }
                 }
-                _ => return,
+                _ => return Ok(()),
             }
         }
         let Some((first, true)) = first else {
-            return;
+            return Ok(());
         };
         let (mut last, mut length) = (None, 0);
         for (expected, (at, piece)) in (first..).zip(self.ahead.range(first..)) {
@@ -322,11 +352,11 @@ impl Receiver {
                         break;
                     }
                 }
-                _ => return,
+                _ => return Ok(()),
             }
         }
         let Some(last) = last.filter(|_| length <= self.max_message) else {
-            return;
+            return Ok(());
         };
         let mut message = BytesMut::with_capacity(length);
         for (_, piece) in self.ahead.range_mut(first..=last) {
@@ -335,11 +365,16 @@ impl Receiver {
                 self.held -= piece.payload.len() + OVERHEAD;
             }
         }
-        self.deliver(header, message.freeze(), events);
+        self.deliver(header, message.freeze(), events)
     }
 
     /// Puts a whole message into its stream.
-    fn deliver(&mut self, header: DataHeader, bytes: Bytes, events: &mut VecDeque<Event>) {
+    fn deliver(
+        &mut self,
+        header: DataHeader,
+        bytes: Bytes,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Violation> {
         let id = header.stream;
         let first = self.streams.entry(id).or_insert_with(|| {
             events.push_back(Event::Opened { id });
@@ -351,15 +386,18 @@ impl Receiver {
         } else {
             let successors = self.successors.entry(id).or_default();
             if successors.back().is_none_or(|last| last.ended) {
+                if successors.len() == MAX_SUCCESSORS {
+                    return Err(Violation("resets without end"));
+                }
                 successors.push_back(Inbound::default());
             }
             match successors.back_mut() {
                 Some(last) => last,
-                None => return,
+                None => return Ok(()),
             }
         };
         if stream.ignored {
-            return;
+            return Ok(());
         }
         self.held += bytes.len() + OVERHEAD;
         let message = Message {
@@ -367,7 +405,8 @@ impl Receiver {
             bytes,
         };
         if header.flags & flag::UNORDERED != 0 {
-            return stream.push(id, message, is_first, events);
+            stream.push(id, message, is_first, events);
+            return Ok(());
         }
         let refused = if header.sequence == stream.next {
             stream.push(id, message, is_first, events);
@@ -386,6 +425,7 @@ impl Receiver {
         if let Some(refused) = refused {
             self.held -= refused.bytes.len() + OVERHEAD;
         }
+        Ok(())
     }
 
     /// Makes a stream that nothing has come on yet; `false` if there is one.
@@ -431,11 +471,6 @@ impl Receiver {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.answered = true;
         }
-    }
-
-    /// Streams that there are.
-    pub(super) fn stream_ids(&self) -> impl Iterator<Item = u16> + '_ {
-        self.streams.keys().copied()
     }
 
     /// The peer has reset a stream: what comes now is of another, with the same number.
@@ -491,6 +526,11 @@ impl Receiver {
 
 #[cfg(test)]
 impl Receiver {
+    /// Streams that there are.
+    pub(super) fn stream_ids(&self) -> impl Iterator<Item = u16> + '_ {
+        self.streams.keys().copied()
+    }
+
     /// Bytes held, with what they cost.
     pub(super) fn held(&self) -> usize {
         self.held

@@ -27,6 +27,9 @@ const ANOTHER_IN_PROGRESS: u32 = 4;
 const BAD_NUMBER: u32 = 5;
 const IN_PROGRESS: u32 = 6;
 
+/// Requests of the peer's that may be under way behind the one whose turn it is.
+const MAX_AHEAD: u32 = 64;
+
 /// Streams in one request: 2 bytes each, and it has to fit the smallest packet.
 pub(super) const MAX_STREAMS: usize = 200;
 
@@ -63,7 +66,7 @@ pub(super) struct Resets {
 /// What follows from a RE-CONFIG chunk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The peer has reset these streams; none stands for all.
+    /// The peer has reset these streams.
     PeerReset(Vec<u16>),
     /// Our direction of these was reset.
     Done(Vec<u16>),
@@ -108,7 +111,9 @@ impl Resets {
                     }
                     let result =
                         self.handle_request(number, last_tsn, streams, &reached, &mut outcomes);
-                    put_response(answer, number, result);
+                    if let Some(result) = result {
+                        put_response(answer, number, result);
+                    }
                 }
                 RESPONSE => {
                     if let (Some(number), Some(result)) = (fields.u32(), fields.u32()) {
@@ -140,23 +145,41 @@ impl Resets {
         streams: Vec<u16>,
         reached: impl Fn(u32) -> bool,
         outcomes: &mut Vec<Outcome>,
-    ) -> u32 {
-        if number == self.peer_number.wrapping_sub(1) {
+    ) -> Option<u32> {
+        let ahead = number.wrapping_sub(self.peer_number);
+        if ahead == u32::MAX {
             // A repetition.
-            return self.last_result;
+            return Some(self.last_result);
         }
-        if number != self.peer_number {
-            return BAD_NUMBER;
+        // One whose turn has not come is said again if nothing is said: pion has several under way, and forgets
+        // each that is answered, whatever the answer.
+        if (1..=MAX_AHEAD).contains(&ahead) {
+            return None;
+        }
+        if ahead != 0 {
+            return Some(BAD_NUMBER);
         }
         if self.deferred.is_some() {
-            return IN_PROGRESS;
+            return None;
+        }
+        if streams.is_empty() {
+            // All of them: nothing that data channels use.
+            self.peer_number = number.wrapping_add(1);
+            self.last_result = DENIED;
+            return Some(DENIED);
         }
         if reached(last_tsn) {
             self.perform(streams, outcomes);
-            return PERFORMED;
+            return Some(PERFORMED);
         }
+        // "In progress" would make older dcSCTP ask with another number.
         self.deferred = Some(Deferred { last_tsn, streams });
-        IN_PROGRESS
+        None
+    }
+
+    /// The number of DATA that a reset of the peer's waits for.
+    pub(super) fn deferred_until(&self) -> Option<u32> {
+        self.deferred.as_ref().map(|deferred| deferred.last_tsn)
     }
 
     fn perform(&mut self, streams: Vec<u16>, outcomes: &mut Vec<Outcome>) {
@@ -281,7 +304,7 @@ mod tests {
     fn requests_are_performed_once_and_answered_each_time() {
         let (mut ours, mut theirs) = pair();
         let now = Instant::now();
-        for streams in [vec![1], vec![2, 3], vec![]] {
+        for streams in [vec![1], vec![2, 3]] {
             ours.request(streams.clone(), 9);
             let value = ours.poll(now, TIMEOUT).expect("due");
             assert_eq!(ours.poll(now, TIMEOUT), None);
@@ -315,6 +338,31 @@ mod tests {
         let (there, here) = exchange(&value, &mut ours, &mut theirs, true);
         assert_eq!((there, here), (vec![], vec![Outcome::Done(vec![5])]));
         assert!(ours.is_idle() && theirs.is_idle());
+    }
+
+    #[test]
+    fn requests_that_overtake_others_wait_for_their_turn() {
+        let (_, mut theirs) = pair();
+        let request = |number: u32, stream: u16| {
+            let mut value = Vec::new();
+            value.extend(number.to_be_bytes());
+            value.extend([0; 8]);
+            value.extend(stream.to_be_bytes());
+            let mut chunk = Vec::new();
+            put_parameter(&mut chunk, OUTGOING_REQUEST, &value);
+            chunk
+        };
+        let mut answer = Vec::new();
+        assert_eq!(theirs.handle(&request(0, 2), |_| true, &mut answer), []);
+        assert!(answer.is_empty(), "it is said again");
+        for (number, stream) in [(u32::MAX, 1), (0, 2)] {
+            let outcomes = theirs.handle(&request(number, stream), |_| true, &mut answer);
+            assert_eq!(outcomes, [Outcome::PeerReset(vec![stream])]);
+        }
+        // One of nowhere is refused.
+        answer.clear();
+        assert_eq!(theirs.handle(&request(1000, 3), |_| true, &mut answer), []);
+        assert!(!answer.is_empty());
     }
 
     #[test]

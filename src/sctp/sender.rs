@@ -111,8 +111,9 @@ pub(super) struct Sender {
     /// Payload bytes of all in `sent` that are not acknowledged.
     outstanding: usize,
     streams: HashMap<u16, Outbound>,
-    /// Streams with nothing unacknowledged that wait for their reset.
-    to_reset: VecDeque<u16>,
+    /// Streams with nothing unacknowledged that wait for their reset, with the number that the peer has to reach
+    /// before it is asked. Some dcSCTP that had to say "in progress" never say anything else.
+    to_reset: VecDeque<(u16, u32)>,
     congestion: Congestion,
     /// The window had kept something from being sent when it was last tried.
     limited: bool,
@@ -180,15 +181,9 @@ impl Sender {
         self.peer_window = window as usize;
     }
 
-    /// The number that the peer must have reached before it resets streams of which everything is acknowledged. That
-    /// is never more than the last one that was given out (RFC 6525 section 4.1), and without gaps it has been
-    /// reached: the peer does not have to wait for the DATA of other streams.
-    pub(super) fn last_tsn_of_acknowledged(&self) -> u32 {
-        if self.known_gaps.is_empty() {
-            self.first_tsn().wrapping_sub(1)
-        } else {
-            self.next_tsn.wrapping_sub(1)
-        }
+    /// The number that the peer has reached.
+    pub(super) fn reached_tsn(&self) -> u32 {
+        self.first_tsn().wrapping_sub(1)
     }
 
     /// Makes a stream; `false` if there is one that is not reset.
@@ -270,18 +265,25 @@ impl Sender {
             && stream.unacknowledged == 0
         {
             stream.reset = Reset::Requested;
-            self.to_reset.push_back(id);
+            self.to_reset.push_back((id, self.next_tsn.wrapping_sub(1)));
         }
     }
 
+    /// Whether there are streams to ask the peer to reset now.
     pub(super) fn has_resets(&self) -> bool {
-        !self.to_reset.is_empty()
+        self.to_reset.front().is_some_and(|(_, last)| {
+            let missing = last.wrapping_sub(self.reached_tsn()).cast_signed();
+            missing <= 0
+        })
     }
 
-    /// Streams to ask the peer to reset now, at most `max`.
+    /// These streams, at most `max`.
     pub(super) fn take_resets(&mut self, max: usize) -> Vec<u16> {
-        let count = self.to_reset.len().min(max);
-        self.to_reset.drain(..count).collect()
+        let mut streams = Vec::new();
+        while streams.len() < max && self.has_resets() {
+            streams.extend(self.to_reset.pop_front().map(|(id, _)| id));
+        }
+        streams
     }
 
     /// Our direction of a stream was reset, and the number can be used again. Returns how many streams of the

@@ -565,3 +565,72 @@ fn what_a_peer_has_thrown_away_behind_a_gap_is_sent_again() {
     }
     assert_eq!(pair.sides[1].received[&1].len(), 6);
 }
+
+#[test]
+fn data_in_front_of_the_handshake_arms_no_timer() {
+    let mut server = Association::new(CONFIG);
+    let peer = Init {
+        tag: 7,
+        window: 1 << 20,
+        first_tsn: 100,
+        zero_checksum: true,
+    };
+    let now = Instant::now();
+    let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
+    packets.put(kind::INIT, 0, &peer.encode(None));
+    let init = packets.finish().0.remove(0);
+    server.handle_packet(now, &init);
+    let header = ([PORT, PORT], server.own.tag);
+    let mut packets = Packets::new(1160, header, false, BytesMut::new());
+    packets.put_data(data(100, 0, WHOLE), b"early");
+    let early = packets.finish().0.remove(0);
+    server.handle_packet(now, &early);
+    assert!(server.poll_transmit(now).is_some(), "an INIT-ACK");
+    assert_eq!(server.next_timeout(), None);
+    assert_eq!(server.next_event(), None);
+}
+
+/// A peer uses a number again behind a reset that has to wait for what was lost in front of it.
+#[test]
+fn what_is_behind_a_reset_waits_for_it() {
+    let mut receiver = receiver();
+    let mut events = VecDeque::new();
+    let mut take = |receiver: &mut Receiver, tsn, sequence| {
+        let header = data(tsn, sequence, WHOLE);
+        receiver
+            .handle_data(header, &[tsn as u8], &mut events)
+            .expect("sound");
+    };
+    take(&mut receiver, 100, 0);
+    take(&mut receiver, 102, 2);
+    receiver.hold_after(102);
+    take(&mut receiver, 103, 0);
+    take(&mut receiver, 104, 1);
+    take(&mut receiver, 101, 1);
+    assert!(receiver.has_reached(102) && !receiver.has_reached(103));
+    receiver.reset(1, &mut events);
+    receiver.release(&mut events).expect("sound");
+    assert!(receiver.has_reached(104));
+    let mut read = Vec::new();
+    while let Some(message) = receiver.read(1, &mut events) {
+        read.push(message.bytes[0]);
+    }
+    assert_eq!(read, [100, 101, 102, 103, 104]);
+    let finished = |event: &&Event| matches!(event, Event::Finished { .. });
+    assert_eq!(events.iter().filter(finished).count(), 1);
+    assert_eq!(receiver.held(), 0);
+}
+
+#[test]
+fn a_number_that_is_reset_and_used_without_end_ends_the_association() {
+    let mut receiver = receiver();
+    let mut events = VecDeque::new();
+    let ended = (100..200).find(|tsn| {
+        let header = data(*tsn, 0, WHOLE);
+        let taken = receiver.handle_data(header, b"x", &mut events);
+        receiver.reset(1, &mut events);
+        taken.is_err()
+    });
+    // The first, and 16 behind it.
+    assert_eq!(ended, Some(117));
+}

@@ -230,8 +230,8 @@ impl Channels {
     fn refuse(&mut self, number: u16) {
         tracing::debug!(target: "anabranch::webrtc", number, "inbound channel refused");
         if let Some(channel) = self.table.get_mut(&number) {
-            channel.stage = Stage::Refused;
-            self.refused += 1;
+            let before = std::mem::replace(&mut channel.stage, Stage::Refused);
+            self.refused += usize::from(before != Stage::Refused);
         }
         if self.refused > MAX_REFUSED {
             let cause = "more refused channels than the peer closes".to_owned();
@@ -242,6 +242,9 @@ impl Channels {
 
     fn on_readable(&mut self, number: u16) {
         if let Some(channel) = self.table.get_mut(&number) {
+            if matches!(channel.stage, Stage::Closing | Stage::Refused) {
+                return;
+            }
             channel.messages += 1;
             self.messages += 1;
         }
@@ -398,6 +401,8 @@ impl Channels {
     /// The peer refuses to reset: the number is lost, and a channel on it can not be used.
     fn on_reset_failed(&mut self, number: u16) {
         self.numbers.begin_reset(number);
+        // What comes on it is nobody's.
+        self.sctp.reset_stream(number);
         if let Some(channel) = self.remove(number)
             && matches!(channel.stage, Stage::Open | Stage::Closing)
         {

@@ -1,6 +1,6 @@
 //! Stream numbers: whose they are, and which are free (RFC 8832 section 6).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::super::engine::Role;
 
@@ -19,6 +19,8 @@ pub(super) struct Numbers {
     next: u16,
     /// Own numbers to use again, oldest first.
     free: VecDeque<u16>,
+    /// Own numbers that were given out and are not free again. A peer may use one of ours, and close it.
+    taken: HashSet<u16>,
     /// Numbers whose outgoing resets are not acknowledged, or failed, with how many: nothing can
     /// be written.
     resetting: HashMap<u16, u32>,
@@ -34,6 +36,7 @@ impl Numbers {
                 Role::Server => 1,
             },
             free: VecDeque::new(),
+            taken: HashSet::new(),
             resetting: HashMap::new(),
         }
     }
@@ -48,12 +51,17 @@ impl Numbers {
         if self.next > FRESH_NUMBERS
             && let Some(number) = self.free.pop_front()
         {
+            self.taken.insert(number);
             return Some(number);
         }
         let number = self.next;
         // Stays above the last number once it is there.
         self.next = number.saturating_add(2);
-        (number <= LAST_NUMBER).then_some(number)
+        if number > LAST_NUMBER {
+            return None;
+        }
+        self.taken.insert(number);
+        Some(number)
     }
 
     /// Our side of a channel is being reset.
@@ -72,7 +80,7 @@ impl Numbers {
                 return false;
             }
         };
-        if !used && self.owns(number) && number != 0 {
+        if !used && self.taken.remove(&number) {
             self.free.push_back(number);
         }
         true
