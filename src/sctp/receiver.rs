@@ -51,12 +51,6 @@ struct Piece {
     payload: Bytes,
 }
 
-/// The message whose pieces come in now.
-#[derive(Debug, Clone, Copy)]
-struct AtHand {
-    header: DataHeader,
-}
-
 /// A stream of the peer's.
 #[derive(Debug, Default)]
 struct Inbound {
@@ -93,7 +87,8 @@ pub(super) struct Receiver {
     runs: Vec<RangeInclusive<u64>>,
     /// The number before which resets wait to be performed.
     hold_after: Option<u64>,
-    at_hand: Option<AtHand>,
+    /// The first piece of the message whose pieces come in now.
+    at_hand: Option<DataHeader>,
     assembly: BytesMut,
     streams: HashMap<u16, Inbound>,
     /// What came on the number of a stream that the peer has reset and that is not read to its end: others,
@@ -278,7 +273,7 @@ impl Receiver {
         match self.at_hand {
             Some(_) if begins => return Err(Violation("a message that does not end")),
             None if !begins => return Err(Violation("a message that does not begin")),
-            Some(AtHand { header: first })
+            Some(first)
                 if (first.stream, first.sequence) != (header.stream, header.sequence)
                     || (first.flags ^ header.flags) & flag::UNORDERED != 0 =>
             {
@@ -291,13 +286,13 @@ impl Receiver {
         }
         if begins {
             self.assembly = BytesMut::with_capacity(ASSEMBLY);
-            self.at_hand = Some(AtHand { header });
+            self.at_hand = Some(header);
         }
         self.assembly.put_slice(payload);
         if self.assembly.len() > self.max_message {
             return Err(Violation("a message longer than any"));
         }
-        if ends && let Some(AtHand { header }) = self.at_hand.take() {
+        if ends && let Some(header) = self.at_hand.take() {
             let message = assembled(&mut self.assembly);
             return self.deliver(header, message, events);
         }

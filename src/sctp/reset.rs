@@ -125,8 +125,7 @@ impl Resets {
                     if let Some(number) = fields.u32() {
                         let is_new = number == self.peer_number && self.deferred.is_none();
                         if is_new {
-                            self.peer_number = number.wrapping_add(1);
-                            self.last_result = DENIED;
+                            self.answered(DENIED);
                         }
                         let result = if is_new { DENIED } else { BAD_NUMBER };
                         put_response(answer, number, result);
@@ -164,12 +163,12 @@ impl Resets {
         }
         if streams.is_empty() {
             // All of them: nothing that data channels use.
-            self.peer_number = number.wrapping_add(1);
-            self.last_result = DENIED;
+            self.answered(DENIED);
             return Some(DENIED);
         }
         if reached(last_tsn) {
-            self.perform(streams, outcomes);
+            self.answered(PERFORMED);
+            outcomes.push(Outcome::PeerReset(streams));
             return Some(PERFORMED);
         }
         // "In progress" would make older dcSCTP ask with another number.
@@ -182,10 +181,10 @@ impl Resets {
         self.deferred.as_ref().map(|deferred| deferred.last_tsn)
     }
 
-    fn perform(&mut self, streams: Vec<u16>, outcomes: &mut Vec<Outcome>) {
+    /// The request whose turn it was has its result.
+    fn answered(&mut self, result: u32) {
         self.peer_number = self.peer_number.wrapping_add(1);
-        self.last_result = PERFORMED;
-        outcomes.push(Outcome::PeerReset(streams));
+        self.last_result = result;
     }
 
     /// Performs what had to wait for DATA, when that has come; appends the value of the chunk that tells the
@@ -199,8 +198,7 @@ impl Resets {
             .deferred
             .take_if(|deferred| reached(deferred.last_tsn))?;
         put_response(answer, self.peer_number, PERFORMED);
-        self.peer_number = self.peer_number.wrapping_add(1);
-        self.last_result = PERFORMED;
+        self.answered(PERFORMED);
         Some(deferred.streams)
     }
 

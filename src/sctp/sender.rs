@@ -396,7 +396,7 @@ impl Sender {
     fn fill_new(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
         loop {
             let is_last = self.queue.len() == 1;
-            let Some(queued) = self.queue.front_mut() else {
+            let Some(queued) = self.queue.front() else {
                 return;
             };
             let mut room = packets.room().saturating_sub(DATA_HEADER);
@@ -405,9 +405,7 @@ impl Sender {
                 room = packets.room().saturating_sub(DATA_HEADER);
             }
             let length = queued.rest.len().min(room);
-            let has_room =
-                self.in_flight == 0 || self.in_flight + length <= self.congestion.window();
-            if !has_room {
+            if !self.may_send(length) {
                 self.limited = true;
                 return;
             }
@@ -415,6 +413,9 @@ impl Sender {
             if length > self.peer_window && self.outstanding > 0 {
                 return;
             }
+            let Some(queued) = self.queue.front_mut() else {
+                return;
+            };
             let payload = queued.rest.split_to(length);
             let ends = queued.rest.is_empty();
             let mut flags = 0;

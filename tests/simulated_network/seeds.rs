@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use anabranch::endpoint::Phase;
 use anabranch::simulator::{Burst, Conditions};
 use anabranch::{CloseOutcome, ConnectError, EndpointConfig, EngineKind, WebRtcDirectVersion};
 use futures_util::stream::FuturesUnordered;
@@ -91,7 +92,12 @@ async fn run_seed(seed: u64, engine: EngineKind, tally: &Tally) {
     let ours = match connected.expect("connecting ends") {
         Ok(ours) => ours,
         // As good as nothing came through, or DTLS has met a record of nowhere (seed 13454).
-        Err(error) if forged || matches!(error, ConnectError::TimedOut { .. }) => {
+        Err(
+            error @ (ConnectError::TimedOut { .. }
+            | ConnectError::Ended {
+                phase: Phase::Dtls, ..
+            }),
+        ) if forged || matches!(error, ConnectError::TimedOut { .. }) => {
             println!("seed {seed}: {error}");
             sleep(Duration::from_secs(60)).await;
             assert!(world.server.is_idle() && world.client.is_idle());
