@@ -81,8 +81,10 @@ pub struct Config {
     pub send_buffer: usize,
     /// Longest frame sent to a peer that has shown credit. Default and maximum: 16 384 bytes.
     pub max_frame: usize,
-    /// Longest frame sent to any other peer. Default: 8 192 bytes: libp2p-webrtc 0.10 can not
-    /// read longer ones, and a smaller size costs nothing measurable.
+    /// Longest frame sent to any other peer. Default: 4 096 bytes: go-libp2p reads a message that
+    /// begins with a length prefix into a buffer of that size and resets the substream if it does
+    /// not fit; libp2p-webrtc 0.10 reads at most 8 192 bytes. The smaller size costs nothing
+    /// measurable.
     pub max_frame_without_credit: usize,
     /// Substreams that the peer may have open at once; more are reset with
     /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
@@ -128,7 +130,7 @@ impl Default for Config {
             connection_ceiling: 32 * 1024 * 1024,
             send_buffer: 64 * 1024,
             max_frame: MAX_FRAME,
-            max_frame_without_credit: 8192,
+            max_frame_without_credit: 4096,
             max_inbound_substreams: 256,
             accept_timeout: Duration::from_secs(30),
             max_unused_substreams: 1000,
