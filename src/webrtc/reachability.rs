@@ -14,6 +14,10 @@
 //! And whoever reads a check on its way knows all that a nomination is made of: one that is forged, with a
 //! PRIORITY above the real one, would move the connection to where nobody is, and the peer would hear nothing
 //! any more. So ICE is not told of checks from a further address before that is proven.
+//!
+//! The first address is challenged too, once, after the first response to it. pion nominates a pair at its next
+//! tick of 200 ms, or at once when a check of the peer arrives after its own has succeeded: without one
+//! each dial of pion and go-libp2p took 206 to 221 ms, with it 6 to 14 ms.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -178,6 +182,10 @@ impl Reachability {
         if let Some(remote) = self.find(address) {
             remote.sent = remote.sent.saturating_add(contents.len() as u64);
         }
+        // RFC 7983: STUN. The first is the response to its first check, which ours has to follow.
+        if matches!(contents.first(), Some(0..=3)) && self.is_unchecked(address) {
+            self.wanted = Some(address);
+        }
         // RFC 7983: everything but STUN.
         if matches!(contents.first(), Some(20..)) {
             self.handshake_to = match self.handshake_to {
@@ -186,6 +194,13 @@ impl Reachability {
                 HandshakeTo::One(_) | HandshakeTo::Several => HandshakeTo::Several,
             };
         }
+    }
+
+    /// Whether the address is the first of the peer and was never challenged.
+    fn is_unchecked(&self, address: SocketAddr) -> bool {
+        self.addresses.first().is_some_and(|first| {
+            first.address == address && !first.proven && first.challenged.is_none()
+        })
     }
 
     /// Something waits for the proof of an address.
@@ -273,6 +288,20 @@ mod tests {
         }
         to.handshake_completed();
         assert_eq!([to.room(address(1)), to.room(address(2))], [200, 200]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_address_is_checked_once_after_the_first_response_to_it() {
+        let mut to = reachability();
+        let now = Instant::now();
+        to.received(address(1), address(9), 200);
+        assert!(to.next_challenge(now).is_none(), "nothing was answered");
+        to.sent(address(1), &STUN);
+        let check = to.next_challenge(now).expect("a check");
+        assert_eq!((check.source, check.destination), (address(9), address(1)));
+        to.received(address(1), address(9), 200);
+        to.sent(address(1), &STUN);
+        assert!(to.next_challenge(now + CHALLENGE_INTERVAL).is_none());
     }
 
     #[tokio::test(start_paused = true)]
