@@ -42,8 +42,8 @@ pub mod websocket;
 pub use address::Address;
 pub use certificate::{Certificate, Fingerprint};
 pub use connection::{
-    Config, ConfigError, Connection, ConnectionError, ConnectionStats, Driver, FinAckPolicy,
-    Negotiation, OpenError,
+    CeilingPolicy, Config, ConfigError, Connection, ConnectionError, ConnectionStats, Driver,
+    FinAckPolicy, Negotiation, OpenError,
 };
 pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
@@ -52,7 +52,10 @@ pub use endpoint::{
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;
-pub use substream::{CloseOutcome, ReadHalf, Substream, SubstreamError, SubstreamStats, WriteHalf};
+pub use substream::{
+    CloseOutcome, FinishError, Finished, ReadHalf, Substream, SubstreamError, SubstreamStats,
+    WriteHalf,
+};
 pub use ufrag::Version as WebRtcDirectVersion;
 
 /// The examples of the README compile.

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::CloseOutcome;
+use anabranch::Finished;
 use anabranch::carrier::Class;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
@@ -107,7 +107,7 @@ async fn a_writer_stops_at_the_window_and_goes_on_with_the_next_grant() {
         .await;
     s.peer.expect_flag(channel, Flag::Fin).await;
     s.peer.flag(channel, Flag::FinAck);
-    assert_eq!(writing.await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(writing.await.unwrap(), Finished::Acked);
     s.peer.flag(channel, Flag::Fin);
     s.finish().await;
 }
@@ -130,7 +130,7 @@ async fn flags_pass_without_credit() {
     let closing = tokio::spawn(async move { substream.finish().await });
     s.peer.expect_flag(channel, Flag::Fin).await;
     s.peer.flag(channel, Flag::FinAck);
-    assert_eq!(closing.await.unwrap().unwrap(), CloseOutcome::Acked);
+    assert_eq!(closing.await.unwrap().unwrap(), Finished::Acked);
     s.finish().await;
 }
 
@@ -189,7 +189,7 @@ async fn small_windows_neither_stall_nor_overrun() {
             )
         };
         let (ours, theirs, ..) = within("both directions", all).await;
-        assert_eq!((ours, theirs), (CloseOutcome::Acked, CloseOutcome::Acked));
+        assert_eq!((ours, theirs), (Finished::Acked, Finished::Acked));
         assert!(up == data && down == data, "{window_a} {window_b}");
         assert_eq!(
             (pair.a.stats().violations, pair.b.stats().violations),
@@ -250,7 +250,7 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
             got
         }
     );
-    assert_eq!(sent, CloseOutcome::Acked);
+    assert_eq!(sent, Finished::Acked);
     assert!(got == busy, "{} bytes came", got.len());
     drop((here, there));
 
@@ -261,7 +261,7 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
             .unwrap();
         assert!(got == *content, "{} bytes came", got.len());
         let (outcome, _here) = within("FIN_ACK", writer).await.unwrap();
-        assert_eq!(outcome, CloseOutcome::Acked);
+        assert_eq!(outcome, Finished::Acked);
     }
     assert_eq!(pair.b.stats().violations, 0);
     pair.finish().await;
@@ -406,7 +406,7 @@ async fn l25_h6_all_substreams_progress_on_a_tiny_budget() {
         assert!(all == pattern(60_000));
     }
     for writer in writers {
-        assert_eq!(writer.await.unwrap(), CloseOutcome::Acked);
+        assert_eq!(writer.await.unwrap(), Finished::Acked);
     }
     pair.finish().await;
 }
@@ -477,7 +477,7 @@ async fn h8_control_frames_pass_the_queued_data_of_others() {
     assert!(no_data, "the carrier was to be busy");
     s.peer.expect_data(big_channel, &pattern(200_000)).await;
     s.peer.flag(fins, Flag::FinAck);
-    assert_eq!(finishing.await.unwrap().unwrap(), CloseOutcome::Acked);
+    assert_eq!(finishing.await.unwrap().unwrap(), Finished::Acked);
     closed_by_peer.read_to_end(&mut Vec::new()).await.unwrap();
     drop((writing.await.unwrap(), closed_by_peer));
     for channel in [big_channel, fins] {

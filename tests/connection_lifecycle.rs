@@ -11,7 +11,10 @@ use std::time::Duration;
 use anabranch::carrier::memory::{MemoryConfig, pair};
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{CloseOutcome, Config, Connection, ConnectionError, Negotiation, OpenError};
+use anabranch::{
+    CloseOutcome, Config, Connection, ConnectionError, FinishError, Finished, Negotiation,
+    OpenError,
+};
 use common::{Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -168,7 +171,7 @@ async fn what_arrived_before_the_end_can_still_be_accepted() {
     request.write_all(b"request").await.unwrap();
     assert_eq!(
         request.finish().await.unwrap(),
-        CloseOutcome::Acked,
+        Finished::Acked,
         "the peer has it all"
     );
     drop(request);
@@ -367,7 +370,7 @@ async fn a_carrier_that_fails_ends_every_operation_with_its_cause() {
     let error = here.write(b"x").await.unwrap_err();
     assert!(error.to_string().contains("killed by the test"), "{error}");
     assert_eq!(
-        here.finish().await.unwrap_err().kind(),
+        std::io::Error::from(here.finish().await.unwrap_err()).kind(),
         ErrorKind::ConnectionAborted
     );
     drop((here, there));
@@ -411,7 +414,7 @@ async fn h11_ten_thousand_substreams_leave_nothing() {
         substream.read_to_end(&mut word).await.unwrap();
         assert_eq!(word, b"hello", "round {round}");
         if round % 2 == 0 {
-            assert_ne!(substream.finish().await.unwrap(), CloseOutcome::TimedOut);
+            assert_ne!(substream.finish().await, Err(FinishError::TimedOut));
         }
     }
     pair.idle().await;

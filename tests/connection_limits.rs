@@ -14,7 +14,9 @@ use anabranch::carrier::memory::{MemoryCarrier, MemoryConfig, pair};
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{CloseOutcome, Config, ConfigError, Connection, ConnectionError, SubstreamError};
+use anabranch::{
+    CloseOutcome, Config, ConfigError, Connection, ConnectionError, Finished, SubstreamError,
+};
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use common::{Pair, config, pattern, scripted, settle, within};
@@ -71,7 +73,7 @@ async fn resets_over_a_longer_time_are_forgiven() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn substreams_that_were_used_may_be_reset_as_often_as_the_peer_likes() {
+async fn substreams_that_were_answered_may_be_reset_as_often_as_the_peer_likes() {
     let mut config = config();
     config.max_unused_substreams = 5;
     let mut s = scripted(config, MemoryConfig::default());
@@ -86,6 +88,7 @@ async fn substreams_that_were_used_may_be_reset_as_often_as_the_peer_likes() {
             .drive_while(substream.read_exact(&mut got))
             .await
             .expect("data");
+        substream.write_all(b"answer").await.expect("room");
         s.peer.send(channel, Message::reset(7));
         s.peer.run_for(Duration::from_millis(1)).await;
     }
@@ -94,12 +97,39 @@ async fn substreams_that_were_used_may_be_reset_as_often_as_the_peer_likes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_substreams_count_as_unused() {
+async fn a_request_that_is_reset_before_its_answer_counts_as_unused() {
+    let mut config = config();
+    config.max_unused_substreams = 5;
+    let mut s = scripted(config, MemoryConfig::default());
+    for _ in 0..6 {
+        let channel = s.peer.open();
+        s.peer.data(channel, b"hello");
+        let us = s.us.clone();
+        let accepted = s.peer.drive_while(us.accept()).await;
+        let mut substream = accepted.expect("alive").expect("a substream");
+        s.peer
+            .drive_while(substream.read_exact(&mut [0; 5]))
+            .await
+            .expect("data");
+        assert_eq!(us.close_reason(), None);
+        s.peer.send(channel, Message::reset(7));
+        s.peer.run_for(Duration::from_millis(1)).await;
+    }
+    let cause = within("the end", s.us.closed()).await;
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    within("the driver ends", s.driver).await.expect("no panic");
+}
+
+/// A burst of a peer that knows no limits is not its fault, but channels without end are.
+#[tokio::test(start_paused = true)]
+async fn refused_substreams_count_one_for_sixteen() {
     let mut config = config();
     config.max_inbound_substreams = 2;
     config.max_unused_substreams = 10;
     let mut s = scripted(config, MemoryConfig::default());
-    for _ in 0..13 {
+    for refused in 0..2 + 16 * 11 {
+        let alive = refused < 2 + 16 * 10;
+        assert!(!alive || s.us.close_reason().is_none(), "{refused}");
         s.peer.open();
         s.peer.run_for(Duration::from_millis(1)).await;
     }
@@ -188,7 +218,7 @@ async fn substreams_that_nobody_can_accept_count_as_unused() {
     let (substream, _channel) = s.open().await;
     let us = s.us;
     drop(us);
-    for _ in 0..11 {
+    for _ in 0..16 * 11 {
         s.peer.open();
         s.peer.run_for(Duration::from_millis(1)).await;
     }
@@ -361,7 +391,7 @@ async fn a_stream_that_our_own_close_cuts_off_does_not_look_complete() {
     finished.write_all(b"all of it").await.expect("a write");
     // FIN is confirmed while the bytes before it are unread, and the other direction is open.
     let outcome = within("FIN_ACK", finished.finish()).await.expect("an end");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
     let writing = tokio::spawn(async move { there.write_all(&pattern(3_000_000)).await });
     let mut part = vec![0; 100_000];
     here.read_exact(&mut part).await.expect("a part");

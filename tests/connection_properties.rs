@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anabranch::carrier::memory::MemoryConfig;
-use anabranch::{CloseOutcome, Config, FinAckPolicy, Substream};
+use anabranch::{Config, FinAckPolicy, FinishError, Finished, Substream};
 use common::{Pair, config, within};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -332,10 +332,9 @@ async fn finish(id: u64, sub: &mut Sub, side: usize) {
     let stopped = sub.ends[1 - side].stopped;
     if let Some(handle) = &mut sub.ends[side].handle {
         match within("a finish", handle.finish()).await {
-            Ok(CloseOutcome::Acked) => {}
-            Ok(CloseOutcome::Stopped(_)) => assert!(stopped, "{id}/{side}"),
-            Ok(outcome) => assert!(reset || stopped, "{id}/{side}: {outcome:?}"),
-            Err(error) => assert!(reset, "{id}/{side}: {error:?}"),
+            Ok(Finished::Acked) => {}
+            Err(FinishError::Stopped(_)) => assert!(stopped, "{id}/{side}"),
+            outcome => assert!(reset, "{id}/{side}: {outcome:?}"),
         }
     }
 }

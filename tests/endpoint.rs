@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anabranch::endpoint::Phase;
 use anabranch::{
-    Address, Certificate, CloseOutcome, Config, ConnectError, Connection, ConnectionError,
-    Endpoint, EndpointBuilder, EndpointConfig, Fingerprint, Identity, Negotiation, Security,
+    Address, Certificate, Config, ConnectError, Connection, ConnectionError, Endpoint,
+    EndpointBuilder, EndpointConfig, Fingerprint, Finished, Identity, Negotiation, Security,
     WebRtcDirectVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,7 +50,7 @@ async fn echo(connection: &Connection, content: &[u8]) {
     let mut substream = connection.open(ECHO).await.expect("a substream");
     substream.write_all(content).await.expect("a write");
     let outcome = substream.finish().await.expect("intact");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
     let mut got = Vec::new();
     substream.read_to_end(&mut got).await.expect("an end");
     assert!(got == content, "{} of {} bytes", got.len(), content.len());

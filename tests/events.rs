@@ -8,7 +8,7 @@ use std::time::Duration;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::{
     Address, CloseOutcome, ConnectError, ConnectionError, ConnectionInfo, Endpoint, Events,
-    Initiator, SubstreamInfo, SubstreamStats,
+    Finished, Initiator, SubstreamInfo, SubstreamStats,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -148,7 +148,7 @@ async fn the_life_of_a_connection_is_told_in_order() {
         b.read_to_end(&mut all).await.unwrap();
         b.finish().await.unwrap();
     });
-    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert_eq!(outcome.unwrap(), Finished::Acked);
     let (id, other) = (a.id(), b.id());
     drop((a, b));
     pair.finish().await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anabranch::carrier::memory::{MemoryConfig, pair};
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
-use anabranch::{CloseOutcome, Connection, ConnectionError, Driver, ReadHalf, WriteHalf};
+use anabranch::{Connection, ConnectionError, Driver, Finished, ReadHalf, WriteHalf};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
@@ -126,7 +126,7 @@ async fn send(mut write: WriteHalf, content: &[u8]) -> Sent {
         }
     }
     match write.finish().await {
-        Ok(CloseOutcome::Acked) => Sent::Confirmed,
+        Ok(Finished::Acked) => Sent::Confirmed,
         Ok(_) | Err(_) => Sent::Unconfirmed,
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, ConnectError, Connection, Endpoint, EndpointConfig};
+use anabranch::{ConnectError, Connection, Endpoint, EndpointConfig, Finished};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -52,7 +52,7 @@ async fn echo(connection: &Connection, content: &[u8]) {
     let mut got = Vec::new();
     let (outcome, received) = tokio::join!(sending, read.read_to_end(&mut got));
     received.expect("an end");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
     assert!(got == content, "{} of {} bytes", got.len(), content.len());
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{CloseOutcome, FinAckPolicy};
+use anabranch::{CloseOutcome, FinAckPolicy, FinishError, Finished};
 use common::{CountingWaker, Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -84,8 +84,8 @@ async fn h16_fin_ack_timer_starts_when_fin_is_delivered() {
     assert!(!closing.is_finished(), "nothing was delivered yet");
     s.peer.expect_flag(channel, Flag::Fin).await;
     let delivered = Instant::now();
-    let outcome = s.peer.drive_while(&mut closing).await.unwrap().unwrap();
-    assert_eq!(outcome, CloseOutcome::TimedOut);
+    let outcome = s.peer.drive_while(&mut closing).await.unwrap();
+    assert_eq!(outcome, Err(FinishError::TimedOut));
     let took = delivered.elapsed();
     assert!(
         took >= Duration::from_secs(10) && took <= Duration::from_secs(10) + MS,
@@ -144,7 +144,7 @@ async fn l11_many_polls_of_shutdown_send_one_fin() {
     s.peer.flag(channel, Flag::FinAck);
     assert_eq!(
         s.peer.drive_while(substream.finish()).await.unwrap(),
-        CloseOutcome::Acked
+        Finished::Acked
     );
     substream.shutdown().await.expect("again, at once");
     assert_eq!(s.sent.count(Flag::Fin), 1);
@@ -220,7 +220,7 @@ async fn l15_a_second_fin_ack_is_ignored() {
     s.peer.flag(channel, Flag::FinAck);
     s.peer.data(channel, b"x");
     let (outcome, mut substream) = closing.await.unwrap();
-    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert_eq!(outcome.unwrap(), Finished::Acked);
     let mut byte = [0];
     substream.read_exact(&mut byte).await.unwrap();
     assert_eq!(s.us.stats().violations, 0);
@@ -245,9 +245,11 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
         substream.flush().await.unwrap_err().kind(),
         ErrorKind::BrokenPipe
     );
+    assert_eq!(substream.finish().await, Err(FinishError::Stopped(Some(9))));
+    // What was discarded has reached nobody.
     assert_eq!(
-        substream.finish().await.unwrap(),
-        CloseOutcome::Stopped(Some(9))
+        substream.shutdown().await.unwrap_err().kind(),
+        ErrorKind::BrokenPipe
     );
     s.peer.expect_flag(channel, Flag::Fin).await;
     // A second one changes nothing, nor its code.
@@ -273,11 +275,14 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
 async fn l16_stop_sending_behind_fin_completes_the_shutdown() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
-    let closing = tokio::spawn(async move { substream.finish().await });
+    let closing =
+        tokio::spawn(async move { (substream.finish().await, substream.shutdown().await) });
     s.peer.expect_flag(channel, Flag::Fin).await;
     s.peer.flag(channel, Flag::StopSending);
     let before = Instant::now();
-    assert_eq!(closing.await.unwrap().unwrap(), CloseOutcome::Stopped(None));
+    let (finished, shut_down) = closing.await.unwrap();
+    assert_eq!(finished, Err(FinishError::Stopped(None)));
+    shut_down.expect("nothing was discarded");
     assert_eq!(before.elapsed(), Duration::ZERO);
     s.peer.flag(channel, Flag::FinAck);
     s.peer.flag(channel, Flag::Fin);
@@ -362,8 +367,8 @@ async fn l18_fins_that_cross_complete_both_sides() {
         let pair = Pair::with(config(), config(), MemoryConfig::hostile(seed));
         let (mut here, mut there) = pair.substream().await;
         let (ours, theirs) = tokio::join!(here.finish(), there.finish());
-        assert_eq!(ours.unwrap(), CloseOutcome::Acked, "seed {seed}");
-        assert_eq!(theirs.unwrap(), CloseOutcome::Acked, "seed {seed}");
+        assert_eq!(ours.unwrap(), Finished::Acked, "seed {seed}");
+        assert_eq!(theirs.unwrap(), Finished::Acked, "seed {seed}");
         pair.finish().await;
     }
 }
@@ -376,13 +381,10 @@ async fn l18_fins_that_cross_without_fin_acks_time_out_and_close() {
     let (mut here, mut there) = pair.substream().await;
     let (ours, theirs) = tokio::join!(here.finish(), there.finish());
     // Who is first closes the channel, and the other may learn of that before its own time is up.
-    let outcomes = [ours.unwrap(), theirs.unwrap()];
-    assert!(outcomes.contains(&CloseOutcome::TimedOut), "{outcomes:?}");
+    let outcomes = [ours.unwrap_err(), theirs.unwrap_err()];
+    assert!(outcomes.contains(&FinishError::TimedOut), "{outcomes:?}");
     for outcome in outcomes {
-        let ended = matches!(
-            outcome,
-            CloseOutcome::TimedOut | CloseOutcome::ChannelClosed
-        );
+        let ended = matches!(outcome, FinishError::TimedOut | FinishError::ChannelClosed);
         assert!(ended, "{outcome:?}");
     }
     pair.idle().await;
@@ -443,7 +445,7 @@ async fn l19_the_end_of_a_read_has_a_kind() {
         ErrorKind::ConnectionAborted
     );
     assert_eq!(
-        lost.finish().await.unwrap_err().kind(),
+        std::io::Error::from(lost.finish().await.unwrap_err()).kind(),
         ErrorKind::ConnectionAborted
     );
     drop((reset, closed, lost));
@@ -463,16 +465,25 @@ async fn l10_a_channel_closed_before_fin_is_lost_and_not_closed_cleanly() {
     }
     s.peer.close(channel);
     let error = within("finish", substream.finish()).await.unwrap_err();
+    assert_eq!(error, FinishError::ChannelClosed);
+    let error = within("shutdown", substream.shutdown()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert_eq!(substream.close_outcome(), Some(CloseOutcome::Lost));
     assert_eq!(s.sent.count(Flag::Fin), 0);
     drop(substream);
 
     let (mut substream, channel) = s.open().await;
-    let closing = tokio::spawn(async move { substream.finish().await });
+    let closing = tokio::spawn(async move { (substream.finish().await, substream) });
     s.peer.expect_flag(channel, Flag::Fin).await;
     s.peer.close(channel);
-    assert_eq!(closing.await.unwrap().unwrap(), CloseOutcome::ChannelClosed);
+    let (finished, mut substream) = closing.await.unwrap();
+    assert_eq!(finished, Err(FinishError::ChannelClosed));
+    assert_eq!(substream.close_outcome(), Some(CloseOutcome::ChannelClosed));
+    substream
+        .shutdown()
+        .await
+        .expect("the peer's transport has it all");
+    drop(substream);
     s.finish().await;
 }
 
@@ -501,7 +512,7 @@ async fn l22_the_channel_closes_when_both_fin_acks_are_through() {
         }
         s.peer.expect_closed(channel).await;
         let (outcome, _substream) = closing.await.unwrap();
-        assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+        assert_eq!(outcome.unwrap(), Finished::Acked);
         settle().await;
         assert_eq!((s.us.stats().substreams, s.faults.open_channels()), (0, 0));
         s.finish().await;
@@ -555,7 +566,7 @@ async fn fin_ack_policy(policy: FinAckPolicy) -> (usize, usize) {
     assert_eq!(s.sent.count(Flag::Fin), 1, "{policy:?}");
     let after_own_fin = s.sent.count(Flag::FinAck);
     s.peer.flag(channel, Flag::FinAck);
-    assert_eq!(closing.await.unwrap().unwrap(), CloseOutcome::Acked);
+    assert_eq!(closing.await.unwrap().unwrap(), Finished::Acked);
     s.peer.expect_closed(channel).await;
     s.finish().await;
     (before_own_fin, after_own_fin)
@@ -594,8 +605,8 @@ async fn l13_the_fin_ack_policy_can_change_while_the_connection_lives() {
         s.peer.flag(channel, Flag::FinAck);
     }
     let (waited, finished) = closing.await.unwrap();
-    assert_eq!(waited.unwrap(), CloseOutcome::Acked);
-    assert_eq!(finished.unwrap(), CloseOutcome::Acked);
+    assert_eq!(waited.unwrap(), Finished::Acked);
+    assert_eq!(finished.unwrap(), Finished::Acked);
     for channel in [first, second] {
         s.peer.expect_closed(channel).await;
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{CloseOutcome, Config};
+use anabranch::{Config, Finished};
 use bytes::Bytes;
 use common::{Pair, config, pattern, scripted, settle, within};
 use rand::rngs::StdRng;
@@ -180,7 +180,7 @@ async fn r3_a_substream_is_read_to_its_end_after_it_was_shut_for_writing() {
     let pair = Pair::new();
     let (mut here, mut there) = pair.substream().await;
     here.write_all(b"request").await.unwrap();
-    assert_eq!(here.finish().await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(here.finish().await.unwrap(), Finished::Acked);
     let mut request = Vec::new();
     there.read_to_end(&mut request).await.unwrap();
     assert_eq!(request, b"request");
@@ -191,7 +191,7 @@ async fn r3_a_substream_is_read_to_its_end_after_it_was_shut_for_writing() {
     let mut response = Vec::new();
     here.read_to_end(&mut response).await.unwrap();
     assert!(response == pattern(3_000_000));
-    assert_eq!(answering.await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(answering.await.unwrap(), Finished::Acked);
     pair.finish().await;
 }
 
@@ -240,11 +240,7 @@ async fn r9_any_interleaving_delivers_all_bytes_before_fin() {
             }
         }
         if rng.random_bool(0.5) {
-            assert_eq!(
-                here.finish().await.unwrap(),
-                CloseOutcome::Acked,
-                "seed {seed}"
-            );
+            assert_eq!(here.finish().await.unwrap(), Finished::Acked, "seed {seed}");
         }
         drop(here);
         let read = within("the reader", reading).await.unwrap().unwrap();
@@ -268,7 +264,7 @@ async fn halves_live_without_each_other() {
     drop(read);
     drop(there_write);
     write.write_all(&pattern(50_000)).await.unwrap();
-    assert_eq!(write.finish().await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(write.finish().await.unwrap(), Finished::Acked);
     let mut all = Vec::new();
     there_read.read_to_end(&mut all).await.unwrap();
     assert!(all == pattern(50_000));

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Endpoint, EndpointConfig, EngineKind};
+use anabranch::{Connection, Endpoint, EndpointConfig, EngineKind, Finished};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use resources::Usage;
@@ -142,7 +142,7 @@ async fn send(connection: &Connection, substreams: usize) -> Duration {
                     substream.write_chunk(chunk.clone()).await.expect("a write");
                 }
                 let outcome = substream.finish().await.expect("a close");
-                assert_eq!(outcome, CloseOutcome::Acked);
+                assert_eq!(outcome, Finished::Acked);
             })
         })
         .collect();

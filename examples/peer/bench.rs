@@ -107,7 +107,7 @@ async fn transfer_fin(dialler: &Dialler, substream: Substream) -> Result<Times, 
     let upload = async {
         writer.write_chunk(header(options.up, options.down)).await?;
         content::send(&mut writer, options.up, options.chunk, |_| {}).await?;
-        let outcome = writer.finish().await?;
+        let outcome = writer.finish().await;
         Ok((outcome, Instant::now()))
     };
     let download = async {
@@ -147,7 +147,8 @@ async fn transfer_nofin(dialler: &Dialler, mut substream: Substream) -> Result<T
         Ok::<_, std::io::Error>((up_done, down_done))
     };
     let (up_done, down_done) = dialler.within(Phase::Transfer, exchange).await?;
-    let outcome = dialler.within(Phase::Close, substream.finish()).await?;
+    let closing = async { std::io::Result::Ok(substream.finish().await) };
+    let outcome = dialler.within(Phase::Close, closing).await?;
     dialler.check_outcome(outcome)?;
     Ok(Times {
         up_done,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Config, Connection, Endpoint, Substream};
+use anabranch::{Config, Connection, Endpoint, FinishError, Finished, Substream};
 
 use crate::args::{Mode, Options};
 use crate::json::Object;
@@ -214,10 +214,13 @@ impl Dialler {
 
     /// Whether this is a clean end of the stream to the peer. Peers for which there is `--nofin`
     /// end it in their own ways, after all bytes were confirmed by the protocol.
-    pub(crate) fn check_outcome(&self, outcome: CloseOutcome) -> Result<(), Failure> {
+    pub(crate) fn check_outcome(
+        &self,
+        outcome: Result<Finished, FinishError>,
+    ) -> Result<(), Failure> {
         let clean = match outcome {
-            CloseOutcome::Acked => true,
-            CloseOutcome::TimedOut | CloseOutcome::Stopped(_) | CloseOutcome::ChannelClosed => {
+            Ok(Finished::Acked) => true,
+            Err(FinishError::TimedOut | FinishError::Stopped(_) | FinishError::ChannelClosed) => {
                 self.options.nofin
             }
             _ => false,

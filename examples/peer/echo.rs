@@ -68,7 +68,7 @@ pub(crate) async fn exchange(
     }
     let upload = async {
         content::send(writer, size, options.chunk, |_| {}).await?;
-        writer.finish().await
+        Ok(writer.finish().await)
     };
     let both = async { tokio::try_join!(upload, checker.receive_all(reader, size)) };
     let (outcome, ()) = dialler.within(Phase::Transfer, both).await?;

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anabranch::endpoint::UnknownEngine;
-use anabranch::{CloseOutcome, Config, Connection, Endpoint, EndpointConfig, Substream};
+use anabranch::{Config, Connection, Endpoint, EndpointConfig, Finished, Substream};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -136,16 +136,16 @@ async fn respond(mut substream: Substream) {
     }
 }
 
-async fn bench(substream: &mut Substream) -> io::Result<CloseOutcome> {
+async fn bench(substream: &mut Substream) -> io::Result<Finished> {
     let (reader, writer) = substream.split();
     let up = reader.read_u64().await?;
     let down = reader.read_u64().await?;
     Checker::default().receive_all(reader, up).await?;
     content::send(writer, down, content::DEFAULT_CHUNK, |_| {}).await?;
-    writer.finish().await
+    Ok(writer.finish().await?)
 }
 
-async fn bench_nofin(substream: &mut Substream) -> io::Result<CloseOutcome> {
+async fn bench_nofin(substream: &mut Substream) -> io::Result<Finished> {
     let (reader, writer) = substream.split();
     let up = reader.read_u64().await?;
     let down = reader.read_u64().await?;
@@ -157,18 +157,18 @@ async fn bench_nofin(substream: &mut Substream) -> io::Result<CloseOutcome> {
         writer.finish(),
         tokio::time::timeout(NOFIN_END, content::end(reader)),
     );
-    outcome
+    Ok(outcome?)
 }
 
-async fn echo(substream: &mut Substream) -> io::Result<CloseOutcome> {
+async fn echo(substream: &mut Substream) -> io::Result<Finished> {
     let (reader, writer) = substream.split();
     while let Some(chunk) = reader.read_chunk(ECHO_CHUNK).await? {
         writer.write_chunk(chunk).await?;
     }
-    writer.finish().await
+    Ok(writer.finish().await?)
 }
 
-async fn stall(substream: &mut Substream) -> io::Result<CloseOutcome> {
+async fn stall(substream: &mut Substream) -> io::Result<Finished> {
     let (reader, writer) = substream.split();
     let up = reader.read_u64().await?;
     let hold = Duration::from_millis(reader.read_u64().await?);
@@ -178,7 +178,7 @@ async fn stall(substream: &mut Substream) -> io::Result<CloseOutcome> {
     checker.receive_all(reader, up).await?;
     let count = checker.received().to_be_bytes();
     writer.write_chunk(Bytes::copy_from_slice(&count)).await?;
-    writer.finish().await
+    Ok(writer.finish().await?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection};
+use anabranch::{Connection, Finished};
 use tokio::io::AsyncReadExt;
 
 use crate::bench::header;
@@ -129,7 +129,7 @@ pub(crate) async fn up(
     let upload = tokio::spawn(async move {
         let count = |accepted| counter.store(accepted, Ordering::Relaxed);
         content::send(&mut writer, total, chunk, count).await?;
-        writer.finish().await
+        std::io::Result::Ok(writer.finish().await)
     });
     let sampled = start + hold.saturating_sub(MARGIN);
     neighbours.probe_until(dialler, connection, sampled).await?;
@@ -171,13 +171,13 @@ pub(crate) async fn down(
         writer.write_chunk(header(options.up, options.down)).await?;
         content::send(&mut writer, options.up, options.chunk, |_| {}).await?;
         if options.nofin {
-            Ok(CloseOutcome::Acked)
+            std::io::Result::Ok(Ok(Finished::Acked))
         } else {
-            writer.finish().await
+            Ok(writer.finish().await)
         }
     };
     let outcome = dialler.within(Phase::Transfer, request).await?;
-    dialler.check_outcome(outcome)?;
+    dialler.check_outcome(outcome.clone())?;
 
     let start = Instant::now();
     neighbours
@@ -190,11 +190,11 @@ pub(crate) async fn down(
         let mut checker = Checker::default();
         if !options.nofin {
             checker.receive_all(&mut reader, options.down).await?;
-            return Ok(outcome);
+            return std::io::Result::Ok(outcome);
         }
         checker.receive(&mut reader, options.down).await?;
         writer.write_chunk(content::at(0, 1)).await?;
-        writer.finish().await
+        Ok(writer.finish().await)
     };
     let outcome = dialler.within(Phase::Transfer, rest).await?;
     dialler.check_outcome(outcome)?;

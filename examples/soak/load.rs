@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anabranch::simulator::{Host, Network};
 use anabranch::{
-    Address, CloseOutcome, ConnectError, Connection, Endpoint, OpenError, ReadHalf, Substream,
+    Address, ConnectError, Connection, Endpoint, Finished, OpenError, ReadHalf, Substream,
     SubstreamError, WriteHalf,
 };
 use rand::rngs::StdRng;
@@ -279,7 +279,7 @@ async fn echo(connection: &Connection, tally: &Tally, seed: u64, length: u64) ->
     let writing = async {
         writer.write_u64(number).await?;
         send(&mut writer, number, length).await?;
-        writer.finish().await
+        io::Result::Ok(writer.finish().await?)
     };
     let reading = receive(&mut reader, number, &mut received, &mut rng, tally);
     let (outcome, read) = tokio::join!(writing, reading);
@@ -303,7 +303,7 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
     let sending = async {
         writer.write_u64(number).await?;
         send(&mut writer, number, length).await?;
-        writer.finish().await
+        io::Result::Ok(writer.finish().await?)
     };
     let outcome = sending.await;
     let told = reader.read_u64().await;
@@ -316,7 +316,7 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
         ));
     }
     // FIN is confirmed when it is there, which the application may yet have to read up to.
-    if matches!(outcome, Ok(CloseOutcome::Acked)) && told.is_err() {
+    if matches!(outcome, Ok(Finished::Acked)) && told.is_err() {
         sleep(Duration::from_secs(10)).await;
     }
     let received = tally.end_transfer(number);
@@ -327,7 +327,7 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
         ));
     }
     let outcome = outcome?;
-    if outcome == CloseOutcome::Acked && told.is_ok() && !received.orderly {
+    if outcome == Finished::Acked && told.is_ok() && !received.orderly {
         tally.lose("an upload that was confirmed and did not end in order");
     }
     told?;
@@ -341,7 +341,7 @@ async fn download(connection: &Connection, tally: &Tally, seed: u64, length: u64
     let asking = async {
         writer.write_u64(length).await?;
         writer.write_u64(number).await?;
-        writer.finish().await
+        io::Result::Ok(writer.finish().await?)
     };
     let outcome = asking.await;
     let mut received = Received::default();
@@ -361,8 +361,8 @@ async fn download(connection: &Connection, tally: &Tally, seed: u64, length: u64
 }
 
 /// Whether the listener can be held to what it was asked for: otherwise we were told that it may not have been heard.
-fn is_taken(outcome: &io::Result<CloseOutcome>) -> bool {
-    matches!(outcome, Ok(CloseOutcome::Acked))
+fn is_taken(outcome: &io::Result<Finished>) -> bool {
+    matches!(outcome, Ok(Finished::Acked))
 }
 
 /// Ends a transfer. Whether it is one that came to its end early because the listener closed its connection, and

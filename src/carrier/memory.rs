@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
-use crate::message::{Flag, FrameDecoder, MAX_FRAME};
+use crate::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
 /// How a [`pair`] of carriers behaves. Both directions are alike.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct MemoryConfig {
     pub holds_back_unread: bool,
     /// Channels that either side may have open.
     pub max_channels: usize,
+    /// Whether frames about the connection itself reach the peer, see [`Carrier::carries_notices`].
+    pub carries_notices: bool,
 }
 
 impl Default for MemoryConfig {
@@ -49,6 +51,7 @@ impl Default for MemoryConfig {
             merge: 0.0,
             holds_back_unread: false,
             max_channels: 32_768,
+            carries_notices: true,
         }
     }
 }
@@ -171,6 +174,8 @@ struct Side {
     waker: Option<Waker>,
     silent: bool,
     dead: Option<ConnectionError>,
+    /// Why the peer closes, if it has told.
+    goodbye: Option<Message>,
     closed: bool,
 }
 
@@ -212,6 +217,10 @@ enum Packet {
     /// The answer to a close: the number is free on both sides.
     Closed {
         channel: u64,
+    },
+    /// A frame about the connection itself.
+    Notice {
+        message: Message,
     },
     Goodbye,
 }
@@ -293,8 +302,17 @@ impl Wire {
                     this.events.push_back(CarrierEvent::Closed { channel });
                 }
             }
+            Packet::Notice { message } if message.reason.is_some() => {
+                self.sides[side].goodbye = Some(message);
+            }
+            Packet::Notice { message } => {
+                let notice = CarrierEvent::Notice { message };
+                self.sides[side].events.push_back(notice);
+            }
             Packet::Goodbye => {
-                self.sides[side].dead = Some(ConnectionError::ClosedByPeer);
+                let this = &mut self.sides[side];
+                let goodbye = this.goodbye.take();
+                this.dead = Some(ConnectionError::ClosedByPeer.explained(goodbye));
             }
         }
     }
@@ -492,6 +510,26 @@ impl Carrier for MemoryCarrier {
 
     fn holds_back_unread(&self) -> bool {
         lock(&self.wire).config.holds_back_unread
+    }
+
+    fn carries_notices(&self) -> bool {
+        lock(&self.wire).config.carries_notices
+    }
+
+    fn write_notice(&mut self, frame: &[u8]) -> Written {
+        let mut decoder = FrameDecoder::new();
+        decoder.push(Bytes::copy_from_slice(frame));
+        if let Ok(Some(message)) = decoder.next_message() {
+            lock(&self.wire).send(self.side, Packet::Notice { message });
+        }
+        Written::Taken
+    }
+
+    fn begin_close(&mut self, cause: &ConnectionError) {
+        if self.carries_notices() {
+            let message = cause.goodbye();
+            lock(&self.wire).send(self.side, Packet::Notice { message });
+        }
     }
 
     fn poll_close(&mut self, _cx: &mut Context<'_>) -> Poll<()> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::connection::ConnectionError;
+use crate::message::Message;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -77,6 +78,11 @@ pub enum CarrierEvent {
     Expiring {
         /// What [`Connection::closed`](crate::Connection::closed) tells.
         cause: ConnectionError,
+    },
+    /// The peer has sent a frame about the connection itself, by its [`Carrier::write_notice`].
+    Notice {
+        /// The frame.
+        message: Message,
     },
     /// A channel was closed by the peer, or its closing by [`Carrier::close_channel`] is complete.
     ///
@@ -208,6 +214,17 @@ pub trait Carrier: Send {
     /// substream then begins with a `max_data`.
     fn knows_credit(&self) -> bool {
         false
+    }
+
+    /// Whether frames about the connection itself reach the peer, which knows them if it knows credit.
+    fn carries_notices(&self) -> bool {
+        false
+    }
+
+    /// Hands over one encoded frame about the connection itself, of no channel: how many substreams are accepted
+    /// ([`Message::max_substreams`]). Only to a peer that knows credit.
+    fn write_notice(&mut self, _frame: &[u8]) -> Written {
+        Written::Closed
     }
 
     /// The connection begins to close for this cause: substreams end, and no new ones are taken. A carrier

@@ -39,6 +39,24 @@ pub enum FinAckPolicy {
     Never,
 }
 
+/// What happens when a peer without credit sends more than an application reads.
+///
+/// Such a peer has one receive window for all of its substreams, so a reader that stalls costs either its own
+/// substream or the time of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum CeilingPolicy {
+    /// The substream is reset with [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT) and what is unread
+    /// is dropped. Its neighbours do not notice. A writer in go-libp2p that does nothing but write does not notice
+    /// either, and waits for ever: go processes a reset when somebody reads.
+    #[default]
+    Reset,
+    /// The receive window of the connection shuts: nothing more arrives on any of its substreams, and none can be
+    /// opened, until the reader has made room. Nothing is lost. Only over the direct engine, which can
+    /// leave data unread; elsewhere as [`CeilingPolicy::Reset`].
+    Backpressure,
+}
+
 /// Limits and timeouts of a connection and its substreams.
 ///
 /// Change the fields of a [`Config::default`]. [`Config::validate`] is called wherever an endpoint, a listener or a
@@ -70,6 +88,9 @@ pub struct Config {
     /// bounded by what it was granted). Default: 4 MiB, the
     /// data of a 112 ms pause at 300 Mbit/s. Answers readers that stall.
     pub substream_ceiling: usize,
+    /// What happens to a peer without credit whose substream is not read and has reached its ceiling. Default:
+    /// [`CeilingPolicy::Reset`].
+    pub ceiling_policy: CeilingPolicy,
     /// Unread bytes of all substreams of a connection together. Default: 32 MiB.
     ///
     /// Toward a peer that knows credit this is what the substreams are granted together, beside
@@ -86,9 +107,13 @@ pub struct Config {
     /// not fit; libp2p-webrtc 0.10 reads at most 8 192 bytes. The smaller size costs nothing
     /// measurable.
     pub max_frame_without_credit: usize,
-    /// Substreams that the peer may have open at once; more are reset with
-    /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT). Default: 256, as yamux
+    /// Substreams that the peer may have open at once. Default: 256, as yamux
     /// and go-libp2p. Bounds in the same way those that nobody has accepted, which may have ended meanwhile.
+    ///
+    /// A peer that knows credit is told how many it may open, and its
+    /// [`Connection::open`](crate::Connection::open) waits until there is room, as with MAX_STREAMS of QUIC. What
+    /// any other peer opens beyond it is reset with
+    /// [`code::RESOURCE_LIMIT`](crate::substream::code::RESOURCE_LIMIT).
     pub max_inbound_substreams: usize,
     /// How long an inbound substream waits for [`Connection::accept`](crate::Connection::accept), once its
     /// protocol is agreed on, before it is reset with
@@ -96,9 +121,9 @@ pub struct Config {
     /// applications that have stopped accepting, and whose peers would wait for ever. One that the
     /// peer has ended meanwhile can be accepted for as long, and read to its end.
     pub accept_timeout: Duration,
-    /// Inbound substreams that the peer may end, have refused, or spoil by breaking the protocol, within
-    /// [`Config::UNUSED_WINDOW`] before the application has accepted, read or written anything on
-    /// them. With more the connection is closed with
+    /// Inbound substreams that the peer may reset or close before the application has written anything on them, spoil
+    /// by breaking the protocol, or open beyond what it was told, within [`Config::UNUSED_WINDOW`]. Those that are
+    /// refused for want of room count one for sixteen, those that end with FIN not at all. With more the connection is closed with
     /// [`ConnectionError::TooManyUnusedSubstreams`](crate::ConnectionError::TooManyUnusedSubstreams).
     /// Default: 1 000. Answers peers that open and reset in a loop, as the "rapid reset" of HTTP/2
     /// (CVE-2023-44487), which no limit on substreams that are open at once notices.
@@ -110,6 +135,12 @@ pub struct Config {
     /// When FIN is answered. Default: always. [`Connection::set_fin_ack`](crate::Connection::set_fin_ack)
     /// changes it later.
     pub fin_ack: FinAckPolicy,
+    /// Whether the peer is expected to answer FIN with FIN_ACK. Default: yes, as the specification has it. Where a
+    /// peer is known not to (rust-libp2p's `libp2p-webrtc`), [`Substream::finish`](crate::Substream::finish)
+    /// succeeds as [`Finished::Delivered`](crate::substream::Finished::Delivered) when the peer's transport has
+    /// everything, in place of waiting for `fin_ack_timeout` and failing.
+    /// [`Connection::expect_fin_ack`](crate::Connection::expect_fin_ack) changes it later.
+    pub expect_fin_ack: bool,
     /// How substreams find out which protocol they carry. Default: multistream-select.
     pub negotiation: Negotiation,
     /// Protocols accepted on substreams that the peer opens, best first.
@@ -127,6 +158,7 @@ impl Default for Config {
             receive_window: 1024 * 1024,
             max_receive_window: 16 * 1024 * 1024,
             substream_ceiling: 4 * 1024 * 1024,
+            ceiling_policy: CeilingPolicy::default(),
             connection_ceiling: 32 * 1024 * 1024,
             send_buffer: 64 * 1024,
             max_frame: MAX_FRAME,
@@ -136,6 +168,7 @@ impl Default for Config {
             max_unused_substreams: 1000,
             idle_timeout: None,
             fin_ack: FinAckPolicy::default(),
+            expect_fin_ack: true,
             negotiation: Negotiation::default(),
             protocols: Vec::new(),
             events: None,

@@ -20,6 +20,8 @@ pub(crate) enum DeadlineKind {
     Credit,
     /// The application has had its time to accept.
     Accept,
+    /// The peer has had its time to show what it is, and opens wait for that. On [`NO_CHANNEL`].
+    Opening,
     /// The connection has been without substreams for long enough. On [`NO_CHANNEL`].
     Idle,
 }

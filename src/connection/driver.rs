@@ -14,11 +14,12 @@ use bytes::BytesMut;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::config::Negotiation;
+use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::error::ConnectionError;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
+use super::opening::Opening;
 use super::tell;
 use super::unused::UnusedSubstreams;
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
@@ -144,6 +145,8 @@ pub(super) struct Core<C> {
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
     pub(super) peer_knows_credit: bool,
+    /// How many substreams either side may open.
+    pub(super) opening: Opening,
     /// Counts what the peer opens in vain.
     pub(super) unused: UnusedSubstreams,
     /// Set while there are no substreams.
@@ -160,21 +163,36 @@ impl<C> Core<C> {
     /// Ends everything without a word to the peer, for a driver that is dropped before its end:
     /// nobody waits for it in vain, and no handle keeps the others alive.
     fn abandon(&mut self) {
+        let panicked = std::thread::panicking();
+        let cause = match panicked {
+            true => ConnectionError::Panicked,
+            false => ConnectionError::ClosedLocally,
+        };
+        // First the cause: negotiations that are dropped find it.
+        let first = self.link.end(cause);
         self.negotiations.clear();
-        let first = self.link.end(ConnectionError::ClosedLocally);
         for (_, entry) in self.substreams.drain() {
             entry.shared.apply(Event::CarrierLost);
-            tell::ended(&self.link, &entry);
+            if !panicked {
+                // It may be this that has panicked.
+                tell::ended(&self.link, &entry);
+            }
         }
         self.link.counters.substreams.set(0);
-        if first {
+        if first && !panicked {
             self.link.tell_end();
         }
     }
 }
 
 impl<C: Carrier> Driver<C> {
-    pub(crate) fn new(carrier: C, link: Arc<Link>) -> Self {
+    pub(crate) fn new(mut carrier: C, link: Arc<Link>) -> Self {
+        let may_hold_back = carrier.holds_back_unread();
+        if link.config.ceiling_policy == CeilingPolicy::Backpressure && may_hold_back {
+            carrier.allow_shut_window();
+            link.set_bounded_by_carrier();
+        }
+        let opening = Opening::new(carrier.carries_notices());
         // Peers that name protocols by label are ours.
         let peer_knows_credit =
             link.config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
@@ -192,6 +210,7 @@ impl<C: Carrier> Driver<C> {
                 blocked: VecDeque::new(),
                 busy: false,
                 peer_knows_credit,
+                opening,
                 unused: UnusedSubstreams::default(),
                 idle_deadline: None,
                 negotiations: Negotiations::default(),
@@ -278,10 +297,12 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.open_requested();
         moved |= self.service_ready();
         moved |= self.write_data();
+        moved |= self.tell_limit();
         moved |= self.watch_idleness();
         // A close ends what is unused too, and soon enough: it goes on delivering what was written.
         if self.core.phase == Phase::Running && self.core.unused.too_many(&self.core.link.config) {
-            return Err(ConnectionError::TooManyUnusedSubstreams);
+            self.leave(ConnectionError::TooManyUnusedSubstreams);
+            return Ok(true);
         }
         moved |= self.begin_closing();
         self.core
@@ -339,6 +360,12 @@ impl<C: Carrier> Turn<'_, C> {
                 .core
                 .link
                 .tell(|events, connection| events.ping(connection, time)),
+            CarrierEvent::Notice { message } => {
+                if let Some(max_substreams) = message.max_substreams {
+                    self.core.peer_knows_credit = true;
+                    self.core.opening.on_limit(max_substreams);
+                }
+            }
             CarrierEvent::Expiring { cause } => self.core.link.begin_close_for(cause),
             CarrierEvent::Closed { channel } => {
                 self.read_channel(channel, true);
@@ -351,6 +378,9 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_opened(&mut self, channel: ChannelId, label: String) {
+        if self.core.opening.on_opened() && self.core.phase == Phase::Running {
+            self.core.unused.count();
+        }
         if self.core.phase != Phase::Running || self.core.link.is_unreachable() {
             return self.refuse(channel, code::SHUTDOWN);
         }
@@ -370,7 +400,7 @@ impl<C: Carrier> Turn<'_, C> {
     fn refuse(&mut self, channel: ChannelId, code: u32) {
         // Not while the connection closes: that has an end of its own, and data to deliver until then.
         if self.core.phase == Phase::Running {
-            self.core.unused.count();
+            self.core.unused.count_refused();
         }
         self.core.link.counters.refused.add(1);
         self.core
@@ -442,7 +472,7 @@ impl<C: Carrier> Turn<'_, C> {
                 && let Some(entry) = self.core.substreams.get_mut(&channel)
                 // A peer with credit sends no more than there is room for.
                 && !(entry.peer_credit && entry.credit_shown)
-                && entry.shared.unread_cost() >= window
+                && !entry.shared.has_room_unread(window)
             {
                 if !std::mem::replace(&mut entry.held_back, true) {
                     self.core.held_back += 1;
@@ -469,7 +499,7 @@ impl<C: Carrier> Turn<'_, C> {
         let window = self.core.link.config.receive_window as usize;
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.held_back
-            && entry.shared.unread_cost() <= window / 2
+            && entry.shared.has_room_unread(window / 2 + 1)
         {
             entry.held_back = false;
             self.release_hold();
@@ -558,6 +588,9 @@ impl<C: Carrier> Turn<'_, C> {
             if !peer_spoke && !peer_credit {
                 // Its first data would have carried credit: this peer knows none.
                 shared.credit_is_unknown();
+                if !self.core.peer_knows_credit {
+                    self.core.opening.on_no_limit();
+                }
                 self.tell_resumed(channel);
             }
             let counters = &self.core.link.counters;
@@ -583,8 +616,16 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = self.core.substreams.get_mut(&channel) else {
             return;
         };
+        entry.shared.apply(Event::FinDelivered);
+        if entry.shared.state().write != WriteState::FinDelivered {
+            return;
+        }
+        if !self.core.link.expects_fin_ack() {
+            entry.shared.apply(Event::NoFinAckExpected);
+            return;
+        }
         // The wait starts now: a slow link is not a silent peer (wire.md section 2).
-        if entry.shared.state().write == WriteState::FinSent && entry.fin_ack_deadline.is_none() {
+        if entry.fin_ack_deadline.is_none() {
             let deadline = self
                 .deadlines
                 .as_mut()
@@ -594,6 +635,9 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_deadline(&mut self, deadline: Deadline) {
+        if deadline.kind == DeadlineKind::Opening {
+            return self.on_silent_peer();
+        }
         if deadline.kind == DeadlineKind::Idle {
             self.core.idle_deadline = None;
             // A substream may have come in this very round.
@@ -615,13 +659,18 @@ impl<C: Carrier> Turn<'_, C> {
         match deadline.kind {
             DeadlineKind::FinAck => {
                 entry.fin_ack_deadline = None;
+                if !self.core.link.expects_fin_ack() {
+                    shared.apply(Event::NoFinAckExpected);
+                }
                 shared.apply(Event::FinAckTimeout);
             }
             DeadlineKind::Teardown => {
                 entry.teardown_deadline = None;
                 let state = shared.state();
-                let fin_delivered = entry.fin_ack_deadline.is_some()
-                    || matches!(state.write, WriteState::Finished(_));
+                let fin_delivered = matches!(
+                    state.write,
+                    WriteState::FinDelivered | WriteState::Finished(_)
+                );
                 if state.end().is_some() || (fin_delivered && state.read != ReadState::FinAcked) {
                     // The RESET finds no room, or the peer has all of ours and does not end its
                     // own: a RESET would let it throw away what it has not read (wire.md 2).
@@ -634,7 +683,7 @@ impl<C: Carrier> Turn<'_, C> {
                 // Else only the FIN_ACK is missing: its own deadline ends that.
             }
             DeadlineKind::Accept => entry.accept_deadline = None,
-            DeadlineKind::Idle => {}
+            DeadlineKind::Idle | DeadlineKind::Opening => {}
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {
                 entry.credit_deadline = None;

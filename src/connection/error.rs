@@ -1,6 +1,8 @@
 //! Why a connection, or an operation on it, ended.
 
 use crate::carrier::OpenChannelError;
+use crate::message::Message;
+use crate::substream::code;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +53,54 @@ pub enum ConnectionError {
     #[cfg(feature = "websocket")]
     #[error("WebSocket: {0}")]
     WebSocket(#[source] crate::websocket::WebSocketError),
+    /// The task of the connection has panicked: in a callback of [`Events`](crate::Events), or by a fault of this
+    /// crate. Nothing more is reported to `Events`.
+    #[error("the task of the connection has panicked")]
+    Panicked,
     /// The carrier failed.
     #[error("the carrier failed: {0}")]
     Carrier(String),
 }
 
+/// Bytes of the reason of a close that are sent to the peer.
+const MAX_REASON: usize = 1024;
+
 impl ConnectionError {
+    /// What the peer is told when this side closes the connection for this cause.
+    pub(crate) fn goodbye(&self) -> Message {
+        let shortened = |reason: &str| {
+            let mut ends = (0..=reason.len().min(MAX_REASON)).rev();
+            let end = ends.find(|end| reason.is_char_boundary(*end));
+            reason
+                .get(..end.unwrap_or(0))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        match self {
+            Self::ClosedWith { code, reason } => Message::goodbye(Some(*code), shortened(reason)),
+            cause if cause.is_orderly() => Message::goodbye(None, ""),
+            cause => Message::goodbye(Some(code::RESOURCE_LIMIT), shortened(&cause.to_string())),
+        }
+    }
+
+    /// The cause of an orderly end, with what the peer has told about it before.
+    pub(crate) fn explained(self, goodbye: Option<Message>) -> Self {
+        match (self, goodbye) {
+            (
+                Self::ClosedByPeer,
+                Some(Message {
+                    error_code: Some(code),
+                    reason,
+                    ..
+                }),
+            ) => {
+                let reason = reason.unwrap_or_default();
+                Self::ClosedByPeerWith { code, reason }
+            }
+            (cause, _) => cause,
+        }
+    }
+
     /// Whether the connection ended because one side wanted it to, and nothing was wrong.
     pub fn is_orderly(&self) -> bool {
         matches!(

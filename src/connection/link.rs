@@ -33,6 +33,7 @@ pub(crate) struct Link {
     pub(crate) counters: Counters,
     /// That of the configuration until the application changes it.
     fin_ack: Mutex<FinAckPolicy>,
+    expect_fin_ack: AtomicBool,
     /// Substreams that the driver is to look at. Each is in here at most once.
     ready: Mutex<Vec<Arc<Shared>>>,
     opens: Mutex<VecDeque<OpenRequest>>,
@@ -45,8 +46,12 @@ pub(crate) struct Link {
     closing: AtomicBool,
     /// Why this side closes it, if that has a name; set once, before `closing`.
     closing_cause: OnceLock<ConnectionError>,
+    /// Set by the driver while the peer may open few substreams more, until the application accepts some.
+    accepts_awaited: AtomicBool,
     /// Set by the driver while a channel is left unread until its reader takes something.
     held_back: AtomicBool,
+    /// The carrier holds back what is beyond the ceilings: nothing is reset for it.
+    bounded_by_carrier: AtomicBool,
     /// Why the connection ended; set once, before anybody is woken for it.
     cause: OnceLock<ConnectionError>,
     ended: Notify,
@@ -71,6 +76,7 @@ impl Link {
         );
         Arc::new(Self {
             fin_ack: Mutex::new(config.fin_ack),
+            expect_fin_ack: AtomicBool::new(config.expect_fin_ack),
             config,
             info,
             span,
@@ -84,7 +90,9 @@ impl Link {
             driver: AtomicWaker::new(),
             closing: AtomicBool::new(false),
             closing_cause: OnceLock::new(),
+            accepts_awaited: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
+            bounded_by_carrier: AtomicBool::new(false),
             cause: OnceLock::new(),
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
@@ -108,6 +116,14 @@ impl Link {
 
     pub(crate) fn set_fin_ack(&self, policy: FinAckPolicy) {
         *lock(&self.fin_ack) = policy;
+    }
+
+    pub(crate) fn expects_fin_ack(&self) -> bool {
+        self.expect_fin_ack.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_expect_fin_ack(&self, expected: bool) {
+        self.expect_fin_ack.store(expected, Ordering::Relaxed);
     }
 
     pub(crate) fn push_ready(&self, substream: Arc<Shared>) {
@@ -144,6 +160,11 @@ impl Link {
             }
         }
         None
+    }
+
+    /// Whether somebody waits for a channel.
+    pub(crate) fn has_opens(&self) -> bool {
+        !lock(&self.opens).is_empty()
     }
 
     fn fail_opens(&self) {
@@ -200,6 +221,10 @@ impl Link {
             };
             if let Some(substream) = next {
                 substream.shared().set_usage(Usage::Accepted);
+                if self.accepts_awaited.load(Ordering::Acquire) {
+                    // The peer may open another.
+                    self.driver.wake();
+                }
                 return Ok(Some(substream));
             }
             match self.cause.get() {
@@ -232,6 +257,18 @@ impl Link {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn await_accepts(&self, awaited: bool) {
+        self.accepts_awaited.store(awaited, Ordering::Release);
+    }
+
+    pub(crate) fn set_bounded_by_carrier(&self) {
+        self.bounded_by_carrier.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_bounded_by_carrier(&self) -> bool {
+        self.bounded_by_carrier.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_held_back(&self, held_back: bool) {

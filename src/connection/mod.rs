@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::carrier::Carrier;
 use crate::events::{ConnectionInfo, Initiator};
@@ -20,12 +19,13 @@ mod link;
 #[cfg(test)]
 mod link_tests;
 mod negotiate;
+mod opening;
 mod output;
 mod stats;
 mod tell;
 mod unused;
 
-pub use config::{Config, ConfigError, FinAckPolicy, Negotiation};
+pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
 pub use error::{ConnectionError, OpenError};
 pub(crate) use link::Link;
@@ -71,6 +71,9 @@ impl Connection {
 
     /// Opens a substream for `protocol`, negotiated as the [`Config`] says.
     ///
+    /// Waits, for as long as it takes, while the peer accepts no more of them: a peer of ours says how many it does
+    /// ([`Config::max_inbound_substreams`]). Until it is known what the peer is, 64 may be open.
+    ///
     /// # Errors
     /// [`OpenError::UnsupportedProtocol`] if the peer does not speak it, [`OpenError::TimedOut`]
     /// if it does not answer within [`Config::open_timeout`].
@@ -112,13 +115,13 @@ impl Connection {
             label: label.to_owned(),
             reply,
         });
-        match timeout(self.link.config.open_timeout, opened).await {
-            Ok(Ok(result)) => result,
+        // Without a limit of its own: the driver answers as soon as the peer has room, or when the connection ends.
+        match opened.await {
+            Ok(result) => result,
             // The driver is gone without an answer.
-            Ok(Err(_)) => Err(OpenError::Connection(
+            Err(_) => Err(OpenError::Connection(
                 self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
             )),
-            Err(_) => Err(OpenError::TimedOut),
         }
     }
 
@@ -143,6 +146,13 @@ impl Connection {
         self.link.set_fin_ack(policy);
     }
 
+    /// Changes whether FIN_ACK is expected of the peer, from [`Config::expect_fin_ack`], for this connection. For
+    /// applications that learn what the peer is when they are connected. A FIN that is delivered from
+    /// then on, or whose wait ends then, is treated so.
+    pub fn expect_fin_ack(&self, expected: bool) {
+        self.link.set_expect_fin_ack(expected);
+    }
+
     /// Closes the connection and waits until that is done: what was accepted for sending is
     /// delivered, within [`Config::teardown_timeout`], then the peer is told. What the peer has not finished
     /// is lost: it is asked to stop, and reads fail at once with
@@ -156,11 +166,10 @@ impl Connection {
         self.link.ended().await;
     }
 
-    /// As [`Connection::close`], and says why. The code goes to the peer in the STOP_SENDING of every
-    /// substream that it still writes to; for the connection as a whole WebRTC has no message
-    /// that could carry them, so the peer sees [`ConnectionError::ClosedByPeer`]; over a WebSocket it sees
-    /// [`ConnectionError::ClosedByPeerWith`], with the first 123 bytes of the reason. On this side
-    /// [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams tell both, as
+    /// As [`Connection::close`], and says why. A peer of ours, which is one that knows credit, sees both as
+    /// [`ConnectionError::ClosedByPeerWith`]: over WebRTC the first 1 024 bytes of the reason, over a WebSocket 123,
+    /// and there every other peer as well, by the close frame. All peers get the code in the
+    /// STOP_SENDING of every substream that they still write to. On this side [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams tell both, as
     /// [`ConnectionError::ClosedWith`].
     ///
     /// The first close counts. Cancel safety as [`Connection::close`].

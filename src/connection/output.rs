@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::config::FinAckPolicy;
 use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Phase, Turn};
-use super::error::{ConnectionError, OpenError};
+use super::error::ConnectionError;
 use super::tell;
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::events::Initiator;
@@ -19,14 +20,17 @@ use crate::substream::{
 /// Data frames written in one round, so that reads are not starved by writes.
 const FRAMES_PER_ROUND: usize = 32;
 
+/// How long a peer may take to learn why it is left.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Queues shorter than this are not worth clearing of substreams that are gone.
 const MIN_QUEUE_TO_CLEAR: usize = 64;
 
 /// Whether a substream of the peer that ends now has been nothing but work: the peer ended it before
-/// the application used it, or it was refused before the application heard of it.
+/// the application answered it, or it was refused before the application heard of it.
 fn is_wasted(shared: &Shared) -> bool {
     match (shared.usage(), shared.state().end()) {
-        (Usage::Used, _) => false,
+        (Usage::Answered, _) => false,
         (_, Some(Ended::ResetByPeer | Ended::Closed)) => true,
         (Usage::Negotiating, Some(Ended::ResetLocally)) => true,
         _ => false,
@@ -56,28 +60,6 @@ impl<C: Carrier> Core<C> {
 }
 
 impl<C: Carrier> Turn<'_, C> {
-    pub(super) fn open_requested(&mut self) -> bool {
-        let mut moved = false;
-        while let Some(request) = self.core.link.next_open() {
-            moved = true;
-            let result = if self.core.phase == Phase::Running {
-                self.core
-                    .carrier
-                    .open(&request.label)
-                    .map_err(OpenError::Channel)
-            } else {
-                Err(OpenError::Connection(ConnectionError::ClosedLocally))
-            };
-            let result = result.map(|channel| {
-                self.core.link.counters.opened.add(1);
-                self.insert(channel, Initiator::Local)
-            });
-            // A caller that gave up drops the substream, which then closes itself.
-            let _ = request.reply.send(result);
-        }
-        moved
-    }
-
     pub(super) fn service_ready(&mut self) -> bool {
         let mut batch = std::mem::take(&mut self.core.batch);
         self.core.link.take_ready(&mut batch);
@@ -122,7 +104,10 @@ impl<C: Carrier> Turn<'_, C> {
     fn write_owed_flags(&mut self, shared: &Arc<Shared>) -> bool {
         let state = shared.state();
         if state.read == ReadState::FinReceived {
-            let own_fin_sent = matches!(state.write, WriteState::FinSent | WriteState::Finished(_));
+            let own_fin_sent = matches!(
+                state.write,
+                WriteState::FinSent | WriteState::FinDelivered | WriteState::Finished(_)
+            );
             let written = match self.core.link.fin_ack() {
                 FinAckPolicy::Always => self.write_control(shared, &Message::flag(Flag::FinAck)),
                 FinAckPolicy::AfterOwnFin if own_fin_sent => {
@@ -495,6 +480,16 @@ impl<C: Carrier> Turn<'_, C> {
         true
     }
 
+    /// Ends the connection for what the peer did: it is told why, and not waited for long.
+    pub(super) fn leave(&mut self, cause: ConnectionError) {
+        self.core.link.begin_close_for(cause);
+        let until = deadline_after(LEAVE_TIMEOUT.min(self.core.link.config.teardown_timeout));
+        self.core
+            .carrier
+            .begin_close(&self.core.link.closing_cause());
+        self.core.phase = Phase::ClosingCarrier { until };
+    }
+
     /// Moves the closing on: from the substreams to the carrier, and from that to the end.
     pub(super) fn advance_closing(
         &mut self,
@@ -525,6 +520,7 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
         let first = self.core.link.end(cause.clone());
+        self.core.opening.fail(&cause);
         self.core.active.clear();
         self.core.blocked.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();

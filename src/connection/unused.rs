@@ -13,7 +13,13 @@ use super::config::Config;
 pub(super) struct UnusedSubstreams {
     window: Option<Instant>,
     count: u32,
+    /// Refused since one of them was counted.
+    refused: u32,
 }
+
+/// Refused substreams that count as one. This side has no room, which is not the peer's fault and may be an honest
+/// burst of a peer that knows no limit; but a channel that is refused is work too.
+const REFUSED_PER_UNUSED: u32 = 16;
 
 impl UnusedSubstreams {
     pub(super) fn count(&mut self) {
@@ -24,6 +30,15 @@ impl UnusedSubstreams {
             self.count = 0;
         }
         self.count = self.count.saturating_add(1);
+    }
+
+    /// Counts a substream that was refused for want of room.
+    pub(super) fn count_refused(&mut self) {
+        self.refused += 1;
+        if self.refused == REFUSED_PER_UNUSED {
+            self.refused = 0;
+            self.count();
+        }
     }
 
     /// Whether there were more than the configuration allows.

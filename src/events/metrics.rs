@@ -92,6 +92,7 @@ impl Events for MetricsEvents {
     ) {
         let outcome = match outcome {
             CloseOutcome::Acked => "acked",
+            CloseOutcome::Delivered => "delivered",
             CloseOutcome::TimedOut => "timed_out",
             CloseOutcome::Stopped(_) => "stopped",
             CloseOutcome::Reset(_) => "reset",

@@ -20,7 +20,7 @@ use crate::carrier::ChannelId;
 use crate::carrier::memory::{Faults, MemoryConfig, pair};
 use crate::connection::{Config, Connection, FinAckPolicy, Negotiation};
 use crate::message::{Flag, FrameDecoder, Message};
-use crate::substream::{CloseOutcome, Substream};
+use crate::substream::{Finished, Substream};
 
 const MAX_STEPS: usize = 200;
 
@@ -260,7 +260,7 @@ impl Session<'_> {
                 self.subs.insert(id, sub);
                 self.hear();
                 let sub = self.subs.get_mut(&id).expect("just inserted");
-                if let Ok(Some(CloseOutcome::Acked)) = finished {
+                if let Ok(Some(Finished::Acked)) = finished {
                     assert_eq!(
                         sub.received, sub.written,
                         "{id}: acknowledged, but not there"

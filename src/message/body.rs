@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::{
-    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MESSAGE, FIELD_STREAM, Flag,
-    WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64, WIRE_START_GROUP, WIRE_VARINT,
+    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE,
+    FIELD_REASON, FIELD_STREAM, Flag, WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64,
+    WIRE_START_GROUP, WIRE_VARINT,
 };
 
 /// Value of `flag` that ends a channel whose ends do not both know already that it is over. Only between
@@ -39,8 +40,8 @@ pub enum ProtobufError {
     /// Groups are nested too deeply.
     #[error("groups are nested too deeply")]
     Depth,
-    /// The label is not UTF-8.
-    #[error("label is not utf-8")]
+    /// The label, or the reason, is not UTF-8.
+    #[error("text is not utf-8")]
     Utf8,
 }
 
@@ -57,6 +58,8 @@ pub(super) struct Body<'a> {
     pub(super) max_data: Option<u64>,
     pub(super) stream: Option<u64>,
     pub(super) label: Option<&'a str>,
+    pub(super) max_substreams: Option<u64>,
+    pub(super) reason: Option<&'a str>,
 }
 
 impl<'a> Body<'a> {
@@ -84,11 +87,9 @@ impl<'a> Body<'a> {
                 FIELD_ERROR_CODE => body.error_code = Some(reader.uint(wire)? as u32),
                 FIELD_MAX_DATA => body.max_data = Some(reader.uint(wire)?),
                 FIELD_STREAM => body.stream = Some(reader.uint(wire)?),
-                FIELD_LABEL => {
-                    let label = reader.delimited(wire)?;
-                    let label = str::from_utf8(label).map_err(|_| ProtobufError::Utf8)?;
-                    body.label = Some(label);
-                }
+                FIELD_LABEL => body.label = Some(reader.text(wire)?),
+                FIELD_MAX_SUBSTREAMS => body.max_substreams = Some(reader.uint(wire)?),
+                FIELD_REASON => body.reason = Some(reader.text(wire)?),
                 _ => reader.skip(field, wire, MAX_DEPTH)?,
             }
         }
@@ -175,6 +176,11 @@ impl<'a> Reader<'a> {
         }
         let len = usize::try_from(self.varint()?).map_err(|_| ProtobufError::Truncated)?;
         self.take(len)
+    }
+
+    /// Content of a string field.
+    fn text(&mut self, wire: u32) -> Result<&'a str, ProtobufError> {
+        str::from_utf8(self.delimited(wire)?).map_err(|_| ProtobufError::Utf8)
     }
 
     /// Skips the value of an unknown field.

@@ -66,6 +66,8 @@ impl Body<'_> {
             max_data: self.max_data,
             stream: self.stream,
             label: self.label.map(str::to_owned),
+            max_substreams: self.max_substreams,
+            reason: self.reason.map(str::to_owned),
             unknown_flag: self.unknown_flag,
         }
     }

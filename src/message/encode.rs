@@ -5,8 +5,8 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MESSAGE, FIELD_STREAM,
-    Message, WIRE_BYTES, WIRE_VARINT, varint_len,
+    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE,
+    FIELD_REASON, FIELD_STREAM, Message, WIRE_BYTES, WIRE_VARINT, varint_len,
 };
 
 /// Bytes to leave free in front of a payload for [`seal_data_frame`]: a length prefix of 3, the
@@ -23,8 +23,8 @@ const MAX_DATA_KEY_LEN: usize = key_len(FIELD_MAX_DATA);
 
 // Prefix, flag, key and length of the payload.
 const HEAD_MAX: usize = 10 + 2 + 1 + 10;
-// error_code, max_data, stream, key and length of the label.
-const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10);
+// error_code, max_data, stream, max_substreams, key and length of the reason; or of the label, before the last two.
+const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10) + (2 + 10);
 
 /// Why a payload could not be framed where it lies.
 ///
@@ -203,13 +203,17 @@ impl Message {
         }
         let uint =
             |field, value: Option<u64>| value.map_or(0, |value| key_len(field) + varint_len(value));
-        let label = self.label.as_ref().map_or(0, |label| {
-            key_len(FIELD_LABEL) + varint_len(label.len() as u64) + label.len()
-        });
+        let text = |field, value: &Option<String>| {
+            value.as_ref().map_or(0, |text| {
+                key_len(field) + varint_len(text.len() as u64) + text.len()
+            })
+        };
         flag + uint(FIELD_ERROR_CODE, self.error_code.map(u64::from))
             + uint(FIELD_MAX_DATA, self.max_data)
             + uint(FIELD_STREAM, self.stream)
-            + label
+            + uint(FIELD_MAX_SUBSTREAMS, self.max_substreams)
+            + text(FIELD_LABEL, &self.label)
+            + text(FIELD_REASON, &self.reason)
     }
 
     /// Whether any field goes behind the payload. Most frames have none.
@@ -218,6 +222,8 @@ impl Message {
             || self.max_data.is_some()
             || self.stream.is_some()
             || self.label.is_some()
+            || self.max_substreams.is_some()
+            || self.reason.is_some()
     }
 
     fn put_tail(&self, out: &mut BytesMut) {
@@ -235,8 +241,17 @@ impl Message {
             tail.bytes_field(FIELD_LABEL, label.len());
             out.put_slice(tail.written());
             out.put_slice(label.as_bytes());
-        } else {
-            out.put_slice(tail.written());
+            tail = Scratch::new();
+        }
+        if let Some(max_substreams) = self.max_substreams {
+            tail.uint_field(FIELD_MAX_SUBSTREAMS, max_substreams);
+        }
+        if let Some(reason) = &self.reason {
+            tail.bytes_field(FIELD_REASON, reason.len());
+        }
+        out.put_slice(tail.written());
+        if let Some(reason) = &self.reason {
+            out.put_slice(reason.as_bytes());
         }
     }
 }

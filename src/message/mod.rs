@@ -65,6 +65,8 @@ const FIELD_ERROR_CODE: u32 = 3;
 const FIELD_MAX_DATA: u32 = 1001;
 const FIELD_STREAM: u32 = 1002;
 const FIELD_LABEL: u32 = 1003;
+const FIELD_MAX_SUBSTREAMS: u32 = 1004;
+const FIELD_REASON: u32 = 1005;
 
 // Wire types of the protobuf encoding.
 const WIRE_VARINT: u32 = 0;
@@ -129,6 +131,11 @@ pub struct Message {
     pub stream: Option<u64>,
     /// Label of a new substream; only beside [`stream`](Self::stream), on its first frame.
     pub label: Option<String>,
+    /// Substreams that the sender of the frame accepts on its connection in total, counted from the beginning, in the
+    /// way of QUIC's MAX_STREAMS (RFC 9000 section 19.11). Only in frames about the connection.
+    pub max_substreams: Option<u64>,
+    /// Why the sender of the frame closes the connection, beside [`Flag::Fin`]. Only in frames about the connection.
+    pub reason: Option<String>,
     /// The frame had a flag with a value that this version does not know.
     ///
     /// Not an error, so that peers can learn new flags: [`flag`](Self::flag) is `None` then and
@@ -166,6 +173,23 @@ impl Message {
         Self {
             error_code: Some(code),
             ..Self::flag(Flag::StopSending)
+        }
+    }
+
+    /// A frame about the connection: substreams that are accepted in total.
+    pub fn substream_limit(max_substreams: u64) -> Self {
+        Self {
+            max_substreams: Some(max_substreams),
+            ..Self::default()
+        }
+    }
+
+    /// A frame about the connection: it is being closed, with this code if there is one, for this reason.
+    pub fn goodbye(code: Option<u32>, reason: impl Into<String>) -> Self {
+        Self {
+            error_code: code,
+            reason: Some(reason.into()),
+            ..Self::flag(Flag::Fin)
         }
     }
 

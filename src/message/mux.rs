@@ -29,6 +29,7 @@ pub(crate) struct Head<'a> {
     pub(crate) has_payload: bool,
     pub(crate) stream: Option<u64>,
     pub(crate) label: Option<&'a str>,
+    pub(crate) max_substreams: Option<u64>,
 }
 
 /// Looks at the frame that `bytes` begin with; `None` if it is not there to its end.
@@ -54,6 +55,7 @@ pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
         has_payload: !body.payload.is_empty(),
         stream: body.stream,
         label: body.label,
+        max_substreams: body.max_substreams,
     }))
 }
 

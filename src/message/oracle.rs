@@ -23,5 +23,7 @@ pub(crate) fn decode_body(body: Bytes) -> Option<Message> {
         max_data: message.max_data,
         stream: message.stream,
         label: message.label,
+        max_substreams: message.max_substreams,
+        reason: message.reason,
     })
 }

@@ -18,7 +18,7 @@ use super::tell::Teller;
 use super::watch::{Canceller, Interrupt, Progress, State, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, Receipt, Resume, Start};
 use crate::events::PayloadDirection;
-use crate::substream::{CloseOutcome, Substream};
+use crate::substream::{CloseOutcome, FinishError, Substream};
 
 /// Bytes to read, and to hash, before they are written.
 ///
@@ -439,9 +439,13 @@ impl Sending {
         // All is written: from here on FIN is right, whoever sends it.
         self.lease.write.shared().set_reset_on_close(false);
         let finished = self.watch.guard(self.lease.write.finish()).await;
-        let outcome = finished.map_err(|interrupt| self.interrupted(interrupt))??;
-        if let CloseOutcome::Stopped(_) = outcome {
-            return Err(stopped(outcome));
+        match finished.map_err(|interrupt| self.interrupted(interrupt))? {
+            // It is the receipt that confirms, and it may have come without FIN_ACK.
+            Ok(_) | Err(FinishError::TimedOut | FinishError::ChannelClosed) => {}
+            Err(FinishError::Stopped(code) | FinishError::ResetByPeer(code)) => {
+                return Err(SendError::Rejected(code.into()));
+            }
+            Err(error) => return Err(io::Error::from(error).into()),
         }
         let receipt = wire::read::<Receipt>(&mut self.lease.read, MAX_FIELDS);
         let receipt = self.watch.guard(receipt).await;

@@ -20,6 +20,8 @@ pub mod code {
     pub const SHUTDOWN: u32 = 0x1007;
     /// The peer sent more payload than it was granted (`max_data`).
     pub const FLOW_CONTROL: u32 = 0x2001;
+    /// The task that wrote has panicked: what came before is not the whole stream.
+    pub const PANICKED: u32 = 0x2002;
 }
 
 /// How the write half of a substream was closed.
@@ -28,9 +30,10 @@ pub mod code {
 pub enum CloseOutcome {
     /// The peer confirmed with FIN_ACK that it has every byte.
     Acked,
+    /// The peer's transport has every byte and FIN, and the peer is known to send no FIN_ACK
+    /// ([`Config::expect_fin_ack`](crate::Config::expect_fin_ack)).
+    Delivered,
     /// FIN was delivered to the peer, but no FIN_ACK came within [`Config::fin_ack_timeout`].
-    ///
-    /// The normal outcome towards peers that know no FIN_ACK, such as rust-libp2p.
     ///
     /// [`Config::fin_ack_timeout`]: crate::Config::fin_ack_timeout
     TimedOut,
@@ -43,6 +46,57 @@ pub enum CloseOutcome {
     /// The connection ended first, or the peer closed the data channel before our FIN: what it received is
     /// not known.
     Lost,
+}
+
+/// How a [`finish`](crate::Substream::finish) succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Finished {
+    /// The peer confirmed with FIN_ACK that it has every byte.
+    Acked,
+    /// The peer's transport has every byte and FIN. Only toward a peer that is known to send no FIN_ACK, see
+    /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
+    Delivered,
+}
+
+/// Why a [`finish`](crate::Substream::finish) failed: the peer did not confirm that it has every byte.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// The peer's transport has every byte and FIN, but no FIN_ACK came within
+    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout). The normal outcome toward peers that know no
+    /// FIN_ACK, such as rust-libp2p: see [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
+    #[error("no FIN_ACK came in time")]
+    TimedOut,
+    /// The peer sent STOP_SENDING, with this code if it gave one: it did not want the rest.
+    #[error("the peer stopped reading (code {0:?})")]
+    Stopped(Option<u32>),
+    /// The peer sent RESET_STREAM, with this code if it gave one.
+    #[error("the peer reset the substream (code {0:?})")]
+    ResetByPeer(Option<u32>),
+    /// This side reset the substream, by [`Substream::reset`](crate::Substream::reset) or because the peer broke
+    /// a rule.
+    #[error("the substream was reset locally (code {0:?})")]
+    ResetLocally(Option<u32>),
+    /// The peer closed the data channel and did not confirm the FIN.
+    #[error("the data channel was closed before FIN_ACK")]
+    ChannelClosed,
+    /// The connection ended first.
+    #[error("the connection ended: {0}")]
+    ConnectionLost(#[source] ConnectionError),
+}
+
+impl From<FinishError> for io::Error {
+    fn from(error: FinishError) -> Self {
+        let kind = match &error {
+            FinishError::TimedOut => io::ErrorKind::TimedOut,
+            FinishError::Stopped(_) | FinishError::ChannelClosed => io::ErrorKind::BrokenPipe,
+            FinishError::ResetByPeer(_) | FinishError::ResetLocally(_) => {
+                io::ErrorKind::ConnectionReset
+            }
+            FinishError::ConnectionLost(_) => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, error)
+    }
 }
 
 /// Why a read, write or close of a substream failed.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::error::CloseOutcome;
+use super::error::{CloseOutcome, FinishError, Finished};
 use super::poll_cooperative;
 use super::shared::Shared;
 
@@ -98,7 +98,10 @@ impl fmt::Debug for ReadHalf {
 /// The direction to the peer.
 ///
 /// # Drop
-/// What was written is still delivered, and FIN after it. The read half is not affected.
+/// What was written is still delivered, and FIN after it; the read half is not affected. So a writer that returns
+/// early, by `?` or because its task is cancelled, ends its stream as if that were all: use
+/// [`WriteHalf::reset_on_drop`] where a part is worth nothing. While the thread panics, the substream is reset with
+/// [`code::PANICKED`](super::code::PANICKED) unless it was shut down before.
 pub struct WriteHalf {
     pub(super) shared: Arc<Shared>,
     pub(super) protocol: Option<Arc<str>>,
@@ -164,22 +167,25 @@ impl WriteHalf {
     }
 
     /// Ends the stream to the peer: delivers what was written, sends FIN, and waits until the
-    /// peer has confirmed it with FIN_ACK, or has had
-    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) for that after it got the FIN.
+    /// peer has confirmed with FIN_ACK that it has all of it.
     ///
-    /// Calling it again returns the same outcome.
+    /// Toward a peer that is known to send no FIN_ACK it waits until the peer's transport has all of it, and
+    /// returns [`Finished::Delivered`]: see [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
+    ///
+    /// Calling it again returns the same result.
     ///
     /// # Errors
-    /// `ConnectionReset`, `ConnectionAborted` or, where the peer closed the data channel before our FIN,
-    /// `BrokenPipe`: data may not have been delivered. A peer that stopped reading is no error but
-    /// [`CloseOutcome::Stopped`].
+    /// [`FinishError`] in every other case: the peer has confirmed nothing within
+    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it got the FIN, wanted no more, reset the
+    /// substream, closed the channel, or was lost. It becomes an [`io::Error`] with `?`.
+    /// `shutdown()` of the I/O traits is less strict: it succeeds where the peer's transport has everything
+    /// and FIN.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.
-    pub async fn finish(&mut self) -> io::Result<CloseOutcome> {
-        let outcome = poll_fn(|cx| self.shared.poll_finish(cx)).await;
-        self.shared.shutdown_result(outcome)?;
-        Ok(outcome)
+    pub async fn finish(&mut self) -> Result<Finished, FinishError> {
+        poll_fn(|cx| self.shared.poll_finish(cx)).await;
+        self.shared.finish_result()
     }
 
     /// Waits until this direction has ended in any way: confirmed after a shutdown, stopped by the
@@ -191,6 +197,11 @@ impl WriteHalf {
     /// See [`Substream::reset`](super::Substream::reset).
     pub fn reset(&self, code: u32) {
         self.shared.reset(code);
+    }
+
+    /// See [`Substream::reset_on_drop`](super::Substream::reset_on_drop).
+    pub fn reset_on_drop(&self, code: u32) {
+        self.shared.set_reset_on_drop(code);
     }
 
     /// See [`Substream::close_outcome`](super::Substream::close_outcome).

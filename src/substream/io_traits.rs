@@ -79,11 +79,12 @@ impl tokio::io::AsyncWrite for WriteHalf {
         self.shared.poll_flush(cx)
     }
 
-    /// Shuts down and waits for FIN_ACK or its timeout; `Ok` in both cases, and
-    /// [`WriteHalf::close_outcome`] tells which.
+    /// Shuts down and waits for FIN_ACK or its timeout. `Ok` where the peer's transport has everything and FIN, the
+    /// timeout included; an error where the channel was reset, closed or lost before, or the peer
+    /// stopped reading before everything had gone out. [`WriteHalf::close_outcome`] tells which.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = ready!(self.shared.poll_finish(cx));
-        Poll::Ready(self.shared.shutdown_result(outcome))
+        ready!(self.shared.poll_finish(cx));
+        Poll::Ready(self.shared.shutdown_result())
     }
 }
 

@@ -22,7 +22,7 @@ mod shared;
 mod state;
 mod stats;
 
-pub use error::{CloseOutcome, SubstreamError, code};
+pub use error::{CloseOutcome, FinishError, Finished, SubstreamError, code};
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::{ReceiveBuffer, unpinned};
 pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
@@ -41,14 +41,22 @@ pub use stats::SubstreamStats;
 /// Dropping a substream is graceful: what was written is still delivered, the peer sees the end of
 /// the stream, and is told that nobody reads any more; bounded by
 /// [`Config::teardown_timeout`](crate::Config::teardown_timeout). [`Substream::reset`] is the
-/// abrupt end.
+/// abrupt end, and what a drop does after [`Substream::reset_on_drop`] or while the thread panics.
 ///
 /// # Common issues
 /// - A written byte is on its way as soon as the write returns; `flush` waits until the carrier
 ///   has taken it, which is not needed for it to be sent.
 /// - A peer that does not know FIN_ACK lets `finish` wait for
-///   [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) and then return
-///   [`CloseOutcome::TimedOut`]. Drop the substream instead if you do not need the confirmation.
+///   [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) and then fail with
+///   [`FinishError::TimedOut`], although all was delivered. Tell the connection what the peer is
+///   ([`Connection::expect_fin_ack`](crate::Connection::expect_fin_ack)), or use `shutdown()`.
+/// - A task that writes all of a request and reads the answer only then waits for ever when the peer answers
+///   while it reads, as an echo does, and both receive windows are full (1 MiB each by default). It is so with
+///   every flow control (TCP, QUIC, HTTP/2). Read while you write: with [`Substream::split`] and `join!`, or
+///   with [`Substream::into_split`] and a task for each half.
+/// - A writer that fails half-way and returns by `?` drops its substream, and a drop ends the stream as `finish`
+///   does: the reader takes the part for the whole. Where a part is worth nothing, call
+///   [`Substream::reset_on_drop`] first; a panic resets in any case.
 pub struct Substream {
     read: ReadHalf,
     write: WriteHalf,
@@ -88,7 +96,7 @@ impl Substream {
     }
 
     /// See [`WriteHalf::finish`].
-    pub async fn finish(&mut self) -> io::Result<CloseOutcome> {
+    pub async fn finish(&mut self) -> Result<Finished, FinishError> {
         self.write.finish().await
     }
 
@@ -106,6 +114,25 @@ impl Substream {
     /// RESET_STREAM with `code`, and every operation that waits fails with `ConnectionReset`.
     pub fn reset(&self, code: u32) {
         self.write.reset(code);
+    }
+
+    /// From now on a drop before [`Substream::finish`] or `shutdown()` resets both directions with `code`, in place
+    /// of ending the stream to the peer: all or nothing. For writers that can fail half-way.
+    ///
+    /// ```
+    /// # async fn send(mut substream: anabranch::Substream, parts: Vec<std::io::Result<Vec<u8>>>)
+    /// #     -> std::io::Result<()> {
+    /// # use tokio::io::AsyncWriteExt;
+    /// substream.reset_on_drop(1);
+    /// for part in parts {
+    ///     substream.write_all(&part?).await?; // An error resets: no reader takes this for the end.
+    /// }
+    /// substream.finish().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reset_on_drop(&self, code: u32) {
+        self.write.reset_on_drop(code);
     }
 
     /// How the stream to the peer was closed, once that is known.

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     reset_on_close: AtomicBool,
     /// It did.
     reset_by_close: AtomicBool,
+    /// The code with which a drop of the writer resets, in place of ending the stream.
+    reset_on_drop: AtomicCode,
     send: Mutex<SendBuffer>,
     receive: Mutex<ReceiveBuffer>,
     reader: AtomicWaker,
@@ -84,9 +86,14 @@ pub(crate) enum Usage {
     Waiting,
     /// It has accepted it.
     Accepted,
-    /// It has read or written something.
-    Used,
+    /// It has read something.
+    Read,
+    /// It has written something.
+    Answered,
 }
+
+/// The longest message that a carrier is known to hand over.
+const LONG_MESSAGE: usize = 64 * 1024;
 
 const READER_DROPPED: u8 = 1;
 const WRITER_DROPPED: u8 = 2;
@@ -123,6 +130,7 @@ impl Shared {
             cut_off: AtomicBool::new(false),
             reset_on_close: AtomicBool::new(false),
             reset_by_close: AtomicBool::new(false),
+            reset_on_drop: AtomicCode::new(),
             send: Mutex::new(send),
             receive: Mutex::new(receive),
             reader: AtomicWaker::new(),
@@ -222,20 +230,21 @@ impl Shared {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        const ALL: [Usage; 4] = [
+        const ALL: [Usage; 5] = [
             Usage::Negotiating,
             Usage::Waiting,
             Usage::Accepted,
-            Usage::Used,
+            Usage::Read,
+            Usage::Answered,
         ];
         let number = usize::from(self.usage.load(Ordering::Relaxed));
-        ALL.get(number).copied().unwrap_or(Usage::Used)
+        ALL.get(number).copied().unwrap_or(Usage::Answered)
     }
 
     /// The application has read or written something; the negotiation before it does not count.
-    fn used(&self) {
-        if self.usage() == Usage::Accepted {
-            self.set_usage(Usage::Used);
+    fn used(&self, as_what: Usage) {
+        if (Usage::Accepted..as_what).contains(&self.usage()) {
+            self.set_usage(as_what);
         }
     }
 
@@ -257,7 +266,8 @@ impl Shared {
                 .map_err(|_| code::FLOW_CONTROL)?;
             // What was promised to a peer that knows credit has its place already.
             let has_credit = enforce_credit && receive.has_granted();
-            if !has_credit && receive.cost() > ceiling {
+            let is_bounded = has_credit || self.link.is_bounded_by_carrier();
+            if !is_bounded && receive.cost() > ceiling {
                 return Err(code::RESOURCE_LIMIT);
             }
             Ok(())
@@ -326,6 +336,15 @@ impl Shared {
     /// Bytes unread in this substream, with the cost of their frames.
     pub(crate) fn unread_cost(&self) -> usize {
         self.receive_buffer().cost()
+    }
+
+    /// Whether another message may be taken from a carrier that could hold it back: less than `most` is unread, and
+    /// neither this ceiling nor that of the connection can be reached with it. An empty buffer always has room.
+    pub(crate) fn has_room_unread(&self, most: usize) -> bool {
+        let cost = self.unread_cost();
+        let ceiling = self.link.unread.ceiling_for_one(&self.link.config);
+        let nears_ceiling = cost > ceiling / 2 && cost.saturating_add(LONG_MESSAGE) > ceiling;
+        cost == 0 || (cost < most && !nears_ceiling)
     }
 
     /// The next payload to send and how much of it, if there is one and the peer's credit allows.
@@ -440,6 +459,11 @@ impl Shared {
         }
     }
 
+    /// Makes a drop of the writer reset the substream, unless it was shut down before.
+    pub(crate) fn set_reset_on_drop(&self, code: u32) {
+        self.reset_on_drop.set(Some(code));
+    }
+
     pub(crate) fn drop_reader(self: &Arc<Self>) {
         self.dropped.fetch_or(READER_DROPPED, Ordering::AcqRel);
         self.stop(0);
@@ -448,7 +472,16 @@ impl Shared {
 
     pub(crate) fn drop_writer(self: &Arc<Self>) {
         self.dropped.fetch_or(WRITER_DROPPED, Ordering::AcqRel);
-        self.apply(Event::Shutdown);
+        // A panic has cut the stream somewhere: FIN would make the part look like the whole.
+        let code = match std::thread::panicking() {
+            true => Some(code::PANICKED),
+            false => self.reset_on_drop.get(),
+        };
+        match code {
+            // After a shutdown the stream is whole.
+            Some(code) if self.state().write == WriteState::Open => self.reset(code),
+            _ => drop(self.apply(Event::Shutdown)),
+        }
         self.request_service();
     }
 
@@ -471,7 +504,7 @@ impl Shared {
                 taken
             });
             if let Some(taken) = taken {
-                self.used();
+                self.used(Usage::Read);
                 if due || self.link.reads_are_awaited() {
                     self.request_service();
                 }
@@ -518,7 +551,7 @@ impl Shared {
                 let written = if send.has_room() { put(&mut send) } else { 0 };
                 if written > 0 {
                     drop(send);
-                    self.used();
+                    self.used(Usage::Answered);
                     self.request_service();
                     return Poll::Ready(Ok(written));
                 }
@@ -538,7 +571,7 @@ impl Shared {
                 // was not sent.
                 let state = self.state();
                 return match (state.write, state.end()) {
-                    (WriteState::Stopped | WriteState::Finished(FinishedAs::Stopped), _) => {
+                    (WriteState::Stopped | WriteState::Finished(FinishedAs::Discarded), _) => {
                         Poll::Ready(Err(self.write_error(WritePermit::Stopped)))
                     }
                     (WriteState::Finished(_), _) | (_, None) => Poll::Ready(Ok(())),

@@ -4,12 +4,17 @@
 //! Write half (wire.md section 2):
 //!
 //! ```text
-//!            Shutdown              FinWritten            FinAck
-//!   Open ───────────────► Closing ───────────► FinSent ─────────────► Finished(Acked)
-//!    │                       │                    │  FinAckTimeout
-//!    │ StopSending           │ StopSending        ├─────────────────► Finished(TimedOut)
-//!    │                       ▼                    │  StopSending
-//!    └──────────────────► Stopped ──FinWritten──► └─────────────────► Finished(Stopped)
+//!         Shutdown         FinWritten         FinDelivered
+//!   Open ─────────► Closing ────────► FinSent ────────────► FinDelivered
+//!    │                 │                 │ FinAck               │ FinAck
+//!    │ StopSending     │ StopSending     ├──────────────────────┴───────► Finished(Acked)
+//!    │                 │                 │ StopSending          │ StopSending
+//!    │                 │                 ├──────────────────────┴───────► Finished(Stopped)
+//!    │                 │                 │ FinAckTimeout        │ FinAckTimeout
+//!    │                 ▼                 └──────────────────────┴───────► Finished(TimedOut)
+//!    └─────────────► Stopped                                    │ NoFinAckExpected
+//!                      │ FinWritten                             └───────► Finished(Delivered)
+//!                      └────────────────────────────────────────────────► Finished(Discarded)
 //! ```
 //!
 //! Read half:
@@ -41,8 +46,10 @@ pub(crate) enum WriteState {
     Closing,
     /// The peer sent STOP_SENDING before our FIN: the queue is discarded, FIN still follows.
     Stopped,
-    /// The carrier took the FIN; FIN_ACK is awaited.
+    /// The carrier took the FIN.
     FinSent,
+    /// The peer's transport has the FIN and everything before it; FIN_ACK is awaited.
+    FinDelivered,
     /// Complete.
     Finished(FinishedAs),
 }
@@ -52,10 +59,14 @@ pub(crate) enum WriteState {
 pub(crate) enum FinishedAs {
     /// FIN_ACK arrived.
     Acked,
+    /// The peer's transport has everything, and the peer is known to send no FIN_ACK.
+    Delivered,
     /// No FIN_ACK within the configured time.
     TimedOut,
-    /// The peer sent STOP_SENDING.
+    /// The peer sent STOP_SENDING after everything had gone out.
     Stopped,
+    /// The peer sent STOP_SENDING before that, and the rest was discarded.
+    Discarded,
 }
 
 /// Read half of a substream.
@@ -126,6 +137,10 @@ pub(crate) enum Event {
     // What the driver did or saw.
     /// The carrier took our FIN.
     FinWritten,
+    /// The peer's transport has our FIN.
+    FinDelivered,
+    /// A peer is known to send no FIN_ACK.
+    NoFinAckExpected,
     /// The carrier took our FIN_ACK, or the policy of the connection is to send none.
     FinAckWritten,
     /// The carrier took our STOP_SENDING.
@@ -233,6 +248,8 @@ impl State {
             | Event::FinAck
             | Event::StopSending
             | Event::FinWritten
+            | Event::FinDelivered
+            | Event::NoFinAckExpected
             | Event::FinAckTimeout => {
                 let (write, effects) = self.write.on(event);
                 (Self { write, ..self }, effects)
@@ -304,13 +321,17 @@ impl State {
 
     pub(crate) fn write_permit(self) -> WritePermit {
         match (self.write, self.end()) {
-            (WriteState::Stopped | WriteState::Finished(FinishedAs::Stopped), _) => {
-                WritePermit::Stopped
-            }
+            (
+                WriteState::Stopped
+                | WriteState::Finished(FinishedAs::Stopped | FinishedAs::Discarded),
+                _,
+            ) => WritePermit::Stopped,
             (WriteState::Finished(_), _) => WritePermit::ShutDown,
             (_, Some(end)) => WritePermit::Ended(end),
             (WriteState::Open, None) => WritePermit::Allowed,
-            (WriteState::Closing | WriteState::FinSent, None) => WritePermit::ShutDown,
+            (WriteState::Closing | WriteState::FinSent | WriteState::FinDelivered, None) => {
+                WritePermit::ShutDown
+            }
         }
     }
 
@@ -357,14 +378,20 @@ impl WriteState {
                     .and(Effects::SERVICE),
             ),
             // go-libp2p may never acknowledge a FIN once it has sent STOP_SENDING (row L-17).
-            (Event::StopSending, Self::FinSent) => finished(FinishedAs::Stopped),
+            (Event::StopSending, Self::FinSent | Self::FinDelivered) => {
+                finished(FinishedAs::Stopped)
+            }
             (Event::FinWritten, Self::Closing) => (Self::FinSent, Effects::NONE),
-            (Event::FinWritten, Self::Stopped) => finished(FinishedAs::Stopped),
-            (Event::FinAck, Self::FinSent) => finished(FinishedAs::Acked),
+            (Event::FinWritten, Self::Stopped) => finished(FinishedAs::Discarded),
+            (Event::FinDelivered, Self::FinSent) => (Self::FinDelivered, Effects::NONE),
+            (Event::NoFinAckExpected, Self::FinDelivered) => finished(FinishedAs::Delivered),
+            (Event::FinAck, Self::FinSent | Self::FinDelivered) => finished(FinishedAs::Acked),
             (Event::FinAck, Self::Open | Self::Closing | Self::Stopped) => {
                 (self, Effects::PROTOCOL_ERROR)
             }
-            (Event::FinAckTimeout, Self::FinSent) => finished(FinishedAs::TimedOut),
+            (Event::FinAckTimeout, Self::FinSent | Self::FinDelivered) => {
+                finished(FinishedAs::TimedOut)
+            }
             _ => (self, Effects::NONE),
         }
     }
@@ -404,9 +431,12 @@ impl State {
             WriteState::Closing => 1,
             WriteState::Stopped => 2,
             WriteState::FinSent => 3,
-            WriteState::Finished(FinishedAs::Acked) => 4,
-            WriteState::Finished(FinishedAs::TimedOut) => 5,
-            WriteState::Finished(FinishedAs::Stopped) => 6,
+            WriteState::FinDelivered => 4,
+            WriteState::Finished(FinishedAs::Acked) => 5,
+            WriteState::Finished(FinishedAs::Delivered) => 6,
+            WriteState::Finished(FinishedAs::TimedOut) => 7,
+            WriteState::Finished(FinishedAs::Stopped) => 8,
+            WriteState::Finished(FinishedAs::Discarded) => 9,
         };
         let read = match self.read {
             ReadState::Open => 0,
@@ -434,9 +464,12 @@ impl State {
                 1 => WriteState::Closing,
                 2 => WriteState::Stopped,
                 3 => WriteState::FinSent,
-                4 => WriteState::Finished(FinishedAs::Acked),
-                5 => WriteState::Finished(FinishedAs::TimedOut),
-                _ => WriteState::Finished(FinishedAs::Stopped),
+                4 => WriteState::FinDelivered,
+                5 => WriteState::Finished(FinishedAs::Acked),
+                6 => WriteState::Finished(FinishedAs::Delivered),
+                7 => WriteState::Finished(FinishedAs::TimedOut),
+                8 => WriteState::Finished(FinishedAs::Stopped),
+                _ => WriteState::Finished(FinishedAs::Discarded),
             },
             read: match read {
                 0 => ReadState::Open,

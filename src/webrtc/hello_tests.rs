@@ -13,7 +13,7 @@ use crate::certificate::Certificate;
 use crate::endpoint::{Endpoint, EndpointConfig, EngineKind};
 use crate::identity::Identity;
 use crate::simulator::{Conditions, Network, Verdict};
-use crate::substream::CloseOutcome;
+use crate::substream::Finished;
 
 const RECORD_HEADER: usize = 13;
 const HANDSHAKE_HEADER: usize = 12;
@@ -192,7 +192,7 @@ async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts:
     let mut substream = ours.open("/echo/1").await.expect("a substream");
     substream.write_all(&[7; 5000]).await.expect("room");
     let outcome = substream.finish().await.expect("an end");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
     let mut all = Vec::new();
     substream.read_to_end(&mut all).await.expect("all");
     assert_eq!(all, [7; 5000]);

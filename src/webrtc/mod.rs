@@ -45,7 +45,7 @@ use crate::connection::ConnectionError;
 use crate::endpoint::admission::challenge::is_refusal;
 use crate::endpoint::router::RouteGuard;
 use crate::endpoint::socket::{DatagramSocket, Outgoing};
-use crate::message::MAX_FRAME;
+use crate::message::{FrameDecoder, MAX_FRAME, Message};
 
 /// Addresses of one peer; go-libp2p's limit for one ufrag. More are not taken, and none is evicted.
 pub(crate) const MAX_ADDRESSES: usize = 32;
@@ -114,8 +114,22 @@ pub(crate) struct WebRtcCarrier {
     /// What happened before the peer was authenticated. Bounded by the engine's limits for that
     /// time.
     early: VecDeque<CarrierEvent>,
+    notices: Notices,
     ended: bool,
     closing: bool,
+}
+
+/// Frames about the connection itself, on channel 0, which has no other use once Noise is over.
+#[derive(Debug, Default)]
+struct Notices {
+    decoder: FrameDecoder,
+    /// There may be more to read.
+    unread: bool,
+    /// The peer knows them: it is one of ours.
+    are_known: bool,
+    /// The reason that the peer has given for its close.
+    goodbye: Option<Message>,
+    said_goodbye: bool,
 }
 
 impl fmt::Debug for WebRtcCarrier {
@@ -162,6 +176,7 @@ impl WebRtcCarrier {
             lifetime: Lifetime::new(limits),
             blocked: None,
             early: VecDeque::new(),
+            notices: Notices::default(),
             ended: false,
             closing: false,
         }
@@ -425,6 +440,34 @@ impl WebRtcCarrier {
     }
 }
 
+impl WebRtcCarrier {
+    /// The next frame about the connection. Anything else that comes on channel 0 is left over from Noise: some peers
+    /// end or close it.
+    fn read_notice(&mut self) -> Option<CarrierEvent> {
+        self.notices.unread = true;
+        loop {
+            match self.notices.decoder.next_message() {
+                Ok(Some(message)) if message.reason.is_some() => {
+                    self.notices.goodbye.get_or_insert(message);
+                }
+                Ok(Some(message)) if message.max_substreams.is_some() => {
+                    return Some(CarrierEvent::Notice { message });
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => match self.engine.read(engine::CHANNEL_ZERO) {
+                    Some(bytes) => self.notices.decoder.push(bytes),
+                    None => {
+                        self.notices.unread = false;
+                        return None;
+                    }
+                },
+                // Not frames: whatever it is, it is not for us.
+                Err(_) => self.notices.decoder = FrameDecoder::new(),
+            }
+        }
+    }
+}
+
 impl<'a> From<Run<'a>> for Outgoing<'a> {
     fn from(run: Run<'a>) -> Self {
         Self {
@@ -439,6 +482,11 @@ impl<'a> From<Run<'a>> for Outgoing<'a> {
 impl Carrier for WebRtcCarrier {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
         if let Some(event) = self.early.pop_front() {
+            return Poll::Ready(Ok(event));
+        }
+        if self.notices.unread
+            && let Some(event) = self.read_notice()
+        {
             return Poll::Ready(Ok(event));
         }
         loop {
@@ -460,13 +508,14 @@ impl Carrier for WebRtcCarrier {
                 EngineEvent::Carrier(CarrierEvent::Readable { channel })
                     if channel == engine::CHANNEL_ZERO =>
                 {
-                    // Noise is over: nothing more is expected here.
-                    while self.engine.read(channel).is_some() {}
+                    if let Some(event) = self.read_notice() {
+                        return Poll::Ready(Ok(event));
+                    }
                 }
                 EngineEvent::Carrier(event) => return Poll::Ready(Ok(event)),
                 EngineEvent::Ended(cause) => {
                     self.ended = true;
-                    return Poll::Ready(Err(cause));
+                    return Poll::Ready(Err(cause.explained(self.notices.goodbye.take())));
                 }
                 EngineEvent::Refused
                 | EngineEvent::IceConnected
@@ -479,6 +528,9 @@ impl Carrier for WebRtcCarrier {
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
         if self.closing || self.ended {
             return Err(OpenChannelError::Closed);
+        }
+        if self.notices.goodbye.is_some() {
+            return Err(OpenChannelError::GoingAway);
         }
         self.dirty = true;
         let opened = self.engine.open(label);
@@ -552,6 +604,27 @@ impl Carrier for WebRtcCarrier {
 
     fn allow_shut_window(&mut self) {
         self.engine.allow_shut_window();
+    }
+
+    fn carries_notices(&self) -> bool {
+        true
+    }
+
+    fn write_notice(&mut self, frame: &[u8]) -> Written {
+        self.notices.are_known = true;
+        self.write(engine::CHANNEL_ZERO, frame, Class::Control)
+    }
+
+    fn begin_close(&mut self, cause: &ConnectionError) {
+        if !self.notices.are_known || std::mem::replace(&mut self.notices.said_goodbye, true) {
+            return;
+        }
+        // It is as good as said where it is not taken: the peer learns of the end in any case.
+        let _ = self.write(
+            engine::CHANNEL_ZERO,
+            &cause.goodbye().encode(),
+            Class::Control,
+        );
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -29,7 +29,7 @@ use crate::connection::ConnectionError;
 use crate::message::mux::{
     STREAM_FIELD_MAX, append_channel_closed, append_flag, append_routed, peek,
 };
-use crate::message::{Flag, MAX_FRAME};
+use crate::message::{Flag, MAX_FRAME, Message};
 use crate::substream::code;
 
 mod ending;
@@ -267,7 +267,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
     fn on_frame(&mut self, cut: Cut) -> Result<(), WebSocketError> {
         let stream = cut.stream;
         if stream == STREAM_ZERO {
-            if cut.flag != Some(Flag::Fin) || cut.has_payload || cut.label.is_some() {
+            if cut.has_payload || cut.label.is_some() {
+                return Err(WebSocketError::UnexpectedStream { stream });
+            }
+            if let Some(max_substreams) = cut.max_substreams {
+                let message = Message::substream_limit(max_substreams);
+                self.events.push_back(CarrierEvent::Notice { message });
+                return Ok(());
+            }
+            if cut.flag != Some(Flag::Fin) {
                 return Err(WebSocketError::UnexpectedStream { stream });
             }
             self.goodbye.get_or_insert(cut.error_code);
@@ -419,6 +427,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
 
     fn knows_credit(&self) -> bool {
         true
+    }
+
+    fn carries_notices(&self) -> bool {
+        true
+    }
+
+    fn write_notice(&mut self, frame: &[u8]) -> Written {
+        if !matches!(self.state, State::Running) {
+            return Written::Closed;
+        }
+        let queued = self.control(&mut Placed::default(), |out| {
+            append_routed(out, frame, STREAM_ZERO, None);
+        });
+        match queued {
+            Ok(()) => Written::Taken,
+            Err(error) => {
+                self.fail(error);
+                Written::Closed
+            }
+        }
     }
 
     fn begin_close(&mut self, cause: &ConnectionError) {

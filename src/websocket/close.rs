@@ -11,6 +11,8 @@ use crate::connection::ConnectionError;
 pub(super) const NORMAL: u16 = 1000;
 /// The peer leaves: a browser tab that is closed, a server that stops.
 const GOING_AWAY: u16 = 1001;
+/// The peer broke a rule that has no code of its own.
+const POLICY_VIOLATION: u16 = 1008;
 /// A close frame without a code.
 const NO_STATUS: u16 = 1005;
 /// Codes of an application: the first, and what a code of ours is added to.
@@ -34,7 +36,9 @@ pub(super) fn frame_for(cause: &ConnectionError) -> CloseFrame {
                 .map_or(PRIVATE_LAST, |code| code.min(PRIVATE_LAST));
             frame(code, reason)
         }
-        _ => frame(NORMAL, ""),
+        cause if cause.is_orderly() => frame(NORMAL, ""),
+        // A limit of this side's that the peer has broken.
+        cause => frame(POLICY_VIOLATION, &cause.to_string()),
     }
 }
 
@@ -84,7 +88,7 @@ pub(super) fn code_for(error: &WebSocketError) -> Option<u16> {
         | WebSocketError::UnexpectedLabel { .. }
         | WebSocketError::UnexpectedStream { .. } => 1002,
         WebSocketError::Text => 1003,
-        WebSocketError::NotReading { .. } => 1008,
+        WebSocketError::NotReading { .. } => POLICY_VIOLATION,
         WebSocketError::MessageTooLong { .. } => 1009,
     })
 }

@@ -26,6 +26,7 @@ pub(super) struct Cut {
     pub(super) error_code: Option<u32>,
     pub(super) closes_channel: bool,
     pub(super) has_payload: bool,
+    pub(super) max_substreams: Option<u64>,
     /// The whole frame, and more of the same channel.
     pub(super) bytes: Bytes,
 }
@@ -39,6 +40,7 @@ impl Cut {
             error_code: head.error_code,
             closes_channel: head.closes_channel,
             has_payload: head.has_payload,
+            max_substreams: head.max_substreams,
             bytes: Bytes::new(),
         })
     }
@@ -134,7 +136,10 @@ impl Incoming {
 }
 
 fn is_plain(head: &Head<'_>) -> bool {
-    head.flag.is_none() && !head.closes_channel && head.label.is_none()
+    head.flag.is_none()
+        && !head.closes_channel
+        && head.label.is_none()
+        && head.max_substreams.is_none()
 }
 
 /// How many bytes the frame that `partial` begins lacks, as far as that is known: one while the prefix is cut.

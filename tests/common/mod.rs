@@ -298,6 +298,22 @@ impl<C: Carrier> Carrier for Tap<C> {
         self.inner.holds_back_unread()
     }
 
+    fn allow_shut_window(&mut self) {
+        self.inner.allow_shut_window();
+    }
+
+    fn carries_notices(&self) -> bool {
+        self.inner.carries_notices()
+    }
+
+    fn write_notice(&mut self, frame: &[u8]) -> Written {
+        self.inner.write_notice(frame)
+    }
+
+    fn begin_close(&mut self, cause: &ConnectionError) {
+        self.inner.begin_close(cause);
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.poll_close(cx)
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Config, Connection, Substream};
+use anabranch::{Config, Connection, Finished, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ async fn open(connection: &Connection, protocol: &str) -> Substream {
 
 async fn finish(substream: &mut Substream) {
     let outcome = substream.finish().await.expect("the substream is intact");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
 }
 
 async fn read_to_end(substream: &mut Substream) -> Vec<u8> {
@@ -88,7 +88,7 @@ async fn echo(connection: &Connection, length: usize) {
     let content = pattern(length);
     let writing = async {
         write.write_all(&content).await.expect("a write");
-        assert_eq!(write.finish().await.expect("intact"), CloseOutcome::Acked);
+        assert_eq!(write.finish().await.expect("intact"), Finished::Acked);
     };
     let reading = async {
         let mut got = Vec::new();
@@ -115,7 +115,7 @@ async fn bench(connection: &Connection, up: usize, down: usize) {
         write.write_u64(up as u64).await.expect("a write");
         write.write_u64(down as u64).await.expect("a write");
         write.write_all(&pattern(up)).await.expect("a write");
-        assert_eq!(write.finish().await.expect("intact"), CloseOutcome::Acked);
+        assert_eq!(write.finish().await.expect("intact"), Finished::Acked);
     };
     // At the same time: js knows no credit, so what is not read while it sends counts against the
     // ceiling of a substream, which the whole answer would reach.

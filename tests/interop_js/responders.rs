@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, Connection, PublicKey, Substream};
+use anabranch::{Connection, FinishError, Finished, PublicKey, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ async fn respond(
         "/ipfs/ping/1.0.0" | "/echo/1.0.0" => {
             let (mut read, mut write) = stream.into_split();
             tokio::io::copy(&mut read, &mut write).await?;
-            finished(write.finish().await?)
+            finished(write.finish().await)
         }
         "/bench/1.0.0" => bench(stream).await,
         "/half-close/1.0.0" => {
@@ -102,7 +102,7 @@ async fn respond(
         }
         "/half-close-remote/1.0.0" => {
             stream.write_all(&pattern(HALF_CLOSE_BYTES)).await?;
-            finished(stream.finish().await?)?;
+            finished(stream.finish().await)?;
             let mut got = Vec::new();
             stream.read_to_end(&mut got).await?;
             let expected = pattern(HALF_CLOSE_BYTES);
@@ -160,15 +160,13 @@ async fn bench(mut stream: Substream) -> io::Result<()> {
 }
 
 async fn finish(mut stream: Substream) -> io::Result<()> {
-    finished(stream.finish().await?)
+    finished(stream.finish().await)
 }
 
 /// js-libp2p acknowledges every FIN, unless it has said that it reads no more.
-fn finished(outcome: CloseOutcome) -> io::Result<()> {
+fn finished(outcome: Result<Finished, FinishError>) -> io::Result<()> {
     match outcome {
-        CloseOutcome::Acked | CloseOutcome::Stopped(_) => Ok(()),
-        other => Err(io::Error::other(format!(
-            "FIN was not acknowledged: {other:?}"
-        ))),
+        Ok(_) | Err(FinishError::Stopped(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

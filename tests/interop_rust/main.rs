@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use anabranch::{
-    Address, CloseOutcome, Config, Connection, Endpoint, EndpointConfig, FinAckPolicy,
+    Address, Config, Connection, Endpoint, EndpointConfig, FinAckPolicy, Finished,
     WebRtcDirectVersion,
 };
 
@@ -49,6 +49,8 @@ fn config(fin_ack: FinAckPolicy) -> Config {
     let mut config = Config::default();
     config.fin_ack_timeout = FIN_ACK_TIMEOUT;
     config.fin_ack = fin_ack;
+    // The one that can not read a FIN_ACK at once sends none either.
+    config.expect_fin_ack = fin_ack == FinAckPolicy::Always;
     config.protocols = responders::PROTOCOLS.map(str::to_owned).to_vec();
     config
 }
@@ -98,6 +100,7 @@ async fn serve(fin_ack: FinAckPolicy) -> Endpoint {
                 match incoming.accept().await {
                     Ok(connection) => {
                         connection.set_fin_ack(fin_ack);
+                        connection.expect_fin_ack(fin_ack == FinAckPolicy::Always);
                         responders::serve(connection).await;
                     }
                     Err(error) => println!("a dialler was not authenticated: {error}"),
@@ -237,7 +240,7 @@ async fn we_dial_libp2p_webrtc(test: impl AsyncFn(&Opener)) {
         let endpoint = dialler(FinAckPolicy::AfterOwnFin);
         let opener = Opener {
             connection: connect(&endpoint, &listener.address().await).await,
-            finished: CloseOutcome::TimedOut,
+            finished: Finished::Delivered,
             given_up: ErrorKind::ConnectionReset,
         };
         test(&opener).await;
@@ -256,7 +259,7 @@ async fn we_dial_litep2p(test: impl AsyncFn(&Opener)) {
         let endpoint = dialler(FinAckPolicy::Always);
         let opener = Opener {
             connection: connect(&endpoint, &listener.address().await).await,
-            finished: CloseOutcome::Acked,
+            finished: Finished::Acked,
             given_up: ErrorKind::UnexpectedEof,
         };
         test(&opener).await;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, Connection, Substream};
+use anabranch::{Connection, FinishError, Finished, Substream};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -20,7 +20,7 @@ const STALL: Duration = Duration::from_millis(500);
 /// A connection to a peer, and how that peer lets a write half end.
 pub(crate) struct Opener {
     pub(crate) connection: Connection,
-    pub(crate) finished: CloseOutcome,
+    pub(crate) finished: Finished,
     /// As what a substream shows that the peer gives up.
     pub(crate) given_up: io::ErrorKind,
 }
@@ -36,11 +36,11 @@ impl Opener {
         let (mut read, mut write) = self.open(protocol).await.into_split();
         let writing = async {
             write.write_all(content).await.expect("a write");
-            let outcome = write.finish().await.expect("intact");
+            let outcome = write.finish().await;
             // Who answers without being asked may have stopped reading before there is anything to read.
-            let was_stopped = matches!(outcome, CloseOutcome::Stopped(_));
+            let was_stopped = matches!(outcome, Err(FinishError::Stopped(_)));
             assert!(
-                outcome == self.finished || (content.is_empty() && was_stopped),
+                outcome == Ok(self.finished) || (content.is_empty() && was_stopped),
                 "{protocol}: {outcome:?}"
             );
         };

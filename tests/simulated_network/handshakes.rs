@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch::CloseOutcome;
+use anabranch::Finished;
 use anabranch::simulator::{Conditions, TappedDatagram, Verdict};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -41,7 +41,7 @@ async fn lost_first_flights_of_dtls_are_sent_again() {
         );
         let (ours, theirs) = connected.unwrap();
         assert_eq!(world.network.counters().dropped_by_tap, lost_up + lost_down);
-        assert_eq!(echo(ours.clone(), 1000).await.unwrap(), CloseOutcome::Acked);
+        assert_eq!(echo(ours.clone(), 1000).await.unwrap(), Finished::Acked);
         world.finish([ours, theirs]).await;
     }
 }
@@ -72,7 +72,7 @@ async fn the_first_stun_requests_may_get_lost() {
         if drop { Verdict::Drop } else { Verdict::Pass }
     });
     let (ours, theirs) = world.connect().await;
-    assert_eq!(echo(ours.clone(), 1000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(echo(ours.clone(), 1000).await.unwrap(), Finished::Acked);
     world.finish([ours, theirs]).await;
 }
 
@@ -110,10 +110,7 @@ async fn garbage_from_the_peers_address_and_from_strangers_changes_nothing() {
         Verdict::Pass
     });
     let (ours, theirs) = timeout(FOREVER, world.connect()).await.unwrap();
-    assert_eq!(
-        echo(ours.clone(), 50_000).await.unwrap(),
-        CloseOutcome::Acked
-    );
+    assert_eq!(echo(ours.clone(), 50_000).await.unwrap(), Finished::Acked);
     world.network.clear_tap();
     world.finish([ours, theirs]).await;
 }

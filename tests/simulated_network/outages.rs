@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use anabranch::{CloseOutcome, ConnectError, ConnectionError};
+use anabranch::{ConnectError, ConnectionError, Finished};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +22,7 @@ async fn a_blackout_of_three_seconds_is_survived() {
             .blackout(&world.hosts[0], &world.hosts[1], Duration::from_secs(3));
     };
     let (outcome, ()) = tokio::join!(bulk(ours.clone(), 3_000_000), blackout);
-    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert_eq!(outcome.unwrap(), Finished::Acked);
     println!("3 MB around a blackout of 3 s took {:?}", start.elapsed());
     assert!(world.network.counters().dropped_by_blackout > 0);
     world.finish([ours, theirs]).await;
@@ -89,10 +89,7 @@ async fn a_dial_into_silence_times_out() {
 async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     let mut world = World::new(20, round_trip(50)).await;
     let (ours, theirs) = world.connect().await;
-    assert_eq!(
-        echo(ours.clone(), 10_000).await.unwrap(),
-        CloseOutcome::Acked
-    );
+    assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), Finished::Acked);
     world.network.rebind(&world.hosts[1]);
     // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
     // then what it sends goes to the old one: substreams that are opened meanwhile time out.
@@ -103,7 +100,7 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
         outcome = echo(ours.clone(), 10_000).await;
     }
     println!("works again {:?} after the NAT forgot", start.elapsed());
-    assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+    assert_eq!(outcome.unwrap(), Finished::Acked);
     assert!(world.network.counters().unreachable > 0);
     world.finish([ours, theirs]).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch::simulator::{Burst, Conditions};
-use anabranch::{CloseOutcome, WebRtcDirectVersion};
+use anabranch::{Finished, WebRtcDirectVersion};
 use tokio::time::Instant;
 
 use crate::world::{World, bulk, echo, round_trip, transfer_under};
@@ -16,7 +16,7 @@ async fn a_clean_path_takes_a_few_round_trips() {
     let connected = start.elapsed();
     assert!(connected <= Duration::from_millis(600), "{connected:?}");
     let start = Instant::now();
-    assert_eq!(echo(ours.clone(), 1000).await.unwrap(), CloseOutcome::Acked);
+    assert_eq!(echo(ours.clone(), 1000).await.unwrap(), Finished::Acked);
     let echoed = start.elapsed();
     assert!(echoed <= Duration::from_millis(400), "{echoed:?}");
     println!("connected in {connected:?}, echoed in {echoed:?}");
@@ -35,10 +35,7 @@ async fn a_clean_path_carries_both_versions() {
         let theirs = world.served.recv().await.unwrap().unwrap();
         assert_eq!(ours.peer_id(), Some(world.server.peer_id()));
         assert_eq!(theirs.peer_id(), Some(world.client.peer_id()));
-        assert_eq!(
-            echo(ours.clone(), 10_000).await.unwrap(),
-            CloseOutcome::Acked
-        );
+        assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), Finished::Acked);
         world.finish([ours, theirs]).await;
     }
 }
@@ -128,10 +125,7 @@ async fn a_path_of_1280_bytes_is_wide_enough() {
     };
     let mut world = World::new(10, conditions).await;
     let (ours, theirs) = world.connect().await;
-    assert_eq!(
-        echo(ours.clone(), 100_000).await.unwrap(),
-        CloseOutcome::Acked
-    );
+    assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), Finished::Acked);
     assert_eq!(world.network.counters().dropped_by_mtu, 0);
     world.finish([ours, theirs]).await;
 }
@@ -146,10 +140,7 @@ async fn a_slow_link_with_a_short_queue_is_shared_and_not_flooded() {
     let mut world = World::new(11, conditions).await;
     let (ours, theirs) = world.connect().await;
     let start = Instant::now();
-    assert_eq!(
-        bulk(ours.clone(), 500_000).await.unwrap(),
-        CloseOutcome::Acked
-    );
+    assert_eq!(bulk(ours.clone(), 500_000).await.unwrap(), Finished::Acked);
     let goodput = 500_000.0 / start.elapsed().as_secs_f64();
     println!(
         "{goodput:.0} of 125 000 bytes/s, {:?}",
@@ -171,7 +162,7 @@ async fn a_slow_network_card_makes_the_sender_wait() {
     let (ours, theirs) = world.connect().await;
     assert_eq!(
         bulk(ours.clone(), 1_000_000).await.unwrap(),
-        CloseOutcome::Acked
+        Finished::Acked
     );
     assert_eq!(world.network.counters().dropped_by_queue, 0);
     world.finish([ours, theirs]).await;
@@ -184,9 +175,6 @@ async fn hosts_without_offload_send_datagram_by_datagram() {
         host.set_offload(false);
     }
     let (ours, theirs) = world.connect().await;
-    assert_eq!(
-        echo(ours.clone(), 100_000).await.unwrap(),
-        CloseOutcome::Acked
-    );
+    assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), Finished::Acked);
     world.finish([ours, theirs]).await;
 }

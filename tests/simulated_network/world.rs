@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Host, Network};
-use anabranch::{
-    Address, CloseOutcome, ConnectError, Connection, Endpoint, EndpointConfig, Substream,
-};
+use anabranch::{Address, ConnectError, Connection, Endpoint, EndpointConfig, Finished, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -158,7 +156,7 @@ async fn serve(
     }
 }
 
-async fn serve_substream(substream: Substream) -> io::Result<CloseOutcome> {
+async fn serve_substream(substream: Substream) -> io::Result<Finished> {
     let bulk = substream.protocol() == Some(BULK);
     let (mut reader, mut writer) = substream.into_split();
     if bulk {
@@ -176,11 +174,11 @@ async fn serve_substream(substream: Substream) -> io::Result<CloseOutcome> {
     } else {
         tokio::io::copy(&mut reader, &mut writer).await?;
     }
-    writer.finish().await
+    Ok(writer.finish().await?)
 }
 
 /// What becomes of a transfer: how its write half ended.
-pub(crate) type Transferred = Result<CloseOutcome, Failed>;
+pub(crate) type Transferred = Result<Finished, Failed>;
 
 /// A transfer that its connection, or the peer, did not let end.
 #[derive(Debug)]
@@ -244,7 +242,7 @@ pub(crate) async fn transfer_under(seed: u64, conditions: Conditions) {
     };
     let (first, second, third, fourth) = timeout(FOREVER, transfers).await.unwrap();
     for outcome in [first, second, third, fourth] {
-        assert_eq!(outcome.unwrap(), CloseOutcome::Acked);
+        assert_eq!(outcome.unwrap(), Finished::Acked);
     }
     world.finish([ours, theirs]).await;
 }

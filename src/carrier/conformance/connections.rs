@@ -12,11 +12,12 @@ use tokio::time::{sleep, timeout};
 use super::{LIMIT, pattern};
 use crate::carrier::Carrier;
 use crate::{
-    CloseOutcome, Config, Connection, ConnectionError, Negotiation, Substream, SubstreamError,
+    CloseOutcome, Config, Connection, ConnectionError, Finished, Negotiation, Substream,
+    SubstreamError,
 };
 
 /// Awaits something that has to happen.
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(LIMIT, future).await {
         Ok(value) => value,
         Err(_) => panic!("waited in vain for: {what}"),
@@ -24,14 +25,29 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Two connections over two carriers, and their drivers.
-struct Pair {
-    a: Connection,
-    b: Connection,
-    drivers: [JoinHandle<ConnectionError>; 2],
+pub(super) struct Pair {
+    pub(super) a: Connection,
+    pub(super) b: Connection,
+    pub(super) drivers: [JoinHandle<ConnectionError>; 2],
 }
 
 impl Pair {
-    async fn connect<F, Fut, A, B>(factory: F, negotiation: Negotiation) -> Self
+    pub(super) async fn connect<F, Fut, A, B>(factory: F, negotiation: Negotiation) -> Self
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = (A, B)>,
+        A: Carrier + 'static,
+        B: Carrier + 'static,
+    {
+        let config = Config {
+            negotiation,
+            protocols: vec!["/echo/1.0.0".to_owned()],
+            ..Config::default()
+        };
+        Self::with(factory, config).await
+    }
+
+    pub(super) async fn with<F, Fut, A, B>(factory: F, config: Config) -> Self
     where
         F: Fn() -> Fut,
         Fut: Future<Output = (A, B)>,
@@ -39,11 +55,7 @@ impl Pair {
         B: Carrier + 'static,
     {
         let (a, b) = within("the carriers connect", factory()).await;
-        let config = Arc::new(Config {
-            negotiation,
-            protocols: vec!["/echo/1.0.0".to_owned()],
-            ..Config::default()
-        });
+        let config = Arc::new(config);
         let (a, driver_a) = Connection::over(a, Arc::clone(&config));
         let (b, driver_b) = Connection::over(b, config);
         Self {
@@ -54,7 +66,7 @@ impl Pair {
     }
 
     /// A substream that `a` opens; the peer learns of it with the first byte, which is eaten.
-    async fn substream(&self) -> (Substream, Substream) {
+    pub(super) async fn substream(&self) -> (Substream, Substream) {
         let mut here = within("open", self.a.open("/echo/1.0.0")).await.unwrap();
         here.write_all(b"!").await.unwrap();
         let there = within("accept", self.b.accept()).await.unwrap();
@@ -68,7 +80,7 @@ impl Pair {
     }
 
     /// Waits until both drivers know no substream any more, closes, and looks for what is left.
-    async fn finish(self) {
+    pub(super) async fn finish(self) {
         let idle = async {
             while self.a.stats().substreams + self.b.stats().substreams > 0 {
                 sleep(Duration::from_millis(5)).await;
@@ -96,7 +108,7 @@ impl Pair {
 }
 
 /// Answers every substream of a connection with what it sends.
-fn serve_echo(connection: Connection) -> JoinHandle<()> {
+pub(super) fn serve_echo(connection: Connection) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Ok(Some(substream)) = connection.accept().await {
             tokio::spawn(async move {
@@ -110,7 +122,7 @@ fn serve_echo(connection: Connection) -> JoinHandle<()> {
     })
 }
 
-async fn echo(connection: &Connection, data: Vec<u8>) {
+pub(super) async fn echo(connection: &Connection, data: Vec<u8>) {
     let substream = connection.open("/echo/1.0.0").await.unwrap();
     let (mut read, mut write) = substream.into_split();
     let (back, ()) = tokio::join!(
@@ -120,7 +132,7 @@ async fn echo(connection: &Connection, data: Vec<u8>) {
         },
         async {
             write.write_all(&data).await.unwrap();
-            assert_eq!(write.finish().await.unwrap(), CloseOutcome::Acked);
+            assert_eq!(write.finish().await.unwrap(), Finished::Acked);
         }
     );
     let back = back.unwrap();
@@ -181,7 +193,7 @@ case!(
     /// Row R-3: the direction back lives on after a shutdown, and the reverse.
     each_direction_closes_by_itself, pair, {
         let (mut here, mut there) = pair.substream().await;
-        assert_eq!(within("finish", here.finish()).await.unwrap(), CloseOutcome::Acked);
+        assert_eq!(within("finish", here.finish()).await.unwrap(), Finished::Acked);
         let mut rest = Vec::new();
         within("the end", there.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.is_empty());
@@ -193,7 +205,7 @@ case!(
         within("the answer", here.read_to_end(&mut rest)).await.unwrap();
         assert!(rest == pattern(100_000));
         let (_there, outcome) = within("finish", closing).await.unwrap();
-        assert_eq!(outcome, CloseOutcome::Acked);
+        assert_eq!(outcome, Finished::Acked);
     }
 );
 
@@ -204,8 +216,8 @@ case!(
             let (mut here, mut there) = pair.substream().await;
             let both = async { tokio::join!(here.finish(), there.finish()) };
             let (ours, theirs) = within("both finish", both).await;
-            assert_eq!(ours.unwrap(), CloseOutcome::Acked);
-            assert_eq!(theirs.unwrap(), CloseOutcome::Acked);
+            assert_eq!(ours.unwrap(), Finished::Acked);
+            assert_eq!(theirs.unwrap(), Finished::Acked);
         }
     }
 );
@@ -279,7 +291,7 @@ case!(
         within("the slow reader", unread.read_to_end(&mut all)).await.unwrap();
         assert!(all == pattern(3_000_000));
         drop(unread);
-        assert_eq!(within("finish", writing).await.unwrap(), CloseOutcome::Acked);
+        assert_eq!(within("finish", writing).await.unwrap(), Finished::Acked);
     }
 );
 

@@ -23,6 +23,7 @@ pub(super) struct End<C> {
     /// Payloads: carriers may add fields of their own to a frame.
     pub(super) received: HashMap<ChannelId, Vec<u8>>,
     decoders: HashMap<ChannelId, FrameDecoder>,
+    pub(super) notices: Vec<Message>,
     pub(super) ended: Option<ConnectionError>,
 }
 
@@ -37,6 +38,7 @@ impl<C: Carrier> End<C> {
             received: HashMap::new(),
             decoders: HashMap::new(),
             ended: None,
+            notices: Vec::new(),
         }
     }
 
@@ -57,6 +59,7 @@ impl<C: Carrier> End<C> {
                     self.read(channel);
                     self.closed.push(channel);
                 }
+                Ok(CarrierEvent::Notice { message }) => self.notices.push(message),
                 Ok(CarrierEvent::RoundTrip { .. }) => {}
                 Ok(CarrierEvent::Expiring { cause }) => panic!("{cause}"),
                 Err(cause) => self.ended = Some(cause),

@@ -28,10 +28,12 @@
 
 use std::time::Duration;
 
+mod bursts;
 mod channels;
 mod connections;
 mod ends;
 
+pub use bursts::*;
 pub use channels::*;
 pub use connections::*;
 
@@ -73,7 +75,13 @@ macro_rules! for_each_carrier_case {
             a_stop_reaches_the_writer_with_its_code,
             what_was_written_arrives_whoever_is_dropped,
             closing_a_connection_delivers_what_was_written,
-            a_peer_that_vanishes_ends_everything
+            a_peer_that_vanishes_ends_everything,
+            a_burst_of_opens_waits_for_room,
+            tiny_messages_to_a_late_reader_all_arrive,
+            a_reset_in_flight_leaves_the_neighbour_alone,
+            a_close_carries_its_code_and_reason,
+            a_peer_that_resets_in_a_loop_is_left_and_told_why,
+            a_writer_that_panics_resets
         }
     };
 }

@@ -326,6 +326,8 @@ proptest! {
         max_data in any::<Option<u64>>(),
         stream in any::<Option<u64>>(),
         label in any::<Option<String>>(),
+        max_substreams in any::<Option<u64>>(),
+        reason in any::<Option<String>>(),
         queued in 0..20_usize,
     ) {
         let message = Message {
@@ -335,6 +337,8 @@ proptest! {
             max_data,
             stream,
             label,
+            max_substreams,
+            reason,
             unknown_flag: false,
         };
         let frame = message.encode();

@@ -86,6 +86,8 @@ fn l1_all_fields_in_the_order_of_their_numbers() {
             max_data: Some(2),
             stream: Some(3),
             label: Some("l".to_owned()),
+            max_substreams: None,
+            reason: None,
             unknown_flag: false,
         },
         &[

@@ -63,7 +63,12 @@ fn every_kind() -> Vec<Message> {
             max_data: Some(0),
             stream: Some(0),
             label: Some(String::new()),
+            max_substreams: Some(u64::MAX),
+            reason: Some("why".to_owned()),
             unknown_flag: false,
         },
+        Message::substream_limit(256),
+        Message::goodbye(None, ""),
+        Message::goodbye(Some(7), "bye"),
     ]
 }

@@ -14,6 +14,8 @@ fn to_prost(message: &Message) -> generated::Message {
         max_data: message.max_data,
         stream: message.stream,
         label: message.label.clone(),
+        max_substreams: message.max_substreams,
+        reason: message.reason.clone(),
     }
 }
 
@@ -141,6 +143,8 @@ proptest! {
         max_data in any::<Option<u64>>(),
         stream in any::<Option<u64>>(),
         label in any::<Option<String>>(),
+        max_substreams in any::<Option<u64>>(),
+        reason in any::<Option<String>>(),
     ) {
         let message = Message {
             flag: flag.and_then(Flag::from_wire),
@@ -149,6 +153,8 @@ proptest! {
             max_data,
             stream,
             label,
+            max_substreams,
+            reason,
             unknown_flag: false,
         };
         prop_assert_eq!(message.encode(), to_prost(&message).encode_length_delimited_to_vec());

@@ -67,11 +67,6 @@ impl PeerWindow {
         self.room = self.advertised.saturating_sub(outstanding);
     }
 
-    /// What was advertised last.
-    pub(super) fn advertised(&self) -> usize {
-        self.advertised
-    }
-
     /// Bytes that may be sent beyond what is outstanding.
     pub(super) fn room(&self) -> usize {
         self.room

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
 use crate::connection::ConnectionError;
-use crate::substream::error::{CloseOutcome, SubstreamError};
+use crate::substream::error::{CloseOutcome, FinishError, Finished, SubstreamError};
 use crate::substream::state::{Ended, FinishedAs, WritePermit, WriteState};
 
 /// An optional `u32` in an atomic word.
@@ -34,33 +34,71 @@ impl Shared {
     pub(crate) fn outcome(&self) -> Option<CloseOutcome> {
         let state = self.state();
         match (state.write, state.end()) {
-            (WriteState::Finished(FinishedAs::Acked), _) => Some(CloseOutcome::Acked),
-            (WriteState::Finished(FinishedAs::TimedOut), _) => Some(CloseOutcome::TimedOut),
-            (WriteState::Finished(FinishedAs::Stopped) | WriteState::Stopped, _) => {
-                Some(CloseOutcome::Stopped(self.stop_code.get()))
-            }
+            (WriteState::Finished(how), _) => Some(match how {
+                FinishedAs::Acked => CloseOutcome::Acked,
+                FinishedAs::Delivered => CloseOutcome::Delivered,
+                FinishedAs::TimedOut => CloseOutcome::TimedOut,
+                FinishedAs::Stopped | FinishedAs::Discarded => {
+                    CloseOutcome::Stopped(self.stop_code.get())
+                }
+            }),
+            (WriteState::Stopped, _) => Some(CloseOutcome::Stopped(self.stop_code.get())),
             (_, None) => None,
             (_, Some(Ended::ResetLocally)) if self.was_reset_by_close() => Some(CloseOutcome::Lost),
             (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
                 Some(CloseOutcome::Reset(self.reset_code.get()))
             }
-            (WriteState::FinSent, Some(Ended::Closed)) => Some(CloseOutcome::ChannelClosed),
+            (WriteState::FinSent | WriteState::FinDelivered, Some(Ended::Closed)) => {
+                Some(CloseOutcome::ChannelClosed)
+            }
             (_, Some(Ended::Closed | Ended::Lost)) => Some(CloseOutcome::Lost),
         }
     }
 
-    /// The result of `shutdown()` for an outcome: an error only where data may be missing.
-    pub(crate) fn shutdown_result(&self, outcome: CloseOutcome) -> io::Result<()> {
-        match outcome {
-            CloseOutcome::Acked
-            | CloseOutcome::TimedOut
-            | CloseOutcome::Stopped(_)
-            | CloseOutcome::ChannelClosed => Ok(()),
-            CloseOutcome::Reset(_) | CloseOutcome::Lost => match self.state().end() {
-                Some(end) => Err(self.error(end).into()),
-                None => Ok(()),
-            },
+    /// The result of `finish()` once the write half has ended: a success only where the peer has everything.
+    pub(crate) fn finish_result(&self) -> Result<Finished, FinishError> {
+        let state = self.state();
+        match (state.write, state.end()) {
+            (WriteState::Finished(FinishedAs::Acked), _) => Ok(Finished::Acked),
+            (WriteState::Finished(FinishedAs::Delivered), _) => Ok(Finished::Delivered),
+            (WriteState::Finished(FinishedAs::TimedOut), _) => Err(FinishError::TimedOut),
+            (
+                WriteState::Stopped
+                | WriteState::Finished(FinishedAs::Stopped | FinishedAs::Discarded),
+                _,
+            ) => Err(FinishError::Stopped(self.stop_code.get())),
+            (_, Some(end)) => Err(match self.error(end) {
+                SubstreamError::ResetByPeer(code) => FinishError::ResetByPeer(code),
+                SubstreamError::ResetLocally(code) => FinishError::ResetLocally(code),
+                SubstreamError::ConnectionLost(cause) => FinishError::ConnectionLost(cause),
+                _ => FinishError::ChannelClosed,
+            }),
+            // Asked before the end.
+            (_, None) => Err(FinishError::TimedOut),
         }
+    }
+
+    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN.
+    ///
+    /// STOP_SENDING behind our FIN is one: the peer wants no more, and there is no more.
+    pub(crate) fn shutdown_result(&self) -> io::Result<()> {
+        match self.state().write {
+            WriteState::FinDelivered
+            | WriteState::Finished(
+                FinishedAs::Acked
+                | FinishedAs::Delivered
+                | FinishedAs::TimedOut
+                | FinishedAs::Stopped,
+            ) if !self.was_reset() => Ok(()),
+            WriteState::Finished(FinishedAs::Acked | FinishedAs::Delivered) => Ok(()),
+            _ => self.finish_result().map(drop).map_err(io::Error::from),
+        }
+    }
+
+    /// Whether a reset has let the peer throw away what it had not read.
+    fn was_reset(&self) -> bool {
+        let end = self.state().end();
+        matches!(end, Some(Ended::ResetByPeer | Ended::ResetLocally))
     }
 
     fn was_reset_by_close(&self) -> bool {

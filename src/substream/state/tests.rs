@@ -8,17 +8,22 @@ use ReadState as R;
 use WriteState as W;
 
 const ACKED: W = W::Finished(FinishedAs::Acked);
+const DELIVERED: W = W::Finished(FinishedAs::Delivered);
 const TIMED_OUT: W = W::Finished(FinishedAs::TimedOut);
 const STOPPED: W = W::Finished(FinishedAs::Stopped);
+const DISCARDED: W = W::Finished(FinishedAs::Discarded);
 
-const WRITE_STATES: [W; 7] = [
+const WRITE_STATES: [W; 10] = [
     W::Open,
     W::Closing,
     W::Stopped,
     W::FinSent,
+    W::FinDelivered,
     ACKED,
+    DELIVERED,
     TIMED_OUT,
     STOPPED,
+    DISCARDED,
 ];
 const READ_STATES: [R; 5] = [
     R::Open,
@@ -35,7 +40,7 @@ const CHANNEL_STATES: [C; 6] = [
     C::Closed,
     C::Lost,
 ];
-const EVENTS: [E; 15] = [
+const EVENTS: [E; 17] = [
     E::Shutdown,
     E::Stop,
     E::Reset,
@@ -46,6 +51,8 @@ const EVENTS: [E; 15] = [
     E::ResetStream,
     E::ChannelClosed,
     E::FinWritten,
+    E::FinDelivered,
+    E::NoFinAckExpected,
     E::FinAckWritten,
     E::StopWritten,
     E::ResetWritten,
@@ -63,7 +70,7 @@ const ERROR: u8 = Effects::PROTOCOL_ERROR.0;
 const WAKE_ALL: u8 = READER | WRITERS;
 
 /// Write half: every pair that does something. All others change nothing.
-const WRITE_TABLE: [(W, E, W, u8); 11] = [
+const WRITE_TABLE: [(W, E, W, u8); 16] = [
     (W::Open, E::Shutdown, W::Closing, WRITERS | SERVICE),
     (
         W::Open,
@@ -80,11 +87,26 @@ const WRITE_TABLE: [(W, E, W, u8); 11] = [
     ),
     (W::Closing, E::FinWritten, W::FinSent, 0),
     (W::Closing, E::FinAck, W::Closing, ERROR),
-    (W::Stopped, E::FinWritten, STOPPED, WRITERS | SERVICE),
+    (W::Stopped, E::FinWritten, DISCARDED, WRITERS | SERVICE),
     (W::Stopped, E::FinAck, W::Stopped, ERROR),
     (W::FinSent, E::FinAck, ACKED, WRITERS | SERVICE),
     (W::FinSent, E::FinAckTimeout, TIMED_OUT, WRITERS | SERVICE),
     (W::FinSent, E::StopSending, STOPPED, WRITERS | SERVICE),
+    (W::FinSent, E::FinDelivered, W::FinDelivered, 0),
+    (W::FinDelivered, E::FinAck, ACKED, WRITERS | SERVICE),
+    (
+        W::FinDelivered,
+        E::FinAckTimeout,
+        TIMED_OUT,
+        WRITERS | SERVICE,
+    ),
+    (W::FinDelivered, E::StopSending, STOPPED, WRITERS | SERVICE),
+    (
+        W::FinDelivered,
+        E::NoFinAckExpected,
+        DELIVERED,
+        WRITERS | SERVICE,
+    ),
 ];
 
 /// Read half: every pair that does something.
@@ -258,7 +280,7 @@ fn every_state_survives_packing() {
         assert_eq!(State::unpack(state.pack()), state);
         assert!(words.insert(state.pack()), "{state:?} shares its word");
     }
-    assert_eq!(words.len(), 7 * 5 * 6);
+    assert_eq!(words.len(), 10 * 5 * 6);
     assert_eq!(State::INITIAL.pack(), 0);
 }
 
@@ -278,11 +300,11 @@ fn every_state_permits_writes_and_reads_as_listed() {
         let end = channel.and_then(|index| ends[index]);
         assert_eq!(state.end(), end);
         let write = match (state.write, end) {
-            (W::Stopped | STOPPED, _) => WritePermit::Stopped,
-            (ACKED | TIMED_OUT, _) => WritePermit::ShutDown,
-            (W::Open | W::Closing | W::FinSent, Some(end)) => WritePermit::Ended(end),
+            (W::Stopped | STOPPED | DISCARDED, _) => WritePermit::Stopped,
+            (ACKED | DELIVERED | TIMED_OUT, _) => WritePermit::ShutDown,
+            (_, Some(end)) => WritePermit::Ended(end),
             (W::Open, None) => WritePermit::Allowed,
-            (W::Closing | W::FinSent, None) => WritePermit::ShutDown,
+            (W::Closing | W::FinSent | W::FinDelivered, None) => WritePermit::ShutDown,
         };
         assert_eq!(state.write_permit(), write, "{state:?}");
         let read = match (state.read, end) {
@@ -303,7 +325,7 @@ fn every_state_permits_writes_and_reads_as_listed() {
         );
         assert_eq!(
             state.is_complete(),
-            matches!(state.write, ACKED | TIMED_OUT | STOPPED) && state.read == R::FinAcked
+            WRITE_STATES[5..].contains(&state.write) && state.read == R::FinAcked
         );
     }
 }

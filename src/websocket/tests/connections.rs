@@ -10,7 +10,7 @@ use crate::address::WebSocketAddress;
 use crate::certificate::{Certificate, Fingerprint};
 use crate::connection::{Config, Connection, ConnectionError, Negotiation, OpenError};
 use crate::identity::Identity;
-use crate::substream::CloseOutcome;
+use crate::substream::Finished;
 use crate::websocket::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ async fn echo(connection: &Connection, size: usize) {
     let (outcome, got) = timeout(LIMIT, async { tokio::join!(sending, receiving) })
         .await
         .expect("an echo");
-    assert_eq!(outcome, CloseOutcome::Acked);
+    assert_eq!(outcome, Finished::Acked);
     assert!(got == data);
 }
 

@@ -17,7 +17,7 @@ use super::connections::plain;
 use crate::carrier::{Carrier, Class, Written};
 use crate::connection::Connection;
 use crate::message::Message;
-use crate::substream::{CloseOutcome, Substream};
+use crate::substream::{Finished, Substream};
 use crate::websocket::WebSocketConfig;
 
 /// One end of a pipe that hands over what it likes, when it likes.
@@ -128,7 +128,7 @@ async fn follow(connection: Connection, plan: Plan) -> Result<(), String> {
             let data = pattern(size);
             let sending = async {
                 write.write_all(&data).await?;
-                write.finish().await
+                std::io::Result::Ok(write.finish().await?)
             };
             let mut got = Vec::new();
             let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut got));
@@ -137,7 +137,7 @@ async fn follow(connection: Connection, plan: Plan) -> Result<(), String> {
             read.map_err(|error| failed(&error))?;
             let outcome = outcome.map_err(|error| failed(&error))?;
             assert_eq!(got.len(), size, "an end that came too early");
-            assert_eq!(outcome, CloseOutcome::Acked);
+            assert_eq!(outcome, Finished::Acked);
         }
         Plan::Reset(size) => {
             let mut substream = substream;

@@ -14,7 +14,7 @@ use super::{CONNECT_TIMEOUT, ENGINES, World, echo, pattern};
 use crate::connection::Connection;
 use crate::endpoint::{ConnectError, Endpoint, EndpointConfig};
 use crate::simulator::Verdict;
-use crate::substream::CloseOutcome;
+use crate::substream::Finished;
 use crate::webrtc::dtls::forced;
 
 const SERVER_PORT: u16 = 4001;
@@ -39,7 +39,7 @@ async fn connect_and_exchange(world: &mut World) -> Connection {
         };
         let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut reader));
         read.expect("all");
-        assert_eq!(outcome, CloseOutcome::Acked);
+        assert_eq!(outcome, Finished::Acked);
         assert!(reader == data, "{} bytes", reader.len());
     };
     timeout(Duration::from_secs(120), exchange)

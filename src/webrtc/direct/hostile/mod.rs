@@ -26,7 +26,7 @@ use crate::connection::{Config, Connection, Negotiation};
 use crate::endpoint::{ConnectError, Endpoint, EndpointConfig, EngineKind, Security};
 use crate::identity::Identity;
 use crate::simulator::{Conditions, Host, Network};
-use crate::substream::{CloseOutcome, Substream};
+use crate::substream::{Finished, Substream};
 
 /// Longer than anything that is to end takes.
 const FOREVER: Duration = Duration::from_secs(600);
@@ -141,7 +141,7 @@ impl World {
             let mut substream = self.connection.open("").await.expect("a substream");
             substream.write_all(&data).await.expect("room");
             let outcome = substream.finish().await.expect("an end");
-            assert_eq!(outcome, CloseOutcome::Acked);
+            assert_eq!(outcome, Finished::Acked);
             let mut echoed = Vec::new();
             substream.read_to_end(&mut echoed).await.expect("all");
             assert!(echoed == data);
@@ -216,7 +216,7 @@ async fn echo(connection: Connection) {
 }
 
 /// Sends back what comes; the other side sees what goes wrong.
-async fn echo_one(mut substream: Substream) -> Option<CloseOutcome> {
+async fn echo_one(mut substream: Substream) -> Option<Finished> {
     let (reader, writer) = substream.split();
     tokio::io::copy(reader, writer).await.ok()?;
     substream.finish().await.ok()

@@ -309,7 +309,10 @@ async fn open_every_channel(engine: EngineKind, role: Role, first: u16, step: us
     assert!(
         matches!(
             cause,
-            ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
+            ConnectionError::TooManyUnusedSubstreams
+                | ConnectionError::Carrier(_)
+                // The peer's own stack knows nothing of what the script opens, and takes our resets for channels.
+                | ConnectionError::ClosedByPeer
         ),
         "{story}: {cause}"
     );
@@ -331,7 +334,7 @@ async fn a_peer_that_opens_all_65_535_channels_ends_its_own_connection_only() {
         open_every_channel(EngineKind::Direct, role, 1, 1).await;
     }
     // The other role makes no difference there, and costs seconds: str0m takes its time for them.
-    open_every_channel(EngineKind::Str0m, Role::Client, 1, 1).await;
+    open_every_channel(EngineKind::Str0m, Role::Client, 1, 8).await;
 }
 
 #[tokio::test(start_paused = true)]

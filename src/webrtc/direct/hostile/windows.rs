@@ -12,7 +12,7 @@ use super::{ENGINES, World, pattern};
 use crate::carrier::ChannelId;
 use crate::message::{Flag, FrameDecoder, Message};
 use crate::sctp::put_checksum;
-use crate::substream::CloseOutcome;
+use crate::substream::Finished;
 use crate::webrtc::engine::Role;
 
 const SACK: u8 = 3;
@@ -88,7 +88,7 @@ async fn a_window_that_is_shut_for_a_minute_loses_nothing_and_holds_up_nobody_el
         let (mut read, mut write) = substream.into_split();
         let writing = tokio::spawn(async move {
             write.write_all(&pattern(LENGTH)).await?;
-            write.finish().await
+            std::io::Result::Ok(write.finish().await?)
         });
         let channel = peer
             .until(|heard| match heard {
@@ -130,7 +130,7 @@ async fn a_window_that_is_shut_for_a_minute_loses_nothing_and_holds_up_nobody_el
         let playing = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
         let outcome = timeout(Duration::from_secs(20), writing).await;
         let outcome = outcome.expect("in time").expect("no panic");
-        assert_eq!(outcome.expect("an outcome"), CloseOutcome::Acked, "{story}");
+        assert_eq!(outcome.expect("an outcome"), Finished::Acked, "{story}");
         assert_eq!(read.read_chunk(10).await.expect("an end"), None);
         drop(read);
         connection.close().await;
