@@ -34,6 +34,7 @@ mod factory;
 pub(crate) mod inbox;
 mod interfaces;
 mod listener;
+mod port_watch;
 pub(crate) mod router;
 pub(crate) mod socket;
 
