@@ -118,6 +118,10 @@ pub enum OpenChannelError {
     /// No number is free for another channel.
     #[error("no channel number is free")]
     Exhausted,
+    /// No number is free before the close of an earlier channel is complete;
+    /// [`CarrierEvent::Writable`] follows when one is.
+    #[error("every channel number is taken until a channel has closed")]
+    NotNow,
     /// The label is longer than the carrier can send.
     #[error("the label of {len} bytes is longer than {max}")]
     LabelTooLong {
@@ -195,6 +199,10 @@ pub trait Carrier: Send {
     fn holds_back_unread(&self) -> bool {
         false
     }
+
+    /// Lets a channel that is not read stop the sender of all channels, where the carrier can not hold back one
+    /// alone any more. By default it then asks for everything to be read.
+    fn allow_shut_window(&mut self) {}
 
     /// Whether both ends of this carrier always know credit, so that nothing has to be found out: every
     /// substream then begins with a `max_data`.

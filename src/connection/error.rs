@@ -31,6 +31,10 @@ pub enum ConnectionError {
     /// Nothing came from the peer for too long.
     #[error("the peer does not answer any more")]
     TimedOut,
+    /// The peer has acknowledged nothing of what was sent, although it had room for it, for
+    /// [`EndpointConfig::progress_timeout`](crate::EndpointConfig::progress_timeout).
+    #[error("the peer acknowledges nothing any more")]
+    NoProgress,
     /// Nothing was carried for [`Config::idle_timeout`](crate::Config::idle_timeout), and this side
     /// closed it.
     #[error("closed for idleness")]

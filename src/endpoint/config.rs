@@ -69,11 +69,19 @@ pub struct EndpointConfig {
     /// Largest UDP payload to send to this machine itself. Default: 1 450.
     pub loopback_mtu: usize,
     /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms.
+    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms. The memory that
+    /// SCTP holds for them, entries and what arrived behind a gap included, is at most a quarter more, and
+    /// 1 MiB for control frames.
     pub max_in_flight: usize,
     /// Most bytes that a connection holds of channels that are not read, before their senders have
     /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
     pub receive_buffer: usize,
+    /// How long the peer may acknowledge nothing of what was sent, while its receive window is open, before the
+    /// connection ends with [`ConnectionError::NoProgress`](crate::ConnectionError::NoProgress). Default: 30 s,
+    /// a dozen retransmissions. Answers paths that let everything through but data, and peers whose SCTP has
+    /// died while their ICE lives: `silence_timeout` notices neither. Looked at with each retransmission, so
+    /// up to 3 s late. The direct engine only.
+    pub progress_timeout: Duration,
     /// The WebRTC implementation. Default: the direct engine.
     pub engine: EngineKind,
 }
@@ -98,6 +106,7 @@ impl Default for EndpointConfig {
             loopback_mtu: 1450,
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,
+            progress_timeout: Duration::from_secs(30),
             engine: EngineKind::default(),
         }
     }
@@ -111,6 +120,7 @@ impl EndpointConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_time("connect_timeout", self.connect_timeout)?;
         ConfigError::require_time("silence_timeout", self.silence_timeout)?;
+        ConfigError::require_time("progress_timeout", self.progress_timeout)?;
         for (name, value, max) in [
             ("max_handshakes", self.max_handshakes, usize::MAX),
             (

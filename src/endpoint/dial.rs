@@ -53,6 +53,7 @@ pub(super) async fn dial(
         mtu: config.mtu_towards(remote.ip()),
         max_in_flight: config.max_in_flight,
         receive_buffer: config.receive_buffer,
+        progress_timeout: config.progress_timeout,
     };
     let engine = new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {
         ConnectError::Ended {

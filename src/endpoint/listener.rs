@@ -278,6 +278,7 @@ impl Incoming {
             mtu: config.mtu_towards(source.ip()),
             max_in_flight: config.max_in_flight,
             receive_buffer: config.receive_buffer,
+            progress_timeout: config.progress_timeout,
         };
         let engine =
             new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {

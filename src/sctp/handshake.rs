@@ -11,7 +11,7 @@ const SUPPORTED_EXTENSIONS: u16 = 0x8008;
 const OVER_DTLS: u32 = 1;
 
 /// As many streams as data channels can have (RFC 8831 section 6.2).
-const STREAMS: u16 = u16::MAX;
+pub(super) const STREAMS: u16 = u16::MAX;
 
 /// Longest cookie that is sent back. Those of known stacks have a few hundred bytes, and it has to fit a packet.
 const MAX_COOKIE: usize = 1024;
@@ -23,6 +23,8 @@ pub(super) struct Init {
     pub(super) tag: u32,
     pub(super) window: u32,
     pub(super) first_tsn: u32,
+    /// Streams that it takes from the other side (MIS, RFC 9260 section 3.3.2).
+    pub(super) inbound_streams: u16,
     /// It takes packets without a checksum (RFC 9653).
     pub(super) zero_checksum: bool,
 }
@@ -35,12 +37,14 @@ impl Init {
             tag: fields.u32()?,
             window: fields.u32()?,
             first_tsn: 0,
+            inbound_streams: 0,
             zero_checksum: false,
         };
-        let (outbound, inbound) = (fields.u16()?, fields.u16()?);
+        let outbound = fields.u16()?;
+        init.inbound_streams = fields.u16()?;
         init.first_tsn = fields.u32()?;
         // RFC 9260 sections 3.3.2.1 to 3.3.2.4.
-        if init.tag == 0 || outbound == 0 || inbound == 0 {
+        if init.tag == 0 || outbound == 0 || init.inbound_streams == 0 {
             return None;
         }
         let mut cookie = None;
@@ -63,7 +67,7 @@ impl Init {
         value.extend(self.tag.to_be_bytes());
         value.extend(self.window.to_be_bytes());
         value.extend(STREAMS.to_be_bytes());
-        value.extend(STREAMS.to_be_bytes());
+        value.extend(self.inbound_streams.to_be_bytes());
         value.extend(self.first_tsn.to_be_bytes());
         if let Some(cookie) = cookie {
             put_parameter(&mut value, STATE_COOKIE, cookie);
@@ -89,6 +93,7 @@ mod tests {
         tag: 1,
         window: 2,
         first_tsn: 3,
+        inbound_streams: 4,
         zero_checksum: true,
     };
 

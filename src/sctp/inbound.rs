@@ -81,7 +81,7 @@ impl Association {
             }
             kind::SACK if is_up => {
                 if let Some(sack) = Sack::parse(chunk.value) {
-                    self.sender.handle_sack(now, sack)?;
+                    self.sender.handle_sack(now, sack, &mut self.events)?;
                 }
             }
             kind::INIT => self.on_init(header, chunk.value),

@@ -14,7 +14,7 @@
 //! it hold is bounded by the receive buffer, in which tiny messages count with their cost.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -118,6 +118,10 @@ pub(crate) enum Event {
     ResetComplete { id: u16 },
     /// The peer refuses to reset our direction.
     ResetFailed { id: u16 },
+    /// Everything that was written to the stream has been acknowledged, or dropped.
+    Acknowledged { id: u16 },
+    /// What holds writers back has become less.
+    Room,
 }
 
 /// Why an association is over.
@@ -129,6 +133,8 @@ pub(crate) enum Lost {
     Aborted,
     /// The peer broke a rule.
     Violation(Violation),
+    /// The peer acknowledges nothing, although its window is open.
+    NoProgress,
 }
 
 /// The rule that a peer has broken.
@@ -144,6 +150,9 @@ pub(crate) struct Config {
     pub(crate) receive_buffer: usize,
     /// Longest message that is accepted.
     pub(crate) max_message: usize,
+    /// How long the peer may acknowledge nothing while its window is open. RFC 9260 section 8.1 counts ten timeouts
+    /// instead, 300 s with those of its own.
+    pub(crate) progress_timeout: Duration,
 }
 
 /// Where an association is in its life (RFC 9260 section 4).
@@ -202,6 +211,7 @@ impl Association {
             tag: rand::random_range(1..=u32::MAX),
             window: u32::try_from(config.receive_buffer).unwrap_or(u32::MAX),
             first_tsn: rand::random(),
+            inbound_streams: handshake::STREAMS,
             zero_checksum: true,
         };
         Self {
@@ -262,7 +272,17 @@ impl Association {
 
     /// What has happened since this was called last.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        match event {
+            // Only now: until its end is known, nothing of the next stream on its number can be read.
+            Event::Finished { id } => {
+                self.receiver.retire(id, &mut self.events);
+                self.answer_resets();
+            }
+            Event::Room => self.sender.room_taken(),
+            _ => {}
+        }
+        Some(event)
     }
 }
 
@@ -300,6 +320,27 @@ impl Association {
         self.sender.unacknowledged(id)
     }
 
+    /// Bytes of all streams that the peer has not acknowledged.
+    pub(crate) fn all_unacknowledged(&self) -> usize {
+        self.sender.totals().0
+    }
+
+    /// Memory held for what was written, entries included, until SCTP needs it no more.
+    pub(crate) fn held(&self) -> usize {
+        self.sender.totals().1
+    }
+
+    /// Whether a message fits the part of the peer's window that its stream may fill; if not, [`Event::Room`]
+    /// follows.
+    pub(crate) fn has_share(&mut self, id: u16, length: usize) -> bool {
+        self.sender.has_share(id, length)
+    }
+
+    /// Streams that the peer takes, once it is known.
+    pub(crate) fn max_streams(&self) -> u16 {
+        self.peer.map_or(0, |peer| peer.inbound_streams)
+    }
+
     /// Resets our direction of a stream once what was written to it is acknowledged. Nothing can be read from it
     /// any more.
     pub(crate) fn reset_stream(&mut self, id: u16) {
@@ -333,6 +374,7 @@ impl Association {
         match outcome {
             Outcome::PeerReset(streams) => {
                 for id in streams {
+                    self.sender.discard_unbegun(id, &mut self.events);
                     self.receiver.reset(id, &mut self.events);
                 }
             }
@@ -359,8 +401,25 @@ impl Association {
     }
 }
 
+/// The TSNs of the DATA in a packet; for peers of scripts.
+#[cfg(test)]
+pub(crate) fn data_tsns(packet: &[u8]) -> Vec<u32> {
+    let chunks = packet::parse(packet)
+        .into_iter()
+        .flat_map(|(_, chunks)| chunks);
+    let data = chunks.filter(|chunk| chunk.kind == kind::DATA);
+    data.filter_map(|chunk| Some(packet::DataHeader::parse(chunk)?.0.tsn))
+        .collect()
+}
+
 /// For tests and the sizes of frames.
 impl Association {
+    /// Announces how many streams this side takes. Before the handshake.
+    #[cfg(test)]
+    pub(crate) fn set_inbound_streams(&mut self, streams: u16) {
+        self.own.inbound_streams = streams;
+    }
+
     /// Bytes of a message in a packet that carries nothing else.
     pub(crate) fn packet_payload(&self) -> usize {
         self.config

@@ -146,8 +146,13 @@ impl Association {
 
     /// Takes note of the time. What is due goes out with the next `poll_transmit`.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.state != State::Over {
-            self.sender.handle_timeout(now);
+        if self.state == State::Over {
+            return;
+        }
+        self.sender.handle_timeout(now);
+        if self.sender.is_stuck(now, self.config.progress_timeout) {
+            self.say_abort(USER_INITIATED_ABORT);
+            self.lose(Lost::NoProgress);
         }
     }
 }

@@ -63,6 +63,8 @@ struct Inbound {
     ignored: bool,
     /// The peer has reset it: it ends when everything is read.
     ended: bool,
+    /// `Event::Finished` was reported: it is there only until that is taken.
+    finished: bool,
     /// Our own direction was reset before.
     answered: bool,
 }
@@ -487,29 +489,38 @@ impl Receiver {
 
     /// Ends a stream that was reset and has nothing left to read.
     fn end_if_read(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        while let Some(stream) = self.streams.get(&id)
+        if let Some(stream) = self.streams.get_mut(&id)
             && stream.ended
             && stream.ready.is_empty()
+            && !std::mem::replace(&mut stream.finished, true)
         {
             events.push_back(Event::Finished { id });
-            if stream.answered {
-                events.push_back(Event::ResetComplete { id });
-            } else {
-                self.unanswered.push(id);
-            }
-            self.streams.remove(&id);
-            let Some(successors) = self.successors.get_mut(&id) else {
-                return;
-            };
-            let next = successors.pop_front();
-            if successors.is_empty() {
-                self.successors.remove(&id);
-            }
-            if let Some(next) = next {
-                events.push_back(Event::Opened { id });
-                events.extend(next.ready.iter().map(|_| Event::Readable { id }));
-                self.streams.insert(id, next);
-            }
+        }
+    }
+
+    /// The end of a stream is known: the next one on its number takes its place. What was read before belongs to
+    /// the one, and what is read from now on to the other.
+    pub(super) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
+        let Some(stream) = self.streams.remove(&id) else {
+            return;
+        };
+        if stream.answered {
+            events.push_back(Event::ResetComplete { id });
+        } else {
+            self.unanswered.push(id);
+        }
+        let Some(successors) = self.successors.get_mut(&id) else {
+            return;
+        };
+        let next = successors.pop_front();
+        if successors.is_empty() {
+            self.successors.remove(&id);
+        }
+        if let Some(next) = next {
+            events.push_back(Event::Opened { id });
+            events.extend(next.ready.iter().map(|_| Event::Readable { id }));
+            self.streams.insert(id, next);
+            self.end_if_read(id, events);
         }
     }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::Event;
 use super::congestion::Congestion;
 use super::packet::{DATA_HEADER, DataHeader, Packets, flag};
 
@@ -36,7 +37,14 @@ const REORDERING: u64 = 3;
 /// Payload that is not worth a chunk of its own, in front of more of the same message.
 const MIN_PIECE: usize = 64;
 
+/// What a queued message, or a chunk that was sent, costs beside its bytes: its entry, and the slack of the queue
+/// that this lies in.
+const ENTRY: usize = 128;
+
 mod recovery;
+mod window;
+
+use window::{PeerWindow, Share};
 
 /// A message, or the rest of one, that was not sent yet.
 #[derive(Debug)]
@@ -68,9 +76,23 @@ struct Sent {
     counted: bool,
 }
 
+impl Sent {
+    /// Bytes of the chunk in its packet.
+    fn size(&self) -> usize {
+        chunk_size(self.payload.len())
+    }
+}
+
+/// Bytes of a DATA chunk in its packet, with header and padding. The windows count these: a flight of messages of
+/// one byte is 20 times as long as its payload.
+fn chunk_size(payload: usize) -> usize {
+    (DATA_HEADER + payload).next_multiple_of(4)
+}
+
 /// Where our reset of a stream is (RFC 6525).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Reset {
+    #[default]
     None,
     /// As soon as everything is acknowledged.
     Wanted,
@@ -81,12 +103,15 @@ enum Reset {
 }
 
 /// Our direction of a stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Outbound {
     /// Sequence number of the next message.
     next: u16,
     /// Bytes written and not acknowledged.
     unacknowledged: usize,
+    /// Messages in the queue of which nothing was sent.
+    unbegun: usize,
+    share: Share,
     reset: Reset,
     /// Streams of the peer's on this number that have ended since and wait for it.
     owed: u32,
@@ -106,10 +131,19 @@ pub(super) struct Sender {
     to_repeat: VecDeque<u32>,
     /// Ranges of numbers that the last SACK told of, as distances from the front of `sent`.
     known_gaps: Vec<(u32, u32)>,
-    /// Payload bytes in flight.
+    /// Bytes of chunks in flight.
     in_flight: usize,
-    /// Payload bytes of all in `sent` that are not acknowledged.
+    /// Bytes of all chunks in `sent` that are not acknowledged.
     outstanding: usize,
+    /// Payload bytes written and not acknowledged, of all streams, those included that are gone.
+    unacknowledged: usize,
+    /// Memory of `queue` and `sent`. More than what is not acknowledged: what arrived behind a gap is kept until
+    /// the gap is closed.
+    held: usize,
+    /// `Event::Room` was reported and not taken.
+    room_reported: bool,
+    /// When the peer has last acknowledged the first that was outstanding, or had its window shut.
+    progress_at: Option<Instant>,
     streams: HashMap<u16, Outbound>,
     /// Streams with nothing unacknowledged that wait for their reset, with the number that the peer has to reach
     /// before it is asked. Some dcSCTP that had to say "in progress" never say anything else.
@@ -123,8 +157,7 @@ pub(super) struct Sender {
     /// The packet whose arrival ends the round.
     round_end: u64,
     reordering: u64,
-    /// What the peer has room for beyond what it was sent.
-    peer_window: usize,
+    peer_window: PeerWindow,
     smoothed: Option<Duration>,
     variation: Duration,
     latest: Duration,
@@ -154,6 +187,10 @@ impl Sender {
             known_gaps: Vec::new(),
             in_flight: 0,
             outstanding: 0,
+            unacknowledged: 0,
+            held: 0,
+            room_reported: false,
+            progress_at: None,
             streams: HashMap::new(),
             to_reset: VecDeque::new(),
             congestion: Congestion::new(max_packet),
@@ -162,7 +199,7 @@ impl Sender {
             arrived: None,
             round_end: 0,
             reordering: REORDERING,
-            peer_window: 0,
+            peer_window: PeerWindow::default(),
             smoothed: None,
             variation: Duration::ZERO,
             latest: Duration::ZERO,
@@ -178,7 +215,7 @@ impl Sender {
 
     /// The peer has told of its window, in INIT or INIT-ACK.
     pub(super) fn set_peer_window(&mut self, window: u32) {
-        self.peer_window = window as usize;
+        self.peer_window.advertise(window, self.outstanding);
     }
 
     /// The number that the peer has reached.
@@ -191,15 +228,7 @@ impl Sender {
         if self.streams.contains_key(&id) {
             return false;
         }
-        self.streams.insert(
-            id,
-            Outbound {
-                next: 0,
-                unacknowledged: 0,
-                reset: Reset::None,
-                owed: 0,
-            },
-        );
+        self.streams.insert(id, Outbound::default());
         true
     }
 
@@ -213,6 +242,9 @@ impl Sender {
             return false;
         }
         stream.unacknowledged += message.len();
+        stream.unbegun += 1;
+        self.unacknowledged += message.len();
+        self.held += message.len() + ENTRY;
         self.queue.push_back(Queued {
             stream: id,
             protocol,
@@ -222,10 +254,80 @@ impl Sender {
         true
     }
 
+    /// Bytes of a stream that are not acknowledged.
     pub(super) fn unacknowledged(&self, id: u16) -> usize {
         self.streams
             .get(&id)
             .map_or(0, |stream| stream.unacknowledged)
+    }
+
+    /// The same of all streams, and the memory that is held for them.
+    pub(super) fn totals(&self) -> (usize, usize) {
+        (self.unacknowledged, self.held)
+    }
+
+    /// Whether a message fits the part of the peer's window that its stream may fill. If not, `Event::Room`
+    /// follows.
+    pub(super) fn has_share(&mut self, id: u16, length: usize) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return true;
+        };
+        self.peer_window
+            .admits(&mut stream.share, stream.unacknowledged, length)
+    }
+
+    /// Lowers what holds writers back, which wakes them. Nothing else does.
+    fn release(&mut self, unacknowledged: usize, held: usize, events: &mut VecDeque<Event>) {
+        debug_assert!(unacknowledged <= self.unacknowledged && held <= self.held);
+        self.unacknowledged = self.unacknowledged.saturating_sub(unacknowledged);
+        self.held = self.held.saturating_sub(held);
+        if unacknowledged + held > 0 {
+            self.report_room(events);
+        }
+    }
+
+    fn report_room(&mut self, events: &mut VecDeque<Event>) {
+        if !std::mem::replace(&mut self.room_reported, true) {
+            events.push_back(Event::Room);
+        }
+    }
+
+    /// `Event::Room` was taken: what comes up from now on is reported again.
+    pub(super) fn room_taken(&mut self) {
+        self.room_reported = false;
+    }
+
+    /// Drops what is queued on a stream that the peer has reset: RFC 8831 section 6.7 makes that the end of the
+    /// channel, and nobody reads it. A message that has begun goes on to its end.
+    pub(super) fn discard_unbegun(&mut self, id: u16, events: &mut VecDeque<Event>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if std::mem::take(&mut stream.unbegun) == 0 {
+            return;
+        }
+        // The queue is no longer than the writers' budget, and only a stream with something in it looks through it.
+        let (mut bytes, mut entries) = (0, 0);
+        self.queue.retain(|queued| {
+            let is_kept = queued.stream != id || queued.begun;
+            if !is_kept {
+                bytes += queued.rest.len();
+                entries += 1;
+            }
+            is_kept
+        });
+        stream.unacknowledged = stream.unacknowledged.saturating_sub(bytes);
+        let is_empty = stream.unacknowledged == 0;
+        self.release(bytes, bytes + entries * ENTRY, events);
+        if is_empty {
+            self.on_stream_acknowledged(id, events);
+        }
+    }
+
+    /// Everything that was written to a stream is acknowledged, or dropped.
+    fn on_stream_acknowledged(&mut self, id: u16, events: &mut VecDeque<Event>) {
+        events.push_back(Event::Acknowledged { id });
+        self.reset_if_acknowledged(id);
     }
 
     /// Whether there may be something to send now.
@@ -289,7 +391,9 @@ impl Sender {
     /// Our direction of a stream was reset, and the number can be used again. Returns how many streams of the
     /// peer's have waited for it.
     pub(super) fn reset_done(&mut self, id: u16) -> Option<u32> {
-        self.streams.remove(&id).map(|stream| stream.owed)
+        let stream = self.streams.remove(&id)?;
+        self.peer_window.forget(&stream.share);
+        Some(stream.owed)
     }
 
     /// The peer refuses to reset our direction of a stream.
@@ -315,8 +419,8 @@ impl Sender {
                 self.to_repeat.pop_front();
                 continue;
             };
-            let length = sent.payload.len();
-            if !self.may_send(length) {
+            let size = sent.size();
+            if !self.may_send(size) {
                 self.limited = true;
                 break;
             }
@@ -335,8 +439,8 @@ impl Sender {
     }
 
     /// Whether the congestion window has room. An empty path always takes a packet.
-    fn may_send(&self, length: usize) -> bool {
-        self.in_flight == 0 || self.in_flight + length <= self.congestion.window()
+    fn may_send(&self, size: usize) -> bool {
+        self.in_flight == 0 || self.in_flight + size <= self.congestion.window()
     }
 
     /// The number of the packet that the next chunk of `length` bytes goes into.
@@ -347,7 +451,7 @@ impl Sender {
         before: u64,
         whole_before: usize,
     ) -> u64 {
-        let starts_another = (DATA_HEADER + length).next_multiple_of(4) > packets.room();
+        let starts_another = chunk_size(length) > packets.room();
         let index = packets.len() - whole_before + usize::from(starts_another);
         let number = before + index as u64;
         self.next_packet = self.next_packet.max(number + 1);
@@ -376,7 +480,7 @@ impl Sender {
         sent.at = now;
         packets.put_data(sent.header, &sent.payload);
         if !was_in_flight {
-            self.in_flight += length;
+            self.in_flight += chunk_size(length);
         }
         self.repeated.push_back((tsn, packet));
     }
@@ -405,12 +509,13 @@ impl Sender {
                 room = packets.room().saturating_sub(DATA_HEADER);
             }
             let length = queued.rest.len().min(room);
-            if !self.may_send(length) {
+            let size = chunk_size(length);
+            if !self.may_send(size) {
                 self.limited = true;
                 return;
             }
             // With a window that is shut, one packet asks whether it still is (RFC 9260 section 6.1).
-            if length > self.peer_window && self.outstanding > 0 {
+            if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
             let Some(queued) = self.queue.front_mut() else {
@@ -419,7 +524,8 @@ impl Sender {
             let payload = queued.rest.split_to(length);
             let ends = queued.rest.is_empty();
             let mut flags = 0;
-            if !std::mem::replace(&mut queued.begun, true) {
+            let begins = !std::mem::replace(&mut queued.begun, true);
+            if begins {
                 flags |= flag::BEGIN;
             }
             if ends {
@@ -431,12 +537,16 @@ impl Sender {
                 flags |= flag::IMMEDIATE;
             }
             let (stream, protocol) = (queued.stream, queued.protocol);
+            // Of the entry of the message, that of its last chunk is left.
+            self.held += ENTRY;
             if ends {
                 self.queue.pop_front();
+                self.held -= ENTRY;
             }
             let mut sequence = 0;
             if let Some(stream) = self.streams.get_mut(&stream) {
                 sequence = stream.next;
+                stream.unbegun -= usize::from(begins);
                 if ends {
                     stream.next = stream.next.wrapping_add(1);
                 }
@@ -451,9 +561,12 @@ impl Sender {
             let packet = self.packet_number(length, packets, before, whole_before);
             packets.put_data(header, &payload);
             self.next_tsn = self.next_tsn.wrapping_add(1);
-            self.in_flight += length;
-            self.outstanding += length;
-            self.peer_window = self.peer_window.saturating_sub(length);
+            self.in_flight += size;
+            self.outstanding += size;
+            self.peer_window.sent(size);
+            if self.sent.is_empty() {
+                self.progress_at = Some(now);
+            }
             self.sent.push_back(Sent {
                 header,
                 payload,

@@ -14,6 +14,7 @@ const CONFIG: Config = Config {
     max_packet: 1160,
     receive_buffer: 256 * 1024,
     max_message: 64 * 1024,
+    progress_timeout: Duration::from_secs(30),
 };
 
 /// What a path does to a packet.
@@ -334,6 +335,7 @@ fn a_lost_tail_does_not_wait_for_the_timeout() {
 #[test]
 fn an_outage_is_survived_and_over_when_it_is() {
     let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[0].association.config.progress_timeout = Duration::from_secs(120);
     pair.sides[0].association.open_stream(1);
     for salt in 0..20 {
         pair.write(0, 1, pattern(16_384, salt));
@@ -396,11 +398,10 @@ fn a_number_that_is_used_again_at_once_begins_another_stream() {
         pair.sides[0].association.reset_stream(1);
         pair.run(Duration::from_secs(2));
         // As a peer does that does not wait for our answer.
-        pair.sides[0]
-            .association
-            .receiver
-            .reset(1, &mut Default::default());
-        pair.sides[0].association.receiver.take_unanswered();
+        let receiver = &mut pair.sides[0].association.receiver;
+        receiver.reset(1, &mut VecDeque::new());
+        receiver.retire(1, &mut VecDeque::new());
+        receiver.take_unanswered();
     }
     let opened = |side: &Side| {
         let is_opened = |event: &&Event| matches!(event, Event::Opened { .. });
@@ -573,6 +574,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
         tag: 7,
         window: 1 << 20,
         first_tsn: 100,
+        inbound_streams: u16::MAX,
         zero_checksum: true,
     };
     let now = Instant::now();
@@ -611,11 +613,13 @@ fn what_is_behind_a_reset_waits_for_it() {
     receiver.reset(1, &mut events);
     receiver.release(&mut events).expect("sound");
     assert!(receiver.has_reached(104));
-    let mut read = Vec::new();
-    while let Some(message) = receiver.read(1, &mut events) {
-        read.push(message.bytes[0]);
-    }
-    assert_eq!(read, [100, 101, 102, 103, 104]);
+    let mut read = |receiver: &mut Receiver| {
+        std::iter::from_fn(|| Some(receiver.read(1, &mut events)?.bytes[0])).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&mut receiver), [100, 101, 102]);
+    assert_eq!(read(&mut receiver), [0; 0], "its end is not known yet");
+    receiver.retire(1, &mut VecDeque::new());
+    assert_eq!(read(&mut receiver), [103, 104]);
     let finished = |event: &&Event| matches!(event, Event::Finished { .. });
     assert_eq!(events.iter().filter(finished).count(), 1);
     assert_eq!(receiver.held(), 0);
@@ -633,4 +637,138 @@ fn a_number_that_is_reset_and_used_without_end_ends_the_association() {
     });
     // The first, and 16 behind it.
     assert_eq!(ended, Some(117));
+}
+
+/// A path that carries SACKs, HEARTBEATs and resets, and no DATA.
+#[test]
+fn data_that_is_never_acknowledged_ends_the_association() {
+    let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[0].association.open_stream(2);
+    pair.passes = Box::new(|from, packet| {
+        from == 1 || parse(packet).unwrap().1.all(|c| c.kind != kind::DATA)
+    });
+    let began = pair.now;
+    pair.write(0, 2, vec![7; 60_000]);
+    pair.until("the end", |pair| pair.sides[0].lost().is_some());
+    assert_eq!(pair.sides[0].lost(), Some(Lost::NoProgress));
+    let took = pair.now - began;
+    let limit = CONFIG.progress_timeout;
+    assert!(
+        (limit..limit + Duration::from_secs(4)).contains(&took),
+        "{took:?}"
+    );
+    pair.until("the peer hears of it", |pair| {
+        pair.sides[1].lost().is_some()
+    });
+}
+
+/// A reader that takes its time is not a peer that has died.
+#[test]
+fn a_window_that_is_shut_for_an_hour_ends_nothing() {
+    let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[0].association.open_stream(2);
+    pair.sides[1].reads = false;
+    for _ in 0..40 {
+        pair.write(0, 2, vec![7; 16_000]);
+    }
+    pair.run(Duration::from_secs(3600));
+    assert_eq!(pair.sides[0].lost(), None);
+    pair.sides[1].reads = true;
+    pair.sides[1].read(2);
+    pair.until("all of it", |pair| pair.sides[1].received[&2].len() == 40);
+    pair.until("the last SACK", |pair| {
+        pair.sides[0].association.held() == 0
+    });
+}
+
+/// What the application has queued on a stream that the peer resets reaches nobody any more.
+#[test]
+fn what_has_not_begun_on_a_stream_that_the_peer_resets_is_dropped_and_its_writers_are_told() {
+    let mut pair = Pair::connected(1, CLEAN);
+    for id in [2, 4] {
+        pair.sides[0].association.open_stream(id);
+        pair.write(0, id, vec![1; 100]);
+    }
+    pair.run(Duration::from_secs(1));
+    for _ in 0..100 {
+        pair.write(0, 2, vec![7; 16_000]);
+    }
+    pair.step();
+    pair.sides[1].association.reset_stream(2);
+    pair.sides[0].events.clear();
+    let before = pair.sides[0].association.held();
+    pair.until("the reset", |pair| pair.sides[0].finished.contains(&2));
+    let after = pair.sides[0].association.held();
+    assert!(after < before / 4, "{before} bytes held, then {after}");
+    assert!(pair.sides[0].events.contains(&Event::Room));
+    pair.write(0, 4, vec![9; 5000]);
+    let began = pair.now;
+    pair.until("the neighbour", |pair| {
+        pair.sides[1].received[&4].len() == 2
+    });
+    assert!(pair.now - began < Duration::from_millis(500));
+    pair.until("both resets", |pair| pair.sides[0].reset.contains(&2));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].association.held(), 0);
+    assert_eq!(pair.sides[0].association.all_unacknowledged(), 0);
+}
+
+/// A peer that acknowledges all but the first makes this side keep everything: that counts.
+#[test]
+fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
+    let mut sender = super::sender::Sender::new(1000, 1160);
+    sender.set_peer_window(u32::MAX);
+    sender.open(1);
+    let now = Instant::now();
+    let mut events = VecDeque::new();
+    // One fills a packet.
+    for _ in 0..10 {
+        sender.write(1, 53, Bytes::from(vec![7; 1132]));
+    }
+    let held = sender.totals().1;
+    assert!((11_320..13_000).contains(&held), "{held}");
+    let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
+    sender.fill(now, &mut out);
+    let sack = |cumulative: u32, gaps: &[(u16, u16)]| {
+        let mut value = cumulative.to_be_bytes().to_vec();
+        value.extend(u32::MAX.to_be_bytes());
+        value.extend((gaps.len() as u16).to_be_bytes());
+        value.extend([0; 2]);
+        for (first, last) in gaps {
+            value.extend(first.to_be_bytes());
+            value.extend(last.to_be_bytes());
+        }
+        value
+    };
+    let mut take = |sender: &mut super::sender::Sender, value: &[u8]| {
+        let sack = packet::Sack::parse(value).unwrap();
+        sender.handle_sack(now, sack, &mut events).unwrap();
+    };
+    take(&mut sender, &sack(999, &[(2, 10)]));
+    assert_eq!(sender.totals(), (1132, held));
+    // Takes back, and gives again: counted once.
+    take(&mut sender, &sack(999, &[]));
+    take(&mut sender, &sack(999, &[(2, 10)]));
+    assert_eq!(sender.totals(), (1132, held));
+    take(&mut sender, &sack(1009, &[]));
+    assert_eq!(sender.totals(), (0, 0));
+    assert_eq!(events, [Event::Room, Event::Acknowledged { id: 1 }]);
+}
+
+/// Windows count the chunk with its header: messages of one byte are mostly that.
+#[test]
+fn a_first_flight_of_tiny_messages_is_no_longer_than_one_of_large_ones() {
+    let flight = |size: usize| {
+        let mut sender = super::sender::Sender::new(1000, 1160);
+        sender.set_peer_window(u32::MAX);
+        sender.open(1);
+        for _ in 0..100_000 / size {
+            sender.write(1, 53, Bytes::from(vec![7; size]));
+        }
+        let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
+        sender.fill(Instant::now(), &mut out);
+        out.finish().0.iter().map(Bytes::len).sum::<usize>()
+    };
+    let (tiny, large) = (flight(1), flight(10_000));
+    assert!(tiny <= 12_000 && large <= 12_000, "{tiny} {large}");
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::transmit::TransmitQueue;
-use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
+use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
 use crate::connection::ConnectionError;
 
@@ -78,12 +78,12 @@ pub(crate) trait Engine: Send {
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
 
     /// Hands a message to SCTP, whole or not at all. It is given in pieces that follow each other.
-    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written;
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written;
 
     /// The same for a message in one piece.
     #[cfg(any(test, feature = "fuzzing"))]
     fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
-        self.write_vectored(channel, &[message])
+        self.write_vectored(channel, &[message], Class::Data)
     }
 
     /// The next message of a channel.
@@ -114,6 +114,10 @@ pub(crate) trait Engine: Send {
 
     /// Whether an unread channel holds back its sender.
     fn holds_back_unread(&self) -> bool;
+
+    /// Lets readers that stall shut the window of the whole connection, where they would have to be read
+    /// otherwise.
+    fn allow_shut_window(&mut self) {}
 
     /// Time for which data may wait below, beyond the round trip, for the tasks of both sides to run.
     /// Zero where every byte in flight costs the engine time.

@@ -45,6 +45,7 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
             mtu: 1200,
             max_in_flight: MAX_IN_FLIGHT,
             receive_buffer: 4 * 1024 * 1024,
+            progress_timeout: std::time::Duration::from_secs(30),
         };
         let now = Instant::now().into_std();
         let engine = new_engine(engines[own], setup, now).expect("an engine");

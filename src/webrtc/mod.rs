@@ -573,7 +573,10 @@ impl Carrier for WebRtcCarrier {
             return Err(OpenChannelError::Closed);
         }
         self.dirty = true;
-        self.engine.open(label)
+        let opened = self.engine.open(label);
+        // Whoever waits for a number is told as whoever waits for a channel.
+        self.not_open |= opened == Err(OpenChannelError::NotNow);
+        opened
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
@@ -590,7 +593,7 @@ impl Carrier for WebRtcCarrier {
             self.refused = true;
             return Written::Busy;
         }
-        let written = self.engine.write_vectored(channel, pieces);
+        let written = self.engine.write_vectored(channel, pieces, class);
         match written {
             Written::Taken => {
                 self.budget.on_written(Instant::now().into_std(), length);
@@ -637,6 +640,10 @@ impl Carrier for WebRtcCarrier {
 
     fn holds_back_unread(&self) -> bool {
         self.engine.holds_back_unread()
+    }
+
+    fn allow_shut_window(&mut self) {
+        self.engine.allow_shut_window();
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -20,7 +20,7 @@ use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::crypto_provider;
 use super::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
 use super::transmit::TransmitQueue;
-use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
+use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::{Certificate, Fingerprint};
 use crate::connection::ConnectionError;
 
@@ -65,6 +65,8 @@ pub(crate) struct EngineSetup<'a> {
     pub(crate) max_in_flight: usize,
     /// Most data that may be unread in SCTP; for engines that hold back unread data.
     pub(crate) receive_buffer: usize,
+    /// How long the peer may acknowledge nothing while its window is open; for engines that look.
+    pub(crate) progress_timeout: Duration,
 }
 
 /// A data channel.
@@ -510,7 +512,7 @@ impl Engine for Str0mEngine {
         Ok(name)
     }
 
-    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written {
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], _class: Class) -> Written {
         if self.ended {
             return Written::Closed;
         }

@@ -1,10 +1,11 @@
 //! Acknowledgements, round trips, loss and the timers that find it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::Violation;
 use super::super::packet::{Sack, flag};
-use super::{RTO_INITIAL, RTO_MAX, Reset, Sender, Sent, State};
+use super::super::{Event, Violation};
+use super::{ENTRY, RTO_INITIAL, RTO_MAX, Sender, Sent, State, chunk_size};
 
 /// RFC 9260 says 1 s. It has to be above the 200 ms that peers delay an acknowledgement for.
 const RTO_MIN: Duration = Duration::from_millis(300);
@@ -23,6 +24,7 @@ impl Sender {
         &mut self,
         now: Instant,
         sack: Sack<'_>,
+        events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
         let distance = sack
             .cumulative_tsn
@@ -38,7 +40,8 @@ impl Sender {
         for index in 0..distance as usize {
             self.acknowledge(index, now, &mut news);
         }
-        self.sent.drain(..distance as usize);
+        let freed = self.sent.drain(..distance as usize);
+        let freed = freed.map(|sent| sent.payload.len() + ENTRY).sum();
         self.judged = self.judged.saturating_sub(distance as usize);
         self.handle_gaps(now, sack, distance, &mut news);
         if let Some(at) = news.round_trip {
@@ -58,7 +61,16 @@ impl Sender {
             self.round_end = self.next_packet;
             self.congestion.on_round();
         }
-        self.peer_window = (sack.window as usize).saturating_sub(self.outstanding);
+        self.peer_window.advertise(sack.window, self.outstanding);
+        let has_share = self.peer_window.settle(&mut self.streams) | news.share;
+        self.release(news.written, freed, events);
+        if has_share {
+            self.report_room(events);
+        }
+        let is_shut = |first: &Sent| sack.window < first.payload.len() as u32;
+        if distance > 0 || self.sent.front().is_none_or(is_shut) {
+            self.progress_at = Some(now);
+        }
         if self.sent.is_empty() {
             self.timeout_at = None;
             self.probe_at = None;
@@ -68,7 +80,7 @@ impl Sender {
             self.arm_probe(now);
         }
         for id in news.acknowledged {
-            self.reset_if_acknowledged(id);
+            self.on_stream_acknowledged(id, events);
         }
         Ok(())
     }
@@ -123,13 +135,13 @@ impl Sender {
         if sent.state == State::Acknowledged {
             return;
         }
-        let length = sent.payload.len();
-        self.outstanding -= length;
+        let (length, size) = (sent.payload.len(), sent.size());
+        self.outstanding -= size;
         if sent.state == State::InFlight {
-            self.in_flight -= length;
+            self.in_flight -= size;
         }
         sent.state = State::Acknowledged;
-        news.bytes += length;
+        news.bytes += size;
         // Of one that was sent twice it may have been the first that arrived.
         let is_late = sent.repeated
             && self.smoothed.is_some()
@@ -145,10 +157,13 @@ impl Sender {
         if std::mem::replace(&mut sent.counted, true) {
             return;
         }
+        news.written += length;
         let id = sent.header.stream;
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.unacknowledged -= length;
-            if stream.unacknowledged == 0 && stream.reset == Reset::Wanted {
+            self.peer_window.acknowledged(id, &mut stream.share, length);
+            news.share |= stream.share.take_wait();
+            if stream.unacknowledged == 0 {
                 news.acknowledged.push(id);
             }
         }
@@ -202,10 +217,10 @@ impl Sender {
             return;
         };
         sent.state = State::ToRepeat;
-        let length = sent.payload.len();
-        self.in_flight -= length;
+        let size = sent.size();
+        self.in_flight -= size;
         self.to_repeat.push_back(tsn);
-        if self.congestion.on_lost(length) {
+        if self.congestion.on_lost(size) {
             self.round_end = self.next_packet;
         }
     }
@@ -261,6 +276,14 @@ impl Sender {
             .min()
     }
 
+    /// Whether the peer has acknowledged nothing for this long, although its window was open.
+    pub(in crate::sctp) fn is_stuck(&self, now: Instant, limit: Duration) -> bool {
+        !self.sent.is_empty()
+            && self
+                .progress_at
+                .is_some_and(|at| now.saturating_duration_since(at) >= limit)
+    }
+
     pub(in crate::sctp) fn handle_timeout(&mut self, now: Instant) {
         if self.loss_at.is_some_and(|at| at <= now) {
             self.find_losses(now);
@@ -291,7 +314,7 @@ impl Sender {
             }
             if sent.state == State::Acknowledged {
                 // The peer has it no more, or told of too many gaps.
-                self.outstanding += sent.payload.len();
+                self.outstanding += chunk_size(sent.payload.len());
             }
             sent.state = State::ToRepeat;
             self.to_repeat.push_back(tsn);
@@ -302,7 +325,7 @@ impl Sender {
         self.loss_at = None;
         self.probe_due = false;
         // A peer with its window shut has said so, and has lost nothing.
-        if self.peer_window > 0 || self.sent.len() > 1 {
+        if self.peer_window.room() > 0 || self.sent.len() > 1 {
             self.congestion.on_timeout();
         }
         self.round_end = self.next_packet;
@@ -314,11 +337,16 @@ impl Sender {
 /// What a SACK has told.
 #[derive(Debug, Default)]
 struct News {
+    /// Bytes of chunks.
     bytes: usize,
+    /// Payload bytes, each counted once however often it is taken back and given again.
+    written: usize,
+    /// A writer that waits for its part of the peer's window may have room.
+    share: bool,
     /// The highest packet that has arrived.
     packet: Option<u64>,
     /// When the latest of what has arrived was sent, of what was sent once.
     round_trip: Option<Instant>,
-    /// Streams that wait for their reset and have nothing unacknowledged any more.
+    /// Streams that have nothing unacknowledged any more.
     acknowledged: Vec<u16>,
 }

@@ -16,11 +16,8 @@ use bytes::Bytes;
 use super::super::engine::{CHANNEL_ZERO, EngineEvent, Role};
 use super::dcep::{self, Dcep};
 use super::numbers::Numbers;
-use super::{
-    MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED, MAX_UNREAD_MESSAGES,
-    MAX_UNREAD_MESSAGES_OF_ONE,
-};
-use crate::carrier::{CarrierEvent, ChannelId, OpenChannelError, Written};
+use super::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED};
+use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 use crate::sctp::{Association, Event, Lost, Protocol};
 
@@ -48,41 +45,41 @@ struct Channel {
     ack_owed: bool,
     /// A message taken from SCTP ahead of its reader.
     unread: Option<Bytes>,
-    /// Whole messages that SCTP holds, or fewer: those behind a gap come without notice.
-    messages: usize,
     /// `Readable` was reported, and not everything has been read since.
     readable: bool,
     /// Nobody reads it any more.
     ignored: bool,
-    /// Bytes that the peer has not acknowledged.
-    unacknowledged: usize,
-    /// In `Channels::sending`.
-    sending: bool,
     notify_delivered: bool,
+}
+
+/// How much memory SCTP may hold of what was written, entries included, before writes have to wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeldLimits {
+    /// For data.
+    pub(super) data: usize,
+    /// For data and control frames together.
+    pub(super) all: usize,
 }
 
 /// The channels of a connection.
 pub(super) struct Channels {
     pub(super) sctp: Association,
     numbers: Numbers,
-    max_unacknowledged: usize,
+    limits: HeldLimits,
     /// By stream number.
     table: HashMap<u16, Channel>,
     /// Names are never used again, numbers are: a name is a count of channels above its number.
     generation: u64,
     /// The last message of channels that are gone, for as long as their reader has not come.
     leftovers: HashMap<ChannelId, Bytes>,
-    /// Channels with something unacknowledged.
-    sending: Vec<ChannelId>,
-    unacknowledged: usize,
     /// Entries in `table` that the peer opened, and those that were refused.
     inbound: usize,
     refused: usize,
-    /// Sum of `messages` over all channels.
-    messages: usize,
     /// The window is nearly shut: everything is to be read, so that no channel is stopped by
     /// another.
     relieving: bool,
+    /// The window may shut: the peer waits, with all of its channels, until a reader has made room.
+    may_shut_window: bool,
     authenticated: bool,
     established: bool,
     ended: bool,
@@ -90,20 +87,18 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    pub(super) fn new(sctp: Association, role: Role, max_unacknowledged: usize) -> Self {
+    pub(super) fn new(sctp: Association, role: Role, limits: HeldLimits) -> Self {
         Self {
             sctp,
             numbers: Numbers::new(role),
-            max_unacknowledged,
+            limits,
             table: HashMap::new(),
             generation: 0,
             leftovers: HashMap::new(),
-            sending: Vec::new(),
-            unacknowledged: 0,
             inbound: 0,
             refused: 0,
-            messages: 0,
             relieving: false,
+            may_shut_window: false,
             authenticated: false,
             established: false,
             ended: false,
@@ -155,12 +150,15 @@ impl Channels {
                     Lost::Violation(rule) => {
                         ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule.0))
                     }
+                    Lost::NoProgress => ConnectionError::NoProgress,
                 }),
                 Event::Opened { id } => self.on_stream(id),
                 Event::Readable { id } => self.on_readable(id),
                 Event::Finished { id } => self.on_finished(id),
                 Event::ResetComplete { id } => self.on_reset_complete(id),
                 Event::ResetFailed { id } => self.on_reset_failed(id),
+                Event::Acknowledged { id } => self.on_acknowledged(id),
+                Event::Room => self.carrier_event(CarrierEvent::Writable),
             }
         }
     }
@@ -191,11 +189,8 @@ impl Channels {
                 own,
                 ack_owed: false,
                 unread: None,
-                messages: 0,
                 readable: false,
                 ignored: false,
-                unacknowledged: 0,
-                sending: false,
                 notify_delivered: false,
             },
         );
@@ -241,13 +236,6 @@ impl Channels {
     }
 
     fn on_readable(&mut self, number: u16) {
-        if let Some(channel) = self.table.get_mut(&number) {
-            if matches!(channel.stage, Stage::Closing | Stage::Refused) {
-                return;
-            }
-            channel.messages += 1;
-            self.messages += 1;
-        }
         if self.fill(number)
             && let Some(channel) = self.table.get_mut(&number)
             && !std::mem::replace(&mut channel.readable, true)
@@ -255,32 +243,13 @@ impl Channels {
             let channel = channel.name;
             self.carrier_event(CarrierEvent::Readable { channel });
         }
-        if self.table.get(&number).is_some_and(|channel| {
-            channel.messages > MAX_UNREAD_MESSAGES_OF_ONE
-                || (self.messages > MAX_UNREAD_MESSAGES && channel.messages > 1)
-        }) {
-            self.give_up(number);
-        }
-    }
-
-    /// Ends a channel with more messages unread than may be. The window counts what
-    /// each costs, and still thousands of them say that nobody reads.
-    fn give_up(&mut self, number: u16) {
-        while self.sctp.read(number).is_some() {}
-        self.refuse(number);
-        if let Some(channel) = self.table.get_mut(&number) {
-            channel.unread = None;
-            self.messages -= std::mem::take(&mut channel.messages);
-            let channel = channel.name;
-            self.carrier_event(CarrierEvent::Closed { channel });
-        }
     }
 
     /// Keeps channels that are left unread from stopping all others, as the window belongs to the
     /// association: with little of it left all is to be read, and the limits of the reader count.
     /// A channel alone is no exception, since the next could not even be opened.
     pub(super) fn relieve(&mut self) {
-        let tight = self.sctp.is_window_tight();
+        let tight = !self.may_shut_window && self.sctp.is_window_tight();
         if tight && !self.relieving {
             for channel in self.table.values().filter(|channel| channel.readable) {
                 let event = CarrierEvent::Readable {
@@ -290,6 +259,11 @@ impl Channels {
             }
         }
         self.relieving = tight;
+    }
+
+    /// Lets the window shut in place of that.
+    pub(super) fn allow_shut_window(&mut self) {
+        self.may_shut_window = true;
     }
 
     pub(super) fn is_relieving(&self) -> bool {
@@ -311,10 +285,6 @@ impl Channels {
             let Some(message) = self.sctp.read(number) else {
                 return false;
             };
-            if channel.messages > 0 {
-                channel.messages -= 1;
-                self.messages -= 1;
-            }
             match message.protocol {
                 Protocol::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
                 // Data in front of OPEN is out of order (RFC 8832 section 6).
@@ -358,8 +328,6 @@ impl Channels {
                 .write(number, Bytes::from_static(&dcep::ACK), Protocol::Dcep)
         {
             channel.ack_owed = false;
-            let name = channel.name;
-            self.note_written(name, dcep::ACK.len());
         }
     }
 
@@ -382,19 +350,28 @@ impl Channels {
 
     fn remove(&mut self, number: u16) -> Option<Channel> {
         let channel = self.table.remove(&number)?;
-        self.unacknowledged -= channel.unacknowledged;
         self.inbound -= usize::from(!channel.own);
         self.refused -= usize::from(channel.stage == Stage::Refused);
-        self.messages -= channel.messages;
         Some(channel)
     }
 
     fn on_reset_complete(&mut self, number: u16) {
         let used = self.table.contains_key(&number);
-        if self.numbers.complete_reset(number, used) && used {
-            // The peer has opened the next channel on it, which could not be written to.
+        if self.numbers.complete_reset(number, used) {
+            // The peer may have opened the next channel on it, which could not be written to.
             self.send_ack(number);
+            // Or somebody waits for the number.
             self.carrier_event(CarrierEvent::Writable);
+        }
+    }
+
+    /// All that was written to a stream has arrived.
+    fn on_acknowledged(&mut self, number: u16) {
+        if let Some(channel) = self.table.get_mut(&number)
+            && std::mem::take(&mut channel.notify_delivered)
+        {
+            let channel = channel.name;
+            self.carrier_event(CarrierEvent::Delivered { channel });
         }
     }
 
@@ -427,27 +404,25 @@ impl Channels {
         }
         // A number fails if the peer uses it although it is ours: then it is refused, and closed.
         for _ in 0..=MAX_REFUSED {
-            let number = self.numbers.take().ok_or(OpenChannelError::Exhausted)?;
+            let number = self.numbers.take(self.sctp.max_streams())?;
             if self.table.contains_key(&number) || !self.sctp.open_stream(number) {
                 continue;
             }
             let name = self.new_name(number);
             self.insert(number, name, Stage::Open, true);
             let open = dcep::encode_open(label);
-            let length = open.len();
             if !self.sctp.write(number, open.into(), Protocol::Dcep) {
                 self.remove(number);
                 return Err(OpenChannelError::Closed);
             }
-            self.note_written(name, length);
             return Ok(name);
         }
         Err(OpenChannelError::Exhausted)
     }
 
-    pub(super) fn write(&mut self, name: ChannelId, pieces: &[&[u8]]) -> Written {
+    pub(super) fn write(&mut self, name: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-        let (ended, held, max) = (self.ended, self.unacknowledged, self.max_unacknowledged);
+        let ended = self.ended;
         let Some(channel) = self.get(name) else {
             return Written::Closed;
         };
@@ -458,9 +433,20 @@ impl Channels {
             return Written::Taken;
         }
         let number = number_of(name);
-        let full = held > 0 && held.saturating_add(length) > max;
-        if full || channel.ack_owed || self.numbers.is_resetting(number) {
+        // Of this channel alone: others go on.
+        if channel.ack_owed || self.numbers.is_resetting(number) {
+            return Written::NotOpen;
+        }
+        let held = self.sctp.held();
+        let max = match class {
+            Class::Data => self.limits.data,
+            Class::Control => self.limits.all,
+        };
+        if held > 0 && held.saturating_add(length) > max {
             return Written::Busy;
+        }
+        if class == Class::Data && !self.sctp.has_share(number, length) {
+            return Written::NotOpen;
         }
         // SCTP keeps it until it is acknowledged, so it is copied: here, the only time.
         let message = Bytes::from(pieces.concat());
@@ -468,18 +454,7 @@ impl Channels {
             // The peer has reset its side, and what came before that is not read yet.
             return Written::Closed;
         }
-        self.note_written(name, length);
         Written::Taken
-    }
-
-    fn note_written(&mut self, name: ChannelId, bytes: usize) {
-        self.unacknowledged += bytes;
-        if let Some(channel) = self.get(name) {
-            channel.unacknowledged += bytes;
-            if !std::mem::replace(&mut channel.sending, true) {
-                self.sending.push(name);
-            }
-        }
     }
 
     pub(super) fn read(&mut self, name: ChannelId) -> Option<Bytes> {
@@ -500,50 +475,17 @@ impl Channels {
     }
 
     pub(super) fn unacknowledged(&self) -> usize {
-        self.unacknowledged
+        self.sctp.all_unacknowledged()
     }
 
     pub(super) fn notify_delivered(&mut self, name: ChannelId) {
+        let is_under_way = self.sctp.unacknowledged(number_of(name)) > 0;
         let Some(channel) = self.get(name) else {
             return;
         };
-        channel.notify_delivered = channel.unacknowledged > 0;
-        if !channel.notify_delivered {
+        channel.notify_delivered = is_under_way;
+        if !is_under_way {
             self.carrier_event(CarrierEvent::Delivered { channel: name });
-        }
-    }
-
-    /// Counts again what SCTP holds of the channels that are sending.
-    pub(super) fn count_unacknowledged(&mut self) {
-        let before = self.unacknowledged;
-        let mut index = 0;
-        while let Some(&name) = self.sending.get(index) {
-            let number = number_of(name);
-            let left = self.sctp.unacknowledged(number);
-            let Some(channel) = self
-                .table
-                .get_mut(&number)
-                .filter(|channel| channel.name == name)
-            else {
-                self.sending.swap_remove(index);
-                continue;
-            };
-            self.unacknowledged -= channel.unacknowledged;
-            self.unacknowledged += left;
-            channel.unacknowledged = left;
-            if left > 0 {
-                index += 1;
-                continue;
-            }
-            channel.sending = false;
-            let notify = std::mem::take(&mut channel.notify_delivered);
-            self.sending.swap_remove(index);
-            if notify {
-                self.carrier_event(CarrierEvent::Delivered { channel: name });
-            }
-        }
-        if self.unacknowledged < before {
-            self.carrier_event(CarrierEvent::Writable);
         }
     }
 
@@ -583,16 +525,9 @@ impl Channels {
         self.table.keys().all(|number| *number == 0)
             && self.inbound == 0
             && self.refused == 0
-            && self.messages
-                == self
-                    .table
-                    .values()
-                    .map(|channel| channel.messages)
-                    .sum::<usize>()
             && self.numbers.is_idle()
             && self.leftovers.is_empty()
-            && self.sending.is_empty()
-            && self.unacknowledged == 0
+            && self.sctp.held() == 0
     }
 }
 

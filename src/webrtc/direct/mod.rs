@@ -17,7 +17,7 @@ use super::dtls::{PacedDtls, new_dtls};
 use super::engine::{Engine, EngineEvent, Role};
 use super::str0m_engine::EngineSetup;
 use super::transmit::TransmitQueue;
-use crate::carrier::{ChannelId, OpenChannelError, Written};
+use crate::carrier::{ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
 use crate::connection::ConnectionError;
 use crate::sctp;
@@ -33,7 +33,7 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-use channels::Channels;
+use channels::{Channels, HeldLimits};
 use path::{Path, PathEvent, Route};
 
 /// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback in place of 64 KiB, two
@@ -71,10 +71,6 @@ const MAX_EARLY_CHANNELS: usize = 16;
 /// Channels that were refused and that the peer has not closed.
 const MAX_REFUSED: usize = 1024;
 
-/// Messages of one channel left unread in SCTP, and of all.
-const MAX_UNREAD_MESSAGES_OF_ONE: usize = 4096;
-const MAX_UNREAD_MESSAGES: usize = 32_768;
-
 /// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
 /// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.
 const MAX_EARLY_BYTES: usize = 512 * 1024;
@@ -89,12 +85,13 @@ const DTLS_OVERHEAD: usize = 37;
 const MAX_MESSAGE: usize = 64 * 1024;
 
 /// An association that is not set up yet.
-fn association(mtu: usize, receive_buffer: usize) -> sctp::Association {
+fn association(mtu: usize, receive_buffer: usize, progress_timeout: Duration) -> sctp::Association {
     sctp::Association::new(sctp::Config {
         // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
         max_packet: mtu.saturating_sub(DTLS_OVERHEAD) & !3,
         receive_buffer,
         max_message: MAX_MESSAGE,
+        progress_timeout,
     })
 }
 
@@ -137,8 +134,13 @@ impl std::fmt::Debug for DirectEngine {
 
 impl DirectEngine {
     pub(crate) fn new(setup: EngineSetup<'_>, now: Instant) -> Result<Self, ConnectionError> {
-        let sctp = association(setup.mtu, setup.receive_buffer);
-        let max_unacknowledged = setup.max_in_flight.saturating_add(CONTROL_ROOM);
+        let sctp = association(setup.mtu, setup.receive_buffer, setup.progress_timeout);
+        // With the entries of the chunks, of which the shortest packets make a tenth.
+        let data = setup.max_in_flight.saturating_add(setup.max_in_flight / 4);
+        let limits = HeldLimits {
+            data,
+            all: data.saturating_add(CONTROL_ROOM),
+        };
         Ok(Self {
             role: setup.role,
             path: Path::new(&setup, now)?,
@@ -149,7 +151,7 @@ impl DirectEngine {
             peer: None,
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
-            channels: Channels::new(sctp, setup.role, max_unacknowledged),
+            channels: Channels::new(sctp, setup.role, limits),
             fed: 0,
             early: 0,
             closing: false,
@@ -275,7 +277,6 @@ impl DirectEngine {
             self.channels.handle_events();
         }
         self.channels.relieve();
-        self.channels.count_unacknowledged();
     }
 
     fn may_transmit(&self) -> bool {
@@ -406,8 +407,8 @@ impl Engine for DirectEngine {
         self.channels.open(label)
     }
 
-    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]]) -> Written {
-        self.channels.write(channel, pieces)
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+        self.channels.write(channel, pieces, class)
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
@@ -444,6 +445,10 @@ impl Engine for DirectEngine {
 
     fn holds_back_unread(&self) -> bool {
         !self.channels.is_relieving()
+    }
+
+    fn allow_shut_window(&mut self) {
+        self.channels.allow_shut_window();
     }
 
     fn latency_allowance(&self) -> Duration {

@@ -3,11 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::super::engine::Role;
-
-/// Numbers that are used once before any is used again. So a peer that is late with its own end of
-/// a closed channel has time; beyond this many, numbers grow only with the channels open at once,
-/// as usrsctp allows 1 024 or 2 048 streams by default.
-const FRESH_NUMBERS: u16 = 512;
+use crate::carrier::OpenChannelError;
 
 /// RFC 8832 section 6 keeps 65 535 out.
 const LAST_NUMBER: u16 = 65_534;
@@ -46,22 +42,29 @@ impl Numbers {
         number.is_multiple_of(2) == (self.role == Role::Client)
     }
 
-    /// A number of ours that no channel has.
-    pub(super) fn take(&mut self) -> Option<u16> {
-        if self.next > FRESH_NUMBERS
-            && let Some(number) = self.free.pop_front()
-        {
-            self.taken.insert(number);
-            return Some(number);
-        }
-        let number = self.next;
-        // Stays above the last number once it is there.
-        self.next = number.saturating_add(2);
-        if number > LAST_NUMBER {
-            return None;
-        }
+    /// A number of ours that no channel has, of those that a peer with `max_streams` inbound streams takes.
+    ///
+    /// Each is used once before any is used again: go-libp2p keeps a number until its application closes the
+    /// stream, and ends the connection when a channel comes on one that it keeps. usrsctp takes 1 024 or 2 048
+    /// streams by default, all others 65 535.
+    ///
+    /// # Errors
+    /// `NotNow` where a number will be free when the close of a channel is complete.
+    pub(super) fn take(&mut self, max_streams: u16) -> Result<u16, OpenChannelError> {
+        let last = LAST_NUMBER.min(max_streams.saturating_sub(1));
+        let number = if self.next <= last {
+            let fresh = self.next;
+            self.next = fresh.saturating_add(2);
+            fresh
+        } else if let Some(used) = self.free.pop_front() {
+            used
+        } else if self.resetting.is_empty() {
+            return Err(OpenChannelError::Exhausted);
+        } else {
+            return Err(OpenChannelError::NotNow);
+        };
         self.taken.insert(number);
-        Some(number)
+        Ok(number)
     }
 
     /// Our side of a channel is being reset.
@@ -105,9 +108,30 @@ mod tests {
     fn clients_have_even_numbers_and_servers_odd_ones() {
         let (mut client, mut server) = (Numbers::new(Role::Client), Numbers::new(Role::Server));
         for expected in 1..100 {
-            assert_eq!(client.take(), Some(2 * expected));
-            assert_eq!(server.take(), Some(2 * expected - 1));
+            assert_eq!(client.take(u16::MAX), Ok(2 * expected));
+            assert_eq!(server.take(u16::MAX), Ok(2 * expected - 1));
             assert!(client.owns(2 * expected) && !server.owns(2 * expected));
+        }
+    }
+
+    /// Takes a number and closes its channel again.
+    fn take_and_close(numbers: &mut Numbers, max_streams: u16) -> u16 {
+        let number = numbers.take(max_streams).expect("a number");
+        numbers.begin_reset(number);
+        assert!(numbers.complete_reset(number, false));
+        number
+    }
+
+    #[test]
+    fn no_number_is_used_again_before_all_were_used_that_the_peer_takes() {
+        for (max_streams, fresh) in [(u16::MAX, 32_767), (1024, 511), (3, 1)] {
+            let mut numbers = Numbers::new(Role::Client);
+            let mut seen = HashSet::new();
+            for _ in 0..fresh {
+                let number = take_and_close(&mut numbers, max_streams);
+                assert!(number < max_streams && seen.insert(number), "{number}");
+            }
+            assert_eq!(take_and_close(&mut numbers, max_streams), 2, "the oldest");
         }
     }
 
@@ -115,15 +139,15 @@ mod tests {
     fn numbers_run_out_and_come_back() {
         for role in [Role::Client, Role::Server] {
             let mut numbers = Numbers::new(role);
-            let all: Vec<u16> = std::iter::from_fn(|| numbers.take()).collect();
+            let all: Vec<u16> = std::iter::from_fn(|| numbers.take(u16::MAX).ok()).collect();
             assert!(all.len() >= 32_767 && all.iter().all(|number| *number <= LAST_NUMBER));
-            assert_eq!(numbers.take(), None);
+            assert_eq!(numbers.take(u16::MAX), Err(OpenChannelError::Exhausted));
             numbers.begin_reset(all[7]);
             assert!(numbers.is_resetting(all[7]));
-            assert_eq!(numbers.take(), None);
+            assert_eq!(numbers.take(u16::MAX), Err(OpenChannelError::NotNow));
             assert!(numbers.complete_reset(all[7], false));
-            assert_eq!(numbers.take(), Some(all[7]));
-            assert_eq!(numbers.take(), None);
+            assert_eq!(numbers.take(u16::MAX), Ok(all[7]));
+            assert_eq!(numbers.take(u16::MAX), Err(OpenChannelError::Exhausted));
         }
     }
 

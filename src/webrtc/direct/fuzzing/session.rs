@@ -76,6 +76,7 @@ impl End {
             mtu: MTU,
             max_in_flight: MAX_IN_FLIGHT,
             receive_buffer: RECEIVE_BUFFER,
+            progress_timeout: Duration::from_secs(30),
         };
         Self {
             engine: DirectEngine::new(setup, now).expect("an engine"),
@@ -298,7 +299,6 @@ impl Session {
         let packets = engine.channels.sctp.poll_transmit(now);
         engine.channels.handle_events();
         engine.channels.relieve();
-        engine.channels.count_unacknowledged();
         *timeout = [engine.dtls_timeout, engine.channels.sctp.next_timeout()]
             .into_iter()
             .flatten()

@@ -104,6 +104,7 @@ impl Peer {
             mtu: MTU,
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
+            progress_timeout: Duration::from_secs(30),
         };
         Self::new(setup, socket, certificate.fingerprint())
     }
@@ -126,6 +127,7 @@ impl Peer {
             mtu: MTU,
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
+            progress_timeout: Duration::from_secs(30),
         };
         Self::new(setup, socket, certificate.fingerprint())
     }
@@ -297,7 +299,6 @@ impl Peer {
             }
             self.engine.encrypt(now, &mangled, &mut self.out);
             self.engine.channels.handle_events();
-            self.engine.channels.count_unacknowledged();
             self.take_events();
             if let Some(next) = self.engine.channels.sctp.next_timeout() {
                 timeout = timeout.min(next);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::DirectEngine;
-use crate::carrier::{CarrierEvent, ChannelId, Written};
+use crate::carrier::{CarrierEvent, ChannelId, Class, Written};
 use crate::certificate::{Certificate, Fingerprint};
 use crate::connection::ConnectionError;
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
@@ -112,7 +112,11 @@ impl<E: Engine> Side<E> {
     }
 
     pub(super) fn write(&mut self, channel: ChannelId, message: &[u8]) {
-        assert_eq!(self.engine.write(channel, message), Written::Taken);
+        // As control frames are: whatever the part of the peer's window that one channel may fill.
+        let written = self
+            .engine
+            .write_vectored(channel, &[message], Class::Control);
+        assert_eq!(written, Written::Taken);
     }
 }
 
@@ -227,6 +231,7 @@ impl<C: Make, S: Make> Pair<C, S> {
                 mtu: 1200,
                 max_in_flight: 4 * 1024 * 1024,
                 receive_buffer: options.receive_buffer,
+                progress_timeout: Duration::from_secs(30),
             }
         };
         Self {

@@ -11,6 +11,7 @@ use crate::webrtc::str0m_engine::Str0mEngine;
 mod channels;
 mod harness;
 mod hostile;
+mod raw;
 mod throughput;
 
 use harness::{Make, Options, Pair, v1, v2};
