@@ -211,11 +211,12 @@ async fn an_established_connection_outlives_errors_of_its_port() {
     let mut config = EndpointConfig::default();
     config.silence_timeout = Duration::from_secs(2);
     let dialler = Endpoint::builder()
-        .endpoint_config(config)
+        .endpoint_config(config.clone())
         .dial_only()
         .expect("defaults");
     let relay = Relay::new().await;
-    let listener = echo_server(Endpoint::builder(), "127.0.0.1:0").await;
+    let builder = Endpoint::builder().endpoint_config(config);
+    let listener = echo_server(builder, "127.0.0.1:0").await;
     let real = listener.addresses().remove(0);
     let address = Address::new(relay.address).with_certhash(listener.certificate().fingerprint());
     let relaying = tokio::spawn(relay.run(real.socket_addr()));
