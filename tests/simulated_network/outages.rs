@@ -110,7 +110,7 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     world.finish([ours, theirs]).await;
 }
 
-/// str0m as the listener stays with the pair of candidates that it has until that is dead for 15 s.
+/// Between two str0m engines the listener stays with the pair of candidates that it has until that is dead for 15 s.
 async fn world_of_the_direct_engine(seed: u64) -> World {
     let mut config = endpoint_config();
     config.engine = EngineKind::Direct;

@@ -252,16 +252,14 @@ impl Path {
                         });
                     }
                 }
+                // A listener follows each nomination itself; its agent only says which is left when that one
+                // is dead.
                 IceAgentEvent::NominatedSend {
                     source: local,
                     destination: remote,
                     ..
-                } => {
-                    // A listener follows each nomination itself; its agent only says which is left when
-                    // that one is dead.
-                    if self.role == Role::Client || now >= self.heard + LITE_INTERVAL {
-                        self.set_route(Route { local, remote });
-                    }
+                } if self.role == Role::Client || now >= self.heard + LITE_INTERVAL => {
+                    self.set_route(Route { local, remote });
                 }
                 IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                     self.event = Some(PathEvent::Lost);
