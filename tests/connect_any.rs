@@ -187,6 +187,37 @@ async fn an_attempt_that_fails_at_once_makes_nobody_wait() {
 }
 
 #[tokio::test]
+async fn a_port_where_nobody_listens_makes_nobody_wait_and_says_so() {
+    let server = Server::new().await;
+    let mut limits = EndpointConfig::default();
+    limits.websocket_head_start = Duration::from_secs(60);
+    let dialler = dialler(limits);
+    let (socket, dead) = silent();
+    drop(socket);
+    let addresses = [dead.clone(), server.websocket_address.clone()];
+    let began = Instant::now();
+    let reached = dialler.connect_any(&addresses).await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(reached.address, server.websocket_address);
+    let [lost] = &reached.others[..] else {
+        panic!("{:?}", reached.others);
+    };
+    assert_eq!(lost.address, dead);
+    let LostReason::Failed(AttemptError::WebRtc(error)) = &lost.reason else {
+        panic!("{lost}");
+    };
+    let ConnectError::Unreachable { source, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
+    finish(dialler, server).await;
+}
+
+#[tokio::test]
 async fn when_nothing_works_each_address_has_its_reason() {
     let mut limits = EndpointConfig::default();
     limits.connect_timeout = Duration::from_millis(400);

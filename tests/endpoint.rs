@@ -1,7 +1,8 @@
 //! Endpoints over real UDP on loopback: who gets in, who does not, and what is left behind.
 
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anabranch::endpoint::Phase;
 use anabranch::{
@@ -154,6 +155,116 @@ async fn a_dial_to_nobody_fails_in_time_and_says_that_ice_found_no_path() {
         "{error}"
     );
     assert!(dialler.is_idle());
+}
+
+/// An address of loopback at whose port nobody listens, or only this test will.
+fn dead(host: &str, fingerprint: Fingerprint) -> Address {
+    let socket = UdpSocket::bind((host, 0)).expect("a socket");
+    Address::new(socket.local_addr().expect("an address")).with_certhash(fingerprint)
+}
+
+#[tokio::test]
+async fn a_dial_to_a_port_where_nobody_listens_ends_with_what_the_system_says() {
+    for host in ["127.0.0.1", "::1"] {
+        let address = dead(host, Certificate::generate().fingerprint());
+        let dialler = dialler();
+        let began = Instant::now();
+        let error = dialler.connect(&address).await.expect_err("nobody listens");
+        let took = began.elapsed();
+        println!("{host}: {error} after {took:?}");
+        let ConnectError::Unreachable { remote, source } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*remote, address.socket_addr());
+        assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            io::Error::from(error).kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        // A single error may be that of a listener that restarts.
+        assert!(took >= Duration::from_millis(400), "{took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(dialler.is_idle());
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_comes_up_during_the_dial_is_reached() {
+    let certificate = Certificate::generate();
+    let address = dead("127.0.0.1", certificate.fingerprint());
+    let dialler = dialler();
+    let bind = address.socket_addr().to_string();
+    let listen = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let builder = Endpoint::builder().certificate(certificate);
+        echo_server(builder, &bind).await
+    };
+    let (connection, listener) = tokio::join!(dialler.connect(&address), listen);
+    echo(&connection.expect("a listener"), b"late").await;
+    close(listener, dialler).await;
+}
+
+#[tokio::test]
+async fn an_established_connection_outlives_errors_of_its_port() {
+    // The listener's socket closes without a word: what the system reports of its port then is no reason to end, and
+    // silence is.
+    let mut config = EndpointConfig::default();
+    config.silence_timeout = Duration::from_secs(2);
+    let dialler = Endpoint::builder()
+        .endpoint_config(config.clone())
+        .dial_only()
+        .expect("defaults");
+    let relay = Relay::new().await;
+    let builder = Endpoint::builder().endpoint_config(config);
+    let listener = echo_server(builder, "127.0.0.1:0").await;
+    let real = listener.addresses().remove(0);
+    let address = Address::new(relay.address).with_certhash(listener.certificate().fingerprint());
+    let relaying = tokio::spawn(relay.run(real.socket_addr()));
+    let connection = dialler.connect(&address).await.expect("a listener");
+    echo(&connection, b"all is well").await;
+    let began = Instant::now();
+    relaying.abort();
+    relaying.await.expect_err("aborted, and its socket closed");
+    let error = connection.open(ECHO).await.expect_err("nobody is there");
+    println!("{error} after {:?}", began.elapsed());
+    assert_eq!(connection.closed().await, ConnectionError::TimedOut);
+    // Since it last heard of the peer.
+    assert!(began.elapsed() >= Duration::from_millis(1500));
+    close(listener, dialler).await;
+}
+
+/// Stands between a dialler and a listener, on a socket that a test can close.
+struct Relay {
+    socket: tokio::net::UdpSocket,
+    address: SocketAddr,
+}
+
+impl Relay {
+    async fn new() -> Self {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
+        let socket = socket.expect("a socket");
+        let address = socket.local_addr().expect("an address");
+        Self { socket, address }
+    }
+
+    async fn run(self, listener: SocketAddr) {
+        let mut dialler = None;
+        let mut buffer = vec![0; 2048];
+        loop {
+            let received = self.socket.recv_from(&mut buffer).await;
+            let (length, from) = received.expect("no error on an unconnected socket");
+            let to = if from == listener {
+                dialler
+            } else {
+                dialler = Some(from);
+                Some(listener)
+            };
+            if let Some(to) = to {
+                let datagram = &buffer[..length];
+                self.socket.send_to(datagram, to).await.expect("loopback");
+            }
+        }
+    }
 }
 
 #[tokio::test]

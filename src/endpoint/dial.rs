@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::error::ConnectError;
+use super::socket::wildcard;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
@@ -29,12 +30,15 @@ pub(super) async fn dial(
     }
     let remote = address.socket_addr();
     let refused = |source| ConnectError::Socket { remote, source };
-    let source = endpoint.sockets.source_address(remote).map_err(refused)?;
+    // A wildcard: the system chooses the address anew when the one in use disappears or the route changes.
     let socket = endpoint
         .sockets
-        .bind(SocketAddr::new(source, 0))
+        .bind(SocketAddr::new(wildcard(remote), 0))
         .map_err(refused)?;
-    let local = socket.local_addr().map_err(refused)?;
+    // ICE needs a candidate with a real address.
+    let source = socket.source_towards(remote).map_err(refused)?;
+    let port = socket.local_addr().map_err(refused)?.port();
+    let local = SocketAddr::new(source, port);
 
     let credentials = ClientCredentials::generate(version);
     let config = &endpoint.config;
@@ -60,11 +64,12 @@ pub(super) async fn dial(
     let mut carrier = WebRtcCarrier::new(
         engine,
         socket,
-        Source::Socket,
+        Source::Socket { remote },
         local,
         config.carrier_limits(),
     );
     carrier.expect_refusal(refusal_password);
+    carrier.watch_port(endpoint.sockets.watch_port(remote));
     let expectations = Expectations {
         role: Role::Client,
         certhashes: address.certhashes(),

@@ -46,6 +46,15 @@ pub enum ConnectError {
         /// What the system says.
         source: io::Error,
     },
+    /// Nobody listens at the port: the host, or a firewall, has answered several times with an ICMP error, and
+    /// nothing else came.
+    #[error("nobody listens at {remote}: {source}")]
+    Unreachable {
+        /// Where the connection was to go.
+        remote: SocketAddr,
+        /// What the system says: [`io::ErrorKind::ConnectionRefused`].
+        source: io::Error,
+    },
     /// The peer, or the path to it, was too slow, or nobody is there.
     #[error("no connection within {after:?}: got as far as {phase}")]
     TimedOut {
@@ -103,7 +112,9 @@ impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {
         let kind = match &error {
             ConnectError::MissingCerthash => io::ErrorKind::InvalidInput,
-            ConnectError::Socket { source, .. } => source.kind(),
+            ConnectError::Socket { source, .. } | ConnectError::Unreachable { source, .. } => {
+                source.kind()
+            }
             ConnectError::TimedOut { .. } => io::ErrorKind::TimedOut,
             ConnectError::CertificateMismatch { .. }
             | ConnectError::UnexpectedPeer { .. }

@@ -1,10 +1,13 @@
 //! Where the sockets of an endpoint come from.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use super::interfaces;
+use super::port_watch;
 use super::socket::{DatagramSocket, UdpDatagramSocket};
 #[cfg(any(test, feature = "testing"))]
 use crate::simulator::Host;
@@ -47,14 +50,13 @@ impl SocketFactory {
         }
     }
 
-    /// The local address that is sent from towards `remote`.
-    ///
-    /// ICE needs a candidate with a real address, so a wildcard does not do.
-    pub(super) fn source_address(&self, remote: SocketAddr) -> io::Result<IpAddr> {
+    /// Completes when it is clear that nobody listens at `remote`; see [`port_watch`]. A simulated network never
+    /// says so.
+    pub(super) fn watch_port(&self, remote: SocketAddr) -> BoxFuture<'static, io::Error> {
         match self {
-            Self::System => system_source_address(remote),
+            Self::System => Box::pin(port_watch::watch(remote)),
             #[cfg(any(test, feature = "testing"))]
-            Self::Simulated(host) => Ok(host.ip()),
+            Self::Simulated(_) => Box::pin(std::future::pending()),
         }
     }
 
@@ -66,15 +68,4 @@ impl SocketFactory {
             Self::Simulated(host) => vec![SocketAddr::new(host.ip(), socket.port())],
         }
     }
-}
-
-fn system_source_address(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = UdpSocket::bind((any, 0))?;
-    // Sends nothing: a connected UDP socket only looks the route up.
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
 }

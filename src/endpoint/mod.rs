@@ -34,6 +34,7 @@ mod factory;
 pub(crate) mod inbox;
 mod interfaces;
 mod listener;
+mod port_watch;
 pub(crate) mod router;
 pub(crate) mod socket;
 
@@ -339,9 +340,13 @@ impl Endpoint {
 
     /// Connects to a listener, with webrtc-direct v1, which every deployed one speaks.
     ///
+    /// The connection outlives the address that it is made from: when that disappears, or the route to the listener
+    /// moves to another interface, it goes on from the address that the system chooses then.
+    ///
     /// # Errors
     /// [`ConnectError::TimedOut`] names the phase that was not completed within
-    /// [`EndpointConfig::connect_timeout`]; see [`ConnectError`] for the rest.
+    /// [`EndpointConfig::connect_timeout`]; [`ConnectError::Unreachable`] says after two thirds of a second that nobody
+    /// listens at the port, where the system hears of that; see [`ConnectError`] for the rest.
     ///
     /// # Cancel safety
     /// If the future is dropped, the attempt ends.

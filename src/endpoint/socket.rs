@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -38,7 +38,7 @@ pub(crate) struct Received<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) destination: SocketAddr,
-    /// The local address they go out from.
+    /// The local address they go out from; unspecified to leave the choice to the system.
     pub(crate) source: IpAddr,
     pub(crate) contents: &'a [u8],
     /// Size of each datagram but the last, where there is more than one.
@@ -65,6 +65,17 @@ pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
 
     /// Datagrams that one send can carry.
     fn max_segments(&self) -> usize;
+
+    /// The address that the system sends from towards `remote` now.
+    fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr>;
+}
+
+/// The wildcard address of the family of `address`.
+pub(crate) fn wildcard(address: SocketAddr) -> IpAddr {
+    match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// The socket of the operating system.
@@ -246,6 +257,13 @@ impl DatagramSocket for UdpDatagramSocket {
 
     fn max_segments(&self) -> usize {
         self.max_segments.load(Ordering::Relaxed)
+    }
+
+    fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr> {
+        let probe = StdUdpSocket::bind((wildcard(remote), 0))?;
+        // Sends nothing: a connected UDP socket only looks the route up.
+        probe.connect(remote)?;
+        Ok(probe.local_addr()?.ip())
     }
 }
 

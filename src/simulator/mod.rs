@@ -153,6 +153,34 @@ impl Network {
             host.nat = Some(Nat {
                 public: public.into(),
                 mappings: BTreeMap::new(),
+                is_own: false,
+            });
+        }
+    }
+
+    /// Takes the address of the host away: what its sockets send fails with `NetworkUnreachable`, until
+    /// [`Network::renumber`]. What is under way to it does not arrive.
+    pub fn unplug(&self, host: &Host) {
+        let mut state = self.shared.state();
+        state.translations.retain(|_, local| local.ip() != host.ip);
+        if let Some(host) = state.hosts.get_mut(&host.ip) {
+            host.is_unplugged = true;
+        }
+    }
+
+    /// Gives the host another address in place of the one that it has, as when a machine goes from one network to
+    /// another. Sockets that are bound to a wildcard send from the new one, with the same port, and are reached
+    /// there only; those that are bound to the address are of no use any more. The path and its conditions stay the
+    /// same.
+    pub fn renumber(&self, host: &Host, ip: impl Into<IpAddr>) {
+        let mut state = self.shared.state();
+        state.translations.retain(|_, local| local.ip() != host.ip);
+        if let Some(host) = state.hosts.get_mut(&host.ip) {
+            host.is_unplugged = false;
+            host.nat = Some(Nat {
+                public: ip.into(),
+                mappings: BTreeMap::new(),
+                is_own: true,
             });
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -63,7 +63,7 @@ impl SimulatedSocket {
     pub fn send_to(&self, contents: &[u8], destination: SocketAddr) -> io::Result<()> {
         self.try_send(&Outgoing {
             destination,
-            source: self.concrete.ip(),
+            source: self.local.ip(),
             contents,
             segment_size: None,
         })
@@ -120,9 +120,12 @@ impl fmt::Debug for SimulatedSocket {
 
 impl DatagramSocket for SimulatedSocket {
     fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
-        let source = outgoing.source;
-        if !source.is_unspecified() && source != self.concrete.ip() {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
+        let address = self.network.state().address_of(self.concrete.ip())?;
+        // A socket that is bound to an address sends from that, or not at all.
+        for source in [outgoing.source, self.local.ip()] {
+            if !source.is_unspecified() && source != address {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            }
         }
         let length = outgoing.contents.len();
         let size = outgoing.segment_size.unwrap_or(length).max(1);
@@ -186,6 +189,10 @@ impl DatagramSocket for SimulatedSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.local)
+    }
+
+    fn source_towards(&self, _remote: SocketAddr) -> io::Result<IpAddr> {
+        self.network.state().address_of(self.concrete.ip())
     }
 
     fn max_segments(&self) -> usize {

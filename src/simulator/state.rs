@@ -63,12 +63,16 @@ pub(super) struct Nat {
     pub(super) public: IpAddr,
     /// Public by local address.
     pub(super) mappings: BTreeMap<SocketAddr, SocketAddr>,
+    /// The address is that of the host itself, and its ports are the same everywhere.
+    pub(super) is_own: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct HostState {
     next_port: u16,
     pub(super) nat: Option<Nat>,
+    /// It has no address now.
+    pub(super) is_unplugged: bool,
     pub(super) receive_buffer: usize,
     pub(super) offload: bool,
 }
@@ -78,6 +82,7 @@ impl Default for HostState {
         Self {
             next_port: FIRST_EPHEMERAL_PORT,
             nat: None,
+            is_unplugged: false,
             receive_buffer: RECEIVE_BUFFER,
             offload: true,
         }
@@ -157,6 +162,18 @@ impl State {
         port.waker
     }
 
+    /// The address that a host has itself, which was made with the address `ip`.
+    pub(super) fn address_of(&self, ip: IpAddr) -> io::Result<IpAddr> {
+        let Some(host) = self.hosts.get(&ip) else {
+            return Ok(ip);
+        };
+        if host.is_unplugged {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
+        let own = host.nat.as_ref().filter(|nat| nat.is_own);
+        Ok(own.map_or(ip, |nat| nat.public))
+    }
+
     /// The address that a socket is seen at.
     pub(super) fn translate(&mut self, local: SocketAddr) -> SocketAddr {
         let Some(nat) = self
@@ -169,11 +186,13 @@ impl State {
         if let Some(public) = nat.mappings.get(&local) {
             return *public;
         }
-        let public = SocketAddr::new(nat.public, self.next_translated_port);
-        self.next_translated_port = self
-            .next_translated_port
-            .checked_add(1)
-            .unwrap_or(FIRST_TRANSLATED_PORT);
+        let public = if nat.is_own {
+            SocketAddr::new(nat.public, local.port())
+        } else {
+            let port = self.next_translated_port;
+            self.next_translated_port = port.checked_add(1).unwrap_or(FIRST_TRANSLATED_PORT);
+            SocketAddr::new(nat.public, port)
+        };
         nat.mappings.insert(local, public);
         self.translations.insert(public, local);
         public
@@ -186,7 +205,7 @@ impl State {
             None if self
                 .hosts
                 .get(&public.ip())
-                .is_some_and(|host| host.nat.is_none()) =>
+                .is_some_and(|host| host.nat.is_none() && !host.is_unplugged) =>
             {
                 public
             }

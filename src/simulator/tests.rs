@@ -535,3 +535,41 @@ async fn a_later_datagram_that_overtakes_wakes_the_receiver_in_time() {
     assert_eq!(numbers(&pair.drain(start).await), [1]);
     pair.assert_nothing_left();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_renumbered_host_sends_from_its_new_address_by_sockets_on_a_wildcard_only() {
+    use crate::endpoint::socket::DatagramSocket;
+
+    let pair = Pair::new(21, Conditions::round_trip(Duration::from_millis(10)));
+    let any = pair.hosts[0].bind("0.0.0.0:8".parse().unwrap()).unwrap();
+    let remote = pair.b.local_address();
+    let source = || any.source_towards(remote);
+    assert_eq!(source().unwrap(), IpAddr::from([10, 0, 0, 1]));
+    pair.network.unplug(&pair.hosts[0]);
+    let unreachable = io::ErrorKind::NetworkUnreachable;
+    assert_eq!(source().unwrap_err().kind(), unreachable);
+    assert_eq!(
+        any.send_to(b"nowhere", remote).unwrap_err().kind(),
+        unreachable
+    );
+    pair.b
+        .send_to(b"nobody", "10.0.0.1:8".parse().unwrap())
+        .unwrap();
+    assert_eq!(pair.network.counters().unreachable, 1);
+
+    pair.network.renumber(&pair.hosts[0], [192, 0, 2, 1]);
+    assert_eq!(source().unwrap(), IpAddr::from([192, 0, 2, 1]));
+    any.send_to(b"moved", remote).unwrap();
+    let (_, moved) = pair.b.receive().await;
+    assert_eq!(moved, "192.0.2.1:8".parse().unwrap());
+    pair.b.send_to(b"answer", moved).unwrap();
+    assert_eq!(&any.receive().await.0[..], b"answer");
+    pair.b
+        .send_to(b"nobody", "10.0.0.1:8".parse().unwrap())
+        .unwrap();
+    assert_eq!(pair.network.counters().unreachable, 2);
+    let bound = pair.a.send_to(b"bound to what is gone", remote);
+    assert_eq!(bound.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    drop(any);
+    pair.assert_nothing_left();
+}

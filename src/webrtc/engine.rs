@@ -3,6 +3,7 @@
 //! Datagrams and time go in; datagrams and events come out. An engine owns no socket, no timer and
 //! no task, so that any of them runs on the real network and in a simulator alike.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,13 @@ pub(crate) enum EngineEvent {
     ChannelZeroOpen,
     /// The listener does not want this connection. Reported by the carrier, not by engines.
     Refused,
+    /// Nobody listens at the port that was dialled. Reported by the carrier as well.
+    Unreachable {
+        /// The address.
+        remote: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Something for the connection above.
     Carrier(CarrierEvent),
     /// The connection is gone.
@@ -124,6 +132,11 @@ pub(crate) trait Engine: Send {
     fn packet_payload(&self) -> Option<usize> {
         None
     }
+
+    /// The system sends from `local` now: makes it the only candidate of this side, and checks it at once.
+    ///
+    /// For a [`Role::Client`]; a listener stays at its address.
+    fn move_to(&mut self, now: Instant, local: SocketAddr);
 
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);

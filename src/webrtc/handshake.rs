@@ -134,6 +134,9 @@ async fn run(
             EngineEvent::ChannelZeroOpen => break,
             EngineEvent::Carrier(event) => early.push_back(event),
             EngineEvent::Refused => return Err(ConnectError::Refused),
+            EngineEvent::Unreachable { remote, source } => {
+                return Err(ConnectError::Unreachable { remote, source });
+            }
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
         }
     }
@@ -201,6 +204,7 @@ async fn exchange(
             EngineEvent::Carrier(event) => early.push_back(event),
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),
             EngineEvent::Refused
+            | EngineEvent::Unreachable { .. }
             | EngineEvent::IceConnected
             | EngineEvent::DtlsConnected(_)
             | EngineEvent::ChannelZeroOpen => {}

@@ -52,7 +52,8 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
         let socket: Arc<dyn DatagramSocket> = sockets[own].clone();
         let local = addresses[own];
         let limits = EndpointConfig::default().carrier_limits();
-        WebRtcCarrier::new(engine, socket, Source::Socket, local, limits)
+        let remote = addresses[other];
+        WebRtcCarrier::new(engine, socket, Source::Socket { remote }, local, limits)
     };
     let (mut client, mut server) = (carrier(0), carrier(1));
     let hashes = certificates.each_ref().map(Certificate::fingerprint);

@@ -25,6 +25,7 @@ mod limits;
 pub(crate) mod loopback;
 mod reachability;
 mod record_number;
+mod source_watch;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
 
@@ -38,6 +39,7 @@ pub use kind::{EngineKind, UnknownEngine};
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
 use reachability::Reachability;
+use source_watch::SourceWatch;
 use transmit::{Run, TransmitQueue};
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
@@ -76,8 +78,11 @@ const TURNS_PER_POLL: usize = 16;
 /// Where the datagrams of a connection come from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// The socket is this connection's own.
-    Socket,
+    /// The socket is this connection's own, and the system chooses the address that it sends from.
+    Socket {
+        /// The address that was dialled.
+        remote: SocketAddr,
+    },
     /// A listener shares its socket and sorts what arrives.
     Inbox(RouteGuard),
 }
@@ -103,12 +108,16 @@ pub(crate) struct WebRtcCarrier {
     /// peer has closed are skipped when their time comes.
     left_to_peer: VecDeque<(Instant, ChannelId)>,
     unsent: TransmitQueue,
+    /// Where the system sends from, if the socket is ours.
+    source_watch: Option<SourceWatch>,
     /// What may be sent where, if whoever is there has come to us.
     reachability: Option<Reachability>,
     /// The password that a refusal of the listener is made with, until the handshake is done.
     refusal_password: Option<String>,
     /// The listener has refused, and that has yet to be reported.
     refused_by_peer: bool,
+    /// Completes when nobody listens at the port that was dialled, until anything comes from there.
+    port_watch: Option<BoxFuture<'static, io::Error>>,
     lifetime: Lifetime,
     blocked: Option<BoxFuture<'static, io::Result<()>>>,
     /// What happened before the peer was authenticated. Bounded by the engine's limits for that
@@ -150,12 +159,12 @@ impl WebRtcCarrier {
         limits: CarrierLimits,
     ) -> Self {
         let budget = Budget::new(limits.max_in_flight, engine.latency_allowance());
-        let reachability = match &source {
-            Source::Socket => None,
-            Source::Inbox(route) => Some(Reachability::new(
-                Arc::clone(route.challenge_key()),
-                route.peer.clone(),
-            )),
+        let (source_watch, reachability) = match &source {
+            Source::Socket { remote } => (Some(SourceWatch::new(*remote, Instant::now())), None),
+            Source::Inbox(route) => {
+                let key = Arc::clone(route.challenge_key());
+                (None, Some(Reachability::new(key, route.peer.clone())))
+            }
         };
         Self {
             engine,
@@ -170,9 +179,11 @@ impl WebRtcCarrier {
             engine_timeout: Instant::now(),
             left_to_peer: VecDeque::new(),
             unsent: TransmitQueue::default(),
+            source_watch,
             reachability,
             refusal_password: None,
             refused_by_peer: false,
+            port_watch: None,
             lifetime: Lifetime::new(limits),
             blocked: None,
             early: VecDeque::new(),
@@ -185,6 +196,11 @@ impl WebRtcCarrier {
     /// Looks out for a refusal by a listener that knows this password, until the handshake is done.
     pub(crate) fn expect_refusal(&mut self, password: String) {
         self.refusal_password = Some(password);
+    }
+
+    /// Ends the handshake with what `watch` completes with, unless anything comes from the peer before.
+    pub(crate) fn watch_port(&mut self, watch: BoxFuture<'static, io::Error>) {
+        self.port_watch = Some(watch);
     }
 
     /// The peer is authenticated, or does not have to be. `early` is what it did meanwhile.
@@ -206,12 +222,24 @@ impl WebRtcCarrier {
             }
             let moved = self.turn(cx);
             if !moved {
-                return self.next_event().map_or(Poll::Pending, Poll::Ready);
+                let event = self.next_event().or_else(|| self.poll_port_watch(cx));
+                return event.map_or(Poll::Pending, Poll::Ready);
             }
         }
         // More to do, but the driver has other work too.
         cx.waker().wake_by_ref();
         self.next_event().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_port_watch(&mut self, cx: &mut Context<'_>) -> Option<EngineEvent> {
+        let Source::Socket { remote } = self.source else {
+            return None;
+        };
+        let Poll::Ready(source) = self.port_watch.as_mut()?.as_mut().poll(cx) else {
+            return None;
+        };
+        self.port_watch = None;
+        Some(EngineEvent::Unreachable { remote, source })
     }
 
     fn next_event(&mut self) -> Option<EngineEvent> {
@@ -244,6 +272,7 @@ impl WebRtcCarrier {
                 self.engine.handle_timeout(now.into_std());
             }
             self.close_overdue(now);
+            self.watch_source(now);
             self.dirty = true;
         }
         let polled = std::mem::take(&mut self.dirty);
@@ -254,11 +283,50 @@ impl WebRtcCarrier {
             self.account(now);
         }
         let sent = self.send(cx);
-        received || polled || sent
+        let armed = self.arm_source_watch(now);
+        received || polled || sent || armed || self.dirty
+    }
+
+    /// Sets the timer for the next look, which what was received or sent may have called for. `true` if it has to
+    /// be polled.
+    fn arm_source_watch(&mut self, now: Instant) -> bool {
+        let look_at = self.source_watch.as_ref().and_then(SourceWatch::look_at);
+        let is_sooner = !self.ended && look_at.is_some_and(|at| at < self.timer.deadline());
+        if is_sooner {
+            self.set_timer(now);
+        }
+        is_sooner
+    }
+
+    /// Looks up which address the system sends from, when it is time to, and tells the engine of another one.
+    fn watch_source(&mut self, now: Instant) {
+        let Some(watch) = &mut self.source_watch else {
+            return;
+        };
+        if self.ended || !watch.is_due(now) {
+            return;
+        }
+        let source = self.socket.source_towards(watch.remote());
+        watch.looked(now, source.is_ok());
+        match source {
+            Ok(source) if source != self.local.ip() => {
+                tracing::debug!(target: "anabranch::webrtc", from = %self.local.ip(), to = %source, "moved");
+                self.local.set_ip(source);
+                self.engine.move_to(now.into_std(), self.local);
+                self.dirty = true;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(target: "anabranch::webrtc", %error, "no source address");
+            }
+        }
     }
 
     fn set_timer(&mut self, now: Instant) {
         let mut next = self.engine_timeout;
+        if let Some(look_at) = self.source_watch.as_ref().and_then(SourceWatch::look_at) {
+            next = next.min(look_at);
+        }
         if let Some(silent_at) = self.lifetime.silent_at() {
             next = next.min(silent_at);
         }
@@ -313,6 +381,7 @@ impl WebRtcCarrier {
             source,
             local,
             unsent,
+            source_watch,
             reachability,
             refusal_password,
             refused_by_peer,
@@ -324,11 +393,16 @@ impl WebRtcCarrier {
                 reachability.received(from, to, contents.len());
             }
             for datagram in contents.chunks(stride.max(1)) {
-                if let Some(reachability) = reachability
-                    && (reachability.take_answer(now, from, datagram)
-                        || reachability.withholds(from, datagram))
-                {
-                    continue;
+                if let Some(reachability) = reachability {
+                    if reachability.take_answer(now, from, datagram) {
+                        if let Some(check) = reachability.take_withheld(from) {
+                            engine.handle_datagram(now.into_std(), from, to, &check, unsent);
+                        }
+                        continue;
+                    }
+                    if reachability.withholds(from, datagram) {
+                        continue;
+                    }
                 }
                 if let Some(password) = refusal_password {
                     *refused_by_peer |= is_refusal(datagram, password);
@@ -337,9 +411,12 @@ impl WebRtcCarrier {
             }
         };
         let received = match source {
-            Source::Socket => {
+            Source::Socket { .. } => {
                 let polled = socket.poll_receive(cx, &mut |received| {
-                    // A socket of our own is bound to one address.
+                    // Whichever address of this machine it came to: ICE has one candidate.
+                    if let Some(watch) = source_watch {
+                        watch.received(now, received.contents);
+                    }
                     feed(received.source, *local, received.contents, received.stride);
                 });
                 match polled {
@@ -356,6 +433,7 @@ impl WebRtcCarrier {
         self.dirty |= received;
         if received {
             self.lifetime.heard(now);
+            self.port_watch = None;
         }
         received
     }
@@ -363,6 +441,13 @@ impl WebRtcCarrier {
     /// Sends what waits; returns whether anything went out.
     fn send(&mut self, cx: &mut Context<'_>) -> bool {
         let mut sent = self.challenge();
+        if !self.unsent.is_empty()
+            && let Some(watch) = &mut self.source_watch
+        {
+            let now = Instant::now();
+            watch.will_send(now);
+            self.watch_source(now);
+        }
         loop {
             if let Some(blocked) = &mut self.blocked {
                 if blocked.as_mut().poll(cx).is_pending() {
@@ -394,7 +479,10 @@ impl WebRtcCarrier {
                     run = shorter;
                 }
             }
-            let outgoing = Outgoing::from(run);
+            let mut outgoing = Outgoing::from(run);
+            if let Some(watch) = &self.source_watch {
+                outgoing.source = watch.unspecified();
+            }
             match self.socket.try_send(&outgoing) {
                 Ok(()) => {
                     self.lifetime.sent(outgoing.contents.len());
@@ -409,6 +497,9 @@ impl WebRtcCarrier {
                 // As good as lost on the way: ICE and SCTP find out whether that lasts.
                 Err(error) => {
                     tracing::debug!(target: "anabranch::webrtc", %error, "datagrams not sent");
+                    if let Some(watch) = &mut self.source_watch {
+                        watch.send_failed();
+                    }
                 }
             }
             self.unsent.pop(max_segments);
@@ -518,6 +609,7 @@ impl Carrier for WebRtcCarrier {
                     return Poll::Ready(Err(cause.explained(self.notices.goodbye.take())));
                 }
                 EngineEvent::Refused
+                | EngineEvent::Unreachable { .. }
                 | EngineEvent::IceConnected
                 | EngineEvent::DtlsConnected(_)
                 | EngineEvent::ChannelZeroOpen => {}
@@ -662,7 +754,11 @@ impl Drop for WebRtcCarrier {
             {
                 break;
             }
-            if self.socket.try_send(&Outgoing::from(run)).is_err() {
+            let mut outgoing = Outgoing::from(run);
+            if let Some(watch) = &self.source_watch {
+                outgoing.source = watch.unspecified();
+            }
+            if self.socket.try_send(&outgoing).is_err() {
                 break;
             }
             self.unsent.pop(1);

@@ -33,6 +33,10 @@ const FACTOR: u64 = 3;
 /// Time between two challenges of one address.
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Longest check that is kept until its address is proven: those of all known peers are shorter. Beyond it the
+/// repetition is waited for.
+const MAX_WITHHELD: usize = 256;
+
 /// The addresses of a peer. As many as its router takes at the most.
 #[derive(Debug)]
 pub(super) struct Reachability {
@@ -56,6 +60,8 @@ struct Remote {
     sent: u64,
     proven: bool,
     challenged: Option<Instant>,
+    /// The last check that waits for the proof.
+    withheld: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,22 +128,31 @@ impl Reachability {
             sent: 0,
             proven: false,
             challenged: None,
+            withheld: None,
         });
     }
 
     /// Whether a datagram is a check that has to wait until the address it comes from is proven, which is then
-    /// asked for. The peer repeats it.
+    /// asked for: see [`Self::take_withheld`].
     pub(super) fn withholds(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
         // RFC 7983: STUN.
         if self.proven == Some(from) || !matches!(datagram.first(), Some(0..=3)) {
             return false;
         }
-        let mut further = self.addresses.iter().skip(1);
-        let withheld = further.any(|remote| remote.address == from && !remote.proven);
-        if withheld {
-            self.wanted = Some(from);
-        }
-        withheld
+        let mut further = self.addresses.iter_mut().skip(1);
+        let Some(remote) = further.find(|remote| remote.address == from && !remote.proven) else {
+            return false;
+        };
+        remote.withheld = (datagram.len() <= MAX_WITHHELD).then(|| datagram.into());
+        self.wanted = Some(from);
+        true
+    }
+
+    /// The check that was withheld from an address, if that is proven now. The peer would not repeat it before
+    /// its timer runs out, and it may move the connection to where the peer is now.
+    pub(super) fn take_withheld(&mut self, from: SocketAddr) -> Option<Box<[u8]>> {
+        let remote = self.find(from).filter(|remote| remote.proven)?;
+        remote.withheld.take()
     }
 
     /// Takes in a datagram that may answer a challenge; `true` if it does.

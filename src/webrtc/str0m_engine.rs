@@ -93,6 +93,8 @@ struct Channel {
 pub(crate) struct Str0mEngine {
     rtc: Rtc,
     role: Role,
+    /// The candidate of this side.
+    local: SocketAddr,
     /// Where a dialler's DTLS went, which only ICE decides: str0m takes DTLS from anywhere. A listener's
     /// router lets in none but that of addresses that it knows.
     dtls_sent_to: Vec<SocketAddr>,
@@ -170,6 +172,7 @@ impl Str0mEngine {
         let mut engine = Self {
             rtc,
             role: setup.role,
+            local: setup.local,
             dtls_sent_to: Vec::new(),
             channels: HashMap::new(),
             names: HashMap::new(),
@@ -613,6 +616,20 @@ impl Engine for Str0mEngine {
 
     fn is_dtls12(&mut self) -> bool {
         self.rtc.direct_api().dtls_protocol_version() == Some(ProtocolVersion::DTLS1_2)
+    }
+
+    fn move_to(&mut self, now: Instant, local: SocketAddr) {
+        let host = |address| Candidate::host(address, "udp");
+        let (Ok(new), Ok(old)) = (host(local), host(self.local)) else {
+            return;
+        };
+        if self.ended || local == self.local || self.rtc.add_local_candidate(new).is_none() {
+            return;
+        }
+        // In this order: without any pair the agent would give up.
+        self.rtc.direct_api().invalidate_candidate(&old);
+        self.local = local;
+        self.handle_timeout(now);
     }
 
     fn close(&mut self, _now: Instant) {

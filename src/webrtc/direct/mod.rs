@@ -363,7 +363,7 @@ impl Engine for DirectEngine {
                 self.path.handle_stun(now, source, destination, datagram);
                 self.handle_path_event(now);
             }
-            Some(20..=63) if self.path.is_validated(source) => self.handle_record(datagram),
+            Some(20..=63) if self.path.accepts(now, source) => self.handle_record(datagram),
             _ => return,
         }
         self.fed += 1;
@@ -462,6 +462,13 @@ impl Engine for DirectEngine {
 
     fn packet_payload(&self) -> Option<usize> {
         Some(self.channels.sctp.packet_payload())
+    }
+
+    fn move_to(&mut self, now: Instant, local: SocketAddr) {
+        if !self.channels.is_ended() {
+            self.path.move_to(now, local);
+            self.handle_path_event(now);
+        }
     }
 
     fn close(&mut self, _now: Instant) {

@@ -24,6 +24,17 @@ const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// peer has fallen silent is noticed above it.
 const LITE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// Silence of the peer at its address after which it is followed to one that it prefers less. A peer that uses
+/// a pair sends a check every 2.5 s at the latest, and data at once.
+const ROUTE_SILENCE: Duration = Duration::from_secs(1);
+
+/// Preference of the first candidate of this side, in the middle of its range (RFC 8445 section 5.1.2.1), so
+/// that those that replace it can be preferred.
+const FIRST_PREFERENCE: u32 = 1 << 15;
+
+/// Greatest preference.
+const MAX_PREFERENCE: u32 = (1 << 16) - 1;
+
 /// Where datagrams go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
@@ -49,8 +60,19 @@ pub(super) struct Path {
     /// Remote addresses from which messages with the right integrity came.
     validated: Vec<SocketAddr>,
     route: Option<Route>,
+    /// How much the peer prefers its address of the route, by the PRIORITY of its nomination. A listener's.
+    priority: u32,
+    /// An address that the peer has nominated and prefers less, and its priority. A listener's.
+    second: Option<(SocketAddr, u32)>,
+    /// When something last came from the remote address of the route.
+    heard: Instant,
     event: Option<PathEvent>,
     next_timeout: Instant,
+}
+
+fn candidate(address: SocketAddr) -> Result<Candidate, ConnectionError> {
+    Candidate::host(address, Protocol::Udp)
+        .map_err(|error| ConnectionError::Carrier(format!("no candidate: {error}")))
 }
 
 impl Path {
@@ -58,10 +80,6 @@ impl Path {
         let credentials = |(ufrag, pass): &(String, String)| IceCreds {
             ufrag: ufrag.clone(),
             pass: pass.clone(),
-        };
-        let candidate = |address| {
-            Candidate::host(address, Protocol::Udp)
-                .map_err(|error| ConnectionError::Carrier(format!("no candidate: {error}")))
         };
         let local_credentials = credentials(&setup.local_credentials);
         let hmac = crypto_provider().sha1_hmac_provider;
@@ -71,6 +89,12 @@ impl Path {
         agent.set_controlling(client);
         agent.set_remote_credentials(credentials(&setup.remote_credentials));
         agent.set_max_candidate_pairs(MAX_ADDRESSES);
+        // The address that this side has moved to is the best: its peer takes the nominated pair with the highest
+        // priority, and the one that is dead until it expires.
+        agent.set_local_preference(|_: &Candidate, before: usize| {
+            let before = u32::try_from(before).unwrap_or(u32::MAX);
+            FIRST_PREFERENCE.saturating_add(before).min(MAX_PREFERENCE)
+        });
         agent.add_local_candidate(candidate(setup.local)?);
         if let Some(remote) = setup.remote {
             agent.add_remote_candidate(candidate(remote)?);
@@ -81,6 +105,9 @@ impl Path {
             local: setup.local,
             validated: Vec::new(),
             route: None,
+            priority: 0,
+            second: None,
+            heard: now,
             event: None,
             next_timeout: now,
         };
@@ -99,6 +126,12 @@ impl Path {
         let Ok(message) = StunMessage::parse(datagram) else {
             return;
         };
+        // The response to a nomination is made with it, and the agent keeps to itself what it was.
+        let nomination = (self.role == Role::Server
+            && message.is_binding_request()
+            && message.use_candidate()
+            && destination == self.local)
+            .then(|| message.prio().unwrap_or_default());
         let packet = StunPacket {
             proto: Protocol::Udp,
             source,
@@ -109,13 +142,52 @@ impl Path {
             // What follows from it is due now: left to the agent's timer, the nomination came 50 ms
             // later, and str0m as the listener sends no DTLS before that.
             self.agent.handle_timeout(now);
+            self.take_events(now);
+            if let Some(priority) = nomination {
+                self.follow(now, source, priority);
+            }
+            self.accepts(now, source);
         }
-        self.take_events();
+        self.take_events(now);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
-        self.take_events();
+        self.take_events(now);
+    }
+
+    /// The peer has nominated an address of its own.
+    ///
+    /// The agent alone would stay with the first of two of one priority, as those behind a NAT that has forgotten its
+    /// mapping have, and with a better one that is dead for 15 s. Here the last nomination holds, unless the address
+    /// that the peer prefers is heard of still.
+    fn follow(&mut self, now: Instant, remote: SocketAddr, priority: u32) {
+        let Some(route) = self.route else {
+            return;
+        };
+        let is_silent = now >= self.heard + ROUTE_SILENCE;
+        if route.remote == remote || priority >= self.priority || is_silent {
+            self.priority = priority;
+            self.set_route(Route { remote, ..route });
+            self.heard = now;
+            self.second = None;
+        } else {
+            self.second = Some((remote, priority));
+        }
+    }
+
+    /// This side sends from another address now: that is checked at once, and the one before is not any more.
+    pub(super) fn move_to(&mut self, now: Instant, local: SocketAddr) {
+        let (Ok(new), Ok(old)) = (candidate(local), candidate(self.local)) else {
+            return;
+        };
+        if local == self.local || self.agent.add_local_candidate(new).is_none() {
+            return;
+        }
+        // In this order: without any pair the agent would give up.
+        self.agent.invalidate_candidate(&old);
+        self.local = local;
+        self.handle_timeout(now);
     }
 
     /// Puts what ICE has to send into `out`, and returns when it wants to know of the time.
@@ -143,9 +215,16 @@ impl Path {
         self.next_timeout
     }
 
-    /// Whether ICE knows the address as one of the peer's.
-    pub(super) fn is_validated(&self, address: SocketAddr) -> bool {
-        self.validated.contains(&address)
+    /// Whether ICE knows the address as one of the peer's. Something of it has just come from there.
+    pub(super) fn accepts(&mut self, now: Instant, source: SocketAddr) -> bool {
+        if self.route.is_some_and(|route| route.remote == source) {
+            self.heard = now;
+        } else if let Some((second, priority)) = self.second
+            && second == source
+        {
+            self.follow(now, source, priority);
+        }
+        self.validated.contains(&source)
     }
 
     pub(super) fn route(&self) -> Option<Route> {
@@ -156,11 +235,12 @@ impl Path {
         self.event.take()
     }
 
-    fn take_events(&mut self) {
+    fn take_events(&mut self, now: Instant) {
         while let Some(event) = self.agent.poll_event() {
             match event {
                 IceAgentEvent::DiscoveredRecv { source, .. } => {
-                    if self.validated.len() < MAX_ADDRESSES && !self.is_validated(source) {
+                    let is_known = self.validated.contains(&source);
+                    if self.validated.len() < MAX_ADDRESSES && !is_known {
                         self.validated.push(source);
                     }
                     // A lite agent hears of the nomination half a second later, and a client that
@@ -172,11 +252,15 @@ impl Path {
                         });
                     }
                 }
+                // A listener follows each nomination itself; its agent only says which is left when that one
+                // is dead.
                 IceAgentEvent::NominatedSend {
                     source: local,
                     destination: remote,
                     ..
-                } => self.set_route(Route { local, remote }),
+                } if self.role == Role::Client || now >= self.heard + LITE_INTERVAL => {
+                    self.set_route(Route { local, remote });
+                }
                 IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                     self.event = Some(PathEvent::Lost);
                 }

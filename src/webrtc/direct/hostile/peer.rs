@@ -374,7 +374,10 @@ impl Peer {
                 }
                 EngineEvent::Carrier(CarrierEvent::Readable { channel }) => self.read(channel),
                 EngineEvent::Carrier(CarrierEvent::Closed { channel }) => self.read(channel),
-                EngineEvent::Carrier(_) | EngineEvent::Refused | EngineEvent::IceConnected => {}
+                EngineEvent::Carrier(_)
+                | EngineEvent::Refused
+                | EngineEvent::Unreachable { .. }
+                | EngineEvent::IceConnected => {}
             }
         }
     }

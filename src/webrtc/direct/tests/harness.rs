@@ -103,7 +103,10 @@ impl<E: Engine> Side<E> {
                 EngineEvent::Carrier(CarrierEvent::Delivered { channel }) => {
                     self.delivered.push(channel);
                 }
-                EngineEvent::Carrier(_) | EngineEvent::Refused | EngineEvent::IceConnected => {}
+                EngineEvent::Carrier(_)
+                | EngineEvent::Refused
+                | EngineEvent::Unreachable { .. }
+                | EngineEvent::IceConnected => {}
             }
         }
     }
