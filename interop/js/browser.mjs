@@ -1,32 +1,18 @@
 #!/usr/bin/env node
-// Headless Chromium as a webrtc-direct dialler; README.md tells how to drive it.
+// Headless Chromium or Firefox as a webrtc-direct dialler; README.md tells how to drive it.
 
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
-import { chromium } from 'playwright-core'
+import { FIREFOX_SCTPS, launchChromium, launchFirefox } from './src/browsers.mjs'
 import { fail, parseCommand, reporter, setDeadline } from './src/cli.mjs'
 
-const USAGE = 'browser.mjs dial MULTIADDR [CASE...] [--v2] [--no-munge] [--agent PREFIX] [--timeout-s S] | ' +
-  'browser.mjs v2 MULTIADDR [--no-munge] [--timeout-s S] | browser.mjs websocket URL IDLE_MS'
+const USAGE = 'browser.mjs dial MULTIADDR [CASE...] [--v2] [BROWSER] [--agent PREFIX] [--timeout-s S] | ' +
+  'browser.mjs v2 MULTIADDR [BROWSER] [--timeout-s S] | browser.mjs websocket URL IDLE_MS [BROWSER]; ' +
+  'BROWSER is --no-munge (Chromium) or --firefox dcsctp|usrsctp'
 
 const PAGES = { dial: 'src/page-dial.mjs', v2: 'src/page-v2.mjs', websocket: 'src/page-websocket.mjs' }
-
-const CHROMIUM_ARGS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  // Gather a candidate on the loopback interface too: a machine with no other could not dial at all.
-  '--allow-loopback-in-peer-connection'
-]
-
-// The trial with which Chromium refuses SDP whose ufrag or password a page has changed.
-const NO_MUNGE_ARG = '--force-fieldtrials=WebRTC-NoSdpMangleUfrag/Enabled/'
 
 async function bundle (entry) {
   const result = await build({
@@ -34,7 +20,7 @@ async function bundle (entry) {
     bundle: true,
     format: 'esm',
     platform: 'browser',
-    target: 'chrome120',
+    target: ['chrome120', 'firefox128'],
     write: false,
     logLevel: 'warning'
   })
@@ -54,48 +40,54 @@ async function servePage (script) {
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() }
 }
 
-function launch (noMunge) {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    args: noMunge ? [...CHROMIUM_ARGS, NO_MUNGE_ARG] : CHROMIUM_ARGS
-  })
-}
-
 async function openPage (browser, url, report) {
   const page = await browser.newPage()
   page.on('console', message => process.stderr.write(`page: ${message.text()}\n`))
   page.on('pageerror', error => process.stderr.write(`page: ${error.stack ?? error}\n`))
   await page.exposeFunction('report', report)
   await page.goto(url)
-  await page.waitForFunction(() => 'run' in window, undefined, { timeout: 10_000 })
+  await page.waitForFunction(() => 'run' in window, { timeout: 10_000 })
   return page
 }
 
-async function runPage (command, parameters, noMunge, timeoutMs) {
+async function runPage (command, parameters, { launch, sctps }, timeoutMs) {
   const { report, lastReport } = reporter()
-  // Playwright kills the browser when this process exits, at the deadline too.
+  // Puppeteer kills the browser when this process exits, at the deadline too.
   setDeadline(timeoutMs, lastReport)
-  let browser
   const server = await servePage(await bundle(PAGES[command]))
+  const { browser, usedSctps } = await launch()
+  let passed
   try {
-    browser = await launch(noMunge)
     const page = await openPage(browser, server.url, report)
-    return await page.evaluate(parameters => window.run(parameters), parameters)
+    passed = await page.evaluate(parameters => window.run(parameters), parameters)
   } finally {
-    await browser?.close()
+    await browser.close()
     server.close()
   }
+  const used = usedSctps().join()
+  if (used !== sctps) {
+    report({ case: 'sctp', ok: false, error: `the browser used the SCTP '${used}', not '${sctps}'` })
+    return false
+  }
+  return passed
+}
+
+/** How to start the browser that the options ask for, and the SCTP that must have run in it. */
+function browserOf (command, { firefox, 'no-munge': noMunge }) {
+  if (firefox == null) return { launch: () => launchChromium({ noMunge }), sctps: '' }
+  if (noMunge || !FIREFOX_SCTPS.includes(firefox)) return fail(USAGE)
+  return { launch: () => launchFirefox({ sctp: firefox }), sctps: command === 'websocket' ? '' : firefox }
 }
 
 async function main () {
   const { command, address, names, values, timeoutMs } = parseCommand(USAGE, {
     v2: { type: 'boolean', default: false },
-    'no-munge': { type: 'boolean', default: false }
+    'no-munge': { type: 'boolean', default: false },
+    firefox: { type: 'string' }
   })
   if (!(command in PAGES) || address == null) return fail(USAGE)
   const parameters = { address, names, agent: values.agent, v2: values.v2 }
-  const passed = await runPage(command, parameters, values['no-munge'], timeoutMs)
+  const passed = await runPage(command, parameters, browserOf(command, values), timeoutMs)
   return passed ? 0 : 1
 }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the JavaScript interop tests need: the npm packages and Chromium, and Node.js
-# where there is none. Quiet and cheap when nothing is missing. What comes from apt needs root and a
+# Installs what the JavaScript interop tests need: the npm packages, Chromium and Firefox, Node.js
+# where there is none, and an address for Firefox where the machine has only loopback. Quiet and cheap when nothing is missing. What comes from apt needs root and a
 # Debian machine.
 set -eu
 cd "$(dirname "$0")"
@@ -40,6 +40,34 @@ install_chromium() {
     apt-get install -y -qq --no-install-recommends chromium > /dev/null
 }
 
+install_firefox() {
+    if [ -x "${FIREFOX:-/usr/bin/firefox-esr}" ]; then
+        return
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends firefox-esr > /dev/null
+}
+
+# Firefox gathers a candidate only on the address from which it would send to this one, and never in
+# 127.0.0.0/8. Nothing is sent there.
+lookup_target=8.8.8.8
+
+provide_address() {
+    if ! command -v ip > /dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends iproute2 > /dev/null
+    fi
+    if ! ip route get "$lookup_target" > /dev/null 2>&1; then
+        # Of a network for documentation, on the loopback interface.
+        ip address replace 198.51.100.1/32 dev lo
+        ip route replace "$lookup_target/32" dev lo src 198.51.100.1
+    fi
+}
+
 install_node
 install_packages
 install_chromium
+install_firefox
+provide_address

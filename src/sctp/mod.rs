@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 mod congestion;
+#[cfg(test)]
+mod differential;
 mod handshake;
 mod inbound;
 mod outbound;

@@ -38,13 +38,14 @@ impl Js {
         Self { child, lines }
     }
 
-    /// Runs a program to its end and demands that it succeeds.
-    pub(crate) async fn run(program: &str, arguments: &[&str]) {
+    /// Runs a program to its end and demands that it succeeds. Returns the cases that have run.
+    pub(crate) async fn run(program: &str, arguments: &[&str]) -> Vec<String> {
         let mut js = Self::start(program, arguments);
-        let mut failures = Vec::new();
+        let (mut cases, mut failures) = (Vec::new(), Vec::new());
         let status = timeout(DEADLINE, async {
             while let Some(line) = js.lines.next_line().await.expect("lines of text") {
                 println!("{program}: {line}");
+                cases.extend(value_of(&line, "case"));
                 if !line.contains("\"ok\":true") {
                     failures.push(line);
                 }
@@ -55,6 +56,7 @@ impl Js {
         .expect("the program keeps its own deadline");
         assert!(failures.is_empty(), "{failures:#?}");
         assert!(status.success(), "{status}");
+        cases
     }
 
     /// The address in the first line of `listen`.
@@ -64,8 +66,7 @@ impl Js {
             .expect("js listens")
             .expect("lines of text")
             .expect("a line");
-        let (_, rest) = line.split_once("\"listen\":\"").expect("an address");
-        rest.split('"').next().expect("an address").to_owned()
+        value_of(&line, "listen").expect("an address")
     }
 
     /// Ends a `listen`.
@@ -77,4 +78,10 @@ impl Js {
             .expect("status");
         assert!(status.success(), "{status}");
     }
+}
+
+/// The string that a line of JSON has for `key`.
+fn value_of(line: &str, key: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
+    rest.split('"').next().map(str::to_owned)
 }

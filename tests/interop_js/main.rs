@@ -1,13 +1,15 @@
-//! js-libp2p as a peer, in Node and in headless Chromium: it dials us, and we dial it.
+//! js-libp2p as a peer, in Node and in headless Chromium and Firefox: it dials us, and we dial it.
 //!
 //! The protocols are those of `interop/js/README.md`. `interop/js/setup.sh` installs what this
 //! needs; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1), and
 //! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anabranch::{Endpoint, EndpointConfig, RateLimit, WebRtcDirectVersion};
 
+mod firefox;
 mod identify;
 mod js;
 mod openers;
@@ -16,6 +18,8 @@ mod responders;
 mod websocket;
 
 use js::Js;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// How often each test is repeated.
 fn runs() -> usize {
@@ -31,12 +35,8 @@ fn endpoint_config() -> EndpointConfig {
     config
 }
 
-/// Listens on loopback and serves every protocol until it is dropped.
-async fn serve() -> Endpoint {
-    serve_with(endpoint_config()).await
-}
-
-async fn serve_with(config: EndpointConfig) -> Endpoint {
+/// Listens on `ip` and serves every protocol until it is dropped.
+async fn serve(ip: IpAddr, config: EndpointConfig) -> Endpoint {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer()
@@ -45,7 +45,7 @@ async fn serve_with(config: EndpointConfig) -> Endpoint {
     for protocol in responders::PROTOCOLS {
         builder = builder.protocol(protocol);
     }
-    let endpoint = builder.bind("127.0.0.1:0").await.expect("a socket");
+    let endpoint = builder.bind((ip, 0)).await.expect("a socket");
     let serving = endpoint.clone();
     tokio::spawn(async move {
         while let Some(incoming) = serving.accept().await {
@@ -72,22 +72,32 @@ async fn assert_nothing_left(endpoint: Endpoint) {
 
 async fn dialled_by(program: &str, arguments: &[&str]) {
     for _ in 0..runs() {
-        let endpoint = serve().await;
-        let address = endpoint.addresses().remove(0).to_string();
-        let mut all = vec![arguments[0], address.as_str()];
-        all.extend(&arguments[1..]);
-        Js::run(program, &all).await;
-        assert_nothing_left(endpoint).await;
+        dialled_on(LOOPBACK, program, arguments).await;
     }
 }
 
+/// Runs a program against a listener on `ip`, and returns the cases that have run.
+async fn dialled_on(ip: IpAddr, program: &str, arguments: &[&str]) -> Vec<String> {
+    let endpoint = serve(ip, endpoint_config()).await;
+    let cases = run_against(&endpoint, program, arguments).await;
+    assert_nothing_left(endpoint).await;
+    cases
+}
+
+async fn run_against(endpoint: &Endpoint, program: &str, arguments: &[&str]) -> Vec<String> {
+    let address = endpoint.addresses().remove(0).to_string();
+    let mut all = vec![arguments[0], address.as_str()];
+    all.extend(&arguments[1..]);
+    Js::run(program, &all).await
+}
+
 /// A listener whose rate for this machine is used up, so that it challenges whoever comes.
-async fn serve_the_proven() -> Endpoint {
+async fn serve_the_proven(ip: IpAddr) -> Endpoint {
     const BURST: u32 = 8;
     let mut config = endpoint_config();
     config.limit_loopback = true;
     config.first_contacts = RateLimit::new(Duration::from_secs(3600), BURST);
-    let endpoint = serve_with(config).await;
+    let endpoint = serve(ip, config).await;
     let dialler = Endpoint::builder().dial_only().expect("defaults work");
     for _ in 0..BURST {
         let connection = dialler.connect(&endpoint.addresses()[0]).await;
@@ -97,20 +107,20 @@ async fn serve_the_proven() -> Endpoint {
     endpoint
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn js_libp2p_in_node_answers_a_challenge() {
-    let endpoint = serve_the_proven().await;
-    let address = endpoint.addresses().remove(0).to_string();
-    Js::run("node.mjs", &["dial", &address]).await;
+async fn proven_by(ip: IpAddr, program: &str, arguments: &[&str]) {
+    let endpoint = serve_the_proven(ip).await;
+    run_against(&endpoint, program, arguments).await;
     assert_nothing_left(endpoint).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_node_answers_a_challenge() {
+    proven_by(LOOPBACK, "node.mjs", &["dial"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_chromium_answers_a_challenge() {
-    let endpoint = serve_the_proven().await;
-    let address = endpoint.addresses().remove(0).to_string();
-    Js::run("browser.mjs", &["dial", &address]).await;
-    assert_nothing_left(endpoint).await;
+    proven_by(LOOPBACK, "browser.mjs", &["dial"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! WebSockets that are not ours, spoken to by hand-made frames: `ws` in Node, and Chromium's.
+//! WebSockets that are not ours, spoken to by hand-made frames: `ws` in Node, and those of browsers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::js::Js;
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Echoes every substream of every connection, while `program` runs against it.
-async fn dialled_by(program: &str, command: &str) {
+async fn dialled_by(program: &str, command: &str, options: &[&str]) {
     let mut connection = Config::default();
     connection.negotiation = Negotiation::None;
     let mut config = ServerConfig::new(Authentication::DangerNone);
@@ -45,10 +45,10 @@ async fn dialled_by(program: &str, command: &str) {
         }
     };
     let idle_ms = IDLE.as_millis().to_string();
-    let arguments = [command, &url, &idle_ms];
+    let arguments = [&[command, &url, &idle_ms], options].concat();
     tokio::select! {
         () = serving => {}
-        () = Js::run(program, &arguments) => {}
+        _ = Js::run(program, &arguments) => {}
     }
     let idle = async {
         while !listener.is_idle() {
@@ -61,10 +61,15 @@ async fn dialled_by(program: &str, command: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ws_in_node_opens_the_carrier() {
-    dialled_by("websocket.mjs", "dial").await;
+    dialled_by("websocket.mjs", "dial", &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_websocket_of_chromium_opens_the_carrier() {
-    dialled_by("browser.mjs", "websocket").await;
+    dialled_by("browser.mjs", "websocket", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_websocket_of_firefox_opens_the_carrier() {
+    dialled_by("browser.mjs", "websocket", &["--firefox", "dcsctp"]).await;
 }

@@ -101,6 +101,10 @@ async function benchOnce (context, up, down) {
   })
 }
 
+function bulk1x4m (context) {
+  return benchOnce(context, BULK_BYTES, BULK_BYTES)
+}
+
 async function bulk3x4m (context) {
   await Promise.all(Array.from({ length: BULK_STREAMS }, () => benchOnce(context, BULK_BYTES, BULK_BYTES)))
 }
@@ -193,6 +197,7 @@ export const CASES = {
   identify,
   ping,
   'echo-100k': echo100k,
+  'bulk-1x4m': bulk1x4m,
   'bulk-3x4m': bulk3x4m,
   'sequential-50': sequential50,
   'half-close-local': halfCloseLocal,
