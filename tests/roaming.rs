@@ -15,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use anabranch::{Address, CloseOutcome, Endpoint, Substream};
+use anabranch::{Address, Endpoint, Finished, Substream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -274,7 +274,7 @@ fn listen() {
             send(&mut substream, TIME).await.expect("a connection");
         }
         let outcome = substream.finish().await.expect("a connection");
-        assert_eq!(outcome, CloseOutcome::Acked);
+        assert_eq!(outcome, Finished::Acked);
         connection.closed().await;
         endpoint.close().await;
     });
@@ -301,7 +301,7 @@ fn dial() {
         let longest = if upload {
             let sent = send(&mut substream, TIME).await.expect("a connection");
             let outcome = substream.finish().await.expect("a connection");
-            assert_eq!(outcome, CloseOutcome::Acked);
+            assert_eq!(outcome, Finished::Acked);
             let mut answer = [[0; 8]; 2];
             for number in &mut answer {
                 substream.read_exact(number).await.expect("an answer");

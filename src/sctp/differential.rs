@@ -70,6 +70,7 @@ impl Ours {
             max_packet: MAX_PACKET,
             receive_buffer: RECEIVE_BUFFER,
             max_message: MAX_MESSAGE,
+            progress_timeout: Duration::from_secs(120),
         };
         Self {
             association: Association::new(config),

@@ -96,8 +96,10 @@ enum Reset {
     None,
     /// As soon as everything is acknowledged.
     Wanted,
-    /// Asked for, or about to be.
+    /// About to be asked for.
     Requested,
+    /// Asked for.
+    Sent,
     /// The peer refuses.
     Failed,
 }
@@ -115,6 +117,9 @@ struct Outbound {
     reset: Reset,
     /// Streams of the peer's on this number that have ended since and wait for it.
     owed: u32,
+    /// Those that wait for the reset after it: the peer may have performed the one that was sent, and have used the
+    /// number again since. Its answer was lost, or is on its way.
+    owed_later: u32,
 }
 
 /// The sending side of an association.
@@ -170,6 +175,10 @@ pub(super) struct Sender {
     /// When the last packet is sent again in case it was lost, with nothing behind it to show that.
     probe_at: Option<Instant>,
     probe_due: bool,
+    /// When the peer is asked for its window, as a writer waits for a part of it; and times that it was asked since
+    /// one did not have to wait.
+    ask_at: Option<Instant>,
+    asked: u32,
     /// One for each time that something new is acknowledged.
     probed: bool,
 }
@@ -209,6 +218,8 @@ impl Sender {
             loss_at: None,
             probe_at: None,
             probe_due: false,
+            ask_at: None,
+            asked: 0,
             probed: false,
         }
     }
@@ -357,7 +368,12 @@ impl Sender {
     pub(super) fn owe_reset(&mut self, id: u16) {
         self.reset(id);
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.owed += 1;
+            // The first end belongs to the reset that was sent, whoever began; a further one does not.
+            if stream.reset == Reset::Sent && stream.owed > 0 {
+                stream.owed_later += 1;
+            } else {
+                stream.owed += 1;
+            }
         }
     }
 
@@ -383,7 +399,13 @@ impl Sender {
     pub(super) fn take_resets(&mut self, max: usize) -> Vec<u16> {
         let mut streams = Vec::new();
         while streams.len() < max && self.has_resets() {
-            streams.extend(self.to_reset.pop_front().map(|(id, _)| id));
+            let Some((id, _)) = self.to_reset.pop_front() else {
+                break;
+            };
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.reset = Reset::Sent;
+            }
+            streams.push(id);
         }
         streams
     }
@@ -391,8 +413,15 @@ impl Sender {
     /// Our direction of a stream was reset, and the number can be used again. Returns how many streams of the
     /// peer's have waited for it.
     pub(super) fn reset_done(&mut self, id: u16) -> Option<u32> {
-        let stream = self.streams.remove(&id)?;
-        self.peer_window.forget(&stream.share);
+        let mut stream = self.streams.remove(&id)?;
+        self.peer_window.forget(&mut stream.share);
+        if stream.owed_later > 0 {
+            self.open(id);
+            self.reset(id);
+            if let Some(next) = self.streams.get_mut(&id) {
+                next.owed = stream.owed_later;
+            }
+        }
         Some(stream.owed)
     }
 
@@ -433,9 +462,37 @@ impl Sender {
         if !self.sent.is_empty() && self.timeout_at.is_none() {
             self.timeout_at = Some(now + self.timeout());
         }
+        self.ask_for_window(now, packets);
         if self.next_packet > before {
             self.arm_probe(now);
         }
+    }
+
+    /// Asks for a SACK by DATA that the peer has, as long as a writer waits and no other SACK is on its way.
+    fn ask_for_window(&mut self, now: Instant, packets: &mut Packets) {
+        if !self.peer_window.is_awaited() {
+            (self.ask_at, self.asked) = (None, 0);
+            return;
+        }
+        if !self.sent.is_empty() {
+            self.ask_at = None;
+            return;
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_at = None;
+            self.asked += 1;
+            let header = DataHeader {
+                flags: flag::BEGIN | flag::END | flag::IMMEDIATE,
+                tsn: self.reached_tsn(),
+                stream: 0,
+                sequence: 0,
+                protocol: 0,
+            };
+            packets.put_data(header, &[0]);
+            self.next_packet += 1;
+        }
+        let patience = self.timeout().saturating_mul(1 << self.asked.min(8));
+        self.ask_at.get_or_insert(now + patience.min(RTO_MAX));
     }
 
     /// Whether the congestion window has room. An empty path always takes a packet.
@@ -533,7 +590,10 @@ impl Sender {
             }
             // The end of several packets is acknowledged without delay (RFC 7053), and so is missed early. What
             // is sent alone is likely to be answered by the application, and the acknowledgement goes along.
-            if ends && is_last && !self.sent.is_empty() {
+            // And before a reset, which waits for it: pion delays its SACK by 200 ms.
+            let is_awaited = (self.streams.get(&queued.stream))
+                .is_some_and(|stream| stream.reset == Reset::Wanted);
+            if ends && is_last && (!self.sent.is_empty() || is_awaited) {
                 flags |= flag::IMMEDIATE;
             }
             let (stream, protocol) = (queued.stream, queued.protocol);

@@ -772,3 +772,65 @@ fn a_first_flight_of_tiny_messages_is_no_longer_than_one_of_large_ones() {
     let (tiny, large) = (flight(1), flight(10_000));
     assert!(tiny <= 12_000 && large <= 12_000, "{tiny} {large}");
 }
+
+/// pion sends no SACK when its application reads: whoever waits for a part of its window has to ask.
+#[test]
+fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
+    let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[0].association.open_stream(2);
+    pair.sides[1].reads = false;
+    let mut messages = 0;
+    while pair.sides[0].association.has_share(2, 16_000) {
+        pair.write(0, 2, vec![7; 16_000]);
+        messages += 1;
+        pair.run(Duration::from_millis(100));
+    }
+    assert!(
+        (10..17).contains(&messages),
+        "{messages} of 16 that the window has"
+    );
+    // Everything is acknowledged, and what the reader makes of it is lost.
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.sides[0].association.held(), 0);
+    pair.passes = Box::new(|from, _| from == 0);
+    pair.sides[1].read(2);
+    assert_eq!(pair.sides[1].received[&2].len(), messages);
+    pair.run(Duration::from_millis(200));
+    pair.passes = Box::new(|_, _| true);
+    pair.sides[0].events.clear();
+    let began = pair.now;
+    pair.until("room", |pair| pair.sides[0].events.contains(&Event::Room));
+    assert!(
+        pair.now - began < Duration::from_secs(4),
+        "{:?}",
+        pair.now - began
+    );
+    assert!(pair.sides[0].association.has_share(2, 16_000));
+    assert_eq!(
+        pair.sides[1].received[&2].len(),
+        messages,
+        "nothing came twice"
+    );
+}
+
+/// The peer has performed our reset and uses the number again, but its answer was lost: the end of the second
+/// stream needs a reset of its own.
+#[test]
+fn a_number_that_was_used_again_before_the_answer_to_our_reset_is_reset_again() {
+    let mut sender = super::sender::Sender::new(1000, 1160);
+    sender.open(1);
+    sender.owe_reset(1);
+    assert_eq!(sender.take_resets(10), [1]);
+    sender.owe_reset(1);
+    assert!(sender.take_resets(10).is_empty());
+    assert_eq!(sender.reset_done(1), Some(1));
+    assert_eq!(sender.take_resets(10), [1], "for the second stream");
+    assert_eq!(sender.reset_done(1), Some(1));
+    assert!(sender.take_resets(10).is_empty());
+    // One that we began is answered by the peer's own: that is no second stream.
+    sender.reset(3);
+    assert_eq!(sender.take_resets(10), [3]);
+    sender.owe_reset(3);
+    assert_eq!(sender.reset_done(3), Some(1));
+    assert!(sender.take_resets(10).is_empty());
+}

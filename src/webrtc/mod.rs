@@ -652,7 +652,11 @@ impl Carrier for WebRtcCarrier {
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
-            Written::NotOpen => self.not_open = true,
+            Written::NotOpen => {
+                self.not_open = true;
+                // It may have to ask the peer for room.
+                self.dirty = true;
+            }
             Written::Closed => {}
         }
         written

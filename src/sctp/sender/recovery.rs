@@ -161,8 +161,7 @@ impl Sender {
         let id = sent.header.stream;
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.unacknowledged -= length;
-            self.peer_window.acknowledged(id, &mut stream.share, length);
-            news.share |= stream.share.take_wait();
+            news.share |= self.peer_window.acknowledged(id, &mut stream.share, length);
             if stream.unacknowledged == 0 {
                 news.acknowledged.push(id);
             }
@@ -270,7 +269,7 @@ impl Sender {
     }
 
     pub(in crate::sctp) fn next_timeout(&self) -> Option<Instant> {
-        [self.timeout_at, self.loss_at, self.probe_at]
+        [self.timeout_at, self.loss_at, self.probe_at, self.ask_at]
             .into_iter()
             .flatten()
             .min()

@@ -15,6 +15,9 @@
 //! difference: a stream that is read is acknowledged all the time, one that is stalled is not.
 //! That can be wrong, so a stream may always send one message when nothing of it is outstanding and
 //! its last such probe was read.
+//!
+//! pion sends no SACK when its application reads. So as long as a writer waits and nothing is outstanding, the peer is
+//! asked for one now and then, by DATA that it has (RFC 9260 section 6.2): that takes no room.
 
 use std::collections::HashMap;
 
@@ -39,6 +42,8 @@ pub(super) struct PeerWindow {
     unread: usize,
     /// Streams with something unread, in the order in which they were acknowledged last.
     holders: Vec<u16>,
+    /// Streams whose writer waits.
+    waiting: usize,
 }
 
 /// The part of one stream.
@@ -50,13 +55,6 @@ pub(super) struct Share {
     probed_at: Option<usize>,
     /// A message was refused, and its writer waits for room.
     waits: bool,
-}
-
-impl Share {
-    /// Whether the writer waits; it does not any more.
-    pub(super) fn take_wait(&mut self) -> bool {
-        std::mem::take(&mut self.waits)
-    }
 }
 
 impl PeerWindow {
@@ -77,14 +75,27 @@ impl PeerWindow {
         self.room = self.room.saturating_sub(bytes);
     }
 
-    /// Bytes of a stream were acknowledged.
-    pub(super) fn acknowledged(&mut self, id: u16, share: &mut Share, bytes: usize) {
+    /// Whether a writer waits for its part of the window.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Whether the writer of a stream waits; it does not any more.
+    fn take_wait(&mut self, share: &mut Share) -> bool {
+        let waited = std::mem::take(&mut share.waits);
+        self.waiting -= usize::from(waited);
+        waited
+    }
+
+    /// Bytes of a stream were acknowledged. Returns whether its writer had waited, and may have room now.
+    pub(super) fn acknowledged(&mut self, id: u16, share: &mut Share, bytes: usize) -> bool {
         share.unread += bytes;
         self.unread += bytes;
         if self.holders.last() != Some(&id) {
             self.holders.retain(|holder| *holder != id);
             self.holders.push(id);
         }
+        self.take_wait(share)
     }
 
     /// Believes as much to be read as the peer can not hold any more. Returns whether a writer that waits may have
@@ -105,8 +116,9 @@ impl PeerWindow {
             let read = share.unread.min(self.unread - held_by_peer);
             share.unread -= read;
             self.unread -= read;
-            has_room |= read > 0 && share.take_wait();
-            if share.unread == 0 {
+            let is_read = share.unread == 0;
+            has_room |= read > 0 && self.take_wait(share);
+            if is_read {
                 self.holders.pop();
             }
         }
@@ -114,13 +126,19 @@ impl PeerWindow {
     }
 
     /// A stream is gone: what its application has not read is nobody's.
-    pub(super) fn forget(&mut self, share: &Share) {
+    pub(super) fn forget(&mut self, share: &mut Share) {
         self.unread = self.unread.saturating_sub(share.unread);
+        self.take_wait(share);
     }
 
     /// Whether a message fits the part of the window that its stream may fill. If not, its writer waits, and
     /// [`Self::settle`] or the acknowledgement of the stream reports room.
-    pub(super) fn admits(&self, share: &mut Share, unacknowledged: usize, length: usize) -> bool {
+    pub(super) fn admits(
+        &mut self,
+        share: &mut Share,
+        unacknowledged: usize,
+        length: usize,
+    ) -> bool {
         let left = self
             .capacity
             .saturating_sub(self.unread.saturating_sub(share.unread));
@@ -137,7 +155,7 @@ impl PeerWindow {
             share.probed_at = Some(share.unread);
             return true;
         }
-        share.waits = true;
+        self.waiting += usize::from(!std::mem::replace(&mut share.waits, true));
         false
     }
 }
