@@ -33,6 +33,10 @@ const (
 	neighbourBytes  = 10_000
 	neighbourLimit  = time.Second
 	stallHoldMillis = uint64(stallTime / time.Millisecond)
+
+	// busyTime is more than iceKeepalive, and than what a listener may wait for checks.
+	busyTime  = 17 * time.Second
+	busyPause = 50 * time.Millisecond
 )
 
 // errReportedItself is of a case that has written its line.
@@ -60,6 +64,7 @@ var allCases = []namedCase{
 	{name: "reset-remote", run: run.resetRemote},
 	{name: "stall-local", run: run.stallLocal},
 	{name: "stall-remote", run: run.stallRemote},
+	{name: "busy-17s", run: run.busy},
 	{name: "serve", run: run.serve, onRequest: true},
 	{name: "close", run: run.close},
 }
@@ -114,7 +119,7 @@ func exchange(s *stream, write, read func() error) error {
 		s.reset(codeWrong)
 		return firstError(err, <-wrote)
 	}
-	return firstError(<-wrote, finish(s))
+	return finishAfter(s, <-wrote)
 }
 
 func (r run) echo(length int) error {
@@ -192,7 +197,7 @@ func (r run) ping() error {
 			if !bytes.Equal(sent, got) {
 				return errors.New("other bytes came back")
 			}
-			return finish(s)
+			return finishAfter(s, firstError(s.closeWrite(), readPattern(s, 0)))
 		})
 		if err != nil {
 			return err
@@ -244,7 +249,7 @@ func (r run) halfCloseLocal() error {
 		if err := firstError(writePattern(s, 1000), s.closeWrite()); err != nil {
 			return err
 		}
-		return firstError(readPattern(s, halfCloseBytes), finish(s))
+		return finishAfter(s, readPattern(s, halfCloseBytes))
 	})
 }
 
@@ -270,7 +275,7 @@ func (r run) halfCloseRemote() error {
 		if err := readPattern(s, halfCloseBytes); err != nil {
 			return err
 		}
-		return firstError(writePattern(s, halfCloseBytes), finish(s))
+		return finishAfter(s, writePattern(s, halfCloseBytes))
 	})
 	if err != nil {
 		return err
@@ -349,7 +354,7 @@ func (r run) stallLocal() error {
 				return err
 			}
 			time.Sleep(stallTime)
-			return firstError(readPattern(s, stallBytes), finish(s))
+			return finishAfter(s, readPattern(s, stallBytes))
 		})
 	})
 }
@@ -372,9 +377,22 @@ func (r run) stallRemote() error {
 			if err == nil && count != stallBytes {
 				err = fmt.Errorf("%d of %d bytes came", count, stallBytes)
 			}
-			return firstError(err, finish(s))
+			if err != nil {
+				return err
+			}
+			return finishAfter(s, readPattern(s, 0))
 		})
 	})
+}
+
+// busy has traffic all the time, so that ICE sends no checks.
+func (r run) busy() error {
+	for began := time.Now(); time.Since(began) < busyTime; time.Sleep(busyPause) {
+		if err := r.echo(neighbourBytes); err != nil {
+			return fmt.Errorf("after %v: %w", time.Since(began), err)
+		}
+	}
+	return nil
 }
 
 // serve answers what the listener opens, until the connection ends.

@@ -152,6 +152,13 @@ func finish(s *stream) error {
 	return s.finished(finishWait)
 }
 
+func finishAfter(s *stream, err error) error {
+	if err != nil {
+		return err
+	}
+	return finish(s)
+}
+
 // send writes the last of the content and finishes.
 func send(s *stream, content []byte) error {
 	if _, err := s.Write(content); err != nil {

@@ -21,6 +21,7 @@ import (
 
 const (
 	setupTimeout = 10 * time.Second
+	// iceKeepalive is go-libp2p's: a check is sent when nothing was sent, or received, for so long.
 	iceKeepalive = 15 * time.Second
 	// receiveWindow is the association's, and go-libp2p's: ten of its largest frames.
 	receiveWindow = 10 * maxReceivedFrame
@@ -78,7 +79,7 @@ func (t *transport) settings(ufrag, password string) webrtc.SettingEngine {
 	settings.SetIncludeLoopbackCandidate(true)
 	settings.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	keepalive := iceKeepalive
-	if keepalive > t.ice.disconnected/2 {
+	if t.ice != defaultICETimeouts {
 		keepalive = t.ice.disconnected / 2
 	}
 	settings.SetICETimeouts(t.ice.disconnected, t.ice.failed, keepalive)
