@@ -20,7 +20,7 @@ mod openers;
 mod process;
 mod responders;
 
-use process::{Pion, number};
+use process::{Pion, number, text};
 use responders::Failures;
 
 const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
@@ -216,7 +216,7 @@ async fn we_open_to_pion_that_dialled(test: impl AsyncFn(&Connection)) {
             assert!(connection.close_reason().is_none());
             close(connection).await;
             let lines = pion.finish().await;
-            let ends = lines.iter().filter_map(|line| process::text(line, "end"));
+            let ends = lines.iter().filter_map(|line| text(line, "end"));
             assert_eq!(ends.collect::<Vec<_>>(), ["closed by the peer"]);
             server.finish().await;
         }
@@ -390,4 +390,31 @@ async fn we_dial_pion_and_our_reader_stalls_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_that_keeps_what_we_reset_and_the_connection_lives() {
     we_dial_pion(async |connection| openers::reset_what_is_kept(connection, KEPT).await).await;
+}
+
+/// go-libp2p's `Write` notices no reset, as nobody reads: that application stops, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_reset_its_writer_at_the_ceiling() {
+    let (pion, address) = Pion::listen(&[]).await;
+    let endpoint = dialler(endpoint_config());
+    let connection = connect(&endpoint, &address, WebRtcDirectVersion::V1).await;
+    openers::read_nothing_up_to_the_ceiling(&connection).await;
+    assert!(connection.close_reason().is_none());
+    close(connection).await;
+    assert_nothing_left(endpoint).await;
+    pion.kill().await;
+}
+
+/// Its limit, and that of go-libp2p: one association has one window, and who does not read fills it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pion_wait_for_each_others_stalled_readers() {
+    for case in ["stall-local", "stall-remote"] {
+        let (listener, address) = Pion::listen(&[]).await;
+        let mut dialler = Pion::dial(&address, &["--agent", "anabranch-interop-go/", case]);
+        let line = dialler.line_of(&format!("{{\"case\":\"{case}\"")).await;
+        let error = text(&line, "error").expect("it fails");
+        assert!(error.starts_with("neighbour"), "{error}");
+        dialler.ended().await;
+        listener.kill().await;
+    }
 }

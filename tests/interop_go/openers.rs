@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Substream};
+use anabranch::{CloseOutcome, Config, Connection, Substream};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -232,4 +232,27 @@ pub(crate) async fn stall(connection: &Connection) {
     };
     let neighbours = neighbours(connection, STALL);
     within("bench", async { tokio::join!(stalled, neighbours) }).await;
+}
+
+/// We do not read at all, until the ceiling of a peer without credit resets the substream. Its writer may find that
+/// out or not; others go on.
+pub(crate) async fn read_nothing_up_to_the_ceiling(connection: &Connection) {
+    let ceiling = Config::default().substream_ceiling;
+    let mut unread = open(connection, "/bench/1.0.0").await;
+    let header = header(0, 4 * ceiling);
+    unread.write_all(&header).await.expect("a write");
+    finish(&mut unread).await;
+    let mut most = 0;
+    let reset = async {
+        while connection.stats().violations == 0 {
+            most = most.max(connection.stats().unread);
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let neighbours = neighbours(connection, STALL);
+    within("the ceiling", async { tokio::join!(reset, neighbours) }).await;
+    let frame = 16 * 1024;
+    assert!(most <= (ceiling + frame) as u64, "{most} bytes were unread");
+    echo(connection, 100_000).await;
+    assert_eq!(connection.stats().violations, 1, "only that one was reset");
 }

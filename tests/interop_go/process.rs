@@ -105,6 +105,13 @@ impl Pion {
         lines
     }
 
+    /// Waits for the end of one that has failed as it should.
+    pub(crate) async fn ended(mut self) {
+        while self.line().await.is_some() {}
+        let status = self.child.wait().await.expect("a status");
+        assert!(!status.success());
+    }
+
     /// Ends it as a crash or the kernel would, without a word to anybody.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it still ran");
