@@ -288,6 +288,22 @@ async fn pion_dials_us_and_is_busy_for_longer_than_ice_waits() {
     server.finish().await;
 }
 
+/// go-libp2p checks an idle path 15 to 17 s after the last packet.
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_is_idle_for_longer_than_ice_waits() {
+    let mut server = Server::start(endpoint_config()).await;
+    let pion = Pion::dial(&server.address(), &["serve"]);
+    let connection = server.connection().await;
+    tokio::select! {
+        cause = connection.closed() => panic!("{cause}"),
+        () = tokio::time::sleep(Duration::from_secs(20)) => {}
+    }
+    openers::ping(&connection).await;
+    close(connection).await;
+    pion.finish().await;
+    server.finish().await;
+}
+
 /// The numbers of the listener are the odd ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_that_dialled_keeps_what_we_reset_and_the_connection_lives() {
