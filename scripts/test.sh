@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need, then runs all of them. Meant for a fresh machine with a Rust
-# toolchain and Node.js 20: the browser comes from apt, the JavaScript peers from npm.
+# toolchain and Node.js 20: the browser, Go and pion come from apt, the JavaScript peers from npm.
 #
 #   scripts/test.sh          everything
 #   scripts/test.sh --fast   without foreign peers
@@ -22,6 +22,8 @@ if ! $fast; then
   interop/js/setup.sh
   step "Rust peers"
   interop/rust/setup.sh
+  step "pion peer"
+  interop/go/setup.sh
 fi
 
 step "lints"

@@ -117,6 +117,32 @@ async fn an_inbound_substream_whose_opener_reads_no_answer_is_accepted() {
     }
 }
 
+/// As handlers of go-libp2p do that need no request: they answer, end, and read no more, before we have looked again.
+#[tokio::test(start_paused = true)]
+async fn an_open_whose_responder_answers_all_and_reads_no_more_succeeds() {
+    let mut s = scripted(negotiated(), MemoryConfig::default());
+    let us = s.us.clone();
+    let mut opening = Box::pin(us.open("/echo/1.0.0"));
+    // Polled by hand, so that all of the answer is there when it is looked at again.
+    assert!(futures_util::poll!(&mut opening).is_pending());
+    let channel = s.peer.opened().await;
+    s.peer
+        .data(channel, b"\x13/multistream/1.0.0\n\x0c/echo/1.0.0\nhello");
+    s.peer.flag(channel, Flag::StopSending);
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.run_for(Duration::from_millis(100)).await;
+    let mut substream = within("open", opening).await.expect("an answer");
+    let mut got = Vec::new();
+    within("the data", substream.read_to_end(&mut got))
+        .await
+        .expect("its end");
+    assert_eq!(got, b"hello");
+    let error = substream.write(b"x").await.expect_err("nobody reads it");
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    drop((us, substream));
+    s.finish().await;
+}
+
 /// Row H-9: a flag in the middle of a negotiation ends it, for that channel only.
 #[tokio::test(start_paused = true)]
 async fn h9_flags_while_negotiating_fail_once() {

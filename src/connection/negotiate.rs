@@ -147,7 +147,8 @@ pub(super) async fn negotiate_outbound(
         // Owned: with borrowed names the compiler finds the future not `Send` for every lifetime, and
         // refuses to spawn what calls `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();
-        let (protocol, io) = dialer_select_proto(&mut substream, offers, Version::V1).await?;
+        let io = Answering(&mut substream);
+        let (protocol, io) = dialer_select_proto(io, offers, Version::V1).await?;
         // The peer has agreed, so it has all that was written. It may have answered and stopped reading since, which
         // fails this flush and nothing else.
         let _ = io.complete().await;

@@ -50,8 +50,9 @@ pub struct EndpointConfig {
     pub max_connections: usize,
     /// How long nothing may come from the peer of a connection before it counts as dead: the connection then ends
     /// with [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut), and so does every substream. An
-    /// idle peer is heard of every few seconds, by its ICE checks (RFC 7675). Default: 15 s. More has no
-    /// effect: ICE itself gives up after 15 s (listeners) or 23 s (diallers).
+    /// idle peer is heard of every few seconds, by its ICE checks (RFC 7675), or by its answers to those that a
+    /// listener sends after half of this time. Default: 15 s. More than
+    /// 23 s has no effect on diallers, whose ICE gives up by then.
     pub silence_timeout: Duration,
     /// Bytes that this side may send on a connection with DTLS 1.2, after which it is closed in an orderly way, as
     /// [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). Default: 64 GiB. The

@@ -124,7 +124,13 @@ impl Association {
         }
         if let Some((peer, _)) = Init::parse(value) {
             self.meet(header, peer);
-            let answer = self.own.encode(Some(&self.cookie));
+            // Only in answer to the same: pion before 1.8.11 takes no INIT-ACK with a parameter that it does not
+            // know.
+            let answer = Init {
+                zero_checksum: self.own.zero_checksum && peer.zero_checksum,
+                ..self.own
+            };
+            let answer = answer.encode(Some(&self.cookie));
             self.answer(kind::INIT_ACK, answer);
         }
     }

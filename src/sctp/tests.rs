@@ -592,6 +592,31 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
     assert_eq!(server.next_event(), None);
 }
 
+/// pion before 1.8.11, which go-libp2p had before v0.34, takes no INIT-ACK with a parameter that it does not know.
+#[test]
+fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
+    for zero_checksum in [false, true] {
+        let mut server = Association::new(CONFIG);
+        let peer = Init {
+            tag: 7,
+            window: 1 << 20,
+            first_tsn: 100,
+            inbound_streams: u16::MAX,
+            zero_checksum,
+        };
+        let now = Instant::now();
+        let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
+        packets.put(kind::INIT, 0, &peer.encode(None));
+        server.handle_packet(now, &packets.finish().0.remove(0));
+        let answer = server.poll_transmit(now).expect("an answer").remove(0);
+        let (_, mut chunks) = parse(&answer).expect("sound");
+        let chunk = chunks.next().expect("a chunk");
+        assert_eq!(chunk.kind, kind::INIT_ACK);
+        let (own, _) = Init::parse(chunk.value).expect("sound");
+        assert_eq!(own.zero_checksum, zero_checksum);
+    }
+}
+
 /// A peer uses a number again behind a reset that has to wait for what was lost in front of it.
 #[test]
 fn what_is_behind_a_reset_waits_for_it() {

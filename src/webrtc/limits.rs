@@ -19,6 +19,8 @@ pub(super) struct Lifetime {
     /// When something last came from the peer, once it is authenticated: the handshake has a
     /// time limit of its own.
     heard: Option<Instant>,
+    /// When a peer that is silent was last asked for a sign of life.
+    asked: Option<Instant>,
     /// Bytes that were sent, and are still allowed with the keys of DTLS 1.2.
     keys_left: u64,
     /// That the keys are used up was reported.
@@ -30,6 +32,7 @@ impl Lifetime {
         Self {
             limits,
             heard: None,
+            asked: None,
             keys_left: limits.max_dtls12_bytes,
             reported: false,
         }
@@ -50,6 +53,21 @@ impl Lifetime {
     /// When the peer counts as dead, if nothing comes before.
     pub(super) fn silent_at(&self) -> Option<Instant> {
         Some(self.heard? + self.limits.silence_timeout)
+    }
+
+    /// When to ask a peer for a sign of life, if nothing comes before: twice until it counts as dead.
+    pub(super) fn ask_at(&self) -> Option<Instant> {
+        let heard = self.heard?;
+        let timeout = self.limits.silence_timeout;
+        Some(match self.asked {
+            Some(asked) if asked > heard => asked + timeout / 4,
+            _ => heard + timeout / 2,
+        })
+    }
+
+    /// A silent peer was asked for a sign of life.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.asked = Some(now);
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {

@@ -208,6 +208,8 @@ impl WebRtcCarrier {
         self.engine.authenticated();
         self.refusal_password = None;
         self.lifetime.begin(Instant::now());
+        // The timer has to know of it, also where nothing else moves.
+        self.dirty = true;
         if let Source::Inbox(route) = &self.source {
             route.inbox.authenticated();
         }
@@ -273,6 +275,7 @@ impl WebRtcCarrier {
             }
             self.close_overdue(now);
             self.watch_source(now);
+            self.ask_for_life(now);
             self.dirty = true;
         }
         let polled = std::mem::take(&mut self.dirty);
@@ -329,6 +332,9 @@ impl WebRtcCarrier {
         }
         if let Some(silent_at) = self.lifetime.silent_at() {
             next = next.min(silent_at);
+        }
+        if let (Some(ask_at), Some(_)) = (self.lifetime.ask_at(), &self.reachability) {
+            next = next.min(ask_at);
         }
         if let Some((until, _)) = self.left_to_peer.front() {
             next = next.min(*until);
@@ -510,6 +516,15 @@ impl WebRtcCarrier {
 
 /// Challenges.
 impl WebRtcCarrier {
+    /// Asks a peer that has been silent for a while whether it is there.
+    fn ask_for_life(&mut self, now: Instant) {
+        let is_due = self.lifetime.ask_at().is_some_and(|at| at <= now);
+        if is_due && let Some(reachability) = &mut self.reachability {
+            reachability.ask();
+            self.lifetime.asked(now);
+        }
+    }
+
     /// Asks an address for a proof where one is wanted; returns whether a datagram went out.
     fn challenge(&mut self) -> bool {
         let Some(challenge) = self

@@ -18,6 +18,9 @@
 //! The first address is challenged too, once, after the first response to it. pion nominates a pair at its next
 //! tick of 200 ms, or at once when a check of the peer arrives after its own has succeeded: without one
 //! each dial of pion and go-libp2p took 206 to 221 ms, with it 6 to 14 ms.
+//!
+//! And the same check asks a peer that has been silent for a while for a sign of life: go-libp2p sends its own only
+//! after 15 s without traffic.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +52,8 @@ pub(super) struct Reachability {
     handshake_to: HandshakeTo,
     /// An address to challenge.
     wanted: Option<SocketAddr>,
+    /// A proven address is to be checked as well, for a sign of life.
+    asks: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +104,7 @@ impl Reachability {
             proven: None,
             handshake_to: HandshakeTo::Nobody,
             wanted: None,
+            asks: false,
         }
     }
 
@@ -223,8 +229,25 @@ impl Reachability {
         self.wanted = Some(address);
     }
 
+    /// Checks the address that is in use, whose answer shows that the peer lives. A lite agent sends no checks
+    /// of its own accord, and go-libp2p sends none for up to 17 s.
+    pub(super) fn ask(&mut self) {
+        self.asks = true;
+    }
+
     /// The challenge to send now, if there is one. Counts it as sent.
     pub(super) fn next_challenge(&mut self, now: Instant) -> Option<Challenge> {
+        if std::mem::take(&mut self.asks)
+            && let Some(address) = self.proven
+            && let Some(remote) = self.find(address)
+        {
+            let source = remote.local;
+            return Some(Challenge {
+                source,
+                destination: address,
+                contents: self.key.challenge(now, address, &self.peer),
+            });
+        }
         let wanted = self.wanted.take()?;
         let remote = self.addresses.iter_mut().find(|a| a.address == wanted)?;
         if remote.proven

@@ -292,7 +292,11 @@ impl Str0mEngine {
             Event::IceConnectionStateChange(
                 IceConnectionState::Connected | IceConnectionState::Completed,
             ) => self.events.push_back(EngineEvent::IceConnected),
-            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+            // A lite agent hears of nothing but STUN, and pion sends no check while there is traffic: whether a
+            // connected peer has fallen silent is known above it.
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected)
+                if self.role == Role::Client || !self.dtls_up =>
+            {
                 self.end(ConnectionError::TimedOut);
             }
             Event::Connected => self.on_dtls_connected(),

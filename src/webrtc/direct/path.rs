@@ -261,7 +261,11 @@ impl Path {
                 } if self.role == Role::Client || now >= self.heard + LITE_INTERVAL => {
                     self.set_route(Route { local, remote });
                 }
-                IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                // A lite agent with a route is not told of anything but STUN, and pion sends no check while there
+                // is traffic: whether the peer has fallen silent is known above it.
+                IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected)
+                    if self.role == Role::Client || self.route.is_none() =>
+                {
                     self.event = Some(PathEvent::Lost);
                 }
                 _ => {}

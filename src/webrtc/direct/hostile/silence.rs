@@ -232,3 +232,59 @@ async fn a_peer_that_falls_silent_behind_the_handshake_ends_with_every_substream
         world.finish().await;
     }
 }
+
+/// As pion does, and with it go-libp2p: while there is traffic, no check of ICE is due.
+#[tokio::test(start_paused = true)]
+async fn a_dialler_that_sends_data_and_no_more_checks_is_not_silent() {
+    for engine in ENGINES {
+        let mut world = World::without_noise(engine).await;
+        let mut peer = Peer::dialler(&world.attacker, &world.address, &CREDENTIALS[2].1);
+        peer.connect().await;
+        let (connection, _) = world.outcome().await;
+        let connection = connection.expect("a connection");
+        let channel: ChannelId = peer.engine.open("").expect("a channel");
+        peer.sends = Box::new(|datagram| datagram[0] > 3);
+        // Its own agent, which gets no answers, gives up after 23 s.
+        for second in 0..21 {
+            peer.write(channel, &Message::data("more".into()).encode());
+            peer.run(Duration::from_secs(1)).await;
+            let ended = connection.close_reason();
+            assert_eq!(ended, None, "{engine:?}, after {second} s");
+        }
+        peer.sends = Box::new(|_| false);
+        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
+        let cause = connection.closed().await;
+        assert_eq!(cause, crate::connection::ConnectionError::TimedOut);
+        drop(connection);
+        playing.await.expect("no panic");
+        world.finish().await;
+    }
+}
+
+/// As go-libp2p, whose checks are up to 17 s apart: ours are answered meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_dialler_that_is_idle_is_asked_before_it_counts_as_dead() {
+    for engine in ENGINES {
+        let mut world = World::without_noise(engine).await;
+        let mut peer = Peer::dialler(&world.attacker, &world.address, &CREDENTIALS[2].1);
+        peer.connect().await;
+        let (connection, _) = world.outcome().await;
+        let connection = connection.expect("a connection");
+        // All but Binding requests.
+        peer.sends = Box::new(|datagram| datagram[..2] != [0, 1]);
+        for second in 0..21 {
+            peer.run(Duration::from_secs(1)).await;
+            let ended = connection.close_reason();
+            assert_eq!(ended, None, "{engine:?}, after {second} s");
+        }
+        peer.sends = Box::new(|_| false);
+        let begin = Instant::now();
+        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
+        let cause = connection.closed().await;
+        assert_eq!(cause, crate::connection::ConnectionError::TimedOut);
+        assert!(begin.elapsed() < Duration::from_secs(16), "{engine:?}");
+        drop(connection);
+        playing.await.expect("no panic");
+        world.finish().await;
+    }
+}

@@ -143,15 +143,14 @@ fn the_handshake_survives_loss() {
     }
 }
 
+/// A listener is a lite agent, which sends no checks: the deadline above the engine ends its connections.
 #[test]
-fn both_notice_that_the_other_is_gone() {
+fn a_dialler_notices_that_the_listener_is_gone() {
     let mut pair = Direct::connected(Options::default());
     pair.link.loss = 1000;
-    pair.until(Duration::from_secs(60), |pair| {
-        pair.client.ended.is_some() && pair.server.ended.is_some()
-    });
+    pair.until(Duration::from_secs(60), |pair| pair.client.ended.is_some());
     assert!(matches!(pair.client.ended, Some(ConnectionError::TimedOut)));
-    assert!(matches!(pair.server.ended, Some(ConnectionError::TimedOut)));
+    assert!(pair.server.ended.is_none());
 }
 
 #[test]

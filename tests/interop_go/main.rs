@@ -1,0 +1,436 @@
+//! pion as a peer, with the habits of go-libp2p: it dials us, and we dial it, with v1 and v2.
+//!
+//! The protocols are those of `interop/go/README.md`. `interop/go/setup.sh` builds the peer;
+//! `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
+//! `ANABRANCH_INTEROP_LONG=1` makes 100 rounds of 200 echoes and 200 dials where there are 3 and 20, and
+//! leaves all timeouts as deployed peers have them; `ANABRANCH_ENGINE=direct` or `str0m` chooses the
+//! engine.
+
+use std::time::{Duration, Instant};
+
+use anabranch::{Address, Connection, Endpoint, EndpointConfig, WebRtcDirectVersion};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+#[path = "../interop_js/identify.rs"]
+mod identify;
+mod killed;
+mod openers;
+mod process;
+mod responders;
+
+use process::{Pion, number, text};
+use responders::Failures;
+
+const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
+
+/// What a dial over loopback may take in the middle of many. The peer's ICE would take 200 ms more by itself.
+const MEDIAN_DIAL: Duration = Duration::from_millis(30);
+
+/// More than the numbers that go-libp2p's table can hold when they are used again after 256.
+const KEPT: usize = 600;
+
+/// How often each test is repeated.
+fn runs() -> usize {
+    std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
+}
+
+fn is_long() -> bool {
+    std::env::var("ANABRANCH_INTEROP_LONG").is_ok_and(|long| long == "1")
+}
+
+fn rounds() -> usize {
+    if is_long() { 100 } else { 3 }
+}
+
+fn dials() -> usize {
+    if is_long() { 200 } else { 20 }
+}
+
+/// Settings with the engine that is asked for.
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
+        config.engine = engine.parse().expect("a known engine");
+    }
+    config
+}
+
+/// Shows what `RUST_LOG` asks for.
+fn log() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+}
+
+/// A listener that serves every protocol.
+struct Server {
+    endpoint: Endpoint,
+    serving: tokio::task::JoinHandle<()>,
+    failures: Failures,
+    connections: mpsc::UnboundedReceiver<Connection>,
+}
+
+impl Server {
+    async fn start(config: EndpointConfig) -> Self {
+        log();
+        let mut builder = Endpoint::builder().endpoint_config(config);
+        for protocol in responders::PROTOCOLS {
+            builder = builder.protocol(protocol);
+        }
+        let endpoint = builder.bind("127.0.0.1:0").await.expect("a socket");
+        let failures = Failures::default();
+        let (put, connections) = mpsc::unbounded_channel();
+        let serving = tokio::spawn(accept(endpoint.clone(), put, failures.clone()));
+        Self {
+            endpoint,
+            serving,
+            failures,
+            connections,
+        }
+    }
+
+    fn address(&self) -> Address {
+        self.endpoint.addresses().remove(0)
+    }
+
+    /// The next connection, for a test that opens substreams on it.
+    async fn connection(&mut self) -> Connection {
+        let next = timeout(Duration::from_secs(15), self.connections.recv()).await;
+        next.expect("the peer dials").expect("it serves")
+    }
+
+    /// Everything is closed in the end, and no responder has failed.
+    async fn finish(self) {
+        drop(self.connections);
+        assert_nothing_left(self.endpoint).await;
+        self.serving.await.expect("serving does not panic");
+        self.failures.assert_none();
+    }
+}
+
+async fn accept(
+    endpoint: Endpoint,
+    connections: mpsc::UnboundedSender<Connection>,
+    failures: Failures,
+) {
+    let mut serving = JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        let own = endpoint.public_key();
+        let connections = connections.clone();
+        let failures = failures.clone();
+        serving.spawn(async move {
+            match incoming.accept().await {
+                Ok(connection) => {
+                    // Where no test takes it, it goes away with the receiver.
+                    let _ = connections.send(connection.clone());
+                    responders::serve(connection, own, failures).await;
+                }
+                Err(error) => failures.add("a dialler was not authenticated", &error),
+            }
+        });
+    }
+    drop(connections);
+    while let Some(done) = serving.join_next().await {
+        done.expect("serving does not panic");
+    }
+}
+
+/// Everything is closed in the end: connections and routes.
+async fn assert_nothing_left(endpoint: Endpoint) {
+    timeout(Duration::from_secs(15), endpoint.close())
+        .await
+        .expect("connections end with their peers");
+    assert!(endpoint.is_idle(), "{endpoint:?}");
+}
+
+fn dialler(config: EndpointConfig) -> Endpoint {
+    log();
+    Endpoint::builder()
+        .endpoint_config(config)
+        .dial_only()
+        .expect("defaults work")
+}
+
+async fn connect(
+    endpoint: &Endpoint,
+    address: &Address,
+    version: WebRtcDirectVersion,
+) -> Connection {
+    let connection = endpoint.connect_with(address, version).await;
+    let connection = connection.expect("the peer answers");
+    assert_eq!(connection.peer_id(), address.peer_id());
+    connection
+}
+
+async fn close(connection: Connection) {
+    connection.close().await;
+    assert!(connection.is_idle());
+}
+
+/// pion runs these cases against us, with each version, and every one succeeds.
+async fn pion_dials_us(arguments: &[&str]) {
+    for _ in 0..runs() {
+        for version in VERSIONS {
+            let server = Server::start(endpoint_config()).await;
+            Pion::run(&server.address(), &with_version(version, arguments)).await;
+            server.finish().await;
+        }
+    }
+}
+
+fn with_version<'a>(version: WebRtcDirectVersion, arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut all = arguments.to_vec();
+    if version == WebRtcDirectVersion::V2 {
+        all.push("--v2");
+    }
+    all
+}
+
+/// Dials pion with each version and runs `test` over the connection; every responder there succeeds.
+async fn we_dial_pion(test: impl AsyncFn(&Connection)) {
+    for _ in 0..runs() {
+        for version in VERSIONS {
+            let (pion, address) = Pion::listen(&[]).await;
+            let endpoint = dialler(endpoint_config());
+            let connection = connect(&endpoint, &address, version).await;
+            test(&connection).await;
+            assert!(connection.close_reason().is_none());
+            close(connection).await;
+            assert_nothing_left(endpoint).await;
+            pion.finish().await;
+        }
+    }
+}
+
+/// Lets pion dial us, and runs `test` over the connection from our side.
+async fn we_open_to_pion_that_dialled(test: impl AsyncFn(&Connection)) {
+    for _ in 0..runs() {
+        for version in VERSIONS {
+            let mut server = Server::start(endpoint_config()).await;
+            let pion = Pion::dial(&server.address(), &with_version(version, &["serve"]));
+            let connection = server.connection().await;
+            test(&connection).await;
+            assert!(connection.close_reason().is_none());
+            close(connection).await;
+            let lines = pion.finish().await;
+            let ends = lines.iter().filter_map(|line| text(line, "end"));
+            assert_eq!(ends.collect::<Vec<_>>(), ["closed by the peer"]);
+            server.finish().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_in_milliseconds() {
+    for version in VERSIONS {
+        let server = Server::start(endpoint_config()).await;
+        let dials = dials().to_string();
+        let arguments = with_version(version, &["--connects", &dials, "ping", "close"]);
+        let lines = Pion::run(&server.address(), &arguments).await;
+        let mut all = lines.iter().filter_map(|line| number(line, "median_ms"));
+        let median = Duration::from_secs_f64(all.next().expect("a median") / 1e3);
+        assert!(median < MEDIAN_DIAL, "{median:?}");
+        server.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_identifies_and_pings() {
+    pion_dials_us(&["identify", "ping", "close"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_moves_bytes_both_ways() {
+    pion_dials_us(&["echo-100k", "bulk-3x4m", "close"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_opens_500_substreams_one_after_another() {
+    pion_dials_us(&["sequential-50", "sequential-500", "close"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_echoes_on_200_substreams_at_once() {
+    let rounds = rounds().to_string();
+    pion_dials_us(&["--rounds", &rounds, "echo-200x10k", "close"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_half_closes_and_resets() {
+    let cases = [
+        "half-close-local",
+        "half-close-remote",
+        "reset-local",
+        "reset-remote",
+        "close",
+    ];
+    pion_dials_us(&cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_its_reader_stalls_for_a_while() {
+    pion_dials_us(&["stall-local", "close"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_our_reader_stalls_for_a_while() {
+    pion_dials_us(&["stall-remote", "close"]).await;
+}
+
+/// No check of ICE comes meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_is_busy_for_longer_than_ice_waits() {
+    let server = Server::start(endpoint_config()).await;
+    Pion::run(&server.address(), &["busy-17s", "close"]).await;
+    server.finish().await;
+}
+
+/// go-libp2p checks an idle path 15 to 17 s after the last packet.
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_dials_us_and_is_idle_for_longer_than_ice_waits() {
+    let mut server = Server::start(endpoint_config()).await;
+    let pion = Pion::dial(&server.address(), &["serve"]);
+    let connection = server.connection().await;
+    tokio::select! {
+        cause = connection.closed() => panic!("{cause}"),
+        () = tokio::time::sleep(Duration::from_secs(20)) => {}
+    }
+    openers::ping(&connection).await;
+    close(connection).await;
+    pion.finish().await;
+    server.finish().await;
+}
+
+/// The numbers of the listener are the odd ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_that_dialled_keeps_what_we_reset_and_the_connection_lives() {
+    we_open_to_pion_that_dialled(async |connection| {
+        openers::reset_what_is_kept(connection, KEPT).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pion_that_dialled_answers_what_we_open() {
+    we_open_to_pion_that_dialled(async |connection| {
+        openers::identify(connection).await;
+        openers::ping(connection).await;
+        openers::echo(connection, 100_000).await;
+        openers::sequence(connection, 50).await;
+        openers::bench(connection, 3, 1 << 20).await;
+        openers::reset(connection).await;
+        openers::be_reset(connection).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_in_milliseconds() {
+    let (pion, address) = Pion::listen(&[]).await;
+    for version in VERSIONS {
+        let endpoint = dialler(endpoint_config());
+        let mut times = Vec::new();
+        for _ in 0..dials() {
+            let began = Instant::now();
+            let connection = connect(&endpoint, &address, version).await;
+            times.push(began.elapsed());
+            openers::ping(&connection).await;
+            close(connection).await;
+        }
+        times.sort();
+        let median = times[times.len() / 2];
+        println!("{version:?}: {median:?}");
+        assert!(median < MEDIAN_DIAL, "{median:?}");
+        assert_nothing_left(endpoint).await;
+    }
+    pion.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_identify_and_ping() {
+    we_dial_pion(async |connection| {
+        openers::identify(connection).await;
+        openers::ping(connection).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_move_bytes_both_ways() {
+    we_dial_pion(async |connection| {
+        openers::echo(connection, 100_000).await;
+        openers::bench(connection, 3, 4 << 20).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_open_500_substreams_one_after_another() {
+    we_dial_pion(async |connection| openers::sequence(connection, 500).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_echo_on_200_substreams_at_once() {
+    we_dial_pion(async |connection| {
+        for _ in 0..rounds() {
+            openers::echoes(connection, 200, 10_000).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_half_close_and_reset() {
+    we_dial_pion(async |connection| {
+        openers::read_after_own_end(connection).await;
+        openers::write_after_the_peers_end(connection).await;
+        openers::reset(connection).await;
+        openers::be_reset(connection).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_its_reader_stalls_for_a_while() {
+    we_dial_pion(async |connection| openers::write_to_a_stalled_reader(connection).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_our_reader_stalls_for_a_while() {
+    we_dial_pion(async |connection| openers::stall(connection).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_that_keeps_what_we_reset_and_the_connection_lives() {
+    we_dial_pion(async |connection| openers::reset_what_is_kept(connection, KEPT).await).await;
+}
+
+/// go-libp2p's `Write` notices no reset, as nobody reads: that application stops, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_pion_and_reset_its_writer_at_the_ceiling() {
+    let (pion, address) = Pion::listen(&[]).await;
+    let endpoint = dialler(endpoint_config());
+    let connection = connect(&endpoint, &address, WebRtcDirectVersion::V1).await;
+    openers::read_nothing_up_to_the_ceiling(&connection).await;
+    assert!(connection.close_reason().is_none());
+    close(connection).await;
+    assert_nothing_left(endpoint).await;
+    pion.kill().await;
+}
+
+/// Its limit, and that of go-libp2p: one association has one window, and who does not read fills it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pion_wait_for_each_others_stalled_readers() {
+    for case in ["stall-local", "stall-remote"] {
+        let (listener, address) = Pion::listen(&[]).await;
+        let mut dialler = Pion::dial(&address, &["--agent", "anabranch-interop-go/", case]);
+        let line = dialler.line_of(&format!("{{\"case\":\"{case}\"")).await;
+        let error = text(&line, "error").expect("it fails");
+        assert!(error.starts_with("neighbour"), "{error}");
+        dialler.ended().await;
+        listener.kill().await;
+    }
+}
