@@ -22,6 +22,8 @@ if ! $fast; then
   interop/js/setup.sh
   step "Rust peers"
   interop/rust/setup.sh
+  step "Python peers"
+  interop/python/setup.sh
 fi
 
 step "lints"
