@@ -14,4 +14,4 @@ async def main(options: command.Options) -> int:
 
 
 if __name__ == "__main__":
-    command.exit_with(main, command.parse(ABSENT), "asyncio")
+    command.exit_with(main, command.parse(ABSENT, can_listen=False), "asyncio")

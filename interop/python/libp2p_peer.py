@@ -12,4 +12,4 @@ async def main(options: command.Options) -> int:
 
 
 if __name__ == "__main__":
-    command.exit_with(main, command.parse(frozenset()), "trio")
+    command.exit_with(main, command.parse(), "trio")

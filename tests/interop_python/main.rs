@@ -183,38 +183,59 @@ async fn aiortc_dials_us_many_times_in_a_row() {
     dialled_by(AIORTC, &["dials-10", "--v2"]).await;
 }
 
-/// Whoever dialled, either side may open substreams.
-async fn we_open_substreams_to_a_dialler(program: &'static str, options: &[&str]) {
+/// Whoever dialled, either side may open substreams: `test` opens them to a peer that dials us.
+/// Returns that peer, which waits for its stdin to end.
+async fn open_to_a_dialler(
+    program: &'static str,
+    options: &[&str],
+    test: impl AsyncFn(&Connection),
+) -> Python {
+    log();
+    let endpoint = Endpoint::builder()
+        .endpoint_config(endpoint_config())
+        .bind("127.0.0.1:0")
+        .await
+        .expect("a socket");
+    let address = endpoint.addresses().remove(0).to_string();
+    let arguments = [&["dial", &address, "serve"], options].concat();
+    let mut python = Python::start(program, &arguments);
+    let incoming = endpoint.accept().await.expect("it dials");
+    let connection = incoming.accept().await.expect("it is authenticated");
+    python.next_line_with("\"connect\"").await;
+    test(&connection).await;
+    close(connection).await;
+    assert_nothing_left(endpoint).await;
+    python
+}
+
+async fn we_open_substreams_to_a_dialler(program: &'static str) {
     for _ in 0..runs() {
-        log();
-        let endpoint = Endpoint::builder()
-            .endpoint_config(endpoint_config())
-            .bind("127.0.0.1:0")
-            .await
-            .expect("a socket");
-        let address = endpoint.addresses().remove(0).to_string();
-        let arguments = [&["dial", &address, "serve"], options].concat();
-        let mut python = Python::start(program, &arguments);
-        let incoming = endpoint.accept().await.expect("it dials");
-        let connection = incoming.accept().await.expect("it is authenticated");
-        python.next_line_with("\"connect\"").await;
-        openers::run_all(&connection).await;
-        close(connection).await;
-        assert_nothing_left(endpoint).await;
+        let python = open_to_a_dialler(program, &[], openers::run_all).await;
         python.finish().await;
+        let v2 = open_to_a_dialler(program, &["--v2"], openers::echoes_100_kb).await;
+        v2.finish().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_open_substreams_to_py_libp2p_that_dialled_us() {
-    we_open_substreams_to_a_dialler(LIBP2P, &[]).await;
-    we_open_substreams_to_a_dialler(LIBP2P, &["--v2"]).await;
+    we_open_substreams_to_a_dialler(LIBP2P).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_open_substreams_to_aiortc_that_dialled_us() {
-    we_open_substreams_to_a_dialler(AIORTC, &[]).await;
-    we_open_substreams_to_a_dialler(AIORTC, &["--v2"]).await;
+    we_open_substreams_to_a_dialler(AIORTC).await;
+}
+
+/// What Python sends and nobody here reads costs its substream, no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn python_peers_are_reset_at_the_ceiling() {
+    for program in [LIBP2P, AIORTC] {
+        let mut python = open_to_a_dialler(program, &[], openers::is_overrun).await;
+        // aiortc's writer sees the reset; what py-libp2p writes is all accepted by then.
+        python.next_failure_with("Substream").await;
+        python.kill().await;
+    }
 }
 
 /// py-libp2p does not notice that a connection is over, and takes 8 of one peer: so each dial is of
@@ -249,6 +270,19 @@ async fn py_libp2p_takes_8_connections_of_a_peer_in_its_life() {
     assert_nothing_left(endpoint).await;
     // By itself it would wait for each of the eight for some seconds.
     python.kill().await;
+}
+
+/// Its limit: neither side closes a channel whose halves have ended. At 256 no more are opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_py_libp2p_close_no_channel() {
+    let (listener, address) = Python::listen(LIBP2P).await;
+    let arguments = ["dial", &address, "echo-100k", "close"];
+    let mut dialler = Python::start(LIBP2P, &arguments);
+    dialler.next_line_with("echo-100k").await;
+    // `close` waits for 15 s.
+    dialler.next_failure_with("TimeoutError").await;
+    dialler.kill().await;
+    listener.kill().await;
 }
 
 /// Its limit: a substream there holds 64 unread messages, and what comes then is dropped with a line

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
-use anabranch::{CloseOutcome, Connection, Substream};
+use anabranch::{CloseOutcome, Config, Connection, Substream};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -234,4 +234,32 @@ pub(crate) async fn overruns_a_stalled_reader(connection: &Connection) {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     };
     within("a stalled reader", case).await;
+}
+
+/// Neither peer knows credit, so all that it can be told is to stop.
+///
+/// aiortc has one queue for all channels, and py-libp2p puts there at once whatever is written: what
+/// another substream gets comes behind it.
+pub(crate) async fn is_overrun(connection: &Connection) {
+    const FRAME: usize = 16 * 1024;
+    // More than SCTP's window, which fills first.
+    const DOWN: u64 = 16 << 20;
+    let ceiling = Config::default().substream_ceiling;
+    let mut unread = open(connection, "/bench/1.0.0").await;
+    let header = [0, DOWN].map(u64::to_be_bytes).concat();
+    let case = async {
+        unread.write_all(&header).await.expect("a write");
+        finish(&mut unread).await;
+        let mut most = 0;
+        // Nothing is read here.
+        while connection.stats().violations == 0 {
+            most = most.max(connection.stats().unread);
+            sleep(Duration::from_millis(5)).await;
+        }
+        most
+    };
+    let most = within("the ceiling", case).await;
+    assert!(most <= (ceiling + FRAME) as u64, "{most} bytes were unread");
+    within("an echo", echo(connection, 100_000)).await;
+    assert_eq!(connection.stats().violations, 1, "only that one was reset");
 }

@@ -69,10 +69,12 @@ impl Python {
         loop {
             let line = self.next_line().await;
             let line = line.unwrap_or_else(|| panic!("no line with {text}"));
-            if line.contains(text) {
+            let is_it = line.contains(text);
+            let is_failure = line.contains("\"error\"");
+            assert!(!is_failure, "{line}");
+            if is_it {
                 return line;
             }
-            assert!(line.contains("\"ok\": true"), "{line}");
         }
     }
 

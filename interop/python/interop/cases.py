@@ -33,7 +33,6 @@ class WrongResult(Exception):
 class Context:
     peer: Peer
     address: str
-    agent: str
     connection: Connection
 
 
@@ -97,7 +96,7 @@ async def at_once(count: int, run: Callable[[], Awaitable[None]]) -> None:
 
 
 async def identify(context: Context) -> None:
-    await context.connection.identify(context.agent)
+    await context.connection.identify()
 
 
 async def ping(context: Context) -> None:
@@ -257,7 +256,7 @@ CASES: dict[str, Case] = {
 MORE: dict[str, Case] = {"dials-10": dials, "serve": serve, "killed": killed}
 
 
-async def run(peer: Peer, address: str, agent: str, names: Sequence[str]) -> bool:
+async def run(peer: Peer, address: str, names: Sequence[str]) -> bool:
     """Dials and runs the cases, each with a line of its own. Whether all passed."""
     connection: Connection | None = None
 
@@ -267,7 +266,7 @@ async def run(peer: Peer, address: str, agent: str, names: Sequence[str]) -> boo
 
     if not await _reported("connect", connect, STEP_S, None) or connection is None:
         return False
-    context = Context(peer, address, agent, connection)
+    context = Context(peer, address, connection)
     passed = True
     for name in names:
         limit = CASE_S if name not in ("serve", "killed") else None

@@ -21,30 +21,29 @@ class Options:
     command: str
     address: str
     version: int
-    agent: str
     timeout_s: float
     cases: list[str]
 
 
-def parse(skipped: frozenset[str]) -> Options:
-    """`skipped`: the cases that a peer does not have unless they are named."""
+def parse(absent: frozenset[str] = frozenset(), can_listen: bool = True) -> Options:
+    """`absent`: the cases that a peer does not have."""
     # The cases may stand behind the options, which subcommands of argparse can not read.
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["listen", "dial"])
+    commands = ["listen", "dial"] if can_listen else ["dial"]
+    parser.add_argument("command", choices=commands)
     parser.add_argument("address", nargs="?")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--v2", dest="version", action="store_const", const=2, default=1)
-    parser.add_argument("--agent", default="anabranch/")
     parser.add_argument("--timeout-s", type=float, default=180)
     options = Options(**vars(parser.parse_intermixed_args()))
     if options.address is None:
         if options.command == "dial":
             parser.error("dial needs an address")
         options.address = "/ip4/127.0.0.1/udp/0/webrtc-direct"
-    known = cases.CASES | cases.MORE
+    known = [name for name in cases.CASES | cases.MORE if name not in absent]
     if unknown := [name for name in options.cases if name not in known]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
-    wanted = options.cases or [name for name in cases.CASES if name not in skipped]
+    wanted = options.cases or [name for name in known if name in cases.CASES]
     options.cases = [name for name in known if name in wanted]
     return options
 
@@ -61,7 +60,7 @@ async def run(options: Options, peer: Peer, responders: Responders) -> int:
         return 1 if responders.errors else 0
     try:
         with anyio.fail_after(options.timeout_s):
-            passed = await cases.run(peer, options.address, options.agent, options.cases)
+            passed = await cases.run(peer, options.address, options.cases)
     except TimeoutError:
         report({"case": "deadline", "ok": False, "error": f"not done in {options.timeout_s} s"})
         return 1

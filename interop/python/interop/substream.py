@@ -1,6 +1,5 @@
 """What a peer has to offer for the cases and the responders."""
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 
@@ -37,8 +36,8 @@ class Connection(Protocol):
 
     async def open(self, protocol: str) -> Substream: ...
 
-    async def identify(self, agent: str) -> None:
-        """Raises unless the remote's identify lists every protocol, and an agent that begins so."""
+    async def identify(self) -> None:
+        """Raises unless the remote's identify lists every protocol."""
 
     async def ping(self, count: int) -> None: ...
 
@@ -58,10 +57,6 @@ class Peer(Protocol):
 
     async def listen(self, address: str) -> str:
         """Returns the address with certhash and p2p."""
-
-
-Serve = Callable[[Substream, str, object], Awaitable[None]]
-"""Answers a substream: its protocol, and whatever names its connection."""
 
 
 async def read_to_end(substream: Substream) -> bytes:

@@ -38,7 +38,7 @@ class LibP2PConnection:
             await trio.sleep(POLL_S)
         return LibP2PSubstream(await self._host.new_stream(self._peer, [protocol]))
 
-    async def identify(self, agent: str) -> None:
+    async def identify(self) -> None:
         """What the exchange that py-libp2p starts by itself has left in its peer store."""
         store = self._host.get_peerstore()
         with trio.move_on_after(IDENTIFY_S):

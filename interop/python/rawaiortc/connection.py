@@ -71,7 +71,7 @@ class AiortcConnection:
             return
         await self._responders.serve(substream, protocol, self)
 
-    async def identify(self, agent: str) -> None:
+    async def identify(self) -> None:
         raise SubstreamBroken("aiortc has no identify")
 
     async def ping(self, count: int) -> None:
