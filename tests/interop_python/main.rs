@@ -1,12 +1,13 @@
 //! Python stacks as peers: py-libp2p, and aiortc with webrtc-direct by hand.
 //!
 //! The protocols are those of `interop/python/README.md`. `interop/python/setup.sh` installs the
-//! peers; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1), and
-//! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
+//! peers; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
+//! `ANABRANCH_INTEROP_LONG=1` makes the rounds of 200 substreams 100, and `ANABRANCH_ENGINE=direct` or
+//! `str0m` chooses the engine.
 
 use std::io::{ErrorKind, sink};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch::{
     Address, Connection, ConnectionError, Endpoint, EndpointConfig, WebRtcDirectVersion,
@@ -225,6 +226,34 @@ async fn we_open_substreams_to_py_libp2p_that_dialled_us() {
 #[tokio::test(flavor = "multi_thread")]
 async fn we_open_substreams_to_aiortc_that_dialled_us() {
     we_open_substreams_to_a_dialler(AIORTC).await;
+}
+
+/// How often 200 substreams are opened at once.
+fn rounds() -> usize {
+    let is_long = std::env::var_os("ANABRANCH_INTEROP_LONG").is_some();
+    if is_long { 100 } else { 1 }
+}
+
+/// On a connection each: py-libp2p counts a channel until it is closed in both directions, which no
+/// application here sees, and takes 256.
+#[tokio::test(flavor = "multi_thread")]
+async fn we_open_200_substreams_at_once_to_py_libp2p() {
+    for _ in 0..rounds() {
+        let test = openers::echoes_10_kb_on_200_substreams_at_once;
+        open_to_a_dialler(LIBP2P, &[], test).await.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_open_200_substreams_at_once_to_aiortc() {
+    let test = async |connection: &Connection| {
+        for round in 0..rounds() {
+            let began = Instant::now();
+            openers::echoes_10_kb_on_200_substreams_at_once(connection).await;
+            println!("round {round}: {:?}", began.elapsed());
+        }
+    };
+    open_to_a_dialler(AIORTC, &[], test).await.finish().await;
 }
 
 /// What Python sends and nobody here reads costs its substream, no other.

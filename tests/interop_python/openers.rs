@@ -140,7 +140,7 @@ async fn opens_500_substreams_one_after_another(connection: &Connection) {
     }
 }
 
-async fn echoes_10_kb_on_200_substreams_at_once(connection: &Connection) {
+pub(crate) async fn echoes_10_kb_on_200_substreams_at_once(connection: &Connection) {
     join_all((0..200).map(|_| echo(connection, 10_000))).await;
 }
 
