@@ -109,12 +109,13 @@ async fn exchange(connection: &Connection, protocol: &str, content: &[u8]) -> Ve
     let (mut read, mut write) = open(connection, protocol).await.into_split();
     let writing = async {
         write.write_all(content).await.expect("a write");
-        let outcome = write.finish().await.expect("intact");
-        assert_eq!(outcome, CloseOutcome::Acked, "{protocol}");
+        write.finish().await.expect("intact")
     };
     let mut got = Vec::new();
     let reading = async { read.read_to_end(&mut got).await.expect("an orderly end") };
-    tokio::join!(writing, reading);
+    let (outcome, _) = tokio::join!(writing, reading);
+    let count = got.len();
+    assert_eq!(outcome, CloseOutcome::Acked, "{protocol}: {count} bytes");
     got
 }
 
