@@ -22,7 +22,7 @@ mod openers;
 mod process;
 mod responders;
 
-use process::{AIORTC, LIBP2P, Python};
+use process::{AIORTC, AIORTC_GAP, LIBP2P, Python};
 
 /// How often each test is repeated.
 fn runs() -> usize {
@@ -318,6 +318,13 @@ async fn two_py_libp2p_close_no_channel() {
     dialler.next_failure_with("TimeoutError").await;
     dialler.kill().await;
     listener.kill().await;
+}
+
+/// A limit below both: what came behind a lost packet waits until one more message of its stream
+/// comes, as another stream's had a turn between.
+#[tokio::test(flavor = "multi_thread")]
+async fn aiortc_holds_back_what_came_behind_a_gap() {
+    Python::run(AIORTC_GAP, &[]).await;
 }
 
 /// Its limit: a substream there holds 64 unread messages, and what comes then is dropped with a line

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 pub(crate) const LIBP2P: &str = "libp2p_peer.py";
 pub(crate) const AIORTC: &str = "aiortc_peer.py";
+pub(crate) const AIORTC_GAP: &str = "aiortc_gap.py";
 
 /// Longer than the programs' own deadline of 180 s.
 const DEADLINE: Duration = Duration::from_secs(200);

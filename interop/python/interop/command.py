@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from . import cases
+from . import cases, sockets
 from .ends import stdin_ends
 from .report import report
 from .responders import Responders
@@ -72,6 +72,7 @@ Main = Callable[[Options], Awaitable[int]]
 
 def exit_with(main: Main, options: Options, backend: str) -> None:
     log()
+    sockets.enlarge()
     status = anyio.run(main, options, backend=backend)
     sys.stdout.flush()
     # The stacks leave threads and tasks behind, some of which wait for ever.
