@@ -24,6 +24,8 @@ if ! $fast; then
   interop/rust/setup.sh
   step "pion peer"
   interop/go/setup.sh
+  step "Python peers"
+  interop/python/setup.sh
 fi
 
 step "lints"

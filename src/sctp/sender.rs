@@ -492,7 +492,9 @@ impl Sender {
             self.next_packet += 1;
         }
         let patience = self.timeout().saturating_mul(1 << self.asked.min(8));
-        self.ask_at.get_or_insert(now + patience.min(RTO_MAX));
+        if self.ask_at.is_none() {
+            self.ask_at = Some(now + patience.min(RTO_MAX));
+        }
     }
 
     /// Whether the congestion window has room. An empty path always takes a packet.

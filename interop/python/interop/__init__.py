@@ -1,0 +1,1 @@
+"""What both peers share: the protocols, the cases, the command line. Runs on trio and on asyncio."""

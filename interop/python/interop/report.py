@@ -1,0 +1,17 @@
+"""Lines of JSON on stdout."""
+
+import json
+import sys
+
+
+def report(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def describe(error: BaseException) -> str:
+    """An error, and what is behind it: the errors of a group, or its cause."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(describe(one) for one in error.exceptions)
+    text = f"{type(error).__name__}: {error}"
+    return f"{text} <- {describe(error.__cause__)}" if error.__cause__ else text

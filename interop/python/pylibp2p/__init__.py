@@ -1,0 +1,1 @@
+"""py-libp2p as a peer."""

@@ -1,0 +1,269 @@
+//! The cases with us as the opener.
+
+use std::future::Future;
+use std::io;
+use std::time::{Duration, Instant};
+
+use anabranch::{Config, Connection, FinishError, Finished, Substream};
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use crate::identify;
+use crate::responders::{HALF_CLOSE_BYTES, PROTOCOLS, STALLED, pattern};
+
+/// For one case: Python moves some 5 MB a second.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// For how long a reader stops.
+const STALL: Duration = Duration::from_millis(500);
+
+/// What every peer can.
+pub(crate) async fn run_all(connection: &Connection) {
+    macro_rules! run {
+        ($($case:ident),*) => {$(
+            let began = Instant::now();
+            within(stringify!($case), $case(connection)).await;
+            println!("{}: {:?}", stringify!($case), began.elapsed());
+        )*};
+    }
+    run!(
+        echoes_100_kb,
+        moves_4_mib_both_ways_on_3_substreams,
+        opens_50_substreams_one_after_another,
+        reads_after_its_own_end,
+        writes_after_the_end_of_the_peer,
+        resets,
+        is_reset,
+        echoes_10_kb_on_200_substreams_at_once,
+        opens_500_substreams_one_after_another,
+        stops_reading_for_a_while,
+        waits_for_a_stalled_reader
+    );
+}
+
+/// What py-libp2p brings itself.
+pub(crate) async fn identifies_and_pings(connection: &Connection) {
+    within("identify", identifies(connection)).await;
+    within("ping", pings(connection)).await;
+}
+
+async fn within<T>(what: &str, case: impl Future<Output = T>) -> T {
+    let done = timeout(LIMIT, case).await;
+    done.unwrap_or_else(|_| panic!("{what} is not done within {LIMIT:?}"))
+}
+
+async fn open(connection: &Connection, protocol: &str) -> Substream {
+    let substream = connection.open(protocol).await;
+    substream.unwrap_or_else(|error| panic!("opening {protocol}: {error}"))
+}
+
+async fn finish(substream: &mut Substream) {
+    let outcome = substream.finish().await.expect("the substream is intact");
+    assert_eq!(outcome, Finished::Acked);
+}
+
+async fn read_to_end(substream: &mut Substream) -> Vec<u8> {
+    let mut got = Vec::new();
+    let end = substream.read_to_end(&mut got).await;
+    end.expect("an orderly end");
+    got
+}
+
+async fn identifies(connection: &Connection) {
+    let mut substream = open(connection, "/ipfs/id/1.0.0").await;
+    let message = read_to_end(&mut substream).await;
+    // py-libp2p reads no more once it has answered.
+    let outcome = substream.finish().await;
+    assert!(
+        matches!(
+            outcome,
+            Ok(Finished::Acked) | Err(FinishError::Stopped(None))
+        ),
+        "{outcome:?}"
+    );
+    let identify = identify::decode(&message);
+    assert!(
+        identify.agent.contains("py-libp2p"),
+        "agent {}",
+        identify.agent
+    );
+    for protocol in PROTOCOLS {
+        assert!(
+            identify.protocols.iter().any(|p| p == protocol),
+            "{protocol} is missing"
+        );
+    }
+}
+
+async fn pings(connection: &Connection) {
+    for round in 0..5 {
+        let mut substream = open(connection, "/ipfs/ping/1.0.0").await;
+        substream.write_all(&[round; 32]).await.expect("a write");
+        let mut got = [0; 32];
+        substream.read_exact(&mut got).await.expect("a pong");
+        assert_eq!(got, [round; 32]);
+        finish(&mut substream).await;
+    }
+}
+
+/// Writes `content` and finishes while it reads to the end. Returns what it read.
+async fn exchange(connection: &Connection, protocol: &str, content: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = open(connection, protocol).await.into_split();
+    let writing = async {
+        write.write_all(content).await.expect("a write");
+        write.finish().await.expect("intact")
+    };
+    let mut got = Vec::new();
+    let reading = async { read.read_to_end(&mut got).await.expect("an orderly end") };
+    let (outcome, _) = tokio::join!(writing, reading);
+    let count = got.len();
+    assert_eq!(outcome, Finished::Acked, "{protocol}: {count} bytes");
+    got
+}
+
+async fn echo(connection: &Connection, length: usize) {
+    let content = pattern(length);
+    let got = exchange(connection, "/echo/1.0.0", &content).await;
+    assert!(got == content, "{} of {length} bytes came back", got.len());
+}
+
+pub(crate) async fn echoes_100_kb(connection: &Connection) {
+    echo(connection, 100_000).await;
+}
+
+async fn opens_50_substreams_one_after_another(connection: &Connection) {
+    for length in 0..50 {
+        echo(connection, 10 + length).await;
+    }
+}
+
+async fn opens_500_substreams_one_after_another(connection: &Connection) {
+    for length in 0..500 {
+        echo(connection, length).await;
+    }
+}
+
+pub(crate) async fn echoes_10_kb_on_200_substreams_at_once(connection: &Connection) {
+    join_all((0..200).map(|_| echo(connection, 10_000))).await;
+}
+
+async fn bench(connection: &Connection, up: usize, down: usize) {
+    let header = [up, down].map(|length| (length as u64).to_be_bytes());
+    let content = [header.concat(), pattern(up)].concat();
+    let got = exchange(connection, "/bench/1.0.0", &content).await;
+    assert!(got == pattern(down), "{} of {down} bytes came", got.len());
+}
+
+async fn moves_4_mib_both_ways_on_3_substreams(connection: &Connection) {
+    join_all((0..3).map(|_| bench(connection, 4 << 20, 4 << 20))).await;
+}
+
+async fn reads_after_its_own_end(connection: &Connection) {
+    let mut substream = open(connection, "/half-close/1.0.0").await;
+    substream.write_all(&pattern(1000)).await.expect("a write");
+    finish(&mut substream).await;
+    assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
+}
+
+async fn writes_after_the_end_of_the_peer(connection: &Connection) {
+    let mut substream = open(connection, "/half-close-remote/1.0.0").await;
+    assert!(read_to_end(&mut substream).await == pattern(HALF_CLOSE_BYTES));
+    let content = pattern(HALF_CLOSE_BYTES);
+    substream.write_all(&content).await.expect("a write");
+    finish(&mut substream).await;
+    let right = exchange(connection, "/half-close-result/1.0.0", &[]).await;
+    assert_eq!(right, (HALF_CLOSE_BYTES as u64).to_be_bytes());
+}
+
+async fn resets(connection: &Connection) {
+    let mut substream = open(connection, "/reset-me/1.0.0").await;
+    substream.write_all(&pattern(1024)).await.expect("a write");
+    let answer = substream.read_u8().await.expect("an answer");
+    assert_eq!(answer, (1023 % 251) as u8);
+    substream.reset(9);
+    let seen = exchange(connection, "/reset-result/1.0.0", &[]).await;
+    assert_eq!(seen, [1], "the peer saw the reset");
+}
+
+async fn is_reset(connection: &Connection) {
+    let mut substream = open(connection, "/reset-you/1.0.0").await;
+    substream.write_all(&[1]).await.expect("a write");
+    let error = substream.read_u8().await.expect_err("it is no end");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// Below the ceiling of a substream: all arrives, and others go on meanwhile.
+async fn stops_reading_for_a_while(connection: &Connection) {
+    const DOWN: usize = 2 << 20;
+    let mut substream = open(connection, "/bench/1.0.0").await;
+    let header = [0, DOWN as u64].map(u64::to_be_bytes).concat();
+    substream.write_all(&header).await.expect("a write");
+    finish(&mut substream).await;
+    tokio::join!(sleep(STALL), echo(connection, 1000));
+    let got = read_to_end(&mut substream).await;
+    assert!(got == pattern(DOWN), "{} of {DOWN} bytes came", got.len());
+}
+
+async fn open_stalled(connection: &Connection, up: usize, hold: Duration) -> Substream {
+    let mut substream = open(connection, "/stall/1.0.0").await;
+    let hold = u64::try_from(hold.as_millis()).expect("a short time");
+    let header = [up as u64, hold].map(u64::to_be_bytes).concat();
+    substream.write_all(&header).await.expect("a write");
+    let answer = substream.read_u8().await.expect("an answer");
+    assert_eq!(answer, STALLED);
+    substream
+}
+
+/// py-libp2p holds 64 unread messages, which is more.
+async fn waits_for_a_stalled_reader(connection: &Connection) {
+    const UP: usize = 100 * 1024;
+    let mut substream = open_stalled(connection, UP, STALL).await;
+    substream.write_all(&pattern(UP)).await.expect("a write");
+    let outcome = substream.finish();
+    let (outcome, ()) = tokio::join!(outcome, echo(connection, 1000));
+    assert_eq!(outcome.expect("intact"), Finished::Acked);
+    assert_eq!(substream.read_u64().await.expect("a count"), UP as u64);
+    assert!(read_to_end(&mut substream).await.is_empty());
+}
+
+/// The peer finds that something is missing, and resets.
+pub(crate) async fn overruns_a_stalled_reader(connection: &Connection) {
+    const UP: usize = 1 << 20;
+    let case = async {
+        let mut substream = open_stalled(connection, UP, STALL).await;
+        substream.write_all(&pattern(UP)).await.expect("a write");
+        finish(&mut substream).await;
+        let error = substream.read_u64().await.expect_err("it is no count");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    };
+    within("a stalled reader", case).await;
+}
+
+/// Neither peer knows credit, so all that it can be told is to stop.
+///
+/// aiortc has one queue for all channels, and py-libp2p puts there at once whatever is written: what
+/// another substream gets comes behind it.
+pub(crate) async fn is_overrun(connection: &Connection) {
+    const FRAME: usize = 16 * 1024;
+    // More than SCTP's window, which fills first.
+    const DOWN: u64 = 16 << 20;
+    let ceiling = Config::default().substream_ceiling;
+    let mut unread = open(connection, "/bench/1.0.0").await;
+    let header = [0, DOWN].map(u64::to_be_bytes).concat();
+    let case = async {
+        unread.write_all(&header).await.expect("a write");
+        finish(&mut unread).await;
+        let mut most = 0;
+        // Nothing is read here.
+        while connection.stats().violations == 0 {
+            most = most.max(connection.stats().unread);
+            sleep(Duration::from_millis(5)).await;
+        }
+        most
+    };
+    let most = within("the ceiling", case).await;
+    assert!(most <= (ceiling + FRAME) as u64, "{most} bytes were unread");
+    within("an echo", echo(connection, 100_000)).await;
+    assert_eq!(connection.stats().violations, 1, "only that one was reset");
+}
