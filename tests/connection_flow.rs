@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch::CeilingPolicy;
 use anabranch::Finished;
 use anabranch::carrier::Class;
 use anabranch::carrier::memory::MemoryConfig;
@@ -540,6 +541,45 @@ async fn a_channel_that_was_held_back_is_read_on() {
     assert_eq!(all.len(), 300 * 16_000);
     drop(substream);
     s.finish_after_fin_ack(channel).await;
+}
+
+/// `CeilingPolicy::Backpressure`: what a peer without credit sends beyond the ceilings stays in the carrier.
+#[tokio::test(start_paused = true)]
+async fn a_full_reader_without_credit_is_not_reset_where_the_window_may_shut() {
+    let mut memory = MemoryConfig::default();
+    memory.holds_back_unread = true;
+    let mut config = config();
+    config.ceiling_policy = CeilingPolicy::Backpressure;
+    config.receive_window = 40_000;
+    config.substream_ceiling = 64_000;
+    config.connection_ceiling = 64_000;
+    let mut s = scripted(config, memory);
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let (substream, channel) = s.open().await;
+        for _ in 0..60 {
+            s.peer
+                .send(channel, Message::data(Bytes::from(pattern(16_000))));
+        }
+        s.peer.flag(channel, Flag::Fin);
+        readers.push((substream, channel));
+    }
+    settle().await;
+    let unread = s.us.stats().unread;
+    assert!((64_000..4 * 64_000).contains(&unread), "{unread}");
+    for (mut substream, channel) in readers {
+        let mut all = Vec::new();
+        within("all of it", substream.read_to_end(&mut all))
+            .await
+            .unwrap();
+        assert_eq!(all.len(), 60 * 16_000);
+        drop(substream);
+        s.peer.expect_flag(channel, Flag::FinAck).await;
+        s.peer.expect_flag(channel, Flag::Fin).await;
+        s.peer.flag(channel, Flag::FinAck);
+    }
+    assert_eq!(s.us.stats().violations, 0);
+    s.finish().await;
 }
 
 /// Row L-4: an unknown flag is counted, and its payload delivered.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::{
     Address, CloseOutcome, ConnectError, ConnectionError, ConnectionInfo, Endpoint, Events,
-    Finished, Initiator, SubstreamInfo, SubstreamStats,
+    Finished, Initiator, OpenError, SubstreamInfo, SubstreamStats,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -433,4 +433,34 @@ async fn what_is_logged_of_a_substream_lies_in_its_span_within_that_of_its_conne
     pair.finish().await;
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains(&expected), "{expected}\n{text}");
+}
+
+/// Whatever panics in a callback ends its connection, under its own name.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_callback_is_named_as_the_cause() {
+    #[derive(Debug)]
+    struct Panics;
+    impl Events for Panics {
+        fn substream_opened(&self, _: &ConnectionInfo, _: SubstreamInfo) {
+            // Not a failure of the test: its message would look like one.
+            std::panic::resume_unwind(Box::new("in a callback"));
+        }
+    }
+    let mut panicking = config();
+    panicking.events = Some(Arc::new(Panics));
+    let pair = Pair::with(panicking, config(), MemoryConfig::default());
+    let opened = within("an answer", pair.a.open("")).await;
+    assert!(
+        matches!(
+            opened,
+            Err(OpenError::Connection(ConnectionError::Panicked))
+        ),
+        "{opened:?}"
+    );
+    let cause = within("the end", pair.a.closed()).await;
+    assert_eq!(cause, ConnectionError::Panicked);
+    assert!(!cause.is_orderly());
+    assert_eq!(pair.a.accept().await.unwrap_err(), cause);
+    within("the peer's end", pair.b.closed()).await;
+    assert!(pair.a.is_idle());
 }

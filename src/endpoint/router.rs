@@ -62,7 +62,7 @@ pub(super) enum Stranger {
     Challenged {
         source: SocketAddr,
         destination: SocketAddr,
-        datagrams: [Vec<u8>; 2],
+        datagrams: Vec<Vec<u8>>,
     },
 }
 
@@ -259,11 +259,16 @@ impl Router {
                 }
                 let peer = PeerCredentials::from(&credentials);
                 let challenge = self.admission.key().challenge(now, source, &peer);
-                let response = success(request, source, &credentials.local_pwd);
+                let mut datagrams = vec![challenge];
+                // A check that nominates already, as Firefox sends first, would be the last for seconds if it were
+                // answered. Without an answer it is repeated, and then admitted.
+                if !message.use_candidate() {
+                    datagrams.push(success(request, source, &credentials.local_pwd));
+                }
                 return Ok(Some(Stranger::Challenged {
                     source,
                     destination,
-                    datagrams: [challenge, response],
+                    datagrams,
                 }));
             }
             Verdict::Admitted(_) => return Err(Unsound),

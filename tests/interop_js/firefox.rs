@@ -89,7 +89,6 @@ async fn firefox_gets_the_first_noise_message_over_v2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the response that comes with a challenge ends Firefox's checks for 5 s, and js-libp2p gives up"]
 async fn js_libp2p_in_firefox_answers_a_challenge() {
     let arguments = ["dial", "--firefox", "dcsctp"];
     proven_by(address_of_firefox(), "browser.mjs", &arguments).await;

@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 mod handshakes;
+mod liveness;
 mod outages;
 mod paths;
 mod payload;

@@ -32,10 +32,12 @@ mod bursts;
 mod channels;
 mod connections;
 mod ends;
+mod storm;
 
 pub use bursts::*;
 pub use channels::*;
 pub use connections::*;
+pub use storm::*;
 
 /// How long a case waits for something that has to happen.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +83,8 @@ macro_rules! for_each_carrier_case {
             a_reset_in_flight_leaves_the_neighbour_alone,
             a_close_carries_its_code_and_reason,
             a_peer_that_resets_in_a_loop_is_left_and_told_why,
-            a_writer_that_panics_resets
+            a_writer_that_panics_resets,
+            random_operations_lose_nothing
         }
     };
 }

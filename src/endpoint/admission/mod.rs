@@ -14,8 +14,8 @@
 //!   answers to can not take the other half;
 //! - who would be one too many, or too fast, is not turned away but challenged: it gets the response to its
 //!   check and a check of ours, and nothing is remembered. An honest peer answers within a round trip,
-//!   and its next check, the nomination, which it sends in any case, is admitted. A forger sees
-//!   neither.
+//!   and its next check is admitted: the nomination, or, where it nominates with its first check as Firefox does
+//!   and gets no response to that, the repetition. A forger sees neither.
 //!
 //! So a flood of forged sources costs work, but neither memory nor honest peers their turn: the rates of proven
 //! addresses are counted apart from those that a forger can use up. Beyond some thousand challenges

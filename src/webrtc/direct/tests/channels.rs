@@ -337,3 +337,25 @@ fn an_unread_channel_does_not_keep_the_window_shut() {
             .any(|bytes| bytes.len() == 16_384)
     });
 }
+
+#[test]
+fn an_unread_channel_may_keep_the_window_shut_where_that_is_asked_for() {
+    let mut pair = Direct::connected(Options {
+        receive_buffer: 256 * 1024,
+        ..Options::default()
+    });
+    pair.server.engine.allow_shut_window();
+    let (lazy, unread) = pair.open("unread");
+    pair.server.not_read.insert(unread);
+    for _ in 0..64 {
+        pair.client.write(lazy, &pattern(16_384));
+    }
+    pair.run(Duration::from_secs(60));
+    assert!(pair.server.engine.holds_back_unread());
+    assert!(pair.client.engine.unacknowledged() > 256 * 1024);
+    let mut got = 0;
+    pair.until(SOON, |pair| {
+        got += pair.server.read(unread);
+        got == 64 * 16_384
+    });
+}
