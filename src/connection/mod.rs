@@ -72,7 +72,7 @@ impl Connection {
     /// Opens a substream for `protocol`, negotiated as the [`Config`] says.
     ///
     /// Waits, for as long as it takes, while the peer accepts no more of them: a peer of ours says how many it does
-    /// ([`Config::max_inbound_substreams`]). Until it is known what the peer is, 64 may be open.
+    /// ([`Config::max_inbound_substreams`]). Until it is known what the peer is, 64 may be opened.
     ///
     /// # Errors
     /// [`OpenError::UnsupportedProtocol`] if the peer does not speak it, [`OpenError::TimedOut`]

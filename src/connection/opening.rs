@@ -12,7 +12,8 @@ use crate::carrier::{Carrier, OpenChannelError, Written};
 use crate::events::Initiator;
 use crate::message::Message;
 
-/// Substreams that may be open before it is known what the peer is. js-libp2p takes 64 of a protocol from one peer.
+/// Substreams that may be opened before it is known what the peer is, those included that are over here and may not be
+/// over there. js-libp2p takes 64 of a protocol from one peer.
 pub(super) const UNTOLD_SUBSTREAMS: u64 = 64;
 
 /// What is known of the substreams that the peer accepts.
@@ -80,9 +81,9 @@ impl Opening {
         self.told > 0 && self.peer_opened > self.told.saturating_add(UNTOLD_SUBSTREAMS)
     }
 
-    fn may_open(&self, open_now: u64) -> bool {
+    fn may_open(&self) -> bool {
         match self.limit {
-            PeerLimit::Unknown => open_now < UNTOLD_SUBSTREAMS,
+            PeerLimit::Unknown => self.opened < UNTOLD_SUBSTREAMS,
             PeerLimit::None => true,
             PeerLimit::Total(total) => self.opened < total,
         }
@@ -108,9 +109,8 @@ impl<C: Carrier> Turn<'_, C> {
     pub(super) fn open_requested(&mut self) -> bool {
         let mut moved = false;
         loop {
-            let open_now = (self.core.substreams.len() - self.core.inbound) as u64;
             let is_running = self.core.phase == Phase::Running;
-            if is_running && !self.core.opening.may_open(open_now) {
+            if is_running && !self.core.opening.may_open() {
                 break;
             }
             let waiting = self.core.opening.waiting.take();
@@ -217,12 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn few_may_be_open_before_the_peer_is_known_and_any_number_at_one_without_limits() {
+    fn few_may_be_opened_before_the_peer_is_known_and_any_number_at_one_without_limits() {
         let mut opening = Opening::new(true);
-        assert!(opening.may_open(UNTOLD_SUBSTREAMS - 1) && !opening.may_open(UNTOLD_SUBSTREAMS));
+        opening.opened = UNTOLD_SUBSTREAMS - 1;
+        assert!(opening.may_open());
+        opening.opened += 1;
+        assert!(!opening.may_open());
         opening.on_no_limit();
-        assert!(opening.may_open(1_000_000));
-        assert!(Opening::new(false).may_open(1_000_000));
+        opening.opened = 1_000_000;
+        assert!(opening.may_open());
+        let mut without = Opening::new(false);
+        without.opened = 1_000_000;
+        assert!(without.may_open());
     }
 
     #[test]
@@ -232,12 +238,12 @@ mod tests {
         opening.on_limit(2);
         opening.on_no_limit();
         for _ in 0..3 {
-            assert!(opening.may_open(0));
+            assert!(opening.may_open());
             opening.opened += 1;
         }
-        assert!(!opening.may_open(0));
+        assert!(!opening.may_open());
         opening.on_limit(4);
-        assert!(opening.may_open(0));
+        assert!(opening.may_open());
     }
 
     #[test]
@@ -273,7 +279,7 @@ mod tests {
         opening.peer_opened = u64::MAX;
         assert!(!opening.on_opened());
         opening.on_limit(u64::MAX);
-        assert!(opening.may_open(0));
+        assert!(opening.may_open());
         assert_eq!(opening.due(0, u64::MAX), None);
     }
 }
