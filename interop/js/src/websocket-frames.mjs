@@ -53,7 +53,7 @@ export function * decode (data) {
         if (field === 2) frame.message = content
         if (field === 1003) frame.label = content
       } else {
-        frame[{ 1: 'flag', 3: 'errorCode', 1001: 'maxData', 1002: 'stream' }[field]] = value
+        frame[{ 1: 'flag', 3: 'errorCode', 1001: 'maxData', 1002: 'stream', 1004: 'maxSubstreams' }[field]] = value
       }
     }
     yield frame

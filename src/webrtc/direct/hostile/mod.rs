@@ -80,7 +80,20 @@ impl World {
         Self::with(engine, Security::CertificateHash).await
     }
 
+    /// The same, with a limit that is sooner met.
+    async fn with_unused(engine: EngineKind, max_unused_substreams: u32) -> Self {
+        let config = Config {
+            max_unused_substreams,
+            ..Config::default()
+        };
+        Self::configured(engine, Security::CertificateHash, config).await
+    }
+
     async fn with(engine: EngineKind, security: Security) -> Self {
+        Self::configured(engine, security, Config::default()).await
+    }
+
+    async fn configured(engine: EngineKind, security: Security, config: Config) -> Self {
         let network = Network::new(1);
         network.set_conditions(Conditions::round_trip(Duration::from_millis(20)));
         let builder = |ip: [u8; 4], who: usize| {
@@ -91,7 +104,7 @@ impl World {
                 .security(security)
                 .config(Config {
                     negotiation: Negotiation::None,
-                    ..Config::default()
+                    ..config.clone()
                 })
                 .endpoint_config(EndpointConfig {
                     engine,

@@ -285,7 +285,8 @@ fn open_all(peer: &Peer, first: u16, step: usize) -> Vec<Bytes> {
 }
 
 async fn open_every_channel(engine: EngineKind, role: Role, first: u16, step: usize) {
-    let mut world = World::without_noise(engine).await;
+    // 960 of them refused, in place of 16 000: str0m, and a debug build, take their time for them.
+    let mut world = World::with_unused(engine, 60).await;
     let (mut peer, connection) = connected(&mut world, role).await;
     let story = format!("from {first}, {role:?} on {engine:?}");
     let mut most = 0;
@@ -309,10 +310,7 @@ async fn open_every_channel(engine: EngineKind, role: Role, first: u16, step: us
     assert!(
         matches!(
             cause,
-            ConnectionError::TooManyUnusedSubstreams
-                | ConnectionError::Carrier(_)
-                // The peer's own stack knows nothing of what the script opens, and takes our resets for channels.
-                | ConnectionError::ClosedByPeer
+            ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
         ),
         "{story}: {cause}"
     );
@@ -334,7 +332,7 @@ async fn a_peer_that_opens_all_65_535_channels_ends_its_own_connection_only() {
         open_every_channel(EngineKind::Direct, role, 1, 1).await;
     }
     // The other role makes no difference there, and costs seconds: str0m takes its time for them.
-    open_every_channel(EngineKind::Str0m, Role::Client, 1, 8).await;
+    open_every_channel(EngineKind::Str0m, Role::Client, 1, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
