@@ -343,8 +343,8 @@ async fn we_dial_litep2p_half_close_and_reset() {
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_and_either_side_stops_reading_for_a_while() {
     we_dial_litep2p(async |opener| {
-        // 1 MiB are 129 frames, of the 256 that it holds.
-        opener.write_to_a_stalled_reader(1 << 20).await;
+        // 512 KiB are 129 frames, of the 256 that it holds.
+        opener.write_to_a_stalled_reader(512 << 10).await;
         opener.stall(2 << 20).await;
     })
     .await;
