@@ -12,7 +12,7 @@ use anabranch::websocket::{
     self, Authentication, ClientConfig, ListenerConfig, ServerConfig, WebSocketListener,
 };
 use anabranch::{Config, Connection, Endpoint, Identity, Negotiation, Substream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
