@@ -17,6 +17,12 @@ step() { printf '\n== %s\n' "$*"; }
 step "formatting"
 cargo fmt --all --check
 
+if ! command -v ip > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  step "network namespaces for the tests of roaming"
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends iproute2 > /dev/null
+fi
+
 if ! $fast; then
   step "JavaScript peers and browser"
   interop/js/setup.sh
