@@ -109,8 +109,10 @@ impl Outgoing {
             Overtake::Others => placed.last != self.number,
             Overtake::Own => placed.first != self.number,
         };
-        let overtakes =
-            may_overtake && !self.bulk.bytes.is_empty() && !(announces && self.bulk_announces);
+        // What is left of a bulk that was cut goes out next, with whatever is appended to it: a first frame in the
+        // urgent batch would come behind the data of its own channel.
+        let stays = announces && (self.bulk_announces || self.bulk_is_cut);
+        let overtakes = may_overtake && !self.bulk.bytes.is_empty() && !stays;
         if overtakes {
             return &mut self.urgent.bytes;
         }
@@ -242,5 +244,31 @@ mod tests {
         assert!(outgoing.notify(ChannelId::new(2)));
         assert_eq!(outgoing.take().unwrap().1, []);
         assert_eq!(outgoing.take().unwrap().1, [ChannelId::new(2)]);
+    }
+
+    /// Found by random operations: the peer ended the connection for a first frame without a label.
+    #[test]
+    fn nothing_of_a_channel_passes_its_first_frame_where_the_bulk_was_cut() {
+        let mut outgoing = Outgoing::new(100);
+        let mut placed = Placed::default();
+        let bulk = outgoing.for_frame(Overtake::Nothing, false, &mut Placed::default());
+        bulk.extend_from_slice(&[b'.'; 150]);
+        let (part, _) = outgoing.take().expect("a part");
+        assert_eq!(part.len(), 100);
+        outgoing
+            .for_frame(Overtake::Others, true, &mut placed)
+            .extend_from_slice(b"open");
+        outgoing
+            .for_frame(Overtake::Nothing, false, &mut placed)
+            .extend_from_slice(b"data");
+        outgoing
+            .for_frame(Overtake::Own, false, &mut placed)
+            .extend_from_slice(b"flag");
+        let mut all = Vec::new();
+        while let Some((bytes, _)) = outgoing.take() {
+            all.extend_from_slice(&bytes);
+        }
+        let all = String::from_utf8(all).expect("text");
+        assert_eq!(all.trim_start_matches('.'), "opendataflag");
     }
 }
