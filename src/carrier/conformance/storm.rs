@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::connections::{Pair, within};
@@ -198,6 +198,8 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
         expected.push(Some(sender));
         results.push(receiver);
     }
+    // Closed when the last task at that end is done.
+    let (alive, mut all_done) = mpsc::channel::<()>(1);
     let accepting = tokio::spawn({
         let (b, plans) = (b.clone(), plans.clone());
         async move {
@@ -208,8 +210,10 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
                 let number = usize::from(number);
                 let [out, back] = plans[number];
                 let report = expected[number].take().expect("once");
+                let alive = alive.clone();
                 tokio::spawn(async move {
                     let _ = report.send(play(substream, back, out).await);
+                    drop(alive);
                 });
             }
         }
@@ -244,6 +248,7 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
     assert!(!accepting.is_finished(), "seed {seed}");
     accepting.abort();
     let _ = accepting.await;
+    within("the tasks of that end", all_done.recv()).await;
     assert_eq!(
         (a.close_reason(), b.close_reason()),
         (None, None),
