@@ -250,7 +250,14 @@ impl Router {
             inbox.push(source, destination, received.contents, received.stride);
             return Ok(None);
         }
-        let slot = match self.admission.admit(now, source, username) {
+        // Nobody who dials a lite agent is controlled (RFC 8445 section 6.1.1): this is the challenge of another listener,
+        // which must not have our response for a proof of our address.
+        if message.ice_controlled().is_some() {
+            return Err(Unsound);
+        }
+        let peer_password = &credentials.remote_pwd;
+        let admitted = self.admission.admit(now, source, username, peer_password);
+        let slot = match admitted {
             Verdict::Admitted(slot) if is_intact() => slot,
             Verdict::Challenged => {
                 drop(table);

@@ -89,6 +89,7 @@ impl Association {
             kind::COOKIE_ECHO => self.on_cookie_echo(chunk.value),
             kind::COOKIE_ACK if self.state == State::CookieSent => self.established(),
             kind::HEARTBEAT => self.answer(kind::HEARTBEAT_ACK, chunk.value.to_vec()),
+            kind::HEARTBEAT_ACK if is_up => self.on_heartbeat_ack(chunk.value),
             kind::RE_CONFIG if is_up => self.on_re_config(chunk.value),
             kind::ABORT => {
                 let cause = Fields(chunk.value).u16();

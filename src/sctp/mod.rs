@@ -22,6 +22,7 @@ mod congestion;
 #[cfg(test)]
 mod differential;
 mod handshake;
+mod heartbeat;
 mod inbound;
 mod outbound;
 mod packet;
@@ -36,6 +37,7 @@ pub(crate) use packet::put_checksum;
 pub(crate) use packet::{COMMON_HEADER, DATA_HEADER};
 
 use handshake::Init;
+pub(crate) use heartbeat::Nonce;
 use packet::kind;
 use receiver::Receiver;
 use reset::{Outcome, Resets};
@@ -199,6 +201,8 @@ pub(crate) struct Association {
     repeated: Option<Repeated>,
     /// Chunks that go out next, each once.
     answers: VecDeque<(u8, Vec<u8>)>,
+    /// What the last HEARTBEAT-ACK brought back.
+    heartbeat_ack: Option<Nonce>,
     receiver: Receiver,
     sender: Sender,
     resets: Resets,
@@ -225,6 +229,7 @@ impl Association {
             cookie: rand::random(),
             repeated: None,
             answers: VecDeque::new(),
+            heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
             sender: Sender::new(own.first_tsn, config.max_packet),
             resets: Resets::new(0, 0),
@@ -242,7 +247,7 @@ impl Association {
     }
 
     /// Whether DATA goes to and fro.
-    fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         matches!(
             self.state,
             State::Established | State::ShuttingDown | State::Answering

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::reachability::Challenge;
 use super::transmit::TransmitQueue;
 use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
@@ -31,6 +32,8 @@ pub(crate) enum Role {
 pub(crate) enum EngineEvent {
     /// A candidate pair works.
     IceConnected,
+    /// The peer has shown that it receives at this address, which is another than that of the handshake.
+    AddressValidated(SocketAddr),
     /// DTLS is up; the peer's certificate has this fingerprint.
     DtlsConnected(Fingerprint),
     /// SCTP is up and channel 0 is open.
@@ -137,6 +140,26 @@ pub(crate) trait Engine: Send {
     ///
     /// For a [`Role::Client`]; a listener stays at its address.
     fn move_to(&mut self, now: Instant, local: SocketAddr);
+
+    /// Whether something authentic has come from the peer since this was last asked. Anybody can forge an address, and
+    /// junk from that of a dead peer must not keep its connection.
+    ///
+    /// An engine that can not tell says yes.
+    fn take_heard(&mut self) -> bool {
+        true
+    }
+
+    /// Whether the engine finds out by itself that the peer receives at a further address, with
+    /// [`Engine::next_probe`], and does not move there before it has.
+    fn validates_addresses(&self) -> bool {
+        false
+    }
+
+    /// A datagram that asks a further address for a proof, if one is due. Lost if it is not sent at once, and repeated.
+    /// [`EngineEvent::AddressValidated`] follows when it has come back.
+    fn next_probe(&mut self, _now: Instant, _out: &mut TransmitQueue) -> Option<Challenge> {
+        None
+    }
 
     /// Tells the peer that the connection is over.
     fn close(&mut self, now: Instant);

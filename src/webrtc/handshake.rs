@@ -133,6 +133,7 @@ async fn run(
             }
             EngineEvent::ChannelZeroOpen => break,
             EngineEvent::Carrier(event) => early.push_back(event),
+            EngineEvent::AddressValidated(_) => {}
             EngineEvent::Refused => return Err(ConnectError::Refused),
             EngineEvent::Unreachable { remote, source } => {
                 return Err(ConnectError::Unreachable { remote, source });
@@ -206,6 +207,7 @@ async fn exchange(
             EngineEvent::Refused
             | EngineEvent::Unreachable { .. }
             | EngineEvent::IceConnected
+            | EngineEvent::AddressValidated(_)
             | EngineEvent::DtlsConnected(_)
             | EngineEvent::ChannelZeroOpen => {}
         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 mod budget;
 mod client_hello;
+mod consent;
 mod direct;
 mod dtls;
 pub(crate) mod engine;
@@ -38,7 +39,7 @@ pub(crate) use kind::new_engine;
 pub use kind::{EngineKind, UnknownEngine};
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
-use reachability::Reachability;
+use reachability::{Answer, Beyond, Challenge, Reachability, Validation};
 use source_watch::SourceWatch;
 use transmit::{Run, TransmitQueue};
 
@@ -163,7 +164,12 @@ impl WebRtcCarrier {
             Source::Socket { remote } => (Some(SourceWatch::new(*remote, Instant::now())), None),
             Source::Inbox(route) => {
                 let key = Arc::clone(route.challenge_key());
-                (None, Some(Reachability::new(key, route.peer.clone())))
+                let validation = match engine.validates_addresses() {
+                    true => Validation::ByEngine,
+                    false => Validation::ByChallenge,
+                };
+                let reachability = Reachability::new(key, route.peer.clone(), validation);
+                (None, Some(reachability))
             }
         };
         Self {
@@ -248,14 +254,21 @@ impl WebRtcCarrier {
         if std::mem::take(&mut self.refused_by_peer) {
             return Some(EngineEvent::Refused);
         }
+        let now = Instant::now();
         let event = self.engine.next_event().or_else(|| {
-            let silent_at = self.lifetime.silent_at()?;
-            (silent_at <= Instant::now()).then_some(EngineEvent::Ended(ConnectionError::TimedOut))
+            let is_silent = self.lifetime.silent_at().is_some_and(|at| at <= now);
+            let is_unwanted = |to: &mut Reachability| to.is_unwanted(now);
+            (is_silent || self.reachability.as_mut().is_some_and(is_unwanted))
+                .then_some(EngineEvent::Ended(ConnectionError::TimedOut))
         });
-        if let (Some(EngineEvent::DtlsConnected(_)), Some(reachability)) =
-            (&event, &mut self.reachability)
-        {
-            reachability.handshake_completed();
+        if let Some(reachability) = &mut self.reachability {
+            match &event {
+                Some(EngineEvent::DtlsConnected(_)) => reachability.handshake_completed(now),
+                Some(EngineEvent::AddressValidated(address)) => {
+                    reachability.validated(*address, now);
+                }
+                _ => {}
+            }
         }
         event
     }
@@ -284,6 +297,9 @@ impl WebRtcCarrier {
             self.engine_timeout = Instant::from_std(next);
             self.set_timer(now);
             self.account(now);
+        }
+        if self.engine.take_heard() {
+            self.lifetime.heard(now);
         }
         let sent = self.send(cx);
         let armed = self.arm_source_watch(now);
@@ -391,6 +407,8 @@ impl WebRtcCarrier {
             reachability,
             refusal_password,
             refused_by_peer,
+            port_watch,
+            lifetime,
             ..
         } = self;
         let now = Instant::now();
@@ -400,11 +418,16 @@ impl WebRtcCarrier {
             }
             for datagram in contents.chunks(stride.max(1)) {
                 if let Some(reachability) = reachability {
-                    if reachability.take_answer(now, from, datagram) {
-                        if let Some(check) = reachability.take_withheld(from) {
-                            engine.handle_datagram(now.into_std(), from, to, &check, unsent);
+                    match reachability.take_answer(now, from, datagram) {
+                        Answer::No => {}
+                        Answer::Unsigned => continue,
+                        Answer::OfPeer => {
+                            lifetime.heard(now);
+                            if let Some(check) = reachability.take_withheld(from) {
+                                engine.handle_datagram(now.into_std(), from, to, &check, unsent);
+                            }
+                            continue;
                         }
-                        continue;
                     }
                     if reachability.withholds(from, datagram) {
                         continue;
@@ -417,8 +440,14 @@ impl WebRtcCarrier {
             }
         };
         let received = match source {
-            Source::Socket { .. } => {
+            Source::Socket { remote } => {
                 let polled = socket.poll_receive(cx, &mut |received| {
+                    // A listener of webrtc-direct has one address. Whoever forges a check from another one would have
+                    // all that this side sends directed there.
+                    if !is_same_address(received.source, *remote) {
+                        return;
+                    }
+                    *port_watch = None;
                     // Whichever address of this machine it came to: ICE has one candidate.
                     if let Some(watch) = source_watch {
                         watch.received(now, received.contents);
@@ -437,10 +466,6 @@ impl WebRtcCarrier {
             Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
         };
         self.dirty |= received;
-        if received {
-            self.lifetime.heard(now);
-            self.port_watch = None;
-        }
         received
     }
 
@@ -463,14 +488,17 @@ impl WebRtcCarrier {
             }
             let mut max_segments = self.socket.max_segments();
             let Some(mut run) = self.unsent.front(max_segments) else {
-                return sent;
+                return self.probe() || sent;
             };
             if let Some(reachability) = &mut self.reachability {
                 let room = reachability.room(run.destination);
                 if run.contents.len() > room {
                     let size = run.segment_size.unwrap_or(run.contents.len());
                     max_segments = room / size.max(1);
-                    if max_segments == 0 && self.unsent.len() > MAX_HELD {
+                    let is_lost =
+                        reachability.beyond() == Beyond::Lost || self.unsent.len() > MAX_HELD;
+                    if max_segments == 0 && is_lost {
+                        reachability.want(run.destination);
                         self.unsent.pop(1);
                         continue;
                     }
@@ -480,7 +508,8 @@ impl WebRtcCarrier {
                     if max_segments == 0 {
                         // Held until the address is proven, or has sent more.
                         reachability.want(shorter.destination);
-                        return self.challenge() || sent;
+                        let (challenged, probed) = (self.challenge(), self.probe());
+                        return challenged || probed || sent;
                     }
                     run = shorter;
                 }
@@ -527,13 +556,31 @@ impl WebRtcCarrier {
 
     /// Asks an address for a proof where one is wanted; returns whether a datagram went out.
     fn challenge(&mut self) -> bool {
-        let Some(challenge) = self
-            .reachability
-            .as_mut()
-            .and_then(|reachability| reachability.next_challenge(Instant::now()))
-        else {
+        let Some(reachability) = &mut self.reachability else {
             return false;
         };
+        let now = Instant::now();
+        match reachability.next_challenge(now) {
+            Some(challenge) => self.send_challenge(&challenge),
+            None => false,
+        }
+    }
+
+    /// Lets the engine ask an address for a proof; returns whether a datagram went out. What was made before has to have
+    /// gone out: the records of DTLS may not overtake each other by much.
+    fn probe(&mut self) -> bool {
+        let Some(reachability) = &mut self.reachability else {
+            return false;
+        };
+        let now = Instant::now().into_std();
+        let Some(probe) = self.engine.next_probe(now, &mut self.unsent) else {
+            return false;
+        };
+        reachability.take_room(probe.destination, probe.contents.len())
+            && self.send_challenge(&probe)
+    }
+
+    fn send_challenge(&self, challenge: &Challenge) -> bool {
         let outgoing = Outgoing {
             destination: challenge.destination,
             source: challenge.source.ip(),
@@ -572,6 +619,11 @@ impl WebRtcCarrier {
             }
         }
     }
+}
+
+/// Whether these are one address, as far as a datagram tells: not the scope of a link-local one.
+fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 impl<'a> From<Run<'a>> for Outgoing<'a> {
@@ -626,6 +678,7 @@ impl Carrier for WebRtcCarrier {
                 EngineEvent::Refused
                 | EngineEvent::Unreachable { .. }
                 | EngineEvent::IceConnected
+                | EngineEvent::AddressValidated(_)
                 | EngineEvent::DtlsConnected(_)
                 | EngineEvent::ChannelZeroOpen => {}
             }

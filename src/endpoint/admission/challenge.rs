@@ -4,6 +4,9 @@
 //! address it goes to. Every dialler is a full ICE agent and answers it, and the answer carries
 //! the transaction ID back: so the address is that of somebody who receives there. It is to ICE what a
 //! SYN cookie is to TCP, but rides beside the exchange that takes place in any case.
+//!
+//! That alone would make a peer of every STUN server, each of which answers whoever asks: so an answer counts if it
+//! is a success response whose MESSAGE-INTEGRITY was made with the password of the peer.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -109,9 +112,8 @@ impl ChallengeKey {
             .finish(&credentials.password)
     }
 
-    /// Whether `datagram`, which came from `address`, answers a challenge that went there. It
-    /// needs no password: the transaction ID is the secret. And an error response proves as much as
-    /// success.
+    /// Whether `datagram`, which came from `address`, answers a challenge that went there. What it proves
+    /// [`PeerCredentials::have_signed`] tells.
     pub(crate) fn is_answer(&self, now: Instant, address: SocketAddr, datagram: &[u8]) -> bool {
         let answers = [BINDING_SUCCESS, BINDING_ERROR];
         let Some(transaction) = answers
@@ -133,6 +135,13 @@ impl ChallengeKey {
 pub(crate) struct PeerCredentials {
     username: String,
     password: String,
+}
+
+impl PeerCredentials {
+    /// Whether `datagram` is an answer of this peer to a challenge: see [`has_signed`].
+    pub(crate) fn have_signed(&self, datagram: &[u8]) -> bool {
+        has_signed(datagram, &self.password)
+    }
 }
 
 // The passwords stay out of logs.
@@ -182,6 +191,19 @@ pub(crate) fn refusal(request: Transaction, password: &str) -> Vec<u8> {
     Writer::new(BINDING_ERROR, request)
         .attribute(ERROR_CODE, &value)
         .finish(password)
+}
+
+/// Whether `datagram` is a success response to a check, made with this password (RFC 8445 section 7.2.5).
+pub(super) fn has_signed(datagram: &[u8], password: &str) -> bool {
+    transaction_of(datagram, BINDING_SUCCESS).is_some()
+        && StunMessage::parse(datagram)
+            .is_ok_and(|message| message.verify(password.as_bytes(), sha1_hmac))
+}
+
+/// Whether `datagram` is a success response that anybody can have signed at all. A STUN server signs none.
+pub(super) fn is_signed_success(datagram: &[u8]) -> bool {
+    // Without MESSAGE-INTEGRITY a response is not read (RFC 8445 section 7.2.2).
+    transaction_of(datagram, BINDING_SUCCESS).is_some() && StunMessage::parse(datagram).is_ok()
 }
 
 /// The transaction ID of a STUN message.
@@ -310,6 +332,24 @@ mod tests {
         );
         let error = refusal(transaction(&answer).expect("a header"), "any");
         assert!(key.is_answer(now, address(PEER), &error), "an error is");
+    }
+
+    #[test]
+    fn an_answer_proves_something_if_the_peer_s_password_has_signed_it() {
+        let peer = PeerCredentials::from(&credentials());
+        let pwd = "p".repeat(22);
+        assert!(peer.have_signed(&success([7; 12], address(PEER), &pwd)));
+        assert!(!peer.have_signed(&success([7; 12], address(PEER), "another")));
+        assert!(!peer.have_signed(&refusal([7; 12], &pwd)), "no success");
+        // What a STUN server says, which knows no password.
+        let bare = Writer::new(BINDING_SUCCESS, [7; 12])
+            .attribute(XOR_MAPPED_ADDRESS, &[0, 1, 1, 2, 3, 4, 5, 6]);
+        let mut bare = bare.0;
+        bare[3] = 12;
+        assert!(!peer.have_signed(&bare) && !is_signed_success(&bare));
+        let signed = success([7; 12], address(PEER), "another");
+        assert!(is_signed_success(&signed), "whose it is shows later");
+        assert!(!is_signed_success(&refusal([7; 12], &pwd)));
     }
 
     #[test]

@@ -17,6 +17,9 @@
 //!   and its next check is admitted: the nomination, or, where it nominates with its first check as Firefox does
 //!   and gets no response to that, the repetition. A forger sees neither.
 //!
+//! The answer names no user, so it is kept until a check does, whose credentials it must have been signed with: else any
+//! STUN server, which answers whoever asks, would prove its address for a forger.
+//!
 //! So a flood of forged sources costs work, but neither memory nor honest peers their turn: the rates of proven
 //! addresses are counted apart from those that a forger can use up. Beyond some thousand challenges
 //! a second only who repeats its check is challenged (see [`sightings`]), so that a flood costs little
@@ -34,7 +37,7 @@ pub(crate) mod challenge;
 mod rates;
 mod sightings;
 
-use challenge::ChallengeKey;
+use challenge::{ChallengeKey, has_signed, is_signed_success};
 use rates::Bucket;
 pub use rates::RateLimit;
 pub(crate) use rates::{Prefix, Rates};
@@ -42,6 +45,10 @@ use sightings::Sightings;
 
 /// How long an answered challenge is remembered: the next checks of the peer are much closer.
 const PROOF_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Longest answer that is kept until a check names its user. With an IPv6 address and a SOFTWARE attribute those of the
+/// known peers have less than half of it.
+const MAX_ANSWER: usize = 256;
 
 /// Challenges of strangers that were never heard of. Honest ones are far fewer; answering these takes
 /// about a twentieth of a core.
@@ -123,12 +130,13 @@ impl Admission {
         ip.to_canonical().is_loopback() && !self.limits.limit_loopback
     }
 
-    /// Decides about a first contact from `source` with this USERNAME.
+    /// Decides about a first contact from `source` with this USERNAME, whose sender answers checks with this password.
     pub(super) fn admit(
         self: &Arc<Self>,
         now: Instant,
         source: SocketAddr,
         username: &str,
+        password: &str,
     ) -> Verdict {
         let limits = &self.limits;
         let exempt = self.is_exempt(source.ip());
@@ -141,7 +149,7 @@ impl Admission {
         {
             return Verdict::Dropped;
         }
-        if book.proofs.holds(now, source) {
+        if book.proofs.holds(now, source, password) {
             if !exempt && !book.proven_rates.take(time, prefix) {
                 return Verdict::Dropped;
             }
@@ -169,6 +177,9 @@ impl Admission {
         if !self.key.is_answer(now, source, datagram) {
             return false;
         }
+        if datagram.len() > MAX_ANSWER || !is_signed_success(datagram) {
+            return true;
+        }
         let most_of_prefix = if self.is_exempt(source.ip()) {
             usize::MAX
         } else {
@@ -176,7 +187,9 @@ impl Admission {
         };
         // Enough for as many as can be admitted, twice.
         let most = self.limits.max_handshakes.saturating_mul(2);
-        self.book().proofs.insert(now, source, most, most_of_prefix);
+        let mut book = self.book();
+        book.proofs
+            .insert(now, source, datagram, most, most_of_prefix);
         true
     }
 
@@ -213,30 +226,50 @@ impl Drop for Slot {
 /// [`PROOF_LIFETIME`]. With the table full no more enter; their next check is challenged again.
 #[derive(Debug, Default)]
 struct Proofs {
-    until: HashMap<SocketAddr, Instant>,
+    answers: HashMap<SocketAddr, Answer>,
     by_prefix: HashMap<Prefix, usize>,
     /// Every entry of `until`, oldest first, and some that were forgotten since.
     order: VecDeque<(Instant, SocketAddr)>,
 }
 
+/// An answer to a challenge, of at most [`MAX_ANSWER`] bytes.
+#[derive(Debug)]
+struct Answer {
+    until: Instant,
+    datagram: Box<[u8]>,
+}
+
 impl Proofs {
-    fn insert(&mut self, now: Instant, address: SocketAddr, most: usize, most_of_prefix: usize) {
+    fn insert(
+        &mut self,
+        now: Instant,
+        address: SocketAddr,
+        datagram: &[u8],
+        most: usize,
+        most_of_prefix: usize,
+    ) {
         self.expire(now);
         let prefix = Prefix::of(address.ip());
         let share = self.by_prefix.get(&prefix).copied().unwrap_or_default();
         // An address that answers again and again is entered once.
-        if self.until.contains_key(&address) || self.until.len() >= most || share >= most_of_prefix
+        if self.answers.contains_key(&address)
+            || self.answers.len() >= most
+            || share >= most_of_prefix
         {
             return;
         }
         // Those that were admitted leave their place in `order` behind.
         if self.order.len() > 2 * most {
-            let known = &self.until;
-            self.order
-                .retain(|(until, address)| known.get(address) == Some(until));
+            let known = &self.answers;
+            self.order.retain(|(until, address)| {
+                known
+                    .get(address)
+                    .is_some_and(|answer| answer.until == *until)
+            });
         }
         let until = now + PROOF_LIFETIME;
-        self.until.insert(address, until);
+        let datagram = datagram.into();
+        self.answers.insert(address, Answer { until, datagram });
         *self.by_prefix.entry(prefix).or_default() += 1;
         self.order.push_back((until, address));
     }
@@ -248,19 +281,23 @@ impl Proofs {
             }
             self.order.pop_front();
             // It may have been forgotten, and entered again later.
-            if self.until.get(&address) == Some(&until) {
+            let known = self.answers.get(&address);
+            if known.is_some_and(|answer| answer.until == until) {
                 self.forget(address);
             }
         }
     }
 
-    fn holds(&self, now: Instant, address: SocketAddr) -> bool {
-        self.until.get(&address).is_some_and(|until| *until > now)
+    /// Whether who has this password has answered at this address.
+    fn holds(&self, now: Instant, address: SocketAddr, password: &str) -> bool {
+        self.answers
+            .get(&address)
+            .is_some_and(|answer| answer.until > now && has_signed(&answer.datagram, password))
     }
 
     fn forget(&mut self, address: SocketAddr) {
         let prefix = Prefix::of(address.ip());
-        if self.until.remove(&address).is_some()
+        if self.answers.remove(&address).is_some()
             && let Some(share) = self.by_prefix.get_mut(&prefix)
         {
             *share -= 1;

@@ -16,6 +16,9 @@ fn admission(limits: Limits) -> Arc<Admission> {
     Arc::new(Admission::new(limits))
 }
 
+/// Of the peers.
+const PWD: &str = "pppppppppppppppppppppp";
+
 /// Port `port` of the `n`-th host.
 fn source(n: u16, port: u16) -> SocketAddr {
     let [a, b] = n.to_be_bytes();
@@ -31,12 +34,16 @@ fn admitted(verdict: Verdict) -> Slot {
 
 /// Answers a challenge, as an honest peer at `source` does.
 fn prove(admission: &Admission, now: Instant, source: SocketAddr) {
-    let pwd = "p".repeat(22);
-    let credentials = parse_username(&format!("libp2p+webrtc+v2/{pwd}:abcd")).expect("well formed");
+    answer(admission, now, source, PWD);
+}
+
+/// Answers a challenge, as who has another password does.
+fn answer(admission: &Admission, now: Instant, source: SocketAddr, password: &str) {
+    let credentials = parse_username(&format!("libp2p+webrtc+v2/{PWD}:abcd")).expect("well formed");
     let peer = PeerCredentials::from(&credentials);
     let check = admission.key().challenge(now, source, &peer);
     let transaction = transaction(&check).expect("a check");
-    assert!(admission.take_answer(now, source, &success(transaction, source, &pwd)));
+    assert!(admission.take_answer(now, source, &success(transaction, source, password)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,7 +52,7 @@ async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() 
     let now = Instant::now();
     let mut slots = Vec::new();
     for n in 0..1000 {
-        match admission.admit(now, source(n, 1), "a:b") {
+        match admission.admit(now, source(n, 1), "a:b", PWD) {
             Verdict::Admitted(slot) => slots.push(slot),
             Verdict::Challenged => {}
             Verdict::Dropped => panic!("nobody is turned away unheard"),
@@ -54,17 +61,33 @@ async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() 
     assert_eq!(slots.len(), 8);
     for n in 2000..2008 {
         prove(&admission, now, source(n, 1));
-        slots.push(admitted(admission.admit(now, source(n, 1), "a:b")));
+        slots.push(admitted(admission.admit(now, source(n, 1), "a:b", PWD)));
     }
     assert_eq!(slots.len(), 16);
     prove(&admission, now, source(3000, 1));
     assert!(matches!(
-        admission.admit(now, source(3000, 1), "a:b"),
+        admission.admit(now, source(3000, 1), "a:b", PWD),
         Verdict::Dropped
     ));
     slots.clear();
     assert!(admission.is_idle());
-    admitted(admission.admit(now, source(4000, 1), "a:b"));
+    admitted(admission.admit(now, source(4000, 1), "a:b", PWD));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_proves_the_address_of_the_peer_who_signed_it_only() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    let _forged: Vec<_> = (0..8)
+        .map(|n| admitted(admission.admit(now, source(n, 1), "a:b", PWD)))
+        .collect();
+    answer(&admission, now, source(100, 1), "that of another listener");
+    assert!(matches!(
+        admission.admit(now, source(100, 1), "a:b", PWD),
+        Verdict::Challenged
+    ));
+    let own = "that of another listener";
+    admitted(admission.admit(now, source(100, 1), "a:b", own));
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,16 +97,16 @@ async fn one_prefix_gets_its_share_of_the_handshakes_only() {
     let admission = admission(limits);
     let now = Instant::now();
     let slots: Vec<_> = (0..4)
-        .map(|port| admitted(admission.admit(now, source(1, port), "a:b")))
+        .map(|port| admitted(admission.admit(now, source(1, port), "a:b", PWD)))
         .collect();
     prove(&admission, now, source(1, 9));
     assert!(matches!(
-        admission.admit(now, source(1, 9), "a:b"),
+        admission.admit(now, source(1, 9), "a:b", PWD),
         Verdict::Dropped
     ));
-    let other = admitted(admission.admit(now, source(2, 9), "a:b"));
+    let other = admitted(admission.admit(now, source(2, 9), "a:b", PWD));
     drop(slots);
-    admitted(admission.admit(now, source(1, 9), "a:b"));
+    admitted(admission.admit(now, source(1, 9), "a:b", PWD));
     drop(other);
     assert!(admission.is_idle());
 }
@@ -93,29 +116,29 @@ async fn a_forger_who_uses_up_the_rate_of_a_prefix_does_not_shut_it_out() {
     let admission = admission(LIMITS);
     let now = Instant::now();
     for port in 0..3 {
-        admitted(admission.admit(now, source(1, port), "a:b"));
+        admitted(admission.admit(now, source(1, port), "a:b", PWD));
     }
     assert!(matches!(
-        admission.admit(now, source(1, 3), "a:b"),
+        admission.admit(now, source(1, 3), "a:b", PWD),
         Verdict::Challenged
     ));
     // The real one answers, and has a rate of its own, which ends as well.
     for port in 4..7 {
         assert!(matches!(
-            admission.admit(now, source(1, port), "a:b"),
+            admission.admit(now, source(1, port), "a:b", PWD),
             Verdict::Challenged
         ));
         prove(&admission, now, source(1, port));
-        admitted(admission.admit(now, source(1, port), "a:b"));
+        admitted(admission.admit(now, source(1, port), "a:b", PWD));
     }
     prove(&admission, now, source(1, 8));
     assert!(matches!(
-        admission.admit(now, source(1, 8), "a:b"),
+        admission.admit(now, source(1, 8), "a:b", PWD),
         Verdict::Dropped
     ));
     let later = now + Duration::from_secs(5);
     prove(&admission, later, source(1, 8));
-    admitted(admission.admit(later, source(1, 8), "a:b"));
+    admitted(admission.admit(later, source(1, 8), "a:b", PWD));
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +151,7 @@ async fn loopback_is_exempt_unless_it_is_not_to_be() {
         });
         let now = Instant::now();
         let slots: Vec<_> = (0..7)
-            .map(|_| admission.admit(now, loopback, "a:b"))
+            .map(|_| admission.admit(now, loopback, "a:b", PWD))
             .collect();
         let admitted = slots
             .iter()
@@ -149,16 +172,16 @@ async fn proofs_are_bounded_and_expire() {
     }
     {
         let book = admission.book();
-        assert_eq!(book.proofs.until.len(), 32);
+        assert_eq!(book.proofs.answers.len(), 32);
         assert_eq!(book.proofs.order.len(), 32);
         assert_eq!(book.proofs.by_prefix.len(), 8, "four of each prefix");
     }
-    assert!(admission.book().proofs.holds(now, source(0, 0)));
+    assert!(admission.book().proofs.holds(now, source(0, 0), PWD));
     let later = now + PROOF_LIFETIME;
-    assert!(!admission.book().proofs.holds(later, source(0, 0)));
+    assert!(!admission.book().proofs.holds(later, source(0, 0), PWD));
     prove(&admission, later, source(5000, 0));
     let book = admission.book();
-    assert_eq!((book.proofs.until.len(), book.proofs.order.len()), (1, 1));
+    assert_eq!((book.proofs.answers.len(), book.proofs.order.len()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +204,7 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
     let now = Instant::now();
     let mut verdicts = Vec::new();
     for n in 0..20_000 {
-        verdicts.push(admission.admit(now, source(n, 1), "a:b"));
+        verdicts.push(admission.admit(now, source(n, 1), "a:b", PWD));
     }
     let challenged = |verdicts: &[Verdict]| {
         verdicts
@@ -192,13 +215,13 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
     assert!((1000..1100).contains(&challenged(&verdicts)));
     let newcomer = source(50_000, 1);
     assert!(matches!(
-        admission.admit(now, newcomer, "a:b"),
+        admission.admit(now, newcomer, "a:b", PWD),
         Verdict::Dropped
     ));
     let again = now + Duration::from_millis(50);
     while admission.book().challenges.take(again - now, CHALLENGES) {}
     assert!(matches!(
-        admission.admit(again, newcomer, "a:b"),
+        admission.admit(again, newcomer, "a:b", PWD),
         Verdict::Challenged
     ));
 }

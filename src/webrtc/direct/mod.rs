@@ -15,6 +15,7 @@ use str0m::crypto::dtls::{DtlsInstance, ProtocolVersion};
 use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::{PacedDtls, new_dtls};
 use super::engine::{Engine, EngineEvent, Role};
+use super::reachability::Challenge;
 use super::str0m_engine::EngineSetup;
 use super::transmit::TransmitQueue;
 use crate::carrier::{ChannelId, Class, OpenChannelError, Written};
@@ -32,6 +33,7 @@ mod numbers;
 mod path;
 #[cfg(test)]
 mod tests;
+mod validation;
 
 use channels::{Channels, HeldLimits};
 use path::{Path, PathEvent, Route};
@@ -113,6 +115,8 @@ pub(crate) struct DirectEngine {
     fed: u32,
     /// Bytes received before the peer was authenticated.
     early: usize,
+    /// Something authentic has come.
+    heard: bool,
     /// We are closing, and the peer has to be told.
     closing: bool,
     /// The peer knows that it is over, or can not be told.
@@ -154,6 +158,7 @@ impl DirectEngine {
             channels: Channels::new(sctp, setup.role, limits),
             fed: 0,
             early: 0,
+            heard: false,
             closing: false,
             told: false,
             #[cfg(test)]
@@ -211,6 +216,27 @@ impl DirectEngine {
         }
     }
 
+    /// The same, from an address whose answer is waited for.
+    fn handle_record_of_unproven(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        datagram: &[u8],
+        out: &mut TransmitQueue,
+    ) {
+        // What DTLS still holds came from elsewhere.
+        self.drain_dtls(now, out);
+        let _ = self.channels.sctp.take_heartbeat_ack();
+        self.handle_record(datagram);
+        self.drain_dtls(now, out);
+        if let Some(answer) = self.channels.sctp.take_heartbeat_ack()
+            && self.path.confirm(now, source, answer)
+        {
+            let event = EngineEvent::AddressValidated(source);
+            self.channels.push_event(event);
+        }
+    }
+
     /// Takes out of DTLS what it has: plaintext for SCTP first, then datagrams.
     fn drain_dtls(&mut self, now: Instant, out: &mut TransmitQueue) {
         let mut room = DTLS_OUTPUT;
@@ -218,6 +244,7 @@ impl DirectEngine {
         {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
+                    self.heard = true;
                     if !self.channels.is_authenticated() {
                         self.early += packet.len();
                     }
@@ -270,6 +297,9 @@ impl DirectEngine {
             self.channels.end(ConnectionError::Carrier(cause));
         }
         self.channels.handle_events();
+        if self.channels.sctp.is_up() {
+            self.path.guard(now);
+        }
         if self.may_transmit()
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
         {
@@ -360,10 +390,16 @@ impl Engine for DirectEngine {
         // What is what: RFC 7983. There is no media here.
         match datagram.first() {
             Some(0..=3) => {
-                self.path.handle_stun(now, source, destination, datagram);
+                self.heard |= self.path.handle_stun(now, source, destination, datagram);
                 self.handle_path_event(now);
             }
-            Some(20..=63) if self.path.accepts(now, source) => self.handle_record(datagram),
+            Some(20..=63) if self.path.accepts(now, source) => {
+                if self.path.expects(source) {
+                    self.handle_record_of_unproven(now, source, datagram, out);
+                } else {
+                    self.handle_record(datagram);
+                }
+            }
             _ => return,
         }
         self.fed += 1;
@@ -469,6 +505,37 @@ impl Engine for DirectEngine {
             self.path.move_to(now, local);
             self.handle_path_event(now);
         }
+    }
+
+    fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
+    fn validates_addresses(&self) -> bool {
+        true
+    }
+
+    fn next_probe(&mut self, now: Instant, out: &mut TransmitQueue) -> Option<Challenge> {
+        if self.channels.is_ended() {
+            return None;
+        }
+        let (Route { local, remote }, nonce) = self.path.next_question(now)?;
+        let packet = self.channels.sctp.heartbeat(&nonce)?;
+        // What DTLS still holds goes where the rest goes.
+        self.drain_dtls(now, out);
+        let dtls = self.dtls.as_mut()?;
+        dtls.send_application_data(&packet).ok()?;
+        let mut buffer = [0; DTLS_OUTPUT];
+        let Output::Packet(datagram) = dtls.poll_output(&mut buffer) else {
+            return None;
+        };
+        let contents = datagram.to_vec();
+        self.drain_dtls(now, out);
+        Some(Challenge {
+            source: local,
+            destination: remote,
+            contents,
+        })
     }
 
     fn close(&mut self, _now: Instant) {

@@ -11,7 +11,9 @@ use super::super::dtls::crypto_provider;
 use super::super::engine::Role;
 use super::super::str0m_engine::EngineSetup;
 use super::super::transmit::TransmitQueue;
+use super::validation::Validations;
 use crate::connection::ConnectionError;
+use crate::sctp::Nonce;
 
 /// Steps of ICE worked off at once: it does one check each time that it is told the time.
 const MAX_DUE_STEPS: usize = 8;
@@ -58,8 +60,14 @@ pub(super) struct Path {
     role: Role,
     local: SocketAddr,
     /// Remote addresses from which messages with the right integrity came.
-    validated: Vec<SocketAddr>,
+    known: Vec<SocketAddr>,
     route: Option<Route>,
+    /// The handshake went to more than one address.
+    has_moved: bool,
+    /// Where the peer has shown that it receives. A listener's.
+    validations: Validations,
+    /// A route to an address that is not validated is not taken any more.
+    is_guarded: bool,
     /// How much the peer prefers its address of the route, by the PRIORITY of its nomination. A listener's.
     priority: u32,
     /// An address that the peer has nominated and prefers less, and its priority. A listener's.
@@ -103,8 +111,11 @@ impl Path {
             agent,
             role: setup.role,
             local: setup.local,
-            validated: Vec::new(),
+            known: Vec::new(),
             route: None,
+            has_moved: false,
+            validations: Validations::default(),
+            is_guarded: false,
             priority: 0,
             second: None,
             heard: now,
@@ -115,16 +126,16 @@ impl Path {
         Ok(path)
     }
 
-    /// Takes in a STUN message. What has no valid integrity changes nothing.
+    /// Takes in a STUN message. What has no valid integrity changes nothing, and returns `false`.
     pub(super) fn handle_stun(
         &mut self,
         now: Instant,
         source: SocketAddr,
         destination: SocketAddr,
         datagram: &[u8],
-    ) {
+    ) -> bool {
         let Ok(message) = StunMessage::parse(datagram) else {
-            return;
+            return false;
         };
         // The response to a nomination is made with it, and the agent keeps to itself what it was.
         let nomination = (self.role == Role::Server
@@ -138,7 +149,8 @@ impl Path {
             destination,
             message,
         };
-        if self.agent.handle_packet(now, packet) {
+        let is_authentic = self.agent.handle_packet(now, packet);
+        if is_authentic {
             // What follows from it is due now: left to the agent's timer, the nomination came 50 ms
             // later, and str0m as the listener sends no DTLS before that.
             self.agent.handle_timeout(now);
@@ -149,6 +161,7 @@ impl Path {
             self.accepts(now, source);
         }
         self.take_events(now);
+        is_authentic
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -160,11 +173,16 @@ impl Path {
     ///
     /// The agent alone would stay with the first of two of one priority, as those behind a NAT that has forgotten its
     /// mapping have, and with a better one that is dead for 15 s. Here the last nomination holds, unless the address
-    /// that the peer prefers is heard of still.
+    /// that the peer prefers is heard of still. And it has to have shown that it receives there: what a nomination is made
+    /// of can be read on its way, and whoever sends one may well be the peer who wants somebody else to be hit.
     fn follow(&mut self, now: Instant, remote: SocketAddr, priority: u32) {
         let Some(route) = self.route else {
             return;
         };
+        let is_elsewhere = route.remote != remote;
+        if is_elsewhere && self.is_guarded && !self.validations.is_valid(now, remote) {
+            return self.validations.ask(now, remote, priority);
+        }
         let is_silent = now >= self.heard + ROUTE_SILENCE;
         if route.remote == remote || priority >= self.priority || is_silent {
             self.priority = priority;
@@ -212,7 +230,45 @@ impl Path {
         if self.role == Role::Server && self.route.is_some() {
             self.next_timeout = self.next_timeout.max(now + LITE_INTERVAL);
         }
+        if let Some(next) = self.validations.next_timeout(now) {
+            self.next_timeout = self.next_timeout.min(next);
+        }
         self.next_timeout
+    }
+
+    /// The association is up, so that the peer can be asked: from now on it is not followed to where it has not shown that
+    /// it receives. It has where the whole handshake went.
+    pub(super) fn guard(&mut self, now: Instant) {
+        let (Role::Server, false, Some(route)) = (self.role, self.is_guarded, self.route) else {
+            return;
+        };
+        self.is_guarded = true;
+        if self.has_moved {
+            self.validations.ask(now, route.remote, self.priority);
+        } else {
+            self.validations.prove(now, route.remote);
+        }
+    }
+
+    /// What to ask an address for, and from which of ours, if one has to be asked now.
+    pub(super) fn next_question(&mut self, now: Instant) -> Option<(Route, Nonce)> {
+        let local = self.local;
+        let (remote, nonce) = self.validations.next_question(now)?;
+        Some((Route { local, remote }, nonce))
+    }
+
+    /// Whether an answer of this address is waited for.
+    pub(super) fn expects(&self, source: SocketAddr) -> bool {
+        self.validations.expects(source)
+    }
+
+    /// An answer came from `source`; `true` if that is validated by it.
+    pub(super) fn confirm(&mut self, now: Instant, source: SocketAddr, answer: Nonce) -> bool {
+        let Some(priority) = self.validations.confirm(now, source, answer) else {
+            return false;
+        };
+        self.follow(now, source, priority);
+        true
     }
 
     /// Whether ICE knows the address as one of the peer's. Something of it has just come from there.
@@ -224,7 +280,7 @@ impl Path {
         {
             self.follow(now, source, priority);
         }
-        self.validated.contains(&source)
+        self.known.contains(&source)
     }
 
     pub(super) fn route(&self) -> Option<Route> {
@@ -239,9 +295,9 @@ impl Path {
         while let Some(event) = self.agent.poll_event() {
             match event {
                 IceAgentEvent::DiscoveredRecv { source, .. } => {
-                    let is_known = self.validated.contains(&source);
-                    if self.validated.len() < MAX_ADDRESSES && !is_known {
-                        self.validated.push(source);
+                    let is_known = self.known.contains(&source);
+                    if self.known.len() < MAX_ADDRESSES && !is_known {
+                        self.known.push(source);
                     }
                     // A lite agent hears of the nomination half a second later, and a client that
                     // sends from a validated address receives there too.
@@ -258,8 +314,12 @@ impl Path {
                     source: local,
                     destination: remote,
                     ..
-                } if self.role == Role::Client || now >= self.heard + LITE_INTERVAL => {
-                    self.set_route(Route { local, remote });
+                } => {
+                    if self.role == Role::Client {
+                        self.set_route(Route { local, remote });
+                    } else if now >= self.heard + LITE_INTERVAL {
+                        self.follow(now, remote, self.priority);
+                    }
                 }
                 // A lite agent with a route is not told of anything but STUN, and pion sends no check while there
                 // is traffic: whether the peer has fallen silent is known above it.
@@ -274,7 +334,9 @@ impl Path {
     }
 
     fn set_route(&mut self, route: Route) {
-        if self.route.replace(route).is_none() {
+        let before = self.route.replace(route);
+        self.has_moved |= before.is_some_and(|before| before.remote != route.remote);
+        if before.is_none() {
             self.agent.set_max_stun_rto(CONSENT_INTERVAL);
             self.event = Some(PathEvent::Found);
         }

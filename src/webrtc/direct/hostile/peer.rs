@@ -377,6 +377,7 @@ impl Peer {
                 EngineEvent::Carrier(_)
                 | EngineEvent::Refused
                 | EngineEvent::Unreachable { .. }
+                | EngineEvent::AddressValidated(_)
                 | EngineEvent::IceConnected => {}
             }
         }

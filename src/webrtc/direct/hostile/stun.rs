@@ -52,6 +52,13 @@ fn unsound() -> Vec<(&'static str, Vec<u8>)> {
     let mut claims = check(Some(sound.as_bytes()), password);
     // The length of USERNAME, beyond the end.
     claims[22..24].copy_from_slice(&2000_u16.to_be_bytes());
+    let mut controlled = ForgedStun::new(REQUEST, 7);
+    controlled.add(USERNAME, sound.as_bytes());
+    controlled.add(0x0024, &[0x6e, 0, 1, 0xff]);
+    // ICE-CONTROLLED.
+    controlled.add(0x8029, &[0, 0, 0, 0, 0, 0, 0, 1]);
+    controlled.sign(password);
+    let controlled = controlled.0;
     let injected = format!("{UFRAG}\r\na=candidate:1 1 udp 1 192.0.2.9 9 typ host");
     vec![
         ("no USERNAME", check(None, password)),
@@ -84,6 +91,7 @@ fn unsound() -> Vec<(&'static str, Vec<u8>)> {
         ("a USERNAME beyond the end", claims),
         ("a header only", vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]),
         ("one byte", vec![0]),
+        ("the challenge of another listener", controlled),
     ]
 }
 

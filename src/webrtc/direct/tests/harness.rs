@@ -106,6 +106,7 @@ impl<E: Engine> Side<E> {
                 EngineEvent::Carrier(_)
                 | EngineEvent::Refused
                 | EngineEvent::Unreachable { .. }
+                | EngineEvent::AddressValidated(_)
                 | EngineEvent::IceConnected => {}
             }
         }

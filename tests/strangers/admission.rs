@@ -1,127 +1,23 @@
-//! Who gets in, who does not, and what strangers can make a listener do; on a simulated network.
-#![cfg(feature = "testing")]
+//! Who gets in, who does not, and what strangers can make a listener do.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anabranch::endpoint::Phase;
-use anabranch::simulator::{Conditions, Host, Network, Verdict};
-use anabranch::{
-    Address, ConnectError, Connection, ConnectionError, Endpoint, EndpointBuilder, EndpointConfig,
-    RateLimit, WebRtcDirectVersion,
-};
-use is::stun::{StunMessage, TransId};
+use anabranch::simulator::Verdict;
+use anabranch::{ConnectError, ConnectionError, Endpoint, RateLimit, WebRtcDirectVersion};
+use is::stun::StunMessage;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
-const BULK: &str = "/bulk/1";
-
-const STUN_REQUEST: [u8; 2] = [0, 1];
-const STUN_SUCCESS: [u8; 2] = [1, 1];
-
-/// Settings with the engine that `ANABRANCH_ENGINE` names, `direct` or `str0m`.
-fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
-    config
-}
-
-fn network(seed: u64, round_trip_ms: u64) -> (Network, Host, Host) {
-    let network = Network::new(seed);
-    network.set_conditions(Conditions::round_trip(Duration::from_millis(round_trip_ms)));
-    let hosts = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| network.host(ip));
-    let [server, client] = hosts;
-    (network, server, client)
-}
-
-async fn listen(host: &Host, config: EndpointConfig) -> (Endpoint, Address) {
-    let builder = Endpoint::builder().endpoint_config(config).simulated(host);
-    let endpoint = builder
-        .protocol(BULK)
-        .bind("0.0.0.0:4001")
-        .await
-        .expect("a socket");
-    let address = endpoint.addresses().remove(0);
-    (endpoint, address)
-}
-
-fn dialler(host: &Host) -> Endpoint {
-    let builder: EndpointBuilder = Endpoint::builder()
-        .endpoint_config(endpoint_config())
-        .simulated(host);
-    builder.dial_only().expect("defaults work")
-}
-
-/// Accepts everybody, and sends without end on every substream.
-fn serve(endpoint: &Endpoint) {
-    let endpoint = endpoint.clone();
-    tokio::spawn(async move {
-        while let Some(incoming) = endpoint.accept().await {
-            tokio::spawn(async move {
-                if let Ok(connection) = incoming.accept().await {
-                    pour(connection).await;
-                }
-            });
-        }
-    });
-}
-
-async fn pour(connection: Connection) {
-    while let Ok(Some(mut substream)) = connection.accept().await {
-        tokio::spawn(async move { while substream.write_all(&[7; 4096]).await.is_ok() {} });
-    }
-}
-
-/// Closes everything and asserts that nothing is left.
-async fn finish(endpoints: impl IntoIterator<Item = Endpoint>) {
-    for endpoint in endpoints {
-        timeout(Duration::from_secs(60), endpoint.close())
-            .await
-            .expect("it closes");
-        assert!(endpoint.is_idle());
-    }
-}
-
-/// A first contact as a dialler sends it, with credentials of its own.
-fn first_contact(rng: &mut StdRng) -> Vec<u8> {
-    let random: String = (0..32)
-        .map(|_| char::from(rng.random_range(b'a'..=b'z')))
-        .collect();
-    let ufrag = format!("libp2p+webrtc+v1/{random}");
-    check(&format!("{ufrag}:{ufrag}"), &ufrag)
-}
-
-fn check(username: &str, password: &str) -> Vec<u8> {
-    check_with_priority(username, password, 1)
-}
-
-fn check_with_priority(username: &str, password: &str, priority: u32) -> Vec<u8> {
-    let request = StunMessage::binding_request(username, TransId::new(), true, 1, priority, true);
-    let hmac = str0m::crypto::from_feature_flags().sha1_hmac_provider;
-    let mut bytes = vec![0; 700];
-    let length = request
-        .to_bytes(Some(password.as_bytes()), &mut bytes, |key, parts| {
-            hmac.sha1_hmac(key, parts)
-        })
-        .expect("room enough");
-    bytes.truncate(length);
-    bytes
-}
-
-/// The `n`-th of many hosts that do not exist.
-fn forged(n: u32) -> SocketAddr {
-    SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + n)),
-        5000 + (n % 1000) as u16,
-    )
-}
+use super::harness::{
+    BULK, STUN_REQUEST, STUN_SUCCESS, check, check_with_priority, dialler, endpoint_config, finish,
+    first_contact, forged, listen, network, serve,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_dial_ends_after_one_round_trip() {

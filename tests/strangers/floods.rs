@@ -1,0 +1,66 @@
+//! Honest peers get in beside any flood.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anabranch::simulator::Verdict;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::harness::{
+    dialler, endpoint_config, finish, first_contact, forged, listen, network, serve, stun_server,
+};
+
+/// 1 000 contacts a second, each from the address of one of 1 000 STUN servers, which answer the challenge.
+#[tokio::test(start_paused = true)]
+async fn dials_succeed_beside_contacts_from_sources_that_answer_stun() {
+    let (network, server, client) = network(9, 40);
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let listening = address.socket_addr();
+    let answering = network.clone();
+    network.set_tap(move |datagram| {
+        if datagram.destination.port() == 3478
+            && let Some(answer) = stun_server(&datagram.contents)
+        {
+            answering.inject(datagram.destination, listening, answer);
+        }
+        Verdict::Pass
+    });
+    let flooding = network.clone();
+    let flood = tokio::spawn(async move {
+        let mut rng = StdRng::seed_from_u64(9);
+        for n in 0.. {
+            let from = SocketAddr::new(forged(n % 1000).ip(), 3478);
+            let contact = first_contact(&mut rng);
+            flooding.inject(from, listening, contact.clone());
+            let later = flooding.clone();
+            tokio::spawn(async move {
+                for _ in 0..3 {
+                    sleep(Duration::from_millis(50)).await;
+                    later.inject(from, listening, contact.clone());
+                }
+            });
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    sleep(Duration::from_secs(5)).await;
+    let begin = Instant::now();
+    for n in 0..20 {
+        let dialler = dialler(&client);
+        let connection = timeout(Duration::from_secs(12), dialler.connect(&address))
+            .await
+            .expect("a dial has a time limit")
+            .unwrap_or_else(|error| panic!("dial {n}: {error}"));
+        connection.close().await;
+        dialler.close().await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    println!("20 dials in {:?}", begin.elapsed());
+    assert!(!flood.is_finished(), "the flood goes on");
+    flood.abort();
+    network.clear_tap();
+    sleep(Duration::from_secs(11)).await;
+    finish([listener]).await;
+}

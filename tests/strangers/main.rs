@@ -1,0 +1,7 @@
+//! What those who have proven nothing can make a listener, a dialler and others suffer; on a simulated network.
+#![cfg(feature = "testing")]
+
+mod admission;
+mod floods;
+mod harness;
+mod reflection;
