@@ -11,6 +11,8 @@ use super::upgrade::engine_config;
 
 mod connections;
 mod hostile;
+mod proxies;
+mod requests;
 mod simulated;
 mod sockets;
 
