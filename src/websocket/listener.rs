@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
@@ -17,6 +17,10 @@ use super::refused::Refused;
 use super::server::{Arrival, accept_arrived, busy};
 use crate::address::WebSocketAddress;
 use crate::connection::Connection;
+use crate::endpoint::interfaces;
+
+/// Connections that the system queues until they are accepted, as tokio asks for.
+const BACKLOG: i32 = 1024;
 
 /// Listens on a TCP socket for connections over WebSockets.
 ///
@@ -49,7 +53,8 @@ impl fmt::Debug for WebSocketListener {
 }
 
 impl WebSocketListener {
-    /// Listens at an address; port 0 lets the system choose one.
+    /// Listens at an address; port 0 lets the system choose one. A wildcard is one of its family, as for WebRTC:
+    /// `0.0.0.0` and `[::]` can have the same port, and both are needed for both families.
     ///
     /// # Errors
     /// [`ListenError`], if the address can not be had or the settings can not work.
@@ -62,7 +67,8 @@ impl WebSocketListener {
         config.connection.validate()?;
         limits.validate()?;
         let failed = |source| ListenError::Socket { address, source };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = bind(address).map_err(failed)?;
+        let socket = TcpListener::from_std(socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
         let busy = match config.tls {
             Some(_) => Vec::new(),
@@ -85,9 +91,19 @@ impl WebSocketListener {
         self.local
     }
 
-    /// Its address for [`connect`](super::connect), with the peer id if Noise is run.
+    /// One of [`Self::addresses`]: the first, or the wildcard itself where the machine has no address.
     pub fn address(&self) -> WebSocketAddress {
-        self.address_at(self.local)
+        let first = self.addresses().into_iter().next();
+        first.unwrap_or_else(|| self.address_at(self.local))
+    }
+
+    /// The addresses for [`connect`](super::connect), with the peer id if Noise is run. A wildcard stands for the
+    /// addresses of all interfaces now, in its family; loopback is among them only if there are no others.
+    pub fn addresses(&self) -> Vec<WebSocketAddress> {
+        interfaces::concrete(self.local)
+            .into_iter()
+            .map(|socket| self.address_at(socket))
+            .collect()
     }
 
     fn address_at(&self, socket: SocketAddr) -> WebSocketAddress {
@@ -166,6 +182,23 @@ impl WebSocketListener {
     pub fn refused(&self) -> usize {
         self.refused.len()
     }
+}
+
+/// A socket of the address's own family. Must be called within a tokio runtime.
+fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        // An IPv4 client is not to show up under a mapped address, nor the wildcard to take the port of the other.
+        socket.set_only_v6(true)?;
+    }
+    // As tokio does: connections of a listener before may still linger. On Windows it means another thing.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A TCP connection that may become more. Dropping it closes it.

@@ -15,6 +15,7 @@ mod proxies;
 mod requests;
 mod simulated;
 mod sockets;
+mod wildcards;
 
 /// A carrier over a stream, without a handshake.
 async fn carrier<S>(stream: S, is_client: bool, config: WebSocketConfig) -> WebSocketCarrier<S>
