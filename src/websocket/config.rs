@@ -27,7 +27,8 @@ pub struct WebSocketConfig {
     /// How long the peer may take to answer a close frame. Default: 1 s.
     pub close_timeout: Duration,
     /// Longest message, and longest frame of one, that is accepted, in bytes; a longer one is refused by its header.
-    /// Default: 1 MiB. At least 16 KiB. Answers peers that make this side allocate.
+    /// Default: 1 MiB. At least 16 KiB. Answers peers that make this side allocate. A server takes 4 KiB until Noise
+    /// has succeeded, and reads nothing behind the message that it waits for.
     pub max_message: usize,
     /// What is queued for the socket is sent as one message, up to this many bytes. Default: 64 KiB, 16 KiB to
     /// 1 MiB. More delays what is urgent behind what is long; the peer has to accept as much.

@@ -11,6 +11,7 @@ use super::carrier::WebSocketCarrier;
 use super::client::bound;
 use super::config::{Authentication, ServerConfig};
 use super::error::{HandshakeError, HandshakePhase, UpgradeError, WebSocketError};
+use super::front::{Bound, Front};
 use super::gate::Slot;
 use super::handshake::{Deadline, EXPORTER_LABEL, Progress, prove};
 use super::heartbeat::Metered;
@@ -19,7 +20,7 @@ use super::request::RequestHead;
 use super::request::answer::Answer;
 use super::request::reading::HeadBuffer;
 use super::tls::TlsIdentity;
-use super::upgrade::{UpgradeRequest, engine_config};
+use super::upgrade::{UpgradeRequest, engine_config, unproven_engine_config};
 use super::{BoxedIo, Established, Io, establish};
 use crate::connection::{Connection, ConnectionError};
 use crate::events::{ConnectionInfo, Initiator};
@@ -59,16 +60,17 @@ where
     validate(config)?;
     let progress = Progress::default();
     let info = ConnectionInfo::new(Initiator::Remote, None);
-    let finishing = async {
+    let finishing = Box::pin(async {
         let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
         let secured = Secured {
             io: Box::new(stream),
             exported: None,
+            bound: None,
         };
         deadline
-            .run(finish(secured, config, None, &progress))
+            .run(Box::pin(finish(secured, config, None, &progress)))
             .await?
-    };
+    });
     establish(&config.connection, info, &progress, finishing, ()).await
 }
 
@@ -120,7 +122,7 @@ where
     validate(config)?;
     let progress = Progress::default();
     let info = ConnectionInfo::new(Initiator::Remote, arrival.remote);
-    let receiving = receive(stream, config, arrival, &progress);
+    let receiving = Box::pin(receive(stream, config, arrival, &progress));
     establish(&config.connection, info, &progress, receiving, guard).await
 }
 
@@ -134,8 +136,12 @@ fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
 struct Secured {
     io: BoxedIo,
     exported: Option<[u8; 32]>,
+    /// What TLS may be given until the peer is authenticated.
+    bound: Option<Bound>,
 }
 
+/// The phases are boxed, one after another: else each peer would keep the room of the largest from the beginning, and
+/// that several times over.
 async fn receive<S>(
     mut stream: S,
     config: &ServerConfig,
@@ -157,18 +163,19 @@ where
         None => Secured {
             io: Box::new(stream),
             exported: None,
+            bound: None,
         },
         Some(identity) => {
             progress.set(HandshakePhase::Tls);
-            accept_tls(stream, identity, &deadline).await?
+            Box::pin(accept_tls(stream, identity, config, &deadline)).await?
         }
     };
     progress.set(HandshakePhase::Upgrade);
     let io = &mut secured.io;
-    upgrade(io, config, &mut arrival, &deadline, progress).await?;
+    Box::pin(upgrade(io, config, &mut arrival, &deadline, progress)).await?;
     let remote = arrival.remote;
     deadline
-        .run(finish(secured, config, remote, progress))
+        .run(Box::pin(finish(secured, config, remote, progress)))
         .await?
 }
 
@@ -197,13 +204,25 @@ where
 async fn accept_tls<S>(
     stream: S,
     identity: &TlsIdentity,
+    config: &ServerConfig,
     deadline: &Deadline<'_>,
 ) -> Result<Secured, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let tls = deadline.run(identity.acceptor().accept(stream)).await?;
+    let mut front = Front::new(stream);
+    let begins_with_http = deadline.run(front.begins_with_http()).await?;
+    if begins_with_http.map_err(HandshakeError::Tls)? {
+        let text = "A request without TLS, where TLS is spoken";
+        let limit = config.websocket.close_timeout;
+        Answer::new(400, text).send(&mut front, true, limit).await;
+        let error = io::Error::new(io::ErrorKind::InvalidData, text);
+        return Err(HandshakeError::Tls(error));
+    }
+    let bound = front.bound();
+    let tls = deadline.run(identity.acceptor().accept(front)).await?;
     let tls = tls.map_err(HandshakeError::Tls)?;
+    bound.begin_request();
     let exported = tls
         .get_ref()
         .1
@@ -212,6 +231,7 @@ where
     Ok(Secured {
         io: Box::new(tls),
         exported,
+        bound: Some(bound),
     })
 }
 
@@ -328,17 +348,32 @@ async fn finish(
 ) -> Result<Established, HandshakeError> {
     let limits = &config.websocket;
     let io = Metered::new(secured.io);
-    let engine = engine_config(limits);
-    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
-    let mut carrier = WebSocketCarrier::new(socket, false, limits.clone());
-    let peer = match &config.authentication {
+    let (carrier, peer) = match &config.authentication {
         Authentication::Noise { identity, binding } => {
             progress.set(HandshakePhase::Noise);
+            let engine = unproven_engine_config(limits);
+            let io = io.frame_by_frame();
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
+            let mut carrier = WebSocketCarrier::unproven(socket, limits);
             let binding = bound(*binding, secured.exported.as_ref())?;
-            Some(prove(&mut carrier, false, identity, binding, None).await?)
+            let peer = prove(&mut carrier, false, identity, binding, None).await?;
+            let carrier = carrier.proven(limits).await;
+            let carrier = carrier.map_err(|cause| HandshakeError::Ended {
+                phase: HandshakePhase::Noise,
+                cause,
+            })?;
+            (carrier, Some(peer))
         }
-        Authentication::Tls | Authentication::DangerNone => None,
+        Authentication::Tls | Authentication::DangerNone => {
+            let engine = engine_config(limits);
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
+            let carrier = WebSocketCarrier::new(socket, false, limits.clone());
+            (carrier, None)
+        }
     };
+    if let Some(bound) = secured.bound {
+        bound.lift();
+    }
     Ok(Established {
         carrier,
         peer,

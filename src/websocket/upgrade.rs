@@ -15,10 +15,38 @@ use crate::connection::ConnectionError;
 /// What of the socket is read at once. More would be cleared in vain for each small message, which is a slice of it.
 pub(super) const READ_BUFFER: usize = 32 * 1024;
 
+/// The same before Noise has succeeded: its messages have some hundred bytes.
+const UNPROVEN_READ_BUFFER: usize = 1024;
+
+/// Longest message and longest frame before Noise has succeeded: one of Noise (4 KiB at most) with its framing.
+pub(super) const MAX_UNPROVEN_MESSAGE: usize = 4096 + 128;
+
+/// Bytes of pongs that may wait before Noise has succeeded.
+const UNPROVEN_BACKLOG: usize = 1024;
+
 /// The limits, in the engine's terms (row O-2: they have to reach it).
 pub(super) fn engine_config(config: &WebSocketConfig) -> EngineConfig {
+    engine_of(config, READ_BUFFER)
+}
+
+/// The same, of a server whose peer has proven nothing.
+pub(super) fn unproven_engine_config(config: &WebSocketConfig) -> EngineConfig {
+    engine_of(&unproven(config), UNPROVEN_READ_BUFFER)
+}
+
+/// What a peer that has proven nothing may make this side keep.
+pub(super) fn unproven(config: &WebSocketConfig) -> WebSocketConfig {
+    WebSocketConfig {
+        max_message: MAX_UNPROVEN_MESSAGE,
+        batch: MAX_UNPROVEN_MESSAGE,
+        control_backlog: UNPROVEN_BACKLOG,
+        ..config.clone()
+    }
+}
+
+fn engine_of(config: &WebSocketConfig, read_buffer: usize) -> EngineConfig {
     EngineConfig::default()
-        .read_buffer_size(READ_BUFFER)
+        .read_buffer_size(read_buffer)
         // One message is handed over at a time, and always flushed.
         .write_buffer_size(config.batch)
         .max_message_size(Some(config.max_message))

@@ -15,6 +15,7 @@ mod proxies;
 mod requests;
 mod simulated;
 mod sockets;
+mod unproven;
 mod wildcards;
 
 /// A carrier over a stream, without a handshake.

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::connections::{client, idle, server};
+use crate::certificate::Certificate;
 use crate::identity::Identity;
 use crate::websocket::*;
 
@@ -345,6 +346,21 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
         // It takes what it gets, for as long as it may, and then goes.
         let bytes = vec![b'a'; 64 * 1024];
         while stream.write_all(&bytes).await.is_ok() {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn http_where_tls_is_spoken_is_told_so() {
+    let mut config = server(Authentication::Tls);
+    let identity = TlsIdentity::from_certificate(&Certificate::generate()).unwrap();
+    config.tls = Some(identity);
+    let listener = listen(config, ListenerConfig::default()).await;
+    let to = listener.local_addr();
+    while_listening(&listener, async {
+        let answered = ask(to, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(answered.status, 400);
+        assert!(answered.body.contains("TLS"), "{answered:?}");
     })
     .await;
 }
