@@ -79,7 +79,7 @@ impl HeadBuffer {
     }
 
     /// Adds what has come.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
