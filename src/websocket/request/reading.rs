@@ -78,10 +78,11 @@ impl HeadBuffer {
         Ok(None)
     }
 
-    /// Adds what has come.
+    /// Adds what has come, as much as [`Self::read`] would read.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        let room = MAX_HEAD.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes.extend_from_slice(&bytes[..room]);
     }
 
     /// Whether the method is HEAD, whose answer has no body.
