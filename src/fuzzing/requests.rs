@@ -181,7 +181,7 @@ fn read(bytes: &[u8], lengths: &[usize]) -> Result<Option<Vec<u8>>, UpgradeError
 
 /// The rules, read off the text of a request that was upgraded.
 fn check_upgraded(head: &[u8], config: &ServerConfig, has_noise: bool, local: SocketAddr) {
-    let text = std::str::from_utf8(head).expect("text");
+    let text = String::from_utf8_lossy(head);
     let mut lines = text.split("\r\n");
     let words: Vec<&str> = lines.next().expect("a line").split(' ').collect();
     let &["GET", target, "HTTP/1.1"] = &words[..] else {
