@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use anabranch::address::WebSocketAddress;
 use anabranch::websocket::{
-    self, Authentication, ClientConfig, ServerConfig, UpgradeError, UpgradeRequest,
+    self, Authentication, ClientConfig, RequestHead, ServerConfig, UpgradeRequest,
 };
 use anabranch::{Config, Connection, Identity};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -44,10 +45,14 @@ async fn serve(address: SocketAddr) -> Result<(), Error> {
     let listener = TcpListener::bind(address).await?;
     println!("ws://{}/anabranch", listener.local_addr()?);
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, remote) = listener.accept().await?;
         stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
         let config = Arc::clone(&config);
-        let service = service_fn(move |request| answer(request, Arc::clone(&config)));
+        let service = service_fn(move |request| {
+            let config = Arc::clone(&config);
+            answer(request, [remote, local], config)
+        });
         tokio::spawn(async move {
             let serving = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
@@ -61,23 +66,24 @@ async fn serve(address: SocketAddr) -> Result<(), Error> {
 
 async fn answer(
     mut request: Request<Incoming>,
+    [remote, local]: [SocketAddr; 2],
     config: Arc<ServerConfig>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() != "/anabranch" {
         return Ok(Response::new("a page\n".into()));
     }
-    let header = |name: &str| request.headers().get(name)?.to_str().ok();
-    let checked = UpgradeRequest::check(request.method().as_str(), header, &config.authentication);
-    let upgrade = match checked {
+    // All of them: which may be repeated is for the check to say.
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let target = request.uri().to_string();
+    let head = RequestHead::new(request.method().as_str(), &target, headers)
+        .with_remote_address(remote)
+        .with_local_address(local);
+    let upgrade = match UpgradeRequest::check(&head, &config) {
         Ok(upgrade) => upgrade,
-        Err(error) => {
-            let mut response = Response::new(format!("{error}\n").into());
-            *response.status_mut() = match error {
-                UpgradeError::WrongRequest => StatusCode::UPGRADE_REQUIRED,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            return Ok(response);
-        }
+        Err(error) => return Ok(refuse(&error.answer())),
     };
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -99,6 +105,18 @@ async fn answer(
         }
     });
     Ok(response)
+}
+
+fn refuse(answer: &websocket::Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(answer.body().to_owned().into());
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    for (name, value) in answer.headers() {
+        response
+            .headers_mut()
+            .insert(*name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 async fn echo(connection: Connection) {

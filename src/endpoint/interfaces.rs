@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 /// The addresses that stand for `socket`: itself, or for a wildcard those of all interfaces.
 ///
 /// Loopback addresses only stand in where there are no others: nobody else can dial them.
-pub(super) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
+pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
     if !socket.ip().is_unspecified() {
         return vec![socket];
     }

@@ -32,7 +32,7 @@ mod dial;
 mod error;
 mod factory;
 pub(crate) mod inbox;
-mod interfaces;
+pub(crate) mod interfaces;
 mod listener;
 mod port_watch;
 pub(crate) mod router;

@@ -1,6 +1,8 @@
 //! One attempt to connect, whose end is told whatever becomes of it.
 
 use std::error::Error;
+#[cfg(feature = "websocket")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{ConnectionInfo, Events};
@@ -21,6 +23,12 @@ impl Attempt {
             events: events.cloned(),
             info,
         }
+    }
+
+    /// A proxy has said where the peer is. What is told from here on has its address.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn set_remote(&mut self, remote: SocketAddr) {
+        self.info.remote = Some(remote);
     }
 
     /// The connection takes over: what is told next is that it is open.

@@ -9,6 +9,8 @@ mod input;
 mod negotiation;
 mod payload;
 mod peer;
+#[cfg(feature = "websocket")]
+mod requests;
 mod stun;
 mod substreams;
 #[cfg(test)]
@@ -102,6 +104,16 @@ pub fn payload(bytes: &[u8]) {
 /// If that is not so.
 pub fn substream_states(bytes: &[u8]) {
     substreams::run(bytes);
+}
+
+/// Requests of upgrades to WebSockets, PROXY headers and what proxies forward, cut anywhere: upgraded is only what keeps
+/// every rule, all else gets an answer of HTTP, and no client can pass for another behind a trusted proxy.
+///
+/// # Panics
+/// If that is not so.
+#[cfg(feature = "websocket")]
+pub fn websocket_request(bytes: &[u8]) {
+    requests::run(bytes);
 }
 
 /// Runs a session on a clock that stands still while anything can run.

@@ -55,6 +55,8 @@ fn the_corpora_run_through() {
     for (target, run) in targets {
         replay(target, run);
     }
+    #[cfg(feature = "websocket")]
+    replay("websocket_request", websocket_request);
 }
 
 /// Found by `established_engine`: a SACK with all the gaps that a peer had left.
@@ -140,4 +142,29 @@ fn payloads_of_a_polite_peer_are_complete() {
         assert!(super::payload::run(input), "{input:?}");
     }
     assert!(!super::payload::run(&[]));
+}
+
+#[cfg(feature = "websocket")]
+#[test]
+fn requests_are_upgraded_only_if_they_keep_every_rule() {
+    random(200_000, 40, websocket_request);
+}
+
+/// Otherwise the target would hold whatever is broken behind the first check.
+#[cfg(feature = "websocket")]
+#[test]
+fn good_requests_are_upgraded() {
+    // GET /a?b, Host, Connection, Upgrade, version, key, both subprotocols, a page of the same host, the end.
+    let lines = [1, 6, 12, 14, 16, 18, 20, 21, 22, 32];
+    // With Noise or without; a public address; all hosts and paths, or one; each policy of origins; cut after 7 bytes.
+    for has_noise in [0, 1] {
+        for listed in [0, 1] {
+            for origins in 0..3 {
+                let settings = [2, has_noise, 0, listed, listed, origins, 7];
+                let input = [&settings[..], &lines].concat();
+                assert!(super::requests::run(&input), "{input:?}");
+            }
+        }
+    }
+    assert!(!super::requests::run(&[]));
 }

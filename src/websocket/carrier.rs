@@ -33,6 +33,7 @@ use crate::message::{Flag, MAX_FRAME, Message};
 use crate::substream::code;
 
 mod ending;
+mod proof;
 mod sending;
 
 /// The number that no substream has: Noise runs on it, and after that a FIN on it says that its sender opens and

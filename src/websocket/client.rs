@@ -16,7 +16,7 @@ use tokio_tungstenite::client_async_with_config;
 use super::carrier::WebSocketCarrier;
 use super::config::{Authentication, ChannelBinding, ClientConfig};
 use super::error::{HandshakeError, HandshakePhase};
-use super::handshake::{EXPORTER_LABEL, Progress, prove};
+use super::handshake::{Deadline, EXPORTER_LABEL, Progress, prove};
 use super::heartbeat::Metered;
 use super::tls::connector;
 use super::upgrade::{check_response, engine_config, request, upgrade_failed};
@@ -54,7 +54,7 @@ pub(crate) async fn connect_guarded<G: Send + 'static>(
 ) -> Result<Connection, HandshakeError> {
     check(address, config)?;
     let progress = Progress::default();
-    let after = config.websocket.handshake_timeout;
+    let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
     let opening = async {
         let tcp = connect_tcp(address)
             .await
@@ -81,7 +81,8 @@ pub(crate) async fn connect_guarded<G: Send + 'static>(
         open(Box::new(tls), binding, address, config, remote, &progress).await
     };
     let info = ConnectionInfo::new(Initiator::Local, None);
-    establish(&config.connection, info, after, &progress, opening, guard).await
+    let opening = async { deadline.run(opening).await? };
+    establish(&config.connection, info, &progress, opening, guard).await
 }
 
 /// As [`connect`], over a stream that is there already: to a proxy, over a socket of another kind, or in memory.
@@ -98,10 +99,11 @@ where
 {
     check(address, config)?;
     let progress = Progress::default();
-    let after = config.websocket.handshake_timeout;
+    let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
     let opening = open(Box::new(stream), None, address, config, None, &progress);
     let info = ConnectionInfo::new(Initiator::Local, None);
-    establish(&config.connection, info, after, &progress, opening, ()).await
+    let opening = async { deadline.run(opening).await? };
+    establish(&config.connection, info, &progress, opening, ()).await
 }
 
 fn check(address: &WebSocketAddress, config: &ClientConfig) -> Result<(), HandshakeError> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::proxy::TrustedProxies;
+use super::request::policy::RequestPolicy;
 use super::tls::{TlsIdentity, TlsTrust};
 use crate::connection::{Config, ConfigError};
 use crate::endpoint::RateLimit;
@@ -25,7 +27,8 @@ pub struct WebSocketConfig {
     /// How long the peer may take to answer a close frame. Default: 1 s.
     pub close_timeout: Duration,
     /// Longest message, and longest frame of one, that is accepted, in bytes; a longer one is refused by its header.
-    /// Default: 1 MiB. At least 16 KiB. Answers peers that make this side allocate.
+    /// Default: 1 MiB. At least 16 KiB. Answers peers that make this side allocate. A server takes 4 KiB until Noise
+    /// has succeeded, and reads nothing behind the message that it waits for.
     pub max_message: usize,
     /// What is queued for the socket is sent as one message, up to this many bytes. Default: 64 KiB, 16 KiB to
     /// 1 MiB. More delays what is urgent behind what is long; the peer has to accept as much.
@@ -173,6 +176,8 @@ pub struct ServerConfig {
     /// Certificate and key for TLS; `None` for plain `ws://`. Not used by
     /// [`accept_upgraded`](super::accept_upgraded), whose HTTP server has its own.
     pub tls: Option<TlsIdentity>,
+    /// Which requests are upgraded. Default: pages of foreign origins are refused where no Noise protects.
+    pub requests: RequestPolicy,
     /// Limits of the WebSocket.
     pub websocket: WebSocketConfig,
     /// Limits of the connection and its substreams.
@@ -185,6 +190,7 @@ impl ServerConfig {
         Self {
             authentication,
             tls: None,
+            requests: RequestPolicy::default(),
             websocket: WebSocketConfig::default(),
             connection: Arc::new(Config::default()),
         }
@@ -192,11 +198,14 @@ impl ServerConfig {
 }
 
 /// Limits of a [`WebSocketListener`](super::WebSocketListener).
+///
+/// Who is refused for one of them gets status 503 over plain `ws`, without its request being read; where the listener
+/// ends TLS it is closed without an answer, since a handshake for it would cost what the limits save.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenerConfig {
     /// Connections that are accepted from the socket and not open yet, waiting or in their handshake; more are
-    /// closed at once. Default: 128, as for WebRTC. Answers floods.
+    /// refused. Default: 128, as for WebRTC. Answers floods.
     pub max_handshakes: usize,
     /// The same for one IPv4 address or IPv6 /56. Default: 32.
     pub max_handshakes_per_prefix: usize,
@@ -207,8 +216,10 @@ pub struct ListenerConfig {
     pub connections_of_site: RateLimit,
     /// Whether loopback addresses have these limits too. Default: no, for proxies on this machine.
     pub limit_loopback: bool,
-    /// Connections at once; more are closed at once. Default: 16 384.
+    /// Connections at once; more are refused. Default: 16 384.
     pub max_connections: usize,
+    /// Proxies in front of the listener, which say where a client is. Default: `None`, nobody is believed.
+    pub proxies: Option<TrustedProxies>,
 }
 
 impl Default for ListenerConfig {
@@ -220,6 +231,7 @@ impl Default for ListenerConfig {
             connections_of_site: RateLimit::new(Duration::from_millis(250), 128),
             limit_loopback: false,
             max_connections: 16_384,
+            proxies: None,
         }
     }
 }

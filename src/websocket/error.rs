@@ -9,6 +9,9 @@ use crate::identity::PeerId;
 use crate::message::DecodeError;
 use crate::noise::NoiseError;
 
+/// Longest text of a refusal.
+const MAX_REASON: usize = 1024;
+
 /// Why the WebSocket under a connection ended, where nobody closed it in an orderly way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -93,7 +96,7 @@ impl From<WebSocketError> for ConnectionError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum HandshakePhase {
-    /// The name is looked up and the TCP connection made.
+    /// The name is looked up and the TCP connection made; of a listener, the header of a PROXY protocol is awaited.
     Tcp,
     /// TLS is being set up.
     Tls,
@@ -118,22 +121,51 @@ impl std::fmt::Display for HandshakePhase {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
+    /// The request is for another host than [`RequestPolicy::hosts`](super::RequestPolicy::hosts). Answered with status
+    /// 421.
+    #[error("the host {host:?} is none of this server")]
+    ForeignHost {
+        /// The header `Host`.
+        host: String,
+    },
+    /// The request is of a page that may not connect; see [`Origins`](super::Origins). Answered with status 403.
+    #[error("pages of {origin:?} may not connect")]
+    ForeignOrigin {
+        /// The header `Origin`.
+        origin: String,
+    },
+    /// The head of the request has more than 8 KiB, or more than 100 headers. Answered with status 431.
+    #[error("the head of the request is too long")]
+    HeadTooLong,
     /// The answer has another `Sec-WebSocket-Accept` than belongs to the key.
     #[error("Sec-WebSocket-Accept does not belong to the key")]
     InvalidAccept,
-    /// The request has no `Sec-WebSocket-Key` of 16 bytes.
+    /// The request has no `Sec-WebSocket-Key` of 16 bytes. Answered with status 400.
     #[error("no valid Sec-WebSocket-Key")]
     InvalidKey,
-    /// Not HTTP, or more of it than is accepted.
+    /// Not HTTP, or not as it has to be. Answered with status 400.
     #[error("malformed HTTP: {0}")]
     Malformed(String),
-    /// No `Connection` header with the token `Upgrade`.
+    /// No `Connection` header with the token `Upgrade`. Answered with status 426.
     #[error("no Connection: Upgrade")]
     MissingConnection,
-    /// No `Upgrade: websocket` header.
+    /// No `Upgrade: websocket` header. Answered with status 426.
     #[error("no Upgrade: websocket")]
     MissingUpgrade,
-    /// The answer has none of the subprotocols that were offered, or the request offers none that is spoken.
+    /// [`RequestPolicy::with_hook`](super::RequestPolicy::with_hook) refused the request, or a server answered so; see
+    /// [`UpgradeError::refused`].
+    #[error("refused with status {status}: {reason}")]
+    Refused {
+        /// The status of the answer.
+        status: u16,
+        /// What stands in the answer.
+        reason: String,
+    },
+    /// A header is repeated that may stand there once only. Answered with status 400.
+    #[error("{0} is repeated")]
+    RepeatedHeader(&'static str),
+    /// The answer has none of the subprotocols that were offered, or the request offers none that is spoken. Answered
+    /// with status 400.
     #[error("subprotocol {returned:?}, where {offered:?} was offered")]
     SubprotocolMismatch {
         /// What the client offered.
@@ -147,12 +179,43 @@ pub enum UpgradeError {
         /// The status.
         status: u16,
     },
+    /// Nothing is upgraded at this path; see [`RequestPolicy::paths`](super::RequestPolicy::paths). Answered with
+    /// status 404.
+    #[error("nothing is upgraded at {path:?}")]
+    UnknownPath {
+        /// The path of the request.
+        path: String,
+    },
     /// The answer names an extension, and none was offered.
     #[error("extension {0:?}, where none was offered")]
     UnsupportedExtension(String),
-    /// The request is not a GET, or asks for another version than 13.
-    #[error("the request is no GET of WebSocket version 13")]
-    WrongRequest,
+    /// The request is of another version of HTTP than 1. Answered with status 505.
+    #[error("a version of HTTP that is not spoken")]
+    UnsupportedHttp,
+    /// The request is not a GET. Answered with status 405.
+    #[error("the request is no GET")]
+    WrongMethod,
+    /// The request asks for another version of the WebSocket protocol than 13. Answered with status 426.
+    #[error("the request is not of WebSocket version 13")]
+    WrongVersion,
+}
+
+impl UpgradeError {
+    /// Refuses a request with this status, 400 to 599 (another one counts as 403), and this text of at most 1 KiB.
+    pub fn refused(status: u16, reason: impl Into<String>) -> Self {
+        let mut reason = reason.into();
+        let mut end = reason.len().min(MAX_REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+        let status = if (400..600).contains(&status) {
+            status
+        } else {
+            403
+        };
+        Self::Refused { status, reason }
+    }
 }
 
 /// Why a connection over a WebSocket could not be opened, from either side.
@@ -193,7 +256,14 @@ pub enum HandshakeError {
     /// The address names a peer, and the chosen authentication proves no identity.
     #[error("the address names peer {0}, which only Noise can prove")]
     PeerNeedsNoise(PeerId),
-    /// The server goes away, or has no room.
+    /// A client that a trusted proxy has named has connected too often, or has too many handshakes under way. Answered
+    /// with status 503.
+    #[error("{client} connects too often")]
+    TooManyFromClient {
+        /// Where the client is.
+        client: SocketAddr,
+    },
+    /// The listener has no room. Answered with status 503.
     #[error("the listener has {max} connections, and may have no more")]
     TooManyConnections {
         /// [`ListenerConfig::max_connections`](super::ListenerConfig::max_connections).
@@ -257,7 +327,8 @@ impl From<HandshakeError> for io::Error {
             | HandshakeError::Tls(_)
             | HandshakeError::UnexpectedPeer { .. } => io::ErrorKind::PermissionDenied,
             HandshakeError::TimedOut { .. } => io::ErrorKind::TimedOut,
-            HandshakeError::TooManyConnections { .. } => io::ErrorKind::QuotaExceeded,
+            HandshakeError::TooManyConnections { .. }
+            | HandshakeError::TooManyFromClient { .. } => io::ErrorKind::QuotaExceeded,
             HandshakeError::Upgrade(UpgradeError::UnexpectedStatus { .. }) => {
                 io::ErrorKind::ConnectionRefused
             }

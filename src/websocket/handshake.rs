@@ -1,10 +1,14 @@
-//! Noise on stream 0, before anything else is carried.
+//! The deadline of a handshake, and Noise on stream 0, before anything else is carried.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 
 use super::carrier::WebSocketCarrier;
 use super::error::{HandshakeError, HandshakePhase};
@@ -20,7 +24,11 @@ pub(super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// The phase of a handshake, readable when its future was dropped by a timeout.
 #[derive(Debug, Default)]
-pub(super) struct Progress(AtomicU8);
+pub(super) struct Progress {
+    phase: AtomicU8,
+    /// Where a trusted proxy says that the client is.
+    client: OnceLock<SocketAddr>,
+}
 
 impl Progress {
     pub(super) fn set(&self, phase: HandshakePhase) {
@@ -30,16 +38,53 @@ impl Progress {
             HandshakePhase::Upgrade => 2,
             HandshakePhase::Noise => 3,
         };
-        self.0.fetch_max(number, Ordering::Relaxed);
+        self.phase.fetch_max(number, Ordering::Relaxed);
     }
 
     pub(super) fn phase(&self) -> HandshakePhase {
-        match self.0.load(Ordering::Relaxed) {
+        match self.phase.load(Ordering::Relaxed) {
             0 => HandshakePhase::Tcp,
             1 => HandshakePhase::Tls,
             2 => HandshakePhase::Upgrade,
             _ => HandshakePhase::Noise,
         }
+    }
+
+    pub(super) fn found_client(&self, client: SocketAddr) {
+        self.client.get_or_init(|| client);
+    }
+
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.client.get().copied()
+    }
+}
+
+/// The one deadline of all phases of a handshake.
+#[derive(Debug)]
+pub(super) struct Deadline<'a> {
+    at: Instant,
+    after: Duration,
+    progress: &'a Progress,
+}
+
+impl<'a> Deadline<'a> {
+    /// It begins now.
+    pub(super) fn new(after: Duration, progress: &'a Progress) -> Self {
+        Self {
+            at: Instant::now() + after,
+            after,
+            progress,
+        }
+    }
+
+    /// Runs a phase, or what is left of one.
+    pub(super) async fn run<T>(&self, phase: impl Future<Output = T>) -> Result<T, HandshakeError> {
+        timeout_at(self.at, phase)
+            .await
+            .map_err(|_| HandshakeError::TimedOut {
+                phase: self.progress.phase(),
+                after: self.after,
+            })
     }
 }
 

@@ -10,6 +10,8 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::cutter::Cutter;
+
 pin_project! {
     /// A socket that counts the bytes that come from the peer, below TLS's back but above its records: a message of
     /// 1 MiB on a slow path is heard long before it is complete.
@@ -18,6 +20,8 @@ pin_project! {
         #[pin]
         io: S,
         received: Arc<AtomicU64>,
+        // While it is there no read goes beyond the end of a frame.
+        cutter: Option<Cutter>,
     }
 }
 
@@ -26,7 +30,21 @@ impl<S> Metered<S> {
         Self {
             io,
             received: Arc::new(AtomicU64::new(0)),
+            cutter: None,
         }
+    }
+
+    /// From here on, where a frame begins, reads end with the frame.
+    pub(super) fn frame_by_frame(mut self) -> Self {
+        self.cutter = Some(Cutter::default());
+        self
+    }
+
+    /// Lets reads be as long as they may. `false` in the middle of a frame, of which the reader keeps a part.
+    pub(super) fn read_ahead(&mut self) -> bool {
+        self.cutter
+            .take()
+            .is_none_or(|cutter| cutter.is_between_frames())
     }
 
     pub(super) fn counter(&self) -> Arc<AtomicU64> {
@@ -42,7 +60,18 @@ impl<S: AsyncRead> AsyncRead for Metered<S> {
     ) -> Poll<std::io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
-        let result = this.io.poll_read(cx, buf);
+        let result = match this.cutter {
+            None => this.io.poll_read(cx, buf),
+            Some(cutter) => {
+                let len = cutter.wanted().min(buf.remaining());
+                let mut part = ReadBuf::new(buf.initialize_unfilled_to(len));
+                let result = this.io.poll_read(cx, &mut part);
+                cutter.read(part.filled());
+                let len = part.filled().len();
+                buf.advance(len);
+                result
+            }
+        };
         let received = buf.filled().len().saturating_sub(before);
         if received > 0 {
             this.received.fetch_add(received as u64, Ordering::Relaxed);

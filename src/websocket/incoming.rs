@@ -55,9 +55,35 @@ pub(super) struct Incoming {
     message_len: usize,
     /// The beginning of a frame whose end is in a message to come: less than a frame.
     partial: BytesMut,
+    /// Most bytes of a frame; zero is as many as a frame may have.
+    max_frame: usize,
 }
 
 impl Incoming {
+    /// For frames of at most this many bytes.
+    pub(super) fn limited(max_frame: usize) -> Self {
+        Self {
+            max_frame,
+            ..Self::default()
+        }
+    }
+
+    /// Lets frames be as long as they may.
+    pub(super) fn unlimit(&mut self) {
+        self.max_frame = 0;
+    }
+
+    /// Refuses a frame that will be longer than it may.
+    fn check(&self, len: usize) -> Result<(), WebSocketError> {
+        if self.max_frame > 0 && len > self.max_frame {
+            return Err(WebSocketError::MessageTooLong {
+                size: len,
+                max: self.max_frame,
+            });
+        }
+        Ok(())
+    }
+
     /// Takes in a message, after the last was cut up.
     pub(super) fn push(&mut self, message: Bytes) {
         debug_assert!(self.message.is_empty(), "the last message is cut up");
@@ -74,6 +100,7 @@ impl Incoming {
             return self.complete_partial();
         }
         let Some(head) = peek(&self.message).map_err(WebSocketError::Framing)? else {
+            self.check(self.message.len().saturating_add(missing(&self.message)))?;
             self.partial.extend_from_slice(&self.message);
             self.message = Bytes::new();
             return Ok(None);
@@ -124,7 +151,9 @@ impl Incoming {
                 cut.bytes = self.partial.split_to(len).freeze();
                 return Ok(Some(cut));
             }
-            let missing = missing(&self.partial).min(self.message.len());
+            let missing = missing(&self.partial);
+            self.check(self.partial.len().saturating_add(missing))?;
+            let missing = missing.min(self.message.len());
             if missing == 0 {
                 return Ok(None);
             }

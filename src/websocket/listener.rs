@@ -1,25 +1,34 @@
 //! A TCP socket of one's own, and who gets in.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::sync::Arc;
 
+use futures_util::future::{Either, select};
+use std::pin::pin;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 
 use super::config::{Authentication, ListenerConfig, ServerConfig};
 use super::error::{HandshakeError, ListenError};
-use super::server::accept_guarded;
+use super::gate::{Gate, Slot};
+use super::proxy::{TrustedProxies, canonical};
+use super::refused::Refused;
+use super::server::{Arrival, accept_arrived, busy};
 use crate::address::WebSocketAddress;
 use crate::connection::Connection;
-use crate::endpoint::admission::{Prefix, Rates};
+use crate::endpoint::interfaces;
+
+/// Connections that the system queues until they are accepted, as tokio asks for.
+const BACKLOG: i32 = 1024;
 
 /// Listens on a TCP socket for connections over WebSockets.
 ///
 /// It has no task: the system queues what nobody accepts. [`WebSocketListener::accept`] is cheap; give
 /// each [`Incoming`] to a task of its own, since its handshake can take as long as it may.
+///
+/// What is no upgrade gets an HTTP answer; see [`accept`](super::accept) and [`ListenerConfig`]. Which pages of browsers
+/// may connect is a matter of [`ServerConfig::requests`].
 ///
 /// # Drop
 /// The socket is closed. Connections live on.
@@ -28,6 +37,10 @@ pub struct WebSocketListener {
     local: SocketAddr,
     config: Arc<ServerConfig>,
     gate: Arc<Gate>,
+    proxies: Option<Arc<TrustedProxies>>,
+    refused: Refused,
+    /// What those are sent for whom there is no room; empty where TLS is spoken.
+    busy: Vec<u8>,
 }
 
 impl fmt::Debug for WebSocketListener {
@@ -40,7 +53,8 @@ impl fmt::Debug for WebSocketListener {
 }
 
 impl WebSocketListener {
-    /// Listens at an address; port 0 lets the system choose one.
+    /// Listens at an address; port 0 lets the system choose one. A wildcard is one of its family, as for WebRTC:
+    /// `0.0.0.0` and `[::]` can have the same port, and both are needed for both families.
     ///
     /// # Errors
     /// [`ListenError`], if the address can not be had or the settings can not work.
@@ -53,13 +67,22 @@ impl WebSocketListener {
         config.connection.validate()?;
         limits.validate()?;
         let failed = |source| ListenError::Socket { address, source };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = bind(address).map_err(failed)?;
+        let socket = TcpListener::from_std(socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
+        let busy = match config.tls {
+            Some(_) => Vec::new(),
+            None => busy().encode(true),
+        };
+        let proxies = limits.proxies.clone().map(Arc::new);
         Ok(Self {
             socket,
             local,
             config: Arc::new(config),
             gate: Arc::new(Gate::new(limits)),
+            proxies,
+            refused: Refused::default(),
+            busy,
         })
     }
 
@@ -68,16 +91,30 @@ impl WebSocketListener {
         self.local
     }
 
-    /// Its address for [`connect`](super::connect), with the peer id if Noise is run.
+    /// One of [`Self::addresses`]: the first, or the wildcard itself where the machine has no address.
     pub fn address(&self) -> WebSocketAddress {
-        let address = WebSocketAddress::new(self.local, self.config.tls.is_some());
+        let first = self.addresses().into_iter().next();
+        first.unwrap_or_else(|| self.address_at(self.local))
+    }
+
+    /// The addresses for [`connect`](super::connect), with the peer id if Noise is run. A wildcard stands for the
+    /// addresses of all interfaces now, in its family; loopback is among them only if there are no others.
+    pub fn addresses(&self) -> Vec<WebSocketAddress> {
+        interfaces::concrete(self.local)
+            .into_iter()
+            .map(|socket| self.address_at(socket))
+            .collect()
+    }
+
+    fn address_at(&self, socket: SocketAddr) -> WebSocketAddress {
+        let address = WebSocketAddress::new(socket, self.config.tls.is_some());
         match &self.config.authentication {
             Authentication::Noise { identity, .. } => address.with_peer_id(identity.peer_id()),
             Authentication::Tls | Authentication::DangerNone => address,
         }
     }
 
-    /// The next connection to be that the limits let in; others are closed at once.
+    /// The next connection to be that the limits let in; others are refused at once, with status 503 over plain `ws`.
     ///
     /// # Errors
     /// What the system says, for instance that there are no file descriptors. The listener goes on working.
@@ -86,8 +123,14 @@ impl WebSocketListener {
     /// Nothing is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<Incoming> {
         loop {
-            let (stream, remote) = match self.socket.accept().await {
-                Ok(accepted) => accepted,
+            let accepting = pin!(self.socket.accept());
+            let expiring = pin!(self.refused.expire());
+            let accepted = match select(accepting, expiring).await {
+                Either::Left((accepted, _)) => accepted,
+                Either::Right(_) => continue,
+            };
+            let (stream, remote) = match accepted {
+                Ok((stream, remote)) => (stream, canonical(remote)),
                 // It was there, and has gone again.
                 Err(error)
                     if matches!(
@@ -99,8 +142,20 @@ impl WebSocketListener {
                 }
                 Err(error) => return Err(error),
             };
-            let Some(slot) = self.gate.admit(remote) else {
+            let proxies = self
+                .proxies
+                .as_ref()
+                .filter(|proxies| proxies.contains(remote.ip()));
+            let client = match proxies {
+                // The client is somewhere behind it.
+                Some(_) => None,
+                None => Some(remote.ip()),
+            };
+            let Some(slot) = self.gate.admit(client) else {
                 tracing::debug!(target: "anabranch::websocket", %remote, "not let in");
+                if !self.busy.is_empty() {
+                    self.refused.tell(stream, &self.busy);
+                }
                 continue;
             };
             // One that fails here is gone already.
@@ -110,6 +165,8 @@ impl WebSocketListener {
                 remote,
                 slot,
                 config: Arc::clone(&self.config),
+                gate: Arc::clone(&self.gate),
+                proxies: proxies.cloned(),
             });
         }
     }
@@ -117,9 +174,31 @@ impl WebSocketListener {
     /// Whether no handshake is under way and no connection open. For tests that end with it.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
-        let book = self.gate.book();
-        book.handshakes == 0 && book.connections == 0 && book.by_prefix.is_empty()
+        self.gate.book().is_empty()
     }
+
+    /// How many refused connections are kept until they have read why. For tests.
+    #[doc(hidden)]
+    pub fn refused(&self) -> usize {
+        self.refused.len()
+    }
+}
+
+/// A socket of the address's own family. Must be called within a tokio runtime.
+fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        // An IPv4 client is not to show up under a mapped address, nor the wildcard to take the port of the other.
+        socket.set_only_v6(true)?;
+    }
+    // As tokio does: connections of a listener before may still linger. On Windows it means another thing.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A TCP connection that may become more. Dropping it closes it.
@@ -129,10 +208,13 @@ pub struct Incoming {
     remote: SocketAddr,
     slot: Slot,
     config: Arc<ServerConfig>,
+    gate: Arc<Gate>,
+    /// Set if it comes from one of these.
+    proxies: Option<Arc<TrustedProxies>>,
 }
 
 impl Incoming {
-    /// Where it comes from; a proxy in front hides that.
+    /// Where it comes from. A proxy in front hides that until its header is read, also one that is trusted.
     pub fn remote_address(&self) -> SocketAddr {
         self.remote
     }
@@ -140,7 +222,8 @@ impl Incoming {
     /// Runs the handshake, as [`accept`](super::accept) does.
     ///
     /// # Errors
-    /// [`HandshakeError::TooManyConnections`] with [`ListenerConfig::max_connections`] open, and those of
+    /// [`HandshakeError::TooManyConnections`] with [`ListenerConfig::max_connections`] open,
+    /// [`HandshakeError::TooManyFromClient`] for a client that a trusted proxy names, and those of
     /// [`accept`](super::accept).
     ///
     /// # Cancel safety
@@ -149,11 +232,29 @@ impl Incoming {
         let Self {
             stream,
             remote,
-            slot,
+            mut slot,
             config,
+            gate,
+            proxies,
         } = self;
-        let permit = slot.gate.connect()?;
-        let result = accept_guarded(stream, &config, Some(remote), permit).await;
+        // There was room when it was let in. Others may have come in between, and it is refused now.
+        let permit = gate.connect();
+        let arrival = Arrival {
+            remote: Some(remote),
+            local: stream.local_addr().ok().map(canonical),
+            proxies: proxies.as_deref(),
+            slot: Some(&mut slot),
+        };
+        let result = match permit {
+            Ok(permit) => accept_arrived(stream, &config, arrival, permit).await,
+            Err(error) => {
+                if config.tls.is_none() {
+                    let limit = config.websocket.close_timeout;
+                    busy().send(&mut { stream }, true, limit).await;
+                }
+                Err(error)
+            }
+        };
         // The place among the handshakes is free from here on.
         drop(slot);
         result
@@ -161,109 +262,4 @@ impl Incoming {
 
     /// Closes it.
     pub fn refuse(self) {}
-}
-
-/// Counts what is under way.
-#[derive(Debug)]
-struct Gate {
-    limits: ListenerConfig,
-    start: Instant,
-    book: Mutex<Book>,
-}
-
-#[derive(Debug)]
-struct Book {
-    handshakes: usize,
-    /// The same by prefix. No entry is zero, so there are at most `max_handshakes`.
-    by_prefix: HashMap<Prefix, usize>,
-    rates: Rates,
-    /// Connections, with those in their handshake that were accepted.
-    connections: usize,
-}
-
-impl Gate {
-    fn new(limits: ListenerConfig) -> Self {
-        let rates = Rates::new(limits.connections, limits.connections_of_site);
-        Self {
-            limits,
-            start: Instant::now(),
-            book: Mutex::new(Book {
-                handshakes: 0,
-                by_prefix: HashMap::new(),
-                rates,
-                connections: 0,
-            }),
-        }
-    }
-
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Counters only; nothing under this lock panics.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn admit(self: &Arc<Self>, remote: SocketAddr) -> Option<Slot> {
-        let limits = &self.limits;
-        let exempt = remote.ip().to_canonical().is_loopback() && !limits.limit_loopback;
-        let prefix = Prefix::of(remote.ip());
-        let time = Instant::now().saturating_duration_since(self.start);
-        let mut book = self.book();
-        if book.handshakes >= limits.max_handshakes || book.connections >= limits.max_connections {
-            return None;
-        }
-        let share = book.by_prefix.get(&prefix).copied().unwrap_or_default();
-        if !exempt && (share >= limits.max_handshakes_per_prefix || !book.rates.take(time, prefix))
-        {
-            return None;
-        }
-        book.handshakes += 1;
-        *book.by_prefix.entry(prefix).or_default() += 1;
-        Some(Slot {
-            gate: Arc::clone(self),
-            prefix,
-        })
-    }
-
-    fn connect(self: &Arc<Self>) -> Result<Permit, HandshakeError> {
-        let mut book = self.book();
-        let max = self.limits.max_connections;
-        if book.connections >= max {
-            return Err(HandshakeError::TooManyConnections { max });
-        }
-        book.connections += 1;
-        Ok(Permit {
-            gate: Arc::clone(self),
-        })
-    }
-}
-
-/// A place among the handshakes.
-#[derive(Debug)]
-struct Slot {
-    gate: Arc<Gate>,
-    prefix: Prefix,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut book = self.gate.book();
-        book.handshakes -= 1;
-        if let Some(share) = book.by_prefix.get_mut(&self.prefix) {
-            *share -= 1;
-            if *share == 0 {
-                book.by_prefix.remove(&self.prefix);
-            }
-        }
-    }
-}
-
-/// A place among the connections.
-#[derive(Debug)]
-struct Permit {
-    gate: Arc<Gate>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.gate.book().connections -= 1;
-    }
 }

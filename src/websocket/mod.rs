@@ -33,10 +33,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -45,12 +43,18 @@ mod channels;
 mod client;
 mod close;
 mod config;
+mod cutter;
 mod error;
+mod front;
+mod gate;
 mod handshake;
 mod heartbeat;
 mod incoming;
 mod listener;
 mod outgoing;
+pub(crate) mod proxy;
+mod refused;
+pub(crate) mod request;
 mod server;
 #[cfg(test)]
 // Configurations are changed as a user of the crate has to, and callbacks have the engine's types.
@@ -73,6 +77,10 @@ pub use error::{HandshakeError, HandshakePhase, ListenError, UpgradeError, WebSo
 use handshake::Progress;
 use heartbeat::Metered;
 pub use listener::{Incoming, WebSocketListener};
+pub use proxy::{InvalidNetwork, Network, ProxyHeader, TrustedProxies};
+pub use request::RequestHead;
+pub use request::answer::Answer;
+pub use request::policy::{Origins, RequestPolicy};
 pub use server::{accept, accept_upgraded};
 pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;
@@ -127,22 +135,19 @@ struct Established {
     remote: Option<SocketAddr>,
 }
 
-/// Runs a handshake, bounded by `limit`, makes the connection and spawns its driver, which keeps `guard` until the end.
+/// Runs a handshake, makes the connection and spawns its driver, which keeps `guard` until the end.
 async fn establish<G: Send + 'static>(
     config: &Arc<Config>,
     info: ConnectionInfo,
-    limit: Duration,
     progress: &Progress,
     handshake: impl Future<Output = Result<Established, HandshakeError>>,
     guard: G,
 ) -> Result<Connection, HandshakeError> {
-    let attempt = Attempt::begin(config.events.as_ref(), info);
-    let result = timeout(limit, handshake).await.unwrap_or_else(|_| {
-        Err(HandshakeError::TimedOut {
-            phase: progress.phase(),
-            after: limit,
-        })
-    });
+    let mut attempt = Attempt::begin(config.events.as_ref(), info);
+    let result = handshake.await;
+    if let Some(client) = progress.client() {
+        attempt.set_remote(client);
+    }
     let established = match result {
         Ok(established) => established,
         Err(error) => {

@@ -80,6 +80,10 @@ impl Outgoing {
         }
     }
 
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Whether a frame of data of this length has room. A first one always has.
     pub(super) fn has_room(&self, len: usize) -> bool {
         self.bulk.bytes.is_empty() || self.bulk.bytes.len() + len <= self.limit

@@ -1,27 +1,37 @@
 //! Accepting, over streams that others have accepted or upgraded.
 
+use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use super::carrier::WebSocketCarrier;
 use super::client::bound;
 use super::config::{Authentication, ServerConfig};
-use super::error::{HandshakeError, HandshakePhase};
-use super::handshake::{EXPORTER_LABEL, Progress, prove};
+use super::error::{HandshakeError, HandshakePhase, UpgradeError, WebSocketError};
+use super::front::{Bound, Front};
+use super::gate::Slot;
+use super::handshake::{Deadline, EXPORTER_LABEL, Progress, prove};
 use super::heartbeat::Metered;
-use super::upgrade::{answer, engine_config, upgrade_failed};
-use super::{BoxedIo, Established, establish};
-use crate::connection::Connection;
+use super::proxy::{ProxyHeader, TrustedProxies, forwarded, preamble};
+use super::request::RequestHead;
+use super::request::answer::Answer;
+use super::request::reading::HeadBuffer;
+use super::tls::TlsIdentity;
+use super::upgrade::{UpgradeRequest, engine_config, unproven_engine_config};
+use super::{BoxedIo, Established, Io, establish};
+use crate::connection::{Connection, ConnectionError};
 use crate::events::{ConnectionInfo, Initiator};
 
 /// Takes a connection over a stream that was accepted, for instance from a `TcpListener` of the caller: TLS if
-/// [`ServerConfig::tls`] is set, the HTTP upgrade, whatever its path is, and Noise if that is chosen, all within
+/// [`ServerConfig::tls`] is set, the HTTP upgrade, and Noise if that is chosen, all within
 /// [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout). Set TCP_NODELAY on it.
 ///
-/// A request that offers another subprotocol is answered with status 400.
+/// A request that is not upgraded is answered over HTTP, with what [`UpgradeError::answer`] says, or with status 408
+/// if it does not end in time, and closed when the client has closed or after
+/// [`WebSocketConfig::close_timeout`](super::WebSocketConfig::close_timeout).
 ///
 /// # Errors
 /// [`HandshakeError`].
@@ -32,12 +42,11 @@ pub async fn accept<S>(stream: S, config: &ServerConfig) -> Result<Connection, H
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    accept_guarded(stream, config, None, ()).await
+    accept_arrived(stream, config, Arrival::default(), ()).await
 }
 
-/// Takes a connection over what an HTTP server has upgraded, after
-/// [`UpgradeRequest::check`](super::UpgradeRequest::check) and an answer with status 101: only Noise is left to be run, within
-/// the handshake timeout. [`ServerConfig::tls`] is not used, and
+/// Takes a connection over what an HTTP server has upgraded, after [`UpgradeRequest::check`] and an answer with status
+/// 101: only Noise is left to be run, within the handshake timeout. [`ServerConfig::tls`] is not used, and
 /// [`ChannelBinding::TlsExporter`](super::ChannelBinding::TlsExporter) is not possible.
 ///
 /// Errors and cancel safety as [`accept`].
@@ -50,23 +59,60 @@ where
 {
     validate(config)?;
     let progress = Progress::default();
-    let io: BoxedIo = Box::new(stream);
-    let socket = WebSocketStream::from_raw_socket(
-        Metered::new(io),
-        Role::Server,
-        Some(engine_config(&config.websocket)),
-    )
-    .await;
-    let after = config.websocket.handshake_timeout;
     let info = ConnectionInfo::new(Initiator::Remote, None);
-    let finishing = finish(socket, None, config, None, &progress);
-    establish(&config.connection, info, after, &progress, finishing, ()).await
+    let finishing = Box::pin(async {
+        let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
+        let secured = Secured {
+            io: Box::new(stream),
+            exported: None,
+            bound: None,
+        };
+        deadline
+            .run(Box::pin(finish(secured, config, None, &progress)))
+            .await?
+    });
+    establish(&config.connection, info, &progress, finishing, ()).await
 }
 
-pub(super) async fn accept_guarded<S, G>(
+/// What is known of a stream that has arrived, beside its bytes.
+#[derive(Debug, Default)]
+pub(super) struct Arrival<'a> {
+    /// Where the client is, or the proxy that has not said yet where it is.
+    pub(super) remote: Option<SocketAddr>,
+    /// Where it came in.
+    pub(super) local: Option<SocketAddr>,
+    /// Set if it comes from one of these.
+    pub(super) proxies: Option<&'a TrustedProxies>,
+    /// Its place among the handshakes, which counts by the client when that is known.
+    pub(super) slot: Option<&'a mut Slot>,
+}
+
+impl Arrival<'_> {
+    fn proxy(
+        &self,
+        is_meant: impl Fn(ProxyHeader) -> bool,
+    ) -> Option<(&TrustedProxies, SocketAddr)> {
+        let proxies = self.proxies.filter(|proxies| is_meant(proxies.header))?;
+        Some((proxies, self.remote?))
+    }
+
+    /// A proxy has said where the client is.
+    fn found(&mut self, client: SocketAddr, progress: &Progress) -> Result<(), HandshakeError> {
+        self.remote = Some(client);
+        progress.found_client(client);
+        match &mut self.slot {
+            Some(slot) => slot.count(client.ip()),
+            None => true,
+        }
+        .then_some(())
+        .ok_or(HandshakeError::TooManyFromClient { client })
+    }
+}
+
+pub(super) async fn accept_arrived<S, G>(
     stream: S,
     config: &ServerConfig,
-    remote: Option<SocketAddr>,
+    arrival: Arrival<'_>,
     guard: G,
 ) -> Result<Connection, HandshakeError>
 where
@@ -75,26 +121,9 @@ where
 {
     validate(config)?;
     let progress = Progress::default();
-    let accepting = async {
-        let Some(identity) = &config.tls else {
-            return upgrade(Box::new(stream), None, config, remote, &progress).await;
-        };
-        progress.set(HandshakePhase::Tls);
-        let tls = identity
-            .acceptor()
-            .accept(stream)
-            .await
-            .map_err(HandshakeError::Tls)?;
-        let exported = tls
-            .get_ref()
-            .1
-            .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
-            .ok();
-        upgrade(Box::new(tls), exported, config, remote, &progress).await
-    };
-    let after = config.websocket.handshake_timeout;
-    let info = ConnectionInfo::new(Initiator::Remote, remote);
-    establish(&config.connection, info, after, &progress, accepting, guard).await
+    let info = ConnectionInfo::new(Initiator::Remote, arrival.remote);
+    let receiving = Box::pin(receive(stream, config, arrival, &progress));
+    establish(&config.connection, info, &progress, receiving, guard).await
 }
 
 fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
@@ -103,45 +132,248 @@ fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
     Ok(())
 }
 
-async fn upgrade(
+/// A stream, with its TLS if it has that.
+struct Secured {
     io: BoxedIo,
     exported: Option<[u8; 32]>,
+    /// What TLS may be given until the peer is authenticated.
+    bound: Option<Bound>,
+}
+
+/// The phases are boxed, one after another: else each peer would keep the room of the largest from the beginning, and
+/// that several times over.
+async fn receive<S>(
+    mut stream: S,
     config: &ServerConfig,
-    remote: Option<SocketAddr>,
+    mut arrival: Arrival<'_>,
     progress: &Progress,
-) -> Result<Established, HandshakeError> {
-    progress.set(HandshakePhase::Upgrade);
-    let authentication = &config.authentication;
-    let mut refusal = None;
-    // The type is the engine's.
-    #[allow(clippy::result_large_err)]
-    let callback = |request: &_, response| answer(request, response, authentication, &mut refusal);
-    let engine = engine_config(&config.websocket);
-    let result = accept_hdr_async_with_config(Metered::new(io), callback, Some(engine)).await;
-    let socket = match (result, refusal) {
-        (Ok(socket), _) => socket,
-        (Err(_), Some(refusal)) => return Err(refusal.into()),
-        (Err(error), None) => return Err(upgrade_failed(error, authentication)),
+) -> Result<Established, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let deadline = Deadline::new(config.websocket.handshake_timeout, progress);
+    if let Err(error) = read_preamble(&mut stream, &mut arrival, &deadline, progress).await {
+        // What is HTTP would be no answer to a client that waits for TLS.
+        if config.tls.is_none() {
+            answer(&error, &mut stream, true, config).await;
+        }
+        return Err(error);
+    }
+    let mut secured = match &config.tls {
+        None => Secured {
+            io: Box::new(stream),
+            exported: None,
+            bound: None,
+        },
+        Some(identity) => {
+            progress.set(HandshakePhase::Tls);
+            Box::pin(accept_tls(stream, identity, config, &deadline)).await?
+        }
     };
-    finish(socket, exported, config, remote, progress).await
+    progress.set(HandshakePhase::Upgrade);
+    let io = &mut secured.io;
+    Box::pin(upgrade(io, config, &mut arrival, &deadline, progress)).await?;
+    let remote = arrival.remote;
+    deadline
+        .run(Box::pin(finish(secured, config, remote, progress)))
+        .await?
+}
+
+/// Reads the PROXY header, if there has to be one.
+async fn read_preamble<S>(
+    stream: &mut S,
+    arrival: &mut Arrival<'_>,
+    deadline: &Deadline<'_>,
+    progress: &Progress,
+) -> Result<(), HandshakeError>
+where
+    S: AsyncRead + Unpin,
+{
+    let Some((_, proxy)) = arrival.proxy(|header| header == ProxyHeader::ProxyProtocol) else {
+        return Ok(());
+    };
+    match deadline.run(preamble::read(stream)).await? {
+        Ok(client) => arrival.found(client.unwrap_or(proxy), progress),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(UpgradeError::Malformed(error.to_string()).into())
+        }
+        Err(error) => Err(ended(HandshakePhase::Tcp, &error)),
+    }
+}
+
+async fn accept_tls<S>(
+    stream: S,
+    identity: &TlsIdentity,
+    config: &ServerConfig,
+    deadline: &Deadline<'_>,
+) -> Result<Secured, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut front = Front::new(stream);
+    let begins_with_http = deadline.run(front.begins_with_http()).await?;
+    if begins_with_http.map_err(HandshakeError::Tls)? {
+        let text = "A request without TLS, where TLS is spoken";
+        let limit = config.websocket.close_timeout;
+        Answer::new(400, text).send(&mut front, true, limit).await;
+        let error = io::Error::new(io::ErrorKind::InvalidData, text);
+        return Err(HandshakeError::Tls(error));
+    }
+    let bound = front.bound();
+    let tls = deadline.run(identity.acceptor().accept(front)).await?;
+    let tls = tls.map_err(HandshakeError::Tls)?;
+    bound.begin_request();
+    let exported = tls
+        .get_ref()
+        .1
+        .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
+        .ok();
+    Ok(Secured {
+        io: Box::new(tls),
+        exported,
+        bound: Some(bound),
+    })
+}
+
+/// Reads a request, and answers it.
+async fn upgrade(
+    io: &mut BoxedIo,
+    config: &ServerConfig,
+    arrival: &mut Arrival<'_>,
+    deadline: &Deadline<'_>,
+    progress: &Progress,
+) -> Result<(), HandshakeError> {
+    let mut head = HeadBuffer::default();
+    let checked = match deadline.run(head.read(io)).await {
+        Ok(Ok(Ok(()))) => check(&head, config, arrival, progress),
+        Ok(Ok(Err(error))) => Err(error.into()),
+        Ok(Err(error)) => Err(ended(HandshakePhase::Upgrade, &error)),
+        Err(timed_out) => Err(timed_out),
+    };
+    match checked {
+        Ok(request) => {
+            let writing = async {
+                io.write_all(&request.encode()).await?;
+                io.flush().await
+            };
+            let written = deadline.run(writing).await?;
+            written.map_err(|error| ended(HandshakePhase::Upgrade, &error))
+        }
+        Err(error) => {
+            // Who has said nothing has asked nothing: browsers connect in advance, and would take an answer for that
+            // to a request which they make later.
+            if !head.is_empty() {
+                answer(&error, io, !head.is_of_head(), config).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check(
+    head: &HeadBuffer,
+    config: &ServerConfig,
+    arrival: &mut Arrival<'_>,
+    progress: &Progress,
+) -> Result<UpgradeRequest, HandshakeError> {
+    let mut request = RequestHead::parse(head.head())?;
+    let header = arrival.proxies.and_then(|proxies| match proxies.header {
+        ProxyHeader::XForwardedFor => Some("x-forwarded-for"),
+        ProxyHeader::Forwarded => Some("forwarded"),
+        ProxyHeader::ProxyProtocol => None,
+    });
+    if let Some(header) = header
+        && let Some((proxies, proxy)) = arrival.proxy(|_| true)
+    {
+        let client = forwarded::client(request.headers(header), proxies, proxy)
+            .map_err(|_| UpgradeError::Malformed(header.to_owned()))?;
+        arrival.found(client, progress)?;
+    }
+    if let Some(remote) = arrival.remote {
+        request = request.with_remote_address(remote);
+    }
+    if let Some(local) = arrival.local {
+        request = request.with_local_address(local);
+    }
+    if config.tls.is_some() {
+        request = request.over_tls();
+    }
+    Ok(UpgradeRequest::check(&request, config)?)
+}
+
+/// Answers what could not be upgraded, as far as there is something to say.
+async fn answer<S: Io + ?Sized>(
+    error: &HandshakeError,
+    mut stream: &mut S,
+    with_body: bool,
+    config: &ServerConfig,
+) {
+    let answer = match error {
+        HandshakeError::Upgrade(error) => error.answer(),
+        HandshakeError::TooManyConnections { .. } | HandshakeError::TooManyFromClient { .. } => {
+            busy()
+        }
+        HandshakeError::TimedOut { .. } => Answer::new(408, "The request did not end in time."),
+        HandshakeError::Ended { .. } => Answer::new(400, "The request has no end."),
+        _ => return,
+    };
+    let limit = config.websocket.close_timeout;
+    answer.send(&mut stream, with_body, limit).await;
+}
+
+/// What those are told for whom there is no room.
+pub(super) fn busy() -> Answer {
+    Answer::new(503, "Too many connections. Try again later.")
+}
+
+fn ended(phase: HandshakePhase, error: &io::Error) -> HandshakeError {
+    let cause = match error.kind() {
+        io::ErrorKind::UnexpectedEof => WebSocketError::Lost,
+        kind => WebSocketError::Io {
+            kind,
+            message: error.to_string(),
+        },
+    };
+    HandshakeError::Ended {
+        phase,
+        cause: ConnectionError::WebSocket(cause),
+    }
 }
 
 async fn finish(
-    socket: WebSocketStream<Metered<BoxedIo>>,
-    exported: Option<[u8; 32]>,
+    secured: Secured,
     config: &ServerConfig,
     remote: Option<SocketAddr>,
     progress: &Progress,
 ) -> Result<Established, HandshakeError> {
-    let mut carrier = WebSocketCarrier::new(socket, false, config.websocket.clone());
-    let peer = match &config.authentication {
+    let limits = &config.websocket;
+    let io = Metered::new(secured.io);
+    let (carrier, peer) = match &config.authentication {
         Authentication::Noise { identity, binding } => {
             progress.set(HandshakePhase::Noise);
-            let binding = bound(*binding, exported.as_ref())?;
-            Some(prove(&mut carrier, false, identity, binding, None).await?)
+            let engine = unproven_engine_config(limits);
+            let io = io.frame_by_frame();
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
+            let mut carrier = WebSocketCarrier::unproven(socket, limits);
+            let binding = bound(*binding, secured.exported.as_ref())?;
+            let peer = prove(&mut carrier, false, identity, binding, None).await?;
+            let carrier = carrier.proven(limits).await;
+            let carrier = carrier.map_err(|cause| HandshakeError::Ended {
+                phase: HandshakePhase::Noise,
+                cause,
+            })?;
+            (carrier, Some(peer))
         }
-        Authentication::Tls | Authentication::DangerNone => None,
+        Authentication::Tls | Authentication::DangerNone => {
+            let engine = engine_config(limits);
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
+            let carrier = WebSocketCarrier::new(socket, false, limits.clone());
+            (carrier, None)
+        }
     };
+    if let Some(bound) = secured.bound {
+        bound.lift();
+    }
     Ok(Established {
         carrier,
         peer,

@@ -7,27 +7,55 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig as EngineConfig;
 use tokio_tungstenite::tungstenite::{Error, error::CapacityError};
 
 use super::close::engine_error;
-use super::config::{Authentication, WebSocketConfig};
+use super::config::{Authentication, ServerConfig, WebSocketConfig};
 use super::error::{HandshakeError, HandshakePhase, UpgradeError};
+use super::request::RequestHead;
 use crate::connection::ConnectionError;
 
 /// What of the socket is read at once. More would be cleared in vain for each small message, which is a slice of it.
 pub(super) const READ_BUFFER: usize = 32 * 1024;
 
+/// The same before Noise has succeeded: its messages have some hundred bytes.
+const UNPROVEN_READ_BUFFER: usize = 1024;
+
+/// Longest message and longest frame before Noise has succeeded: one of Noise (4 KiB at most) with its framing.
+pub(super) const MAX_UNPROVEN_MESSAGE: usize = 4096 + 128;
+
+/// Bytes of pongs that may wait before Noise has succeeded.
+const UNPROVEN_BACKLOG: usize = 1024;
+
 /// The limits, in the engine's terms (row O-2: they have to reach it).
 pub(super) fn engine_config(config: &WebSocketConfig) -> EngineConfig {
+    engine_of(config, READ_BUFFER)
+}
+
+/// The same, of a server whose peer has proven nothing.
+pub(super) fn unproven_engine_config(config: &WebSocketConfig) -> EngineConfig {
+    engine_of(&unproven(config), UNPROVEN_READ_BUFFER)
+}
+
+/// What a peer that has proven nothing may make this side keep.
+pub(super) fn unproven(config: &WebSocketConfig) -> WebSocketConfig {
+    WebSocketConfig {
+        max_message: MAX_UNPROVEN_MESSAGE,
+        batch: MAX_UNPROVEN_MESSAGE,
+        control_backlog: UNPROVEN_BACKLOG,
+        ..config.clone()
+    }
+}
+
+fn engine_of(config: &WebSocketConfig, read_buffer: usize) -> EngineConfig {
     EngineConfig::default()
-        .read_buffer_size(READ_BUFFER)
+        .read_buffer_size(read_buffer)
         // One message is handed over at a time, and always flushed.
         .write_buffer_size(config.batch)
         .max_message_size(Some(config.max_message))
         .max_frame_size(Some(config.max_message))
 }
 
-/// Checks the request of an upgrade, for servers whose HTTP is not ours.
+/// A request of an upgrade that is good, for servers whose HTTP is not ours.
 ///
-/// Answer a good one with status 101 and the headers of [`UpgradeRequest::response_headers`], a bad one with status 400 (426 for
-/// [`UpgradeError::WrongRequest`]), and give what the upgrade makes to
+/// Answer it with status 101 and the headers of [`UpgradeRequest::response_headers`], and give what the upgrade makes to
 /// [`accept_upgraded`](super::accept_upgraded). `examples/websocket_server.rs` does it with hyper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeRequest {
@@ -36,27 +64,37 @@ pub struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    /// Checks a request with this method. `header` returns the value of a header, in lower case; if it stands there
-    /// several times, all of them joined with commas.
+    /// Checks a request: against RFC 6455, against [`ServerConfig::requests`], whose paths are the server's matter here
+    /// if they are `None`, and for a subprotocol that goes with [`ServerConfig::authentication`].
     ///
     /// # Errors
-    /// [`UpgradeError`], if it is no upgrade to a WebSocket, or offers no subprotocol that goes with
-    /// `authentication`.
-    pub fn check<'a>(
-        method: &str,
-        header: impl Fn(&str) -> Option<&'a str>,
-        authentication: &Authentication,
-    ) -> Result<Self, UpgradeError> {
-        if method != "GET" || header("sec-websocket-version") != Some("13") {
-            return Err(UpgradeError::WrongRequest);
+    /// [`UpgradeError`]; [`UpgradeError::answer`] is what to answer with.
+    pub fn check(request: &RequestHead<'_>, config: &ServerConfig) -> Result<Self, UpgradeError> {
+        let policy = &config.requests;
+        request.check()?;
+        policy.check_host(request)?;
+        policy.check_path(request)?;
+        if request.method() != "GET" {
+            return Err(UpgradeError::WrongMethod);
         }
-        if !has_token(header("connection"), "upgrade") {
+        let has = |name: &str, token: &str| {
+            request
+                .members(name)
+                .any(|member| member.eq_ignore_ascii_case(token))
+        };
+        // HTTP/1.0 has none, whatever it says (RFC 9110 section 7.8).
+        if request.is_http_1_0() || !has("connection", "upgrade") {
             return Err(UpgradeError::MissingConnection);
         }
-        if !has_token(header("upgrade"), "websocket") {
+        if !has("upgrade", "websocket") {
             return Err(UpgradeError::MissingUpgrade);
         }
-        let key = header("sec-websocket-key").ok_or(UpgradeError::InvalidKey)?;
+        if request.single("sec-websocket-version")? != Some("13") {
+            return Err(UpgradeError::WrongVersion);
+        }
+        let key = request
+            .single("sec-websocket-key")?
+            .ok_or(UpgradeError::InvalidKey)?;
         // 16 bytes in base64.
         let is_base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
         let valid = key
@@ -65,10 +103,12 @@ impl UpgradeRequest {
         if !valid {
             return Err(UpgradeError::InvalidKey);
         }
-        let offered = header("sec-websocket-protocol").unwrap_or_default();
+        policy.check_origin(request, &config.authentication)?;
+        let subprotocol = choose(request, &config.authentication)?;
+        policy.ask_hook(request)?;
         Ok(Self {
             accept: derive_accept_key(key.as_bytes()),
-            subprotocol: choose(offered, authentication)?,
+            subprotocol,
         })
     }
 
@@ -81,28 +121,32 @@ impl UpgradeRequest {
             ("sec-websocket-protocol", self.subprotocol),
         ]
     }
+
+    /// The whole answer.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut text = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
+        for (name, value) in self.response_headers() {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        text.push_str("\r\n");
+        text.into_bytes()
+    }
 }
 
 /// The subprotocol to answer with; the offers are in the order of the client's wishes.
-fn choose(offered: &str, authentication: &Authentication) -> Result<&'static str, UpgradeError> {
+fn choose(
+    request: &RequestHead<'_>,
+    authentication: &Authentication,
+) -> Result<&'static str, UpgradeError> {
     let wanted = authentication.subprotocol();
-    if tokens(offered).any(|offer| offer == wanted) {
+    let offers = || request.members("sec-websocket-protocol");
+    if offers().any(|offer| offer == wanted) {
         return Ok(wanted);
     }
     Err(UpgradeError::SubprotocolMismatch {
-        offered: tokens(offered).map(str::to_owned).collect(),
+        offered: offers().map(str::to_owned).collect(),
         returned: None,
     })
-}
-
-fn tokens(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-}
-
-fn has_token(header: Option<&str>, token: &str) -> bool {
-    header.is_some_and(|list| tokens(list).any(|item| item.eq_ignore_ascii_case(token)))
 }
 
 /// The request of a client.
@@ -164,49 +208,7 @@ fn mismatch(offered: &str, returned: Option<String>) -> UpgradeError {
     }
 }
 
-/// The answer of the server, checked. Errors in the response of a request that a listener gets.
-// The type is the engine's.
-#[allow(clippy::result_large_err)]
-pub(super) fn answer(
-    request: &http::Request<()>,
-    mut response: http::Response<()>,
-    authentication: &Authentication,
-    refusal: &mut Option<UpgradeError>,
-) -> Result<http::Response<()>, http::Response<Option<String>>> {
-    let mut offered = String::new();
-    for value in request
-        .headers()
-        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
-    {
-        offered.push_str(value.to_str().unwrap_or_default());
-        offered.push(',');
-    }
-    match choose(&offered, authentication) {
-        Ok(subprotocol) => {
-            let value = http::HeaderValue::from_static(subprotocol);
-            response
-                .headers_mut()
-                .insert(http::header::SEC_WEBSOCKET_PROTOCOL, value);
-            Ok(response)
-        }
-        Err(error) => {
-            let mut response = http::Response::new(None);
-            *response.status_mut() = http::StatusCode::BAD_REQUEST;
-            for name in [http::header::CONNECTION, http::header::CONTENT_LENGTH] {
-                let value = match name {
-                    http::header::CONNECTION => "close",
-                    _ => "0",
-                };
-                let value = http::HeaderValue::from_static(value);
-                response.headers_mut().insert(name, value);
-            }
-            *refusal = Some(error);
-            Err(response)
-        }
-    }
-}
-
-/// An error of the engine's handshake, in our terms.
+/// An error of the engine's handshake as a client, in our terms.
 pub(super) fn upgrade_failed(error: Error, authentication: &Authentication) -> HandshakeError {
     let offered = authentication.subprotocol();
     let error = match error {
@@ -222,12 +224,6 @@ pub(super) fn upgrade_failed(error: Error, authentication: &Authentication) -> H
         Error::Protocol(ProtocolError::SecWebSocketAcceptKeyMismatch) => {
             UpgradeError::InvalidAccept
         }
-        Error::Protocol(
-            ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey,
-        ) => UpgradeError::InvalidKey,
-        Error::Protocol(
-            ProtocolError::WrongHttpMethod | ProtocolError::MissingSecWebSocketVersionHeader,
-        ) => UpgradeError::WrongRequest,
         Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(error)) => {
             let returned = match error {
                 SubProtocolError::NoSubProtocol => None,
@@ -262,6 +258,7 @@ mod tests {
     #[test]
     fn o15_requests_are_checked() {
         let good = [
+            ("host", "example.org"),
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
             ("sec-websocket-version", "13"),
@@ -269,14 +266,13 @@ mod tests {
             ("sec-websocket-protocol", "chat, anabranch.v1"),
         ];
         let check = |name: &str, value: Option<&'static str>| {
-            let header = |wanted: &str| {
-                if wanted == name {
-                    return value;
-                }
-                let found = good.iter().find(|(name, _)| *name == wanted);
-                found.map(|(_, value)| *value)
-            };
-            UpgradeRequest::check("GET", header, &Authentication::Tls)
+            let mut headers: Vec<_> = good.into_iter().filter(|(own, _)| *own != name).collect();
+            headers.extend(value.map(|value| (name, value)));
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_bytes()));
+            let request = RequestHead::new("GET", "/", headers);
+            UpgradeRequest::check(&request, &ServerConfig::new(Authentication::Tls))
         };
         let answer = check("", None).unwrap();
         // The example of RFC 6455 section 1.3.
@@ -295,7 +291,7 @@ mod tests {
             (
                 "sec-websocket-version",
                 Some("8"),
-                UpgradeError::WrongRequest,
+                UpgradeError::WrongVersion,
             ),
             ("sec-websocket-key", None, UpgradeError::InvalidKey),
             (
@@ -304,6 +300,13 @@ mod tests {
                 UpgradeError::InvalidKey,
             ),
             ("sec-websocket-protocol", None, mismatch(&[])),
+            (
+                "origin",
+                Some("https://example.org"),
+                UpgradeError::ForeignOrigin {
+                    origin: "https://example.org".to_owned(),
+                },
+            ),
             (
                 "sec-websocket-protocol",
                 Some("anabranch.noise.v1, x"),

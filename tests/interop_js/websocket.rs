@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::websocket::{Authentication, ListenerConfig, ServerConfig, WebSocketListener};
+use anabranch::websocket::{
+    Authentication, HandshakeError, ListenerConfig, Origins, ServerConfig, UpgradeError,
+    WebSocketListener,
+};
 use anabranch::{Config, Negotiation};
 
 use super::js::Js;
@@ -17,6 +20,8 @@ async fn dialled_by(program: &str, command: &str, options: &[&str]) {
     connection.negotiation = Negotiation::None;
     let mut config = ServerConfig::new(Authentication::DangerNone);
     config.connection = Arc::new(connection);
+    // The page of the browser is not of this server.
+    config.requests.origins = Origins::Any;
     config.websocket.ping_interval = IDLE / 4;
     config.websocket.idle_timeout = IDLE;
     let any = "127.0.0.1:0".parse().expect("an address");
@@ -72,4 +77,22 @@ async fn the_websocket_of_chromium_opens_the_carrier() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_websocket_of_firefox_opens_the_carrier() {
     dialled_by("browser.mjs", "websocket", &["--firefox", "dcsctp"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_origin_is_refused_where_no_noise_protects() {
+    let config = ServerConfig::new(Authentication::DangerNone);
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let listener = WebSocketListener::bind(any, config, ListenerConfig::default())
+        .await
+        .expect("a socket");
+    let url = listener.address().url();
+    let _page = Js::start("browser.mjs", &["websocket", &url, "4000"]);
+    let incoming = listener.accept().await.expect("a connection");
+    match incoming.accept().await {
+        Err(HandshakeError::Upgrade(UpgradeError::ForeignOrigin { origin })) => {
+            assert_ne!(format!("{origin}/"), url.replace("ws://", "http://"));
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -392,7 +392,7 @@ async fn wss_with_a_root_of_ones_own_and_noise_that_is_bound_to_it() {
     idle(&listener).await;
 }
 
-async fn idle(listener: &WebSocketListener) {
+pub(super) async fn idle(listener: &WebSocketListener) {
     let idle = async {
         while !listener.is_idle() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -420,10 +420,7 @@ async fn a_listener_holds_its_limits() {
         result = connect(&address, &config) => result,
         incoming = listener.accept() => panic!("{incoming:?}"),
     };
-    assert!(
-        matches!(refused, Err(HandshakeError::Ended { .. })),
-        "{refused:?}"
-    );
+    assert_eq!(refused.unwrap_err().status(), Some(503));
     let (a, b) = open.pop().unwrap();
     a.close().await;
     b.closed().await;
@@ -469,11 +466,8 @@ async fn a_listener_limits_handshakes_and_their_rate() {
     for _ in 0..2 {
         waiting.push(listener.accept().await.unwrap());
     }
-    // The third is closed.
-    tokio::select! {
-        incoming = listener.accept() => panic!("{incoming:?}"),
-        end = sockets[2].read_u8() => { end.unwrap_err(); }
-    }
+    // The third is refused.
+    refused(&listener, &mut sockets[2]).await;
     drop(waiting);
     assert!(listener.is_idle());
     let mut limits = ListenerConfig::default();
@@ -487,11 +481,30 @@ async fn a_listener_limits_handshakes_and_their_rate() {
     let mut second = tokio::net::TcpStream::connect(listener.local_addr())
         .await
         .unwrap();
+    refused(&listener, &mut second).await;
+    assert!(listener.is_idle());
+    // What it keeps to have its answers read goes by itself.
+    assert_eq!(listener.refused(), 1);
+    let gone = async {
+        while listener.refused() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     tokio::select! {
         incoming = listener.accept() => panic!("{incoming:?}"),
-        end = second.read_u8() => { end.unwrap_err(); }
+        result = timeout(LIMIT, gone) => result.unwrap(),
     }
-    assert!(listener.is_idle());
+}
+
+/// Waits for the answer to a client for whom there is no room, while the listener waits for others.
+async fn refused(listener: &WebSocketListener, socket: &mut tokio::net::TcpStream) {
+    let mut answer = String::new();
+    tokio::select! {
+        incoming = listener.accept() => panic!("{incoming:?}"),
+        result = socket.read_to_string(&mut answer) => { result.unwrap(); }
+    }
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
 }
 
 #[tokio::test]

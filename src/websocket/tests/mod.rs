@@ -11,8 +11,12 @@ use super::upgrade::engine_config;
 
 mod connections;
 mod hostile;
+mod proxies;
+mod requests;
 mod simulated;
 mod sockets;
+mod unproven;
+mod wildcards;
 
 /// A carrier over a stream, without a handshake.
 async fn carrier<S>(stream: S, is_client: bool, config: WebSocketConfig) -> WebSocketCarrier<S>

@@ -1,0 +1,158 @@
+//! What a request that is not upgraded is answered with, so that people and load balancers see something.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::websocket::error::UpgradeError;
+
+/// Bytes that are thrown away while a client reads its answer.
+const MAX_DRAINED: u64 = 4 * 1024 * 1024;
+
+/// What is read of them at once.
+const DRAINED_AT_ONCE: usize = 2048;
+
+/// An HTTP answer that ends the connection; see [`UpgradeError::answer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    pub(crate) fn new(status: u16, text: impl Into<String>) -> Self {
+        let mut body = text.into();
+        body.push('\n');
+        Self { status, body }
+    }
+
+    /// The status code, 400 to 599.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The headers that belong to the status: those of a WebSocket with 426, `Allow` with 405, `Retry-After` with 503.
+    /// `Content-Length` and `Connection: close` are the server's.
+    pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        match self.status {
+            405 => &[("allow", "GET")],
+            426 => &[("sec-websocket-version", "13"), ("upgrade", "websocket")],
+            503 => &[("retry-after", "1")],
+            _ => &[],
+        }
+    }
+
+    /// One line of plain text. What the client sent is not in it.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// As it is sent; without the body in answer to HEAD.
+    pub(crate) fn encode(&self, with_body: bool) -> Vec<u8> {
+        let (status, reason) = (self.status, reason(self.status));
+        // Upgrade is an option of the connection (RFC 9110 section 7.8).
+        let connection = match self.status {
+            426 => "close, upgrade",
+            _ => "close",
+        };
+        let mut text = format!("HTTP/1.1 {status} {reason}\r\nconnection: {connection}\r\n");
+        for (name, value) in self.headers() {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        let length = self.body.len();
+        text.push_str(&format!(
+            "content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\r\n"
+        ));
+        if with_body {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+
+    /// Sends it, and closes: this side first, and then, when the client has too or `limit` is over, both. Closed at
+    /// once, with bytes of the client unread, the connection would be reset and the answer lost (RFC 1122 section
+    /// 4.2.2.13).
+    pub(crate) async fn send<S>(&self, stream: &mut S, with_body: bool, limit: Duration)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let bytes = self.encode(with_body);
+        let sending = async {
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await?;
+            let mut scrap = vec![0; DRAINED_AT_ONCE];
+            let mut drained = 0_u64;
+            loop {
+                match stream.read(&mut scrap).await? {
+                    0 => return std::io::Result::Ok(()),
+                    len => drained = drained.saturating_add(len as u64),
+                }
+                if drained > MAX_DRAINED {
+                    return Ok(());
+                }
+            }
+        };
+        // A client that does not want to hear it has gone.
+        let _ = timeout(limit, sending).await;
+    }
+}
+
+/// The reason phrase (RFC 9110 section 15).
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        421 => "Misdirected Request",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Refused",
+    }
+}
+
+impl UpgradeError {
+    /// The status with which a server answers such a request.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::ForeignHost { .. } => 421,
+            Self::ForeignOrigin { .. } => 403,
+            Self::HeadTooLong => 431,
+            Self::MissingConnection | Self::MissingUpgrade | Self::WrongVersion => 426,
+            Self::Refused { status, .. } => *status,
+            Self::UnknownPath { .. } => 404,
+            Self::UnsupportedHttp => 505,
+            Self::WrongMethod => 405,
+            _ => 400,
+        }
+    }
+
+    /// The answer that a server gives to such a request.
+    pub fn answer(&self) -> Answer {
+        let text = match self {
+            Self::ForeignHost { .. } => "This server does not go by that name.",
+            Self::ForeignOrigin { .. } => "Pages of this origin may not connect.",
+            Self::HeadTooLong => "The request is too long.",
+            Self::InvalidKey => "No valid Sec-WebSocket-Key.",
+            Self::MissingConnection | Self::MissingUpgrade => {
+                "This is a WebSocket server. There is nothing to see without an upgrade."
+            }
+            Self::Refused { reason, .. } => reason,
+            Self::RepeatedHeader(_) => "A header is repeated that may stand there once.",
+            Self::SubprotocolMismatch { .. } => "None of the subprotocols is spoken here.",
+            Self::UnknownPath { .. } => "There is nothing at this path.",
+            Self::UnsupportedHttp => "This server speaks HTTP/1.1.",
+            Self::WrongMethod => "Only GET is upgraded.",
+            Self::WrongVersion => "This server speaks version 13 of the WebSocket protocol.",
+            _ => "The request is malformed.",
+        };
+        Answer::new(self.status(), text)
+    }
+}

@@ -1,0 +1,198 @@
+//! Reads the head of a request, within bounds.
+
+use std::io;
+
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::websocket::error::UpgradeError;
+
+/// Most bytes of a head, cookies and all.
+pub(crate) const MAX_HEAD: usize = 8 * 1024;
+
+/// What is read at first; more room is made when that is full.
+const FIRST_READ: usize = 1024;
+
+/// What HTTP/2 begins with (RFC 9113 section 3.4), as far as it looks like a request.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// A head that is arriving.
+#[derive(Debug, Default)]
+pub(crate) struct HeadBuffer {
+    bytes: Vec<u8>,
+    /// Bytes that were looked at.
+    seen: usize,
+    /// Where the request line begins: behind empty lines (RFC 9112 section 2.2).
+    start: usize,
+}
+
+impl HeadBuffer {
+    /// Looks at what is new. The whole head when its empty line is there; an error as soon as it can not become one.
+    ///
+    /// # Errors
+    /// [`UpgradeError::HeadTooLong`], and [`UpgradeError::Malformed`] for bytes behind the head, for what is no text, and
+    /// for a CR or LF alone: others take these for ends of lines, or do not, and who stands in between can be made to
+    /// see another request.
+    pub(crate) fn look(&mut self) -> Result<Option<&[u8]>, UpgradeError> {
+        let malformed = |text: &str| Err(UpgradeError::Malformed(text.to_owned()));
+        while let Some(byte) = self.bytes.get(self.seen) {
+            let before = self.seen.checked_sub(1).and_then(|at| self.bytes.get(at));
+            let is_after_cr = before == Some(&b'\r');
+            match *byte {
+                b'\n' if !is_after_cr => return malformed("LF without CR"),
+                _ if is_after_cr && *byte != b'\n' => return malformed("CR without LF"),
+                0 => return malformed("NUL"),
+                b'\r' | b'\n' => {}
+                // No method begins like this: TLS for instance, which waits for an answer.
+                byte if self.seen == self.start && !byte.is_ascii_alphabetic() => {
+                    return malformed("no request line");
+                }
+                _ => {}
+            }
+            self.seen += 1;
+            if *byte != b'\n' {
+                continue;
+            }
+            if self.seen == self.start + 2 {
+                self.start = self.seen;
+            } else if self
+                .bytes
+                .get(..self.seen)
+                .is_some_and(|head| head.ends_with(b"\r\n\r\n"))
+            {
+                if self.seen > MAX_HEAD {
+                    break;
+                }
+                if self.bytes.get(self.start..self.seen) == Some(PREFACE) {
+                    return Err(UpgradeError::UnsupportedHttp);
+                }
+                if self.seen < self.bytes.len() {
+                    return malformed("bytes behind the request");
+                }
+                return Ok(self.bytes.get(self.start..));
+            }
+        }
+        if self.bytes.len() >= MAX_HEAD {
+            return Err(UpgradeError::HeadTooLong);
+        }
+        Ok(None)
+    }
+
+    /// Adds what has come, as much as [`Self::read`] would read.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        let room = MAX_HEAD.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes.extend_from_slice(&bytes[..room]);
+    }
+
+    /// Whether the method is HEAD, whose answer has no body.
+    pub(crate) fn is_of_head(&self) -> bool {
+        self.bytes
+            .get(self.start..)
+            .is_some_and(|head| head.starts_with(b"HEAD "))
+    }
+
+    /// Whether nothing has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Reads until the head is whole.
+    ///
+    /// # Errors
+    /// Those of the stream; within, those of [`Self::look`].
+    pub(crate) async fn read<S>(&mut self, stream: &mut S) -> io::Result<Result<(), UpgradeError>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        loop {
+            match self.look() {
+                Ok(Some(_)) => return Ok(Ok(())),
+                Ok(None) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            if self.bytes.len() == self.bytes.capacity() {
+                self.bytes.reserve_exact(self.bytes.len().max(FIRST_READ));
+            }
+            let room = self.bytes.capacity().min(MAX_HEAD) - self.bytes.len();
+            let mut limited = (&mut self.bytes).limit(room);
+            if stream.read_buf(&mut limited).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// The whole head.
+    pub(crate) fn head(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(bytes: &[u8]) -> Result<Option<Vec<u8>>, UpgradeError> {
+        let mut buffer = HeadBuffer::default();
+        buffer.push(bytes);
+        let whole = buffer.look().map(|head| head.map(<[u8]>::to_vec));
+        // Byte by byte the same, but for what is behind the head, which has not come yet.
+        let mut buffer = HeadBuffer::default();
+        for byte in bytes {
+            buffer.push(&[*byte]);
+            match buffer.look() {
+                Ok(None) => {}
+                Ok(Some(head)) => {
+                    if let Ok(Some(whole)) = &whole {
+                        assert_eq!(head, whole);
+                    }
+                    return whole;
+                }
+                error => {
+                    assert_eq!(error.map(|_| None), whole);
+                    return whole;
+                }
+            }
+        }
+        assert_eq!(whole, Ok(None));
+        whole
+    }
+
+    #[test]
+    fn a_head_ends_with_its_empty_line() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(look(head), Ok(Some(head.to_vec())));
+        let behind_empty_lines = [b"\r\n\r\n", &head[..]].concat();
+        assert_eq!(look(&behind_empty_lines), Ok(Some(head.to_vec())));
+        assert_eq!(look(&head[..head.len() - 1]), Ok(None));
+        assert_eq!(look(b""), Ok(None));
+        for bad in [
+            &b"GET / HTTP/1.1\nHost: a\n\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
+            b"\nGET / HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01",
+            b" GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET",
+        ] {
+            let error = look(bad).unwrap_err();
+            assert!(matches!(error, UpgradeError::Malformed(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_8_kib_at_most() {
+        let with = |len: usize| {
+            let mut head = b"GET / HTTP/1.1\r\nX: ".to_vec();
+            head.resize(len - 4, b'a');
+            head.extend_from_slice(b"\r\n\r\n");
+            head
+        };
+        assert_eq!(look(&with(MAX_HEAD)), Ok(Some(with(MAX_HEAD))));
+        assert_eq!(look(&with(MAX_HEAD + 1)), Err(UpgradeError::HeadTooLong));
+        let lines = b"\r\n".repeat(MAX_HEAD / 2);
+        assert_eq!(look(&lines), Err(UpgradeError::HeadTooLong));
+    }
+}
