@@ -107,6 +107,8 @@ pub(crate) struct Str0mEngine {
     events: VecDeque<EngineEvent>,
     next_timeout: Instant,
     client_hello: ClientHelloAssembler,
+    /// Where the last part of it came from, and to.
+    hello_path: Option<(SocketAddr, SocketAddr)>,
     fed: u32,
     /// Bytes in the inbound queues of all channels.
     unread: usize,
@@ -182,6 +184,7 @@ impl Str0mEngine {
             events: VecDeque::new(),
             next_timeout: now,
             client_hello: ClientHelloAssembler::default(),
+            hello_path: None,
             fed: 0,
             unread: 0,
             authenticated: false,
@@ -252,6 +255,11 @@ impl Str0mEngine {
     /// channels that way, and a timer would take a millisecond for each of its steps.
     fn drain(&mut self, now: Instant, out: &mut TransmitQueue) {
         self.fed = 0;
+        if let Some((source, destination)) = self.hello_path
+            && let Some(record) = self.client_hello.poll(now)
+        {
+            self.feed(now, source, destination, &record);
+        }
         let mut due = 0;
         while !self.ended {
             match self.rtc.poll_output() {
@@ -462,8 +470,7 @@ impl Engine for Str0mEngine {
         if self.role == Role::Server && !self.dtls_up {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass => self.feed(now, source, destination, datagram),
-                Verdict::Held => {}
-                Verdict::Whole(record) => self.feed(now, source, destination, &record),
+                Verdict::Held => self.hello_path = Some((source, destination)),
             }
         } else {
             self.feed(now, source, destination, datagram);
@@ -487,7 +494,8 @@ impl Engine for Str0mEngine {
             return now + Duration::from_secs(3600);
         }
         self.drain(now, out);
-        self.next_timeout
+        let timeouts = self.client_hello.timeout().into_iter();
+        timeouts.fold(self.next_timeout, Instant::min)
     }
 
     fn next_event(&mut self) -> Option<EngineEvent> {

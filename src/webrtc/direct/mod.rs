@@ -199,7 +199,6 @@ impl DirectEngine {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass => dtls.handle_packet(datagram),
                 Verdict::Held => Ok(()),
-                Verdict::Whole(record) => dtls.handle_packet(&record),
             }
         } else {
             dtls.handle_packet(datagram)
@@ -208,6 +207,16 @@ impl DirectEngine {
         // them: it counts as lost. What really ends the connection shows as an output.
         if let Err(error) = result {
             tracing::debug!(target: "anabranch::webrtc", %error, "DTLS record refused");
+        }
+    }
+
+    /// Hands the ClientHello to DTLS, once its parts have come.
+    fn handle_client_hello(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls
+            && let Some(record) = self.client_hello.poll(now)
+            && let Err(error) = dtls.handle_packet(&record)
+        {
+            tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
         }
     }
 
@@ -264,6 +273,7 @@ impl DirectEngine {
     /// Brings everything that is due through all layers, to and from the peer.
     fn pump(&mut self, now: Instant, out: &mut TransmitQueue) {
         self.fed = 0;
+        self.handle_client_hello(now);
         self.drain_dtls(now, out);
         if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
             let cause = "too much data before the handshake was done".to_owned();
@@ -392,7 +402,11 @@ impl Engine for DirectEngine {
         self.pump(now, out);
         self.send_close(now, out);
         self.send_abort(now, out);
-        let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
+        let timeouts = [
+            self.dtls_timeout,
+            self.channels.sctp.next_timeout(),
+            self.client_hello.timeout(),
+        ];
         timeouts
             .into_iter()
             .flatten()
