@@ -49,9 +49,9 @@ pub enum ConnectionError {
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
     #[error("the peer sends too many frames without effect")]
     TooManyFramesWithoutEffect,
-    /// The DTLS 1.2 connection has carried as much as it may; see
-    /// [`EndpointConfig::max_dtls12_bytes`](crate::EndpointConfig::max_dtls12_bytes).
-    #[error("the keys of the DTLS 1.2 connection have been used enough")]
+    /// The DTLS 1.2 connection has carried as many records as it may; see
+    /// [`EndpointConfig::max_dtls12_records`](crate::EndpointConfig::max_dtls12_records).
+    #[error("DTLS 1.2 key usage limit reached")]
     KeysUsedUp,
     /// The WebSocket failed, or the peer broke a rule of it.
     #[cfg(feature = "websocket")]

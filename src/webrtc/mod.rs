@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 mod budget;
 mod client_hello;
 mod direct;
+mod downgrade;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
@@ -25,6 +26,7 @@ mod limits;
 pub(crate) mod loopback;
 mod reachability;
 mod record_number;
+mod records;
 mod source_watch;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
@@ -494,7 +496,6 @@ impl WebRtcCarrier {
             }
             match self.socket.try_send(&outgoing) {
                 Ok(()) => {
-                    self.lifetime.sent(outgoing.contents.len());
                     if let Some(reachability) = &mut self.reachability {
                         reachability.sent(outgoing.destination, outgoing.contents);
                     }
@@ -607,8 +608,7 @@ impl Carrier for WebRtcCarrier {
             return Poll::Ready(Ok(event));
         }
         for _ in 0..TURNS_PER_POLL {
-            let engine = &mut self.engine;
-            if self.lifetime.keys_used_up(|| engine.is_dtls12()) {
+            if self.lifetime.keys_used_up(self.engine.dtls12_records()) {
                 let cause = ConnectionError::KeysUsedUp;
                 return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
             }
@@ -801,3 +801,5 @@ impl Drop for WebRtcCarrier {
 
 #[cfg(test)]
 mod hello_tests;
+#[cfg(test)]
+mod key_tests;

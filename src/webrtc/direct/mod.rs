@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dimpl::{DtlsCertificate, Output};
-use str0m::crypto::dtls::{DtlsInstance, ProtocolVersion};
+use str0m::crypto::dtls::DtlsInstance;
 
 use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::{PacedDtls, new_dtls};
@@ -469,9 +469,8 @@ impl Engine for DirectEngine {
         LATENCY_ALLOWANCE
     }
 
-    fn is_dtls12(&mut self) -> bool {
-        let version = self.dtls.as_ref().and_then(PacedDtls::protocol_version);
-        version == Some(ProtocolVersion::DTLS1_2)
+    fn dtls12_records(&self) -> u64 {
+        self.dtls.as_ref().map_or(0, |dtls| dtls.protected().most())
     }
 
     fn packet_payload(&self) -> Option<usize> {
