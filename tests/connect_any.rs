@@ -396,7 +396,7 @@ async fn addresses_of_two_peers_are_refused_before_anything_is_sent() {
         else {
             panic!("{error}");
         };
-        assert_eq!((address, *wanted), (&other.webrtc_address, expected));
+        assert_eq!((&**address, *wanted), (&other.webrtc_address, expected));
     }
     assert!(dialler.is_idle());
     other.endpoint.close().await;

@@ -234,8 +234,10 @@ async fn events_without_end_do_not_keep_a_poll() {
         CarrierEvent::Closed { channel },
     ];
     for event in events {
-        let mut script = Script::default();
-        script.endless = Some(event);
+        let script = Script {
+            endless: Some(event),
+            ..Script::default()
+        };
         let mut by_hand = ByHand::new(script, |_| {});
         assert!(by_hand.poll(), "the driver wakes itself");
     }

@@ -107,13 +107,13 @@ pub enum ConnectAnyError {
     #[error("{address} names no peer")]
     MissingPeer {
         /// The address.
-        address: PeerAddress,
+        address: Box<PeerAddress>,
     },
     /// An address names another peer than the one that is wanted, or than the addresses before it.
     #[error("{address} is one of another peer than {expected}")]
     AnotherPeer {
         /// The address.
-        address: PeerAddress,
+        address: Box<PeerAddress>,
         /// The peer that is wanted.
         expected: PeerId,
     },
@@ -203,7 +203,10 @@ fn check_peer(addresses: &[PeerAddress], peer: Option<PeerId>) -> Result<(), Con
     };
     let is_another = |address: &&PeerAddress| address.peer_id().is_some_and(|id| id != expected);
     match addresses.iter().find(is_another).cloned() {
-        Some(address) => Err(ConnectAnyError::AnotherPeer { address, expected }),
+        Some(address) => Err(ConnectAnyError::AnotherPeer {
+            address: Box::new(address),
+            expected,
+        }),
         None => Ok(()),
     }
 }
@@ -216,6 +219,7 @@ fn check(endpoint: &Inner, addresses: &[PeerAddress]) -> Result<(), ConnectAnyEr
     match addresses.iter().find(names_none).cloned() {
         // Without Noise there are no peers, only certificates.
         Some(address) if endpoint.noise_identity().is_some() => {
+            let address = Box::new(address);
             Err(ConnectAnyError::MissingPeer { address })
         }
         _ => Ok(()),

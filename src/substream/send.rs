@@ -57,7 +57,7 @@ impl Copied {
     }
 
     fn len(&self) -> usize {
-        self.buf.len() - self.start
+        self.buf.len().saturating_sub(self.start)
     }
 }
 

@@ -38,8 +38,8 @@ const MAX_MESSAGES: usize = 8;
 /// flight overtake each other by less.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// What comes again within this time is not a repetition by the timer of a peer, which is 50 ms at least (RFC 9147
-/// section 5.8.2 recommends a second, 400 ms in WebRTC).
+/// What comes again within this time is no repetition by the timer of a peer. libwebrtc's begins with 50 ms, which is
+/// the least that is known; RFC 9147 section 5.8.2 recommends a second, and 400 ms with DTLS-SRTP.
 const REPETITION: Duration = Duration::from_millis(40);
 
 /// How long messages that differ wait for repetitions: two of a peer whose timer begins with a second.

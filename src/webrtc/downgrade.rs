@@ -100,7 +100,7 @@ mod tests {
         assert!(!is_downgrade(&record(0, &[hello_of_client])));
         // Not plaintext.
         let whole = fragment(2, &marked, 0, marked.len());
-        assert!(!is_downgrade(&record(1, &[whole.clone()])));
+        assert!(!is_downgrade(&record(1, std::slice::from_ref(&whole))));
         let whole = record(0, &[whole]);
         for cut in 0..RECORD_HEADER + HANDSHAKE_HEADER {
             assert!(!is_downgrade(&whole[..cut]), "{cut}");
