@@ -39,26 +39,27 @@ receive() {
 }
 
 receive
-"$transfer" send "$address" "$place/file.bin" > "$place/sender.log" 2>&1 &
+"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" > "$place/sender.log" 2>&1 &
 sender=$!
-part=$place/received/file.bin.part
+# Its name depends on who sends it.
+part() { find "$place/received" -name '.*.part'; }
 # Half of it is there, or the sender is done, which is a machine too fast for this size.
-until [ "$(stat -c %s "$part" 2>/dev/null || echo 0)" -ge $((size / 2)) ]; do
+until [ "$(stat -c %s "$(part)" 2>/dev/null || echo 0)" -ge $((size / 2)) ]; do
   kill -0 "$sender" 2>/dev/null || { echo "too fast for this size: give a larger one" >&2; exit 1; }
 done
 kill -9 "$receiver" "$sender"
 wait "$receiver" "$sender" 2>/dev/null || true
 receiver=
 sender=
-have=$(stat -c %s "$part")
+have=$(stat -c %s "$(part)")
 echo "killed both; $have of $size bytes are there"
 
 receive --once
-"$transfer" send "$address" "$place/file.bin" | tee "$place/sender.log"
+"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" | tee "$place/sender.log"
 wait "$receiver"
 receiver=
 cat "$place/receiver.log"
 cmp "$place/file.bin" "$place/received/file.bin"
 grep -q "^sent $((size - have)) of $size bytes, $have were there already" "$place/sender.log"
-[ ! -e "$part" ]
+[ -z "$(part)" ]
 echo "identical, and only the rest was sent"

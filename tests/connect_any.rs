@@ -12,7 +12,7 @@ use anabranch::websocket::{
 };
 use anabranch::{
     Certificate, Config, ConnectAnyError, ConnectError, Connection, Endpoint, EndpointConfig,
-    Identity,
+    Identity, PeerId, Security,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -82,6 +82,10 @@ impl Server {
         }
     }
 
+    fn peer(&self) -> PeerId {
+        self.websocket_address.peer_id().expect("it has Noise")
+    }
+
     fn addresses(&self) -> [PeerAddress; 2] {
         // The WebSocket first: the order is ours, not the caller's.
         [self.websocket_address.clone(), self.webrtc_address.clone()]
@@ -97,12 +101,12 @@ fn dialler(limits: EndpointConfig) -> Endpoint {
         .unwrap()
 }
 
-/// A webrtc-direct address behind which nothing ever answers: UDP is blocked.
-fn silent() -> (UdpSocket, PeerAddress) {
+/// A webrtc-direct address of this peer behind which nothing ever answers: UDP is blocked.
+fn silent(peer: PeerId) -> (UdpSocket, PeerAddress) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let hash = Certificate::generate().fingerprint().to_certhash();
-    let address = format!("/ip4/127.0.0.1/udp/{port}/webrtc-direct/certhash/{hash}");
+    let address = format!("/ip4/127.0.0.1/udp/{port}/webrtc-direct/certhash/{hash}/p2p/{peer}");
     (socket, address.parse().unwrap())
 }
 
@@ -153,7 +157,7 @@ async fn webrtc_wins_where_udp_gets_through() {
 async fn the_websocket_wins_where_udp_is_blocked_and_the_application_is_the_same() {
     let server = Server::new().await;
     let dialler = dialler(EndpointConfig::default());
-    let (_blocked, address) = silent();
+    let (_blocked, address) = silent(server.peer());
     let addresses = [address, server.websocket_address.clone()];
     let began = Instant::now();
     let reached = dialler.connect_any(&addresses).await.unwrap();
@@ -176,6 +180,7 @@ async fn an_attempt_that_fails_at_once_makes_nobody_wait() {
     let dialler = dialler(limits);
     // Without a certhash the peer could be anybody, so nothing is even sent.
     let hopeless: PeerAddress = "/ip4/127.0.0.1/udp/9/webrtc-direct".parse().unwrap();
+    let hopeless = hopeless.with_peer_id(server.peer());
     let addresses = [hopeless, server.websocket_address.clone()];
     let reached = dialler.connect_any(&addresses).await.unwrap();
     assert_eq!(reached.address, server.websocket_address);
@@ -192,7 +197,7 @@ async fn a_port_where_nobody_listens_makes_nobody_wait_and_says_so() {
     let mut limits = EndpointConfig::default();
     limits.websocket_head_start = Duration::from_secs(60);
     let dialler = dialler(limits);
-    let (socket, dead) = silent();
+    let (socket, dead) = silent(server.peer());
     drop(socket);
     let addresses = [dead.clone(), server.websocket_address.clone()];
     let began = Instant::now();
@@ -222,12 +227,15 @@ async fn when_nothing_works_each_address_has_its_reason() {
     let mut limits = EndpointConfig::default();
     limits.connect_timeout = Duration::from_millis(400);
     let dialler = dialler(limits);
-    let (_blocked, silent) = silent();
+    let peer = Identity::generate().peer_id();
+    let (_blocked, silent) = silent(peer);
     // A port that was free a moment ago.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = closed.local_addr().unwrap().port();
     drop(closed);
-    let refused: PeerAddress = format!("/ip4/127.0.0.1/tcp/{port}/ws").parse().unwrap();
+    let refused: PeerAddress = format!("/ip4/127.0.0.1/tcp/{port}/ws/p2p/{peer}")
+        .parse()
+        .unwrap();
     let error = dialler.connect_any(&[silent, refused]).await.unwrap_err();
     let ConnectAnyError::AllFailed(lost) = &error else {
         panic!("{error}");
@@ -258,7 +266,7 @@ async fn another_peer_behind_the_websocket_does_not_win() {
         unreachable!("it is one");
     };
     let wrong = address.with_peer_id(server.websocket_address.peer_id().unwrap());
-    let (_blocked, silent) = silent();
+    let (_blocked, silent) = silent(server.peer());
     let addresses = [silent, PeerAddress::WebSocket(wrong)];
     let error = dialler.connect_any(&addresses).await.unwrap_err();
     assert!(matches!(error, ConnectAnyError::AllFailed(_)), "{error}");
@@ -325,7 +333,7 @@ async fn too_many_addresses_and_none_are_refused() {
     let dialler = dialler(EndpointConfig::default());
     let error = dialler.connect_any(&[]).await.unwrap_err();
     assert!(matches!(error, ConnectAnyError::NoAddresses));
-    let (_socket, address) = silent();
+    let (_socket, address) = silent(Identity::generate().peer_id());
     let error = dialler.connect_any(&vec![address; 17]).await.unwrap_err();
     assert!(matches!(
         error,
@@ -337,7 +345,7 @@ async fn too_many_addresses_and_none_are_refused() {
 #[tokio::test]
 async fn a_dropped_call_and_a_closed_endpoint_leave_no_attempt() {
     let dialler = dialler(EndpointConfig::default());
-    let (_blocked, address) = silent();
+    let (_blocked, address) = silent(Identity::generate().peer_id());
     let addresses = [address];
     let dropped = tokio::time::timeout(Duration::from_millis(50), dialler.connect_any(&addresses));
     dropped.await.unwrap_err();
@@ -349,4 +357,119 @@ async fn a_dropped_call_and_a_closed_endpoint_leave_no_attempt() {
     let error = result.unwrap_err();
     assert!(matches!(error, ConnectAnyError::EndpointClosed), "{error}");
     assert!(dialler.is_idle());
+}
+
+/// The same address without the peer.
+fn unnamed(address: &PeerAddress) -> PeerAddress {
+    let text = address.to_string();
+    let (place, _) = text.split_once("/p2p/").expect("it names one");
+    place.parse().unwrap()
+}
+
+/// An entry of somebody else in an address book must not win by being faster.
+#[tokio::test]
+async fn addresses_of_two_peers_are_refused_before_anything_is_sent() {
+    let (server, other) = (Server::new().await, Server::new().await);
+    let dialler = dialler(EndpointConfig::default());
+    let mixed = [
+        server.websocket_address.clone(),
+        other.webrtc_address.clone(),
+    ];
+    let expected = server.peer();
+    for error in [
+        dialler.connect_any(&mixed).await.unwrap_err(),
+        dialler.connect_peer(expected, &mixed).await.unwrap_err(),
+        // Also with one that names nobody in front of them.
+        dialler
+            .connect_any(&[&[unnamed(&mixed[0])][..], &mixed].concat())
+            .await
+            .unwrap_err(),
+        dialler
+            .connect_peer(expected, &mixed[1..])
+            .await
+            .unwrap_err(),
+    ] {
+        let ConnectAnyError::AnotherPeer {
+            address,
+            expected: wanted,
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!((&**address, *wanted), (&other.webrtc_address, expected));
+    }
+    assert!(dialler.is_idle());
+    other.endpoint.close().await;
+    finish(dialler, server).await;
+}
+
+#[tokio::test]
+async fn an_address_without_a_peer_needs_one_that_is_named() {
+    let (server, other) = (Server::new().await, Server::new().await);
+    let dialler = dialler(EndpointConfig::default());
+    let [named, hidden] = server.addresses().map(|address| {
+        let unnamed = unnamed(&address);
+        (address, unnamed)
+    });
+    for addresses in [
+        vec![hidden.1.clone()],
+        vec![named.0, hidden.1.clone()],
+        vec![named.1.clone(), hidden.1.clone()],
+    ] {
+        let error = dialler.connect_any(&addresses).await.unwrap_err();
+        assert!(
+            matches!(&error, ConnectAnyError::MissingPeer { .. }),
+            "{error}"
+        );
+        let reached = dialler.connect_peer(server.peer(), &addresses).await;
+        let reached = reached.unwrap();
+        assert_eq!(reached.connection.peer_id(), Some(server.peer()));
+        assert_eq!(reached.address.peer_id(), Some(server.peer()));
+        echo(&reached.connection).await;
+        reached.connection.close().await;
+    }
+    // Who is there has to be who is wanted.
+    let places = [
+        unnamed(&other.webrtc_address),
+        unnamed(&other.websocket_address),
+    ];
+    let error = dialler
+        .connect_peer(server.peer(), &places)
+        .await
+        .unwrap_err();
+    let ConnectAnyError::AllFailed(lost) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(lost.len(), 2, "{error}");
+    other.endpoint.close().await;
+    finish(dialler, server).await;
+}
+
+/// Without Noise there are certificates, and no peers.
+#[tokio::test]
+async fn an_endpoint_without_identities_takes_addresses_as_they_are_and_promises_no_peer() {
+    let build = || {
+        Endpoint::builder()
+            .config(config())
+            .security(Security::CertificateHash)
+    };
+    let listener = build().bind("127.0.0.1:0").await.unwrap();
+    let dialler = build().dial_only().unwrap();
+    let address = PeerAddress::WebRtcDirect(listener.addresses().remove(0));
+    assert_eq!(address.peer_id(), None);
+    let addresses = [address];
+    let (reached, accepted) = tokio::join!(dialler.connect_any(&addresses), async {
+        listener.accept().await.unwrap().accept().await.unwrap()
+    });
+    tokio::spawn(serve(accepted));
+    echo(&reached.unwrap().connection).await;
+    let peer = Identity::generate().peer_id();
+    let error = dialler.connect_peer(peer, &addresses).await.unwrap_err();
+    assert!(
+        matches!(error, ConnectAnyError::NoIdentities { expected } if expected == peer),
+        "{error}"
+    );
+    dialler.close().await;
+    listener.close().await;
+    assert!(dialler.is_idle() && listener.is_idle());
 }

@@ -66,9 +66,17 @@ impl Listener {
     }
 }
 
-/// What dials. Whoever gives it a `ws` address knows that the path can read along.
+/// What dials, as a peer that nobody knows. Whoever gives it a `ws` address knows that the path can read along.
 pub(crate) fn dialler() -> Result<Endpoint> {
-    Ok(Endpoint::builder().plaintext_websockets(true).dial_only()?)
+    dialler_as(Identity::generate())
+}
+
+/// The same, as this peer.
+pub(crate) fn dialler_as(identity: Identity) -> Result<Endpoint> {
+    Ok(Endpoint::builder()
+        .identity(identity)
+        .plaintext_websockets(true)
+        .dial_only()?)
 }
 
 /// Dials an address of either kind.

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch::Connection;
 use anabranch::payload::{
     Payload, PayloadConfig, PayloadError, Payloads, Progress, Received, Receiver, Sender, Sent,
 };
+use anabranch::{Connection, PeerId};
+use sha2::{Digest, Sha256};
 use tokio::fs::{self, File};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 
@@ -61,7 +62,7 @@ async fn show(progress: Progress, total: u64) {
     }
 }
 
-/// The files that are being received, of all connections: two of one name would write to the same part.
+/// The files that are being received, of all connections: two of one name and sender would write to the same part.
 #[derive(Clone, Default)]
 pub(crate) struct Writing(Arc<Mutex<HashSet<PathBuf>>>);
 
@@ -96,6 +97,7 @@ pub(crate) async fn receive_files(
     directory: &Path,
     writing: &Writing,
 ) -> Result<usize> {
+    let sender = connection.peer_id().ok_or("a sender without identity")?;
     let receiver = Receiver::new(limits())?;
     let mut payloads = Payloads::new(connection, PROTOCOL, &receiver);
     let mut files = 0;
@@ -108,17 +110,18 @@ pub(crate) async fn receive_files(
                 continue;
             }
         };
-        let Some(path) = place_of(&payload, directory) else {
+        let Some(name) = name_of(&payload) else {
             eprintln!("refused: {:?} is no name for a file", payload.metadata());
             payload.cancel(1);
             continue;
         };
-        let Some(place) = writing.begin(&path) else {
+        let path = directory.join(name);
+        let Some(place) = writing.begin(&part_of(directory, sender, name)) else {
             eprintln!("refused: {path:?} is being received already");
             payload.cancel(2);
             continue;
         };
-        match receive_file(payload, &place.path).await {
+        match receive_file(payload, &place.path, &path).await {
             Ok(received) => {
                 files += 1;
                 println!(
@@ -132,32 +135,42 @@ pub(crate) async fn receive_files(
     Ok(files)
 }
 
-/// Where a payload goes: its metadata comes from the peer, and must name nothing outside of the directory,
-/// nothing hidden, and no part of another file.
-fn place_of(payload: &Payload, directory: &Path) -> Option<PathBuf> {
+/// What a payload is called: its metadata comes from the peer, and must name nothing outside of a directory,
+/// nothing hidden, and so no part of a file.
+fn name_of(payload: &Payload) -> Option<&str> {
     let name = std::str::from_utf8(payload.metadata()).ok()?;
     let is_name = Path::new(name).file_name() == Some(OsStr::new(name))
         && !name.starts_with('.')
         && !name.to_ascii_lowercase().ends_with(PART)
         && !name.chars().any(char::is_control);
-    is_name.then(|| directory.join(name))
+    is_name.then_some(name)
 }
 
-/// A part of a file lies under another name, so that nobody takes it for the whole.
-async fn receive_file(mut payload: Payload, path: &Path) -> Result<Received> {
+/// Where the part of a file lies: under another name, so that nobody takes it for the whole, and one that depends on
+/// who sends it. The length of a part, and whether a hash is that of its bytes, are told to who resumes it.
+fn part_of(directory: &Path, sender: PeerId, name: &str) -> PathBuf {
+    let id = sender.to_bytes();
+    // The id says how long it is.
+    let digest = Sha256::new()
+        .chain_update(&id)
+        .chain_update(name)
+        .finalize();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    directory.join(format!(".{hex}{PART}"))
+}
+
+async fn receive_file(mut payload: Payload, part: &Path, path: &Path) -> Result<Received> {
     // A link that leads nowhere is there too.
     if fs::symlink_metadata(path).await.is_ok() {
         payload.cancel(3);
         return Err("there is such a file, which is not overwritten".into());
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(PART);
     let mut file = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(&part)
+        .open(part)
         .await?;
     let have = file.metadata().await?.len();
     let offset = payload.resume(have, &mut file).await?;
@@ -172,7 +185,7 @@ async fn receive_file(mut payload: Payload, path: &Path) -> Result<Received> {
     let received = received?;
     // Or a crash could leave the name without the bytes.
     writer.get_ref().sync_all().await?;
-    publish(Path::new(&part), path).await?;
+    publish(part, path).await?;
     Ok(received)
 }
 
@@ -185,4 +198,101 @@ async fn publish(part: &Path, path: &Path) -> Result<()> {
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch::address::PeerAddress;
+    use anabranch::{Endpoint, Identity};
+
+    use super::*;
+
+    /// A directory of this test alone.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(test: &str) -> Self {
+            let name = format!("transfer-{test}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(path.join("received")).unwrap();
+            Self(path)
+        }
+
+        fn received(&self) -> PathBuf {
+            self.0.join("received")
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Sends a file as `identity`, to a receiver into `directory`.
+    async fn sent_as(identity: &Identity, file: &Path, directory: &Path) -> Result<Sent> {
+        let listener = Endpoint::builder()
+            .protocol(PROTOCOL)
+            .bind("127.0.0.1:0")
+            .await?;
+        let dialler = Endpoint::builder().identity(identity.clone()).dial_only()?;
+        let address = PeerAddress::WebRtcDirect(listener.addresses().remove(0));
+        let receiving = async {
+            let incoming = listener.accept().await.ok_or("nobody comes")?;
+            let connection = incoming.accept().await?;
+            receive_files(&connection, directory, &Writing::default()).await
+        };
+        let sending = async {
+            let connection = crate::connect(&dialler, &address).await?;
+            let sent = send_file(&connection, file, true).await;
+            connection.close().await;
+            sent
+        };
+        let (received, sent) = tokio::join!(receiving, sending);
+        received?;
+        dialler.close().await;
+        listener.close().await;
+        assert!(dialler.is_idle() && listener.is_idle());
+        sent
+    }
+
+    #[tokio::test]
+    async fn only_the_sender_that_began_a_file_resumes_it() {
+        let place = Directory::new("resume");
+        let (source, received) = (place.0.join("name"), place.received());
+        let content: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&source, &content).unwrap();
+        let [owner, stranger] = [1, 2].map(|seed| Identity::from_ed25519_seed([seed; 32]));
+        let part = part_of(&received, owner.peer_id(), "name");
+        let have = 100_000;
+        std::fs::write(&part, &content[..have]).unwrap();
+
+        // A stranger with the very file under the very name is told nothing of it.
+        let sent = sent_as(&stranger, &source, &received).await.unwrap();
+        assert_eq!(sent.resumed_from, 0);
+        assert_eq!(std::fs::read(&part).unwrap(), content[..have]);
+        assert_eq!(std::fs::read(received.join("name")).unwrap(), content);
+
+        std::fs::remove_file(received.join("name")).unwrap();
+        let sent = sent_as(&owner, &source, &received).await.unwrap();
+        assert_eq!(sent.resumed_from, have as u64);
+        assert_eq!(std::fs::read(received.join("name")).unwrap(), content);
+        let left: Vec<_> = std::fs::read_dir(&received).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn parts_differ_by_sender_and_name_and_no_payload_can_be_called_like_one() {
+        let peers = [1, 2].map(|seed| Identity::from_ed25519_seed([seed; 32]).peer_id());
+        let directory = Path::new("d");
+        let parts: HashSet<_> = peers
+            .iter()
+            .flat_map(|peer| ["a", "b"].map(|name| part_of(directory, *peer, name)))
+            .collect();
+        assert_eq!(parts.len(), 4);
+        for part in parts {
+            let name = part.file_name().and_then(OsStr::to_str).unwrap();
+            assert!(name.starts_with('.') && name.ends_with(PART), "{name}");
+        }
+    }
 }

@@ -7,13 +7,13 @@
 //! ```
 //!
 //! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process; an
-//! attempt that was killed is resumed by `send` and `receive`. Everything goes over WebRTC, or with
+//! attempt that was killed is resumed by `send` with the same `--identity`, and `receive`. Everything goes over WebRTC, or with
 //! `--websocket` over one WebSocket.
 //!
 //! ```text
 //! cargo run --release --example transfer -- --payload --size 1g
 //! cargo run --release --example transfer -- receive received    # prints its address
-//! cargo run --release --example transfer -- send ADDRESS FILE
+//! cargo run --release --example transfer -- send --identity me.key ADDRESS FILE
 //! ```
 
 use std::error::Error;
@@ -41,12 +41,14 @@ const PROTOCOL: &str = "/transfer/1.0.0";
 const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
        transfer --payload [--size N] [--no-hash] [--websocket]
        transfer receive [--once] [--websocket] DIRECTORY
-       transfer send [--no-hash] ADDRESS FILE
+       transfer send [--no-hash] [--identity KEY] ADDRESS FILE
 
   --size N      bytes to send in all; N may end in k, m or g; default 256m
   --streams K   substreams to send them on at once, at most 256; default 1
   --payload     send a file of that size, default 1g, to a receiver in another process
   --no-hash     without a hash, and so from the beginning always
+  --identity KEY  the file of the sender's key, made if it is not there: only the sender that has begun a file can
+                resume it; without it, each attempt is one of another sender
   --once        end with the first connection
   --websocket   listen for a WebSocket in place of WebRTC; send goes by the address";
 
@@ -75,6 +77,7 @@ enum Task {
         address: PeerAddress,
         file: PathBuf,
         hash: bool,
+        key: Option<PathBuf>,
     },
 }
 
@@ -111,7 +114,8 @@ async fn main() -> ExitCode {
             address,
             file,
             hash,
-        } => two_processes::send(&address, &file, hash).await,
+            key,
+        } => two_processes::send(&address, &file, hash, key.as_deref()).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -249,6 +253,7 @@ fn progress_bar(size: u64) -> Result<ProgressBar> {
 fn arguments() -> Result<Option<Task>, String> {
     let (mut size, mut streams) = (None, 1);
     let (mut payload, mut hash, mut once, mut websocket) = (false, true, false, false);
+    let mut key = None;
     let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
@@ -265,6 +270,7 @@ fn arguments() -> Result<Option<Task>, String> {
                     streams = value;
                 }
             }
+            "--identity" => key = Some(args.next().ok_or("--identity needs a file")?.into()),
             "--payload" => payload = true,
             "--no-hash" => hash = false,
             "--once" => once = true,
@@ -298,6 +304,7 @@ fn arguments() -> Result<Option<Task>, String> {
             address: address.parse().map_err(|error| format!("{error}"))?,
             file: file.into(),
             hash,
+            key,
         },
         _ => return Err("send and receive need what stands behind them".to_owned()),
     }))

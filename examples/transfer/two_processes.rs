@@ -1,15 +1,16 @@
 //! A sender and a receiver of files, as processes of their own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anabranch::Identity;
 use anabranch::address::PeerAddress;
 
 use crate::Result;
-use crate::carrier::{Listener, connect, dialler};
+use crate::carrier::{Listener, connect, dialler, dialler_as};
 use crate::files::{PROTOCOL, Writing, receive_files, send_file};
 
 /// After an error of the system, which may last.
@@ -59,9 +60,17 @@ pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Re
     Ok(())
 }
 
-/// Sends a file to a receiver.
-pub(crate) async fn send(address: &PeerAddress, path: &Path, hash: bool) -> Result<()> {
-    let endpoint = dialler()?;
+/// Sends a file to a receiver, as the peer whose key is in a file: a receiver lets nobody else resume what that has begun.
+pub(crate) async fn send(
+    address: &PeerAddress,
+    path: &Path,
+    hash: bool,
+    key: Option<&Path>,
+) -> Result<()> {
+    let endpoint = match key {
+        Some(key) => dialler_as(identity(key)?)?,
+        None => dialler()?,
+    };
     let connection = connect(&endpoint, address).await?;
     let began = Instant::now();
     let sent = send_file(&connection, path, hash).await?;
@@ -84,6 +93,22 @@ pub(crate) async fn send(address: &PeerAddress, path: &Path, hash: bool) -> Resu
     Ok(())
 }
 
+/// The identity in a file, which is made if it is not there, for its owner alone.
+fn identity(key: &Path) -> Result<Identity> {
+    match fs::read(key) {
+        Ok(bytes) => return Ok(Identity::from_protobuf(&bytes)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let identity = Identity::generate();
+    let mut options = fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(key)?.write_all(&identity.to_protobuf())?;
+    Ok(identity)
+}
+
 /// Both, with a file made for it: the receiver in a process that this one starts.
 pub(crate) async fn both(size: u64, hash: bool, websocket: bool) -> Result<()> {
     let place = Place::new()?;
@@ -92,7 +117,7 @@ pub(crate) async fn both(size: u64, hash: bool, websocket: bool) -> Result<()> {
     let target = place.0.join("received");
     let mut receiver = Receiving::start(&target, websocket)?;
     let address: PeerAddress = receiver.address()?.parse()?;
-    send(&address, &source, hash).await?;
+    send(&address, &source, hash, None).await?;
     receiver.finish()?;
     if !same(&source, &target.join("payload.bin"))? {
         return Err("what arrived is not what was sent".into());

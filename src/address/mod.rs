@@ -222,6 +222,15 @@ pub enum PeerAddress {
 }
 
 impl PeerAddress {
+    /// Sets the id of the peer that listens there.
+    #[must_use]
+    pub fn with_peer_id(self, peer_id: PeerId) -> Self {
+        match self {
+            Self::WebRtcDirect(address) => Self::WebRtcDirect(address.with_peer_id(peer_id)),
+            Self::WebSocket(address) => Self::WebSocket(address.with_peer_id(peer_id)),
+        }
+    }
+
     /// The peer that must be found there, if the address names one.
     pub fn peer_id(&self) -> Option<PeerId> {
         match self {

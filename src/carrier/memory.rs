@@ -302,7 +302,9 @@ impl Wire {
                     this.events.push_back(CarrierEvent::Closed { channel });
                 }
             }
-            Packet::Notice { message } if message.reason.is_some() => {
+            Packet::Notice { message }
+                if message.reason.is_some() && self.sides[side].goodbye.is_none() =>
+            {
                 self.sides[side].goodbye = Some(message);
             }
             Packet::Notice { message } => {

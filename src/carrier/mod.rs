@@ -79,7 +79,9 @@ pub enum CarrierEvent {
         /// What [`Connection::closed`](crate::Connection::closed) tells.
         cause: ConnectionError,
     },
-    /// The peer has sent a frame about the connection itself, by its [`Carrier::write_notice`].
+    /// The peer has sent a frame about the connection itself, by its [`Carrier::write_notice`]. Also any frame that
+    /// the carrier has no use for, so that those are counted
+    /// ([`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect)).
     Notice {
         /// The frame.
         message: Message,
@@ -153,7 +155,8 @@ pub enum OpenChannelError {
 /// - Calls never block and never wait for a consumer.
 /// - [`Carrier::poll_event`] returns `Pending` only after it has sent what was written and has
 ///   arranged a wake-up for everything that can happen next.
-/// - After it returned an error every call is harmless and does nothing.
+/// - After it returned an error, what has arrived before can still be [read](Carrier::read). Every other call is
+///   harmless and does nothing.
 pub trait Carrier: Send {
     /// Drives input, output and timers, and returns what happened.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>>;

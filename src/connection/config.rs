@@ -128,6 +128,15 @@ pub struct Config {
     /// Default: 1 000. Answers peers that open and reset in a loop, as the "rapid reset" of HTTP/2
     /// (CVE-2023-44487), which no limit on substreams that are open at once notices.
     pub max_unused_substreams: u32,
+    /// Frames without effect that the peer may send on a substream within a second: empty ones, flags that are unknown or
+    /// change nothing, limits that raise nothing, data behind FIN. With more the substream is reset with
+    /// [`code::RATE_LIMITED`](crate::substream::code::RATE_LIMITED). Four times as many in all, with those of no substream
+    /// and without eight that are free on each, or a fifth such substream within [`Config::UNUSED_WINDOW`], end the
+    /// connection with
+    /// [`ConnectionError::TooManyFramesWithoutEffect`](crate::ConnectionError::TooManyFramesWithoutEffect).
+    /// Default: 1 000, at least 16. Answers peers that make this side work with frames of one byte; known peers
+    /// send a few on each substream.
+    pub max_frames_without_effect: u32,
     /// How long a connection may have no substream before it is closed, as
     /// [`ConnectionError::Idle`](crate::ConnectionError::Idle). Default: `None`, never: a dead peer is
     /// noticed in any case, by its carrier. Answers peers that connect and then want nothing.
@@ -166,6 +175,7 @@ impl Default for Config {
             max_inbound_substreams: 256,
             accept_timeout: Duration::from_secs(30),
             max_unused_substreams: 1000,
+            max_frames_without_effect: 1000,
             idle_timeout: None,
             fin_ack: FinAckPolicy::default(),
             expect_fin_ack: true,
@@ -230,6 +240,9 @@ impl Config {
     /// The time over which [`Config::max_unused_substreams`] is counted.
     pub const UNUSED_WINDOW: Duration = Duration::from_secs(10);
 
+    /// Frames without effect that an honest peer may send: flags cross, and peers repeat some.
+    const MIN_WITHOUT_EFFECT: usize = 16;
+
     /// Smallest frame worth its header.
     const MIN_FRAME: usize = 64;
 
@@ -253,6 +266,11 @@ impl Config {
                 "max_frame_without_credit",
                 self.max_frame_without_credit,
                 Self::MIN_FRAME..=MAX_FRAME,
+            ),
+            (
+                "max_frames_without_effect",
+                self.max_frames_without_effect as usize,
+                Self::MIN_WITHOUT_EFFECT..=usize::MAX,
             ),
             ("receive_window", window, 1024..=usize::MAX),
             (

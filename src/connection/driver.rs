@@ -17,25 +17,22 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::error::ConnectionError;
+use super::ineffective::{Ineffective, PerSecond};
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
 use super::opening::Opening;
 use super::tell;
 use super::unused::UnusedSubstreams;
+use super::work::{
+    BACKLOG, EVENTS_PER_ROUND, OTHERS_PER_ROUND, ROUNDS_PER_POLL, UNITS_PER_OPENING, Work,
+};
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::events::Initiator;
-use crate::message::{DecodeError, Flag, FrameDecoder, Message};
+use crate::message::{FrameDecoder, Message};
 use crate::substream::code;
 use crate::substream::{
-    Effects, Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState,
-    unpinned,
+    Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState,
 };
-
-/// Rounds of work before the driver lets other tasks run.
-const ROUNDS_PER_POLL: usize = 32;
-
-/// Carrier events taken in one round, so that writes are not starved by reads.
-const EVENTS_PER_ROUND: usize = 64;
 
 /// What the driver knows of a substream beside its state.
 #[derive(Debug)]
@@ -50,6 +47,12 @@ pub(super) struct Entry {
     pub(super) credit_shown: bool,
     /// The carrier holds what this substream has no room for.
     pub(super) held_back: bool,
+    /// In the queue of those with something to read.
+    pub(super) reading: bool,
+    /// The carrier has closed the channel: the substream ends when that is read to its end.
+    pub(super) closed: bool,
+    /// Frames that have changed nothing.
+    pub(super) ineffective: PerSecond,
     /// Payload was received on this substream.
     pub(super) peer_spoke: bool,
     /// `max_data` was received on this substream.
@@ -74,6 +77,9 @@ impl Entry {
             blocked: false,
             credit_shown: false,
             held_back: false,
+            reading: false,
+            closed: false,
+            ineffective: PerSecond::default(),
             peer_spoke: false,
             peer_credit: false,
             fin_ack_deadline: None,
@@ -141,6 +147,18 @@ pub(super) struct Core<C> {
     /// Substreams to look at again when the carrier reports room: a control frame found it busy, or
     /// their channel is still being opened.
     pub(super) blocked: VecDeque<ChannelId>,
+    /// Those that were in `blocked` when the carrier last reported room.
+    pub(super) retrying: VecDeque<ChannelId>,
+    /// Round-robin order of the channels with something to read.
+    pub(super) reading: VecDeque<ChannelId>,
+    /// The carrier has ended for this cause. What arrived before is read first.
+    lost: Option<ConnectionError>,
+    /// What this poll may still do.
+    pub(super) work: Work,
+    /// Counts frames that change nothing.
+    pub(super) ineffective: Ineffective,
+    /// There were too many of them.
+    pub(super) too_many_ineffective: bool,
     /// No data goes out before the carrier reports room.
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
@@ -153,8 +171,8 @@ pub(super) struct Core<C> {
     idle_deadline: Option<Deadline>,
     /// Inbound substreams whose protocol is being negotiated.
     pub(super) negotiations: Negotiations,
-    /// Taken ready queue; kept for its allocation.
-    pub(super) batch: Vec<Arc<Shared>>,
+    /// What is left of the ready queue that was last taken.
+    pub(super) batch: VecDeque<Arc<Shared>>,
     /// Control frames are encoded here.
     pub(super) scratch: BytesMut,
 }
@@ -208,13 +226,19 @@ impl<C: Carrier> Driver<C> {
                 held_back: 0,
                 active: VecDeque::new(),
                 blocked: VecDeque::new(),
+                retrying: VecDeque::new(),
+                reading: VecDeque::new(),
+                lost: None,
+                work: Work::new(),
+                ineffective: Ineffective::new(),
+                too_many_ineffective: false,
                 busy: false,
                 peer_knows_credit,
                 opening,
                 unused: UnusedSubstreams::default(),
                 idle_deadline: None,
                 negotiations: Negotiations::default(),
-                batch: Vec::new(),
+                batch: VecDeque::new(),
                 scratch: BytesMut::with_capacity(64),
             },
         }
@@ -230,6 +254,7 @@ impl<C: Carrier> Future for Driver<C> {
         // Entered for one poll: nothing in here awaits.
         let _span = link.span.enter();
         link.register_driver(cx.waker());
+        this.core.work.begin_poll();
         for _ in 0..ROUNDS_PER_POLL {
             let mut turn = Turn {
                 core: &mut *this.core,
@@ -262,6 +287,9 @@ impl<C: Carrier> Future for Driver<C> {
                     }
                 }
             }
+            if turn.core.work.poll_is_over() {
+                break;
+            }
         }
         // More to do, but other tasks have waited long enough.
         cx.waker().wake_by_ref();
@@ -278,19 +306,27 @@ pub(super) struct Turn<'a, C> {
 impl<C: Carrier> Turn<'_, C> {
     /// One round of everything; `Ok(false)` when nothing moved.
     fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
-        let mut moved = false;
-        for _ in 0..EVENTS_PER_ROUND {
-            match self.core.carrier.poll_event(cx) {
-                Poll::Ready(event) => self.on_carrier(event?),
-                Poll::Pending => break,
-            }
-            moved = true;
+        self.core.work.begin_round();
+        let mut moved = self.take_events(cx);
+        moved |= self.read_queued();
+        if self.core.reading.is_empty()
+            && let Some(cause) = self.core.lost.take()
+        {
+            return Err(cause);
         }
-        while let Poll::Ready(deadline) = self.deadlines.as_mut().poll_next(cx) {
+        for _ in 0..OTHERS_PER_ROUND {
+            let Poll::Ready(deadline) = self.deadlines.as_mut().poll_next(cx) else {
+                break;
+            };
+            self.core.work.spend(1);
             self.on_deadline(deadline);
             moved = true;
         }
-        while let Poll::Ready(outcome) = self.core.negotiations.poll_next(cx) {
+        for _ in 0..OTHERS_PER_ROUND {
+            let Poll::Ready(outcome) = self.core.negotiations.poll_next(cx) else {
+                break;
+            };
+            self.core.work.spend(1);
             self.on_negotiated(outcome);
             moved = true;
         }
@@ -302,6 +338,10 @@ impl<C: Carrier> Turn<'_, C> {
         // A close ends what is unused too, and soon enough: it goes on delivering what was written.
         if self.core.phase == Phase::Running && self.core.unused.too_many(&self.core.link.config) {
             self.leave(ConnectionError::TooManyUnusedSubstreams);
+            return Ok(true);
+        }
+        if self.core.phase == Phase::Running && self.core.too_many_ineffective {
+            self.leave(ConnectionError::TooManyFramesWithoutEffect);
             return Ok(true);
         }
         moved |= self.begin_closing();
@@ -338,46 +378,58 @@ impl<C: Carrier> Turn<'_, C> {
 
     // Input.
 
+    /// Takes in what the carrier reports.
+    fn take_events(&mut self, cx: &mut Context<'_>) -> bool {
+        // A carrier that does not hold back its peer would go on receiving while this falls behind.
+        let is_unbounded = !self.core.carrier.holds_back_unread();
+        if (is_unbounded && !self.core.reading.is_empty()) || self.core.lost.is_some() {
+            return false;
+        }
+        let mut moved = false;
+        for _ in 0..EVENTS_PER_ROUND {
+            let Poll::Ready(event) = self.core.carrier.poll_event(cx) else {
+                break;
+            };
+            moved = true;
+            self.core.work.spend(1);
+            match event {
+                Ok(event) => self.on_carrier(event),
+                Err(cause) => {
+                    self.core.lost = Some(cause);
+                    break;
+                }
+            }
+            if is_unbounded && self.core.reading.len() >= BACKLOG {
+                break;
+            }
+        }
+        moved
+    }
+
     fn on_carrier(&mut self, event: CarrierEvent) {
         match event {
             CarrierEvent::Opened { channel, label } => self.on_opened(channel, label),
-            CarrierEvent::Readable { channel } => self.read_channel(channel, false),
+            CarrierEvent::Readable { channel } => self.on_readable(channel),
             CarrierEvent::Writable => {
                 // Every refused write is tried again, not only those of the channel that has
                 // room: the budget is shared, and its low mark of one channel says nothing
                 // of the others (row H-6).
                 self.core.busy = false;
-                for channel in std::mem::take(&mut self.core.blocked) {
-                    if let Some(entry) = self.core.substreams.get_mut(&channel) {
-                        entry.blocked = false;
-                        let shared = Arc::clone(&entry.shared);
-                        self.service(&shared);
-                    }
-                }
+                self.core.retrying.append(&mut self.core.blocked);
             }
             CarrierEvent::Delivered { channel } => self.on_delivered(channel),
             CarrierEvent::RoundTrip { time } => self
                 .core
                 .link
                 .tell(|events, connection| events.ping(connection, time)),
-            CarrierEvent::Notice { message } => {
-                if let Some(max_substreams) = message.max_substreams {
-                    self.core.peer_knows_credit = true;
-                    self.core.opening.on_limit(max_substreams);
-                }
-            }
+            CarrierEvent::Notice { message } => self.on_notice(&message),
             CarrierEvent::Expiring { cause } => self.core.link.begin_close_for(cause),
-            CarrierEvent::Closed { channel } => {
-                self.read_channel(channel, true);
-                if let Some(entry) = self.core.substreams.get(&channel) {
-                    entry.shared.apply(Event::ChannelClosed);
-                    self.remove(channel);
-                }
-            }
+            CarrierEvent::Closed { channel } => self.on_channel_closed(channel),
         }
     }
 
     fn on_opened(&mut self, channel: ChannelId, label: String) {
+        self.core.work.spend(UNITS_PER_OPENING);
         if self.core.opening.on_opened() && self.core.phase == Phase::Running {
             self.core.unused.count();
         }
@@ -459,155 +511,6 @@ impl<C: Carrier> Turn<'_, C> {
                 );
                 substream.reset(code::NEGOTIATION_FAILED);
             }
-        }
-    }
-
-    /// Reads what has arrived on a channel; all of it, or as much as its substream is to hold where
-    /// the carrier holds back the sender of what is left.
-    pub(super) fn read_channel(&mut self, channel: ChannelId, all: bool) {
-        let may_leave = !all && self.core.carrier.holds_back_unread();
-        let window = self.core.link.config.receive_window as usize;
-        loop {
-            if may_leave
-                && let Some(entry) = self.core.substreams.get_mut(&channel)
-                // A peer with credit sends no more than there is room for.
-                && !(entry.peer_credit && entry.credit_shown)
-                && !entry.shared.has_room_unread(window)
-            {
-                if !std::mem::replace(&mut entry.held_back, true) {
-                    self.core.held_back += 1;
-                    self.core.link.set_held_back(true);
-                    // The reader may have taken all of it before it was asked to tell.
-                    entry.shared.request_service();
-                }
-                return;
-            }
-            let Some(bytes) = self.core.carrier.read(channel) else {
-                return;
-            };
-            let Some(entry) = self.core.substreams.get_mut(&channel) else {
-                // Late data of a substream that is gone: dropped, never a new entry (row FR-6).
-                continue;
-            };
-            entry.decoder.push(bytes);
-            self.decode(channel);
-        }
-    }
-
-    /// Reads on where a reader has made room.
-    pub(super) fn resume_reading(&mut self, shared: &Shared) {
-        let window = self.core.link.config.receive_window as usize;
-        if let Some(entry) = self.core.substreams.get_mut(&shared.id)
-            && entry.held_back
-            && entry.shared.has_room_unread(window / 2 + 1)
-        {
-            entry.held_back = false;
-            self.release_hold();
-            self.read_channel(shared.id, false);
-        }
-    }
-
-    pub(super) fn release_hold(&mut self) {
-        self.core.held_back -= 1;
-        self.core.link.set_held_back(self.core.held_back > 0);
-    }
-
-    fn decode(&mut self, channel: ChannelId) {
-        while let Some(entry) = self.core.substreams.get_mut(&channel) {
-            match entry.decoder.next_message() {
-                Ok(Some(mut message)) => {
-                    message.payload = unpinned(message.payload, entry.decoder.backing());
-                    self.on_message(channel, message);
-                }
-                Ok(None) => return,
-                Err(error) => return self.on_bad_framing(channel, &error),
-            }
-        }
-    }
-
-    fn on_bad_framing(&mut self, channel: ChannelId, error: &DecodeError) {
-        if let Some(entry) = self.core.substreams.get(&channel) {
-            tracing::debug!(
-                target: "anabranch::connection", id = channel.get(), %error, "bad framing"
-            );
-            let shared = Arc::clone(&entry.shared);
-            self.violation(&shared);
-        }
-    }
-
-    /// The peer broke the protocol: what it sent before that stays readable.
-    fn violation(&mut self, shared: &Arc<Shared>) {
-        if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
-            self.count_spoiled(shared);
-            shared.violated(code::PROTOCOL_VIOLATION);
-        }
-    }
-
-    /// The peer sent more than it may: what is unread goes too, to free its memory.
-    fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
-        if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
-            if code == code::FLOW_CONTROL {
-                self.count_spoiled(shared);
-            }
-            shared.reset(code);
-        }
-    }
-
-    /// Counts a substream as unused that the peer has made us reset before the application used it.
-    fn count_spoiled(&mut self, shared: &Shared) {
-        // One that is still negotiated counts when it is removed.
-        if shared.origin == Initiator::Remote
-            && matches!(shared.usage(), Usage::Waiting | Usage::Accepted)
-        {
-            self.core.unused.count();
-        }
-    }
-
-    /// One message is one step: first credit and payload, then the flag.
-    fn on_message(&mut self, channel: ChannelId, message: Message) {
-        let Some(entry) = self.core.substreams.get_mut(&channel) else {
-            return;
-        };
-        let shared = Arc::clone(&entry.shared);
-        entry.peer_credit |= message.max_data.is_some();
-        let (peer_spoke, peer_credit) = (entry.peer_spoke, entry.peer_credit);
-        entry.peer_spoke |= !message.payload.is_empty();
-        let counters = &self.core.link.counters;
-        counters.frames_received.add(1);
-        if message.unknown_flag {
-            counters.unknown_flags.add(1);
-        }
-        if let Some(max_data) = message.max_data {
-            self.core.peer_knows_credit = true;
-            shared.granted(max_data, self.core.max_frame_payload());
-            self.tell_resumed(channel);
-        }
-        if !message.payload.is_empty() {
-            if !peer_spoke && !peer_credit {
-                // Its first data would have carried credit: this peer knows none.
-                shared.credit_is_unknown();
-                if !self.core.peer_knows_credit {
-                    self.core.opening.on_no_limit();
-                }
-                self.tell_resumed(channel);
-            }
-            let counters = &self.core.link.counters;
-            counters.payload_received.add(message.payload.len() as u64);
-            if let Err(code) = shared.receive_payload(message.payload, peer_credit) {
-                return self.overrun(&shared, code);
-            }
-        }
-        let effects = match message.flag {
-            None => Effects::NONE,
-            Some(Flag::Fin) => shared.apply(Event::Fin),
-            Some(Flag::FinAck) => shared.apply(Event::FinAck),
-            Some(Flag::StopSending) => shared.received_stop(message.error_code),
-            Some(Flag::ResetStream) => shared.received_reset(message.error_code),
-        };
-        if effects.contains(Effects::PROTOCOL_ERROR) {
-            self.violation(&shared);
         }
     }
 

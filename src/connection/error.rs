@@ -45,9 +45,13 @@ pub enum ConnectionError {
     /// [`Config::max_unused_substreams`](crate::Config::max_unused_substreams).
     #[error("the peer opens substreams and ends them unused, all the time")]
     TooManyUnusedSubstreams,
-    /// The DTLS 1.2 connection has carried as much as it may; see
-    /// [`EndpointConfig::max_dtls12_bytes`](crate::EndpointConfig::max_dtls12_bytes).
-    #[error("the keys of the DTLS 1.2 connection have been used enough")]
+    /// The peer sent frames that change nothing, more often than
+    /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
+    #[error("the peer sends too many frames without effect")]
+    TooManyFramesWithoutEffect,
+    /// The DTLS 1.2 connection has carried as many records as it may; see
+    /// [`EndpointConfig::max_dtls12_records`](crate::EndpointConfig::max_dtls12_records).
+    #[error("DTLS 1.2 key usage limit reached")]
     KeysUsedUp,
     /// The WebSocket failed, or the peer broke a rule of it.
     #[cfg(feature = "websocket")]
@@ -79,6 +83,9 @@ impl ConnectionError {
         match self {
             Self::ClosedWith { code, reason } => Message::goodbye(Some(*code), shortened(reason)),
             cause if cause.is_orderly() => Message::goodbye(None, ""),
+            cause @ Self::TooManyFramesWithoutEffect => {
+                Message::goodbye(Some(code::RATE_LIMITED), cause.to_string())
+            }
             cause => Message::goodbye(Some(code::RESOURCE_LIMIT), shortened(&cause.to_string())),
         }
     }

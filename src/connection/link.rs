@@ -35,7 +35,7 @@ pub(crate) struct Link {
     fin_ack: Mutex<FinAckPolicy>,
     expect_fin_ack: AtomicBool,
     /// Substreams that the driver is to look at. Each is in here at most once.
-    ready: Mutex<Vec<Arc<Shared>>>,
+    ready: Mutex<VecDeque<Arc<Shared>>>,
     opens: Mutex<VecDeque<OpenRequest>>,
     /// Negotiated substreams that nobody has accepted, those included that the peer has ended since. With
     /// `max_inbound_substreams` of them no more are let in, and each expires with the accept timeout.
@@ -83,7 +83,7 @@ impl Link {
             unread: UnreadBytes::default(),
             promised: PromisedBytes::default(),
             counters: Counters::default(),
-            ready: Mutex::new(Vec::new()),
+            ready: Mutex::new(VecDeque::new()),
             opens: Mutex::new(VecDeque::new()),
             accepted: Mutex::new(VecDeque::new()),
             accept: Notify::new(),
@@ -133,13 +133,13 @@ impl Link {
             if self.cause.get().is_some() {
                 return;
             }
-            ready.push(substream);
+            ready.push_back(substream);
         }
         self.driver.wake();
     }
 
     /// Moves the ready substreams into `batch`, which is empty.
-    pub(crate) fn take_ready(&self, batch: &mut Vec<Arc<Shared>>) {
+    pub(crate) fn take_ready(&self, batch: &mut VecDeque<Arc<Shared>>) {
         std::mem::swap(&mut *lock(&self.ready), batch);
     }
 
@@ -356,10 +356,21 @@ pub(crate) struct UnreadBytes(AtomicUsize);
 
 impl UnreadBytes {
     pub(crate) fn adjust(&self, before: usize, after: usize) {
-        if after >= before {
-            self.0.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        match after.checked_sub(before) {
+            Some(0) => {}
+            Some(more) => drop(self.0.fetch_add(more, Ordering::Relaxed)),
+            None => {
+                let less = before.saturating_sub(after);
+                // Wrapped around it would look like a connection that holds more than any ceiling.
+                let lower = |sum: usize| Some(sum.saturating_sub(less));
+                let sum = self
+                    .0
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+                debug_assert!(
+                    sum.is_ok_and(|sum| sum >= less),
+                    "{sum:?} unread, {less} less"
+                );
+            }
         }
     }
 
@@ -389,10 +400,20 @@ pub(crate) struct PromisedBytes(AtomicU64);
 
 impl PromisedBytes {
     pub(crate) fn adjust(&self, before: u64, after: u64) {
-        if after > before {
-            self.0.fetch_add(after - before, Ordering::Relaxed);
-        } else if before > after {
-            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        match after.checked_sub(before) {
+            Some(0) => {}
+            Some(more) => drop(self.0.fetch_add(more, Ordering::Relaxed)),
+            None => {
+                let less = before.saturating_sub(after);
+                let lower = |sum: u64| Some(sum.saturating_sub(less));
+                let sum = self
+                    .0
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+                debug_assert!(
+                    sum.is_ok_and(|sum| sum >= less),
+                    "{sum:?} promised, {less} less"
+                );
+            }
         }
     }
 

@@ -15,15 +15,19 @@ mod config;
 mod deadlines;
 mod driver;
 mod error;
+mod ineffective;
 mod link;
 #[cfg(test)]
 mod link_tests;
 mod negotiate;
 mod opening;
 mod output;
+mod reading;
+mod received;
 mod stats;
 mod tell;
 mod unused;
+mod work;
 
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;

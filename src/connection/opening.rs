@@ -8,6 +8,7 @@ use super::deadlines::{Deadline, DeadlineKind, NO_CHANNEL};
 use super::driver::{Phase, Turn};
 use super::error::{ConnectionError, OpenError};
 use super::link::OpenRequest;
+use super::work::{OTHERS_PER_ROUND, UNITS_PER_OPENING};
 use crate::carrier::{Carrier, OpenChannelError, Written};
 use crate::events::Initiator;
 use crate::message::Message;
@@ -58,13 +59,15 @@ impl Opening {
         }
     }
 
-    /// The peer has told how many it accepts.
-    pub(super) fn on_limit(&mut self, max_substreams: u64) {
+    /// The peer has told how many it accepts. Returns whether that is news.
+    pub(super) fn on_limit(&mut self, max_substreams: u64) -> bool {
         let before = match self.limit {
+            PeerLimit::Total(before) if before >= max_substreams => return false,
             PeerLimit::Total(before) => before,
             PeerLimit::Unknown | PeerLimit::None => 0,
         };
         self.limit = PeerLimit::Total(before.max(max_substreams));
+        true
     }
 
     /// The peer knows no limits.
@@ -108,7 +111,7 @@ impl<C: Carrier> Turn<'_, C> {
     /// Opens what was asked for, as far as the peer accepts it.
     pub(super) fn open_requested(&mut self) -> bool {
         let mut moved = false;
-        loop {
+        for _ in 0..OTHERS_PER_ROUND {
             let is_running = self.core.phase == Phase::Running;
             if is_running && !self.core.opening.may_open() {
                 break;
@@ -134,6 +137,7 @@ impl<C: Carrier> Turn<'_, C> {
                 break;
             }
             moved = true;
+            self.core.work.spend(UNITS_PER_OPENING);
             let result = result.map_err(OpenError::Channel).map(|channel| {
                 self.core.opening.opened += 1;
                 self.core.link.counters.opened.add(1);
@@ -234,15 +238,15 @@ mod tests {
     #[test]
     fn a_limit_is_a_total_that_never_falls() {
         let mut opening = Opening::new(true);
-        opening.on_limit(3);
-        opening.on_limit(2);
+        assert!(opening.on_limit(3));
+        assert!(!opening.on_limit(2) && !opening.on_limit(3), "no news");
         opening.on_no_limit();
         for _ in 0..3 {
             assert!(opening.may_open());
             opening.opened += 1;
         }
         assert!(!opening.may_open());
-        opening.on_limit(4);
+        assert!(opening.on_limit(4));
         assert!(opening.may_open());
     }
 

@@ -9,6 +9,7 @@ use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Phase, Turn};
 use super::error::ConnectionError;
 use super::tell;
+use super::work::{SERVICES_PER_ROUND, WRITES_PER_ROUND};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::events::Initiator;
 use crate::message::{DATA_TAILROOM, DataFrameEnds, Flag, Message, max_payload, seal_data_frame};
@@ -16,9 +17,6 @@ use crate::substream::code;
 use crate::substream::{
     ChannelState, Chunk, Copied, Ended, Event, ReadState, Shared, Usage, WriteState,
 };
-
-/// Data frames written in one round, so that reads are not starved by writes.
-const FRAMES_PER_ROUND: usize = 32;
 
 /// How long a peer may take to learn why it is left.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,16 +58,32 @@ impl<C: Carrier> Core<C> {
 }
 
 impl<C: Carrier> Turn<'_, C> {
+    /// Looks at the substreams whose writes were refused, and at those that have something to do.
     pub(super) fn service_ready(&mut self) -> bool {
-        let mut batch = std::mem::take(&mut self.core.batch);
-        self.core.link.take_ready(&mut batch);
-        let moved = !batch.is_empty();
-        for shared in batch.drain(..) {
+        let mut left = SERVICES_PER_ROUND;
+        while left > 0
+            && let Some(channel) = self.core.retrying.pop_front()
+        {
+            left -= 1;
+            if let Some(entry) = self.core.substreams.get_mut(&channel) {
+                entry.blocked = false;
+                let shared = Arc::clone(&entry.shared);
+                self.service(&shared);
+            }
+        }
+        if self.core.batch.is_empty() {
+            self.core.link.take_ready(&mut self.core.batch);
+        }
+        while left > 0
+            && let Some(shared) = self.core.batch.pop_front()
+        {
+            left -= 1;
             shared.begin_service();
             self.service(&shared);
         }
-        self.core.batch = batch;
-        moved
+        let served = SERVICES_PER_ROUND - left;
+        self.core.work.spend(served as u32);
+        served > 0
     }
 
     /// Looks at the state of a substream and does what it owes.
@@ -229,7 +243,7 @@ impl<C: Carrier> Turn<'_, C> {
     /// Writes data, one frame a substream and turn, so that a big writer holds up nobody.
     pub(super) fn write_data(&mut self) -> bool {
         let mut frames = 0;
-        while !self.core.busy && frames < FRAMES_PER_ROUND {
+        while !self.core.busy && frames < WRITES_PER_ROUND {
             let Some(channel) = self.core.active.pop_front() else {
                 break;
             };
@@ -240,6 +254,7 @@ impl<C: Carrier> Turn<'_, C> {
             match self.write_one(&shared) {
                 Some(Written::Taken) => {
                     frames += 1;
+                    self.core.work.spend(1);
                     if shared.has_sendable_data() {
                         self.core.active.push_back(channel);
                         continue;
@@ -431,7 +446,8 @@ impl<C: Carrier> Turn<'_, C> {
             self.deadlines.as_mut().cancel(deadline);
         }
         if entry.shared.origin == Initiator::Remote {
-            self.core.inbound -= 1;
+            debug_assert!(self.core.inbound > 0, "a substream that was not counted");
+            self.core.inbound = self.core.inbound.saturating_sub(1);
             if is_wasted(&entry.shared) {
                 self.core.unused.count();
             }
@@ -442,8 +458,14 @@ impl<C: Carrier> Turn<'_, C> {
         tell::ended(&self.core.link, &entry);
         // Its places in the queues are skipped when they come up. A peer that lets nothing through
         // could open and reset meanwhile, so they are cleared once they are the larger part.
-        let known = &self.core.substreams;
-        for queue in [&mut self.core.active, &mut self.core.blocked] {
+        let core = &mut *self.core;
+        let known = &core.substreams;
+        for queue in [
+            &mut core.active,
+            &mut core.blocked,
+            &mut core.retrying,
+            &mut core.reading,
+        ] {
             if queue.len() > 2 * known.len() + MIN_QUEUE_TO_CLEAR {
                 queue.retain(|id| known.contains_key(id));
             }
@@ -523,6 +545,9 @@ impl<C: Carrier> Turn<'_, C> {
         self.core.opening.fail(&cause);
         self.core.active.clear();
         self.core.blocked.clear();
+        self.core.retrying.clear();
+        self.core.reading.clear();
+        self.core.batch.clear();
         let channels: Vec<ChannelId> = self.core.substreams.keys().copied().collect();
         for channel in channels {
             self.core.carrier.close_channel(channel);

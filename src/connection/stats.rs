@@ -22,6 +22,9 @@ pub struct ConnectionStats {
     pub refused: u64,
     /// Flags with a value that is not known; ignored.
     pub unknown_flags: u64,
+    /// Frames that have changed nothing: empty, of flags and limits that repeat, behind FIN; ignored. See
+    /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
+    pub without_effect: u64,
     /// Substreams reset because the peer broke the framing, the order of flags, or its credit.
     pub violations: u64,
     /// Bytes unread in all substreams, with the cost of their frames.
@@ -59,6 +62,7 @@ pub(crate) struct Counters {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     pub(crate) unknown_flags: Counter,
+    pub(crate) ineffective: Counter,
     pub(crate) violations: Counter,
     pub(crate) substreams: Counter,
 }
@@ -74,6 +78,7 @@ impl Counters {
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             unknown_flags: self.unknown_flags.get(),
+            without_effect: self.ineffective.get(),
             violations: self.violations.get(),
             unread: unread as u64,
             substreams: self.substreams.get(),

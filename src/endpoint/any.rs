@@ -21,6 +21,7 @@ use super::dial::dial;
 use super::error::ConnectError;
 use crate::address::PeerAddress;
 use crate::connection::Connection;
+use crate::identity::PeerId;
 use crate::ufrag::Version;
 
 /// Addresses that one call tries. Answers address books that others can write to.
@@ -101,6 +102,28 @@ pub enum ConnectAnyError {
         /// How many there were.
         given: usize,
     },
+    /// An address names no peer, so whoever is there would be taken for the one that is wanted. Name it with
+    /// [`Endpoint::connect_peer`](super::Endpoint::connect_peer).
+    #[error("{address} names no peer")]
+    MissingPeer {
+        /// The address.
+        address: Box<PeerAddress>,
+    },
+    /// An address names another peer than the one that is wanted, or than the addresses before it.
+    #[error("{address} is one of another peer than {expected}")]
+    AnotherPeer {
+        /// The address.
+        address: Box<PeerAddress>,
+        /// The peer that is wanted.
+        expected: PeerId,
+    },
+    /// The endpoint has [`Security::CertificateHash`](super::Security::CertificateHash), with which nobody proves to
+    /// be a peer.
+    #[error("without Noise nobody proves to be {expected}")]
+    NoIdentities {
+        /// The peer that is wanted.
+        expected: PeerId,
+    },
     /// The endpoint is closed.
     #[error("the endpoint is closed")]
     EndpointClosed,
@@ -149,18 +172,66 @@ fn in_turn(addresses: &[PeerAddress], head_start: Duration, delay: Duration) -> 
     all
 }
 
+/// The addresses of `peer`, with its id where they have none.
+pub(super) fn addresses_of(
+    endpoint: &Inner,
+    peer: PeerId,
+    addresses: &[PeerAddress],
+) -> Result<Vec<PeerAddress>, ConnectAnyError> {
+    if endpoint.noise_identity().is_none() {
+        return Err(ConnectAnyError::NoIdentities { expected: peer });
+    }
+    check_number(addresses)?;
+    check_peer(addresses, Some(peer))?;
+    let with_id = |address: &PeerAddress| address.clone().with_peer_id(peer);
+    Ok(addresses.iter().map(with_id).collect())
+}
+
+fn check_number(addresses: &[PeerAddress]) -> Result<(), ConnectAnyError> {
+    match addresses.len() {
+        0 => Err(ConnectAnyError::NoAddresses),
+        1..=MAX_ADDRESSES => Ok(()),
+        given => Err(ConnectAnyError::TooManyAddresses { given }),
+    }
+}
+
+/// Whether all addresses that name a peer name this one, or the same.
+fn check_peer(addresses: &[PeerAddress], peer: Option<PeerId>) -> Result<(), ConnectAnyError> {
+    let named = addresses.iter().find_map(PeerAddress::peer_id);
+    let Some(expected) = peer.or(named) else {
+        return Ok(());
+    };
+    let is_another = |address: &&PeerAddress| address.peer_id().is_some_and(|id| id != expected);
+    match addresses.iter().find(is_another).cloned() {
+        Some(address) => Err(ConnectAnyError::AnotherPeer {
+            address: Box::new(address),
+            expected,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Before anything is sent: the first that authenticates wins, so it must not matter which that is.
+fn check(endpoint: &Inner, addresses: &[PeerAddress]) -> Result<(), ConnectAnyError> {
+    check_number(addresses)?;
+    check_peer(addresses, None)?;
+    let names_none = |address: &&PeerAddress| address.peer_id().is_none();
+    match addresses.iter().find(names_none).cloned() {
+        // Without Noise there are no peers, only certificates.
+        Some(address) if endpoint.noise_identity().is_some() => {
+            let address = Box::new(address);
+            Err(ConnectAnyError::MissingPeer { address })
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) async fn connect_any(
     endpoint: &Arc<Inner>,
     addresses: &[PeerAddress],
     version: Version,
 ) -> Result<Reached, ConnectAnyError> {
-    if addresses.is_empty() {
-        return Err(ConnectAnyError::NoAddresses);
-    }
-    if addresses.len() > MAX_ADDRESSES {
-        let given = addresses.len();
-        return Err(ConnectAnyError::TooManyAddresses { given });
-    }
+    check(endpoint, addresses)?;
     let config = &endpoint.config;
     let mut waiting = in_turn(addresses, config.websocket_head_start, config.address_delay)
         .into_iter()

@@ -54,12 +54,12 @@ pub struct EndpointConfig {
     /// listener sends after half of this time. Default: 15 s. More than
     /// 23 s has no effect on diallers, whose ICE gives up by then.
     pub silence_timeout: Duration,
-    /// Bytes that this side may send on a connection with DTLS 1.2, after which it is closed in an orderly way, as
-    /// [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). Default: 64 GiB. The
-    /// nonces of its AES-GCM are random here, 64 bits, and there is no rekeying: at 310 GB two of
-    /// them are equal with odds of 2^-9, and from then on what they protected can be read; at 64 GiB it is 2^-13.
-    /// DTLS 1.3, which is preferred, counts them.
-    pub max_dtls12_bytes: u64,
+    /// Records that may go in one direction of a connection with DTLS 1.2, after which it is closed in an orderly way, as
+    /// [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). Default: 2^26, which are 75 GB in full
+    /// packets and 64 MiB in messages of one byte that are flushed one by one; at least one. The nonces of its AES-GCM are
+    /// random here and in pion, 64 bits, and there is no rekeying: with 2^26 of them two are equal with odds of 2^-13,
+    /// and from then on what they protected can be read. DTLS 1.3, which is preferred, counts them.
+    pub max_dtls12_records: u64,
     /// Sockets for each address that is listened on, each with a task of its own, among which the
     /// system divides the peers (SO_REUSEPORT). 1, the default, to 64; more than one only helps listeners on
     /// machines with many cores that receive more than one of them can take. On systems without it,
@@ -101,7 +101,7 @@ impl Default for EndpointConfig {
             max_addresses: MAX_ADDRESSES,
             max_connections: 16_384,
             silence_timeout: Duration::from_secs(15),
-            max_dtls12_bytes: 64 << 30,
+            max_dtls12_records: 1 << 26,
             sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
@@ -143,7 +143,7 @@ impl EndpointConfig {
             max_in_flight: self.max_in_flight,
             // Beyond a day it is none, and this can be added to any time.
             silence_timeout: self.silence_timeout.min(Duration::from_secs(86_400)),
-            max_dtls12_bytes: self.max_dtls12_bytes,
+            max_dtls12_records: self.max_dtls12_records.max(1),
         }
     }
 

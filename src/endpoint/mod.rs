@@ -368,18 +368,40 @@ impl Endpoint {
     /// [`EndpointConfig::websocket_head_start`], for networks where UDP is blocked. The first attempt that
     /// authenticates the peer wins, the others are broken off.
     ///
+    /// All addresses have to name the same peer by `/p2p`, so that it does not matter which of them wins: an entry of
+    /// another peer in an address book would win by being faster. [`Endpoint::connect_peer`] takes addresses that
+    /// name none. With [`Security::CertificateHash`] nobody proves to be a peer, and the addresses alone decide.
+    ///
     /// Over WebSockets the peer proves itself by Noise, or with [`Security::CertificateHash`] by its TLS
     /// certificate. There TLS and not DTLS protects what is carried: addresses with `ws` are dialled only with
     /// [`EndpointBuilder::plaintext_websockets`], and against somebody in the middle whose certificate is trusted
     /// [`EndpointBuilder::websocket_binding`] helps.
     ///
     /// # Errors
+    /// [`ConnectAnyError::MissingPeer`] and [`ConnectAnyError::AnotherPeer`] before anything is sent;
     /// [`ConnectAnyError::AllFailed`] says why each address failed.
     ///
     /// # Cancel safety
     /// If the future is dropped, all attempts are.
     pub async fn connect_any(&self, addresses: &[PeerAddress]) -> Result<Reached, ConnectAnyError> {
         any::connect_any(self.inner(), addresses, Version::V1).await
+    }
+
+    /// As [`Endpoint::connect_any`], to a peer that is named: it is expected at addresses that name none, too.
+    ///
+    /// # Errors
+    /// [`ConnectAnyError::AnotherPeer`] if an address names another one, and [`ConnectAnyError::NoIdentities`] with
+    /// [`Security::CertificateHash`], before anything is sent; else those of [`Endpoint::connect_any`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, all attempts are.
+    pub async fn connect_peer(
+        &self,
+        peer: PeerId,
+        addresses: &[PeerAddress],
+    ) -> Result<Reached, ConnectAnyError> {
+        let addresses = any::addresses_of(self.inner(), peer, addresses)?;
+        self.connect_any(&addresses).await
     }
 
     /// As [`Endpoint::connect_any`], with a version of webrtc-direct.

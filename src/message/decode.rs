@@ -303,7 +303,8 @@ impl FrameDecoder {
         let Some(next) = self.queued.pop_front() else {
             return false;
         };
-        self.queued_len -= next.len();
+        debug_assert!(self.queued_len >= next.len(), "a push that was not counted");
+        self.queued_len = self.queued_len.saturating_sub(next.len());
         self.pushed_len = next.len();
         self.current = next;
         true

@@ -12,6 +12,9 @@ pub mod code {
     pub const NEGOTIATION_FAILED: u32 = 0x1001;
     /// More substreams, or more unread bytes, than this side allows.
     pub const RESOURCE_LIMIT: u32 = 0x1002;
+    /// The peer sent more frames without effect than it may
+    /// ([`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect)).
+    pub const RATE_LIMITED: u32 = 0x1003;
     /// The peer broke the framing or the order of flags.
     pub const PROTOCOL_VIOLATION: u32 = 0x1004;
     /// The substream was dropped and could not be closed gracefully in time.

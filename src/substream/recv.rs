@@ -117,7 +117,7 @@ impl ReceiveBuffer {
             self.consumed = self.consumed.saturating_add(payload.len() as u64);
             return Ok(());
         }
-        self.buffered += payload.len();
+        self.buffered = self.buffered.saturating_add(payload.len());
         if payload.len() <= SMALL {
             if self.tail.len() + payload.len() > TAIL {
                 self.finish_tail();
@@ -190,6 +190,7 @@ impl ReceiveBuffer {
     }
 
     fn consume(&mut self, bytes: usize) {
+        debug_assert!(self.buffered >= bytes, "{bytes} of {} bytes", self.buffered);
         self.buffered = self.buffered.saturating_sub(bytes);
         self.consumed = self.consumed.saturating_add(bytes as u64);
         if self.buffered == 0 {
@@ -244,7 +245,7 @@ impl ReceiveBuffer {
         }
         let window = self.affordable_window(room);
         let next = self.granted.max(self.consumed.saturating_add(window));
-        let is_due = next - self.granted >= window.div_ceil(2).max(1);
+        let is_due = next.saturating_sub(self.granted) >= window.div_ceil(2).max(1);
         (first || is_due).then_some(next)
     }
 
@@ -267,7 +268,8 @@ impl ReceiveBuffer {
 
     /// Bytes unread, with the fixed cost of each queued chunk.
     pub(crate) fn cost(&self) -> usize {
-        self.buffered + self.chunks.len() * FRAME_COST
+        self.buffered
+            .saturating_add(self.chunks.len().saturating_mul(FRAME_COST))
     }
 
     pub(crate) fn buffered(&self) -> usize {

@@ -57,7 +57,7 @@ impl Copied {
     }
 
     fn len(&self) -> usize {
-        self.buf.len() - self.start
+        self.buf.len().saturating_sub(self.start)
     }
 }
 
@@ -210,6 +210,7 @@ impl SendBuffer {
     /// The carrier took `length` bytes of `chunk`; the rest of it stays first in the queue.
     pub(crate) fn sent(&mut self, mut chunk: Chunk, length: usize) {
         self.sent = self.sent.saturating_add(length as u64);
+        debug_assert!(self.queued >= length, "{length} of {} bytes", self.queued);
         self.queued = self.queued.saturating_sub(length);
         match &mut chunk {
             Chunk::Copied(copied) => copied.start += length,
@@ -233,13 +234,13 @@ impl SendBuffer {
         self.chunks.push_front(chunk);
     }
 
-    /// A `max_data` of the peer. Never lowers what was granted (wire.md section 3).
-    pub(crate) fn grant(&mut self, max_data: u64) {
-        let before = match self.credit {
-            Credit::Initial | Credit::Unlimited => 0,
-            Credit::Granted(before) => before,
-        };
-        self.credit = Credit::Granted(before.max(max_data));
+    /// A `max_data` of the peer. Never lowers what was granted (wire.md section 3). Returns whether it is news.
+    pub(crate) fn grant(&mut self, max_data: u64) -> bool {
+        if matches!(self.credit, Credit::Granted(before) if before >= max_data) {
+            return false;
+        }
+        self.credit = Credit::Granted(max_data);
+        true
     }
 
     /// The peer knows no credit. Returns whether that changed anything.

@@ -300,14 +300,17 @@ impl Shared {
         self.with_received(|receive| receive.granted(max_data));
     }
 
-    /// The peer sent `max_data`, and so reads frames with this much payload.
-    pub(crate) fn granted(self: &Arc<Self>, max_data: u64, chunk_payload: usize) {
+    /// The peer sent `max_data`, and so reads frames with this much payload. Returns whether that raises anything.
+    pub(crate) fn granted(self: &Arc<Self>, max_data: u64, chunk_payload: usize) -> bool {
         {
             let mut send = self.send_buffer();
-            send.grant(max_data);
+            if !send.grant(max_data) {
+                return false;
+            }
             send.set_chunk_payload(chunk_payload);
         }
         self.request_service();
+        true
     }
 
     /// The peer knows no credit: nothing limits what is sent to it.

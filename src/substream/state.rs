@@ -398,7 +398,8 @@ impl WriteState {
 }
 
 impl ReadState {
-    fn has_fin(self) -> bool {
+    /// Whether FIN has come, behind which nothing counts.
+    pub(crate) fn has_fin(self) -> bool {
         matches!(self, Self::FinReceived | Self::FinAcked)
     }
 

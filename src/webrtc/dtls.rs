@@ -4,6 +4,7 @@
 //! str0m's own provider builds one for every connection: 800 first contacts a second would fill a
 //! core.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -15,6 +16,8 @@ use str0m::crypto::dtls::{
 };
 use str0m::crypto::{CryptoError, CryptoProvider};
 
+use super::downgrade::is_downgrade;
+use super::records::{Protected, records};
 use crate::connection::ConnectionError;
 
 /// Datagrams that may wait in a DTLS instance between two polls. More than an engine feeds at a
@@ -74,6 +77,16 @@ pub(crate) fn warm_up() {
     }
 }
 
+thread_local! {
+    /// Counts of the instance that the provider has made last. str0m makes it while an `Rtc` is built, and hands it to nobody.
+    static LAST_MADE: Cell<Option<Arc<Protected>>> = const { Cell::new(None) };
+}
+
+/// Counts of the DTLS instance that str0m was given last on this thread.
+pub(super) fn take_protected() -> Arc<Protected> {
+    LAST_MADE.take().unwrap_or_default()
+}
+
 /// A DTLS instance for the direct engine, with the shared configuration for `mtu`.
 ///
 /// 1.3 where the peer has it, 1.2 otherwise.
@@ -88,10 +101,10 @@ pub(super) fn new_dtls(
     #[cfg(test)]
     if forced::is_12(mtu) {
         let dtls = dimpl::Dtls::new_12(config, certificate.clone(), now);
-        return Ok(PacedDtls::new(dtls, now));
+        return Ok(PacedDtls::new(dtls, DtlsVersion::Dtls12, now));
     }
     let dtls = dimpl::Dtls::new_auto(config, certificate.clone(), now);
-    Ok(PacedDtls::new(dtls, now))
+    Ok(PacedDtls::new(dtls, DtlsVersion::Auto, now))
 }
 
 /// One configuration for each MTU in use; MTUs come from our own settings, not from peers.
@@ -149,13 +162,20 @@ impl DtlsProvider for SharedConfigs {
             DtlsVersion::Dtls13 => dimpl::Dtls::new_13(config, certificate, now),
             _ => dimpl::Dtls::new_auto(config, certificate, now),
         };
-        Ok(Box::new(PacedDtls::new(dtls, now)))
+        let dtls = PacedDtls::new(dtls, version, now);
+        LAST_MADE.set(Some(Arc::clone(&dtls.protected)));
+        Ok(Box::new(dtls))
     }
 }
 
-/// A `dimpl::Dtls` that takes no more timeouts than [`MAX_TIMEOUTS`].
+/// A `dimpl::Dtls` that takes no more timeouts than [`MAX_TIMEOUTS`], and no hello of a listener that was made to choose
+/// DTLS 1.2.
 pub(super) struct PacedDtls {
     dtls: dimpl::Dtls,
+    /// The other side may choose 1.3.
+    offers_13: bool,
+    is_connected: bool,
+    protected: Arc<Protected>,
     /// When the running window of timeouts began.
     window: Instant,
     /// Timeouts taken in it.
@@ -163,12 +183,26 @@ pub(super) struct PacedDtls {
 }
 
 impl PacedDtls {
-    fn new(dtls: dimpl::Dtls, now: Instant) -> Self {
+    fn new(dtls: dimpl::Dtls, version: DtlsVersion, now: Instant) -> Self {
         Self {
             dtls,
+            offers_13: version != DtlsVersion::Dtls12,
+            is_connected: false,
+            protected: Arc::default(),
             window: now,
             timeouts: 0,
         }
+    }
+
+    /// Counts of its records.
+    pub(super) fn protected(&self) -> &Arc<Protected> {
+        &self.protected
+    }
+
+    /// Whether this record is to be kept from DTLS.
+    fn is_refused(&self, record: &[u8]) -> bool {
+        let may_be_hello = !self.is_connected && self.offers_13 && self.dtls.is_active();
+        may_be_hello && is_downgrade(record)
     }
 
     /// Until when no timeout is taken any more.
@@ -194,6 +228,10 @@ impl DtlsInstance for PacedDtls {
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
         let mut result = Ok(());
         for record in records(packet) {
+            if self.is_refused(record) {
+                tracing::debug!(target: "anabranch::webrtc", "a hello that was made to choose DTLS 1.2");
+                continue;
+            }
             // One that is of no use says nothing about those behind it.
             if let Err(error) = self.dtls.handle_packet(record) {
                 result = Err(error);
@@ -204,7 +242,20 @@ impl DtlsInstance for PacedDtls {
 
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
         let paused_until = self.paused_until();
-        match self.dtls.poll_output(buf) {
+        let output = self.dtls.poll_output(buf);
+        match &output {
+            DtlsOutput::Packet(datagram) => {
+                let version = self.dtls.protocol_version();
+                self.protected.sent(version, datagram);
+            }
+            DtlsOutput::ApplicationData(_) => {
+                let version = self.dtls.protocol_version();
+                self.protected.opened(version);
+            }
+            DtlsOutput::Connected => self.is_connected = true,
+            _ => {}
+        }
+        match output {
             DtlsOutput::Timeout(at) => {
                 DtlsOutput::Timeout(paused_until.map_or(at, |until| at.max(until)))
             }
@@ -249,38 +300,6 @@ impl DtlsInstance for PacedDtls {
     }
 }
 
-/// The records of a datagram. The last may be cut off, or be none.
-fn records(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        if datagram.is_empty() {
-            return None;
-        }
-        let length = record_length(datagram).unwrap_or(datagram.len());
-        let (record, behind) = datagram.split_at(length.min(datagram.len()));
-        datagram = behind;
-        Some(record)
-    })
-}
-
-/// Bytes of the record that this begins with; `None` if it is the last, whatever its length.
-fn record_length(datagram: &[u8]) -> Option<usize> {
-    let header = match *datagram.first()? {
-        // The unified header of DTLS 1.3 (RFC 9147 section 4), 0b001CSLEE: with a connection ID, which nobody
-        // has agreed on, its length is not known, and without L it is the rest of the datagram.
-        first @ 0x20..=0x3f if first & 0x14 == 0x04 => {
-            if first & 0x08 == 0 {
-                4
-            } else {
-                5
-            }
-        }
-        0x20..=0x3f => return None,
-        _ => 13,
-    };
-    let length = datagram.get(header - 2..header)?.try_into().ok()?;
-    Some(header + usize::from(u16::from_be_bytes(length)))
-}
-
 /// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
 pub(crate) fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
     crypto_provider().sha1_hmac_provider.sha1_hmac(key, parts)
@@ -308,25 +327,146 @@ pub(crate) mod forced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::Certificate;
+
+    fn instance(version: DtlsVersion, is_active: bool, now: Instant) -> PacedDtls {
+        let certificate = Certificate::generate().to_dtls();
+        let config = CONFIGS.get(Some(1200)).unwrap();
+        let dtls = match version {
+            DtlsVersion::Dtls12 => dimpl::Dtls::new_12(config, certificate, now),
+            _ => dimpl::Dtls::new_auto(config, certificate, now),
+        };
+        let mut dtls = PacedDtls::new(dtls, version, now);
+        dtls.set_active(is_active);
+        dtls.handle_timeout(now).unwrap();
+        dtls
+    }
+
+    /// Datagrams that an instance has to send, and data that it has received.
+    fn outputs(dtls: &mut PacedDtls) -> (Vec<Vec<u8>>, usize) {
+        let (mut datagrams, mut messages) = (Vec::new(), 0);
+        let mut buffer = [0; 2048];
+        loop {
+            match dtls.poll_output(&mut buffer) {
+                DtlsOutput::Packet(datagram) => datagrams.push(datagram.to_vec()),
+                DtlsOutput::ApplicationData(_) => messages += 1,
+                DtlsOutput::Timeout(_) => return (datagrams, messages),
+                _ => {}
+            }
+        }
+    }
+
+    /// The same record, of a server that was offered less than it speaks.
+    fn marked(hello: &[u8]) -> Vec<u8> {
+        let mut marked = hello.to_vec();
+        assert_eq!((marked[0], marked[13]), (22, 2), "a ServerHello");
+        marked[13 + 12 + 2 + 24..13 + 12 + 2 + 32].copy_from_slice(b"DOWNGRD\x01");
+        marked
+    }
+
+    /// Runs a handshake, with each flight of the server changed.
+    fn handshake(
+        client: &mut PacedDtls,
+        server: &mut PacedDtls,
+        mut change: impl FnMut(Vec<u8>) -> Vec<Vec<u8>>,
+    ) {
+        for _ in 0..10 {
+            for datagram in outputs(client).0 {
+                let _ = server.handle_packet(&datagram);
+            }
+            for datagram in outputs(server).0 {
+                for datagram in change(datagram) {
+                    let _ = client.handle_packet(&datagram);
+                }
+            }
+        }
+    }
+
+    fn split(datagram: &[u8]) -> Vec<Vec<u8>> {
+        records(datagram).map(<[u8]>::to_vec).collect()
+    }
+
+    fn is_hello(record: &[u8]) -> bool {
+        record.first() == Some(&22)
+            && record.get(3..5) == Some(&[0, 0])
+            && record.get(13) == Some(&2)
+    }
 
     #[test]
-    fn a_datagram_is_taken_apart_into_its_records() {
-        let plain = [&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3][..], b"abc"].concat();
-        let short = [&[0x24, 7, 0, 2][..], b"de"].concat();
-        let long = [&[0x2c, 7, 7, 0, 2][..], b"fg"].concat();
-        let without_length = [&[0x28, 7, 7][..], b"hi"].concat();
-        let with_id = [&[0x3c, 7, 7, 0, 2][..], b"jk"].concat();
-        let all = [&plain[..], &short, &long, &plain, &without_length].concat();
-        let expected = [&plain[..], &short, &long, &plain, &without_length];
-        assert_eq!(records(&all).collect::<Vec<_>>(), expected);
-        let all = [&with_id[..], &plain].concat();
-        assert_eq!(records(&all).collect::<Vec<_>>(), [&all[..]]);
-        // Cut anywhere it is what is there, and nothing gets lost.
-        let all = [&plain[..], &short, &long].concat();
-        for cut in 0..all.len() {
-            let parts: Vec<_> = records(&all[..cut]).collect();
-            assert_eq!(parts.concat(), all[..cut], "{cut}");
-            assert!(parts.iter().all(|part| !part.is_empty()));
+    fn a_forged_hello_with_the_mark_of_a_downgrade_does_not_disturb_a_handshake() {
+        let now = Instant::now();
+        let mut client = instance(DtlsVersion::Auto, true, now);
+        let mut server = instance(DtlsVersion::Dtls12, false, now);
+        let mut forged = 0;
+        handshake(&mut client, &mut server, |datagram| {
+            let mut all = split(&datagram);
+            if all.first().is_some_and(|first| is_hello(first)) {
+                all.insert(0, marked(&all[0]));
+                forged += 1;
+            }
+            all
+        });
+        assert!(forged > 0);
+        assert!(client.is_connected && server.is_connected);
+        let version = Some(ProtocolVersion::DTLS1_2);
+        assert_eq!(
+            (client.protocol_version(), server.protocol_version()),
+            (version, version)
+        );
+    }
+
+    #[test]
+    fn a_listener_that_was_made_to_choose_dtls_1_2_is_not_answered() {
+        let now = Instant::now();
+        let mut client = instance(DtlsVersion::Auto, true, now);
+        let mut server = instance(DtlsVersion::Dtls12, false, now);
+        let mut hellos = 0;
+        handshake(&mut client, &mut server, |datagram| {
+            let all = split(&datagram).into_iter();
+            all.map(|record| match is_hello(&record) {
+                true => {
+                    hellos += 1;
+                    marked(&record)
+                }
+                false => record,
+            })
+            .collect()
+        });
+        assert!(hellos > 0);
+        assert!(!client.is_connected && !server.is_connected);
+        assert_eq!(
+            client.protocol_version(),
+            None,
+            "it still waits for a hello"
+        );
+    }
+
+    #[test]
+    fn tiny_messages_use_up_a_key_of_dtls_1_2_record_by_record_in_both_directions() {
+        for version in [DtlsVersion::Dtls12, DtlsVersion::Auto] {
+            let now = Instant::now();
+            let mut client = instance(version, true, now);
+            let mut server = instance(version, false, now);
+            handshake(&mut client, &mut server, |datagram| vec![datagram]);
+            assert!(client.is_connected && server.is_connected);
+            let before = [client.protected.most(), server.protected.most()];
+            let mut received = 0;
+            for _ in 0..100 {
+                // Two of them share a datagram.
+                client.send_application_data(b"x").unwrap();
+                client.send_application_data(b"y").unwrap();
+                for datagram in outputs(&mut client).0 {
+                    server.handle_packet(&datagram).unwrap();
+                }
+                received += outputs(&mut server).1;
+            }
+            assert_eq!(received, 200);
+            let after = [client.protected.most(), server.protected.most()];
+            let expected = match version {
+                DtlsVersion::Dtls12 => [before[0] + 200, 200],
+                _ => [0, 0],
+            };
+            assert_eq!(after, expected);
         }
     }
 }

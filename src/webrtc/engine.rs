@@ -128,8 +128,9 @@ pub(crate) trait Engine: Send {
         Duration::ZERO
     }
 
-    /// Whether the records are those of DTLS 1.2, with one key for the life of the connection.
-    fn is_dtls12(&mut self) -> bool;
+    /// Records under the keys of DTLS 1.2, which live as long as the connection: those sent or those received, whichever
+    /// are more. Zero with any other version.
+    fn dtls12_records(&self) -> u64;
 
     /// Bytes of a message that one packet carries, if that is known.
     fn packet_payload(&self) -> Option<usize> {

@@ -35,6 +35,9 @@ static CREDENTIALS: LazyLock<[(Identity, Certificate); 2]> = LazyLock::new(|| {
 /// A part of a ClientHello, as fractions of its length.
 type Part = (f64, f64);
 
+/// Parts whose bytes are not those of the dialler: at the beginning, in front of everything else.
+type Forged = &'static [Part];
+
 /// What arrives of each attempt to send the ClientHello: datagrams, of one or more parts. The last
 /// attempt stands for all behind it.
 type Attempts = &'static [&'static [&'static [Part]]];
@@ -109,7 +112,12 @@ fn spread_numbers(mut rest: &mut [u8]) {
 }
 
 /// Connects while a network does that to every ClientHello, and transfers.
-async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts: Attempts) {
+async fn connect_in_pieces(
+    engine: EngineKind,
+    only_12: Option<usize>,
+    forged: Forged,
+    attempts: Attempts,
+) {
     forced::set_12(only_12.map_or(usize::MAX, |side| MTUS[side]));
     let network = Network::new(3);
     network.set_conditions(Conditions::round_trip(Duration::from_millis(40)));
@@ -151,6 +159,14 @@ async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts:
         let attempt = seen.fetch_add(1, Ordering::Relaxed);
         let datagrams = attempts.get(attempt).or_else(|| attempts.last());
         let mut number = 0;
+        for part in forged.iter().filter(|_| attempt == 0) {
+            let mut contents = hello.part(*part, number);
+            number += 1;
+            for byte in &mut contents[RECORD_HEADER + HANDSHAKE_HEADER..] {
+                *byte ^= 0x55;
+            }
+            injecting.inject(datagram.source, datagram.destination, contents);
+        }
         for parts in *datagrams.expect("an attempt") {
             let mut contents = Vec::new();
             for part in *parts {
@@ -217,10 +233,23 @@ async fn connect_in_pieces(engine: EngineKind, only_12: Option<usize>, attempts:
 
 /// On both engines; with both versions, with a dialler and with a listener that know only 1.2.
 async fn connects(attempts: Attempts) {
+    connects_beside(&[], attempts).await;
+}
+
+/// The same while somebody forges the address of the dialler, and is first.
+async fn connects_beside(forged: Forged, attempts: Attempts) {
     for engine in [EngineKind::Direct, EngineKind::Str0m] {
         for only_12 in [None, Some(0), Some(1)] {
-            connect_in_pieces(engine, only_12, attempts).await;
+            connect_in_pieces(engine, only_12, forged, attempts).await;
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_part_in_front_of_a_hello_does_not_win() {
+    const TWO: Attempts = &[&[&[(0.0, FIRST_CUT)], &[(FIRST_CUT, 1.0)]]];
+    for forged in [&[(FIRST_CUT, 1.0)], &[(0.0, FIRST_CUT)], &[(0.5, 0.6)]] {
+        connects_beside(forged, TWO).await;
     }
 }
 

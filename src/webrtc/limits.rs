@@ -9,7 +9,7 @@ use tokio::time::Instant;
 pub(crate) struct CarrierLimits {
     pub(crate) max_in_flight: usize,
     pub(crate) silence_timeout: Duration,
-    pub(crate) max_dtls12_bytes: u64,
+    pub(crate) max_dtls12_records: u64,
 }
 
 /// Counts against [`CarrierLimits`].
@@ -21,8 +21,6 @@ pub(super) struct Lifetime {
     heard: Option<Instant>,
     /// When a peer that is silent was last asked for a sign of life.
     asked: Option<Instant>,
-    /// Bytes that were sent, and are still allowed with the keys of DTLS 1.2.
-    keys_left: u64,
     /// That the keys are used up was reported.
     reported: bool,
 }
@@ -33,7 +31,6 @@ impl Lifetime {
             limits,
             heard: None,
             asked: None,
-            keys_left: limits.max_dtls12_bytes,
             reported: false,
         }
     }
@@ -70,13 +67,9 @@ impl Lifetime {
         self.asked = Some(now);
     }
 
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.keys_left = self.keys_left.saturating_sub(bytes as u64);
-    }
-
-    /// Whether keys of DTLS 1.2 would be used up now; `true` once.
-    pub(super) fn keys_used_up(&mut self, is_dtls12: impl FnOnce() -> bool) -> bool {
-        let used_up = self.keys_left == 0 && !self.reported && is_dtls12();
+    /// Whether keys of DTLS 1.2 that have protected so many records are used up now; `true` once.
+    pub(super) fn keys_used_up(&mut self, records: u64) -> bool {
+        let used_up = !self.reported && records >= self.limits.max_dtls12_records;
         self.reported |= used_up;
         used_up
     }
@@ -87,17 +80,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_used_up_once_and_only_those_of_dtls_1_2() {
+    async fn keys_are_used_up_once() {
         let mut lifetime = Lifetime::new(CarrierLimits {
             max_in_flight: 0,
             silence_timeout: Duration::from_secs(15),
-            max_dtls12_bytes: 1000,
+            max_dtls12_records: 1000,
         });
-        lifetime.sent(999);
-        assert!(!lifetime.keys_used_up(|| true));
-        lifetime.sent(usize::MAX);
-        assert!(!lifetime.keys_used_up(|| false), "DTLS 1.3");
-        assert!(lifetime.keys_used_up(|| true));
-        assert!(!lifetime.keys_used_up(|| true));
+        assert!(!lifetime.keys_used_up(999));
+        assert!(lifetime.keys_used_up(1000));
+        assert!(!lifetime.keys_used_up(1001));
     }
 }

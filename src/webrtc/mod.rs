@@ -17,6 +17,7 @@ mod budget;
 mod client_hello;
 mod consent;
 mod direct;
+mod downgrade;
 mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
@@ -26,6 +27,7 @@ mod limits;
 pub(crate) mod loopback;
 mod reachability;
 mod record_number;
+mod records;
 mod source_watch;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
@@ -75,6 +77,9 @@ const MAX_LEFT_TO_PEER: usize = 1024;
 
 /// Turns of receiving and sending before events are looked at again.
 const TURNS_PER_POLL: usize = 16;
+
+/// Messages on channel 0 that are looked at for one frame.
+const MESSAGES_PER_NOTICE: usize = 64;
 
 /// Where the datagrams of a connection come from.
 #[derive(Debug)]
@@ -520,7 +525,6 @@ impl WebRtcCarrier {
             }
             match self.socket.try_send(&outgoing) {
                 Ok(()) => {
-                    self.lifetime.sent(outgoing.contents.len());
                     if let Some(reachability) = &mut self.reachability {
                         reachability.sent(outgoing.destination, outgoing.contents);
                     }
@@ -595,29 +599,37 @@ impl WebRtcCarrier {
 
 impl WebRtcCarrier {
     /// The next frame about the connection. Anything else that comes on channel 0 is left over from Noise: some peers
-    /// end or close it.
-    fn read_notice(&mut self) -> Option<CarrierEvent> {
+    /// end or close it. It is passed on all the same, as a frame without effect, of which there are few.
+    fn read_notice(&mut self, cx: &mut Context<'_>) -> Option<CarrierEvent> {
         self.notices.unread = true;
-        loop {
-            match self.notices.decoder.next_message() {
-                Ok(Some(message)) if message.reason.is_some() => {
-                    self.notices.goodbye.get_or_insert(message);
-                }
-                Ok(Some(message)) if message.max_substreams.is_some() => {
-                    return Some(CarrierEvent::Notice { message });
-                }
-                Ok(Some(_)) => {}
+        for _ in 0..MESSAGES_PER_NOTICE {
+            let message = match self.notices.decoder.next_message() {
+                Ok(Some(message)) => message,
                 Ok(None) => match self.engine.read(engine::CHANNEL_ZERO) {
-                    Some(bytes) => self.notices.decoder.push(bytes),
+                    Some(bytes) => {
+                        self.notices.decoder.push(bytes);
+                        continue;
+                    }
                     None => {
                         self.notices.unread = false;
                         return None;
                     }
                 },
                 // Not frames: whatever it is, it is not for us.
-                Err(_) => self.notices.decoder = FrameDecoder::new(),
+                Err(_) => {
+                    self.notices.decoder = FrameDecoder::new();
+                    Message::default()
+                }
+            };
+            if message.reason.is_some() && self.notices.goodbye.is_none() {
+                self.notices.goodbye = Some(message);
+                continue;
             }
+            return Some(CarrierEvent::Notice { message });
         }
+        // One frame in many parts: the driver has other work too.
+        cx.waker().wake_by_ref();
+        None
     }
 }
 
@@ -643,13 +655,12 @@ impl Carrier for WebRtcCarrier {
             return Poll::Ready(Ok(event));
         }
         if self.notices.unread
-            && let Some(event) = self.read_notice()
+            && let Some(event) = self.read_notice(cx)
         {
             return Poll::Ready(Ok(event));
         }
-        loop {
-            let engine = &mut self.engine;
-            if self.lifetime.keys_used_up(|| engine.is_dtls12()) {
+        for _ in 0..TURNS_PER_POLL {
+            if self.lifetime.keys_used_up(self.engine.dtls12_records()) {
                 let cause = ConnectionError::KeysUsedUp;
                 return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
             }
@@ -666,7 +677,7 @@ impl Carrier for WebRtcCarrier {
                 EngineEvent::Carrier(CarrierEvent::Readable { channel })
                     if channel == engine::CHANNEL_ZERO =>
                 {
-                    if let Some(event) = self.read_notice() {
+                    if let Some(event) = self.read_notice(cx) {
                         return Poll::Ready(Ok(event));
                     }
                 }
@@ -683,6 +694,9 @@ impl Carrier for WebRtcCarrier {
                 | EngineEvent::ChannelZeroOpen => {}
             }
         }
+        // Events that nobody waits for, and there may be more.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
@@ -840,3 +854,5 @@ impl Drop for WebRtcCarrier {
 
 #[cfg(test)]
 mod hello_tests;
+#[cfg(test)]
+mod key_tests;

@@ -6,19 +6,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use str0m::channel::{ChannelConfig, ChannelId as Str0mChannel, Reliability};
 use str0m::config::{DtlsVersion, Fingerprint as Str0mFingerprint};
-use str0m::crypto::dtls::ProtocolVersion;
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig};
 
 use super::MAX_ADDRESSES;
 use super::client_hello::{ClientHelloAssembler, Verdict};
-use super::dtls::crypto_provider;
+use super::dtls::{crypto_provider, take_protected};
 use super::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
+use super::records::Protected;
 use super::transmit::TransmitQueue;
 use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::{Certificate, Fingerprint};
@@ -92,6 +93,8 @@ struct Channel {
 /// One connection on str0m.
 pub(crate) struct Str0mEngine {
     rtc: Rtc,
+    /// Counts of its DTLS.
+    protected: Arc<Protected>,
     role: Role,
     /// The candidate of this side.
     local: SocketAddr,
@@ -107,6 +110,8 @@ pub(crate) struct Str0mEngine {
     events: VecDeque<EngineEvent>,
     next_timeout: Instant,
     client_hello: ClientHelloAssembler,
+    /// Where the last part of it came from, and to.
+    hello_path: Option<(SocketAddr, SocketAddr)>,
     fed: u32,
     /// Bytes in the inbound queues of all channels.
     unread: usize,
@@ -144,6 +149,7 @@ impl Str0mEngine {
             .set_mtu(setup.mtu..=1500)
             .set_sctp_max_buffered_amount(setup.max_in_flight.saturating_add(CONTROL_ROOM))
             .build(now);
+        let protected = take_protected();
         let local = Candidate::host(setup.local, "udp")
             .map_err(|error| failed("no local candidate", &error))?;
         rtc.add_local_candidate(local);
@@ -171,6 +177,7 @@ impl Str0mEngine {
         });
         let mut engine = Self {
             rtc,
+            protected,
             role: setup.role,
             local: setup.local,
             dtls_sent_to: Vec::new(),
@@ -182,6 +189,7 @@ impl Str0mEngine {
             events: VecDeque::new(),
             next_timeout: now,
             client_hello: ClientHelloAssembler::default(),
+            hello_path: None,
             fed: 0,
             unread: 0,
             authenticated: false,
@@ -252,6 +260,11 @@ impl Str0mEngine {
     /// channels that way, and a timer would take a millisecond for each of its steps.
     fn drain(&mut self, now: Instant, out: &mut TransmitQueue) {
         self.fed = 0;
+        if let Some((source, destination)) = self.hello_path
+            && let Some(record) = self.client_hello.poll(now)
+        {
+            self.feed(now, source, destination, &record);
+        }
         let mut due = 0;
         while !self.ended {
             match self.rtc.poll_output() {
@@ -462,8 +475,7 @@ impl Engine for Str0mEngine {
         if self.role == Role::Server && !self.dtls_up {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass => self.feed(now, source, destination, datagram),
-                Verdict::Held => {}
-                Verdict::Whole(record) => self.feed(now, source, destination, &record),
+                Verdict::Held => self.hello_path = Some((source, destination)),
             }
         } else {
             self.feed(now, source, destination, datagram);
@@ -487,7 +499,8 @@ impl Engine for Str0mEngine {
             return now + Duration::from_secs(3600);
         }
         self.drain(now, out);
-        self.next_timeout
+        let timeouts = self.client_hello.timeout().into_iter();
+        timeouts.fold(self.next_timeout, Instant::min)
     }
 
     fn next_event(&mut self) -> Option<EngineEvent> {
@@ -560,7 +573,9 @@ impl Engine for Str0mEngine {
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
         let entry = self.channels.get_mut(&channel)?;
         let message = entry.inbound.pop_front();
-        self.unread -= message.as_ref().map_or(0, Bytes::len);
+        let length = message.as_ref().map_or(0, Bytes::len);
+        debug_assert!(self.unread >= length, "{length} of {} bytes", self.unread);
+        self.unread = self.unread.saturating_sub(length);
         if entry.closed && entry.inbound.is_empty() {
             self.remove(channel);
         }
@@ -598,7 +613,9 @@ impl Engine for Str0mEngine {
         if let Some(entry) = self.channels.get_mut(&channel) {
             entry.ignored = true;
             let unread = std::mem::take(&mut entry.inbound);
-            self.unread -= unread.iter().map(Bytes::len).sum::<usize>();
+            let length: usize = unread.iter().map(Bytes::len).sum();
+            debug_assert!(self.unread >= length, "{length} of {} bytes", self.unread);
+            self.unread = self.unread.saturating_sub(length);
             if entry.closed || self.ended {
                 self.remove(channel);
             }
@@ -618,8 +635,8 @@ impl Engine for Str0mEngine {
         false
     }
 
-    fn is_dtls12(&mut self) -> bool {
-        self.rtc.direct_api().dtls_protocol_version() == Some(ProtocolVersion::DTLS1_2)
+    fn dtls12_records(&self) -> u64 {
+        self.protected.most()
     }
 
     fn move_to(&mut self, now: Instant, local: SocketAddr) {

@@ -43,6 +43,9 @@ pub(super) const STREAM_ZERO: u64 = 0;
 /// Messages that are taken in before the driver has other work.
 const TURNS_PER_POLL: usize = 16;
 
+/// Frames without an event that are taken in before the driver has other work: of substreams that are over.
+const FRAMES_PER_POLL: usize = 256;
+
 /// Where the carrier is in its life.
 #[derive(Debug)]
 enum State {
@@ -279,6 +282,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             if cut.flag != Some(Flag::Fin) {
                 return Err(WebSocketError::UnexpectedStream { stream });
             }
+            if self.goodbye.is_some() {
+                self.events.push_back(without_effect());
+            }
             self.goodbye.get_or_insert(cut.error_code);
             return Ok(());
         }
@@ -297,6 +303,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                         append_flag(out, stream, Flag::ResetStream, code);
                     });
                 }
+                // Payload may have been under way for long; flags are few.
+                if !cut.has_payload {
+                    self.events.push_back(without_effect());
+                }
                 return Ok(());
             }
         }
@@ -314,10 +324,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
     }
 }
 
+/// A frame that changes nothing, which the connection counts.
+fn without_effect() -> CarrierEvent {
+    let message = Message::default();
+    CarrierEvent::Notice { message }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        let mut frames = 0;
         for _ in 0..TURNS_PER_POLL {
-            loop {
+            while frames < FRAMES_PER_POLL {
+                frames += 1;
                 if let Some(event) = self.events.pop_front() {
                     return Poll::Ready(Ok(event));
                 }
@@ -333,6 +351,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
                 if let Err(error) = result {
                     self.fail(error);
                 }
+            }
+            if frames >= FRAMES_PER_POLL {
+                break;
             }
             self.send(cx);
             // It may have ended with that.

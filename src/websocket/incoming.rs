@@ -17,6 +17,9 @@ const COPIED_LATER: usize = 512;
 /// Frames of one channel are delivered as one slice up to this length, so that others get their turn.
 const MAX_RUN: usize = 64 * 1024;
 
+/// And up to this many frames, as looking at each takes time however short it is.
+const MAX_RUN_FRAMES: usize = 256;
+
 /// A frame, as far as the carrier has to know it.
 #[derive(Debug)]
 pub(super) struct Cut {
@@ -109,10 +112,13 @@ impl Incoming {
         let mut len = head.len;
         if is_plain(&head) {
             // Frames of one channel behind each other are one slice: where it is cut means nothing.
+            let mut frames = 1;
             while len < MAX_RUN
+                && frames < MAX_RUN_FRAMES
                 && let Some(more) = self.run_on(cut.stream, len)
             {
                 len += more;
+                frames += 1;
             }
         }
         cut.bytes = self.split(len);

@@ -84,7 +84,7 @@ async fn reflect(victim_is: Victim, is_optimistic: bool) -> (u64, u64) {
     substream.read_exact(&mut buffer).await.expect("data");
     let (username, _) = seen.get();
     let (ufrag, _) = username.split_once(':').expect("two halves");
-    for n in 0..200 {
+    for n in 0..80 {
         if n % 4 == 0 {
             let check = check_with_priority(&username, ufrag, u32::MAX);
             from_victim.fetch_add(check.len() as u64, Ordering::Relaxed);

@@ -32,11 +32,13 @@ mod bursts;
 mod channels;
 mod connections;
 mod ends;
+mod floods;
 mod storm;
 
 pub use bursts::*;
 pub use channels::*;
 pub use connections::*;
+pub use floods::*;
 pub use storm::*;
 
 /// How long a case waits for something that has to happen.
@@ -84,6 +86,8 @@ macro_rules! for_each_carrier_case {
             a_close_carries_its_code_and_reason,
             a_peer_that_resets_in_a_loop_is_left_and_told_why,
             a_writer_that_panics_resets,
+            frames_without_effect_reset_their_substream,
+            notices_that_repeat_end_the_connection,
             random_operations_lose_nothing
         }
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dimpl::{DtlsCertificate, Output};
-use str0m::crypto::dtls::{DtlsInstance, ProtocolVersion};
+use str0m::crypto::dtls::DtlsInstance;
 
 use super::client_hello::{ClientHelloAssembler, Verdict};
 use super::dtls::{PacedDtls, new_dtls};
@@ -204,7 +204,6 @@ impl DirectEngine {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass => dtls.handle_packet(datagram),
                 Verdict::Held => Ok(()),
-                Verdict::Whole(record) => dtls.handle_packet(&record),
             }
         } else {
             dtls.handle_packet(datagram)
@@ -234,6 +233,16 @@ impl DirectEngine {
         {
             let event = EngineEvent::AddressValidated(source);
             self.channels.push_event(event);
+        }
+    }
+
+    /// Hands the ClientHello to DTLS, once its parts have come.
+    fn handle_client_hello(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls
+            && let Some(record) = self.client_hello.poll(now)
+            && let Err(error) = dtls.handle_packet(&record)
+        {
+            tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
         }
     }
 
@@ -291,6 +300,7 @@ impl DirectEngine {
     /// Brings everything that is due through all layers, to and from the peer.
     fn pump(&mut self, now: Instant, out: &mut TransmitQueue) {
         self.fed = 0;
+        self.handle_client_hello(now);
         self.drain_dtls(now, out);
         if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
             let cause = "too much data before the handshake was done".to_owned();
@@ -428,7 +438,11 @@ impl Engine for DirectEngine {
         self.pump(now, out);
         self.send_close(now, out);
         self.send_abort(now, out);
-        let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
+        let timeouts = [
+            self.dtls_timeout,
+            self.channels.sctp.next_timeout(),
+            self.client_hello.timeout(),
+        ];
         timeouts
             .into_iter()
             .flatten()
@@ -491,9 +505,8 @@ impl Engine for DirectEngine {
         LATENCY_ALLOWANCE
     }
 
-    fn is_dtls12(&mut self) -> bool {
-        let version = self.dtls.as_ref().and_then(PacedDtls::protocol_version);
-        version == Some(ProtocolVersion::DTLS1_2)
+    fn dtls12_records(&self) -> u64 {
+        self.dtls.as_ref().map_or(0, |dtls| dtls.protected().most())
     }
 
     fn packet_payload(&self) -> Option<usize> {

@@ -337,6 +337,7 @@ async fn a_peer_that_asks_and_never_reads_is_left() {
     connection.negotiation = Negotiation::None;
     // Which would end it sooner.
     connection.max_unused_substreams = u32::MAX;
+    connection.max_frames_without_effect = u32::MAX;
     let mut scripted = Scripted::with_all(config, Arc::new(connection), 512).await;
     // Late data of a substream that is over costs an answer, which nobody reads.
     let mut number = 2;
