@@ -145,9 +145,9 @@ pub(crate) trait Engine: Send {
     /// Whether something authentic has come from the peer since this was last asked. Anybody can forge an address, and
     /// junk from that of a dead peer must not keep its connection.
     ///
-    /// An engine that can not tell says yes.
-    fn take_heard(&mut self) -> bool {
-        true
+    /// An engine that can not tell says yes if anything has been `received`.
+    fn take_heard(&mut self, received: bool) -> bool {
+        received
     }
 
     /// Whether the engine finds out by itself that the peer receives at a further address, with

@@ -303,7 +303,7 @@ impl WebRtcCarrier {
             self.set_timer(now);
             self.account(now);
         }
-        if self.engine.take_heard() {
+        if self.engine.take_heard(received) {
             self.lifetime.heard(now);
         }
         let sent = self.send(cx);

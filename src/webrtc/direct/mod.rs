@@ -520,7 +520,7 @@ impl Engine for DirectEngine {
         }
     }
 
-    fn take_heard(&mut self) -> bool {
+    fn take_heard(&mut self, _received: bool) -> bool {
         std::mem::take(&mut self.heard)
     }
 
