@@ -66,7 +66,8 @@ impl Listener {
     }
 }
 
-/// What dials, as a peer that nobody knows. Whoever gives it a `ws` address knows that the path can read along.
+/// What dials, as a peer that nobody knows. Whoever gives it a `ws` address knows that the path
+/// can read along.
 pub(crate) fn dialler() -> Result<Endpoint> {
     dialler_as(Identity::generate())
 }

@@ -62,7 +62,8 @@ async fn show(progress: Progress, total: u64) {
     }
 }
 
-/// The files that are being received, of all connections: two of one name and sender would write to the same part.
+/// The files that are being received, of all connections: two of one name and sender would write
+/// to the same part.
 #[derive(Clone, Default)]
 pub(crate) struct Writing(Arc<Mutex<HashSet<PathBuf>>>);
 
@@ -135,8 +136,8 @@ pub(crate) async fn receive_files(
     Ok(files)
 }
 
-/// What a payload is called: its metadata comes from the peer, and must name nothing outside of a directory,
-/// nothing hidden, and so no part of a file.
+/// What a payload is called: its metadata comes from the peer, and must name nothing outside of a
+/// directory, nothing hidden, and so no part of a file.
 fn name_of(payload: &Payload) -> Option<&str> {
     let name = std::str::from_utf8(payload.metadata()).ok()?;
     let is_name = Path::new(name).file_name() == Some(OsStr::new(name))
@@ -146,8 +147,9 @@ fn name_of(payload: &Payload) -> Option<&str> {
     is_name.then_some(name)
 }
 
-/// Where the part of a file lies: under another name, so that nobody takes it for the whole, and one that depends on
-/// who sends it. The length of a part, and whether a hash is that of its bytes, are told to who resumes it.
+/// Where the part of a file lies: under another name, so that nobody takes it for the whole, and one
+/// that depends on who sends it. The length of a part, and whether a hash is that of its bytes, are
+/// told to who resumes it.
 fn part_of(directory: &Path, sender: PeerId, name: &str) -> PathBuf {
     let id = sender.to_bytes();
     // The id says how long it is.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process; an
-//! attempt that was killed is resumed by `send` with the same `--identity`, and `receive`. Everything goes over WebRTC, or with
-//! `--websocket` over one WebSocket.
+//! attempt that was killed is resumed by `send` with the same `--identity`, and `receive`.
+//! Everything goes over WebRTC, or with `--websocket` over one WebSocket.
 //!
 //! ```text
 //! cargo run --release --example transfer -- --payload --size 1g
@@ -47,8 +47,9 @@ const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
   --streams K   substreams to send them on at once, at most 256; default 1
   --payload     send a file of that size, default 1g, to a receiver in another process
   --no-hash     without a hash, and so from the beginning always
-  --identity KEY  the file of the sender's key, made if it is not there: only the sender that has begun a file can
-                resume it; without it, each attempt is one of another sender
+  --identity KEY
+                file of the sender's key, made if it is not there: only the sender that has begun a
+                file can resume it; without it, each attempt is one of another sender
   --once        end with the first connection
   --websocket   listen for a WebSocket in place of WebRTC; send goes by the address";
 

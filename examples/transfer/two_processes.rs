@@ -60,7 +60,8 @@ pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Re
     Ok(())
 }
 
-/// Sends a file to a receiver, as the peer whose key is in a file: a receiver lets nobody else resume what that has begun.
+/// Sends a file to a receiver, as the peer whose key is in a file: a receiver lets nobody else
+/// resume what that has begun.
 pub(crate) async fn send(
     address: &PeerAddress,
     path: &Path,

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 mod budget;
 mod client_hello;
 mod consent;
+mod datagrams;
 mod direct;
 mod downgrade;
 mod dtls;
@@ -25,6 +26,7 @@ mod kind;
 mod limits;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod loopback;
+mod notices;
 mod reachability;
 mod record_number;
 mod records;
@@ -41,26 +43,22 @@ pub(crate) use kind::new_engine;
 pub use kind::{EngineKind, UnknownEngine};
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
-use reachability::{Answer, Beyond, Challenge, Reachability, Validation};
+use notices::Notices;
+use reachability::{Reachability, Validation};
 use source_watch::SourceWatch;
-use transmit::{Run, TransmitQueue};
+use transmit::TransmitQueue;
 
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
-use crate::endpoint::admission::challenge::is_refusal;
 use crate::endpoint::router::RouteGuard;
-use crate::endpoint::socket::{DatagramSocket, Outgoing};
-use crate::message::{FrameDecoder, MAX_FRAME, Message};
+use crate::endpoint::socket::DatagramSocket;
+use crate::message::MAX_FRAME;
 
 /// Addresses of one peer; go-libp2p's limit for one ufrag. More are not taken, and none is evicted.
 pub(crate) const MAX_ADDRESSES: usize = 32;
 
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;
-
-/// Bytes that may wait for the proof of the address they go to. What is beyond it is as good as lost
-/// on the way.
-const MAX_HELD: usize = 64 * 1024;
 
 /// How long the closing of a channel is left to the peer.
 ///
@@ -77,9 +75,6 @@ const MAX_LEFT_TO_PEER: usize = 1024;
 
 /// Turns of receiving and sending before events are looked at again.
 const TURNS_PER_POLL: usize = 16;
-
-/// Messages on channel 0 that are looked at for one frame.
-const MESSAGES_PER_NOTICE: usize = 64;
 
 /// Where the datagrams of a connection come from.
 #[derive(Debug)]
@@ -132,19 +127,6 @@ pub(crate) struct WebRtcCarrier {
     notices: Notices,
     ended: bool,
     closing: bool,
-}
-
-/// Frames about the connection itself, on channel 0, which has no other use once Noise is over.
-#[derive(Debug, Default)]
-struct Notices {
-    decoder: FrameDecoder,
-    /// There may be more to read.
-    unread: bool,
-    /// The peer knows them: it is one of ours.
-    are_known: bool,
-    /// The reason that the peer has given for its close.
-    goodbye: Option<Message>,
-    said_goodbye: bool,
 }
 
 impl fmt::Debug for WebRtcCarrier {
@@ -400,253 +382,6 @@ impl WebRtcCarrier {
         self.budget
             .on_unacknowledged(now.into_std(), unacknowledged);
     }
-
-    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self {
-            engine,
-            socket,
-            source,
-            local,
-            unsent,
-            source_watch,
-            reachability,
-            refusal_password,
-            refused_by_peer,
-            port_watch,
-            lifetime,
-            ..
-        } = self;
-        let now = Instant::now();
-        let mut feed = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
-            if let Some(reachability) = reachability {
-                reachability.received(from, to, contents.len());
-            }
-            for datagram in contents.chunks(stride.max(1)) {
-                if let Some(reachability) = reachability {
-                    match reachability.take_answer(now, from, datagram) {
-                        Answer::No => {}
-                        Answer::Unsigned => continue,
-                        Answer::OfPeer => {
-                            lifetime.heard(now);
-                            if let Some(check) = reachability.take_withheld(from) {
-                                engine.handle_datagram(now.into_std(), from, to, &check, unsent);
-                            }
-                            continue;
-                        }
-                    }
-                    if reachability.withholds(from, datagram) {
-                        continue;
-                    }
-                }
-                if let Some(password) = refusal_password {
-                    *refused_by_peer |= is_refusal(datagram, password);
-                }
-                engine.handle_datagram(now.into_std(), from, to, datagram, unsent);
-            }
-        };
-        let received = match source {
-            Source::Socket { remote } => {
-                let polled = socket.poll_receive(cx, &mut |received| {
-                    // A listener of webrtc-direct has one address. Whoever forges a check from another one would have
-                    // all that this side sends directed there.
-                    if !is_same_address(received.source, *remote) {
-                        return;
-                    }
-                    *port_watch = None;
-                    // Whichever address of this machine it came to: ICE has one candidate.
-                    if let Some(watch) = source_watch {
-                        watch.received(now, received.contents);
-                    }
-                    feed(received.source, *local, received.contents, received.stride);
-                });
-                match polled {
-                    Poll::Ready(Ok(())) => true,
-                    Poll::Ready(Err(error)) => {
-                        tracing::debug!(target: "anabranch::webrtc", %error, "receive failed");
-                        false
-                    }
-                    Poll::Pending => false,
-                }
-            }
-            Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
-        };
-        self.dirty |= received;
-        received
-    }
-
-    /// Sends what waits; returns whether anything went out.
-    fn send(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut sent = self.challenge();
-        if !self.unsent.is_empty()
-            && let Some(watch) = &mut self.source_watch
-        {
-            let now = Instant::now();
-            watch.will_send(now);
-            self.watch_source(now);
-        }
-        loop {
-            if let Some(blocked) = &mut self.blocked {
-                if blocked.as_mut().poll(cx).is_pending() {
-                    return sent;
-                }
-                self.blocked = None;
-            }
-            let mut max_segments = self.socket.max_segments();
-            let Some(mut run) = self.unsent.front(max_segments) else {
-                return self.probe() || sent;
-            };
-            if let Some(reachability) = &mut self.reachability {
-                let room = reachability.room(run.destination);
-                if run.contents.len() > room {
-                    let size = run.segment_size.unwrap_or(run.contents.len());
-                    max_segments = room / size.max(1);
-                    let is_lost =
-                        reachability.beyond() == Beyond::Lost || self.unsent.len() > MAX_HELD;
-                    if max_segments == 0 && is_lost {
-                        reachability.want(run.destination);
-                        self.unsent.pop(1);
-                        continue;
-                    }
-                    let Some(shorter) = self.unsent.front(max_segments.max(1)) else {
-                        return sent;
-                    };
-                    if max_segments == 0 {
-                        // Held until the address is proven, or has sent more.
-                        reachability.want(shorter.destination);
-                        let (challenged, probed) = (self.challenge(), self.probe());
-                        return challenged || probed || sent;
-                    }
-                    run = shorter;
-                }
-            }
-            let mut outgoing = Outgoing::from(run);
-            if let Some(watch) = &self.source_watch {
-                outgoing.source = watch.unspecified();
-            }
-            match self.socket.try_send(&outgoing) {
-                Ok(()) => {
-                    if let Some(reachability) = &mut self.reachability {
-                        reachability.sent(outgoing.destination, outgoing.contents);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = Some(Arc::clone(&self.socket).writable());
-                    continue;
-                }
-                // As good as lost on the way: ICE and SCTP find out whether that lasts.
-                Err(error) => {
-                    tracing::debug!(target: "anabranch::webrtc", %error, "datagrams not sent");
-                    if let Some(watch) = &mut self.source_watch {
-                        watch.send_failed();
-                    }
-                }
-            }
-            self.unsent.pop(max_segments);
-            sent = true;
-        }
-    }
-}
-
-/// Challenges.
-impl WebRtcCarrier {
-    /// Asks a peer that has been silent for a while whether it is there.
-    fn ask_for_life(&mut self, now: Instant) {
-        let is_due = self.lifetime.ask_at().is_some_and(|at| at <= now);
-        if is_due && let Some(reachability) = &mut self.reachability {
-            reachability.ask();
-            self.lifetime.asked(now);
-        }
-    }
-
-    /// Asks an address for a proof where one is wanted; returns whether a datagram went out.
-    fn challenge(&mut self) -> bool {
-        let Some(reachability) = &mut self.reachability else {
-            return false;
-        };
-        let now = Instant::now();
-        match reachability.next_challenge(now) {
-            Some(challenge) => self.send_challenge(&challenge),
-            None => false,
-        }
-    }
-
-    /// Lets the engine ask an address for a proof; returns whether a datagram went out. What was made before has to have
-    /// gone out: the records of DTLS may not overtake each other by much.
-    fn probe(&mut self) -> bool {
-        let Some(reachability) = &mut self.reachability else {
-            return false;
-        };
-        let now = Instant::now().into_std();
-        let Some(probe) = self.engine.next_probe(now, &mut self.unsent) else {
-            return false;
-        };
-        reachability.take_room(probe.destination, probe.contents.len())
-            && self.send_challenge(&probe)
-    }
-
-    fn send_challenge(&self, challenge: &Challenge) -> bool {
-        let outgoing = Outgoing {
-            destination: challenge.destination,
-            source: challenge.source.ip(),
-            contents: &challenge.contents,
-            segment_size: None,
-        };
-        // As good as lost if it is not taken: what waits for it asks again.
-        let _ = self.socket.try_send(&outgoing);
-        true
-    }
-}
-
-impl WebRtcCarrier {
-    /// The next frame about the connection. Anything else that comes on channel 0 is left over from Noise: some peers
-    /// end or close it. It is passed on all the same, as a frame without effect, of which there are few.
-    fn read_notice(&mut self, cx: &mut Context<'_>) -> Option<CarrierEvent> {
-        self.notices.unread = true;
-        for _ in 0..MESSAGES_PER_NOTICE {
-            let message = match self.notices.decoder.next_message() {
-                Ok(Some(message)) => message,
-                Ok(None) => match self.engine.read(engine::CHANNEL_ZERO) {
-                    Some(bytes) => {
-                        self.notices.decoder.push(bytes);
-                        continue;
-                    }
-                    None => {
-                        self.notices.unread = false;
-                        return None;
-                    }
-                },
-                // Not frames: whatever it is, it is not for us.
-                Err(_) => {
-                    self.notices.decoder = FrameDecoder::new();
-                    Message::default()
-                }
-            };
-            if message.reason.is_some() && self.notices.goodbye.is_none() {
-                self.notices.goodbye = Some(message);
-                continue;
-            }
-            return Some(CarrierEvent::Notice { message });
-        }
-        // One frame in many parts: the driver has other work too.
-        cx.waker().wake_by_ref();
-        None
-    }
-}
-
-/// Whether these are one address, as far as a datagram tells: not the scope of a link-local one.
-fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
-}
-
-impl<'a> From<Run<'a>> for Outgoing<'a> {
-    fn from(run: Run<'a>) -> Self {
-        Self {
-            destination: run.destination,
-            source: run.source,
-            contents: run.contents,
-            segment_size: run.segment_size,
-        }
-    }
 }
 
 impl Carrier for WebRtcCarrier {
@@ -821,34 +556,6 @@ impl Carrier for WebRtcCarrier {
             }
         }
         Poll::Ready(())
-    }
-}
-
-impl Drop for WebRtcCarrier {
-    /// A connection that is given up, in the handshake or because its task was, still tells the
-    /// peer, which would otherwise wait for a timeout. Once, and only if the socket takes it.
-    fn drop(&mut self) {
-        if self.closing || self.ended {
-            return;
-        }
-        let now = Instant::now().into_std();
-        self.engine.close(now);
-        self.engine.poll(now, &mut self.unsent);
-        while let Some(run) = self.unsent.front(1) {
-            if let Some(reachability) = &mut self.reachability
-                && run.contents.len() > reachability.room(run.destination)
-            {
-                break;
-            }
-            let mut outgoing = Outgoing::from(run);
-            if let Some(watch) = &self.source_watch {
-                outgoing.source = watch.unspecified();
-            }
-            if self.socket.try_send(&outgoing).is_err() {
-                break;
-            }
-            self.unsent.pop(1);
-        }
     }
 }
 

@@ -8,15 +8,14 @@ use std::time::Duration;
 use anabranch::endpoint::Phase;
 use anabranch::simulator::Verdict;
 use anabranch::{ConnectError, ConnectionError, Endpoint, RateLimit, WebRtcDirectVersion};
-use is::stun::StunMessage;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{
-    BULK, STUN_REQUEST, STUN_SUCCESS, check, check_with_priority, dialler, endpoint_config, finish,
-    first_contact, forged, listen, network, serve,
+    BULK, STUN_REQUEST, STUN_SUCCESS, SeenCheck, check, check_with_priority, dialler,
+    endpoint_config, finish, first_contact, forged, listen, network, serve,
 };
 
 #[tokio::test(start_paused = true)]
@@ -272,19 +271,16 @@ async fn a_forged_nomination_directs_little_at_somebody_else() {
     serve(&listener);
     let listening = address.socket_addr();
     let dialler = dialler(&client);
-    let username = Arc::new(Mutex::new(None));
-    let seen = Arc::clone(&username);
+    let seen = SeenCheck::default();
+    let checks = seen.clone();
     let victim = forged(1);
     let at_victim = Arc::new(AtomicU64::new(0));
     let hit = Arc::clone(&at_victim);
     network.set_tap(move |datagram| {
         if datagram.destination == victim {
             hit.fetch_add(datagram.contents.len() as u64, Ordering::Relaxed);
-        } else if datagram.destination == listening
-            && datagram.contents.starts_with(&STUN_REQUEST)
-            && let Ok(message) = StunMessage::parse(&datagram.contents)
-        {
-            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        } else if datagram.destination == listening {
+            checks.see(datagram.source, &datagram.contents);
         }
         Verdict::Pass
     });
@@ -293,7 +289,7 @@ async fn a_forged_nomination_directs_little_at_somebody_else() {
     let mut buffer = vec![0; 1 << 20];
     substream.read_exact(&mut buffer).await.expect("data");
     // The peer, who knows the credentials, or somebody on the path.
-    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (username, _) = seen.get();
     let (ufrag, _) = username.split_once(':').expect("two halves");
     let forged = check(&username, ufrag);
     let sent = 20 * forged.len() as u64;
@@ -317,23 +313,21 @@ async fn a_connection_is_answered_at_so_many_addresses_only() {
     let (listener, address) = listen(&server, config).await;
     serve(&listener);
     let listening = address.socket_addr();
-    let username = Arc::new(Mutex::new(None));
+    let seen = SeenCheck::default();
     let answered = Arc::new(Mutex::new(BTreeSet::new()));
-    let (seen, seen_answers) = (Arc::clone(&username), Arc::clone(&answered));
+    let (checks, seen_answers) = (seen.clone(), Arc::clone(&answered));
     network.set_tap(move |datagram| {
         if datagram.source == listening {
             let mut answers = seen_answers.lock().expect("no panic");
             answers.insert(datagram.destination);
-        } else if datagram.contents.starts_with(&STUN_REQUEST)
-            && let Ok(message) = StunMessage::parse(&datagram.contents)
-        {
-            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        } else {
+            checks.see(datagram.source, &datagram.contents);
         }
         Verdict::Pass
     });
     let dialler = dialler(&client);
     let connection = dialler.connect(&address).await.expect("a listener");
-    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (username, _) = seen.get();
     let (ufrag, _) = username.split_once(':').expect("two halves");
     for n in 0..100 {
         network.inject(forged(n), listening, check(&username, ufrag));
@@ -472,14 +466,11 @@ async fn a_forged_nomination_silences_nobody() {
     serve(&listener);
     let listening = address.socket_addr();
     let dialler = dialler(&client);
-    let username = Arc::new(Mutex::new(None));
-    let seen = Arc::clone(&username);
+    let seen = SeenCheck::default();
+    let checks = seen.clone();
     network.set_tap(move |datagram| {
-        if datagram.destination == listening
-            && datagram.contents.starts_with(&STUN_REQUEST)
-            && let Ok(message) = StunMessage::parse(&datagram.contents)
-        {
-            *seen.lock().expect("no panic") = message.username().map(str::to_owned);
+        if datagram.destination == listening {
+            checks.see(datagram.source, &datagram.contents);
         }
         Verdict::Pass
     });
@@ -487,7 +478,7 @@ async fn a_forged_nomination_silences_nobody() {
     let mut substream = connection.open(BULK).await.expect("a substream");
     let mut buffer = vec![0; 1 << 20];
     substream.read_exact(&mut buffer).await.expect("data");
-    let username = username.lock().expect("no panic").clone().expect("a check");
+    let (username, _) = seen.get();
     let (ufrag, _) = username.split_once(':').expect("two halves");
     network.inject(
         forged(1),

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::simulator::Verdict;
+use anabranch::simulator::{Conditions, Verdict};
 use anabranch::{Endpoint, WebRtcDirectVersion};
 use is::stun::StunMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{
-    BULK, STUN_REQUEST, SeenCheck, check_with_priority, dialler, encode, endpoint_config, finish,
-    forged, listen, network, request, serve, stun_server,
+    BULK, STUN_REQUEST, STUN_SUCCESS, SeenCheck, check_with_priority, dialler, encode,
+    endpoint_config, finish, forged, listen, network, request, serve, stun_server,
 };
 
 /// What the host that a connection is directed at does with what it gets.
@@ -242,6 +242,47 @@ async fn junk_from_the_address_of_a_dead_peer_does_not_keep_its_connection() {
         sleep(Duration::from_secs(1)).await;
     }
     network.set_silent(&client, false);
+    drop((substream, connection));
+    finish([dialler, listener]).await;
+}
+
+/// Who acknowledges on and does not answer when it is asked for its consent may be somebody else by now, at an address
+/// that it knew.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_to_an_address_that_does_not_consent_ends() {
+    let (network, server, client) = network(8, 20);
+    network.set_conditions(Conditions {
+        rate: Some(100_000),
+        queue: 20_000,
+        ..Conditions::round_trip(Duration::from_millis(20))
+    });
+    let (listener, address) = listen(&server, endpoint_config()).await;
+    serve(&listener);
+    let dialler = dialler(&client);
+    let connection = dialler.connect(&address).await.expect("a listener");
+    let mut substream = connection.open(BULK).await.expect("a substream");
+    let mut buffer = vec![0; 1 << 16];
+    substream.read_exact(&mut buffer).await.expect("data");
+    network.set_tap({
+        let from = client.ip();
+        move |datagram| {
+            let is_answer = datagram.contents.starts_with(&STUN_SUCCESS);
+            if datagram.source.ip() == from && is_answer {
+                return Verdict::Drop;
+            }
+            Verdict::Pass
+        }
+    });
+    let begin = Instant::now();
+    while listener.connections() > 0 {
+        let reading = substream.read_exact(&mut buffer);
+        let _ = timeout(Duration::from_secs(1), reading).await;
+        assert!(begin.elapsed() < Duration::from_secs(45), "it goes on");
+    }
+    let after = begin.elapsed();
+    println!("ended after {after:?}");
+    assert!(after > Duration::from_secs(30), "{after:?}");
+    network.clear_tap();
     drop((substream, connection));
     finish([dialler, listener]).await;
 }

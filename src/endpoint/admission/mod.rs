@@ -228,7 +228,7 @@ impl Drop for Slot {
 struct Proofs {
     answers: HashMap<SocketAddr, Answer>,
     by_prefix: HashMap<Prefix, usize>,
-    /// Every entry of `until`, oldest first, and some that were forgotten since.
+    /// Every entry of `answers`, oldest first, and some that were forgotten since.
     order: VecDeque<(Instant, SocketAddr)>,
 }
 
