@@ -1,0 +1,224 @@
+//! Two associations and a network between them that loses, delays, repeats and reorders.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::packet::{DataHeader, Packets, flag, parse};
+use super::*;
+
+mod paths;
+mod receiver;
+mod rules;
+mod sender;
+
+const CONFIG: Config = Config {
+    max_packet: 1160,
+    receive_buffer: 256 * 1024,
+    max_message: 64 * 1024,
+    progress_timeout: Duration::from_secs(30),
+};
+
+/// What a path does to a packet.
+#[derive(Debug, Clone, Copy)]
+struct Faults {
+    loss: f64,
+    repeat: f64,
+    /// Longest extra delay.
+    jitter: Duration,
+}
+
+const CLEAN: Faults = Faults {
+    loss: 0.0,
+    repeat: 0.0,
+    jitter: Duration::ZERO,
+};
+
+#[derive(Debug)]
+struct Side {
+    association: Association,
+    events: Vec<Event>,
+    received: BTreeMap<u16, Vec<Bytes>>,
+    finished: Vec<u16>,
+    reset: Vec<u16>,
+    /// Reads what comes.
+    reads: bool,
+}
+
+impl Side {
+    fn new() -> Self {
+        Self {
+            association: Association::new(CONFIG),
+            events: Vec::new(),
+            received: BTreeMap::new(),
+            finished: Vec::new(),
+            reset: Vec::new(),
+            reads: true,
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.association.next_event() {
+            self.events.push(event);
+            match event {
+                Event::Readable { id } if self.reads => self.read(id),
+                Event::Finished { id } => self.finished.push(id),
+                Event::ResetComplete { id } => self.reset.push(id),
+                _ => {}
+            }
+        }
+    }
+
+    fn read(&mut self, id: u16) {
+        while let Some(message) = self.association.read(id) {
+            self.received.entry(id).or_default().push(message.bytes);
+        }
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        self.events.iter().find_map(|event| match event {
+            Event::Lost(lost) => Some(*lost),
+            _ => None,
+        })
+    }
+}
+
+type Filter = Box<dyn FnMut(usize, &[u8]) -> bool>;
+
+struct Pair {
+    now: Instant,
+    rng: StdRng,
+    faults: Faults,
+    sides: [Side; 2],
+    under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
+    sent: u64,
+    /// Which packets the path lets through.
+    passes: Filter,
+}
+
+impl Pair {
+    fn new(seed: u64, faults: Faults) -> Self {
+        Self {
+            now: Instant::now(),
+            rng: StdRng::seed_from_u64(seed),
+            faults,
+            sides: [Side::new(), Side::new()],
+            under_way: BTreeMap::new(),
+            sent: 0,
+            passes: Box::new(|_, _| true),
+        }
+    }
+
+    fn connected(seed: u64, faults: Faults) -> Self {
+        let mut pair = Self::new(seed, faults);
+        pair.sides[0].association.start();
+        pair.until("the handshake", |pair| {
+            pair.sides
+                .iter()
+                .all(|side| side.events.contains(&Event::Connected))
+        });
+        pair
+    }
+
+    fn step(&mut self) {
+        for from in 0..2 {
+            let packets = self.sides[from].association.poll_transmit(self.now);
+            for packet in packets.into_iter().flatten() {
+                assert!(packet.len() <= CONFIG.max_packet);
+                let Faults {
+                    loss,
+                    repeat,
+                    jitter,
+                } = self.faults;
+                if !(self.passes)(from, &packet) || self.rng.random_bool(loss) {
+                    continue;
+                }
+                for _ in 0..1 + usize::from(self.rng.random_bool(repeat)) {
+                    let extra = self.rng.random_range(0.0..=jitter.as_secs_f64());
+                    let at = self.now + Duration::from_millis(10) + Duration::from_secs_f64(extra);
+                    self.sent += 1;
+                    let to = 1 - from;
+                    self.under_way.insert((at, self.sent), (to, packet.clone()));
+                }
+            }
+            self.sides[from].take_events();
+        }
+        let timeouts = self
+            .sides
+            .iter()
+            .filter_map(|side| side.association.next_timeout());
+        let next = timeouts
+            .chain(self.under_way.keys().map(|(at, _)| *at).take(1))
+            .min();
+        self.now = self
+            .now
+            .max(next.unwrap_or(self.now + Duration::from_secs(1)));
+        while let Some(entry) = self.under_way.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let (to, packet) = entry.remove();
+            self.sides[to].association.handle_packet(self.now, &packet);
+        }
+        for side in &mut self.sides {
+            side.association.handle_timeout(self.now);
+            side.take_events();
+        }
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let end = self.now + Duration::from_secs(600);
+        while !done(self) {
+            assert!(self.now < end, "waited in vain for {what}");
+            self.step();
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    fn write(&mut self, side: usize, id: u16, message: Vec<u8>) {
+        let association = &mut self.sides[side].association;
+        assert!(association.write(id, message.into(), Protocol::Binary));
+    }
+
+    /// Nothing is held for anybody.
+    #[track_caller]
+    fn assert_idle(&self) {
+        for side in &self.sides {
+            assert!(side.association.sender.is_idle());
+            assert!(side.association.resets.is_idle());
+            assert_eq!(side.association.receiver.held(), 0);
+            assert_eq!(side.association.next_timeout(), None);
+            assert!(side.association.answers.is_empty());
+        }
+    }
+}
+
+fn pattern(length: usize, salt: usize) -> Vec<u8> {
+    (0..length).map(|at| (at + salt) as u8).collect()
+}
+
+/// A side whose peer sends these DATA chunks.
+fn receiver() -> Receiver {
+    Receiver::new(100, CONFIG.receive_buffer, CONFIG.max_message)
+}
+
+fn data(tsn: u32, sequence: u16, flags: u8) -> DataHeader {
+    DataHeader {
+        flags,
+        tsn,
+        stream: 1,
+        sequence,
+        protocol: 53,
+    }
+}
+
+const WHOLE: u8 = flag::BEGIN | flag::END;

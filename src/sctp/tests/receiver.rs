@@ -1,0 +1,138 @@
+//! What comes in: order, gaps, streams that end.
+
+use super::*;
+
+#[test]
+fn a_number_that_is_used_again_at_once_begins_another_stream() {
+    let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[1].reads = false;
+    for round in 0..3 {
+        assert!(pair.sides[0].association.open_stream(1));
+        pair.write(0, 1, pattern(10, round));
+        pair.sides[0].association.reset_stream(1);
+        pair.run(Duration::from_secs(2));
+        // As a peer does that does not wait for our answer.
+        let receiver = &mut pair.sides[0].association.receiver;
+        receiver.reset(1, &mut VecDeque::new());
+        receiver.retire(1, &mut VecDeque::new());
+        receiver.take_unanswered();
+    }
+    let opened = |side: &Side| {
+        let is_opened = |event: &&Event| matches!(event, Event::Opened { .. });
+        side.events.iter().filter(is_opened).count()
+    };
+    assert_eq!(opened(&pair.sides[1]), 1);
+    pair.sides[1].reads = true;
+    pair.sides[1].read(1);
+    pair.sides[1].take_events();
+    assert_eq!(opened(&pair.sides[1]), 3);
+    assert_eq!(pair.sides[1].received[&1].len(), 3);
+    assert_eq!(pair.sides[1].finished, [1, 1, 1]);
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.sides[1].reset, [1, 1, 1]);
+    assert_eq!(pair.sides[1].association.receiver.held(), 0);
+}
+
+#[test]
+fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
+    let mut events = VecDeque::new();
+    let mut receiver = receiver();
+    // Every other number, so that nothing is ever whole in order.
+    for distance in (1..200_000).step_by(2) {
+        let header = data(100 + distance, distance as u16, WHOLE);
+        receiver
+            .handle_data(header, &[1; 200], &mut events)
+            .expect("sound");
+    }
+    assert!(receiver.held() <= CONFIG.receive_buffer);
+    assert!(receiver.sack().2.len() <= 1024);
+    // What is missing still has its place, and what waited for it follows.
+    for distance in (0..1000).step_by(2) {
+        let header = data(100 + distance, distance as u16, WHOLE);
+        receiver
+            .handle_data(header, &[1; 200], &mut events)
+            .expect("sound");
+    }
+    assert!(receiver.has_reached(100 + 999));
+    let mut read = 0;
+    while receiver.read(1, &mut events).is_some() {
+        read += 1;
+    }
+    assert!(read >= 1000, "{read}");
+}
+
+#[test]
+fn pieces_that_make_no_message_end_the_association() {
+    let rounds: [&[(u32, u16, u8)]; 4] = [
+        // No beginning, two beginnings, another sequence number, another kind of order.
+        &[(100, 0, 0)],
+        &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
+        &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
+        &[(100, 0, flag::BEGIN), (101, 0, flag::END | flag::UNORDERED)],
+    ];
+    for round in rounds {
+        let mut receiver = receiver();
+        let mut events = VecDeque::new();
+        let mut last = Ok(());
+        for (tsn, sequence, flags) in round {
+            last = receiver.handle_data(data(*tsn, *sequence, *flags), b"x", &mut events);
+        }
+        assert!(last.is_err(), "{round:?}");
+    }
+    let mut receiver = receiver();
+    let mut events = VecDeque::new();
+    let too_long = (100..).find(|tsn| {
+        let flags = if *tsn == 100 { flag::BEGIN } else { 0 };
+        receiver
+            .handle_data(data(*tsn, 0, flags), &[0; 1000], &mut events)
+            .is_err()
+    });
+    assert_eq!(too_long, Some(100 + CONFIG.max_message as u32 / 1000));
+}
+
+/// A peer uses a number again behind a reset that has to wait for what was lost in front of it.
+#[test]
+fn what_is_behind_a_reset_waits_for_it() {
+    let mut receiver = receiver();
+    let mut events = VecDeque::new();
+    let mut take = |receiver: &mut Receiver, tsn, sequence| {
+        let header = data(tsn, sequence, WHOLE);
+        receiver
+            .handle_data(header, &[tsn as u8], &mut events)
+            .expect("sound");
+    };
+    take(&mut receiver, 100, 0);
+    take(&mut receiver, 102, 2);
+    receiver.hold_after(102);
+    take(&mut receiver, 103, 0);
+    take(&mut receiver, 104, 1);
+    take(&mut receiver, 101, 1);
+    assert!(receiver.has_reached(102) && !receiver.has_reached(103));
+    receiver.reset(1, &mut events);
+    receiver.release(&mut events).expect("sound");
+    assert!(receiver.has_reached(104));
+    let mut read = |receiver: &mut Receiver| {
+        std::iter::from_fn(|| Some(receiver.read(1, &mut events)?.bytes[0])).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&mut receiver), [100, 101, 102]);
+    assert_eq!(read(&mut receiver), [0; 0], "its end is not known yet");
+    receiver.retire(1, &mut VecDeque::new());
+    assert_eq!(read(&mut receiver), [103, 104]);
+    let finished = |event: &&Event| matches!(event, Event::Finished { .. });
+    assert_eq!(events.iter().filter(finished).count(), 1);
+    assert_eq!(receiver.held(), 0);
+}
+
+#[test]
+fn a_number_that_is_reset_and_used_without_end_ends_the_association() {
+    let mut receiver = receiver();
+    let mut events = VecDeque::new();
+    let ended = (100..200).find(|tsn| {
+        let header = data(*tsn, 0, WHOLE);
+        let taken = receiver.handle_data(header, b"x", &mut events);
+        receiver.reset(1, &mut events);
+        taken.is_err()
+    });
+    // The first, and 16 behind it.
+    assert_eq!(ended, Some(117));
+}
