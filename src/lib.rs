@@ -22,6 +22,7 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
+mod entropy;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -34,6 +35,7 @@ mod sctp;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;
+mod tally;
 mod ufrag;
 mod webrtc;
 #[cfg(feature = "websocket")]

@@ -1,11 +1,12 @@
 //! INIT and its answer (RFC 9260 sections 3.3.2 and 3.3.3).
 
-use super::packet::{Fields, parameters, put_parameter};
+use super::packet::{Fields, kind, parameters, put_parameter};
 
 /// Parameters of INIT and INIT-ACK.
 const STATE_COOKIE: u16 = 7;
 const ZERO_CHECKSUM_ACCEPTABLE: u16 = 0x8001;
 const SUPPORTED_EXTENSIONS: u16 = 0x8008;
+const FORWARD_TSN_SUPPORTED: u16 = 0xc000;
 
 /// The peer's error detection is DTLS (RFC 9653 section 8).
 const OVER_DTLS: u32 = 1;
@@ -27,6 +28,8 @@ pub(super) struct Init {
     pub(super) inbound_streams: u16,
     /// It takes packets without a checksum (RFC 9653).
     pub(super) zero_checksum: bool,
+    /// It takes FORWARD-TSN (RFC 3758).
+    pub(super) forward_tsn: bool,
 }
 
 impl Init {
@@ -39,6 +42,7 @@ impl Init {
             first_tsn: 0,
             inbound_streams: 0,
             zero_checksum: false,
+            forward_tsn: false,
         };
         let outbound = fields.u16()?;
         init.inbound_streams = fields.u16()?;
@@ -54,6 +58,8 @@ impl Init {
                 ZERO_CHECKSUM_ACCEPTABLE => {
                     init.zero_checksum = Fields(value).u32() == Some(OVER_DTLS);
                 }
+                FORWARD_TSN_SUPPORTED => init.forward_tsn = true,
+                SUPPORTED_EXTENSIONS => init.forward_tsn |= value.contains(&kind::FORWARD_TSN),
                 // What is not known may be left out (RFC 9260 section 3.2.1): nothing else changes what we do.
                 _ => {}
             }
@@ -76,11 +82,13 @@ impl Init {
             let acceptable = OVER_DTLS.to_be_bytes();
             put_parameter(&mut value, ZERO_CHECKSUM_ACCEPTABLE, &acceptable);
         }
-        put_parameter(
-            &mut value,
-            SUPPORTED_EXTENSIONS,
-            &[super::packet::kind::RE_CONFIG],
-        );
+        // Some look at the one parameter, and some at the other.
+        let mut extensions = vec![kind::RE_CONFIG];
+        if self.forward_tsn {
+            put_parameter(&mut value, FORWARD_TSN_SUPPORTED, &[]);
+            extensions.push(kind::FORWARD_TSN);
+        }
+        put_parameter(&mut value, SUPPORTED_EXTENSIONS, &extensions);
         value
     }
 }
@@ -95,13 +103,15 @@ mod tests {
         first_tsn: 3,
         inbound_streams: 4,
         zero_checksum: true,
+        forward_tsn: true,
     };
 
     #[test]
     fn what_is_written_is_read() {
-        for zero_checksum in [false, true] {
+        for (zero_checksum, forward_tsn) in [(false, true), (true, false), (true, true)] {
             let init = Init {
                 zero_checksum,
+                forward_tsn,
                 ..INIT
             };
             assert_eq!(Init::parse(&init.encode(None)), Some((init, None)));

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::handshake::Init;
-use super::packet::{self, Chunk, DataHeader, Fields, Header, Sack, kind};
+use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, kind};
 use super::receiver::Receiver;
 use super::reset::{Outcome, Resets};
-use super::{
-    Association, Config, Event, Lost, PORT, PROTOCOL_VIOLATION, State, USER_INITIATED_ABORT,
-    Violation,
-};
+use super::{Association, Config, Event, Lost, PORT, State, Violation, cause};
+
+/// Bytes of an unrecognized chunk that its report repeats.
+const MAX_REPORTED: usize = 64;
 
 impl Association {
     /// Takes in a packet.
@@ -35,7 +35,7 @@ impl Association {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(violation) => {
-                    self.say_abort(PROTOCOL_VIOLATION);
+                    self.say_abort(cause::PROTOCOL_VIOLATION, &[]);
                     return self.lose(Lost::Violation(violation));
                 }
             }
@@ -75,6 +75,17 @@ impl Association {
                 let Some((header, payload)) = DataHeader::parse(chunk) else {
                     return Err(Violation("DATA without a header"));
                 };
+                if payload.is_empty() {
+                    // RFC 9260 section 6.2.
+                    self.say_abort(cause::NO_USER_DATA, &header.tsn.to_be_bytes());
+                    self.lose(Lost::Violation(Violation("DATA without user data")));
+                    return Ok(false);
+                }
+                if header.stream >= self.own.inbound_streams {
+                    // Acknowledged and dropped (RFC 9260 section 6.5).
+                    let [high, low] = header.stream.to_be_bytes();
+                    self.answer_with_cause(kind::ERROR, cause::INVALID_STREAM, &[high, low, 0, 0]);
+                }
                 self.receiver
                     .handle_data(header, payload, &mut self.events)?;
                 self.perform_deferred_resets()?;
@@ -92,26 +103,56 @@ impl Association {
             kind::HEARTBEAT_ACK if is_up => self.on_heartbeat_ack(chunk.value),
             kind::RE_CONFIG if is_up => self.on_re_config(chunk.value),
             kind::ABORT => {
-                let cause = Fields(chunk.value).u16();
-                self.lose(if cause.is_none_or(|cause| cause == USER_INITIATED_ABORT) {
-                    Lost::Closed
-                } else {
-                    Lost::Aborted
-                });
+                let code = Fields(chunk.value).u16();
+                self.lose(
+                    if code.is_none_or(|code| code == cause::USER_INITIATED_ABORT) {
+                        Lost::Closed
+                    } else {
+                        Lost::Aborted
+                    },
+                );
                 return Ok(false);
             }
-            kind::SHUTDOWN if is_up => self.state = State::Answering,
+            kind::SHUTDOWN if is_up => {
+                self.state = State::Answering;
+                if let Some(cumulative_tsn) = Fields(chunk.value).u32() {
+                    self.sender
+                        .handle_shutdown(now, cumulative_tsn, &mut self.events)?;
+                }
+            }
+            kind::FORWARD_TSN if is_up => {
+                if let Some(forward) = ForwardTsn::parse(chunk.value) {
+                    self.receiver.forward(forward, &mut self.events)?;
+                    self.perform_deferred_resets()?;
+                }
+            }
             kind::SHUTDOWN_ACK if matches!(self.state, State::ShuttingDown | State::Answering) => {
                 self.answer(kind::SHUTDOWN_COMPLETE, Vec::new());
                 self.lose(Lost::Closed);
             }
             kind::SHUTDOWN_COMPLETE if self.state == State::Answering => self.lose(Lost::Closed),
-            // What is not known says by its first bits whether to go on (RFC 9260 section 3.2). What is known and
-            // comes at the wrong time is none of that.
-            unknown if unknown >= 0x40 => return Ok(unknown >= 0x80),
-            _ => {}
+            // At the wrong time, or of no interest (ECNE and CWR belong to an extension that is not offered).
+            kind::DATA..=kind::SHUTDOWN_COMPLETE | kind::RE_CONFIG | kind::FORWARD_TSN => {}
+            _ => return Ok(self.skip_unrecognized(chunk)),
         }
         Ok(true)
+    }
+
+    /// What is not known says by its first two bits whether to go on and whether the peer is told (RFC 9260
+    /// section 3.2).
+    fn skip_unrecognized(&mut self, chunk: Chunk<'_>) -> bool {
+        if chunk.kind & 0x40 != 0 && self.peer.is_some() {
+            let length = chunk.value.len().min(MAX_REPORTED);
+            let mut start = vec![chunk.kind, chunk.flags, 0, 0];
+            start.extend_from_slice(chunk.value.get(..length).unwrap_or_default());
+            if let Ok(field) = u16::try_from(length + 4)
+                && let Some(place) = start.get_mut(2..4)
+            {
+                place.copy_from_slice(&field.to_be_bytes());
+            }
+            self.answer_with_cause(kind::ERROR, cause::UNRECOGNIZED_CHUNK, &start);
+        }
+        chunk.kind & 0x80 != 0
     }
 
     fn on_init(&mut self, header: Header, value: &[u8]) {
@@ -129,6 +170,7 @@ impl Association {
             // know.
             let answer = Init {
                 zero_checksum: self.own.zero_checksum && peer.zero_checksum,
+                forward_tsn: self.own.forward_tsn && peer.forward_tsn,
                 ..self.own
             };
             let answer = answer.encode(Some(&self.cookie));
@@ -155,12 +197,14 @@ impl Association {
         self.peer = Some(peer);
         self.peer_port = header.source;
         self.sender.set_peer_window(peer.window);
+        self.sender.set_forward_tsn(peer.forward_tsn);
         let Config {
             receive_buffer,
             max_message,
             ..
         } = self.config;
         self.receiver = Receiver::new(peer.first_tsn, receive_buffer, max_message);
+        self.receiver.set_end_of_streams(self.own.inbound_streams);
         self.resets = Resets::new(self.own.first_tsn, peer.first_tsn);
     }
 

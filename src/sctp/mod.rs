@@ -55,9 +55,14 @@ const COOKIE: usize = 16;
 /// Times that the end of an association is said before it is over in any case.
 const SHUTDOWN_ATTEMPTS: u32 = 6;
 
-/// Causes of an ABORT (RFC 9260 sections 3.3.10.12 and 3.3.10.13).
-const USER_INITIATED_ABORT: u16 = 12;
-const PROTOCOL_VIOLATION: u16 = 13;
+/// Causes of an ABORT or ERROR (RFC 9260 section 3.3.10).
+mod cause {
+    pub(super) const INVALID_STREAM: u16 = 1;
+    pub(super) const UNRECOGNIZED_CHUNK: u16 = 6;
+    pub(super) const NO_USER_DATA: u16 = 9;
+    pub(super) const USER_INITIATED_ABORT: u16 = 12;
+    pub(super) const PROTOCOL_VIOLATION: u16 = 13;
+}
 
 /// What a message is (RFC 8831 section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +224,7 @@ impl Association {
             first_tsn: rand::random(),
             inbound_streams: handshake::STREAMS,
             zero_checksum: true,
+            forward_tsn: true,
         };
         Self {
             config,
@@ -295,8 +301,11 @@ impl Association {
 
 /// Streams.
 impl Association {
-    /// Makes a stream; `false` if the number is in use, in either direction.
+    /// Makes a stream; `false` if the number is in use, in either direction, or beyond what the peer takes.
     pub(crate) fn open_stream(&mut self, id: u16) -> bool {
+        if !self.is_taken_by_peer(id) {
+            return false;
+        }
         // A peer may be first, and have used it.
         if !self.sender.open(id) {
             return false;
@@ -307,12 +316,17 @@ impl Association {
 
     /// Queues a message, which must not be empty; `false` if the stream can not be written to.
     pub(crate) fn write(&mut self, id: u16, message: Bytes, protocol: Protocol) -> bool {
-        if !self.receiver.is_open(id) || self.state == State::Over {
+        if !self.receiver.is_open(id) || self.state == State::Over || !self.is_taken_by_peer(id) {
             return false;
         }
         // A stream that the peer has opened.
         self.sender.open(id);
         self.sender.write(id, protocol.into(), message)
+    }
+
+    /// Whether the peer takes this number (MIS, RFC 9260 section 3.3.2), as far as it is known.
+    fn is_taken_by_peer(&self, id: u16) -> bool {
+        self.peer.is_none_or(|peer| id < peer.inbound_streams)
     }
 
     /// The next whole message of a stream.

@@ -6,9 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::packet::{Packets, kind, put_parameter};
 use super::sender::{RTO_INITIAL, RTO_MAX};
-use super::{
-    Association, Lost, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, USER_INITIATED_ABORT, reset,
-};
+use super::{Association, Lost, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, cause, reset};
 
 impl Association {
     /// The next packets to send: all that the windows allow.
@@ -100,17 +98,22 @@ impl Association {
     /// Ends the association at once. The peer is told with the next `poll_transmit`, the last that has anything.
     pub(crate) fn abort(&mut self) {
         if self.state != State::Over {
-            self.say_abort(USER_INITIATED_ABORT);
+            self.say_abort(cause::USER_INITIATED_ABORT, &[]);
             self.state = State::Over;
             self.repeated = None;
         }
     }
 
-    pub(super) fn say_abort(&mut self, cause: u16) {
+    pub(super) fn say_abort(&mut self, cause: u16, information: &[u8]) {
         self.answers.clear();
+        self.answer_with_cause(kind::ABORT, cause, information);
+    }
+
+    /// Answers with an ABORT or an ERROR.
+    pub(super) fn answer_with_cause(&mut self, kind: u8, cause: u16, information: &[u8]) {
         let mut value = Vec::new();
-        put_parameter(&mut value, cause, &[]);
-        self.answer(kind::ABORT, value);
+        put_parameter(&mut value, cause, information);
+        self.answer(kind, value);
     }
 
     /// Says that it is over as soon as everything is acknowledged.
@@ -151,7 +154,7 @@ impl Association {
         }
         self.sender.handle_timeout(now);
         if self.sender.is_stuck(now, self.config.progress_timeout) {
-            self.say_abort(USER_INITIATED_ABORT);
+            self.say_abort(cause::USER_INITIATED_ABORT, &[]);
             self.lose(Lost::NoProgress);
         }
     }

@@ -22,10 +22,12 @@ pub(super) mod kind {
     pub(crate) const ABORT: u8 = 6;
     pub(crate) const SHUTDOWN: u8 = 7;
     pub(crate) const SHUTDOWN_ACK: u8 = 8;
+    pub(crate) const ERROR: u8 = 9;
     pub(crate) const COOKIE_ECHO: u8 = 10;
     pub(crate) const COOKIE_ACK: u8 = 11;
     pub(crate) const SHUTDOWN_COMPLETE: u8 = 14;
     pub(crate) const RE_CONFIG: u8 = 130;
+    pub(crate) const FORWARD_TSN: u8 = 192;
 }
 
 /// Flags of a DATA chunk (RFC 9260 section 3.3.1, RFC 7053).
@@ -172,6 +174,29 @@ impl DataHeader {
     }
 }
 
+/// A FORWARD-TSN (RFC 3758 section 3.2): the number that the receiver passes on to, and what is given up for that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ForwardTsn<'a> {
+    pub(super) cumulative_tsn: u32,
+    streams: &'a [u8],
+}
+
+impl<'a> ForwardTsn<'a> {
+    pub(super) fn parse(value: &'a [u8]) -> Option<Self> {
+        let mut fields = Fields(value);
+        let cumulative_tsn = fields.u32()?;
+        Some(Self {
+            cumulative_tsn,
+            streams: fields.0,
+        })
+    }
+
+    /// Streams, and for each the last sequence number that is given up.
+    pub(super) fn streams(self) -> impl Iterator<Item = (u16, u16)> + use<'a> {
+        pairs(self.streams)
+    }
+}
+
 /// What a SACK says, its gaps still unparsed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sack<'a> {
@@ -194,11 +219,15 @@ impl<'a> Sack<'a> {
 
     /// First and last number of what came behind a gap, as distances from the cumulative one.
     pub(super) fn gaps(self) -> impl Iterator<Item = (u16, u16)> + use<'a> {
-        self.gaps.chunks_exact(4).filter_map(|gap| {
-            let mut fields = Fields(gap);
-            Some((fields.u16()?, fields.u16()?))
-        })
+        pairs(self.gaps)
     }
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = (u16, u16)> + use<'_> {
+    bytes.chunks_exact(4).filter_map(|pair| {
+        let mut fields = Fields(pair);
+        Some((fields.u16()?, fields.u16()?))
+    })
 }
 
 /// Puts chunks into packets, as many into each as fit.

@@ -10,19 +10,18 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::handshake::STREAMS;
 use super::packet::{DataHeader, flag};
 use super::{Event, Message, Protocol, Violation};
+use crate::tally::lower;
 
-/// How long an acknowledgement may wait for another packet. RFC 9260 section 6.2 allows 500 ms; this is long
-/// enough for an answer to go along, and short enough to keep the end of a burst from waiting.
-const SACK_DELAY: Duration = Duration::from_millis(20);
-
-/// Packets that are acknowledged together at most, unless a batch of them comes at once.
-const PACKETS_PER_SACK: u32 = 2;
+mod forward;
+mod sack;
+mod streams;
 
 /// Numbers ahead of the first that is missing: a SACK can tell of no more (RFC 9260 section 3.3.4).
 const MAX_AHEAD: u64 = u16::MAX as u64;
@@ -83,9 +82,9 @@ impl Inbound {
 pub(super) struct Receiver {
     /// The highest number up to which nothing is missing. Extended to 64 bits, so that it never wraps.
     cumulative: u64,
-    /// What came ahead of a missing number; `None` where it was read already.
-    ahead: BTreeMap<u64, Option<Piece>>,
-    /// The numbers in `ahead`, as runs in order.
+    /// What came ahead of a missing number and is of no whole message yet.
+    ahead: BTreeMap<u64, Piece>,
+    /// The numbers that came ahead of a missing one, as runs in order.
     runs: Vec<RangeInclusive<u64>>,
     /// The number before which resets wait to be performed.
     hold_after: Option<u64>,
@@ -93,6 +92,8 @@ pub(super) struct Receiver {
     at_hand: Option<DataHeader>,
     assembly: BytesMut,
     streams: HashMap<u16, Inbound>,
+    /// The first number that is taken from no peer.
+    end_of_streams: u16,
     /// What came on the number of a stream that the peer has reset and that is not read to its end: others,
     /// each of which begins when the one before has ended. Some peers use a number again without waiting
     /// for the answer to their reset.
@@ -122,6 +123,7 @@ impl Receiver {
             at_hand: None,
             assembly: BytesMut::new(),
             streams: HashMap::new(),
+            end_of_streams: STREAMS,
             successors: HashMap::new(),
             unanswered: Vec::new(),
             capacity,
@@ -132,6 +134,11 @@ impl Receiver {
             sack_at: None,
             told: capacity,
         }
+    }
+
+    /// What comes on streams from this number on is dropped.
+    pub(super) fn set_end_of_streams(&mut self, end: u16) {
+        self.end_of_streams = end;
     }
 
     /// The highest number up to which nothing is missing.
@@ -161,7 +168,7 @@ impl Receiver {
             self.sack_now = true;
         }
         let number = self.extend(header.tsn);
-        if number <= self.cumulative || self.ahead.contains_key(&number) {
+        if number <= self.cumulative || self.is_ahead(number) {
             // The peer has not heard of it (RFC 9260 section 6.2).
             self.sack_now = true;
             return Ok(());
@@ -176,7 +183,7 @@ impl Receiver {
                 self.held += cost;
                 // A copy: it may lie long, in a packet that is much longer.
                 let payload = Bytes::copy_from_slice(payload);
-                self.ahead.insert(number, Some(Piece { header, payload }));
+                self.ahead.insert(number, Piece { header, payload });
                 self.take_whole(number, header, events)?;
             }
             return Ok(());
@@ -194,21 +201,30 @@ impl Receiver {
 
     /// Takes what came ahead and is next now.
     fn take_ahead(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
-        while self.hold_after != Some(self.cumulative)
-            && let Some(entry) = self.ahead.first_entry()
-            && *entry.key() == self.cumulative + 1
+        while let Some(run) = self.runs.first().cloned()
+            && *run.start() <= self.cumulative + 1
+            && self.hold_after != Some(self.cumulative)
         {
-            self.cumulative += 1;
-            if let Some(piece) = entry.remove() {
-                self.held -= piece.payload.len() + OVERHEAD;
+            let end = match self.hold_after {
+                Some(hold) if run.contains(&hold) => hold,
+                _ => *run.end(),
+            };
+            while let Some(entry) = self.ahead.first_entry()
+                && *entry.key() <= end
+            {
+                self.cumulative = *entry.key();
+                let piece = entry.remove();
+                lower(&mut self.held, piece.payload.len() + OVERHEAD);
                 self.take(piece.header, &piece.payload, events)?;
             }
-        }
-        if let Some(first) = self.runs.first()
-            && *first.end() <= self.cumulative
-        {
-            self.runs.remove(0);
+            // What is left was read already.
+            self.cumulative = end;
             self.sack_now = true;
+            if end == *run.end() {
+                self.runs.remove(0);
+            } else if let Some(first) = self.runs.first_mut() {
+                *first = end + 1..=*run.end();
+            }
         }
         // As long as there are gaps (RFC 9260 section 6.7).
         self.sack_now |= !self.runs.is_empty();
@@ -224,6 +240,12 @@ impl Receiver {
     pub(super) fn release(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
         self.hold_after = None;
         self.take_ahead(events)
+    }
+
+    /// Whether the number came ahead of a missing one.
+    fn is_ahead(&self, number: u64) -> bool {
+        let at = self.runs.partition_point(|run| *run.end() < number);
+        self.runs.get(at).is_some_and(|run| run.contains(&number))
     }
 
     /// Adds a number to the runs; `false` if there would be too many.
@@ -323,15 +345,13 @@ impl Receiver {
             .rev()
         {
             let expected = first.map_or(number, |(first, _)| first - 1);
-            match piece {
-                Some(piece) if *at == expected && is_same(piece) => {
-                    let begins = piece.header.flags & flag::BEGIN != 0;
-                    first = Some((*at, begins));
-                    if begins {
-                        break;
-                    }
-                }
-                _ => return Ok(()),
+            if *at != expected || !is_same(piece) {
+                return Ok(());
+            }
+            let begins = piece.header.flags & flag::BEGIN != 0;
+            first = Some((*at, begins));
+            if begins {
+                break;
             }
         }
         let Some((first, true)) = first else {
@@ -339,27 +359,23 @@ impl Receiver {
         };
         let (mut last, mut length) = (None, 0);
         for (expected, (at, piece)) in (first..).zip(self.ahead.range(first..)) {
-            match piece {
-                Some(piece)
-                    if *at == expected && is_same(piece) && expected < first + MAX_PIECES =>
-                {
-                    length += piece.payload.len();
-                    if piece.header.flags & flag::END != 0 {
-                        last = Some(expected);
-                        break;
-                    }
-                }
-                _ => return Ok(()),
+            if *at != expected || !is_same(piece) || expected >= first + MAX_PIECES {
+                return Ok(());
+            }
+            length += piece.payload.len();
+            if piece.header.flags & flag::END != 0 {
+                last = Some(expected);
+                break;
             }
         }
         let Some(last) = last.filter(|_| length <= self.max_message) else {
             return Ok(());
         };
         let mut message = BytesMut::with_capacity(length);
-        for (_, piece) in self.ahead.range_mut(first..=last) {
-            if let Some(piece) = piece.take() {
+        for at in first..=last {
+            if let Some(piece) = self.ahead.remove(&at) {
                 message.put_slice(&piece.payload);
-                self.held -= piece.payload.len() + OVERHEAD;
+                lower(&mut self.held, piece.payload.len() + OVERHEAD);
             }
         }
         self.deliver(header, message.freeze(), events)
@@ -373,6 +389,9 @@ impl Receiver {
         events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
         let id = header.stream;
+        if id >= self.end_of_streams {
+            return Ok(());
+        }
         let first = self.streams.entry(id).or_insert_with(|| {
             events.push_back(Event::Opened { id });
             Inbound::default()
@@ -420,113 +439,9 @@ impl Receiver {
         };
         // A number that was there before.
         if let Some(refused) = refused {
-            self.held -= refused.bytes.len() + OVERHEAD;
+            lower(&mut self.held, refused.bytes.len() + OVERHEAD);
         }
         Ok(())
-    }
-
-    /// Makes a stream that nothing has come on yet; `false` if there is one.
-    pub(super) fn open(&mut self, id: u16) -> bool {
-        let is_new = !self.streams.contains_key(&id);
-        if is_new {
-            self.streams.insert(id, Inbound::default());
-        }
-        is_new
-    }
-
-    /// Whether there is such a stream, and the peer has not reset it.
-    pub(super) fn is_open(&self, id: u16) -> bool {
-        self.streams.get(&id).is_some_and(|stream| !stream.ended)
-    }
-
-    /// The next message of a stream.
-    pub(super) fn read(&mut self, id: u16, events: &mut VecDeque<Event>) -> Option<Message> {
-        let message = self.streams.get_mut(&id)?.ready.pop_front();
-        if let Some(message) = &message {
-            self.held -= message.bytes.len() + OVERHEAD;
-        }
-        self.end_if_read(id, events);
-        message
-    }
-
-    /// Throws away what the stream holds, and what still comes on it.
-    pub(super) fn ignore(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        stream.ignored = true;
-        let waiting = std::mem::take(&mut stream.waiting);
-        let ready = std::mem::take(&mut stream.ready);
-        for message in ready.into_iter().chain(waiting.into_values()) {
-            self.held -= message.bytes.len() + OVERHEAD;
-        }
-        self.end_if_read(id, events);
-    }
-
-    /// Our own direction of a stream was reset.
-    pub(super) fn answered(&mut self, id: u16) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.answered = true;
-        }
-    }
-
-    /// The peer has reset a stream: what comes now is of another, with the same number.
-    pub(super) fn reset(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        let stream = match self.successors.get_mut(&id).and_then(VecDeque::back_mut) {
-            Some(last) => Some(last),
-            None => self.streams.get_mut(&id),
-        };
-        let Some(stream) = stream else {
-            return;
-        };
-        stream.ended = true;
-        // Messages that wait for one which the peer has never sent.
-        for message in std::mem::take(&mut stream.waiting).into_values() {
-            self.held -= message.bytes.len() + OVERHEAD;
-        }
-        self.end_if_read(id, events);
-    }
-
-    /// Ends a stream that was reset and has nothing left to read.
-    fn end_if_read(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.ended
-            && stream.ready.is_empty()
-            && !std::mem::replace(&mut stream.finished, true)
-        {
-            events.push_back(Event::Finished { id });
-        }
-    }
-
-    /// The end of a stream is known: the next one on its number takes its place. What was read before belongs to
-    /// the one, and what is read from now on to the other.
-    pub(super) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        let Some(stream) = self.streams.remove(&id) else {
-            return;
-        };
-        if stream.answered {
-            events.push_back(Event::ResetComplete { id });
-        } else {
-            self.unanswered.push(id);
-        }
-        let Some(successors) = self.successors.get_mut(&id) else {
-            return;
-        };
-        let next = successors.pop_front();
-        if successors.is_empty() {
-            self.successors.remove(&id);
-        }
-        if let Some(next) = next {
-            events.push_back(Event::Opened { id });
-            events.extend(next.ready.iter().map(|_| Event::Readable { id }));
-            self.streams.insert(id, next);
-            self.end_if_read(id, events);
-        }
-    }
-
-    /// Streams that have ended since this was asked last, and that are to be reset on our side too.
-    pub(super) fn take_unanswered(&mut self) -> Vec<u16> {
-        std::mem::take(&mut self.unanswered)
     }
 }
 
@@ -542,10 +457,15 @@ impl Receiver {
         self.held
     }
 
+    /// Pieces that are kept by number.
+    pub(super) fn pieces(&self) -> usize {
+        self.ahead.len()
+    }
+
     /// Throws away what came behind a gap, as RFC 9260 section 6.2 allows.
     pub(super) fn renege(&mut self) {
-        for piece in std::mem::take(&mut self.ahead).into_values().flatten() {
-            self.held -= piece.payload.len() + OVERHEAD;
+        for piece in std::mem::take(&mut self.ahead).into_values() {
+            lower(&mut self.held, piece.payload.len() + OVERHEAD);
         }
         self.runs.clear();
     }
@@ -559,64 +479,4 @@ fn assembled(assembly: &mut BytesMut) -> Bytes {
         return Bytes::copy_from_slice(&message);
     }
     message.freeze()
-}
-
-/// Acknowledgements.
-impl Receiver {
-    /// A packet with DATA was taken in.
-    pub(super) fn note_packet(&mut self, now: Instant) {
-        self.packets += 1;
-        if self.packets >= PACKETS_PER_SACK {
-            self.sack_now = true;
-        }
-        self.sack_at.get_or_insert(now + SACK_DELAY);
-    }
-
-    pub(super) fn is_sack_due(&self, now: Instant) -> bool {
-        self.sack_now || self.sack_at.is_some_and(|at| at <= now) || self.is_window_update_due()
-    }
-
-    /// Whether there is something to acknowledge, at once or later: it can go along with DATA.
-    pub(super) fn has_news(&self) -> bool {
-        self.sack_now || self.sack_at.is_some()
-    }
-
-    pub(super) fn sack_at(&self) -> Option<Instant> {
-        self.sack_at
-    }
-
-    /// Number, window and gaps of a SACK that is sent now.
-    pub(super) fn sack(&mut self) -> (u32, u32, impl ExactSizeIterator<Item = (u16, u16)> + '_) {
-        self.packets = 0;
-        self.sack_now = false;
-        self.sack_at = None;
-        self.told = self.window();
-        let cumulative = self.cumulative;
-        // All are within `MAX_AHEAD`.
-        let distance = move |number: u64| (number - cumulative) as u16;
-        let gaps = self
-            .runs
-            .iter()
-            .map(move |run| (distance(*run.start()), distance(*run.end())));
-        (
-            self.cumulative as u32,
-            u32::try_from(self.told).unwrap_or(u32::MAX),
-            gaps,
-        )
-    }
-
-    fn window(&self) -> usize {
-        self.capacity.saturating_sub(self.held)
-    }
-
-    /// Whether the peer believes in a window much smaller than it is, and has to be told: it may be waiting. An
-    /// update for every read would be an update for every packet.
-    pub(super) fn is_window_update_due(&self) -> bool {
-        self.told < self.capacity / 2 && self.window() >= self.told + self.capacity / 4
-    }
-
-    /// Whether the peer was told of less than a quarter of the window.
-    pub(super) fn is_window_tight(&self) -> bool {
-        self.told < self.capacity / 4
-    }
 }

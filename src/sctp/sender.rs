@@ -22,6 +22,7 @@ use bytes::Bytes;
 use super::Event;
 use super::congestion::Congestion;
 use super::packet::{DATA_HEADER, DataHeader};
+use crate::tally::lower;
 
 /// Before a round trip was measured: RFC 9260 says 1 s, but DTLS has just shown that the path is
 /// no slower than this.
@@ -44,8 +45,10 @@ const ENTRY: usize = 128;
 mod packets;
 mod recovery;
 mod window;
+mod withhold;
 
 use window::{PeerWindow, Share};
+use withhold::Withholding;
 
 /// A message, or the rest of one, that was not sent yet.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ enum State {
     InFlight,
     ToRepeat,
     Acknowledged,
+    /// Withheld: with a payload it was not sent yet, and without one it never is.
+    Withheld,
 }
 
 /// A chunk that has a number.
@@ -164,6 +169,7 @@ pub(super) struct Sender {
     round_end: u64,
     reordering: u64,
     peer_window: PeerWindow,
+    withholding: Withholding,
     smoothed: Option<Duration>,
     variation: Duration,
     latest: Duration,
@@ -210,6 +216,7 @@ impl Sender {
             round_end: 0,
             reordering: REORDERING,
             peer_window: PeerWindow::default(),
+            withholding: Withholding::new(),
             smoothed: None,
             variation: Duration::ZERO,
             latest: Duration::ZERO,
@@ -228,6 +235,11 @@ impl Sender {
     /// The peer has told of its window, in INIT or INIT-ACK.
     pub(super) fn set_peer_window(&mut self, window: u32) {
         self.peer_window.advertise(window, self.outstanding);
+    }
+
+    /// The peer takes FORWARD-TSN (RFC 3758), or does not.
+    pub(super) fn set_forward_tsn(&mut self, known: bool) {
+        self.withholding.set_forward_tsn(known);
     }
 
     /// The number that the peer has reached.
@@ -290,9 +302,8 @@ impl Sender {
 
     /// Lowers what holds writers back, which wakes them. Nothing else does.
     fn release(&mut self, unacknowledged: usize, held: usize, events: &mut VecDeque<Event>) {
-        debug_assert!(unacknowledged <= self.unacknowledged && held <= self.held);
-        self.unacknowledged = self.unacknowledged.saturating_sub(unacknowledged);
-        self.held = self.held.saturating_sub(held);
+        lower(&mut self.unacknowledged, unacknowledged);
+        lower(&mut self.held, held);
         if unacknowledged + held > 0 {
             self.report_room(events);
         }
@@ -328,7 +339,7 @@ impl Sender {
             }
             is_kept
         });
-        stream.unacknowledged = stream.unacknowledged.saturating_sub(bytes);
+        lower(&mut stream.unacknowledged, bytes);
         let is_empty = stream.unacknowledged == 0;
         self.release(bytes, bytes + entries * ENTRY, events);
         if is_empty {
@@ -345,6 +356,7 @@ impl Sender {
     /// Whether there may be something to send now.
     pub(super) fn wants_to_send(&self) -> bool {
         self.probe_due
+            || self.withholding.is_forward_due()
             || ((!self.to_repeat.is_empty() || !self.queue.is_empty()) && self.may_send(1))
     }
 
@@ -431,5 +443,17 @@ impl Sender {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.reset = Reset::Failed;
         }
+    }
+}
+
+#[cfg(test)]
+impl Sender {
+    pub(super) fn withhold_nothing(&mut self) {
+        self.withholding.set_rounds(u32::MAX);
+    }
+
+    /// What the last SACKs have told of gaps, as far as it was looked at.
+    pub(super) fn known_gaps(&self) -> &[(u32, u32)] {
+        &self.known_gaps
     }
 }

@@ -74,6 +74,7 @@ pub struct Network {
 impl Network {
     /// A network without hosts. Every random choice follows from `seed`.
     pub fn new(seed: u64) -> Self {
+        crate::entropy::fix(seed);
         Self {
             shared: Arc::new(Shared {
                 seed,

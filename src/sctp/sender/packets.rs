@@ -2,8 +2,12 @@
 
 use std::time::Instant;
 
-use super::super::packet::{DataHeader, Packets, flag};
+use bytes::Bytes;
+
+use super::super::packet::{DataHeader, Packets, flag, kind};
+use super::withhold::Withheld;
 use super::{DATA_HEADER, ENTRY, MIN_PIECE, RTO_MAX, Reset, Sender, Sent, State, chunk_size};
+use crate::tally::lower;
 
 /// Packets.
 impl Sender {
@@ -12,6 +16,11 @@ impl Sender {
         let before = self.next_packet;
         let whole_before = packets.len();
         self.limited = false;
+        if let Some(tsn) = self.withholding.take_forward(now) {
+            // Without streams: no message is given up.
+            packets.put(kind::FORWARD_TSN, 0, &tsn.to_be_bytes());
+            self.next_packet = self.next_packet.max(before + 1);
+        }
         if std::mem::take(&mut self.probe_due) {
             self.probe(now, packets, before, whole_before);
         }
@@ -31,6 +40,7 @@ impl Sender {
         if !self.limited {
             self.fill_new(now, packets, before, whole_before);
         }
+        self.send_last_withheld(now, packets, before, whole_before);
         if !self.sent.is_empty() && self.timeout_at.is_none() {
             self.timeout_at = Some(now + self.timeout());
         }
@@ -116,6 +126,23 @@ impl Sender {
         self.repeated.push_back((tsn, packet));
     }
 
+    /// Sends a withheld chunk that nothing was sent after.
+    fn send_last_withheld(
+        &mut self,
+        now: Instant,
+        packets: &mut Packets,
+        before: u64,
+        whole_before: usize,
+    ) {
+        let is_last = self
+            .sent
+            .back()
+            .is_some_and(|sent| sent.state == State::Withheld);
+        if is_last && let Some(tsn) = self.withholding.give_up(now) {
+            self.repeat(tsn, now, packets, before, whole_before);
+        }
+    }
+
     /// Sends the last packet again, whatever the window says (RFC 9002 section 6.2.4).
     fn probe(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
         let last = self
@@ -149,6 +176,16 @@ impl Sender {
             if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
+            // Between two messages, so that none is cut.
+            let withheld = if queued.begun {
+                None
+            } else {
+                let follows = !is_last || queued.rest.len() > length;
+                self.withholding.begin(self.next_tsn, follows)
+            };
+            if let Some(Withheld::Nothing(count)) = withheld {
+                self.skip(count, now);
+            }
             let Some(queued) = self.queue.front_mut() else {
                 return;
             };
@@ -175,12 +212,12 @@ impl Sender {
             self.held += ENTRY;
             if ends {
                 self.queue.pop_front();
-                self.held -= ENTRY;
+                lower(&mut self.held, ENTRY);
             }
             let mut sequence = 0;
             if let Some(stream) = self.streams.get_mut(&stream) {
                 sequence = stream.next;
-                stream.unbegun -= usize::from(begins);
+                lower(&mut stream.unbegun, usize::from(begins));
                 if ends {
                     stream.next = stream.next.wrapping_add(1);
                 }
@@ -192,23 +229,59 @@ impl Sender {
                 sequence,
                 protocol,
             };
-            let packet = self.packet_number(length, packets, before, whole_before);
-            packets.put_data(header, &payload);
+            let is_withheld = withheld == Some(Withheld::Chunk);
+            let mut packet = self.next_packet;
+            if !is_withheld {
+                packet = self.packet_number(length, packets, before, whole_before);
+                packets.put_data(header, &payload);
+                self.in_flight += size;
+            }
             self.next_tsn = self.next_tsn.wrapping_add(1);
-            self.in_flight += size;
             self.outstanding += size;
             self.peer_window.sent(size);
+            self.withholding.on_sent(size);
             if self.sent.is_empty() {
                 self.progress_at = Some(now);
             }
             self.sent.push_back(Sent {
                 header,
                 payload,
-                state: State::InFlight,
+                state: if is_withheld {
+                    State::Withheld
+                } else {
+                    State::InFlight
+                },
                 packet,
                 at: now,
                 repeated: false,
                 counted: false,
+            });
+        }
+    }
+
+    /// Leaves out TSNs. They take no room in any window, and their entries are held until the peer has passed them.
+    fn skip(&mut self, count: u32, now: Instant) {
+        for _ in 0..count {
+            let header = DataHeader {
+                flags: 0,
+                tsn: self.next_tsn,
+                stream: 0,
+                sequence: 0,
+                protocol: 0,
+            };
+            self.next_tsn = self.next_tsn.wrapping_add(1);
+            self.held += ENTRY;
+            if self.sent.is_empty() {
+                self.progress_at = Some(now);
+            }
+            self.sent.push_back(Sent {
+                header,
+                payload: Bytes::new(),
+                state: State::Withheld,
+                packet: self.next_packet,
+                at: now,
+                repeated: false,
+                counted: true,
             });
         }
     }

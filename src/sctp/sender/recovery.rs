@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::packet::{Sack, flag};
 use super::super::{Event, Violation};
 use super::{ENTRY, RTO_INITIAL, RTO_MAX, Sender, Sent, State, chunk_size};
+use crate::tally::lower;
 
 /// RFC 9260 says 1 s. It has to be above the 200 ms that peers delay an acknowledgement for.
 const RTO_MIN: Duration = Duration::from_millis(300);
@@ -17,6 +18,9 @@ const PEER_SACK_DELAY: Duration = Duration::from_millis(200);
 const GRANULARITY: Duration = Duration::from_millis(1);
 
 const MAX_REORDERING: u64 = 96;
+
+/// Chunks that were acknowledged before and that one SACK may walk through again.
+const MAX_WALKED: usize = 1024;
 
 impl Sender {
     /// Takes in a SACK.
@@ -33,21 +37,22 @@ impl Sender {
             // An old one.
             return Ok(());
         }
-        if distance as usize > self.sent.len() {
-            return Err(Violation("an acknowledgement of what was not sent"));
-        }
         let mut news = News::default();
-        for index in 0..distance as usize {
-            self.acknowledge(index, now, &mut news);
-        }
-        let freed = self.sent.drain(..distance as usize);
-        let freed = freed.map(|sent| sent.payload.len() + ENTRY).sum();
-        self.judged = self.judged.saturating_sub(distance as usize);
-        self.handle_gaps(now, sack, distance, &mut news);
+        let freed = self.handle_cumulative(now, distance, &mut news)?;
+        self.handle_gaps(now, sack, distance, &mut news)?;
         if let Some(at) = news.round_trip {
             self.note_round_trip(now.saturating_duration_since(at));
         }
         self.arrived = self.arrived.max(news.packet);
+        if let Some((_, last)) = self.known_gaps.last() {
+            let highest = self.reached_tsn().wrapping_add(*last);
+            if let Some(tsn) = self.withholding.on_reported(highest, now) {
+                self.send_withheld(tsn);
+            }
+        }
+        let patience = self.loss_patience();
+        self.withholding
+            .on_reached(self.reached_tsn(), now, patience);
         if news.bytes > 0 {
             self.congestion.on_acknowledged(news.bytes, self.limited);
             self.backoff = 0;
@@ -60,6 +65,7 @@ impl Sender {
         {
             self.round_end = self.next_packet;
             self.congestion.on_round();
+            self.withholding.on_round();
         }
         self.peer_window.advertise(sack.window, self.outstanding);
         let has_share = self.peer_window.settle(&mut self.streams) | news.share;
@@ -85,8 +91,68 @@ impl Sender {
         Ok(())
     }
 
+    /// Takes in the cumulative number of a SHUTDOWN, which says nothing of gaps or the window (RFC 9260 section 9.2).
+    pub(in crate::sctp) fn handle_shutdown(
+        &mut self,
+        now: Instant,
+        cumulative_tsn: u32,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Violation> {
+        let distance = cumulative_tsn.wrapping_sub(self.reached_tsn());
+        if distance.cast_signed() <= 0 {
+            return Ok(());
+        }
+        let mut news = News::default();
+        let freed = self.handle_cumulative(now, distance, &mut news)?;
+        for (first, last) in &mut self.known_gaps {
+            *first = first.saturating_sub(distance);
+            *last = last.saturating_sub(distance);
+        }
+        self.known_gaps.retain(|(_, last)| *last > 0);
+        let patience = self.loss_patience();
+        self.withholding
+            .on_reached(self.reached_tsn(), now, patience);
+        self.progress_at = Some(now);
+        if self.sent.is_empty() {
+            (self.timeout_at, self.probe_at, self.loss_at) = (None, None, None);
+        }
+        self.release(news.written, freed, events);
+        for id in news.acknowledged {
+            self.on_stream_acknowledged(id, events);
+        }
+        Ok(())
+    }
+
+    /// Acknowledges and frees as many TSNs from the first on. Returns the memory that was freed.
+    fn handle_cumulative(
+        &mut self,
+        now: Instant,
+        distance: u32,
+        news: &mut News,
+    ) -> Result<usize, Violation> {
+        if distance as usize > self.sent.len() {
+            return Err(Violation("an acknowledgement of what was not sent"));
+        }
+        for index in 0..distance as usize {
+            self.acknowledge(index, now, news)?;
+        }
+        let freed = self.sent.drain(..distance as usize);
+        let freed = freed.map(|sent| sent.payload.len() + ENTRY).sum();
+        self.judged = self.judged.saturating_sub(distance as usize);
+        Ok(freed)
+    }
+
     /// Looks at what was acknowledged behind gaps, and not in the last SACK already.
-    fn handle_gaps(&mut self, now: Instant, sack: Sack<'_>, distance: u32, news: &mut News) {
+    ///
+    /// A SACK may take gaps back that the next one gives again. What is walked through for that is bounded in each SACK:
+    /// gaps beyond it count as not reported, and the next SACK goes on from there.
+    fn handle_gaps(
+        &mut self,
+        now: Instant,
+        sack: Sack<'_>,
+        distance: u32,
+        news: &mut News,
+    ) -> Result<(), Violation> {
         let mut known = std::mem::take(&mut self.known_gaps);
         for (first, last) in &mut known {
             *first = first.saturating_sub(distance);
@@ -95,7 +161,8 @@ impl Sender {
         let mut gaps = Vec::new();
         let mut earlier = known.iter().copied().peekable();
         let mut least = 1;
-        for (first, last) in sack.gaps() {
+        let mut walked = 0;
+        'gaps: for (first, last) in sack.gaps() {
             let (first, last) = (u32::from(first), u32::from(last));
             // They come in order and do not meet; one that does not ends what can be believed.
             if first <= least || last < first || last as usize > self.sent.len() {
@@ -118,27 +185,48 @@ impl Sender {
                     }
                     _ => {}
                 }
+                if walked == MAX_WALKED {
+                    // What was looked at so far.
+                    gaps.pop();
+                    if next > first {
+                        gaps.push((first, next - 1));
+                    }
+                    break 'gaps;
+                }
                 let index = next as usize - 1;
                 next += 1;
-                self.acknowledge(index, now, news);
+                if !self.acknowledge(index, now, news)? {
+                    walked += 1;
+                }
             }
         }
         self.known_gaps = gaps;
+        Ok(())
     }
 
-    /// Counts a chunk that has arrived, if it is news. It is kept until the cumulative number has reached it: a
-    /// peer may throw away what came behind a gap (RFC 9260 section 6.2).
-    fn acknowledge(&mut self, index: usize, now: Instant, news: &mut News) {
+    /// Counts a chunk that has arrived, and returns whether it is news. It is kept until the cumulative number has
+    /// reached it: a peer may throw away what came behind a gap (RFC 9260 section 6.2).
+    fn acknowledge(
+        &mut self,
+        index: usize,
+        now: Instant,
+        news: &mut News,
+    ) -> Result<bool, Violation> {
         let Some(sent) = self.sent.get_mut(index) else {
-            return;
+            return Ok(false);
         };
-        if sent.state == State::Acknowledged {
-            return;
+        match sent.state {
+            State::Acknowledged => return Ok(false),
+            State::Withheld if self.withholding.is_secret() => {
+                return Err(Violation("an acknowledgement of what was withheld"));
+            }
+            State::Withheld => return Ok(true),
+            State::InFlight | State::ToRepeat => {}
         }
         let (length, size) = (sent.payload.len(), sent.size());
-        self.outstanding -= size;
+        lower(&mut self.outstanding, size);
         if sent.state == State::InFlight {
-            self.in_flight -= size;
+            lower(&mut self.in_flight, size);
         }
         sent.state = State::Acknowledged;
         news.bytes += size;
@@ -155,17 +243,32 @@ impl Sender {
             }
         }
         if std::mem::replace(&mut sent.counted, true) {
-            return;
+            return Ok(true);
         }
         news.written += length;
         let id = sent.header.stream;
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.unacknowledged -= length;
+            lower(&mut stream.unacknowledged, length);
             news.share |= self.peer_window.acknowledged(id, &mut stream.share, length);
             if stream.unacknowledged == 0 {
                 news.acknowledged.push(id);
             }
         }
+        Ok(true)
+    }
+
+    /// Sends a chunk for the first time that was withheld.
+    fn send_withheld(&mut self, tsn: u32) {
+        if let Some(sent) = self.entry(tsn).filter(|sent| sent.state == State::Withheld) {
+            sent.state = State::ToRepeat;
+            self.to_repeat.push_front(tsn);
+        }
+    }
+
+    /// How long after its own packet one has to be sent whose acknowledgement shows that it is lost.
+    fn loss_patience(&self) -> Duration {
+        let patience = self.latest.max(self.smoothed.unwrap_or_default());
+        (patience + patience / 8).max(GRANULARITY)
     }
 
     /// Finds what is lost, first among what was sent once, then among repetitions.
@@ -174,8 +277,7 @@ impl Sender {
         let Some(arrived) = self.arrived else {
             return;
         };
-        let patience = self.latest.max(self.smoothed.unwrap_or_default());
-        let patience = (patience + patience / 8).max(GRANULARITY);
+        let patience = self.loss_patience();
         while let Some(sent) = self.sent.get(self.judged) {
             if sent.state == State::InFlight && !sent.repeated {
                 if sent.packet > arrived {
@@ -217,7 +319,7 @@ impl Sender {
         };
         sent.state = State::ToRepeat;
         let size = sent.size();
-        self.in_flight -= size;
+        lower(&mut self.in_flight, size);
         self.to_repeat.push_back(tsn);
         if self.congestion.on_lost(size) {
             self.round_end = self.next_packet;
@@ -291,6 +393,7 @@ impl Sender {
             self.probe_at = None;
             self.probed = true;
             self.probe_due = true;
+            self.withholding.on_probe(self.reached_tsn());
         }
         if self.timeout_at.is_some_and(|at| at <= now) {
             self.on_timeout(now);
@@ -311,6 +414,9 @@ impl Sender {
             if gaps.peek().is_some_and(|(first, _)| *first <= distance) {
                 continue;
             }
+            if sent.state == State::Withheld && sent.payload.is_empty() {
+                continue;
+            }
             if sent.state == State::Acknowledged {
                 // The peer has it no more, or told of too many gaps.
                 self.outstanding += chunk_size(sent.payload.len());
@@ -318,13 +424,15 @@ impl Sender {
             sent.state = State::ToRepeat;
             self.to_repeat.push_back(tsn);
         }
+        self.withholding.on_timeout(first.wrapping_sub(1), now);
         self.judged = self.sent.len();
         self.in_flight = 0;
         self.probe_at = None;
         self.loss_at = None;
         self.probe_due = false;
         // A peer with its window shut has said so, and has lost nothing.
-        if self.peer_window.room() > 0 || self.sent.len() > 1 {
+        let is_shut = self.peer_window.room() == 0 && self.sent.len() <= 1;
+        if !is_shut && !self.to_repeat.is_empty() {
             self.congestion.on_timeout();
         }
         self.round_end = self.next_packet;

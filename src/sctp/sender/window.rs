@@ -22,6 +22,7 @@
 use std::collections::HashMap;
 
 use super::Outbound;
+use crate::tally::lower;
 
 /// Part of the window that one stream leaves to others, as its inverse.
 const RESERVE: usize = 8;
@@ -83,7 +84,7 @@ impl PeerWindow {
     /// Whether the writer of a stream waits; it does not any more.
     fn take_wait(&mut self, share: &mut Share) -> bool {
         let waited = std::mem::take(&mut share.waits);
-        self.waiting -= usize::from(waited);
+        lower(&mut self.waiting, usize::from(waited));
         waited
     }
 
@@ -114,8 +115,8 @@ impl PeerWindow {
                 continue;
             };
             let read = share.unread.min(self.unread - held_by_peer);
-            share.unread -= read;
-            self.unread -= read;
+            lower(&mut share.unread, read);
+            lower(&mut self.unread, read);
             let is_read = share.unread == 0;
             has_room |= read > 0 && self.take_wait(share);
             if is_read {

@@ -14,6 +14,7 @@ mod paths;
 mod receiver;
 mod rules;
 mod sender;
+mod withholding;
 
 const CONFIG: Config = Config {
     max_packet: 1160,

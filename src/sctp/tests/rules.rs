@@ -57,6 +57,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
         first_tsn: 100,
         inbound_streams: u16::MAX,
         zero_checksum: true,
+        forward_tsn: true,
     };
     let now = Instant::now();
     let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
@@ -84,6 +85,7 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
             first_tsn: 100,
             inbound_streams: u16::MAX,
             zero_checksum,
+            forward_tsn: false,
         };
         let now = Instant::now();
         let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
@@ -96,4 +98,149 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
         let (own, _) = Init::parse(chunk.value).expect("sound");
         assert_eq!(own.zero_checksum, zero_checksum);
     }
+}
+
+/// Hands chunks to a side, together in a packet of its peer's.
+fn hand(pair: &mut Pair, side: usize, chunks: &[(u8, &[u8])]) {
+    let header = ([PORT, PORT], pair.sides[side].association.own.tag);
+    let mut packets = Packets::new(1160, header, false, BytesMut::new());
+    for (kind, value) in chunks {
+        let flags = if *kind == kind::DATA { WHOLE } else { 0 };
+        packets.put(*kind, flags, value);
+    }
+    let now = pair.now;
+    for packet in packets.finish().0 {
+        pair.sides[side].association.handle_packet(now, &packet);
+    }
+}
+
+/// Chunks that a side sends now, with their values.
+fn sent(pair: &mut Pair, side: usize) -> Vec<(u8, Vec<u8>)> {
+    let packets = pair.sides[side].association.poll_transmit(pair.now);
+    let packets = packets.unwrap_or_default();
+    let chunks = packets.iter().flat_map(|packet| parse(packet).unwrap().1);
+    chunks
+        .map(|chunk| (chunk.kind, chunk.value.to_vec()))
+        .collect()
+}
+
+const HEARTBEAT: (u8, &[u8]) = (kind::HEARTBEAT, &[0, 1, 0, 8, 1, 2, 3, 4]);
+
+/// RFC 9260 section 3.2: the first bit says whether what follows in the packet counts, and the second whether the
+/// peer is told.
+#[test]
+fn what_is_not_recognized_says_what_becomes_of_it() {
+    let rounds = [
+        (0x0f, false, false),
+        (0x10, false, false),
+        (0x3f, false, false),
+        (0x40, false, true),
+        (0x7f, false, true),
+        (0x80, true, false),
+        (0xbf, true, false),
+        (0xc1, true, true),
+        (0xff, true, true),
+        // Known, and of no interest here.
+        (9, true, false),
+        (12, true, false),
+        (13, true, false),
+    ];
+    for (unknown, goes_on, tells) in rounds {
+        let mut pair = Pair::connected(1, CLEAN);
+        hand(&mut pair, 0, &[(unknown, b"what"), HEARTBEAT]);
+        let answers = sent(&mut pair, 0);
+        let has = |kind| answers.iter().any(|(sent, _)| *sent == kind);
+        assert_eq!(has(kind::HEARTBEAT_ACK), goes_on, "{unknown:#x}");
+        let errors = answers.iter().filter(|(sent, _)| *sent == kind::ERROR);
+        let errors: Vec<_> = errors.map(|(_, value)| value.clone()).collect();
+        // Cause 6 with the chunk.
+        let expected = [0, 6, 0, 12, unknown, 0, 0, 8, b'w', b'h', b'a', b't'];
+        let expected: &[Vec<u8>] = if tells { &[expected.to_vec()] } else { &[] };
+        assert_eq!(errors, expected, "{unknown:#x}");
+        assert_eq!(pair.sides[0].lost(), None);
+    }
+}
+
+#[test]
+fn reports_of_what_is_not_recognized_are_few_and_short() {
+    let mut pair = Pair::connected(1, CLEAN);
+    let long = [7; 1000];
+    for _ in 0..1000 {
+        hand(&mut pair, 0, &[(0xff, &long)]);
+    }
+    let answers = sent(&mut pair, 0);
+    assert_eq!(answers.len(), MAX_ANSWERS);
+    assert!(answers.iter().all(|(_, value)| value.len() <= 4 + 4 + 64));
+}
+
+/// RFC 9260 section 6.2.
+#[test]
+fn data_without_user_data_ends_the_association_and_the_peer_is_told_which() {
+    let mut pair = Pair::connected(1, CLEAN);
+    let tsn = pair.sides[1].association.own.first_tsn.to_be_bytes();
+    let mut value = tsn.to_vec();
+    value.extend([0, 1, 0, 0, 0, 0, 0, 53]);
+    hand(&mut pair, 0, &[(kind::DATA, &value), HEARTBEAT]);
+    let mut expected = vec![0, 9, 0, 8];
+    expected.extend(tsn);
+    assert_eq!(sent(&mut pair, 0), [(kind::ABORT, expected)]);
+    pair.sides[0].take_events();
+    assert!(matches!(pair.sides[0].lost(), Some(Lost::Violation(_))));
+}
+
+/// RFC 9260 section 6.5: acknowledged, reported and dropped.
+#[test]
+fn data_on_a_stream_beyond_those_that_are_taken_is_reported_and_dropped() {
+    let mut pair = Pair::new(1, CLEAN);
+    pair.sides[0].association.set_inbound_streams(10);
+    pair.sides[0].association.start();
+    pair.until("the handshake", |pair| {
+        (pair.sides.iter()).all(|side| side.events.contains(&Event::Connected))
+    });
+    // The peer's own side knows the limit.
+    let peer = &mut pair.sides[1].association;
+    assert!(!peer.open_stream(10) && peer.open_stream(9));
+    assert!(!peer.write(10, Bytes::from_static(b"x"), Protocol::Binary));
+    let mut value = peer.own.first_tsn.to_be_bytes().to_vec();
+    value.extend([0, 10, 0, 0, 0, 0, 0, 53, b'x']);
+    hand(&mut pair, 0, &[(kind::DATA, &value)]);
+    pair.run(Duration::from_millis(1));
+    let receiver = &pair.sides[0].association.receiver;
+    assert_eq!(receiver.stream_ids().count(), 0);
+    assert_eq!(receiver.held(), 0);
+    let first = pair.sides[1].association.own.first_tsn;
+    assert!(receiver.has_reached(first), "it is acknowledged");
+    hand(&mut pair, 0, &[(kind::DATA, &value)]);
+    let answers = sent(&mut pair, 0);
+    let error = (kind::ERROR, vec![0, 1, 0, 8, 0, 10, 0, 0]);
+    assert!(answers.contains(&error), "{answers:?}");
+}
+
+/// RFC 9260 section 9.2. The SACK of the last DATA was lost, and the peer has nothing more to say.
+#[test]
+fn a_shutdown_acknowledges_what_its_cumulative_tsn_says() {
+    let mut pair = Pair::connected(1, CLEAN);
+    pair.sides[0].association.open_stream(1);
+    pair.write(0, 1, pattern(100, 0));
+    sent(&mut pair, 0);
+    let first = pair.sides[0].association.own.first_tsn;
+    hand(&mut pair, 0, &[(kind::SHUTDOWN, &first.to_be_bytes())]);
+    pair.sides[0].take_events();
+    assert!(
+        pair.sides[0]
+            .events
+            .contains(&Event::Acknowledged { id: 1 })
+    );
+    assert_eq!(pair.sides[0].association.held(), 0);
+    let answers = sent(&mut pair, 0);
+    assert_eq!(answers, [(kind::SHUTDOWN_ACK, Vec::new())]);
+}
+
+#[test]
+fn a_shutdown_that_acknowledges_what_was_not_sent_ends_the_association() {
+    let mut pair = Pair::connected(1, CLEAN);
+    let beyond = pair.sides[0].association.own.first_tsn.wrapping_add(5);
+    hand(&mut pair, 0, &[(kind::SHUTDOWN, &beyond.to_be_bytes())]);
+    pair.sides[0].take_events();
+    assert!(matches!(pair.sides[0].lost(), Some(Lost::Violation(_))));
 }

@@ -1,0 +1,207 @@
+//! TSNs that are withheld now and then: a SACK for one shows that the peer acknowledges what it has not received.
+//!
+//! A window grows by what is acknowledged, and a round trip ends when an acknowledgement says so. A peer that
+//! acknowledges ahead of what it receives makes a sender faster than the path. QUIC skips packet numbers against
+//! that (RFC 9000 section 21.4). SCTP acknowledges TSNs, and every TSN has to reach the peer somehow:
+//!
+//! ```text
+//! peer knows FORWARD-TSN (RFC 3758):  1 2 3 _ 5 6 ... a SACK reports the gap ─► FORWARD-TSN 4
+//! peer does not:                      1 2 3   5 6 ... a SACK reports the gap ─► DATA 4
+//! ```
+//!
+//! In the first case the TSN carries nothing and lies between two messages, so that no message waits: streams are
+//! ordered by their own sequence numbers. All deployed stacks know FORWARD-TSN. In the second case the message
+//! is a round trip late.
+
+use std::time::{Duration, Instant};
+
+use crate::entropy;
+
+/// Round trips after which a TSN is withheld: the first time, while the window doubles each round trip, and from
+/// then on. A peer that lies has ended its association after 17 of them.
+const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 2..=6;
+const ROUNDS: std::ops::RangeInclusive<u32> = 8..=16;
+
+/// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and makes the peer
+/// acknowledge every packet for a round trip, which is much for a request now and then.
+const BYTES: usize = 64 * 1024;
+
+/// TSNs that are skipped together, so that a peer can not take all gaps of one for these.
+const RUN: std::ops::RangeInclusive<u32> = 1..=3;
+
+/// Retransmission timeouts without a gap in a SACK after which the TSNs are given up. A receiver that drops what
+/// comes out of order never reports one.
+const PATIENCE: u32 = 2;
+
+/// What is withheld.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// So many TSNs, which carry nothing.
+    Nothing(u32),
+    /// The next chunk.
+    Chunk,
+}
+
+/// The withheld TSNs of an association. There is one run at a time.
+#[derive(Debug)]
+pub(super) struct Withholding {
+    /// The peer takes FORWARD-TSN.
+    skips: bool,
+    rounds: u32,
+    bytes: usize,
+    run: Option<Run>,
+    timeouts: u32,
+}
+
+#[derive(Debug)]
+struct Run {
+    first: u32,
+    last: u32,
+    /// The peer has reported the gap.
+    reported: bool,
+    /// When FORWARD-TSN, or the chunk, was sent last. Before that the peer can not have them.
+    sent_at: Option<Instant>,
+    /// FORWARD-TSN is to be sent.
+    due: bool,
+}
+
+impl Withholding {
+    pub(super) fn new() -> Self {
+        Self {
+            skips: false,
+            rounds: entropy::choose(FIRST_ROUNDS),
+            bytes: 0,
+            run: None,
+            timeouts: 0,
+        }
+    }
+
+    /// The peer takes FORWARD-TSN, or does not.
+    pub(super) fn set_forward_tsn(&mut self, known: bool) {
+        self.skips = known;
+    }
+
+    pub(super) fn on_sent(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn on_round(&mut self) {
+        self.rounds = self.rounds.saturating_sub(1);
+    }
+
+    /// Begins with the next TSN, if it is time. `follows` says whether more than the next chunk waits to be sent:
+    /// what is sent last can not be withheld, as nothing would show the gap.
+    pub(super) fn begin(&mut self, next_tsn: u32, follows: bool) -> Option<Withheld> {
+        let is_due = self.rounds == 0 && self.bytes >= BYTES && self.run.is_none();
+        if !is_due || !(self.skips || follows) {
+            return None;
+        }
+        let count = if self.skips { entropy::choose(RUN) } else { 1 };
+        self.run = Some(Run {
+            first: next_tsn,
+            last: next_tsn.wrapping_add(count - 1),
+            reported: false,
+            sent_at: None,
+            due: false,
+        });
+        self.timeouts = 0;
+        Some(if self.skips {
+            Withheld::Nothing(count)
+        } else {
+            Withheld::Chunk
+        })
+    }
+
+    /// Whether a peer that acknowledges a withheld TSN now acknowledges what it can not have.
+    pub(super) fn is_secret(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.sent_at.is_none())
+    }
+
+    /// A SACK reports TSNs up to this one. Returns the TSN whose chunk is to be sent for that.
+    pub(super) fn on_reported(&mut self, highest: u32, now: Instant) -> Option<u32> {
+        let run = self.run.as_mut().filter(|run| !run.reported)?;
+        if highest.wrapping_sub(run.last).cast_signed() <= 0 {
+            return None;
+        }
+        run.reported = true;
+        if self.skips || run.sent_at.is_some() {
+            return None;
+        }
+        run.sent_at = Some(now);
+        Some(run.first)
+    }
+
+    /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes FORWARD-TSN due
+    /// when its TSNs are next; again, when it is not answered for this long.
+    pub(super) fn on_reached(&mut self, reached: u32, now: Instant, patience: Duration) {
+        let Some(run) = &mut self.run else {
+            return;
+        };
+        if reached.wrapping_sub(run.last).cast_signed() >= 0 {
+            self.run = None;
+            (self.rounds, self.bytes) = (entropy::choose(ROUNDS), 0);
+            return;
+        }
+        let is_late = |at| now.saturating_duration_since(at) > patience;
+        if self.skips && run.reported && run.follows_on(reached) && run.sent_at.is_none_or(is_late)
+        {
+            run.due = true;
+        }
+    }
+
+    /// It is time to send the last packet again: this was perhaps the one that was lost.
+    pub(super) fn on_probe(&mut self, reached: u32) {
+        if let Some(run) = &mut self.run {
+            run.due |= self.skips && run.sent_at.is_some() && run.follows_on(reached);
+        }
+    }
+
+    /// The retransmission timeout has passed, and everything up to `reached` is acknowledged. Everything that has
+    /// a chunk is sent again.
+    pub(super) fn on_timeout(&mut self, reached: u32, now: Instant) {
+        self.timeouts = self.timeouts.saturating_add(1);
+        let Some(run) = &mut self.run else {
+            return;
+        };
+        if !self.skips {
+            run.sent_at = Some(now);
+        } else if run.follows_on(reached) && (run.reported || self.timeouts >= PATIENCE) {
+            run.due = true;
+        }
+    }
+
+    /// Whether FORWARD-TSN is to be sent.
+    pub(super) fn is_forward_due(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.due)
+    }
+
+    /// The TSN of a FORWARD-TSN that is sent now.
+    pub(super) fn take_forward(&mut self, now: Instant) -> Option<u32> {
+        let run = self.run.as_mut()?;
+        let is_due = std::mem::take(&mut run.due);
+        is_due.then(|| {
+            run.sent_at = Some(now);
+            run.last
+        })
+    }
+
+    /// Nothing was sent after the withheld chunk that would show the gap. Returns its TSN: it is sent now.
+    pub(super) fn give_up(&mut self, now: Instant) -> Option<u32> {
+        let run = self.run.as_mut().filter(|run| run.sent_at.is_none())?;
+        run.sent_at = Some(now);
+        Some(run.first)
+    }
+}
+
+impl Run {
+    fn follows_on(&self, reached: u32) -> bool {
+        self.first.wrapping_sub(reached) == 1
+    }
+}
+
+#[cfg(test)]
+impl Withholding {
+    pub(super) fn set_rounds(&mut self, rounds: u32) {
+        self.rounds = rounds;
+    }
+}
