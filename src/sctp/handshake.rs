@@ -8,6 +8,9 @@ const ZERO_CHECKSUM_ACCEPTABLE: u16 = 0x8001;
 const SUPPORTED_EXTENSIONS: u16 = 0x8008;
 const FORWARD_TSN_SUPPORTED: u16 = 0xc000;
 
+/// The extensions that aiortc lists, in its order.
+const AIORTC: &[u8] = &[kind::FORWARD_TSN, kind::RE_CONFIG];
+
 /// The peer's error detection is DTLS (RFC 9653 section 8).
 const OVER_DTLS: u32 = 1;
 
@@ -30,6 +33,8 @@ pub(super) struct Init {
     pub(super) zero_checksum: bool,
     /// It takes FORWARD-TSN (RFC 3758).
     pub(super) forward_tsn: bool,
+    /// It takes FORWARD-TSN only while no message is received in part.
+    pub(super) prunes: bool,
 }
 
 impl Init {
@@ -43,6 +48,7 @@ impl Init {
             inbound_streams: 0,
             zero_checksum: false,
             forward_tsn: false,
+            prunes: false,
         };
         let outbound = fields.u16()?;
         init.inbound_streams = fields.u16()?;
@@ -51,7 +57,7 @@ impl Init {
         if init.tag == 0 || outbound == 0 || init.inbound_streams == 0 {
             return None;
         }
-        let mut cookie = None;
+        let (mut cookie, mut extensions) = (None, &[][..]);
         for (kind, value) in parameters(fields.0) {
             match kind {
                 STATE_COOKIE if value.len() <= MAX_COOKIE => cookie = Some(value),
@@ -59,11 +65,15 @@ impl Init {
                     init.zero_checksum = Fields(value).u32() == Some(OVER_DTLS);
                 }
                 FORWARD_TSN_SUPPORTED => init.forward_tsn = true,
-                SUPPORTED_EXTENSIONS => init.forward_tsn |= value.contains(&kind::FORWARD_TSN),
+                SUPPORTED_EXTENSIONS => extensions = value,
                 // What is not known may be left out (RFC 9260 section 3.2.1): nothing else changes what we do.
                 _ => {}
             }
         }
+        // aiortc 1.15 drops the pieces of a message that is not whole yet behind the number that it passes on to
+        // (`InboundStream.prune_chunks`), and no other stack offers just this.
+        init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
+        init.forward_tsn |= extensions.contains(&kind::FORWARD_TSN);
         Some((init, cookie))
     }
 
@@ -104,6 +114,7 @@ mod tests {
         inbound_streams: 4,
         zero_checksum: true,
         forward_tsn: true,
+        prunes: false,
     };
 
     #[test]
@@ -119,6 +130,22 @@ mod tests {
             let value = init.encode(Some(cookie));
             assert_eq!(Init::parse(&value), Some((init, Some(cookie))));
         }
+    }
+
+    /// As they are on the wire: aiortc 1.15, pion, ours.
+    #[test]
+    fn who_prunes_is_known_by_what_it_offers() {
+        let aiortc: &[u8] = &[0xc0, 0, 0, 4, 0x80, 8, 0, 6, 192, 130, 0, 0];
+        let pion: &[u8] = &[0x80, 8, 0, 6, 130, 192, 0, 0];
+        let fixed = INIT.encode(None);
+        let fixed = &fixed[..16];
+        let parse = |parameters| Init::parse(&[fixed, parameters].concat()).unwrap().0;
+        let offers = |init: Init| (init.forward_tsn, init.prunes);
+        assert_eq!(offers(parse(aiortc)), (true, true));
+        assert_eq!(offers(parse(pion)), (true, false));
+        assert_eq!(offers(parse(&[])), (false, false));
+        let (ours, _) = Init::parse(&INIT.encode(None)).unwrap();
+        assert_eq!(offers(ours), (true, false));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::handshake::Init;
 use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, kind};
 use super::receiver::Receiver;
 use super::reset::{Outcome, Resets};
+use super::sender::Means;
 use super::{Association, Config, Event, Lost, PORT, State, Violation, cause};
 
 /// Bytes of an unrecognized chunk that its report repeats.
@@ -197,7 +198,13 @@ impl Association {
         self.peer = Some(peer);
         self.peer_port = header.source;
         self.sender.set_peer_window(peer.window);
-        self.sender.set_forward_tsn(peer.forward_tsn);
+        self.sender.set_means(match peer {
+            Init { prunes: true, .. } => Means::SkipAndDrain,
+            Init {
+                forward_tsn: true, ..
+            } => Means::Skip,
+            _ => Means::Delay,
+        });
         let Config {
             receive_buffer,
             max_message,

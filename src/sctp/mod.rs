@@ -225,6 +225,7 @@ impl Association {
             inbound_streams: handshake::STREAMS,
             zero_checksum: true,
             forward_tsn: true,
+            prunes: false,
         };
         Self {
             config,

@@ -50,6 +50,8 @@ mod withhold;
 use window::{PeerWindow, Share};
 use withhold::Withholding;
 
+pub(super) use withhold::Means;
+
 /// A message, or the rest of one, that was not sent yet.
 #[derive(Debug)]
 struct Queued {
@@ -237,9 +239,14 @@ impl Sender {
         self.peer_window.advertise(window, self.outstanding);
     }
 
-    /// The peer takes FORWARD-TSN (RFC 3758), or does not.
-    pub(super) fn set_forward_tsn(&mut self, known: bool) {
-        self.withholding.set_forward_tsn(known);
+    /// How TSNs can be withheld from the peer.
+    pub(super) fn set_means(&mut self, means: Means) {
+        self.withholding.set_means(means);
+    }
+
+    /// Whether the peer has everything that was sent, and no message in part.
+    fn is_drained(&self) -> bool {
+        self.outstanding == 0 && self.queue.front().is_none_or(|queued| !queued.begun)
     }
 
     /// The number that the peer has reached.

@@ -176,6 +176,9 @@ impl Sender {
             if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
+            if !queued.begun && self.withholding.is_draining() {
+                return;
+            }
             // Between two messages, so that none is cut.
             let withheld = if queued.begun {
                 None

@@ -50,9 +50,7 @@ impl Sender {
                 self.send_withheld(tsn);
             }
         }
-        let patience = self.loss_patience();
-        self.withholding
-            .on_reached(self.reached_tsn(), now, patience);
+        self.note_reached(now);
         if news.bytes > 0 {
             self.congestion.on_acknowledged(news.bytes, self.limited);
             self.backoff = 0;
@@ -109,9 +107,7 @@ impl Sender {
             *last = last.saturating_sub(distance);
         }
         self.known_gaps.retain(|(_, last)| *last > 0);
-        let patience = self.loss_patience();
-        self.withholding
-            .on_reached(self.reached_tsn(), now, patience);
+        self.note_reached(now);
         self.progress_at = Some(now);
         if self.sent.is_empty() {
             (self.timeout_at, self.probe_at, self.loss_at) = (None, None, None);
@@ -255,6 +251,13 @@ impl Sender {
             }
         }
         Ok(true)
+    }
+
+    fn note_reached(&mut self, now: Instant) {
+        let (reached, is_drained) = (self.reached_tsn(), self.is_drained());
+        let patience = self.loss_patience();
+        self.withholding
+            .on_reached(reached, is_drained, now, patience);
     }
 
     /// Sends a chunk for the first time that was withheld.
@@ -424,7 +427,9 @@ impl Sender {
             sent.state = State::ToRepeat;
             self.to_repeat.push_back(tsn);
         }
-        self.withholding.on_timeout(first.wrapping_sub(1), now);
+        let is_drained = self.is_drained();
+        self.withholding
+            .on_timeout(first.wrapping_sub(1), is_drained, now);
         self.judged = self.sent.len();
         self.in_flight = 0;
         self.probe_at = None;

@@ -12,6 +12,9 @@
 //! In the first case the TSN carries nothing and lies between two messages, so that no message waits: streams are
 //! ordered by their own sequence numbers. All deployed stacks know FORWARD-TSN. In the second case the message
 //! is a round trip late.
+//!
+//! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It gets one only while no
+//! message is under way, for which the sender pauses up to a round trip.
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,17 @@ const RUN: std::ops::RangeInclusive<u32> = 1..=3;
 /// comes out of order never reports one.
 const PATIENCE: u32 = 2;
 
+/// How TSNs can be withheld from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sctp) enum Means {
+    /// They are skipped, and passed over by FORWARD-TSN.
+    Skip,
+    /// The same, and FORWARD-TSN is sent while no message is under way: no other begins until then.
+    SkipAndDrain,
+    /// A chunk is sent late.
+    Delay,
+}
+
 /// What is withheld.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Withheld {
@@ -45,8 +59,7 @@ pub(super) enum Withheld {
 /// The withheld TSNs of an association. There is one run at a time.
 #[derive(Debug)]
 pub(super) struct Withholding {
-    /// The peer takes FORWARD-TSN.
-    skips: bool,
+    means: Means,
     rounds: u32,
     bytes: usize,
     run: Option<Run>,
@@ -68,7 +81,7 @@ struct Run {
 impl Withholding {
     pub(super) fn new() -> Self {
         Self {
-            skips: false,
+            means: Means::Delay,
             rounds: entropy::choose(FIRST_ROUNDS),
             bytes: 0,
             run: None,
@@ -76,9 +89,17 @@ impl Withholding {
         }
     }
 
-    /// The peer takes FORWARD-TSN, or does not.
-    pub(super) fn set_forward_tsn(&mut self, known: bool) {
-        self.skips = known;
+    pub(super) fn set_means(&mut self, means: Means) {
+        self.means = means;
+    }
+
+    fn skips(&self) -> bool {
+        self.means != Means::Delay
+    }
+
+    /// Whether no message may begin until FORWARD-TSN has passed what is skipped.
+    pub(super) fn is_draining(&self) -> bool {
+        self.means == Means::SkipAndDrain && self.run.as_ref().is_some_and(|run| run.reported)
     }
 
     pub(super) fn on_sent(&mut self, bytes: usize) {
@@ -93,10 +114,14 @@ impl Withholding {
     /// what is sent last can not be withheld, as nothing would show the gap.
     pub(super) fn begin(&mut self, next_tsn: u32, follows: bool) -> Option<Withheld> {
         let is_due = self.rounds == 0 && self.bytes >= BYTES && self.run.is_none();
-        if !is_due || !(self.skips || follows) {
+        if !is_due || !(self.skips() || follows) {
             return None;
         }
-        let count = if self.skips { entropy::choose(RUN) } else { 1 };
+        let count = if self.skips() {
+            entropy::choose(RUN)
+        } else {
+            1
+        };
         self.run = Some(Run {
             first: next_tsn,
             last: next_tsn.wrapping_add(count - 1),
@@ -105,7 +130,7 @@ impl Withholding {
             due: false,
         });
         self.timeouts = 0;
-        Some(if self.skips {
+        Some(if self.skips() {
             Withheld::Nothing(count)
         } else {
             Withheld::Chunk
@@ -119,12 +144,13 @@ impl Withholding {
 
     /// A SACK reports TSNs up to this one. Returns the TSN whose chunk is to be sent for that.
     pub(super) fn on_reported(&mut self, highest: u32, now: Instant) -> Option<u32> {
+        let skips = self.skips();
         let run = self.run.as_mut().filter(|run| !run.reported)?;
         if highest.wrapping_sub(run.last).cast_signed() <= 0 {
             return None;
         }
         run.reported = true;
-        if self.skips || run.sent_at.is_some() {
+        if skips || run.sent_at.is_some() {
             return None;
         }
         run.sent_at = Some(now);
@@ -133,7 +159,13 @@ impl Withholding {
 
     /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes FORWARD-TSN due
     /// when its TSNs are next; again, when it is not answered for this long.
-    pub(super) fn on_reached(&mut self, reached: u32, now: Instant, patience: Duration) {
+    pub(super) fn on_reached(
+        &mut self,
+        reached: u32,
+        is_drained: bool,
+        now: Instant,
+        patience: Duration,
+    ) {
         let Some(run) = &mut self.run else {
             return;
         };
@@ -143,8 +175,12 @@ impl Withholding {
             return;
         }
         let is_late = |at| now.saturating_duration_since(at) > patience;
-        if self.skips && run.reported && run.follows_on(reached) && run.sent_at.is_none_or(is_late)
-        {
+        let is_time = match self.means {
+            Means::Skip => run.reported,
+            Means::SkipAndDrain => run.reported && is_drained,
+            Means::Delay => false,
+        };
+        if is_time && run.follows_on(reached) && run.sent_at.is_none_or(is_late) {
             run.due = true;
         }
     }
@@ -152,22 +188,27 @@ impl Withholding {
     /// It is time to send the last packet again: this was perhaps the one that was lost.
     pub(super) fn on_probe(&mut self, reached: u32) {
         if let Some(run) = &mut self.run {
-            run.due |= self.skips && run.sent_at.is_some() && run.follows_on(reached);
+            run.due |=
+                self.means != Means::Delay && run.sent_at.is_some() && run.follows_on(reached);
         }
     }
 
     /// The retransmission timeout has passed, and everything up to `reached` is acknowledged. Everything that has
     /// a chunk is sent again.
-    pub(super) fn on_timeout(&mut self, reached: u32, now: Instant) {
+    pub(super) fn on_timeout(&mut self, reached: u32, is_drained: bool, now: Instant) {
         self.timeouts = self.timeouts.saturating_add(1);
         let Some(run) = &mut self.run else {
             return;
         };
-        if !self.skips {
-            run.sent_at = Some(now);
-        } else if run.follows_on(reached) && (run.reported || self.timeouts >= PATIENCE) {
-            run.due = true;
-        }
+        let is_time = match self.means {
+            Means::Skip => run.reported || self.timeouts >= PATIENCE,
+            Means::SkipAndDrain => run.reported && is_drained,
+            Means::Delay => {
+                run.sent_at = Some(now);
+                false
+            }
+        };
+        run.due |= is_time && run.follows_on(reached);
     }
 
     /// Whether FORWARD-TSN is to be sent.

@@ -58,6 +58,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
         inbound_streams: u16::MAX,
         zero_checksum: true,
         forward_tsn: true,
+        prunes: false,
     };
     let now = Instant::now();
     let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
@@ -86,6 +87,7 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
             inbound_streams: u16::MAX,
             zero_checksum,
             forward_tsn: false,
+            prunes: false,
         };
         let now = Instant::now();
         let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::entropy;
-use crate::sctp::sender::Sender;
+use crate::sctp::sender::{Means, Sender};
 
 fn seeds(default: u64) -> u64 {
     let seeds = std::env::var("ANABRANCH_SEEDS").ok();
@@ -40,11 +40,12 @@ fn a_peer_that_acknowledges_what_it_has_not_received_ends_the_association_within
     let lies = [Lie::Everything, Lie::AllButTheFirst, Lie::Half];
     for seed in 0..seeds(300) {
         entropy::fix(seed);
-        let (lie, forward_tsn) = (lies[(seed % 3) as usize], seed / 3 % 2 == 0);
-        println!("seed {seed}: {lie:?}, FORWARD-TSN {forward_tsn}");
+        let means = [Means::Skip, Means::SkipAndDrain, Means::Delay];
+        let (lie, means) = (lies[(seed % 3) as usize], means[(seed / 3 % 3) as usize]);
+        println!("seed {seed}: {lie:?}, {means:?}");
         let mut sender = Sender::new(1000, 1160);
         sender.set_peer_window(64 << 20);
-        sender.set_forward_tsn(forward_tsn);
+        sender.set_means(means);
         sender.open(1);
         let (mut now, mut events) = (Instant::now(), VecDeque::new());
         let mut highest = 999_u32;
@@ -181,6 +182,38 @@ fn what_is_withheld_from_a_peer_without_forward_tsn_is_a_chunk_that_comes_a_roun
     let (forwards, late) = counts.get();
     assert_eq!(forwards, 0);
     assert!((1..=3).contains(&late), "{late} late chunks");
+}
+
+/// aiortc drops the pieces that it has of a message when FORWARD-TSN comes.
+#[test]
+fn forward_tsn_is_sent_while_no_message_is_under_way_to_a_peer_that_would_drop_its_pieces() {
+    for seed in 0..20 {
+        let faults = Faults {
+            loss: 0.01,
+            jitter: Duration::from_millis(10),
+            ..CLEAN
+        };
+        let mut pair = connected(seed, faults, true);
+        pair.sides[0]
+            .association
+            .sender
+            .set_means(Means::SkipAndDrain);
+        let counts = count_withheld(&mut pair);
+        let count = write_bulk(&mut pair, 1_500_000);
+        let mut seen = 0;
+        while !has_all(count)(&pair) {
+            pair.step();
+            let (forwards, _) = counts.get();
+            if forwards > seen {
+                // It was sent in this step, with what begins after it.
+                let received = &pair.sides[1].association.receiver;
+                assert_eq!(received.pieces(), 0, "seed {seed}");
+            }
+            seen = forwards;
+        }
+        assert!(seen > 0, "seed {seed}");
+        assert_bulk(&pair, count);
+    }
 }
 
 /// No message lies where a TSN is skipped: none waits for FORWARD-TSN, whatever becomes of that.
