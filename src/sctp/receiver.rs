@@ -334,6 +334,10 @@ impl Receiver {
         if self.hold_after.is_some_and(|last| last < number) {
             return Ok(());
         }
+        // In order, which is how most come behind a gap, only the last piece makes it whole.
+        if header.flags & flag::END == 0 && !self.ahead.contains_key(&(number + 1)) {
+            return Ok(());
+        }
         let is_same = |piece: &Piece| {
             (piece.header.stream, piece.header.sequence) == (header.stream, header.sequence)
                 && (piece.header.flags ^ header.flags) & flag::UNORDERED == 0

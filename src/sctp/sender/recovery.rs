@@ -63,7 +63,7 @@ impl Sender {
         {
             self.round_end = self.next_packet;
             self.congestion.on_round();
-            self.withholding.on_round();
+            self.withholding.on_round(self.congestion.window());
         }
         self.peer_window.advertise(sack.window, self.outstanding);
         let has_share = self.peer_window.settle(&mut self.streams) | news.share;

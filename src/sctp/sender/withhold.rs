@@ -21,13 +21,16 @@ use std::time::{Duration, Instant};
 use crate::entropy;
 
 /// Round trips after which a TSN is withheld: the first time, while the window doubles each round trip, and from
-/// then on. A peer that lies has ended its association after 17 of them.
+/// then on. A peer that lies has ended its association after 19 of them.
 const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 2..=6;
-const ROUNDS: std::ops::RangeInclusive<u32> = 8..=16;
+const ROUNDS: std::ops::RangeInclusive<u32> = 11..=17;
 
 /// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and makes the peer
 /// acknowledge every packet for a round trip, which is much for a request now and then.
 const BYTES: usize = 64 * 1024;
+
+/// Bytes after the last of these round trips, so that a peer can not tell where in a flight the gap is.
+const OFFSET: std::ops::RangeInclusive<u32> = 0..=128 * 1024;
 
 /// TSNs that are skipped together, so that a peer can not take all gaps of one for these.
 const RUN: std::ops::RangeInclusive<u32> = 1..=3;
@@ -61,7 +64,10 @@ pub(super) enum Withheld {
 pub(super) struct Withholding {
     means: Means,
     rounds: u32,
+    /// Bytes that were sent since the last time.
     bytes: usize,
+    /// Bytes that are left to send after the rounds.
+    offset: usize,
     run: Option<Run>,
     timeouts: u32,
 }
@@ -84,6 +90,7 @@ impl Withholding {
             means: Means::Delay,
             rounds: entropy::choose(FIRST_ROUNDS),
             bytes: 0,
+            offset: 0,
             run: None,
             timeouts: 0,
         }
@@ -104,16 +111,25 @@ impl Withholding {
 
     pub(super) fn on_sent(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
+        if self.rounds == 0 {
+            self.offset = self.offset.saturating_sub(bytes);
+        }
     }
 
-    pub(super) fn on_round(&mut self) {
+    /// A round trip is over. `flight` says how many bytes go out in one.
+    pub(super) fn on_round(&mut self, flight: usize) {
+        if self.rounds == 1 {
+            // In the flight that follows, and not beyond.
+            self.offset = (entropy::choose(OFFSET) as usize).min(flight / 2);
+        }
         self.rounds = self.rounds.saturating_sub(1);
     }
 
     /// Begins with the next TSN, if it is time. `follows` says whether more than the next chunk waits to be sent:
     /// what is sent last can not be withheld, as nothing would show the gap.
     pub(super) fn begin(&mut self, next_tsn: u32, follows: bool) -> Option<Withheld> {
-        let is_due = self.rounds == 0 && self.bytes >= BYTES && self.run.is_none();
+        let is_due =
+            self.rounds == 0 && self.offset == 0 && self.bytes >= BYTES && self.run.is_none();
         if !is_due || !(self.skips() || follows) {
             return None;
         }
