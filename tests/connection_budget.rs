@@ -30,6 +30,8 @@ struct Script {
     holds_back: bool,
     /// What this side has written.
     written: Arc<AtomicUsize>,
+    /// Reads that come upon nothing, each announced again, before there is something.
+    misses: Arc<AtomicUsize>,
 }
 
 impl Script {
@@ -72,6 +74,11 @@ impl Carrier for Script {
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
+        if self.misses.load(Ordering::Relaxed) > 0 {
+            self.misses.fetch_sub(1, Ordering::Relaxed);
+            self.events.push_back(CarrierEvent::Readable { channel });
+            return None;
+        }
         self.unread.get_mut(channel.get() as usize)?.pop_front()
     }
 
@@ -192,6 +199,28 @@ async fn two_mebibytes_of_any_frames_are_read_in_polls_of_a_bounded_number_of_fr
     }
 }
 
+/// As the direct engine does where a peer has sent many messages without payload.
+#[tokio::test]
+async fn a_channel_that_has_nothing_and_is_announced_again_does_not_keep_a_poll() {
+    let small = Message::data(Bytes::from_static(b"at last")).encode();
+    let script = Script::of(vec![vec![small]]);
+    let misses = Arc::clone(&script.misses);
+    let many = 100 * MOST_PER_POLL as usize;
+    misses.store(many, Ordering::Relaxed);
+    let mut by_hand = ByHand::new(script, |_| {});
+    let mut before = many;
+    while by_hand.poll() {
+        let left = misses.load(Ordering::Relaxed);
+        assert!(
+            before - left <= MOST_PER_POLL as usize,
+            "{before} to {left}"
+        );
+        before = left;
+    }
+    assert_eq!(before, 0);
+    assert_eq!(by_hand.connection.stats().payload_received, 7);
+}
+
 #[tokio::test]
 async fn a_flood_on_one_channel_holds_up_neither_its_neighbours_nor_writes() {
     for holds_back in [false, true] {
@@ -284,13 +313,14 @@ async fn a_closed_channel_ends_when_it_is_read() {
 
 #[tokio::test]
 async fn empty_frames_reset_their_substream_and_then_end_the_connection() {
-    let channels = (0..6).map(|_| full_of(&[0])).collect();
+    let channels = (0..4).map(|_| full_of(&[0])).collect();
     let mut by_hand = ByHand::new(Script::of(channels), |config| {
         config.max_frames_without_effect = 100;
     });
     while by_hand.poll() {}
     let stats = by_hand.connection.stats();
     assert!(stats.without_effect <= 1000, "{stats:?}");
+    assert!(stats.violations > 0, "{stats:?}");
     assert_eq!(
         by_hand.connection.close_reason(),
         Some(ConnectionError::TooManyFramesWithoutEffect)

@@ -28,8 +28,8 @@ pub struct EndpointConfig {
     /// go-libp2p. Answers floods of first contacts. From half of them on, a peer has to show that
     /// its address is not forged, by answering a STUN check, before anything is kept of it.
     pub max_handshakes: usize,
-    /// The same for one IPv4 address or IPv6 /56. Default: 32. Answers single hosts that would take
-    /// all of them.
+    /// The same for one IPv4 address or IPv6 /56, with the same half for peers that have shown that their address is
+    /// not forged. Default: 32. Answers single hosts that would take all of them.
     pub max_handshakes_per_prefix: usize,
     /// First contacts from one IPv4 address or IPv6 /56. A peer beyond it has to show that its address is
     /// not forged, and is then counted again, with those that have. Default: 32 at once, and then

@@ -76,3 +76,30 @@ async fn dials_succeed_beside_contacts_from_sources_that_answer_stun() {
     sleep(Duration::from_secs(11)).await;
     finish([listener]).await;
 }
+
+/// Contacts that seem to come from the host which is about to dial, as many as its prefix may have under way.
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_address_is_forged_gets_in_all_the_same() {
+    let (network, server, client) = network(9, 40);
+    let config = endpoint_config();
+    let forged_at_once = config.max_handshakes_per_prefix as u16;
+    let (listener, address) = listen(&server, config).await;
+    serve(&listener);
+    let mut rng = StdRng::seed_from_u64(9);
+    let dialler = dialler(&client);
+    for round in 0..10 {
+        for n in 0..forged_at_once {
+            let from = SocketAddr::new(client.ip(), 1024 + round * forged_at_once + n);
+            network.inject(from, address.socket_addr(), first_contact(&mut rng));
+        }
+        sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        let connection = dialler.connect(&address).await.expect("let in");
+        let took = begin.elapsed();
+        assert!(took < Duration::from_millis(320), "{took:?}");
+        connection.close().await;
+        sleep(Duration::from_secs(2)).await;
+    }
+    sleep(Duration::from_secs(11)).await;
+    finish([dialler, listener]).await;
+}

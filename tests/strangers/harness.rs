@@ -169,3 +169,16 @@ pub(super) fn stun_server(request: &[u8]) -> Option<Vec<u8>> {
     response.extend_from_slice(&[0, 0x20, 0, 8, 0, 1, 1, 2, 3, 4, 5, 6]);
     Some(response)
 }
+
+/// What a host makes of a check that has read how passwords are derived from its USERNAME, of the listener and of the
+/// dialler: a success response of the dialler, which names `to` as its address.
+pub(super) fn sign_challenge(check: &[u8], to: SocketAddr) -> Option<Vec<u8>> {
+    if !check.starts_with(&STUN_REQUEST) {
+        return None;
+    }
+    let request = StunMessage::parse(check).ok()?;
+    let (client, server) = request.split_username()?;
+    let password = server.strip_prefix("libp2p+webrtc+v2/").unwrap_or(client);
+    let response = StunMessage::binding_reply(request.trans_id(), to);
+    Some(encode(response, password))
+}

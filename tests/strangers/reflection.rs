@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Verdict};
 use anabranch::{Endpoint, WebRtcDirectVersion};
-use is::stun::StunMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{
-    BULK, STUN_REQUEST, STUN_SUCCESS, SeenCheck, check_with_priority, dialler, encode,
-    endpoint_config, finish, forged, listen, network, request, serve, stun_server,
+    BULK, STUN_REQUEST, STUN_SUCCESS, SeenCheck, check_with_priority, dialler, endpoint_config,
+    finish, forged, listen, network, request, serve, sign_challenge, stun_server,
 };
 
 /// What the host that a connection is directed at does with what it gets.
@@ -55,14 +54,7 @@ async fn reflect(victim_is: Victim, is_optimistic: bool) -> (u64, u64) {
             let answer = match victim_is {
                 Victim::Silent => None,
                 Victim::StunServer => stun_server(&datagram.contents),
-                Victim::Listener => StunMessage::parse(&datagram.contents)
-                    .ok()
-                    .filter(StunMessage::is_binding_request)
-                    .and_then(|request| {
-                        let (_, password) = request.username()?.split_once(':')?;
-                        let response = StunMessage::binding_reply(request.trans_id(), listening);
-                        Some(encode(response, password))
-                    }),
+                Victim::Listener => sign_challenge(&datagram.contents, listening),
                 Victim::Echo => Some(datagram.contents.to_vec()),
             };
             if let Some(answer) = answer {
@@ -176,6 +168,69 @@ async fn a_dialler_sends_to_the_address_that_it_dialled_only() {
         network.clear_tap();
         drop((substream, connection));
         finish([dialler, listener, other]).await;
+    }
+}
+
+/// Whoever reads the first check of a dialler knows the credentials, and answers challenges at an address of its own.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_stays_with_the_dialler_whoever_else_nominates_an_address() {
+    for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
+        for after in [0, 10, 19, 20, 21, 30, 45] {
+            let (network, server, client) = network(8, 20);
+            let (listener, address) = listen(&server, endpoint_config()).await;
+            serve(&listener);
+            let listening = address.socket_addr();
+            let observer = forged(1);
+            let at_observer = Arc::new(AtomicU64::new(0));
+            let seen = SeenCheck::default();
+            network.set_tap({
+                let (network, seen) = (network.clone(), seen.clone());
+                let at_observer = Arc::clone(&at_observer);
+                move |datagram| {
+                    if datagram.destination == listening {
+                        seen.see(datagram.source, &datagram.contents);
+                    } else if datagram.destination == observer {
+                        at_observer.fetch_add(1, Ordering::Relaxed);
+                        if let Some(answer) = sign_challenge(&datagram.contents, observer) {
+                            network.inject(observer, listening, answer);
+                        }
+                    }
+                    Verdict::Pass
+                }
+            });
+            let forging = tokio::spawn({
+                let network = network.clone();
+                async move {
+                    sleep(Duration::from_millis(1 + after)).await;
+                    loop {
+                        let (username, _) = seen.get();
+                        let (ufrag, _) = username.split_once(':').expect("two halves");
+                        let check = check_with_priority(&username, ufrag, u32::MAX);
+                        network.inject(observer, listening, check);
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            });
+            let dialler = dialler(&client);
+            let connection = dialler.connect_with(&address, version).await;
+            let connection = connection.unwrap_or_else(|e| panic!("{version:?}, {after}: {e}"));
+            sleep(Duration::from_secs(2)).await;
+            forging.abort();
+            assert!(
+                at_observer.load(Ordering::Relaxed) > 1,
+                "the listener answered"
+            );
+            let mut substream = connection.open(BULK).await.expect("a substream");
+            let mut buffer = vec![0; 1 << 20];
+            let reading = substream.read_exact(&mut buffer);
+            timeout(Duration::from_secs(5), reading)
+                .await
+                .expect("it goes on")
+                .expect("data");
+            network.clear_tap();
+            drop((substream, connection));
+            finish([dialler, listener]).await;
+        }
     }
 }
 

@@ -6,12 +6,13 @@
 //!      ├─ its address is proven ── within the rate of its prefix ────────► admitted
 //!      │
 //!      └─ not proven ── calm, and within the rate of its prefix ─────────► admitted
-//!                  └─── half of the handshakes taken, or beyond the rate ► challenged
+//!                  └─── half of the handshakes, or of the share of its
+//!                       prefix, taken, or beyond the rate ───────────────► challenged
 //! ```
 //!
 //! In calm times a first contact is admitted at once. The source of a datagram can be forged, so
-//! - at most half of the handshakes are for contacts whose address is not proven; what nobody
-//!   answers to can not take the other half;
+//! - at most half of the handshakes, and half of the share of a prefix, are for contacts whose address is not
+//!   proven; what nobody answers to can not take the other half;
 //! - who would be one too many, or too fast, is not turned away but challenged: it gets the response to its
 //!   check and a check of ours, and nothing is remembered. An honest peer answers within a round trip,
 //!   and its next check is admitted: the nomination, or, where it nominates with its first check as Firefox does
@@ -155,6 +156,7 @@ impl Admission {
             }
             book.proofs.forget(source);
         } else if book.taken >= limits.max_handshakes.div_ceil(2)
+            || (!exempt && share >= limits.max_handshakes_per_prefix.div_ceil(2))
             || (!exempt && !book.unproven_rates.take(time, prefix))
         {
             let book = &mut *book;

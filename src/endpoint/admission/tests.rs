@@ -97,7 +97,10 @@ async fn one_prefix_gets_its_share_of_the_handshakes_only() {
     let admission = admission(limits);
     let now = Instant::now();
     let slots: Vec<_> = (0..4)
-        .map(|port| admitted(admission.admit(now, source(1, port), "a:b", PWD)))
+        .map(|port| {
+            prove(&admission, now, source(1, port));
+            admitted(admission.admit(now, source(1, port), "a:b", PWD))
+        })
         .collect();
     prove(&admission, now, source(1, 9));
     assert!(matches!(
@@ -108,6 +111,35 @@ async fn one_prefix_gets_its_share_of_the_handshakes_only() {
     drop(slots);
     admitted(admission.admit(now, source(1, 9), "a:b", PWD));
     drop(other);
+    assert!(admission.is_idle());
+}
+
+/// Found by `strangers::attack`: whoever forged the address of one host could keep that one out.
+#[tokio::test(start_paused = true)]
+async fn a_forger_of_one_prefix_takes_half_of_its_share_and_who_is_there_the_rest() {
+    let mut limits = LIMITS;
+    limits.rate = RateLimit::UNLIMITED;
+    let admission = admission(limits);
+    let now = Instant::now();
+    let mut slots = Vec::new();
+    for port in 0..100 {
+        match admission.admit(now, source(1, port), "a:b", PWD) {
+            Verdict::Admitted(slot) => slots.push(slot),
+            Verdict::Challenged => {}
+            Verdict::Dropped => panic!("nobody is turned away unheard"),
+        }
+    }
+    assert_eq!(slots.len(), 2);
+    for port in 200..202 {
+        prove(&admission, now, source(1, port));
+        slots.push(admitted(admission.admit(now, source(1, port), "a:b", PWD)));
+    }
+    prove(&admission, now, source(1, 202));
+    assert!(matches!(
+        admission.admit(now, source(1, 202), "a:b", PWD),
+        Verdict::Dropped
+    ));
+    slots.clear();
     assert!(admission.is_idle());
 }
 
@@ -146,6 +178,7 @@ async fn loopback_is_exempt_unless_it_is_not_to_be() {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 1));
     for limit_loopback in [false, true] {
         let admission = admission(Limits {
+            max_handshakes_per_prefix: 8,
             limit_loopback,
             ..LIMITS
         });

@@ -21,6 +21,10 @@ use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 use crate::sctp::{Association, Event, Lost, Protocol};
 
+/// Messages without payload that one look for payload skips. A peer can have sent a hundred thousand of
+/// them: the reader comes again for the rest, and its driver counts each time (`connection/work.rs`).
+const SKIPPED_PER_LOOK: usize = 16;
+
 /// Where a channel is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -50,6 +54,17 @@ struct Channel {
     /// Nobody reads it any more.
     ignored: bool,
     notify_delivered: bool,
+}
+
+/// What a look for payload has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    /// Payload for the reader.
+    Payload,
+    /// Nothing, and nothing is left.
+    Nothing,
+    /// Nothing yet: there may be more behind what was skipped.
+    Unfinished,
 }
 
 /// How much memory SCTP may hold of what was written, entries included, before writes have to wait.
@@ -236,10 +251,20 @@ impl Channels {
     }
 
     fn on_readable(&mut self, number: u16) {
-        if self.fill(number)
-            && let Some(channel) = self.table.get_mut(&number)
-            && !std::mem::replace(&mut channel.readable, true)
-        {
+        let is_announced = |channel: &Channel| channel.readable;
+        if self.table.get(&number).is_some_and(is_announced) {
+            // SCTP says it of each message, and a single datagram can complete thousands.
+            return;
+        }
+        if self.fill(number) != Filled::Nothing {
+            self.announce(number);
+        }
+    }
+
+    /// Reports that a channel is to be read.
+    fn announce(&mut self, number: u16) {
+        if let Some(channel) = self.table.get_mut(&number) {
+            channel.readable = true;
             let channel = channel.name;
             self.carrier_event(CarrierEvent::Readable { channel });
         }
@@ -270,20 +295,20 @@ impl Channels {
         self.relieving
     }
 
-    /// Takes messages from SCTP until there is payload for the reader; `false` if there is none.
-    fn fill(&mut self, number: u16) -> bool {
-        loop {
+    /// Takes messages from SCTP until there is payload for the reader, or it has skipped enough.
+    fn fill(&mut self, number: u16) -> Filled {
+        for _ in 0..=SKIPPED_PER_LOOK {
             let Some(channel) = self.table.get_mut(&number) else {
-                return false;
+                return Filled::Nothing;
             };
             if channel.unread.is_some() {
-                return true;
+                return Filled::Payload;
             }
             if matches!(channel.stage, Stage::Closing | Stage::Refused) {
-                return false;
+                return Filled::Nothing;
             }
             let Some(message) = self.sctp.read(number) else {
-                return false;
+                return Filled::Nothing;
             };
             match message.protocol {
                 Protocol::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
@@ -299,6 +324,7 @@ impl Channels {
                 _ => {}
             }
         }
+        Filled::Unfinished
     }
 
     fn on_dcep(&mut self, number: u16, message: Option<Dcep>) {
@@ -350,8 +376,17 @@ impl Channels {
 
     fn remove(&mut self, number: u16) -> Option<Channel> {
         let channel = self.table.remove(&number)?;
-        self.inbound -= usize::from(!channel.own);
-        self.refused -= usize::from(channel.stage == Stage::Refused);
+        let (inbound, refused) = (!channel.own, channel.stage == Stage::Refused);
+        debug_assert!(
+            self.inbound >= usize::from(inbound),
+            "an inbound channel uncounted"
+        );
+        debug_assert!(
+            self.refused >= usize::from(refused),
+            "a refused channel uncounted"
+        );
+        self.inbound = self.inbound.saturating_sub(usize::from(inbound));
+        self.refused = self.refused.saturating_sub(usize::from(refused));
         Some(channel)
     }
 
@@ -463,13 +498,16 @@ impl Channels {
         }
         self.get(name)?;
         let filled = self.fill(number_of(name));
-        let message = self.get(name)?.unread.take();
-        if !filled {
-            if let Some(channel) = self.get(name) {
+        let channel = self.get(name)?;
+        let message = channel.unread.take();
+        match filled {
+            Filled::Payload => {}
+            Filled::Nothing => {
                 channel.readable = false;
+                // It may have been all that the peer sent in front of its reset.
+                self.handle_events();
             }
-            // It may have been all that the peer sent in front of its reset.
-            self.handle_events();
+            Filled::Unfinished => self.announce(number_of(name)),
         }
         message
     }
@@ -508,7 +546,9 @@ impl Channels {
         if let Some(channel) = self.get(name) {
             channel.ignored = true;
             channel.unread = None;
-            self.fill(number_of(name));
+            channel.readable = false;
+            // Whoever reads it on, as it is announced, reads nothing.
+            self.on_readable(number_of(name));
             self.handle_events();
         }
     }

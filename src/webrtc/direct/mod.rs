@@ -403,7 +403,7 @@ impl Engine for DirectEngine {
                 self.heard |= self.path.handle_stun(now, source, destination, datagram);
                 self.handle_path_event(now);
             }
-            Some(20..=63) if self.path.accepts(now, source) => {
+            Some(20..=63) if self.path.takes_record(now, source) => {
                 if self.path.expects(source) {
                     self.handle_record_of_unproven(now, source, datagram, out);
                 } else {

@@ -66,6 +66,8 @@ pub(super) struct Path {
     has_moved: bool,
     /// Where the peer has shown that it receives. A listener's.
     validations: Validations,
+    /// Records of DTLS come: the handshake is answered where they come from. A listener's.
+    has_records: bool,
     /// A route to an address that is not validated is not taken any more.
     is_guarded: bool,
     /// How much the peer prefers its address of the route, by the PRIORITY of its nomination. A listener's.
@@ -115,6 +117,7 @@ impl Path {
             route: None,
             has_moved: false,
             validations: Validations::default(),
+            has_records: false,
             is_guarded: false,
             priority: 0,
             second: None,
@@ -182,6 +185,9 @@ impl Path {
         let is_elsewhere = route.remote != remote;
         if is_elsewhere && self.is_guarded && !self.validations.is_valid(now, remote) {
             return self.validations.ask(now, remote, priority);
+        }
+        if is_elsewhere && self.has_records && !self.is_guarded {
+            return;
         }
         let is_silent = now >= self.heard + ROUTE_SILENCE;
         if route.remote == remote || priority >= self.priority || is_silent {
@@ -271,8 +277,34 @@ impl Path {
         true
     }
 
+    /// Whether a record of DTLS is to be taken from this address.
+    ///
+    /// A peer can not be asked for a nonce before its handshake is over, and whoever has read its
+    /// credentials can nominate an address at which it answers challenges. So until then the route
+    /// is where records come from, and no nomination changes it (as in QUIC, RFC 9000 section 9).
+    pub(super) fn takes_record(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let is_known = self.accepts(now, source);
+        if is_known
+            && self.role == Role::Server
+            && !self.is_guarded
+            && let Some(route) = self.route
+        {
+            self.has_records = true;
+            if route.remote != source {
+                self.priority = 0;
+                self.second = None;
+                self.heard = now;
+                self.set_route(Route {
+                    remote: source,
+                    ..route
+                });
+            }
+        }
+        is_known
+    }
+
     /// Whether ICE knows the address as one of the peer's. Something of it has just come from there.
-    pub(super) fn accepts(&mut self, now: Instant, source: SocketAddr) -> bool {
+    fn accepts(&mut self, now: Instant, source: SocketAddr) -> bool {
         if self.route.is_some_and(|route| route.remote == source) {
             self.heard = now;
         } else if let Some((second, priority)) = self.second

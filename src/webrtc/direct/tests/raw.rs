@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::super::channels::{Channels, HeldLimits};
 use super::super::dcep;
 use crate::carrier::{ChannelId, Class, Written};
@@ -12,6 +14,7 @@ const CONTROL_ROOM: usize = 1 << 20;
 
 const DCEP: u32 = 50;
 const BINARY: u32 = 53;
+const BINARY_EMPTY: u32 = 57;
 
 /// The channels of a listener, and the peer that sends them bytes.
 struct Raw {
@@ -223,4 +226,100 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
         (0, 0)
     );
     assert!(raw.events().iter().any(|event| event.contains("Writable")));
+}
+
+/// Messages without payload of one test: their sequence numbers do not wrap.
+const EMPTIES: u16 = 20_000;
+
+impl Raw {
+    /// A channel with one unread message, and behind that many without payload and one with.
+    fn with_empties(&mut self) -> ChannelId {
+        let open = self.data(2, 0, DCEP, &dcep::encode_open(""));
+        let first = self.data(2, 1, BINARY, b"first");
+        self.send(self.tag, &[open, first]);
+        self.pump();
+        self.send_empties();
+        let last = self.data(2, EMPTIES + 2, BINARY, b"last");
+        self.send(self.tag, &[last]);
+        self.pump();
+        self.events();
+        name(1, 2)
+    }
+
+    /// Numbers 2 to `EMPTIES + 1` of stream 2.
+    fn send_empties(&mut self) {
+        for from in (2..EMPTIES + 2).step_by(50) {
+            let to = (from + 50).min(EMPTIES + 2);
+            let chunks: Vec<_> = (from..to)
+                .map(|sequence| self.data(2, sequence, BINARY_EMPTY, &[0]))
+                .collect();
+            self.send(self.tag, &chunks);
+            self.pump();
+        }
+    }
+
+    /// Reads until there is something; returns it, and how often there was not.
+    fn read_on(&mut self, channel: ChannelId) -> (Option<Bytes>, usize) {
+        for misses in 0.. {
+            let message = self.channels.read(channel);
+            let is_announced = self.events().iter().any(|e| e.contains("Readable"));
+            if message.is_some() || !is_announced {
+                return (message, misses);
+            }
+        }
+        unreachable!("a hundred thousand at the most are there");
+    }
+}
+
+/// Else one read would be the work of a hundred thousand, which no budget counts.
+#[test]
+fn a_reader_comes_again_for_what_is_behind_many_messages_without_payload() {
+    let least = usize::from(EMPTIES) / 20;
+    let mut raw = Raw::new();
+    let channel = raw.with_empties();
+    assert_eq!(raw.read_on(channel), (Some("first".into()), 0));
+    let (last, misses) = raw.read_on(channel);
+    assert_eq!(last, Some("last".into()));
+    assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
+    assert_eq!(raw.read_on(channel), (None, 0));
+    let reset = raw.reset(2);
+    raw.send(raw.tag, &[reset]);
+    raw.pump();
+    assert!(raw.events().iter().any(|event| event.contains("Closed")));
+}
+
+#[test]
+fn a_channel_that_nobody_reads_any_more_is_emptied_a_few_messages_at_a_time() {
+    let least = usize::from(EMPTIES) / 20;
+    let mut raw = Raw::new();
+    let channel = raw.with_empties();
+    raw.channels.ignore(channel);
+    assert!(raw.events().iter().any(|event| event.contains("Readable")));
+    let (message, misses) = raw.read_on(channel);
+    assert_eq!(message, None);
+    assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
+    // What comes later is dropped as it comes.
+    let late = raw.data(2, EMPTIES + 3, BINARY, b"late");
+    raw.send(raw.tag, &[late]);
+    raw.pump();
+    assert_eq!(raw.events(), [String::new(); 0]);
+    assert_eq!(raw.read_on(channel), (None, 0));
+}
+
+#[test]
+fn a_datagram_that_completes_thousands_of_messages_is_read_a_few_at_a_time() {
+    let least = usize::from(EMPTIES) / 20;
+    let mut raw = Raw::new();
+    let open = raw.data(2, 0, DCEP, &dcep::encode_open(""));
+    raw.send(raw.tag, &[open]);
+    raw.send_empties();
+    raw.events();
+    let missing = raw.data(2, 1, BINARY_EMPTY, &[0]);
+    raw.send(raw.tag, &[missing]);
+    raw.pump();
+    let announced = raw.events();
+    assert_eq!(announced.len(), 1, "{announced:?}");
+    let (message, misses) = raw.read_on(name(1, 2));
+    assert_eq!(message, None);
+    assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
 }
