@@ -31,6 +31,8 @@ pub mod identity;
 pub mod message;
 mod noise;
 pub mod payload;
+#[cfg(test)]
+mod random;
 mod sctp;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;

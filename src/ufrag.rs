@@ -378,6 +378,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::random::cases(256))]
+
         #[test]
         fn no_username_panics(
             prefix in "(libp2p\\+webrtc\\+v[123]/)?",

@@ -10,13 +10,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::{Config, FinAckPolicy, FinishError, Finished, Substream};
+use common::seeds::seeds;
 use common::{Pair, config, within};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -52,13 +52,6 @@ struct Run {
     pair: Pair,
     subs: BTreeMap<u64, Sub>,
     seed: u64,
-}
-
-fn seeds() -> Range<u64> {
-    let count = std::env::var("ANABRANCH_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok());
-    0..count.unwrap_or(100)
 }
 
 /// What the end of this side writes at an offset.
@@ -361,7 +354,7 @@ async fn run(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn h14_random_operations_keep_the_rules_and_lose_nothing() {
-    for seed in seeds() {
+    for seed in seeds(100) {
         println!("seed {seed}");
         run(seed).await;
     }

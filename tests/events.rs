@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
 mod common;
+use common::seeds::seeds;
 use common::{Pair, config, pattern, within};
 
 /// Writes every event down as a line of text behind the connection's number.
@@ -311,7 +312,7 @@ async fn every_beginning_has_one_end(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_each_beginning_has_one_end() {
-    for seed in 0..300 {
+    for seed in seeds(300) {
         every_beginning_has_one_end(seed).await;
     }
 }

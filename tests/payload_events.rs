@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
 mod common;
+use common::seeds::seeds;
 use common::{Pair, config, pattern, within};
 
 const MIB: u64 = 1024 * 1024;
@@ -389,7 +390,7 @@ async fn what_a_receiver_refuses_has_no_beginning() {
 /// Whatever happens at whatever time: as many ends as beginnings, and in the right order.
 #[tokio::test(start_paused = true)]
 async fn every_beginning_has_one_end_whatever_happens() {
-    for seed in 0..100 {
+    for seed in seeds(100) {
         println!("seed {seed}");
         let rng = &mut StdRng::seed_from_u64(seed);
         let (pair, [here, there]) = recorded(MemoryConfig::hostile(seed));

@@ -16,6 +16,7 @@ use anabranch::payload::{
     Rejection, SendError, Sender, Sent, receive, send_bytes,
 };
 use bytes::Bytes;
+use common::seeds::seeds;
 use common::{Pair, config, pattern, within};
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
@@ -159,10 +160,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Trickle<R> {
 /// Row F-1: any size, on every side of the boundaries of frames, however the carrier cuts it.
 #[tokio::test(start_paused = true)]
 async fn f1_every_size_arrives_over_a_hostile_carrier() {
-    let seeds = std::env::var("ANABRANCH_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok());
-    for seed in 0..seeds.unwrap_or(60_u64) {
+    for seed in seeds(60) {
         let mut rng = StdRng::seed_from_u64(seed);
         let frames = rng.random_range(0..8);
         let frame = [8_186, 16_379, 16_384, 65_536][rng.random_range(0..4)];

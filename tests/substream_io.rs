@@ -15,18 +15,11 @@ use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
 use anabranch::{Config, Finished};
 use bytes::Bytes;
+use common::seeds::seeds;
 use common::{Pair, config, pattern, scripted, settle, within};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-
-/// Seeds of the property tests; `ANABRANCH_SEEDS` sets how many.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let count = std::env::var("ANABRANCH_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok());
-    0..count.unwrap_or(default)
-}
 
 /// Row L-20.
 #[tokio::test(start_paused = true)]

@@ -555,6 +555,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::random::cases(256))]
+
         #[test]
         fn addresses_round_trip(
             ip: IpAddr,

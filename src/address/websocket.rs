@@ -334,6 +334,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::random::cases(256))]
+
         #[test]
         fn hostile_text_never_panics(text in "\\PC{0,2000}") {
             let _ = parse(&text);

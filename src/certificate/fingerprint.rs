@@ -243,6 +243,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::random::cases(256))]
+
         #[test]
         fn no_input_panics(text in "\\PC*", bytes: Vec<u8>) {
             let _ = text.parse::<Fingerprint>();

@@ -329,6 +329,8 @@ fn swapped(pem: &str) -> String {
     format!("{key}some words in between\n{certificate}")
 }
 proptest! {
+    #![proptest_config(crate::random::cases(256))]
+
     #[test]
     fn no_pem_panics(
         label in "(CERTIFICATE|PRIVATE KEY|X)",

@@ -541,6 +541,8 @@ fn debug_shows_no_key() {
 }
 
 proptest! {
+    #![proptest_config(crate::random::cases(256))]
+
     #[test]
     fn garbage_never_finishes_and_never_panics(
         parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8),

@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn no_read_goes_beyond_the_end_of_a_frame() {
-        for seed in 0..500 {
+        for seed in crate::random::seeds(500) {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut stream = Vec::new();
             let mut ends = vec![];

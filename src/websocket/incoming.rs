@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn s3_any_regrouping_gives_the_same_frames() {
-        for seed in 0..200 {
+        for seed in crate::random::seeds(200) {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut all = BytesMut::new();
             let mut expected = Vec::new();

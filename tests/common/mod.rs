@@ -1,8 +1,8 @@
-//! What the tests of substreams and connections share: two connections over the memory carrier, a
-//! scripted peer that speaks frames, and a tap that records what goes out.
+//! What tests share: two connections over the memory carrier, a scripted peer that speaks frames, a tap.
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // Each test binary uses a part of it.
 
+pub mod seeds;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,4 +7,5 @@ mod outages;
 mod paths;
 mod payload;
 mod seeds;
+mod tally;
 mod world;

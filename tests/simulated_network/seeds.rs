@@ -1,11 +1,11 @@
 //! Random conditions: each seed is a story.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use anabranch::endpoint::Phase;
 use anabranch::simulator::{Burst, Conditions};
-use anabranch::{ConnectError, EndpointConfig, EngineKind, Finished, WebRtcDirectVersion};
+use anabranch::{ConnectError, EndpointConfig, EngineKind, WebRtcDirectVersion};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use rand::rngs::StdRng;
@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 use tracing_subscriber::EnvFilter;
 
+use crate::tally::{Path, Tally};
 use crate::world::{FOREVER, World, bulk, echo};
 
 /// Conditions that a connection survives, drawn from a seed.
@@ -65,9 +66,15 @@ fn random_conditions(rng: &mut StdRng) -> Conditions {
     }
 }
 
-/// One story for each seed: connects, transfers on several substreams while the path changes,
-/// closes.
-async fn run_seed(seed: u64, engine: EngineKind, tally: &Tally) {
+/// A transfer that is to be made.
+#[derive(Clone, Copy)]
+struct Planned {
+    length: usize,
+    echoed: bool,
+}
+
+/// Connects, transfers on several substreams while the path changes, closes.
+async fn run_seed(seed: u64, engine: EngineKind, tally: &RefCell<Tally>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let conditions = random_conditions(&mut rng);
     println!("seed {seed}: {conditions:?}");
@@ -75,87 +82,77 @@ async fn run_seed(seed: u64, engine: EngineKind, tally: &Tally) {
     config.engine = engine;
     let mut world = World::with(config, seed, conditions).await;
     let [server, client] = world.hosts.clone();
-    // Bits that are flipped in a handshake, without a checksum that would show it, are a forgery.
-    let forges = |conditions: &Conditions| conditions.corrupt > 0.0 && !conditions.checksum;
-    let mut forged = forges(&conditions);
+    let mut back = conditions;
     if rng.random_bool(0.3) {
         // The way back is another.
-        let back = random_conditions(&mut rng);
-        forged |= forges(&back);
+        back = random_conditions(&mut rng);
         world.network.set_link(&server, &client, back);
     }
     for host in &world.hosts {
         host.set_offload(rng.random_bool(0.8));
     }
     let version = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2][rng.random_range(0..2)];
+    let planned: Vec<_> = (0..rng.random_range(1..6))
+        .map(|_| Planned {
+            length: [0, 1, 1000, 20_000, 60_000][rng.random_range(0..5)],
+            echoed: rng.random_bool(0.5),
+        })
+        .collect();
+    let milliseconds = |rng: &mut StdRng, most| Duration::from_millis(rng.random_range(0..most));
+    let blackout = (rng.random_bool(0.3))
+        .then(|| (milliseconds(&mut rng, 1000), milliseconds(&mut rng, 2500)));
+    let path = Path::of([&conditions, &back], blackout.is_some());
+
+    tally.borrow_mut().connect(path, planned.len());
     let connected = timeout(FOREVER, world.client.connect_with(&world.address, version)).await;
     let ours = match connected.expect("connecting ends") {
         Ok(ours) => ours,
-        // As good as nothing came through, or DTLS has met a record of nowhere (seed 13454).
-        Err(
-            error @ (ConnectError::TimedOut { .. }
-            | ConnectError::Ended {
-                phase: Phase::Dtls, ..
-            }),
-        ) if forged || matches!(error, ConnectError::TimedOut { .. }) => {
+        Err(error) => {
             println!("seed {seed}: {error}");
+            match error {
+                ConnectError::TimedOut { .. } => tally.borrow_mut().timed_out(path),
+                // DTLS has met a record of nowhere (seed 13454).
+                ConnectError::Ended {
+                    phase: Phase::Dtls, ..
+                } if path == Path::Forged => tally.borrow_mut().ended_in_dtls(path),
+                error => panic!("no {path:?} path causes {error:?}"),
+            }
             sleep(Duration::from_secs(60)).await;
             assert!(world.server.is_idle() && world.client.is_idle());
             assert_eq!((world.network.sockets(), world.network.in_flight()), (1, 0));
             return;
         }
-        Err(error) => panic!("{error}"),
     };
     let theirs = timeout(FOREVER, world.served.recv())
         .await
         .unwrap()
         .unwrap()
         .unwrap();
-    let mut transfers = FuturesUnordered::new();
-    for _ in 0..rng.random_range(1..6) {
-        let length = [0, 1, 1000, 20_000, 60_000][rng.random_range(0..5)];
-        let transfer = if rng.random_bool(0.5) {
-            echo(ours.clone(), length).boxed_local()
-        } else {
-            bulk(ours.clone(), length).boxed_local()
-        };
-        transfers.push(transfer);
-    }
+    let mut transfers: FuturesUnordered<_> = planned
+        .iter()
+        .map(|planned| match planned.echoed {
+            true => echo(ours.clone(), planned.length).boxed_local(),
+            false => bulk(ours.clone(), planned.length).boxed_local(),
+        })
+        .collect();
     let transfers = async {
         while let Some(transfer) = transfers.next().await {
-            match transfer {
-                Ok(Finished::Acked) => {
-                    tally.whole.update(|count| count + 1);
-                }
-                // SCTP doubles its timeout with each loss: on the worst of these paths ten seconds
-                // are too few for FIN_ACK, and five for opening a substream.
-                Ok(Finished::Delivered) | Err(_) => {
-                    println!("seed {seed}: {transfer:?}, {:?}", ours.close_reason());
-                    tally.failed.update(|count| count + 1);
-                }
+            if transfer.is_err() {
+                println!("seed {seed}: {transfer:?}, {:?}", ours.close_reason());
             }
+            tally.borrow_mut().transferred(path, &transfer);
         }
     };
     let blackout = async {
-        if rng.random_bool(0.3) {
-            sleep(Duration::from_millis(rng.random_range(0..1000))).await;
-            let duration = Duration::from_millis(rng.random_range(0..2500));
-            world.network.blackout(&server, &client, duration);
+        if let Some((begin, length)) = blackout {
+            sleep(begin).await;
+            world.network.blackout(&server, &client, length);
         }
     };
     timeout(FOREVER, async { tokio::join!(transfers, blackout) })
         .await
         .expect("every transfer ends");
     world.finish([ours, theirs]).await;
-}
-
-/// How the transfers of a run ended.
-#[derive(Debug, Default)]
-struct Tally {
-    /// Whole and confirmed.
-    whole: Cell<u32>,
-    /// With an error, or not confirmed in time.
-    failed: Cell<u32>,
 }
 
 /// Prints how to run the one that failed.
@@ -186,7 +183,7 @@ fn run_seeds(engine: EngineKind) {
         .with_test_writer()
         .try_init();
     let begin = std::time::Instant::now();
-    let tally = Tally::default();
+    let tally = RefCell::default();
     for seed in seeds {
         let _guard = SeedGuard(seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -202,16 +199,12 @@ fn run_seeds(engine: EngineKind) {
         });
         println!("seed {seed}: {:?} of real time", start.elapsed());
     }
-    let (whole, failed) = (tally.whole.get(), tally.failed.get());
+    let tally = tally.into_inner();
     println!(
-        "{count} seeds in {:?}: {whole} transfers whole, {failed} not",
+        "{count} seeds on {engine:?} in {:?}\n{tally}",
         begin.elapsed()
     );
-    assert!(
-        failed <= 5 + whole / 20,
-        "{failed} of {} transfers failed",
-        whole + failed
-    );
+    tally.judge(engine);
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Host, Network};
-use anabranch::{Address, ConnectError, Connection, Endpoint, EndpointConfig, Finished, Substream};
+use anabranch::{
+    Address, ConnectError, Connection, Endpoint, EndpointConfig, FinishError, Finished, OpenError,
+    Substream,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -180,18 +183,41 @@ async fn serve_substream(substream: Substream) -> io::Result<Finished> {
 /// What becomes of a transfer: how its write half ended.
 pub(crate) type Transferred = Result<Finished, Failed>;
 
-/// A transfer that its connection, or the peer, did not let end.
+/// A transfer that its connection, or the peer, did not let end: what failed, and why.
 #[derive(Debug)]
-pub(crate) struct Failed {
+pub(crate) enum Failed {
+    Open(OpenError),
     #[expect(dead_code, reason = "for its Debug")]
-    error: String,
+    Io(io::Error),
+    Finish(FinishError),
 }
 
-impl<E: std::error::Error> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self {
-            error: error.to_string(),
+impl Failed {
+    /// The names of ends that a path alone can cause; `None` for everything else, which is a fault.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(OpenError::TimedOut) => Some("open timed out"),
+            Self::Finish(FinishError::TimedOut) => Some("no FIN_ACK in time"),
+            _ => None,
         }
+    }
+}
+
+impl From<OpenError> for Failed {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<FinishError> for Failed {
+    fn from(error: FinishError) -> Self {
+        Self::Finish(error)
     }
 }
 

@@ -279,6 +279,8 @@ fn cut(bytes: &Bytes, cuts: &[prop::sample::Index]) -> Vec<Bytes> {
 }
 
 proptest! {
+    #![proptest_config(crate::random::cases(256))]
+
     #[test]
     fn l23_h1_cuts_make_no_difference(
         bytes in stream_bytes(),

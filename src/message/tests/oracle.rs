@@ -117,7 +117,7 @@ fn l24_depth_of_groups_as_in_prost() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(crate::random::cases(2048))]
 
     #[test]
     fn l24_arbitrary_bytes_as_in_prost(body in vec(any::<u8>(), 0..64)) {

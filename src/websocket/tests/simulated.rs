@@ -234,8 +234,7 @@ async fn run(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn random_operations_over_an_unsteady_pipe_lose_nothing() {
-    let count = std::env::var("ANABRANCH_SEEDS").map_or(60, |n| n.parse().expect("a number"));
-    for seed in 0..count {
+    for seed in crate::random::seeds(60) {
         let running = tokio::spawn(run(seed));
         if let Err(error) = running.await {
             panic!("seed {seed}: {error}");
