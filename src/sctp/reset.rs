@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::packet::{Fields, parameters, put_parameter};
+use super::sender::RTO_MAX;
 
 /// Parameters of RE-CONFIG (RFC 6525 section 4).
 const OUTGOING_REQUEST: u16 = 13;
@@ -245,7 +246,9 @@ impl Resets {
         if request.at.is_some_and(|at| at > now) {
             return None;
         }
-        request.at = Some(now + timeout.saturating_mul(1 << request.sent.min(3)));
+        // No longer than the timeout of DATA is at most: whoever waits for the number would.
+        let timeout = timeout.saturating_mul(1 << request.sent.min(3));
+        request.at = Some(now + timeout.min(RTO_MAX));
         request.sent += 1;
         let mut value = Vec::new();
         value.extend(self.own_number.to_be_bytes());
@@ -336,6 +339,22 @@ mod tests {
         let (there, here) = exchange(&value, &mut ours, &mut theirs, true);
         assert_eq!((there, here), (vec![], vec![Outcome::Done(vec![5])]));
         assert!(ours.is_idle() && theirs.is_idle());
+    }
+
+    /// Found by `established_engine`: eight timeouts of 3 s each.
+    #[test]
+    fn a_request_is_repeated_after_3_s_at_most() {
+        let (mut ours, _) = pair();
+        ours.request(vec![5], 9);
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert!(ours.poll(now, Duration::from_secs(1)).is_some());
+            let at = ours.next_timeout().expect("it is repeated");
+            waits.push((at - now).as_secs());
+            now = at;
+        }
+        assert_eq!(waits, [1, 2, 3, 3, 3, 3, 3, 3]);
     }
 
     #[test]
