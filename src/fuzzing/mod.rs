@@ -43,10 +43,11 @@ const ATTEMPTS: usize = 3;
 static SLOWEST: AtomicU64 = AtomicU64::new(0);
 
 /// SCTP packets that a peer changes or forges under valid DTLS, while channels open, transfer and
-/// close. Each side goes on or ends with a typed error, within bounds of time and memory.
+/// close. Each side goes on or ends with a typed error, within bounds of time and memory. Where nobody lies and only the
+/// network is bad, what was acknowledged was readable.
 ///
 /// # Panics
-/// If one of them does not.
+/// If that is not so.
 pub fn established_engine(bytes: &[u8]) {
     in_time(|| engine_fuzzing::changed_packets(bytes));
 }

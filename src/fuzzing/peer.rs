@@ -20,6 +20,8 @@ pub(super) struct Peer {
     opened: Vec<ChannelId>,
     pub(super) closed: Vec<ChannelId>,
     inbound: Vec<(ChannelId, Bytes)>,
+    /// Takes nothing from its carrier, as a process that does not get to run.
+    pub(super) is_paused: bool,
 }
 
 impl Peer {
@@ -29,6 +31,7 @@ impl Peer {
             opened: Vec::new(),
             closed: Vec::new(),
             inbound: Vec::new(),
+            is_paused: false,
         }
     }
 
@@ -56,6 +59,9 @@ impl Peer {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.is_paused {
+            return;
+        }
         while let Poll::Ready(Ok(event)) = self.carrier.poll_event(cx) {
             let channel = match event {
                 CarrierEvent::Opened { channel, .. } => {
@@ -153,6 +159,18 @@ impl<C> Watched<C> {
     }
 }
 
+impl<C: Carrier> Watched<C> {
+    fn check(&mut self, channel: ChannelId, frame: &[u8], class: Class) {
+        assert!(frame.len() <= MAX_FRAME, "{} bytes", frame.len());
+        let mut decoder = FrameDecoder::new();
+        decoder.push(Bytes::copy_from_slice(frame));
+        let message = decoder.next_message().expect("frames are sound");
+        assert!(decoder.is_empty(), "one frame a write");
+        let message = message.expect("frames are whole");
+        self.sent.entry(channel).or_default().check(&message, class);
+    }
+}
+
 impl<C: Carrier> Carrier for Watched<C> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
         self.inner.poll_event(cx)
@@ -165,13 +183,15 @@ impl<C: Carrier> Carrier for Watched<C> {
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
         let written = self.inner.write(channel, frame, class);
         if written == Written::Taken {
-            assert!(frame.len() <= MAX_FRAME, "{} bytes", frame.len());
-            let mut decoder = FrameDecoder::new();
-            decoder.push(Bytes::copy_from_slice(frame));
-            let message = decoder.next_message().expect("frames are sound");
-            assert!(decoder.is_empty(), "one frame a write");
-            let message = message.expect("frames are whole");
-            self.sent.entry(channel).or_default().check(&message, class);
+            self.check(channel, frame, class);
+        }
+        written
+    }
+
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+        let written = self.inner.write_vectored(channel, pieces, class);
+        if written == Written::Taken {
+            self.check(channel, &pieces.concat(), class);
         }
         written
     }

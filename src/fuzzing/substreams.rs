@@ -1,7 +1,8 @@
 //! Substreams, as their applications and a peer without rules use them.
 //!
-//! Held against a model of what each reader may see, the rules of the wire (`Watched`), and the end:
-//! nothing is left.
+//! Held against a model of what each reader may see, the rules of the wire (`Watched`), and the end: what was
+//! acknowledged was readable, and nothing is left. Numbers that are used again are a matter of the engine:
+//! `webrtc::direct::fuzzing::honest`.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -24,16 +25,39 @@ use crate::substream::{Finished, Substream};
 
 const MAX_STEPS: usize = 200;
 
-const MAX_SUBSTREAMS: usize = 8;
+const MAX_SUBSTREAMS: usize = 40;
+
+/// Substreams that are opened at once, and messages of one byte that are written in a row.
+const BURSTS: [usize; 4] = [4, 8, 16, 30];
 
 /// Payload bytes that a peer may send before they are read. Small, so that a session exceeds it.
 const RECEIVE_WINDOW: u32 = 16 * 1024;
 
+/// The same of all substreams.
+const CEILING: usize = 6 * RECEIVE_WINDOW as usize;
+
 /// Longer than every timeout of a close.
 const LIMIT: Duration = Duration::from_secs(120);
 
-pub(super) fn run(bytes: &[u8]) {
-    in_virtual_time(session(Input::new(bytes)));
+/// How often a session came to what it is for.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Reached {
+    /// Bursts of messages of one byte, of either side.
+    pub(super) small: usize,
+    /// Bursts of opens, of either side.
+    pub(super) bursts: usize,
+    /// Substreams that either side reset while the peer did not have all that was written.
+    pub(super) resets_in_flight: usize,
+    /// Steps while the peer took nothing in.
+    pub(super) peer_paused: usize,
+    /// Substreams whose bytes all waited for the end before they were read.
+    pub(super) read_late: usize,
+    /// FINs of either side that were acknowledged, with data in front of them.
+    pub(super) acknowledged: usize,
+}
+
+pub(super) fn run(bytes: &[u8]) -> Reached {
+    in_virtual_time(session(Input::new(bytes)))
 }
 
 /// What a side writes at an offset.
@@ -62,6 +86,7 @@ struct Sub {
     sent: usize,
     fin: Option<usize>,
     asked_to_stop: bool,
+    reset_by_peer: bool,
     /// It has done something that ends the substream early, or may.
     broken: bool,
     /// Payload bytes that were sent before what is no frame: behind it, anything may be read.
@@ -80,14 +105,15 @@ struct Session<'a> {
     subs: HashMap<u64, Sub>,
     /// In the order in which they were opened.
     order: Vec<ChannelId>,
+    reached: Reached,
 }
 
-async fn session(mut input: Input<'_>) {
+async fn session(mut input: Input<'_>) -> Reached {
     let config = Config {
         negotiation: Negotiation::None,
         receive_window: RECEIVE_WINDOW,
         substream_ceiling: 2 * RECEIVE_WINDOW as usize,
-        connection_ceiling: 6 * RECEIVE_WINDOW as usize,
+        connection_ceiling: CEILING,
         send_buffer: input.pick(&[65_536, 1, 100, 5000]),
         max_inbound_substreams: input.pick(&[256, 256, 2]),
         fin_ack: input.pick(&[
@@ -114,6 +140,7 @@ async fn session(mut input: Input<'_>) {
         faults,
         subs: HashMap::new(),
         order: Vec::new(),
+        reached: Reached::default(),
     };
     for _ in 0..MAX_STEPS {
         if session.input.is_empty() {
@@ -122,18 +149,26 @@ async fn session(mut input: Input<'_>) {
         session.step().await;
         session.look().await;
     }
-    let connection = session.wind_down().await;
+    let (connection, reached) = session.wind_down().await;
     driver.await.expect("no panic");
     assert!(connection.is_idle());
     assert_eq!(connection.stats().unread, 0);
+    reached
 }
 
 impl Session<'_> {
     async fn step(&mut self) {
         let choice = self.input.u8();
+        // Half of the steps are done many times over.
+        let burst = (choice >= 128).then(|| BURSTS[usize::from(choice >> 5 & 3)]);
+        self.reached.peer_paused += usize::from(self.peer.is_paused);
         match choice & 31 {
-            0 | 1 => return self.open().await,
-            2 | 3 => return self.open_by_peer(),
+            0 | 1 => return self.open(burst).await,
+            2 | 3 => return self.open_by_peer(burst),
+            4 if burst.is_some() => {
+                self.peer.is_paused = !self.peer.is_paused;
+                return;
+            }
             4 => {
                 let time = self.input.pick(&[1, 40, 1000, 5000, 11_000]);
                 let time = Duration::from_millis(time);
@@ -149,27 +184,74 @@ impl Session<'_> {
             return;
         };
         let id = channel.get();
+        match (choice & 31, burst) {
+            (5..=7, Some(count)) => return self.write_small(id, count).await,
+            (15..=19, Some(count)) => return self.send_small(channel, count),
+            _ => {}
+        }
         let Some(sub) = self.subs.get_mut(&id) else {
             return;
         };
+        let was_reset = sub.is_reset();
         match choice & 31 {
             5..=14 => act(&mut self.input, choice & 31, id, sub),
             choice => speak(&mut self.input, choice, &mut self.peer, channel, sub),
         }
+        if !was_reset && sub.is_reset() && (sub.written > sub.received || sub.sent > sub.read) {
+            self.reached.resets_in_flight += 1;
+        }
+        self.limit();
     }
 
-    async fn open(&mut self) {
-        if self.order.len() >= MAX_SUBSTREAMS {
-            return;
+    /// With more than all substreams may have unread, any may be reset.
+    fn limit(&mut self) {
+        if self.subs.values().map(|sub| sub.sent).sum::<usize>() > CEILING {
+            for sub in self.subs.values_mut() {
+                sub.broken = true;
+            }
         }
+    }
+
+    /// Messages of one byte each, as they are flushed.
+    async fn write_small(&mut self, id: u64, count: usize) {
+        self.reached.small += 1;
+        for _ in 0..count {
+            let Some(sub) = self.subs.get_mut(&id) else {
+                return;
+            };
+            write(id, sub, 1);
+            if let Some(handle) = &mut sub.handle {
+                let mut cx = Context::from_waker(Waker::noop());
+                let _ = AsyncWrite::poll_flush(Pin::new(handle), &mut cx);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn send_small(&mut self, channel: ChannelId, count: usize) {
+        self.reached.small += 1;
+        if let Some(sub) = self.subs.get_mut(&channel.get()) {
+            for _ in 0..count {
+                send(&mut self.peer, channel, sub, Message::default(), 1);
+            }
+        }
+        self.limit();
+    }
+
+    async fn open(&mut self, burst: Option<usize>) {
+        let room = MAX_SUBSTREAMS.saturating_sub(self.order.len());
+        let count = burst.unwrap_or(1).min(room);
+        self.reached.bursts += usize::from(count > 1);
         let connection = self.connection.clone();
-        let opened = self.peer.drive(timeout(LIMIT, connection.open(""))).await;
-        let handle = opened.expect("opening ends").expect("a channel is free");
-        let sub = Sub {
-            handle: Some(handle),
-            ..Sub::default()
-        };
-        self.add(sub);
+        let opening = futures_util::future::join_all((0..count).map(|_| connection.open("")));
+        let opened = self.peer.drive(timeout(LIMIT, opening)).await;
+        for handle in opened.expect("opening ends") {
+            let sub = Sub {
+                handle: Some(handle.expect("a channel is free")),
+                ..Sub::default()
+            };
+            self.add(sub);
+        }
     }
 
     fn add(&mut self, sub: Sub) {
@@ -179,8 +261,11 @@ impl Session<'_> {
         assert!(self.subs.insert(id, sub).is_none(), "{id} is used twice");
     }
 
-    fn open_by_peer(&mut self) {
-        if self.order.len() < MAX_SUBSTREAMS {
+    fn open_by_peer(&mut self, burst: Option<usize>) {
+        let room = MAX_SUBSTREAMS.saturating_sub(self.order.len());
+        let count = burst.unwrap_or(1).min(room);
+        self.reached.bursts += usize::from(count > 1);
+        for _ in 0..count {
             let channel = self.peer.open();
             self.order.push(channel);
             self.subs.insert(channel.get(), Sub::default());
@@ -226,10 +311,12 @@ impl Session<'_> {
     }
 
     /// Everything is dropped or finished, the peer answers or says nothing more, and it ends.
-    async fn wind_down(mut self) -> Connection {
+    async fn wind_down(mut self) -> (Connection, Reached) {
         // What is under way arrives.
+        self.peer.is_paused = false;
         self.peer.drive(sleep(Duration::from_millis(200))).await;
         self.look().await;
+        self.read_all();
         let polite = self.input.bool();
         let finishes = self.input.bool();
         for channel in self.order.clone() {
@@ -261,6 +348,7 @@ impl Session<'_> {
                 self.hear();
                 let sub = self.subs.get_mut(&id).expect("just inserted");
                 if let Ok(Some(Finished::Acked)) = finished {
+                    self.reached.acknowledged += usize::from(sub.written > 0);
                     assert_eq!(
                         sub.received, sub.written,
                         "{id}: acknowledged, but not there"
@@ -291,38 +379,78 @@ impl Session<'_> {
             .expect("closing ends");
         self.peer.settle().await;
         assert_eq!(self.faults.open_channels(), 0, "a channel is left");
-        connection
+        (connection, self.reached)
+    }
+
+    /// What a sound substream was sent can be read, all the more where its FIN was acknowledged.
+    fn read_all(&mut self) {
+        for (&id, sub) in &mut self.subs {
+            let is_sound = !sub.broken && !sub.reset && !sub.stopped && sub.garbled.is_none();
+            let Some(handle) = sub.handle.as_mut().filter(|_| is_sound && !sub.at_end) else {
+                continue;
+            };
+            self.reached.read_late += usize::from(sub.read == 0 && sub.sent > 0);
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut buffer = vec![0; 20_000];
+            let mut taken = Vec::new();
+            loop {
+                let mut out = ReadBuf::new(&mut buffer);
+                match AsyncRead::poll_read(Pin::new(&mut *handle), &mut cx, &mut out) {
+                    Poll::Ready(Ok(())) => taken.push(out.filled().to_vec()),
+                    Poll::Ready(Err(error)) => panic!("{id}: {error:?}"),
+                    Poll::Pending => break,
+                }
+                if taken.last().is_some_and(Vec::is_empty) {
+                    break;
+                }
+            }
+            for bytes in taken {
+                sub.took(id, &bytes);
+            }
+            let is_acknowledged = sub.heard.contains(&Flag::FinAck);
+            assert_eq!(sub.read, sub.sent, "{id}: acknowledged: {is_acknowledged}");
+            assert_eq!(sub.at_end, sub.fin.is_some(), "{id}");
+            self.reached.acknowledged += usize::from(is_acknowledged && sub.read > 0);
+        }
+    }
+}
+
+/// Writes so many bytes, as far as they are taken.
+fn write(id: u64, sub: &mut Sub, length: usize) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let Some(handle) = &mut sub.handle else {
+        return;
+    };
+    let data = content(id, true, sub.written, length);
+    match AsyncWrite::poll_write(Pin::new(handle), &mut cx, &data) {
+        Poll::Ready(Ok(length)) => {
+            assert!(!sub.shut, "{id}: written behind a shutdown");
+            sub.written += length;
+        }
+        Poll::Ready(Err(error)) => {
+            let expected = match error.kind() {
+                ErrorKind::BrokenPipe => sub.shut || sub.asked_to_stop || sub.broken,
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                    sub.reset || sub.broken
+                }
+                _ => false,
+            };
+            assert!(expected, "{id}: {error:?}");
+        }
+        Poll::Pending => {}
     }
 }
 
 /// One call of the application, polled once.
 fn act(input: &mut Input<'_>, choice: u8, id: u64, sub: &mut Sub) {
     let mut cx = Context::from_waker(Waker::noop());
+    if matches!(choice, 5..=7) {
+        return write(id, sub, input.pick(&[1, 100, 5000, 20_000]));
+    }
     let Some(mut handle) = sub.handle.take() else {
         return;
     };
     match choice {
-        5..=7 => {
-            let length = input.pick(&[1, 100, 5000, 20_000]);
-            let data = content(id, true, sub.written, length);
-            match AsyncWrite::poll_write(Pin::new(&mut handle), &mut cx, &data) {
-                Poll::Ready(Ok(length)) => {
-                    assert!(!sub.shut, "{id}: written behind a shutdown");
-                    sub.written += length;
-                }
-                Poll::Ready(Err(error)) => {
-                    let expected = match error.kind() {
-                        ErrorKind::BrokenPipe => sub.shut || sub.asked_to_stop || sub.broken,
-                        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
-                            sub.reset || sub.broken
-                        }
-                        _ => false,
-                    };
-                    assert!(expected, "{id}: {error:?}");
-                }
-                Poll::Pending => {}
-            }
-        }
         8..=10 => {
             let mut buffer = vec![0; input.pick(&[1, 100, 20_000])];
             let mut out = ReadBuf::new(&mut buffer);
@@ -361,6 +489,11 @@ fn act(input: &mut Input<'_>, choice: u8, id: u64, sub: &mut Sub) {
 }
 
 impl Sub {
+    /// Either side has reset it.
+    fn is_reset(&self) -> bool {
+        self.reset || self.reset_by_peer
+    }
+
     fn garble(&mut self) {
         self.broken = true;
         self.garbled.get_or_insert(self.sent);
@@ -388,12 +521,11 @@ impl Sub {
 
 /// Something that the peer says, in order or not.
 fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId, sub: &mut Sub) {
-    let id = channel.get();
     let mut message = Message::default();
+    let mut length = 0;
     match choice {
         15..=20 => {
-            let length = input.pick(&[1, 100, 5000, 16_000]);
-            message.payload = Bytes::from(content(id, false, sub.sent, length));
+            length = input.pick(&[1, 100, 5000, 16_000]);
             if choice == 20 {
                 message.flag = Some(input.pick(&FLAGS));
             }
@@ -402,7 +534,7 @@ fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId,
         26 | 27 => {
             message.max_data = Some(u64::from(input.u32()) >> input.below(32));
             if choice == 27 {
-                message.payload = Bytes::from(content(id, false, sub.sent, 10));
+                length = 10;
             }
         }
         28 => {
@@ -434,6 +566,12 @@ fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId,
     if let Some(code) = input.pick(&[None, None, Some(7)]) {
         message.error_code = Some(code);
     }
+    send(peer, channel, sub, message, length);
+}
+
+/// The peer says this, with so many bytes of payload.
+fn send(peer: &mut Peer, channel: ChannelId, sub: &mut Sub, mut message: Message, length: usize) {
+    message.payload = Bytes::from(content(channel.get(), false, sub.sent, length));
     if !peer.send(channel, &message.encode()) {
         return;
     }
@@ -444,7 +582,8 @@ fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId,
     sub.broken |= sub.sent > RECEIVE_WINDOW as usize;
     match message.flag {
         Some(Flag::Fin) => sub.fin = sub.fin.or(Some(sub.sent)),
-        Some(Flag::FinAck | Flag::ResetStream) => sub.broken = true,
+        Some(Flag::FinAck) => sub.broken = true,
+        Some(Flag::ResetStream) => (sub.broken, sub.reset_by_peer) = (true, true),
         Some(Flag::StopSending) => sub.asked_to_stop = true,
         None => {}
     }

@@ -115,6 +115,66 @@ fn substreams_keep_the_rules_whatever_the_peer_says() {
     random(500, 400, substream_states);
 }
 
+/// Random bytes of some seeds, for sessions whose figures are summed up.
+fn inputs(seeds: u64, length: usize) -> impl Iterator<Item = Vec<u8>> {
+    (0..seeds).map(move |seed| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bytes = vec![0; rng.random_range(1..length)];
+        rng.fill(&mut bytes[..]);
+        bytes
+    })
+}
+
+/// Otherwise the target would hold whatever is broken in what no session comes to.
+#[test]
+fn sessions_of_substreams_come_to_what_they_are_for() {
+    let mut sum = [0; 6];
+    for input in inputs(300, 400) {
+        let reached = super::substreams::run(&input);
+        for (sum, more) in sum.iter_mut().zip([
+            reached.small,
+            reached.bursts,
+            reached.resets_in_flight,
+            reached.peer_paused,
+            reached.read_late,
+            reached.acknowledged,
+        ]) {
+            *sum += more;
+        }
+    }
+    println!(
+        "small, bursts, resets in flight, steps of a paused peer, read late, acknowledged: {sum:?}"
+    );
+    assert!(sum.iter().all(|count| *count >= 20), "{sum:?}");
+}
+
+/// Engines that keep the rules, on a bad network.
+#[test]
+fn what_engines_acknowledge_is_readable_and_sessions_come_to_what_they_are_for() {
+    let mut sum = [0; 8];
+    for (seed, input) in inputs(60, 400).enumerate() {
+        println!("seed {seed}");
+        let (_, reached) = engine_fuzzing::honest(Input::new(&input));
+        for (sum, more) in sum.iter_mut().zip([
+            reached.small,
+            reached.resets_in_flight,
+            reached.read_late,
+            reached.waits_for_number,
+            reached.reused,
+            reached.mistreated,
+            reached.refused,
+            reached.delivered,
+        ]) {
+            *sum += more;
+        }
+    }
+    println!(
+        "small, resets in flight, read late, no number free, numbers again, datagrams mistreated, writes refused, \
+         bytes delivered: {sum:?}"
+    );
+    assert!(sum.iter().all(|count| *count >= 50), "{sum:?}");
+}
+
 #[test]
 fn payloads_are_whole_or_an_error_whatever_the_peer_says() {
     random(500, 300, payload);

@@ -437,7 +437,7 @@ pub(crate) fn data_tsns(packet: &[u8]) -> Vec<u32> {
 /// For tests and the sizes of frames.
 impl Association {
     /// Announces how many streams this side takes. Before the handshake.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn set_inbound_streams(&mut self, streams: u16) {
         self.own.inbound_streams = streams;
     }

@@ -7,6 +7,7 @@
 #[path = "../allocator/mod.rs"]
 mod allocator;
 mod connections;
+mod resets;
 mod substreams;
 
 use std::sync::atomic::{AtomicIsize, Ordering};

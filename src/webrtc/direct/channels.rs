@@ -560,7 +560,7 @@ impl Channels {
     }
 
     /// Whether nothing is left of any channel but channel 0; what tests end with.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn is_idle(&self) -> bool {
         self.table.keys().all(|number| *number == 0)
             && self.inbound == 0

@@ -94,7 +94,7 @@ impl Numbers {
     }
 
     /// Whether no reset is under way.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn is_idle(&self) -> bool {
         self.resetting.is_empty()
     }

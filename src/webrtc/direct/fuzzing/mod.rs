@@ -2,8 +2,11 @@
 
 mod chunks;
 mod datagrams;
+mod honest;
 mod packets;
 mod session;
 
 pub(crate) use datagrams::run as changed_datagrams;
+#[cfg(test)]
+pub(crate) use honest::run as honest;
 pub(crate) use packets::run as changed_packets;

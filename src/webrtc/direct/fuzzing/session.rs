@@ -52,8 +52,12 @@ pub(super) struct End {
     /// Reads what arrives as soon as it does.
     pub(super) reads: bool,
     pub(super) received: Vec<(ChannelId, Bytes)>,
-    /// Whether what is read is kept.
+    /// What has happened to channels.
+    pub(super) events: Vec<CarrierEvent>,
+    /// Whether what is read, and what has happened, is kept.
     pub(super) keeps: bool,
+    /// Bytes that this side has written, where that is counted.
+    pub(super) written: usize,
     zero_open: bool,
     pub(super) ended: Option<ConnectionError>,
 }
@@ -86,7 +90,9 @@ impl End {
             channels: Vec::new(),
             reads: true,
             received: Vec::new(),
+            events: Vec::new(),
             keeps: false,
+            written: 0,
             zero_open: false,
             ended: None,
         }
@@ -112,6 +118,11 @@ impl End {
         while let Some(event) = self.engine.next_event() {
             events += 1;
             assert!(events <= MAX_EVENTS, "events without end");
+            if self.keeps
+                && let EngineEvent::Carrier(event) = &event
+            {
+                self.events.push(event.clone());
+            }
             match event {
                 EngineEvent::ChannelZeroOpen => self.zero_open = true,
                 EngineEvent::Ended(cause) => {
@@ -177,13 +188,30 @@ pub(super) struct Session {
 
 impl Session {
     /// Two engines whose handshake is done; every datagram of it is shown to `seen`.
-    pub(super) fn connected(mut seen: impl FnMut(usize, &[u8])) -> Self {
+    pub(super) fn connected(seen: impl FnMut(usize, &[u8])) -> Self {
+        Self::new().connect(seen)
+    }
+
+    /// The same, where each side takes so many streams.
+    pub(super) fn with_streams(streams: u16) -> Self {
+        let mut session = Self::new();
+        for end in &mut session.ends {
+            end.engine.channels.sctp.set_inbound_streams(streams);
+        }
+        session.connect(|_, _| {})
+    }
+
+    fn new() -> Self {
         let now = Instant::now();
-        let mut session = Self {
+        Self {
             ends: [Role::Client, Role::Server].map(|role| End::new(role, now)),
             now,
             slowest: Duration::ZERO,
-        };
+        }
+    }
+
+    fn connect(mut self, mut seen: impl FnMut(usize, &[u8])) -> Self {
+        let session = &mut self;
         for _ in 0..100 {
             for from in [0, 1] {
                 for datagram in session.output(from) {
@@ -197,7 +225,7 @@ impl Session {
                 }
                 session.exchange();
                 session.slowest = Duration::ZERO;
-                return session;
+                return self;
             }
             session.pass(Duration::from_millis(1));
         }

@@ -33,6 +33,23 @@ fn chunk(kind: u8, flags: u8, value: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The TSN and the stream of each DATA chunk in packets of ours.
+fn sent_data(packets: &[Vec<u8>]) -> Vec<(u32, u16)> {
+    let mut data = Vec::new();
+    for packet in packets {
+        let mut rest = &packet[12..];
+        while let [kind, _, high, low, ..] = *rest {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            if kind == 0 {
+                let tsn = u32::from_be_bytes(rest[4..8].try_into().unwrap());
+                data.push((tsn, u16::from_be_bytes([rest[8], rest[9]])));
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+    }
+    data
+}
+
 /// The name of the nth channel that the peer opens, on this number.
 fn name(nth: u64, number: u16) -> ChannelId {
     ChannelId::new(nth << 16 | u64::from(number))
@@ -106,6 +123,14 @@ impl Raw {
         let length = value.len() as u16 + 4;
         let parameter = [&[0, 13][..], &length.to_be_bytes(), &value].concat();
         chunk(130, 0, &parameter)
+    }
+
+    /// Acknowledges everything up to a TSN of ours, with an open window.
+    fn sack(&mut self, cumulative: u32) {
+        let mut value = cumulative.to_be_bytes().to_vec();
+        value.extend((1_u32 << 30).to_be_bytes());
+        value.extend([0; 4]);
+        self.send(self.tag, &[chunk(3, 0, &value)]);
     }
 
     fn events(&mut self) -> Vec<String> {
@@ -216,10 +241,7 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
     let chunks = sent
         .iter()
         .flat_map(|packet| crate::sctp::data_tsns(packet));
-    let mut sack = chunks.max().expect("data").to_be_bytes().to_vec();
-    sack.extend((1_u32 << 30).to_be_bytes());
-    sack.extend([0; 4]);
-    raw.send(raw.tag, &[chunk(3, 0, &sack)]);
+    raw.sack(chunks.max().expect("data"));
     raw.pump();
     assert_eq!(
         (raw.channels.unacknowledged(), raw.channels.sctp.held()),
@@ -322,4 +344,51 @@ fn a_datagram_that_completes_thousands_of_messages_is_read_a_few_at_a_time() {
     let (message, misses) = raw.read_on(name(1, 2));
     assert_eq!(message, None);
     assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
+}
+
+/// The peer resets a stream of which it has acknowledged nothing, while the writer of another stream is refused. That
+/// writer is told in the same round, and sends in the round of the first acknowledgement: one round trip, no timeout.
+#[test]
+fn a_reset_of_unacknowledged_data_lets_the_other_stream_send_within_a_round_trip() {
+    let mut raw = Raw::new();
+    for number in [2, 4] {
+        let open = raw.data(number, 0, DCEP, &dcep::encode_open(""));
+        raw.send(raw.tag, &[open]);
+    }
+    raw.pump();
+    let (pour, other) = (name(1, 2), name(2, 4));
+    let frame = [&[7; 16 * 1024][..]];
+    while raw.channels.write(pour, &frame, Class::Data) == Written::Taken {}
+    assert_eq!(
+        raw.channels.write(other, &frame, Class::Data),
+        Written::Busy
+    );
+    let under_way = sent_data(&raw.pump());
+    assert!(under_way.iter().any(|(_, stream)| *stream == 2));
+    raw.events();
+    // Nothing is acknowledged, and no timeout has passed.
+    raw.now += Duration::from_millis(50);
+    let reset = raw.reset(2);
+    raw.send(raw.tag, &[reset]);
+    let mut sent = sent_data(&raw.pump());
+    let events = raw.events();
+    assert!(
+        events.iter().any(|event| event.contains("Writable")),
+        "{events:?}"
+    );
+    assert_eq!(
+        raw.channels.write(other, &frame, Class::Data),
+        Written::Taken
+    );
+    sent.extend(sent_data(&raw.pump()));
+    // The answer of the peer, a round trip later.
+    raw.now += Duration::from_millis(50);
+    let last = under_way.iter().chain(&sent).map(|(tsn, _)| *tsn).max();
+    raw.sack(last.expect("data"));
+    sent.extend(sent_data(&raw.pump()));
+    assert!(
+        sent.iter().any(|(_, stream)| *stream == 4),
+        "{} chunks",
+        sent.len()
+    );
 }
