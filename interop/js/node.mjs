@@ -19,15 +19,19 @@ function stdinEnd () {
   })
 }
 
-/** Listens until stdin ends, which happens too when the driving test dies. */
+/** Listens until stdin ends, which happens too when the driving test dies. A responder that fails is a line. */
 async function listen (address = '/ip4/127.0.0.1/udp/0/webrtc-direct') {
+  let failed = false
   const node = await createNode([address])
-  await serve(node, (protocol, error) => process.stderr.write(`${protocol}: ${describe(error)}\n`))
+  await serve(node, (protocol, error) => {
+    failed = true
+    emit({ responder: protocol, error: describe(error) })
+  })
   emit({ listen: node.getMultiaddrs()[0].toString(), pid: process.pid })
   await stdinEnd()
   await within(3000, 'stop of js-libp2p', Promise.resolve(node.stop()))
     .catch(error => process.stderr.write(`${describe(error)}\n`))
-  return 0
+  return failed ? 1 : 0
 }
 
 async function dial (address, names, { agent }, timeoutMs) {

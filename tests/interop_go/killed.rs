@@ -11,8 +11,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::failures::Failures;
 use super::process::{Pion, text};
-use super::{connect, dialler, endpoint_config, is_long, openers, responders};
+use super::record::Direction;
+use super::{
+    HABITS, connect, dialler, endpoint_config, is_long, openers, record, responders, serve,
+};
 
 /// The address that the process of ours dials; it listens if there is none.
 const DIALS: &str = "ANABRANCH_KILLED_DIALS";
@@ -36,6 +40,14 @@ fn impatient_pion() -> (Vec<&'static str>, Duration) {
     } else {
         (vec!["--ice-timeouts", "2,2"], Duration::from_secs(8))
     }
+}
+
+fn noticed(direction: Direction, options: &[&str]) {
+    let mut record = record(direction, WebRtcDirectVersion::V1);
+    if !options.is_empty() {
+        record = record.under(format!("its {}", options.join(" ")));
+    }
+    record.passed("we are killed, it notices");
 }
 
 /// What is open when the peer is killed: a substream that is read, and one that is written to.
@@ -74,16 +86,24 @@ async fn we_notice_that_the_pion_listener_is_killed() {
     assert_the_end_is_noticed(&connection, pion.kill()).await;
     drop(connection);
     super::assert_nothing_left(endpoint).await;
+    record(Direction::WeDial, WebRtcDirectVersion::V1)
+        .endpoint(&impatient())
+        .passed("it is killed, we notice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_notice_that_the_pion_dialler_is_killed() {
-    let mut server = super::Server::start(impatient()).await;
+    let mut server = serve(impatient()).await;
     let pion = Pion::dial(&server.address(), &["serve"]);
     let connection = server.connection().await;
     assert_the_end_is_noticed(&connection, pion.kill()).await;
     drop(connection);
-    server.finish().await;
+    server
+        .finish_with(&["the peer does not answer any more"])
+        .await;
+    record(Direction::ItDialsWeOpen, WebRtcDirectVersion::V1)
+        .endpoint(&impatient())
+        .passed("it is killed, we notice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +119,7 @@ async fn pion_notices_that_our_listener_is_killed() {
     let line = line.expect("it is noticed in time");
     assert_eq!(text(&line, "end"), Some("the peer is silent"));
     pion.finish().await;
+    noticed(Direction::ItDials, &options);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +133,7 @@ async fn pion_notices_that_our_dialler_is_killed() {
     let line = line.expect("it is noticed in time");
     assert_eq!(text(&line, "error"), Some("the peer is silent"));
     pion.kill().await;
+    noticed(Direction::WeDial, &options);
 }
 
 /// A process of ours that is killed.
@@ -162,7 +184,7 @@ async fn is_killed() {
     for protocol in responders::PROTOCOLS {
         builder = builder.protocol(protocol);
     }
-    let failures = responders::Failures::default();
+    let failures = Failures::default();
     let serving = async {
         let (endpoint, connection) = match std::env::var(DIALS) {
             Ok(address) => {
@@ -181,7 +203,7 @@ async fn is_killed() {
             }
         };
         let own = endpoint.public_key();
-        responders::serve(connection, own, failures.clone()).await;
+        responders::serve(connection, own, HABITS, failures.clone()).await;
     };
     // A thread of its own, so that the runtime need not wait for a read that may never return.
     let (ended, stdin_ended) = tokio::sync::oneshot::channel();

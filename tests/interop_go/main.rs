@@ -6,22 +6,40 @@
 //! leaves all timeouts as deployed peers have them; `ANABRANCH_ENGINE=direct` or `str0m` chooses the
 //! engine.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use anabranch::{Address, Connection, Endpoint, EndpointConfig, WebRtcDirectVersion};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use anabranch::{Address, Connection, Endpoint, EndpointConfig, Finished, WebRtcDirectVersion};
 
-#[path = "../interop_js/identify.rs"]
+#[path = "../interop/failures.rs"]
+mod failures;
+#[path = "../interop/identify.rs"]
 mod identify;
 mod killed;
 mod openers;
 mod process;
+#[path = "../interop/record.rs"]
+mod record;
+#[path = "../interop/responders.rs"]
 mod responders;
+#[path = "../interop/server.rs"]
+mod server;
 
 use process::{Pion, number, text};
-use responders::Failures;
+use record::{Direction, Record};
+use responders::Habits;
+use server::{Server, Serving, assert_nothing_left, close, dialler, endpoint_config};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The pion peer acknowledges every FIN, and resets with codes.
+const HABITS: Habits = Habits {
+    finished: Finished::Acked,
+    stops: &[],
+    drops: &[],
+    leaves: false,
+    codes: true,
+};
 
 const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
 
@@ -48,110 +66,21 @@ fn dials() -> usize {
     if is_long() { 200 } else { 20 }
 }
 
-/// Settings with the engine that is asked for.
-fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
-    config
+async fn serve(endpoint: EndpointConfig) -> Server {
+    let mut serving = Serving::by_default(HABITS);
+    serving.endpoint = endpoint;
+    Server::start(LOOPBACK, serving).await
 }
 
-/// Shows what `RUST_LOG` asks for.
-fn log() {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-}
-
-/// A listener that serves every protocol.
-struct Server {
-    endpoint: Endpoint,
-    serving: tokio::task::JoinHandle<()>,
-    failures: Failures,
-    connections: mpsc::UnboundedReceiver<Connection>,
-}
-
-impl Server {
-    async fn start(config: EndpointConfig) -> Self {
-        log();
-        let mut builder = Endpoint::builder().endpoint_config(config);
-        for protocol in responders::PROTOCOLS {
-            builder = builder.protocol(protocol);
-        }
-        let endpoint = builder.bind("127.0.0.1:0").await.expect("a socket");
-        let failures = Failures::default();
-        let (put, connections) = mpsc::unbounded_channel();
-        let serving = tokio::spawn(accept(endpoint.clone(), put, failures.clone()));
-        Self {
-            endpoint,
-            serving,
-            failures,
-            connections,
-        }
-    }
-
-    fn address(&self) -> Address {
-        self.endpoint.addresses().remove(0)
-    }
-
-    /// The next connection, for a test that opens substreams on it.
-    async fn connection(&mut self) -> Connection {
-        let next = timeout(Duration::from_secs(15), self.connections.recv()).await;
-        next.expect("the peer dials").expect("it serves")
-    }
-
-    /// Everything is closed in the end, and no responder has failed.
-    async fn finish(self) {
-        drop(self.connections);
-        assert_nothing_left(self.endpoint).await;
-        self.serving.await.expect("serving does not panic");
-        self.failures.assert_none();
-    }
-}
-
-async fn accept(
-    endpoint: Endpoint,
-    connections: mpsc::UnboundedSender<Connection>,
-    failures: Failures,
-) {
-    let mut serving = JoinSet::new();
-    while let Some(incoming) = endpoint.accept().await {
-        let own = endpoint.public_key();
-        let connections = connections.clone();
-        let failures = failures.clone();
-        serving.spawn(async move {
-            match incoming.accept().await {
-                Ok(connection) => {
-                    // Where no test takes it, it goes away with the receiver.
-                    let _ = connections.send(connection.clone());
-                    responders::serve(connection, own, failures).await;
-                }
-                Err(error) => failures.add("a dialler was not authenticated", &error),
-            }
-        });
-    }
-    drop(connections);
-    while let Some(done) = serving.join_next().await {
-        done.expect("serving does not panic");
-    }
-}
-
-/// Everything is closed in the end: connections and routes.
-async fn assert_nothing_left(endpoint: Endpoint) {
-    timeout(Duration::from_secs(15), endpoint.close())
-        .await
-        .expect("connections end with their peers");
-    assert!(endpoint.is_idle(), "{endpoint:?}");
-}
-
-fn dialler(config: EndpointConfig) -> Endpoint {
-    log();
-    Endpoint::builder()
-        .endpoint_config(config)
-        .dial_only()
-        .expect("defaults work")
+fn record(direction: Direction, version: WebRtcDirectVersion) -> Record {
+    let package = |name: &str| {
+        let version = record::printed_by("dpkg-query", &["-W", "-f", "${Version}", name]);
+        version.split('-').next().unwrap_or_default().to_owned()
+    };
+    let webrtc = package("golang-github-pion-webrtc.v3-dev");
+    let sctp = package("golang-github-pion-sctp-dev");
+    let release = format!("webrtc {webrtc}, sctp {sctp}");
+    Record::new("pion, as go-libp2p uses it", &release, direction).version(version)
 }
 
 async fn connect(
@@ -165,18 +94,20 @@ async fn connect(
     connection
 }
 
-async fn close(connection: Connection) {
-    connection.close().await;
-    assert!(connection.is_idle());
+/// pion runs these cases against us, with each version, and every one succeeds.
+async fn pion_dials_us(cases: &[&str]) {
+    pion_dials_us_with(&[], cases).await;
 }
 
-/// pion runs these cases against us, with each version, and every one succeeds.
-async fn pion_dials_us(arguments: &[&str]) {
+async fn pion_dials_us_with(options: &[&str], cases: &[&str]) {
     for _ in 0..runs() {
         for version in VERSIONS {
-            let server = Server::start(endpoint_config()).await;
-            Pion::run(&server.address(), &with_version(version, arguments)).await;
+            let server = serve(endpoint_config()).await;
+            let record = record(Direction::ItDials, version);
+            let options = with_version(version, options);
+            Pion::run(&server.address(), &options, cases, &record).await;
             server.finish().await;
+            record.passed("fin-ack");
         }
     }
 }
@@ -189,8 +120,9 @@ fn with_version<'a>(version: WebRtcDirectVersion, arguments: &[&'a str]) -> Vec<
     all
 }
 
-/// Dials pion with each version and runs `test` over the connection; every responder there succeeds.
-async fn we_dial_pion(test: impl AsyncFn(&Connection)) {
+/// Dials pion with each version and runs `test`, which is of these cases, over the connection; every responder
+/// there succeeds.
+async fn we_dial_pion(cases: &[&str], test: impl AsyncFn(&Connection)) {
     for _ in 0..runs() {
         for version in VERSIONS {
             let (pion, address) = Pion::listen(&[]).await;
@@ -201,15 +133,16 @@ async fn we_dial_pion(test: impl AsyncFn(&Connection)) {
             close(connection).await;
             assert_nothing_left(endpoint).await;
             pion.finish().await;
+            record(Direction::WeDial, version).all_passed(cases);
         }
     }
 }
 
-/// Lets pion dial us, and runs `test` over the connection from our side.
-async fn we_open_to_pion_that_dialled(test: impl AsyncFn(&Connection)) {
+/// Lets pion dial us, and runs `test`, which is of these cases, over the connection from our side.
+async fn we_open_to_pion_that_dialled(cases: &[&str], test: impl AsyncFn(&Connection)) {
     for _ in 0..runs() {
         for version in VERSIONS {
-            let mut server = Server::start(endpoint_config()).await;
+            let mut server = serve(endpoint_config()).await;
             let pion = Pion::dial(&server.address(), &with_version(version, &["serve"]));
             let connection = server.connection().await;
             test(&connection).await;
@@ -219,6 +152,7 @@ async fn we_open_to_pion_that_dialled(test: impl AsyncFn(&Connection)) {
             let ends = lines.iter().filter_map(|line| text(line, "end"));
             assert_eq!(ends.collect::<Vec<_>>(), ["closed by the peer"]);
             server.finish().await;
+            record(Direction::ItDialsWeOpen, version).all_passed(cases);
         }
     }
 }
@@ -226,14 +160,17 @@ async fn we_open_to_pion_that_dialled(test: impl AsyncFn(&Connection)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_dials_us_in_milliseconds() {
     for version in VERSIONS {
-        let server = Server::start(endpoint_config()).await;
+        let server = serve(endpoint_config()).await;
         let dials = dials().to_string();
-        let arguments = with_version(version, &["--connects", &dials, "ping", "close"]);
-        let lines = Pion::run(&server.address(), &arguments).await;
+        let options = with_version(version, &["--connects", &dials]);
+        let record = record(Direction::ItDials, version);
+        let lines = Pion::run(&server.address(), &options, &["ping", "close"], &record).await;
         let mut all = lines.iter().filter_map(|line| number(line, "median_ms"));
         let median = Duration::from_secs_f64(all.next().expect("a median") / 1e3);
         assert!(median < MEDIAN_DIAL, "{median:?}");
         server.finish().await;
+        let figure = format!("median {:.1} ms", median.as_secs_f64() * 1e3);
+        record.passed_with(&format!("dials-{dials}"), &figure);
     }
 }
 
@@ -255,7 +192,7 @@ async fn pion_dials_us_and_opens_500_substreams_one_after_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_dials_us_and_echoes_on_200_substreams_at_once() {
     let rounds = rounds().to_string();
-    pion_dials_us(&["--rounds", &rounds, "echo-200x10k", "close"]).await;
+    pion_dials_us_with(&["--rounds", &rounds], &["echo-200x10k", "close"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,15 +220,16 @@ async fn pion_dials_us_and_our_reader_stalls_for_a_while() {
 /// No check of ICE comes meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_dials_us_and_is_busy_for_longer_than_ice_waits() {
-    let server = Server::start(endpoint_config()).await;
-    Pion::run(&server.address(), &["busy-17s", "close"]).await;
+    let server = serve(endpoint_config()).await;
+    let record = record(Direction::ItDials, WebRtcDirectVersion::V1);
+    Pion::run(&server.address(), &[], &["busy-17s", "close"], &record).await;
     server.finish().await;
 }
 
 /// go-libp2p checks an idle path 15 to 17 s after the last packet.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_dials_us_and_is_idle_for_longer_than_ice_waits() {
-    let mut server = Server::start(endpoint_config()).await;
+    let mut server = serve(endpoint_config()).await;
     let pion = Pion::dial(&server.address(), &["serve"]);
     let connection = server.connection().await;
     tokio::select! {
@@ -302,12 +240,13 @@ async fn pion_dials_us_and_is_idle_for_longer_than_ice_waits() {
     close(connection).await;
     pion.finish().await;
     server.finish().await;
+    record(Direction::ItDialsWeOpen, WebRtcDirectVersion::V1).passed("idle-20s");
 }
 
 /// The numbers of the listener are the odd ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_that_dialled_keeps_what_we_reset_and_the_connection_lives() {
-    we_open_to_pion_that_dialled(async |connection| {
+    we_open_to_pion_that_dialled(&["keep-600"], async |connection| {
         openers::reset_what_is_kept(connection, KEPT).await;
     })
     .await;
@@ -315,7 +254,17 @@ async fn pion_that_dialled_keeps_what_we_reset_and_the_connection_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_that_dialled_answers_what_we_open() {
-    we_open_to_pion_that_dialled(async |connection| {
+    let cases = [
+        "identify",
+        "ping",
+        "echo-100k",
+        "sequential-50",
+        "bulk-3x1m",
+        "reset-local",
+        "reset-remote",
+        "fin-ack",
+    ];
+    we_open_to_pion_that_dialled(&cases, async |connection| {
         openers::identify(connection).await;
         openers::ping(connection).await;
         openers::echo(connection, 100_000).await;
@@ -345,13 +294,16 @@ async fn we_dial_pion_in_milliseconds() {
         println!("{version:?}: {median:?}");
         assert!(median < MEDIAN_DIAL, "{median:?}");
         assert_nothing_left(endpoint).await;
+        let figure = format!("median {:.1} ms", median.as_secs_f64() * 1e3);
+        let record = record(Direction::WeDial, version);
+        record.passed_with(&format!("dials-{}", dials()), &figure);
     }
     pion.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_identify_and_ping() {
-    we_dial_pion(async |connection| {
+    we_dial_pion(&["identify", "ping"], async |connection| {
         openers::identify(connection).await;
         openers::ping(connection).await;
     })
@@ -360,7 +312,7 @@ async fn we_dial_pion_identify_and_ping() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_move_bytes_both_ways() {
-    we_dial_pion(async |connection| {
+    we_dial_pion(&["echo-100k", "bulk-3x4m", "fin-ack"], async |connection| {
         openers::echo(connection, 100_000).await;
         openers::bench(connection, 3, 4 << 20).await;
     })
@@ -369,12 +321,15 @@ async fn we_dial_pion_and_move_bytes_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_open_500_substreams_one_after_another() {
-    we_dial_pion(async |connection| openers::sequence(connection, 500).await).await;
+    we_dial_pion(&["sequential-500"], async |connection| {
+        openers::sequence(connection, 500).await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_echo_on_200_substreams_at_once() {
-    we_dial_pion(async |connection| {
+    we_dial_pion(&["echo-200x10k"], async |connection| {
         for _ in 0..rounds() {
             openers::echoes(connection, 200, 10_000).await;
         }
@@ -384,7 +339,13 @@ async fn we_dial_pion_and_echo_on_200_substreams_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_half_close_and_reset() {
-    we_dial_pion(async |connection| {
+    let cases = [
+        "half-close-local",
+        "half-close-remote",
+        "reset-local",
+        "reset-remote",
+    ];
+    we_dial_pion(&cases, async |connection| {
         openers::read_after_own_end(connection).await;
         openers::write_after_the_peers_end(connection).await;
         openers::reset(connection).await;
@@ -395,17 +356,26 @@ async fn we_dial_pion_half_close_and_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_its_reader_stalls_for_a_while() {
-    we_dial_pion(async |connection| openers::write_to_a_stalled_reader(connection).await).await;
+    we_dial_pion(&["stall-remote"], async |connection| {
+        openers::write_to_a_stalled_reader(connection).await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_our_reader_stalls_for_a_while() {
-    we_dial_pion(async |connection| openers::stall(connection).await).await;
+    we_dial_pion(&["stall-local"], async |connection| {
+        openers::stall(connection).await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_that_keeps_what_we_reset_and_the_connection_lives() {
-    we_dial_pion(async |connection| openers::reset_what_is_kept(connection, KEPT).await).await;
+    we_dial_pion(&["keep-600"], async |connection| {
+        openers::reset_what_is_kept(connection, KEPT).await
+    })
+    .await;
 }
 
 /// go-libp2p's `Write` notices no reset, as nobody reads: that application stops, and nothing else.
@@ -419,6 +389,7 @@ async fn we_dial_pion_and_reset_its_writer_at_the_ceiling() {
     close(connection).await;
     assert_nothing_left(endpoint).await;
     pion.kill().await;
+    record(Direction::WeDial, WebRtcDirectVersion::V1).passed("ceiling");
 }
 
 /// Its limit, and that of go-libp2p: one association has one window, and who does not read fills it.
@@ -432,5 +403,7 @@ async fn two_pion_wait_for_each_others_stalled_readers() {
         assert!(error.starts_with("neighbour"), "{error}");
         dialler.ended().await;
         listener.kill().await;
+        let record = record(Direction::TwoOfTheirs, WebRtcDirectVersion::V1);
+        record.passed(&format!("{case} holds up its neighbours"));
     }
 }

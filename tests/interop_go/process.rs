@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::record::Record;
+
 /// Longer than the program's own limit in these tests.
 const DEADLINE: Duration = Duration::from_secs(310);
 
@@ -59,9 +61,27 @@ impl Pion {
         Self::start(&[&all, arguments].concat())
     }
 
-    /// Runs a dialler to its end and demands that every case succeeds. Returns its lines.
-    pub(crate) async fn run(address: &Address, arguments: &[&str]) -> Vec<String> {
-        Self::dial(address, arguments).finish().await
+    /// Runs a dialler to its end and demands that exactly these cases run and succeed. Returns its lines.
+    pub(crate) async fn run(
+        address: &Address,
+        options: &[&str],
+        cases: &[&str],
+        record: &Record,
+    ) -> Vec<String> {
+        let lines = Self::dial(address, &[options, cases].concat())
+            .finish()
+            .await;
+        let mut ran = Vec::new();
+        for line in &lines {
+            let case = text(line, "case").expect("the name of a case");
+            if !case.starts_with("connect") {
+                let figure = number(line, "ms").map(|ms| format!("{ms:.0} ms"));
+                record.passed_with(case, &figure.unwrap_or_default());
+                ran.push(case);
+            }
+        }
+        assert_eq!(ran, cases, "the cases that ran, and those that had to");
+        lines
     }
 
     /// The next line.

@@ -5,24 +5,15 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use crate::{dialled_on, proven_by, runs};
+use crate::{
+    CASES, Dialling, Runtime, answers_a_challenge, dials_us, gets_the_first_noise_message,
+};
 
 /// What Firefox looks up its own address with.
 const LOOKUP_TARGET: &str = "8.8.8.8:53";
 
-/// What has to run with both implementations.
-const CASES: [&str; 10] = [
-    "identify",
-    "ping",
-    "echo-100k",
-    "bulk-1x4m",
-    "sequential-50",
-    "half-close-local",
-    "half-close-remote",
-    "reset-local",
-    "reset-remote",
-    "close",
-];
+pub(crate) const DCSCTP: Runtime = Runtime::Firefox("dcsctp");
+const USRSCTP: Runtime = Runtime::Firefox("usrsctp");
 
 /// Firefox with usrsctp hangs when several channels send much at once, towards any peer: it fills the buffer
 /// with a part of one message behind whole ones, usrsctp sends nothing before the rest of that message, and
@@ -30,7 +21,7 @@ const CASES: [&str; 10] = [
 const NOT_WITH_USRSCTP: &str = "bulk-3x4m";
 
 /// The address on which Firefox gathers its candidate. Nothing is sent.
-fn address_of_firefox() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     socket
         .connect(LOOKUP_TARGET)
@@ -40,56 +31,40 @@ fn address_of_firefox() -> IpAddr {
     ip
 }
 
-/// Runs `command` in Firefox with this SCTP, and demands that exactly `cases` have run.
-async fn dialled_by_firefox(sctp: &str, command: &[&str], cases: &[&str]) {
-    let arguments = [command, &["--firefox", sctp]].concat();
-    for _ in 0..runs() {
-        let ran = dialled_on(address_of_firefox(), "browser.mjs", &arguments).await;
-        assert_eq!(ran, cases);
-    }
-}
-
-/// Runs every case that `sctp` can, and `connect` before them.
-async fn run_the_cases(sctp: &str, options: &[&str]) {
-    let mut cases = CASES.to_vec();
-    if sctp == "dcsctp" {
-        let place = cases.iter().position(|&case| case == "bulk-1x4m");
-        cases.insert(place.expect("a case") + 1, NOT_WITH_USRSCTP);
-    }
-    let command = [&["dial"], &cases[..], options].concat();
-    cases.insert(0, "connect");
-    dialled_by_firefox(sctp, &command, &cases).await;
+/// Every case but the one that hangs.
+fn cases_of_usrsctp() -> Vec<&'static str> {
+    let cases = CASES.iter().copied();
+    cases.filter(|case| *case != NOT_WITH_USRSCTP).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_firefox_with_dcsctp_dials_us() {
-    run_the_cases("dcsctp", &[]).await;
+    dials_us(DCSCTP, Dialling::V1, &CASES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_firefox_with_usrsctp_dials_us() {
-    run_the_cases("usrsctp", &[]).await;
+    dials_us(USRSCTP, Dialling::V1, &cases_of_usrsctp()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_firefox_with_dcsctp_dials_us_with_v2() {
-    run_the_cases("dcsctp", &["--v2"]).await;
+    dials_us(DCSCTP, Dialling::V2, &CASES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_firefox_with_usrsctp_dials_us_with_v2() {
-    run_the_cases("usrsctp", &["--v2"]).await;
+    dials_us(USRSCTP, Dialling::V2, &cases_of_usrsctp()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn firefox_gets_the_first_noise_message_over_v2() {
-    for sctp in ["dcsctp", "usrsctp"] {
-        dialled_by_firefox(sctp, &["v2"], &["v2"]).await;
+    for runtime in [DCSCTP, USRSCTP] {
+        gets_the_first_noise_message(runtime, &[], None).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_firefox_answers_a_challenge() {
-    let arguments = ["dial", "--firefox", "dcsctp"];
-    proven_by(address_of_firefox(), "browser.mjs", &arguments).await;
+    answers_a_challenge(DCSCTP, &CASES).await;
 }

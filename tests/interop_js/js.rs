@@ -7,6 +7,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::record::Record;
+
 /// Longer than the programs' own deadline of 120 s.
 const DEADLINE: Duration = Duration::from_secs(150);
 
@@ -38,25 +40,24 @@ impl Js {
         Self { child, lines }
     }
 
-    /// Runs a program to its end and demands that it succeeds. Returns the cases that have run.
-    pub(crate) async fn run(program: &str, arguments: &[&str]) -> Vec<String> {
+    /// Runs a program to its end and demands that it succeeds, and that it has run exactly `cases`.
+    pub(crate) async fn run(program: &str, arguments: &[&str], cases: &[&str], record: &Record) {
         let mut js = Self::start(program, arguments);
-        let (mut cases, mut failures) = (Vec::new(), Vec::new());
+        let mut ran = Vec::new();
         let status = timeout(DEADLINE, async {
             while let Some(line) = js.lines.next_line().await.expect("lines of text") {
                 println!("{program}: {line}");
-                cases.extend(value_of(&line, "case"));
-                if !line.contains("\"ok\":true") {
-                    failures.push(line);
-                }
+                assert!(line.contains("\"ok\":true"), "{line}");
+                let case = value_of(&line, "case").expect("the name of a case");
+                record.passed_with(&case, &figure(&line));
+                ran.push(case);
             }
             js.child.wait().await.expect("the process ends")
         })
         .await
         .expect("the program keeps its own deadline");
-        assert!(failures.is_empty(), "{failures:#?}");
         assert!(status.success(), "{status}");
-        cases
+        assert_eq!(ran, cases, "the cases that ran, and those that had to");
     }
 
     /// The address in the first line of `listen`.
@@ -69,14 +70,24 @@ impl Js {
         value_of(&line, "listen").expect("an address")
     }
 
-    /// Ends a `listen`.
-    pub(crate) async fn finish(mut self) {
+    /// Ends a `listen`, in which exactly the responders of `failed` must have failed.
+    pub(crate) async fn finish(mut self, failed: &[&str]) {
         drop(self.child.stdin.take());
-        let status = timeout(DEADLINE, self.child.wait())
-            .await
-            .expect("js ends")
-            .expect("status");
-        assert!(status.success(), "{status}");
+        let mut failures = Vec::new();
+        let status = timeout(DEADLINE, async {
+            while let Some(line) = self.lines.next_line().await.expect("lines of text") {
+                println!("js: {line}");
+                failures.push(value_of(&line, "responder").unwrap_or(line));
+            }
+            self.child.wait().await.expect("status")
+        })
+        .await
+        .expect("js ends");
+        assert_eq!(
+            failures, failed,
+            "the responders that failed, and those that had to"
+        );
+        assert_eq!(status.success(), failed.is_empty(), "{status}");
     }
 }
 
@@ -84,4 +95,11 @@ impl Js {
 fn value_of(line: &str, key: &str) -> Option<String> {
     let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
     rest.split('"').next().map(str::to_owned)
+}
+
+/// How long a case took, if its line says so.
+fn figure(line: &str) -> String {
+    let time = line.split_once("\"ms\":").map(|(_, rest)| rest);
+    let digits = time.and_then(|time| time.split(['}', ',']).next());
+    digits.map_or_else(String::new, |digits| format!("{digits} ms"))
 }

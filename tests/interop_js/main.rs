@@ -7,167 +7,273 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anabranch::{Endpoint, EndpointConfig, RateLimit, WebRtcDirectVersion};
+use anabranch::{Endpoint, Finished, RateLimit, WebRtcDirectVersion};
 
+#[path = "../interop/failures.rs"]
+mod failures;
 mod firefox;
+#[path = "../interop/identify.rs"]
 mod identify;
 mod js;
 mod openers;
+#[path = "../interop/record.rs"]
+mod record;
+#[path = "../interop/responders.rs"]
 mod responders;
+#[path = "../interop/server.rs"]
+mod server;
 #[cfg(feature = "websocket")]
 mod websocket;
 
 use js::Js;
+use record::{Direction, Record};
+use responders::Habits;
+use server::{Server, Serving, assert_nothing_left, close, dialler, endpoint_config};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// js-libp2p acknowledges every FIN, but where it has said already that it reads no more: it knows the length
+/// of a pong. Its resets carry no code.
+const HABITS: Habits = Habits {
+    finished: Finished::Acked,
+    stops: &["/ipfs/ping/1.0.0"],
+    drops: &[],
+    leaves: false,
+    codes: false,
+};
+
+/// What a js-libp2p that dials runs, in this order, `connect` before it.
+const CASES: [&str; 11] = [
+    "identify",
+    "ping",
+    "echo-100k",
+    "bulk-1x4m",
+    "bulk-3x4m",
+    "sequential-50",
+    "half-close-local",
+    "half-close-remote",
+    "reset-local",
+    "reset-remote",
+    "close",
+];
 
 /// How often each test is repeated.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
 
-/// Settings with the engine that is asked for.
-fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
-    config
+/// A browser or Node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runtime {
+    Node,
+    Chromium,
+    Firefox(&'static str),
 }
 
-/// Listens on `ip` and serves every protocol until it is dropped.
-async fn serve(ip: IpAddr, config: EndpointConfig) -> Endpoint {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-    let mut builder = Endpoint::builder().endpoint_config(config);
-    for protocol in responders::PROTOCOLS {
-        builder = builder.protocol(protocol);
-    }
-    let endpoint = builder.bind((ip, 0)).await.expect("a socket");
-    let serving = endpoint.clone();
-    tokio::spawn(async move {
-        while let Some(incoming) = serving.accept().await {
-            let own = serving.public_key();
-            tokio::spawn(async move {
-                match incoming.accept().await {
-                    Ok(connection) => responders::serve(connection, own).await,
-                    // The page that speaks v2 by hand leaves in the middle of Noise.
-                    Err(error) => println!("a dialler was not authenticated: {error}"),
-                }
-            });
+impl Runtime {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Node => "node.mjs",
+            _ => "browser.mjs",
         }
-    });
-    endpoint
+    }
+
+    fn options(self) -> Vec<&'static str> {
+        match self {
+            Self::Firefox(sctp) => vec!["--firefox", sctp],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where it reaches a listener of ours.
+    fn ip(self) -> IpAddr {
+        match self {
+            Self::Firefox(_) => firefox::own_address(),
+            _ => LOOPBACK,
+        }
+    }
+
+    fn release(self) -> String {
+        match self {
+            Self::Node => format!("Node {}", record::printed_by("node", &["--version"])),
+            Self::Chromium => browser("CHROMIUM", "/usr/bin/chromium"),
+            Self::Firefox(_) => browser("FIREFOX", "/usr/bin/firefox-esr"),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Node => "Node".to_owned(),
+            Self::Chromium => "Chromium".to_owned(),
+            Self::Firefox(sctp) => format!("Firefox with {sctp}"),
+        }
+    }
+
+    fn record(self, direction: Direction) -> Record {
+        let lock = include_str!("../../interop/js/package.json");
+        let libp2p = record::between(lock, "\"libp2p\": \"", '"');
+        let release = format!("libp2p {libp2p}, {}", self.release());
+        Record::new(
+            &format!("js-libp2p in {}", self.name()),
+            &release,
+            direction,
+        )
+    }
 }
 
-/// Everything is closed in the end: connections, routes, and the peer's process.
-async fn assert_nothing_left(endpoint: Endpoint) {
-    tokio::time::timeout(Duration::from_secs(15), endpoint.close())
-        .await
-        .expect("connections end with their peers");
-    assert!(endpoint.is_idle(), "{endpoint:?}");
+fn browser(variable: &str, default: &str) -> String {
+    let program = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let printed = record::printed_by(&program, &["--version"]);
+    let words = printed.split(' ').filter(|word| *word != "Mozilla").take(2);
+    words.collect::<Vec<_>>().join(" ")
 }
 
-async fn dialled_by(program: &str, arguments: &[&str]) {
+/// How a page is to dial.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialling {
+    /// As js-libp2p does: v1.
+    V1,
+    /// With the shim below it.
+    V2,
+    /// The same in a Chromium that changes no ufrag of its own.
+    V2Unmunged,
+}
+
+impl Dialling {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::V1 => &[],
+            Self::V2 => &["--v2"],
+            Self::V2Unmunged => &["--v2", "--no-munge"],
+        }
+    }
+
+    fn record(self, record: Record) -> Record {
+        const SHIM: &str = "a shim of ours below js-libp2p";
+        match self {
+            Self::V1 => record,
+            Self::V2 => record.version(WebRtcDirectVersion::V2).under(SHIM),
+            Self::V2Unmunged => record
+                .version(WebRtcDirectVersion::V2)
+                .under(SHIM)
+                .under("WebRTC-NoSdpMangleUfrag"),
+        }
+    }
+}
+
+/// It dials us and runs these cases, each of which has to run and to pass, as has each responder of ours.
+async fn dials_us(runtime: Runtime, dialling: Dialling, cases: &[&str]) {
     for _ in 0..runs() {
-        dialled_on(LOOPBACK, program, arguments).await;
+        let serving = Serving::by_default(HABITS);
+        let record = dialling.record(runtime.record(Direction::ItDials));
+        let record = record.config(&serving.config).endpoint(&serving.endpoint);
+        let server = Server::start(runtime.ip(), serving).await;
+        run(runtime, &server, dialling.options(), cases, &record).await;
+        server.finish().await;
+        record.passed("fin-ack");
     }
 }
 
-/// Runs a program against a listener on `ip`, and returns the cases that have run.
-async fn dialled_on(ip: IpAddr, program: &str, arguments: &[&str]) -> Vec<String> {
-    let endpoint = serve(ip, endpoint_config()).await;
-    let cases = run_against(&endpoint, program, arguments).await;
-    assert_nothing_left(endpoint).await;
-    cases
-}
-
-async fn run_against(endpoint: &Endpoint, program: &str, arguments: &[&str]) -> Vec<String> {
-    let address = endpoint.addresses().remove(0).to_string();
-    let mut all = vec![arguments[0], address.as_str()];
-    all.extend(&arguments[1..]);
-    Js::run(program, &all).await
-}
-
-/// A listener whose rate for this machine is used up, so that it challenges whoever comes.
-async fn serve_the_proven(ip: IpAddr) -> Endpoint {
-    const BURST: u32 = 8;
-    let mut config = endpoint_config();
-    config.limit_loopback = true;
-    config.first_contacts = RateLimit::new(Duration::from_secs(3600), BURST);
-    let endpoint = serve(ip, config).await;
-    let dialler = Endpoint::builder().dial_only().expect("defaults work");
-    for _ in 0..BURST {
-        let connection = dialler.connect(&endpoint.addresses()[0]).await;
-        connection.expect("within the rate").close().await;
-    }
-    dialler.close().await;
-    endpoint
-}
-
-async fn proven_by(ip: IpAddr, program: &str, arguments: &[&str]) {
-    let endpoint = serve_the_proven(ip).await;
-    run_against(&endpoint, program, arguments).await;
-    assert_nothing_left(endpoint).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn js_libp2p_in_node_answers_a_challenge() {
-    proven_by(LOOPBACK, "node.mjs", &["dial"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn js_libp2p_in_chromium_answers_a_challenge() {
-    proven_by(LOOPBACK, "browser.mjs", &["dial"]).await;
+async fn run(runtime: Runtime, server: &Server, options: &[&str], cases: &[&str], record: &Record) {
+    let address = server.address().to_string();
+    let arguments = [&["dial", &address], cases, &runtime.options(), options].concat();
+    let expected = [&["connect"], cases].concat();
+    Js::run(runtime.program(), &arguments, &expected, record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_node_dials_us() {
-    dialled_by("node.mjs", &["dial"]).await;
+    dials_us(Runtime::Node, Dialling::V1, &CASES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_chromium_dials_us() {
-    dialled_by("browser.mjs", &["dial"]).await;
+    dials_us(Runtime::Chromium, Dialling::V1, &CASES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_chromium_dials_us_with_v2_and_without_munging() {
-    dialled_by("browser.mjs", &["dial", "--v2", "--no-munge"]).await;
+    dials_us(Runtime::Chromium, Dialling::V2Unmunged, &CASES).await;
+}
+
+/// A listener whose rate for this machine is used up challenges whoever comes, and whoever answers is served.
+async fn answers_a_challenge(runtime: Runtime, cases: &[&str]) {
+    const BURST: u32 = 8;
+    let mut serving = Serving::by_default(HABITS);
+    serving.endpoint.limit_loopback = true;
+    serving.endpoint.first_contacts = RateLimit::new(Duration::from_secs(3600), BURST);
+    let record = runtime
+        .record(Direction::ItDials)
+        .endpoint(&serving.endpoint);
+    let server = Server::start(runtime.ip(), serving).await;
+    let endpoint = Endpoint::builder().dial_only().expect("defaults work");
+    for _ in 0..BURST {
+        let connection = endpoint.connect(&server.address()).await;
+        close(connection.expect("within the rate")).await;
+    }
+    assert_nothing_left(endpoint).await;
+    run(runtime, &server, &[], cases, &record).await;
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_node_answers_a_challenge() {
+    answers_a_challenge(Runtime::Node, &CASES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_chromium_answers_a_challenge() {
+    answers_a_challenge(Runtime::Chromium, &CASES).await;
+}
+
+/// A page without js-libp2p that speaks v2 up to the first Noise message, and leaves.
+async fn gets_the_first_noise_message(runtime: Runtime, options: &[&str], condition: Option<&str>) {
+    for _ in 0..runs() {
+        let name = match runtime {
+            Runtime::Firefox(sctp) => format!("Firefox with {sctp}"),
+            other => other.name(),
+        };
+        let mut record = Record::new(&name, &runtime.release(), Direction::ItDials)
+            .version(WebRtcDirectVersion::V2);
+        if let Some(condition) = condition {
+            record = record.under(condition);
+        }
+        let server = Server::start(runtime.ip(), Serving::by_default(HABITS)).await;
+        let address = server.address().to_string();
+        let arguments = [&["v2", &address], &runtime.options()[..], options].concat();
+        Js::run(runtime.program(), &arguments, &["v2"], &record).await;
+        server
+            .finish_with(&["a dialler was not authenticated"])
+            .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_gets_the_first_noise_message_over_v2() {
-    dialled_by("browser.mjs", &["v2"]).await;
-    dialled_by("browser.mjs", &["v2", "--no-munge"]).await;
+    gets_the_first_noise_message(Runtime::Chromium, &[], None).await;
+    let unmunged = Some("WebRTC-NoSdpMangleUfrag");
+    gets_the_first_noise_message(Runtime::Chromium, &["--no-munge"], unmunged).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_js_libp2p_in_node() {
     for _ in 0..runs() {
         let mut js = Js::start("node.mjs", &["listen"]);
-        let address = js
-            .listen_address()
-            .await
-            .parse()
-            .expect("a webrtc-direct address");
-        let endpoint = Endpoint::builder()
-            .endpoint_config(endpoint_config())
-            .dial_only()
-            .expect("defaults work");
+        let address = js.listen_address().await;
+        let address = address.parse().expect("a webrtc-direct address");
+        let record = Runtime::Node.record(Direction::WeDial);
+        let endpoint = dialler(endpoint_config());
         // js listeners speak v1 only.
         let connection = endpoint
             .connect_with(&address, WebRtcDirectVersion::V1)
             .await
             .expect("js answers");
         assert_eq!(connection.peer_id(), address.peer_id());
-        openers::run_all(&connection).await;
-        connection.close().await;
-        assert!(connection.is_idle());
-        drop(connection);
+        openers::run_all(&connection, &record).await;
+        close(connection).await;
         assert_nothing_left(endpoint).await;
-        js.finish().await;
+        // The one that fills our ceiling learns that nobody wants it.
+        js.finish(&["/bench/1.0.0"]).await;
+        record.passed("fin-ack");
     }
 }

@@ -4,20 +4,83 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::websocket::{
-    Authentication, HandshakeError, ListenerConfig, Origins, ServerConfig, UpgradeError,
+    Authentication, HandshakeError, Incoming, ListenerConfig, Origins, ServerConfig, UpgradeError,
     WebSocketListener,
 };
-use anabranch::{Config, Negotiation};
+use anabranch::{Config, Connection, Finished, Negotiation, Substream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
+use super::failures::Failures;
 use super::js::Js;
+use super::record::{Direction, Record, between};
+use super::{Runtime, firefox};
 
 /// Much longer than a browser under load takes to answer a ping.
 const IDLE: Duration = Duration::from_secs(4);
 
+/// In their order; the last only where a pong can be held back, which is with `ws`.
+const CASES: [&str; 7] = [
+    "refused without the subprotocol",
+    "refused with another subprotocol",
+    "substreams are echoed",
+    "pings are answered, and an idle connection lives",
+    "text is closed with 1003",
+    "a number that is not above the last is closed with 1002",
+    "who answers no ping is left with 1011",
+];
+
+/// What our side has to say of each of them, in any order.
+const SAID: [&str; 8] = [
+    "refused: upgrade: subprotocol None, where [] was offered",
+    "refused: upgrade: subprotocol None, where [\"chat\", \"anabranch.v9\"] was offered",
+    "ended: closed by the peer",
+    "ended: closed by the peer",
+    "ended: WebSocket: a text message",
+    "ended: WebSocket: 6 is no number for a new substream of the peer",
+    "a substream did not end as it should: Err(Custom { kind: UnexpectedEof, error: ConnectionLost(WebSocket(",
+    "ended: the peer does not answer any more",
+];
+
+async fn respond(substream: Substream, failures: Failures) {
+    let (mut read, mut write) = substream.into_split();
+    let copied = tokio::io::copy(&mut read, &mut write).await;
+    match (copied, write.finish().await) {
+        (Ok(_), Ok(Finished::Acked)) => {}
+        (copied, finished) => {
+            let outcome = format!("{copied:?}, {finished:?}");
+            failures.add("a substream did not end as it should", &outcome);
+        }
+    }
+}
+
+async fn serve(incoming: Incoming, failures: Failures) {
+    let connection: Connection = match incoming.accept().await {
+        Ok(connection) => connection,
+        Err(error) => return failures.add("refused", &error),
+    };
+    let mut responding = JoinSet::new();
+    while let Ok(Some(substream)) = connection.accept().await {
+        responding.spawn(respond(substream, failures.clone()));
+    }
+    while let Some(done) = responding.join_next().await {
+        done.expect("responders do not panic");
+    }
+    failures.add("ended", &connection.closed().await);
+}
+
 /// Echoes every substream of every connection, while `program` runs against it.
-async fn dialled_by(program: &str, command: &str, options: &[&str]) {
+async fn dialled_by(
+    program: &str,
+    command: &str,
+    options: &[&str],
+    cases: &[&str],
+    record: Record,
+) {
     let mut connection = Config::default();
     connection.negotiation = Negotiation::None;
+    let record = record.websocket().config(&connection);
+    let record = record.under("frames by hand, no Noise, `Origins::Any`, pings each second");
     let mut config = ServerConfig::new(Authentication::DangerNone);
     config.connection = Arc::new(connection);
     // The page of the browser is not of this server.
@@ -29,54 +92,68 @@ async fn dialled_by(program: &str, command: &str, options: &[&str]) {
         .await
         .expect("a socket");
     let url = listener.address().url();
-    let serving = async {
+    let failures = Failures::default();
+    let mut serving = JoinSet::new();
+    let accepting = async {
         loop {
             let incoming = listener.accept().await.expect("a connection");
-            tokio::spawn(async move {
-                let connection = match incoming.accept().await {
-                    Ok(connection) => connection,
-                    // Those without the subprotocol.
-                    Err(error) => return println!("refused: {error}"),
-                };
-                while let Ok(Some(substream)) = connection.accept().await {
-                    tokio::spawn(async move {
-                        let (mut read, mut write) = substream.into_split();
-                        let _ = tokio::io::copy(&mut read, &mut write).await;
-                        let _ = write.finish().await;
-                    });
-                }
-                println!("ended: {}", connection.closed().await);
-            });
+            serving.spawn(serve(incoming, failures.clone()));
         }
     };
     let idle_ms = IDLE.as_millis().to_string();
     let arguments = [&[command, &url, &idle_ms], options].concat();
     tokio::select! {
-        () = serving => {}
-        _ = Js::run(program, &arguments) => {}
+        () = accepting => {}
+        () = Js::run(program, &arguments, cases, &record) => {}
     }
     let idle = async {
         while !listener.is_idle() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+        while let Some(done) = serving.join_next().await {
+            done.expect("serving does not panic");
         }
     };
-    let ended = tokio::time::timeout(Duration::from_secs(15), idle).await;
+    let ended = timeout(Duration::from_secs(15), idle).await;
     ended.expect("connections end with their peers");
+    // The last of both belong together.
+    let said = SAID.len() - (CASES.len() - cases.len());
+    failures.assert_are(&SAID[..said]);
+}
+
+fn record(name: &str, release: &str) -> Record {
+    Record::new(name, release, Direction::ItDials)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ws_in_node_opens_the_carrier() {
-    dialled_by("websocket.mjs", "dial", &[]).await;
+    let ws = between(
+        include_str!("../../interop/js/package.json"),
+        "\"ws\": \"",
+        '"',
+    );
+    let release = format!("ws {ws}, {}", Runtime::Node.release());
+    dialled_by(
+        "websocket.mjs",
+        "dial",
+        &[],
+        &CASES,
+        record("ws in Node", &release),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_websocket_of_chromium_opens_the_carrier() {
-    dialled_by("browser.mjs", "websocket", &[]).await;
+    let record = record("WebSocket of Chromium", &Runtime::Chromium.release());
+    dialled_by("browser.mjs", "websocket", &[], &CASES[..6], record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_websocket_of_firefox_opens_the_carrier() {
-    dialled_by("browser.mjs", "websocket", &["--firefox", "dcsctp"]).await;
+    let record = record("WebSocket of Firefox", &firefox::DCSCTP.release());
+    let options = firefox::DCSCTP.options();
+    dialled_by("browser.mjs", "websocket", &options, &CASES[..6], record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,4 +172,8 @@ async fn a_page_of_another_origin_is_refused_where_no_noise_protects() {
         }
         other => panic!("{other:?}"),
     }
+    let record = record("WebSocket of Chromium", &Runtime::Chromium.release());
+    record
+        .websocket()
+        .passed("a page of another origin is refused with 403");
 }

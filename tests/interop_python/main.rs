@@ -6,122 +6,130 @@
 //! `str0m` chooses the engine.
 
 use std::io::{ErrorKind, sink};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anabranch::{
-    Address, Connection, ConnectionError, Endpoint, EndpointConfig, WebRtcDirectVersion,
-};
+use anabranch::{Address, Connection, ConnectionError, Endpoint, Finished, WebRtcDirectVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
 
-#[path = "../interop_js/identify.rs"]
+#[path = "../interop/failures.rs"]
+mod failures;
+#[path = "../interop/identify.rs"]
 mod identify;
 mod openers;
 mod process;
+#[path = "../interop/record.rs"]
+mod record;
+#[path = "../interop/responders.rs"]
 mod responders;
+#[path = "../interop/server.rs"]
+mod server;
 
 use process::{AIORTC, AIORTC_GAP, LIBP2P, Python};
+use record::{Direction, Record};
+use responders::Habits;
+use server::{Server, Serving, assert_nothing_left, close, endpoint_config, log};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
+
+/// Both peers acknowledge every FIN. py-libp2p reads no more of its own identify and ping once it has the answer.
+const HABITS: Habits = Habits {
+    finished: Finished::Acked,
+    stops: &["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"],
+    drops: &[],
+    leaves: false,
+    codes: false,
+};
+
+/// What a peer that dials runs, in this order, `connect` before it.
+const CASES: [&str; 13] = [
+    "identify",
+    "ping",
+    "echo-100k",
+    "bulk-3x4m",
+    "sequential-50",
+    "half-close-local",
+    "half-close-remote",
+    "reset-local",
+    "reset-remote",
+    "echo-200x10k",
+    "sequential-500",
+    "stall-up",
+    "close",
+];
+
+/// aiortc ends at data channels: `identify` and `ping` are a library's.
+fn cases_of(program: &str) -> &'static [&'static str] {
+    if program == LIBP2P {
+        &CASES
+    } else {
+        &CASES[2..]
+    }
+}
+
+fn record(program: &str, direction: Direction, version: WebRtcDirectVersion) -> Record {
+    let lock = include_str!("../../interop/python/requirements.txt");
+    let aiortc = record::between(lock, "aiortc==", '\n');
+    let record = match program {
+        LIBP2P => {
+            let libp2p = record::between(lock, "libp2p==", '\n');
+            let release = format!("{libp2p}, aiortc {aiortc}");
+            Record::new("py-libp2p", &release, direction)
+        }
+        _ => Record::new("aiortc, Noise and frames by hand", aiortc, direction),
+    };
+    record
+        .version(version)
+        .under("room in the kernel's buffers, so that no packet is lost")
+}
+
+fn options_of(version: WebRtcDirectVersion) -> &'static [&'static str] {
+    match version {
+        WebRtcDirectVersion::V2 => &["--v2"],
+        _ => &[],
+    }
+}
 
 /// How often each test is repeated.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
 
-/// Settings with the engine that is asked for.
-fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
-    config
+async fn serve() -> Server {
+    Server::start(LOOPBACK, Serving::by_default(HABITS)).await
 }
 
-/// Shows what `RUST_LOG` asks for.
-fn log() {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-}
-
-/// A listener on loopback that serves every protocol.
-struct Listener {
-    endpoint: Endpoint,
-    failures: mpsc::UnboundedReceiver<Vec<String>>,
-}
-
-impl Listener {
-    async fn bind() -> Self {
-        log();
-        let mut builder = Endpoint::builder().endpoint_config(endpoint_config());
-        for protocol in responders::PROTOCOLS {
-            builder = builder.protocol(protocol);
-        }
-        let endpoint = builder.bind("127.0.0.1:0").await.expect("a socket");
-        let serving = endpoint.clone();
-        let (report, failures) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(incoming) = serving.accept().await {
-                let own = serving.public_key();
-                let report = report.clone();
-                tokio::spawn(async move {
-                    let failures = match incoming.accept().await {
-                        Ok(connection) => responders::serve(connection, own).await,
-                        Err(error) => vec![format!("a dialler was not authenticated: {error}")],
-                    };
-                    let _ = report.send(failures);
-                });
-            }
-        });
-        Self { endpoint, failures }
-    }
-
-    fn address(&self) -> String {
-        self.endpoint.addresses().remove(0).to_string()
-    }
-
-    /// Every connection has ended, and everything on each was answered in order.
-    async fn succeed(mut self) {
-        assert_nothing_left(self.endpoint).await;
-        while let Some(failures) = self.failures.recv().await {
-            assert!(failures.is_empty(), "{failures:#?}");
-        }
-    }
-}
-
-/// Everything is closed in the end: connections and routes.
-async fn assert_nothing_left(endpoint: Endpoint) {
-    tokio::time::timeout(Duration::from_secs(15), endpoint.close())
-        .await
-        .expect("connections end with their peers");
-    assert!(endpoint.is_idle(), "{endpoint:?}");
-}
-
-async fn dialled_by(program: &'static str, options: &[&str]) {
+async fn dialled_by(program: &'static str, version: WebRtcDirectVersion, cases: &[&str]) {
     for _ in 0..runs() {
-        let listener = Listener::bind().await;
-        let address = listener.address();
-        Python::run(program, &[&["dial", &address], options].concat()).await;
-        listener.succeed().await;
+        let server = serve().await;
+        let address = server.address().to_string();
+        let arguments = [&["dial", &address], options_of(version), cases].concat();
+        let record = record(program, Direction::ItDials, version);
+        Python::run(program, &arguments, cases, &record).await;
+        server.finish().await;
+        record.passed("fin-ack");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn py_libp2p_dials_us() {
-    dialled_by(LIBP2P, &[]).await;
+    dialled_by(LIBP2P, WebRtcDirectVersion::V1, cases_of(LIBP2P)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn py_libp2p_dials_us_with_v2() {
-    dialled_by(LIBP2P, &["--v2"]).await;
+    dialled_by(LIBP2P, WebRtcDirectVersion::V2, cases_of(LIBP2P)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn py_libp2p_dials_us_many_times_in_a_row() {
-    dialled_by(LIBP2P, &["dials-10"]).await;
-    dialled_by(LIBP2P, &["dials-10", "--v2"]).await;
+    for version in VERSIONS {
+        dialled_by(LIBP2P, version, &["dials-10"]).await;
+    }
 }
 
 async fn connect(endpoint: &Endpoint, address: &str, version: WebRtcDirectVersion) -> Connection {
@@ -133,16 +141,7 @@ async fn connect(endpoint: &Endpoint, address: &str, version: WebRtcDirectVersio
 }
 
 fn dialler() -> Endpoint {
-    log();
-    Endpoint::builder()
-        .endpoint_config(endpoint_config())
-        .dial_only()
-        .expect("defaults work")
-}
-
-async fn close(connection: Connection) {
-    connection.close().await;
-    assert!(connection.is_idle());
+    server::dialler(endpoint_config())
 }
 
 async fn we_dial_py_libp2p(version: WebRtcDirectVersion) {
@@ -150,8 +149,9 @@ async fn we_dial_py_libp2p(version: WebRtcDirectVersion) {
         let (python, address) = Python::listen(LIBP2P).await;
         let endpoint = dialler();
         let connection = connect(&endpoint, &address, version).await;
-        openers::identifies_and_pings(&connection).await;
-        openers::run_all(&connection).await;
+        let record = record(LIBP2P, Direction::WeDial, version);
+        openers::identifies_and_pings(&connection, &record).await;
+        openers::run_all(&connection, &record).await;
         close(connection).await;
         assert_nothing_left(endpoint).await;
         python.finish().await;
@@ -170,18 +170,19 @@ async fn we_dial_py_libp2p_with_v2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aiortc_dials_us() {
-    dialled_by(AIORTC, &[]).await;
+    dialled_by(AIORTC, WebRtcDirectVersion::V1, cases_of(AIORTC)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aiortc_dials_us_with_v2() {
-    dialled_by(AIORTC, &["--v2"]).await;
+    dialled_by(AIORTC, WebRtcDirectVersion::V2, cases_of(AIORTC)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aiortc_dials_us_many_times_in_a_row() {
-    dialled_by(AIORTC, &["dials-10"]).await;
-    dialled_by(AIORTC, &["dials-10", "--v2"]).await;
+    for version in VERSIONS {
+        dialled_by(AIORTC, version, &["dials-10"]).await;
+    }
 }
 
 /// Whoever dialled, either side may open substreams: `test` opens them to a peer that dials us.
@@ -211,10 +212,13 @@ async fn open_to_a_dialler(
 
 async fn we_open_substreams_to_a_dialler(program: &'static str) {
     for _ in 0..runs() {
-        let python = open_to_a_dialler(program, &[], openers::run_all).await;
+        let [v1, v2] = VERSIONS.map(|v| record(program, Direction::ItDialsWeOpen, v));
+        let all = async |connection: &Connection| openers::run_all(connection, &v1).await;
+        let python = open_to_a_dialler(program, &[], all).await;
         python.finish().await;
-        let v2 = open_to_a_dialler(program, &["--v2"], openers::echoes_100_kb).await;
-        v2.finish().await;
+        let python = open_to_a_dialler(program, &["--v2"], openers::echoes_100_kb).await;
+        python.finish().await;
+        v2.passed("echo-100k");
     }
 }
 
@@ -246,6 +250,8 @@ async fn we_open_200_substreams_at_once_to_py_libp2p() {
         };
         open_to_a_dialler(LIBP2P, &[], test).await.finish().await;
     }
+    let record = record(LIBP2P, Direction::ItDialsWeOpen, WebRtcDirectVersion::V1);
+    record.passed("echo-200x10k");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,6 +266,8 @@ async fn we_open_200_substreams_at_once_to_aiortc() {
     let options = ["--timeout-s", "900"];
     let python = open_to_a_dialler(AIORTC, &options, test).await;
     python.finish().await;
+    let record = record(AIORTC, Direction::ItDialsWeOpen, WebRtcDirectVersion::V1);
+    record.passed("echo-200x10k");
 }
 
 /// What Python sends and nobody here reads costs its substream, no other.
@@ -270,6 +278,8 @@ async fn python_peers_are_reset_at_the_ceiling() {
         // aiortc's writer sees the reset; what py-libp2p writes is all accepted by then.
         python.next_failure_with("Substream").await;
         python.kill().await;
+        let direction = Direction::ItDialsWeOpen;
+        record(program, direction, WebRtcDirectVersion::V1).passed("ceiling");
     }
 }
 
@@ -286,6 +296,9 @@ async fn we_dial_py_libp2p_many_times_in_a_row() {
         assert_nothing_left(endpoint).await;
     }
     python.finish().await;
+    for version in VERSIONS {
+        record(LIBP2P, Direction::WeDial, version).passed("dials-5");
+    }
 }
 
 /// Its limit. A connection that it refuses is one that it closes.
@@ -305,6 +318,8 @@ async fn py_libp2p_takes_8_connections_of_a_peer_in_its_life() {
     assert_nothing_left(endpoint).await;
     // By itself it would wait for each of the eight for some seconds.
     python.kill().await;
+    record(LIBP2P, Direction::WeDial, WebRtcDirectVersion::V1)
+        .passed("it refuses our ninth connection");
 }
 
 /// Its limit: neither side closes a channel whose halves have ended. At 256 no more are opened.
@@ -318,13 +333,17 @@ async fn two_py_libp2p_close_no_channel() {
     dialler.next_failure_with("TimeoutError").await;
     dialler.kill().await;
     listener.kill().await;
+    let record = record(LIBP2P, Direction::TwoOfTheirs, WebRtcDirectVersion::V1);
+    record.passed("no channel is ever closed");
 }
 
 /// A limit below both: what came behind a lost packet waits until one more message of its stream
 /// comes, as another stream's had a turn between.
 #[tokio::test(flavor = "multi_thread")]
 async fn aiortc_holds_back_what_came_behind_a_gap() {
-    Python::run(AIORTC_GAP, &[]).await;
+    Python::start(AIORTC_GAP, &[]).succeed().await;
+    let record = record(AIORTC, Direction::TwoOfTheirs, WebRtcDirectVersion::V1);
+    record.passed("what came behind a gap is held back, in its code alone");
 }
 
 /// Its limit: a substream there holds 64 unread messages, and what comes then is dropped with a line
@@ -340,14 +359,16 @@ async fn a_reader_in_py_libp2p_that_stalls_loses_what_comes() {
     close(connection).await;
     assert_nothing_left(endpoint).await;
     python.kill().await;
+    let record = record(LIBP2P, Direction::WeDial, WebRtcDirectVersion::V1);
+    record.passed("stall-remote of 1 MiB loses what comes above 64 messages");
 }
 
 /// Not a test by itself: the process that [`Killed`] runs. It ends with its stdin.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a process for other tests"]
 async fn a_listener_that_is_killed() {
-    let listener = Listener::bind().await;
-    println!("{LISTENING}{}", listener.address());
+    let server = serve().await;
+    println!("{LISTENING}{}", server.address());
     let end = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut sink()));
     end.await.expect("no panic").expect("a pipe");
 }
@@ -399,6 +420,9 @@ async fn python_peers_notice_that_we_die() {
     let (aiortc, libp2p) = tokio::join!(notices_that_we_die(AIORTC), notices_that_we_die(LIBP2P));
     assert!(aiortc, "aiortc's connection ends");
     assert!(!libp2p, "py-libp2p's connection is never over");
+    let of = |program| record(program, Direction::ItDials, WebRtcDirectVersion::V1);
+    of(AIORTC).passed("we are killed, it notices");
+    of(LIBP2P).passed("we are killed, its reader notices, its connection never does");
 }
 
 /// `EndpointConfig::silence_timeout` is 15 s.
@@ -446,4 +470,11 @@ async fn we_notice_that_python_peers_die() {
         we_notice_that_a_dialler_dies(LIBP2P),
         we_notice_that_a_listener_dies()
     );
+    let killed = |program, direction| {
+        let record = record(program, direction, WebRtcDirectVersion::V1);
+        record.passed("it is killed, we notice");
+    };
+    killed(AIORTC, Direction::ItDialsWeOpen);
+    killed(LIBP2P, Direction::ItDialsWeOpen);
+    killed(LIBP2P, Direction::WeDial);
 }

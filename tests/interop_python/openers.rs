@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::identify;
+use crate::record::Record;
 use crate::responders::{HALF_CLOSE_BYTES, PROTOCOLS, STALLED, pattern};
 
 /// For one case: Python moves some 5 MB a second.
@@ -18,34 +19,37 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// For how long a reader stops.
 const STALL: Duration = Duration::from_millis(500);
 
+macro_rules! run {
+    ($connection:ident, $record:ident: $($name:literal: $case:ident),* $(,)?) => {$(
+        let began = Instant::now();
+        within(stringify!($case), $case($connection)).await;
+        println!("{}: {:?}", stringify!($case), began.elapsed());
+        $record.passed_in($name, began.elapsed());
+    )*};
+}
+
 /// What every peer can.
-pub(crate) async fn run_all(connection: &Connection) {
-    macro_rules! run {
-        ($($case:ident),*) => {$(
-            let began = Instant::now();
-            within(stringify!($case), $case(connection)).await;
-            println!("{}: {:?}", stringify!($case), began.elapsed());
-        )*};
-    }
+pub(crate) async fn run_all(connection: &Connection, record: &Record) {
     run!(
-        echoes_100_kb,
-        moves_4_mib_both_ways_on_3_substreams,
-        opens_50_substreams_one_after_another,
-        reads_after_its_own_end,
-        writes_after_the_end_of_the_peer,
-        resets,
-        is_reset,
-        echoes_10_kb_on_200_substreams_at_once,
-        opens_500_substreams_one_after_another,
-        stops_reading_for_a_while,
-        waits_for_a_stalled_reader
+        connection, record:
+        "echo-100k": echoes_100_kb,
+        "bulk-3x4m": moves_4_mib_both_ways_on_3_substreams,
+        "sequential-50": opens_50_substreams_one_after_another,
+        "half-close-local": reads_after_its_own_end,
+        "half-close-remote": writes_after_the_end_of_the_peer,
+        "reset-local": resets,
+        "reset-remote": is_reset,
+        "echo-200x10k": echoes_10_kb_on_200_substreams_at_once,
+        "sequential-500": opens_500_substreams_one_after_another,
+        "stall-local": stops_reading_for_a_while,
+        "stall-remote": waits_for_a_stalled_reader,
     );
+    record.passed("fin-ack");
 }
 
 /// What py-libp2p brings itself.
-pub(crate) async fn identifies_and_pings(connection: &Connection) {
-    within("identify", identifies(connection)).await;
-    within("ping", pings(connection)).await;
+pub(crate) async fn identifies_and_pings(connection: &Connection, record: &Record) {
+    run!(connection, record: "identify": identifies, "ping": pings);
 }
 
 async fn within<T>(what: &str, case: impl Future<Output = T>) -> T {

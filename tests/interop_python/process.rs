@@ -7,6 +7,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::record::Record;
+
 pub(crate) const LIBP2P: &str = "libp2p_peer.py";
 pub(crate) const AIORTC: &str = "aiortc_peer.py";
 pub(crate) const AIORTC_GAP: &str = "aiortc_gap.py";
@@ -86,9 +88,29 @@ impl Python {
         assert!(error.contains(text), "{line}");
     }
 
-    /// Runs a dialler to its end and demands that it succeeds.
-    pub(crate) async fn run(program: &'static str, arguments: &[&str]) {
-        Self::start(program, arguments).succeed().await;
+    /// Runs a dialler to its end and demands that exactly these cases run, after `connect`, and succeed.
+    pub(crate) async fn run(
+        program: &'static str,
+        arguments: &[&str],
+        cases: &[&str],
+        record: &Record,
+    ) {
+        let lines = Self::start(program, arguments).succeed().await;
+        let value = |line: &str, key: &str| {
+            let (_, rest) = line.split_once(&format!("\"{key}\": "))?;
+            Some(rest.split([',', '}']).next()?.trim_matches('"').to_owned())
+        };
+        let mut ran = Vec::new();
+        for line in &lines {
+            let case = value(line, "case").expect("the name of a case");
+            // It is as in the other suites: who opened does not read.
+            let name = case.replace("stall-up", "stall-remote");
+            let figure = value(line, "ms").map(|ms| format!("{ms} ms"));
+            record.passed_with(&name, &figure.unwrap_or_default());
+            ran.push(case);
+        }
+        let expected = [&["connect"], cases].concat();
+        assert_eq!(ran, expected, "the cases that ran, and those that had to");
     }
 
     /// Ends a `listen` or a `serve`, which must have answered everything in order.
@@ -97,17 +119,20 @@ impl Python {
         self.succeed().await;
     }
 
-    /// Reads on to the end.
-    pub(crate) async fn succeed(mut self) {
-        let mut failures = Vec::new();
+    /// Reads on to the end, and returns what it read.
+    pub(crate) async fn succeed(mut self) -> Vec<String> {
+        let (mut lines, mut failures) = (Vec::new(), Vec::new());
         while let Some(line) = self.next_line().await {
-            if !line.contains("\"ok\": true") {
+            if line.contains("\"ok\": true") {
+                lines.push(line);
+            } else {
                 failures.push(line);
             }
         }
         let status = self.child.wait().await.expect("the process ends");
         assert!(failures.is_empty(), "{failures:#?}");
         assert!(status.success(), "{status}");
+        lines
     }
 
     /// As `kill -9` does.

@@ -6,22 +6,44 @@
 //! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use anabranch::{
-    Address, Config, Connection, Endpoint, EndpointConfig, FinAckPolicy, Finished,
-    WebRtcDirectVersion,
+    Address, Config, Connection, Endpoint, FinAckPolicy, FinishError, Finished, WebRtcDirectVersion,
 };
 
+#[path = "../interop/failures.rs"]
+mod failures;
+#[path = "../interop/identify.rs"]
+mod identify;
 mod openers;
 mod process;
+#[path = "../interop/record.rs"]
+mod record;
+#[path = "../interop/responders.rs"]
 mod responders;
+#[path = "../interop/server.rs"]
+mod server;
 
 use openers::Opener;
 use process::{LITEP2P, Peer, WEBRTC, dial};
+use record::{Direction, Record};
+use responders::Habits;
+use server::{Server, Serving, assert_nothing_left, close, endpoint_config, log};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long a FIN waits for FIN_ACK here. libp2p-webrtc sends none, so all of it is waited for.
-const FIN_ACK_TIMEOUT: Duration = Duration::from_millis(300);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// libp2p-webrtc confirms no FIN: it is there when our transport has handed it over. The program closes the connection
+/// as soon as it has checked all that it read, and drops the echo that is under way at the end of a stall.
+const HABITS: Habits = Habits {
+    finished: Finished::Delivered,
+    stops: &[],
+    drops: &["/echo/1.0.0"],
+    leaves: true,
+    codes: false,
+};
 
 fn environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |number| number.parse().expect("a number"))
@@ -36,37 +58,47 @@ fn dials() -> usize {
     environment("ANABRANCH_INTEROP_DIALS", 20)
 }
 
-/// Settings with the engine that is asked for.
-fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
+/// How we end substreams toward a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// With the default settings.
+    ByDefault,
+    /// As a peer needs it that neither reads FIN_ACK at once nor sends it.
+    WithoutFinAck,
+}
+
+impl Ends {
+    fn config(self) -> Config {
+        let mut config = Config::default();
+        if self == Self::WithoutFinAck {
+            config.fin_ack = FinAckPolicy::AfterOwnFin;
+            config.expect_fin_ack = false;
+        }
+        config
     }
-    config
 }
 
-fn config(fin_ack: FinAckPolicy) -> Config {
-    let mut config = Config::default();
-    config.fin_ack_timeout = FIN_ACK_TIMEOUT;
-    config.fin_ack = fin_ack;
-    // The one that can not read a FIN_ACK at once sends none either.
-    config.expect_fin_ack = fin_ack == FinAckPolicy::Always;
-    config.protocols = responders::PROTOCOLS.map(str::to_owned).to_vec();
-    config
+fn record_of(program: &str, direction: Direction, max_message: usize) -> Record {
+    let lock = include_str!("../../interop/rust/Cargo.lock");
+    let release = |name| record::between(lock, &format!("name = \"{name}\"\nversion = \""), '"');
+    if program == LITEP2P {
+        return Record::new("litep2p", release("litep2p"), direction);
+    }
+    let release = release("libp2p-webrtc");
+    Record::new(
+        "libp2p-webrtc, its transport without a swarm",
+        release,
+        direction,
+    )
+    .under(format!(
+        "its writes flushed before {max_message} bytes wait, by a wrapper of ours"
+    ))
 }
 
-/// Shows what `RUST_LOG` asks for.
-fn log() {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-}
-
-fn dialler(fin_ack: FinAckPolicy) -> Endpoint {
+fn dialler(ends: Ends) -> Endpoint {
     log();
     Endpoint::builder()
-        .config(config(fin_ack))
+        .config(ends.config())
         .endpoint_config(endpoint_config())
         .dial_only()
         .expect("defaults work")
@@ -83,88 +115,107 @@ async fn connect(endpoint: &Endpoint, address: &str) -> Connection {
     connection
 }
 
-/// Listens on loopback and serves every protocol until it is dropped. Connections begin with the
-/// default policy and change to `fin_ack`.
-async fn serve(fin_ack: FinAckPolicy) -> Endpoint {
-    log();
-    let endpoint = Endpoint::builder()
-        .config(config(FinAckPolicy::Always))
-        .endpoint_config(endpoint_config())
-        .bind("127.0.0.1:0")
-        .await
-        .expect("a socket");
-    let serving = endpoint.clone();
-    tokio::spawn(async move {
-        while let Some(incoming) = serving.accept().await {
-            tokio::spawn(async move {
-                match incoming.accept().await {
-                    Ok(connection) => {
-                        connection.set_fin_ack(fin_ack);
-                        connection.expect_fin_ack(fin_ack == FinAckPolicy::Always);
-                        responders::serve(connection).await;
-                    }
-                    Err(error) => println!("a dialler was not authenticated: {error}"),
-                }
-            });
-        }
-    });
-    endpoint
+/// Listens on loopback and serves every protocol. Connections begin with the default settings and change at once to
+/// those that libp2p-webrtc needs.
+async fn serve() -> Server {
+    let mut serving = Serving::by_default(HABITS);
+    serving.prepare = |connection| {
+        connection.set_fin_ack(FinAckPolicy::AfterOwnFin);
+        connection.expect_fin_ack(false);
+    };
+    Server::start(LOOPBACK, serving).await
 }
 
-async fn close(connection: Connection) {
-    connection.close().await;
-    assert!(connection.is_idle());
+/// What [`serve`] does to connections, in the words of the table.
+const PREPARED: &str =
+    "`Connection::set_fin_ack(AfterOwnFin)`; `Connection::expect_fin_ack(false)`";
+
+/// One run of a foreign dialler: its options, what each of its lines has to hold, and how many lines there are.
+struct Run<'a> {
+    case: &'a str,
+    options: &'a str,
+    shows: &'a [&'a str],
+    lines: usize,
 }
 
-/// Everything is closed in the end: connections and routes.
-async fn assert_nothing_left(endpoint: Endpoint) {
-    tokio::time::timeout(Duration::from_secs(15), endpoint.close())
-        .await
-        .expect("connections end with their peers");
-    assert!(endpoint.is_idle(), "{endpoint:?}");
+const fn run<'a>(case: &'a str, options: &'a str, shows: &'a [&'a str]) -> Run<'a> {
+    Run {
+        case,
+        options,
+        shows,
+        lines: 1,
+    }
 }
 
-/// libp2p-webrtc runs each list of options against us, and every one succeeds.
-async fn libp2p_webrtc_dials(max_message: usize, all: &[&str]) {
+/// libp2p-webrtc runs each of these against us, and every one succeeds.
+async fn libp2p_webrtc_dials(max_message: usize, all: &[Run<'_>]) {
     for _ in 0..runs() {
-        let endpoint = serve(FinAckPolicy::AfterOwnFin).await;
-        let address = endpoint.addresses().remove(0).to_string();
-        for options in all {
-            dial(WEBRTC, max_message, &address, options).await.succeed();
+        let server = serve().await;
+        let address = server.address().to_string();
+        let record = record_of(WEBRTC, Direction::ItDials, max_message).under(PREPARED);
+        for run in all {
+            let report = dial(WEBRTC, max_message, &address, run.options).await;
+            report.succeed(run.lines, run.shows);
+            record.passed(run.case);
         }
-        assert_nothing_left(endpoint).await;
+        server.finish().await;
     }
 }
 
 /// What libp2p-webrtc can read at once; the programs send no more either.
 const READABLE: usize = 8192;
 
+/// What a line of a transfer holds.
+const MOVED: [&str; 2] = ["\"up_MBps\":", "\"down_MBps\":"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_and_echoes() {
-    libp2p_webrtc_dials(READABLE, &["--echo --count 50 --size 10k"]).await;
+    let echo = run(
+        "echo-50x10k",
+        "--echo --count 50 --size 10k",
+        &["\"count\":50"],
+    );
+    libp2p_webrtc_dials(READABLE, &[echo]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_and_moves_bytes_both_ways() {
     let all = [
-        "--up 4m --down 4m",
-        "--up 1m --down 1m --streams 3",
-        "--up 512k --down 512k --streams 10",
+        run("bulk-1x4m", "--up 4m --down 4m", &MOVED),
+        run("bulk-3x1m", "--up 1m --down 1m --streams 3", &MOVED),
+        run("bulk-10x512k", "--up 512k --down 512k --streams 10", &MOVED),
     ];
     libp2p_webrtc_dials(READABLE, &all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_half_closes_and_resets() {
-    let cases = ["--case half-close --case reset-local --case reset-remote"];
-    libp2p_webrtc_dials(READABLE, &cases).await;
+    let all = [
+        run(
+            "half-close-local",
+            "--case half-close",
+            &["\"half-close\":"],
+        ),
+        run("reset-local", "--case reset-local", &["\"reset-local\":"]),
+        run(
+            "reset-remote",
+            "--case reset-remote",
+            &["\"reset-remote\":"],
+        ),
+    ];
+    libp2p_webrtc_dials(READABLE, &all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_and_either_side_stops_reading_for_a_while() {
+    let probed = ["\"probe_p50_ms\":"];
     let all = [
-        "--stall --up 2m --hold-ms 500",
-        "--stall-down --down 2m --hold-ms 500",
+        run("stall-remote", "--stall --up 2m --hold-ms 500", &probed),
+        run(
+            "stall-local",
+            "--stall-down --down 2m --hold-ms 500",
+            &probed,
+        ),
     ];
     libp2p_webrtc_dials(READABLE, &all).await;
 }
@@ -172,30 +223,93 @@ async fn libp2p_webrtc_dials_us_and_either_side_stops_reading_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_many_times_in_a_row() {
     let options = format!("--echo --count 1 --repeat {}", dials());
-    libp2p_webrtc_dials(READABLE, &[&options]).await;
+    let case = format!("dials-{}", dials());
+    let mut run = run(&case, &options, &["\"count\":1"]);
+    run.lines = dials();
+    libp2p_webrtc_dials(READABLE, &[run]).await;
 }
 
 /// Frames that it does not flush are one message to it: several of 3 000 bytes, or one of almost
 /// 16 384, which it could not read itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn glued_frames_and_long_messages_of_libp2p_webrtc_are_taken() {
-    libp2p_webrtc_dials(16_384, &["--up 4m --chunk 3000", "--up 4m"]).await;
+    let all = [
+        run(
+            "up-4m in writes of 3 000 bytes",
+            "--up 4m --chunk 3000",
+            &MOVED[..1],
+        ),
+        run("up-4m", "--up 4m", &MOVED[..1]),
+    ];
+    libp2p_webrtc_dials(16_384, &all).await;
+}
+
+/// What works without any setting: a peer that has read all before it ends its own half.
+#[tokio::test(flavor = "multi_thread")]
+async fn libp2p_webrtc_dials_us_and_echoes_without_half_close_by_default() {
+    for _ in 0..runs() {
+        let server = Server::start(LOOPBACK, Serving::by_default(HABITS)).await;
+        let address = server.address().to_string();
+        let options = "--nofin --echo --count 20 --size 10k";
+        let report = dial(WEBRTC, READABLE, &address, options).await;
+        report.succeed(1, &["\"count\":20"]);
+        server.finish().await;
+        record_of(WEBRTC, Direction::ItDials, READABLE).passed("echo-20x10k without half-close");
+    }
+}
+
+/// Without any setting all arrives as well, and `finish` can not know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_libp2p_webrtc_and_finish_times_out_by_default() {
+    let mut listener = Peer::listen(WEBRTC, READABLE);
+    let endpoint = dialler(Ends::ByDefault);
+    let connection = connect(&endpoint, &listener.address().await).await;
+    let substream = connection.open("/echo/1.0.0").await.expect("it speaks it");
+    let (mut read, mut write) = substream.into_split();
+    let content = responders::pattern(100_000);
+    let mut got = Vec::new();
+    let reading = async { read.read_to_end(&mut got).await.expect("an orderly end") };
+    let writing = async {
+        write.write_all(&content).await.expect("a write");
+        let began = Instant::now();
+        (write.finish().await, began.elapsed())
+    };
+    let (_, (outcome, took)) = tokio::join!(reading, writing);
+    assert!(got == content, "{} bytes came back", got.len());
+    assert_eq!(outcome, Err(FinishError::TimedOut));
+    let limit = Config::default().fin_ack_timeout;
+    assert!(
+        took >= limit && took < limit + Duration::from_secs(5),
+        "{took:?}"
+    );
+    close(connection).await;
+    assert_nothing_left(endpoint).await;
+    listener.kill().await;
+    record_of(WEBRTC, Direction::WeDial, READABLE)
+        .passed("echo-100k, and `finish` fails with `TimedOut` after 10 s");
 }
 
 /// How often two foreign peers try to reach each other. About every fourth time libp2p-webrtc does not get
 /// litep2p authenticated, whose first Noise message can come before its dialler listens on channel 0.
 const FOREIGN_DIALS: usize = 20;
 
-/// What libp2p-webrtc reports of a transfer that fails, once it is connected to a peer that is not ours.
-async fn fail_to_transfer(max_message: usize, address: &str, options: &str) {
-    for _ in 0..FOREIGN_DIALS {
+/// What libp2p-webrtc reports of a transfer that fails, once it is connected to a peer that is not ours. How many
+/// dials have failed before is part of the record.
+async fn fail_to_transfer(
+    max_message: usize,
+    address: &str,
+    options: &str,
+    record: Record,
+    case: &str,
+) {
+    for failed in 0..FOREIGN_DIALS {
         let failures = dial(WEBRTC, max_message, address, options).await.fail();
         if !failures.contains("\"phase\":\"connect\"") {
             assert!(failures.contains("\"phase\":\"transfer\""), "{failures}");
-            return;
+            return record.passed_with(case, &format!("{failed} dials failed before"));
         }
     }
-    panic!("never connected");
+    panic!("none of {FOREIGN_DIALS} dials connected");
 }
 
 /// Its limit: between two of its own the same long messages break.
@@ -204,7 +318,8 @@ async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
     let mut listener = Peer::listen(WEBRTC, 16_384);
     let address = listener.address().await;
     // The responder's "Short buffer" resets the substream, whose opener then sees an early end.
-    fail_to_transfer(16_384, &address, "--up 1m").await;
+    let record = record_of(WEBRTC, Direction::TwoOfTheirs, 16_384);
+    fail_to_transfer(16_384, &address, "--up 1m", record, "up-1m fails").await;
     listener.kill().await;
 }
 
@@ -213,65 +328,73 @@ async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
 async fn libp2p_webrtc_can_not_download_from_litep2p() {
     let mut listener = Peer::listen(LITEP2P, READABLE);
     let address = listener.address().await;
-    fail_to_transfer(READABLE, &address, "--nofin --down 1m --timeout-s 5").await;
+    let record = record_of(WEBRTC, Direction::TwoOfTheirs, READABLE);
+    let case = "down-1m from litep2p fails";
+    let options = "--nofin --down 1m --timeout-s 5";
+    fail_to_transfer(READABLE, &address, options, record, case).await;
     listener.kill().await;
 }
 
 /// Its limit, too, and the reason for the policy: it reads a FIN_ACK as a broken message.
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_can_not_read_a_fin_ack_before_the_answer() {
-    let endpoint = serve(FinAckPolicy::Always).await;
-    let address = endpoint.addresses().remove(0).to_string();
+    let server = Server::start(LOOPBACK, Serving::by_default(HABITS)).await;
+    let address = server.address().to_string();
     let case = dial(WEBRTC, READABLE, &address, "--case half-close").await;
     let failures = case.fail();
     assert!(
         failures.contains("unknown enumeration value 3"),
         "{failures}"
     );
-    assert_nothing_left(endpoint).await;
+    server.finish().await;
+    record_of(WEBRTC, Direction::ItDials, READABLE)
+        .passed("half-close-local fails at FIN_ACK: \"unknown enumeration value 3\"");
 }
 
-/// Dials libp2p-webrtc and runs `test` over the connection.
-///
+/// Dials a peer and runs `test`, which is of these cases, over the connection.
+async fn we_dial(
+    program: &str,
+    ends: Ends,
+    finished: Finished,
+    given_up: ErrorKind,
+    cases: &[&str],
+    test: impl AsyncFn(&Opener),
+) {
+    for _ in 0..runs() {
+        let mut listener = Peer::listen(program, READABLE);
+        let endpoint = dialler(ends);
+        let opener = Opener {
+            connection: connect(&endpoint, &listener.address().await).await,
+            finished,
+            given_up,
+        };
+        test(&opener).await;
+        close(opener.connection).await;
+        assert_nothing_left(endpoint).await;
+        listener.kill().await;
+        let record = record_of(program, Direction::WeDial, READABLE).config(&ends.config());
+        record.all_passed(cases);
+    }
+}
+
 /// It answers no FIN with FIN_ACK; all the bytes are there nevertheless.
-async fn we_dial_libp2p_webrtc(test: impl AsyncFn(&Opener)) {
-    for _ in 0..runs() {
-        let mut listener = Peer::listen(WEBRTC, READABLE);
-        let endpoint = dialler(FinAckPolicy::AfterOwnFin);
-        let opener = Opener {
-            connection: connect(&endpoint, &listener.address().await).await,
-            finished: Finished::Delivered,
-            given_up: ErrorKind::ConnectionReset,
-        };
-        test(&opener).await;
-        close(opener.connection).await;
-        assert_nothing_left(endpoint).await;
-        listener.kill().await;
-    }
+async fn we_dial_libp2p_webrtc(cases: &[&str], test: impl AsyncFn(&Opener)) {
+    let given_up = ErrorKind::ConnectionReset;
+    let (ends, finished) = (Ends::WithoutFinAck, Finished::Delivered);
+    we_dial(WEBRTC, ends, finished, given_up, cases, test).await;
 }
 
-/// Dials litep2p and runs `test` over the connection.
-///
 /// A substream that is dropped in litep2p closes its channel without a flag.
-async fn we_dial_litep2p(test: impl AsyncFn(&Opener)) {
-    for _ in 0..runs() {
-        let mut listener = Peer::listen(LITEP2P, READABLE);
-        let endpoint = dialler(FinAckPolicy::Always);
-        let opener = Opener {
-            connection: connect(&endpoint, &listener.address().await).await,
-            finished: Finished::Acked,
-            given_up: ErrorKind::UnexpectedEof,
-        };
-        test(&opener).await;
-        close(opener.connection).await;
-        assert_nothing_left(endpoint).await;
-        listener.kill().await;
-    }
+async fn we_dial_litep2p(cases: &[&str], test: impl AsyncFn(&Opener)) {
+    let given_up = ErrorKind::UnexpectedEof;
+    let (ends, finished) = (Ends::ByDefault, Finished::Acked);
+    we_dial(LITEP2P, ends, finished, given_up, cases, test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_and_echo() {
-    we_dial_libp2p_webrtc(async |opener| {
+    let cases = ["echo-100k"];
+    we_dial_libp2p_webrtc(&cases, async |opener| {
         for _ in 0..5 {
             opener.echo(100_000).await;
         }
@@ -281,7 +404,8 @@ async fn we_dial_libp2p_webrtc_and_echo() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_and_move_bytes_both_ways() {
-    we_dial_libp2p_webrtc(async |opener| {
+    let cases = ["bulk-1x4m", "bulk-3x1m", "bulk-10x512k"];
+    we_dial_libp2p_webrtc(&cases, async |opener| {
         opener.bench(1, 4 << 20, 4 << 20).await;
         opener.bench(3, 1 << 20, 1 << 20).await;
         opener.bench(10, 512 << 10, 512 << 10).await;
@@ -291,7 +415,8 @@ async fn we_dial_libp2p_webrtc_and_move_bytes_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_half_close_and_reset() {
-    we_dial_libp2p_webrtc(async |opener| {
+    let cases = ["half-close-local", "reset-local", "reset-remote"];
+    we_dial_libp2p_webrtc(&cases, async |opener| {
         opener.half_close().await;
         opener.reset().await;
         opener.be_reset().await;
@@ -301,7 +426,8 @@ async fn we_dial_libp2p_webrtc_half_close_and_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_and_either_side_stops_reading_for_a_while() {
-    we_dial_libp2p_webrtc(async |opener| {
+    let cases = ["stall-remote", "stall-local"];
+    we_dial_libp2p_webrtc(&cases, async |opener| {
         opener.write_to_a_stalled_reader(2 << 20).await;
         opener.stall(2 << 20).await;
     })
@@ -310,7 +436,8 @@ async fn we_dial_libp2p_webrtc_and_either_side_stops_reading_for_a_while() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_and_echo() {
-    we_dial_litep2p(async |opener| {
+    let cases = ["sequential-50", "echo-100k", "fin-ack"];
+    we_dial_litep2p(&cases, async |opener| {
         for length in 0..50 {
             opener.echo(length).await;
         }
@@ -322,7 +449,8 @@ async fn we_dial_litep2p_and_echo() {
 /// Ten downloads at once stop for ever where libp2p-webrtc is the dialler.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_and_move_bytes_both_ways() {
-    we_dial_litep2p(async |opener| {
+    let cases = ["bulk-1x4m", "bulk-3x1m", "bulk-10x512k"];
+    we_dial_litep2p(&cases, async |opener| {
         opener.bench(1, 4 << 20, 4 << 20).await;
         opener.bench(3, 1 << 20, 1 << 20).await;
         opener.bench(10, 512 << 10, 512 << 10).await;
@@ -332,7 +460,8 @@ async fn we_dial_litep2p_and_move_bytes_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_half_close_and_reset() {
-    we_dial_litep2p(async |opener| {
+    let cases = ["half-close-local", "reset-local", "reset-remote"];
+    we_dial_litep2p(&cases, async |opener| {
         opener.half_close().await;
         opener.reset().await;
         opener.be_reset().await;
@@ -342,7 +471,8 @@ async fn we_dial_litep2p_half_close_and_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_and_either_side_stops_reading_for_a_while() {
-    we_dial_litep2p(async |opener| {
+    let cases = ["stall-remote", "stall-local"];
+    we_dial_litep2p(&cases, async |opener| {
         // 512 KiB are 129 frames, of the 256 that it holds.
         opener.write_to_a_stalled_reader(512 << 10).await;
         opener.stall(2 << 20).await;
@@ -353,7 +483,8 @@ async fn we_dial_litep2p_and_either_side_stops_reading_for_a_while() {
 /// litep2p resets a substream with 256 unread frames. It costs that one, and it shows as a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_in_litep2p_that_stalls_for_too_long_costs_its_substream_only() {
-    we_dial_litep2p(async |opener| {
+    let cases = ["stall-remote above 256 frames resets that substream"];
+    we_dial_litep2p(&cases, async |opener| {
         opener.write_until_reset(16 << 20).await;
         opener.echo(10_000).await;
     })
@@ -363,13 +494,20 @@ async fn a_reader_in_litep2p_that_stalls_for_too_long_costs_its_substream_only()
 async fn we_dial_many_times(program: &str) {
     let mut listener = Peer::listen(program, READABLE);
     let address = listener.address().await;
-    let endpoint = dialler(FinAckPolicy::AfterOwnFin);
+    let endpoint = dialler(Ends::ByDefault);
+    let mut times = Vec::new();
     for _ in 0..dials() {
+        let began = Instant::now();
         let connection = connect(&endpoint, &address).await;
+        times.push(began.elapsed());
         close(connection).await;
     }
     assert_nothing_left(endpoint).await;
     listener.kill().await;
+    times.sort();
+    let figure = format!("median {} ms", times[times.len() / 2].as_millis());
+    let record = record_of(program, Direction::WeDial, READABLE);
+    record.passed_with(&format!("dials-{}", dials()), &figure);
 }
 
 #[tokio::test(flavor = "multi_thread")]

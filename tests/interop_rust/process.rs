@@ -17,13 +17,16 @@ const DEADLINE: Duration = Duration::from_secs(240);
 /// For one operation of a dialler.
 const LIMIT: &str = "20";
 
+/// `interop/rust/setup.sh` builds into the directory that `CARGO_TARGET_DIR` names, if it names one.
 fn executable(program: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("interop/rust/target/release")
-        .join(program);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/rust");
+    // A relative one is relative to where cargo runs, which for that script is its own directory.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let path = workspace.join(target).join("release").join(program);
     assert!(
         path.exists(),
-        "{program} is missing: run interop/rust/setup.sh, or scripts/test.sh"
+        "{} is missing: run interop/rust/setup.sh, or scripts/test.sh",
+        path.display()
     );
     path
 }
@@ -71,9 +74,20 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn succeed(&self) {
-        let errors = self.lines.lines().filter(|line| line.contains("\"error\""));
-        assert!(self.success, "{:#?}", errors.collect::<Vec<_>>());
+    /// Demands that there are so many lines, that each of them shows all of this, and none an error.
+    pub(crate) fn succeed(&self, lines: usize, shows: &[&str]) {
+        let all: Vec<_> = self.lines.lines().collect();
+        let errors: Vec<_> = all
+            .iter()
+            .filter(|line| line.contains("\"error\""))
+            .collect();
+        assert!(self.success && errors.is_empty(), "{errors:#?}");
+        assert_eq!(all.len(), lines, "{all:#?}");
+        for line in all {
+            for part in shows {
+                assert!(line.contains(part), "{part} is not in {line}");
+            }
+        }
     }
 
     /// The lines of one that must not succeed.

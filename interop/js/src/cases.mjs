@@ -242,7 +242,11 @@ export async function runCases ({ address, names, agent, report }) {
   const selected = selectCases(names)
   const node = await createNode()
   try {
-    await serve(node)
+    let failed = false
+    await serve(node, async (protocol, error) => {
+      failed = true
+      await report({ case: `responder of ${protocol}`, ok: false, error: describe(error) })
+    })
     const context = { node, agent, identified: nextIdentify(node) }
     let passed = await reported('connect', report, async () => {
       context.connection = await step('dialling', signal => node.dial(multiaddr(address), { signal }))
@@ -251,7 +255,7 @@ export async function runCases ({ address, names, agent, report }) {
     for (const [name, run] of selected) {
       passed = await reported(name, report, () => run(context)) && passed
     }
-    return passed
+    return passed && !failed
   } finally {
     await step('stopping js-libp2p', () => node.stop())
   }

@@ -1,4 +1,5 @@
 //! The message of `/ipfs/id/1.0.0`, as far as js-libp2p and these tests look at it.
+#![allow(dead_code)] // Each suite uses a part of it.
 
 use anabranch::PublicKey;
 
