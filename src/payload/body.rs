@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::error::PayloadError;
 use super::lease::Lease;
-use super::receive::Permit;
+use super::places::Permit;
 use super::tell::Teller;
 use super::watch::{Canceller, Interrupt, Progress, Watch};
 use super::wire::{

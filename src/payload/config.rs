@@ -30,15 +30,16 @@ pub struct PayloadConfig {
     /// Answers peers that begin and fall silent.
     pub idle_timeout: Duration,
     /// How long one payload may take in all, from the moment at which its sending or receiving
-    /// began. Default: 1 hour. Answers peers that send a byte just before each idle timeout.
+    /// began. Default: 1 hour. Answers peers that send a byte just before each idle timeout. A payload that nobody polls
+    /// ends when a newcomer wants its place: the peer gets RESET_STREAM with [`code::EXPIRED`](super::code::EXPIRED),
+    /// and who polls it later [`PayloadError::Expired`](super::PayloadError::Expired).
     pub time_limit: Duration,
     /// Payloads that one [`Receiver`](super::Receiver) has open at once, from their first byte to
     /// their end. Default: 8. More are reset with [`code::TOO_MANY`](super::code::TOO_MANY), and none
-    /// that is running is ended for them. Answers peers that begin many and end none.
+    /// that is running within [`PayloadConfig::time_limit`] is ended for them. Answers peers that begin many and end none.
     ///
-    /// One connection can hold all of them for as long as [`PayloadConfig::time_limit`] and longer, if its
-    /// payloads are not read: where a receiver serves several, set
-    /// [`PayloadConfig::max_open_per_connection`] too.
+    /// One connection can hold all of them for as long as [`PayloadConfig::time_limit`]: where a receiver serves
+    /// several, set [`PayloadConfig::max_open_per_connection`] too.
     pub max_open: usize,
     /// Of those, the ones of one [`Payloads`](super::Payloads), and so of one connection. Default: 8, which
     /// is all of them. [`Receiver::receive`](super::Receiver::receive) does not look at it. Answers

@@ -79,6 +79,7 @@ mod body;
 mod config;
 mod error;
 mod lease;
+mod places;
 mod receive;
 mod send;
 mod tell;

@@ -1,7 +1,7 @@
 //! Admitting payloads: the cap on those that are open, and the header.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use super::body::{Body, Payload};
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::error::{PayloadError, code};
 use super::lease::Lease;
+use super::places::{Permit, Places};
 use super::tell::Teller;
 use super::watch::{State, Watch};
 use super::wire::{self, Hash, Header, MAX_FIELDS, MessageError};
@@ -27,34 +28,7 @@ pub struct Receiver(Arc<Limits>);
 #[derive(Debug)]
 struct Limits {
     config: PayloadConfig,
-    open: Arc<AtomicUsize>,
-}
-
-/// The place of one payload among those that are open.
-#[derive(Debug)]
-pub(super) struct Permit {
-    _all: Place,
-    _of_connection: Option<Place>,
-}
-
-/// One of a limited number.
-#[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>, max: usize) -> Result<Self, PayloadError> {
-        let more = |open| (open < max).then_some(open + 1);
-        match open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
-            Ok(_) => Ok(Self(Arc::clone(open))),
-            Err(open) => Err(PayloadError::TooMany { open, max }),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    places: Arc<Places>,
 }
 
 /// A substream that has a place, and no header yet.
@@ -62,6 +36,7 @@ impl Drop for Place {
 pub(super) struct Admitted {
     lease: Lease,
     permit: Permit,
+    watch: Watch,
 }
 
 /// With the default limits.
@@ -84,13 +59,13 @@ impl Receiver {
     fn with(config: PayloadConfig) -> Self {
         Self(Arc::new(Limits {
             config,
-            open: Arc::default(),
+            places: Arc::default(),
         }))
     }
 
     /// Payloads that are open, those included whose header has not come yet.
     pub fn open(&self) -> usize {
-        self.0.open.load(Ordering::Acquire)
+        self.0.places.open()
     }
 
     /// Takes a substream over on which the peer sends a payload, and reads the header.
@@ -108,16 +83,22 @@ impl Receiver {
         self.read_header(admitted).await
     }
 
-    /// Refuses the new one, never one that is running. `of_connection` counts those of its connection.
+    /// Refuses the new one, never one that is running in its time. `of_connection` counts those of its connection.
     pub(super) fn admit(
         &self,
         substream: Substream,
         of_connection: Option<&Arc<AtomicUsize>>,
     ) -> Result<Admitted, PayloadError> {
-        match self.permit(of_connection) {
+        let config = &self.0.config;
+        let watch = Watch::new(State::new(None), config);
+        let of_connection = of_connection.map(|open| (open, config.max_open_per_connection));
+        let until = (&watch.state, watch.deadline());
+        let places = &self.0.places;
+        match places.take(config.max_open, of_connection, until, substream.shared()) {
             Ok(permit) => Ok(Admitted {
                 lease: Lease::new(substream),
                 permit,
+                watch,
             }),
             Err(error) => {
                 substream.reset(code::TOO_MANY);
@@ -127,22 +108,14 @@ impl Receiver {
         }
     }
 
-    fn permit(&self, of_connection: Option<&Arc<AtomicUsize>>) -> Result<Permit, PayloadError> {
-        let config = &self.0.config;
-        let of_connection = of_connection
-            .map(|open| Place::take(open, config.max_open_per_connection))
-            .transpose()?;
-        Ok(Permit {
-            _all: Place::take(&self.0.open, config.max_open)?,
-            _of_connection: of_connection,
-        })
-    }
-
     pub(super) async fn read_header(&self, admitted: Admitted) -> Result<Payload, PayloadError> {
-        let Admitted { mut lease, permit } = admitted;
+        let Admitted {
+            mut lease,
+            permit,
+            mut watch,
+        } = admitted;
         let config = &self.0.config;
-        let state = State::new(None);
-        let mut watch = Watch::new(Arc::clone(&state), config);
+        let state = Arc::clone(&watch.state);
         let header = wire::read::<Header>(&mut lease.read, config.max_metadata + MAX_FIELDS);
         let header = match watch.guard(header).await {
             Ok(Ok(header)) => check(header, config),

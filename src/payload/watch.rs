@@ -20,6 +20,8 @@ const UNKNOWN: u64 = u64::MAX;
 const RUNNING: u64 = u64::MAX;
 /// `end` of one that is complete.
 const COMPLETE: u64 = u64::MAX - 1;
+/// `end` of one whose time was over while nobody polled it.
+const EXPIRED: u64 = u64::MAX - 2;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -65,6 +67,11 @@ impl State {
     /// From now on nothing can be cancelled any more. `false` if it was cancelled before.
     pub(super) fn complete(&self) -> bool {
         self.try_end(COMPLETE)
+    }
+
+    /// Its time is over. `false` if it has ended before.
+    pub(super) fn expire(&self) -> bool {
+        self.try_end(EXPIRED)
     }
 
     fn try_end(&self, end: u64) -> bool {
@@ -180,6 +187,11 @@ impl Watch {
             idle_since: None,
             timer: Box::pin(sleep_until(deadline)),
         }
+    }
+
+    /// When the payload has taken too long as a whole.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Waits for `operation`, until it is cancelled or has taken too long.

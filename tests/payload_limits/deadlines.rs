@@ -395,3 +395,48 @@ async fn a_peer_that_never_answers_to_a_resume_is_given_up() {
     drop((here, payload));
     pair.finish().await;
 }
+
+/// Row F-11: who polls no payload has its place only as long as the time limit, when others want it.
+#[tokio::test(start_paused = true)]
+async fn f11_payloads_that_nobody_polls_give_their_places_up_when_their_time_is_over() {
+    let pair = Pair::new();
+    let receiver = receiver(|config| config.time_limit = Duration::from_secs(600));
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let (mut here, there) = pair.substream().await;
+        here.write_all(&header(&[(1, 1000)])).await.unwrap();
+        idle.push((here, receiver.receive(there).await.unwrap()));
+    }
+    sleep(Duration::from_secs(599)).await;
+    let (_refused, there) = pair.substream().await;
+    let refused = receiver.receive(there).await.unwrap_err();
+    assert!(matches!(refused, PayloadError::TooMany { open: 8, max: 8 }));
+    sleep(Duration::from_secs(2)).await;
+    let (here, there) = pair.substream().await;
+    let sending = tokio::spawn(send_bytes(here, pattern(10).into()));
+    let payload = receiver.receive(there).await.unwrap();
+    assert_eq!(receiver.open(), 1);
+    payload.assemble(10).await.unwrap();
+    within("its receipt", sending).await.unwrap().unwrap();
+    for (mut here, payload) in idle {
+        let mut end = Vec::new();
+        let told = within("the sender", here.read_to_end(&mut end)).await;
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains(&code::EXPIRED.to_string()), "{told}");
+        let (all, error) = drained(payload).await;
+        assert!(all.is_empty());
+        assert!(
+            matches!(
+                error,
+                Some(PayloadError::Expired {
+                    limit: TimeLimit::Total,
+                    received: 0,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+    }
+    assert_eq!(receiver.open(), 0);
+    pair.finish().await;
+}
