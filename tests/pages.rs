@@ -1,0 +1,476 @@
+//! What the pages say of the code, as far as a program can check it: paths, links, the names of tests, numbers,
+//! and the tables of `docs/interop.md`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anabranch::Config;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What is built or installed here.
+const NOT_OURS: [&str; 6] = [
+    "target",
+    "node_modules",
+    ".venv",
+    ".git",
+    "__pycache__",
+    "corpus",
+];
+
+/// All files, relative to the root, with `/` between their parts.
+fn files() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::from(ROOT)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if NOT_OURS.contains(&&*name) {
+                continue;
+            }
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                let relative = path.strip_prefix(ROOT).expect("below the root");
+                found.push(relative.to_string_lossy().into_owned());
+            }
+        }
+    }
+    found
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn pages() -> Vec<String> {
+    files().into_iter().filter(|f| f.ends_with(".md")).collect()
+}
+
+/// The text without blocks of code.
+fn prose(page: &str) -> String {
+    let text = read(page);
+    let parts = text.split("```").step_by(2);
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands between backticks, each with the line that it stands in.
+fn code_spans(text: &str) -> Vec<(&str, &str)> {
+    let of_line = |line| {
+        let spans = str::split(line, '`').skip(1).step_by(2);
+        spans.map(move |span| (span, line))
+    };
+    text.lines().flat_map(of_line).collect()
+}
+
+#[test]
+fn what_pages_link_to_exists() {
+    let mut missing = Vec::new();
+    for page in pages() {
+        let directory = Path::new(&page).parent().expect("a directory");
+        let text = prose(&page);
+        for (_, rest) in text
+            .match_indices("](")
+            .map(|(at, _)| text.split_at(at + 2))
+        {
+            let target = rest.split([')', '#', ' ']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            if !Path::new(ROOT).join(directory).join(target).exists() {
+                missing.push(format!("{page}: {target}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// What a name of a file ends with.
+const ENDINGS: [&str; 10] = [
+    ".rs", ".sh", ".md", ".py", ".mjs", ".go", ".toml", ".txt", ".proto", ".json",
+];
+
+/// Files that appear when something runs, and one of somebody else's.
+const MADE: [&str; 3] = ["received", "me.key", "_udp_mux.py"];
+
+#[test]
+fn files_that_pages_name_exist() {
+    let files = files();
+    let mut missing = Vec::new();
+    for page in pages() {
+        for (span, _) in code_spans(&prose(&page)) {
+            // The first word, without what names something inside of the file.
+            let word = span.split([' ', ',']).next().unwrap_or_default();
+            let name = word.split("::").next().unwrap_or_default();
+            let name = name.trim_start_matches("./").trim_end_matches('/');
+            let name = name.replace("H/", "src/webrtc/direct/hostile/");
+            let name = name.strip_prefix("../").unwrap_or(&name);
+            let is_file = ENDINGS.iter().any(|ending| name.ends_with(ending));
+            let has_root = [
+                "src/",
+                "tests/",
+                "docs/",
+                "scripts/",
+                "examples/",
+                "interop/",
+                "fuzz/",
+            ]
+            .iter()
+            .any(|root| name.starts_with(root));
+            let is_pattern = name.contains(['*', '<', '$', '(', '[', '|']);
+            // An ending alone is a kind of file.
+            if !(is_file || has_root) || is_pattern || MADE.contains(&name) || name.starts_with('.')
+            {
+                continue;
+            }
+            let exists = files.iter().any(|file| {
+                file == name
+                    || file.ends_with(&format!("/{name}"))
+                    || file.contains(&format!("{name}/"))
+                    // A module of several files, or a target of cargo.
+                    || file.starts_with(&format!("{name}."))
+            });
+            if !exists && !name.contains("/target") && !name.contains("/artifacts") {
+                missing.push(format!("{page}: {span}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// A function of our sources, and the parts of its path.
+struct Function {
+    name: String,
+    path: Vec<String>,
+}
+
+fn functions() -> Vec<Function> {
+    let mut functions = Vec::new();
+    for file in files() {
+        let is_source = file.starts_with("src/") || file.starts_with("tests/");
+        if !is_source || !file.ends_with(".rs") || file == "tests/pages.rs" {
+            continue;
+        }
+        let text = read(&file);
+        let mut path: Vec<_> = file
+            .split('/')
+            .map(|part| part.replace(".rs", ""))
+            .collect();
+        if text.contains("mod tests {") {
+            path.push("tests".to_owned());
+        }
+        // "conformance" alone names its cases, whose path is that of the carrier.
+        for line in text.lines() {
+            let Some((_, rest)) = line.split_once("fn ") else {
+                continue;
+            };
+            let name: String = rest.chars().take_while(|c| is_part_of_name(*c)).collect();
+            let path = path.clone();
+            functions.push(Function { name, path });
+        }
+    }
+    functions
+}
+
+fn is_part_of_name(character: char) -> bool {
+    character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_'
+}
+
+/// Whether a name is meant by a pattern, in which `*` or `...` stand for anything.
+fn is_meant(name: &str, pattern: &str) -> bool {
+    let pattern = pattern.replace("...", "*");
+    let mut parts = pattern.split('*');
+    let Some(rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut rest = rest;
+    let mut last = None;
+    for part in parts {
+        let Some((_, behind)) = rest.split_once(part) else {
+            return false;
+        };
+        (rest, last) = (behind, Some(part));
+    }
+    match last {
+        None => rest.is_empty(),
+        // The last part may come more than once, and has to be the end.
+        Some(part) => part.is_empty() || name.ends_with(part),
+    }
+}
+
+/// A span that can be nothing but the path of a function: `module::name`, in lower case.
+fn as_function(span: &str) -> Option<(Vec<String>, &str)> {
+    let span = span.replace("H/", "src/webrtc/direct/hostile/");
+    let span: &str = span.leak();
+    let (path, name) = span.rsplit_once("::")?;
+    let pattern = |c: char| is_part_of_name(c) || c == '*' || c == '.';
+    let is_name = name.chars().all(pattern) && (name.contains('_') || name.contains('*'));
+    let is_path = path
+        .chars()
+        .all(|c| is_part_of_name(c) || "/:.".contains(c));
+    let parts = path.split(['/', ':']).filter(|part| !part.is_empty());
+    let path = parts.map(|part| part.replace(".rs", "")).collect();
+    (is_name && is_path && name != "*").then_some((path, name))
+}
+
+#[test]
+fn tests_that_pages_name_exist() {
+    let functions = functions();
+    let mut missing = Vec::new();
+    for page in pages() {
+        for (span, _) in code_spans(&prose(&page)) {
+            let Some((path, name)) = as_function(span) else {
+                continue;
+            };
+            let exists = functions.iter().any(|function| {
+                let has_part = |part: &String| function.path.contains(part) || part == "anabranch";
+                is_meant(&function.name, name) && path.iter().all(has_part)
+            });
+            if !exists {
+                missing.push(format!("{page}: {span}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Long names without a path: of tests, fields, functions or cases of foreign peers.
+#[test]
+fn names_that_pages_use_are_used_in_the_code() {
+    let mut words = BTreeSet::new();
+    for file in files() {
+        let is_code = [".rs", ".mjs", ".py", ".go", ".toml", ".sh", ".proto"]
+            .iter()
+            .any(|ending| file.ends_with(ending));
+        if is_code && file != "tests/pages.rs" {
+            let text = read(&file);
+            let word = |c: char| !(is_part_of_name(c) || c.is_ascii_uppercase());
+            words.extend(text.split(word).map(str::to_owned));
+        }
+    }
+    let is_known = |name: &str| match name.contains(['*', '.']) {
+        false => words.contains(name),
+        true => words.iter().any(|word| is_meant(word, name)),
+    };
+    // What was renamed stands in the one, and names of others in the other.
+    let others = ["CHANGELOG.md", "interop/python/README.md"];
+    let mut missing = Vec::new();
+    for page in pages().iter().filter(|page| !others.contains(&&***page)) {
+        for (span, _) in code_spans(&prose(page)) {
+            let pattern = |c: char| is_part_of_name(c) || c == '*' || c == '.';
+            let is_file = ENDINGS.iter().any(|ending| span.ends_with(ending));
+            let is_long = span.matches('_').count() >= 2 && span.chars().all(pattern);
+            if is_long && !is_file && !is_known(span) {
+                missing.push(format!("{page}: {span}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Asserts that a page says this, which is only true while `holds`.
+fn says(page: &str, text: &str, holds: bool) {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words(&read(page)).contains(&words(text)),
+        "{page} does not say: {text}"
+    );
+    assert!(holds, "{page} says what is not true: {text}");
+}
+
+/// Whether a source file has this line.
+fn has_line(file: &str, line: &str) -> bool {
+    read(file).lines().any(|other| other.trim() == line)
+}
+
+#[test]
+fn numbers_of_the_pages_are_those_of_the_code() {
+    let config = Config::default();
+    let mib = 1 << 20;
+    let readme = "README.md";
+    says(
+        readme,
+        "are reset** at 4 MiB unread",
+        config.substream_ceiling == 4 * mib,
+    );
+    let windows = (config.receive_window, config.max_receive_window);
+    says(
+        "CHANGELOG.md",
+        "(1 to 16 MiB)",
+        windows == (mib as u32, 16 * mib as u32),
+    );
+    let manifest = "Cargo.toml";
+    says(
+        readme,
+        "1.89 or later",
+        has_line(manifest, "rust-version = \"1.89\""),
+    );
+    let work = "src/connection/work.rs";
+    let architecture = "ARCHITECTURE.md";
+    let turns = has_line(work, "pub(super) const STEPS_PER_TURN: u32 = 32;");
+    says(architecture, "reads channels in turns of 32 frames", turns);
+    let units = has_line(work, "const UNITS_PER_POLL: u32 = 512;");
+    says(architecture, "ends after 512 units of work", units);
+    let budget = "src/webrtc/budget.rs";
+    let gains = has_line(budget, "const CRUISE_GAIN: f64 = 1.25;")
+        && has_line(budget, "const STARTUP_GAIN: f64 = 1.7;");
+    says(
+        architecture,
+        "keeps 1.25 bandwidth-delay products unacknowledged, as measured, 1.7",
+        gains,
+    );
+    let interop = "docs/interop.md";
+    let credit = config.max_frame_without_credit == 4096;
+    says(
+        interop,
+        "messages of at most 4 096 bytes to peers that have not shown credit",
+        credit,
+    );
+    let ceiling = config.substream_ceiling == 4 * mib;
+    says(
+        interop,
+        "fills `Config::substream_ceiling` (4 MiB)",
+        ceiling,
+    );
+}
+
+/// Packages that the library is built of.
+fn packages(options: &[&str]) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .current_dir(ROOT)
+        .args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
+        .args(options)
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).expect("text");
+    let names = text.lines().filter_map(|line| line.split(" (").next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_crates_that_a_feature_saves_are_counted() {
+    let saved = packages(&[]).len() - packages(&["--no-default-features"]).len();
+    let text = format!("without it there are {saved} crates less to build");
+    says("README.md", &text, true);
+}
+
+const COLUMNS: [&str; 7] = [
+    "who dials and opens",
+    "over",
+    "cases",
+    "default settings",
+    "otherwise",
+    "engines",
+    "tests",
+];
+
+/// Whether `case` is a text of the sources, in which `{...}` stands for anything. Four letters at
+/// least: "{}" is everything.
+fn is_case(case: &str, sources: &str) -> bool {
+    let mut texts = sources.split('"');
+    texts.any(|text| {
+        let pieces = text
+            .split(['{', '}'])
+            .step_by(2)
+            .collect::<Vec<_>>()
+            .join("*");
+        let letters = pieces.chars().filter(char::is_ascii_alphabetic).count();
+        text == case || (letters >= 4 && is_meant(case, &pieces))
+    })
+}
+
+#[test]
+fn the_tables_of_foreign_peers_name_only_tests_and_cases_that_exist() {
+    let text = read("docs/interop.md");
+    let (_, rest) = text
+        .split_once("<!-- written by scripts/interop.py -->")
+        .expect("a begin");
+    let (tables, _) = rest.split_once("<!-- end -->").expect("an end");
+    let functions = functions();
+    let sources: String = files()
+        .iter()
+        .filter(|file| file.starts_with("tests/interop_"))
+        .map(|file| read(file).replace("\\\"", "'"))
+        .collect();
+    let mut rows = 0;
+    let mut is_peer = false;
+    for line in tables.lines() {
+        is_peer |= line.starts_with("### ");
+        if !is_peer || !line.starts_with("| ") {
+            continue;
+        }
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), COLUMNS.len(), "{line}");
+        if cells == COLUMNS {
+            continue;
+        }
+        rows += 1;
+        let [_, _, cases, default, otherwise, engines, tests] = cells[..] else {
+            unreachable!("counted above")
+        };
+        assert_eq!(
+            default,
+            if otherwise.is_empty() { "yes" } else { "no" },
+            "{line}"
+        );
+        assert!(["direct", "direct, str0m"].contains(&engines), "{line}");
+        for test in tests.split(", ") {
+            let (path, name) = as_function(test.trim_matches('`')).expect("the path of a test");
+            let is_it = |f: &Function| f.name == name && path.iter().all(|p| f.path.contains(p));
+            assert!(functions.iter().any(is_it), "{test}");
+        }
+        for case in cases.split("; ") {
+            let case = case
+                .split(" (")
+                .next()
+                .unwrap_or_default()
+                .replace('"', "'");
+            assert!(is_case(&case, &sources), "{case} in {line}");
+        }
+    }
+    assert!(rows > 20, "{rows} rows");
+}
+
+/// Those that were longer when the rule was written.
+const LONG: [&str; 11] = [
+    "src/sctp/differential.rs",
+    "src/sctp/receiver.rs",
+    "src/sctp/sender.rs",
+    "src/sctp/tests.rs",
+    "src/substream/shared.rs",
+    "src/webrtc/client_hello.rs",
+    "src/webrtc/str0m_engine.rs",
+    "src/websocket/tests/connections.rs",
+    "tests/connection_flow.rs",
+    "tests/connection_limits.rs",
+    "tests/substream_close.rs",
+];
+
+/// `CONTRIBUTING.md` says so.
+#[test]
+fn files_are_short() {
+    says("CONTRIBUTING.md", "New files stay under 600 lines", true);
+    let is_long = |file: &String| file.ends_with(".rs") && read(file).lines().count() > 600;
+    let long: Vec<_> = files().into_iter().filter(is_long).collect();
+    let new: Vec<_> = long
+        .iter()
+        .filter(|file| !LONG.contains(&&***file))
+        .collect();
+    assert!(new.is_empty(), "{new:#?}");
+}
