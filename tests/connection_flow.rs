@@ -47,6 +47,38 @@ async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     s.finish().await;
 }
 
+/// What waits in all substreams is one figure of the connection, and nothing of it is left however they end.
+#[tokio::test(start_paused = true)]
+async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let mut substreams = Vec::new();
+    for _ in 0..3 {
+        let (mut substream, channel) = s.open().await;
+        substream.write_all(&pattern(20_000)).await.unwrap();
+        // As much as a peer gets that has not spoken yet.
+        s.peer.expect_data(channel, &pattern(12 * 1024)).await;
+        substreams.push((substream, channel));
+    }
+    let waits = 20_000 - 12 * 1024;
+    assert_eq!(s.us.stats().queued, 3 * waits);
+    let (mut sent, channel) = substreams.remove(0);
+    s.peer.credit(channel, 1 << 20);
+    let rest = &pattern(20_000)[12 * 1024..];
+    s.peer.expect_data(channel, rest).await;
+    assert_eq!(s.us.stats().queued, 2 * waits);
+    sent.reset(9);
+    let (mut reset, _) = substreams.remove(0);
+    reset.reset(7);
+    assert_eq!(s.us.stats().queued, waits);
+    let (mut stopped, channel) = substreams.remove(0);
+    s.peer.flag(channel, Flag::StopSending);
+    settle().await;
+    assert_eq!(s.us.stats().queued, 0);
+    stopped.reset(8);
+    drop((sent, reset, stopped));
+    s.finish().await;
+}
+
 /// wire.md 3: the first data shows our credit; a peer that answers without any knows none.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_knows_no_credit_is_not_limited() {

@@ -28,7 +28,10 @@ pub(crate) struct Link {
     pub(crate) info: ConnectionInfo,
     /// Everything that is logged of the connection lies in it.
     pub(crate) span: tracing::Span,
-    pub(crate) unread: UnreadBytes,
+    /// Bytes unread in all substreams, with the cost of their frames.
+    pub(crate) unread: ByteSum,
+    /// Bytes that writers have given and the carrier has not taken, of all substreams.
+    pub(crate) queued: ByteSum,
     pub(crate) promised: PromisedBytes,
     pub(crate) counters: Counters,
     /// That of the configuration until the application changes it.
@@ -80,7 +83,8 @@ impl Link {
             config,
             info,
             span,
-            unread: UnreadBytes::default(),
+            unread: ByteSum::default(),
+            queued: ByteSum::default(),
             promised: PromisedBytes::default(),
             counters: Counters::default(),
             ready: Mutex::new(VecDeque::new()),
@@ -350,11 +354,11 @@ impl Link {
     }
 }
 
-/// Bytes unread in all substreams of a connection, with the cost of their frames.
+/// A sum over all substreams of a connection.
 #[derive(Debug, Default)]
-pub(crate) struct UnreadBytes(AtomicUsize);
+pub(crate) struct ByteSum(AtomicUsize);
 
-impl UnreadBytes {
+impl ByteSum {
     pub(crate) fn adjust(&self, before: usize, after: usize) {
         match after.checked_sub(before) {
             Some(0) => {}
@@ -366,10 +370,7 @@ impl UnreadBytes {
                 let sum = self
                     .0
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
-                debug_assert!(
-                    sum.is_ok_and(|sum| sum >= less),
-                    "{sum:?} unread, {less} less"
-                );
+                debug_assert!(sum.is_ok_and(|sum| sum >= less), "{sum:?}, {less} less");
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::{Config, ConfigError};
 use super::error::{ConnectionError, OpenError};
-use super::link::{Link, OpenRequest, UnreadBytes};
+use super::link::{ByteSum, Link, OpenRequest};
 use crate::events::{ConnectionInfo, Initiator};
 
 /// Row L-26: the fuller the connection, the less one substream may hold, so that the largest
@@ -12,7 +12,7 @@ use crate::events::{ConnectionInfo, Initiator};
 #[test]
 fn l26_the_ceiling_of_one_substream_falls_as_the_connection_fills() {
     let config = Config::default();
-    let unread = UnreadBytes::default();
+    let unread = ByteSum::default();
     assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
     unread.adjust(0, config.connection_ceiling - config.substream_ceiling);
     assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);

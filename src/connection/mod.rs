@@ -212,7 +212,9 @@ impl Connection {
 
     /// Counts since the connection was made.
     pub fn stats(&self) -> ConnectionStats {
-        self.link.counters.snapshot(self.link.unread.get())
+        self.link
+            .counters
+            .snapshot(self.link.unread.get(), self.link.queued.get())
     }
 
     /// Whether no queue of this connection holds anything. For tests that end with it.

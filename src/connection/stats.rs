@@ -29,6 +29,9 @@ pub struct ConnectionStats {
     pub violations: u64,
     /// Bytes unread in all substreams, with the cost of their frames.
     pub unread: u64,
+    /// Bytes that writers have given and the carrier has not taken, in all substreams: what waits for credit or for the
+    /// path. At most [`Config::send_buffer`](crate::Config::send_buffer) for each.
+    pub queued: u64,
     /// Substreams the driver knows now.
     pub substreams: u64,
 }
@@ -68,7 +71,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, unread: usize) -> ConnectionStats {
+    pub(crate) fn snapshot(&self, unread: usize, queued: usize) -> ConnectionStats {
         ConnectionStats {
             frames_sent: self.frames_sent.get(),
             frames_received: self.frames_received.get(),
@@ -81,6 +84,7 @@ impl Counters {
             without_effect: self.ineffective.get(),
             violations: self.violations.get(),
             unread: unread as u64,
+            queued: queued as u64,
             substreams: self.substreams.get(),
         }
     }

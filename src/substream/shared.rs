@@ -187,7 +187,7 @@ impl Shared {
             });
         }
         if effects.contains(Effects::DISCARD_SEND) {
-            self.send_buffer().discard();
+            self.with_queued(SendBuffer::discard);
         }
         if effects.contains(Effects::DISCARD_RECEIVED) {
             self.with_received(ReceiveBuffer::discard);
@@ -276,6 +276,15 @@ impl Shared {
         result
     }
 
+    /// Changes what is queued and keeps the connection's sum of it right.
+    fn with_queued<T>(&self, change: impl FnOnce(&mut SendBuffer) -> T) -> T {
+        let mut send = self.send_buffer();
+        let before = send.queued();
+        let result = change(&mut send);
+        self.link.queued.adjust(before, send.queued());
+        result
+    }
+
     /// Changes the receive buffer and keeps the connection's sums of unread and promised bytes right.
     fn with_received<T>(&self, change: impl FnOnce(&mut ReceiveBuffer) -> T) -> T {
         let mut receive = self.receive_buffer();
@@ -357,16 +366,15 @@ impl Shared {
 
     /// The carrier took the first `length` bytes of what [`Self::take_data`] gave.
     pub(crate) fn data_sent(&self, chunk: Chunk, length: usize) {
-        let mut send = self.send_buffer();
-        if self.state().sends_data() {
-            send.sent(chunk, length);
-        } else {
-            // A stop or reset emptied the queue while the driver held this chunk.
-            send.discard();
-        }
-        let wake_writer = send.is_half_empty();
-        let empty = send.queued() == 0;
-        drop(send);
+        let (wake_writer, empty) = self.with_queued(|send| {
+            if self.state().sends_data() {
+                send.sent(chunk, length);
+            } else {
+                // A stop or reset emptied the queue while the driver held this chunk.
+                send.discard();
+            }
+            (send.is_half_empty(), send.queued() == 0)
+        });
         if wake_writer {
             self.writer.wake();
         }
@@ -544,20 +552,22 @@ impl Shared {
         mut put: impl FnMut(&mut SendBuffer) -> usize,
     ) -> Poll<io::Result<usize>> {
         for registered in [false, true] {
-            {
-                let mut send = self.send_buffer();
+            let written = self.with_queued(|send| {
                 // Under the lock: a stop either finds these bytes and discards them, or is seen.
                 match self.state().write_permit() {
-                    WritePermit::Allowed => {}
-                    refused => return Poll::Ready(Err(self.write_error(refused))),
+                    WritePermit::Allowed if send.has_room() => Ok(put(send)),
+                    WritePermit::Allowed => Ok(0),
+                    refused => Err(refused),
                 }
-                let written = if send.has_room() { put(&mut send) } else { 0 };
-                if written > 0 {
-                    drop(send);
+            });
+            match written {
+                Ok(0) => {}
+                Ok(written) => {
                     self.used(Usage::Answered);
                     self.request_service();
                     return Poll::Ready(Ok(written));
                 }
+                Err(refused) => return Poll::Ready(Err(self.write_error(refused))),
             }
             if !registered {
                 self.writer.register(cx.waker());
@@ -637,6 +647,8 @@ impl Drop for Shared {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         self.link.unread.adjust(receive.cost(), 0);
+        let send = self.send.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.link.queued.adjust(send.queued(), 0);
         self.link.promised.adjust(receive.promised(), 0);
     }
 }
