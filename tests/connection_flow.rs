@@ -61,16 +61,16 @@ async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
     }
     let waits = 20_000 - 12 * 1024;
     assert_eq!(s.us.stats().queued, 3 * waits);
-    let (mut sent, channel) = substreams.remove(0);
+    let (sent, channel) = substreams.remove(0);
     s.peer.credit(channel, 1 << 20);
     let rest = &pattern(20_000)[12 * 1024..];
     s.peer.expect_data(channel, rest).await;
     assert_eq!(s.us.stats().queued, 2 * waits);
     sent.reset(9);
-    let (mut reset, _) = substreams.remove(0);
+    let (reset, _) = substreams.remove(0);
     reset.reset(7);
     assert_eq!(s.us.stats().queued, waits);
-    let (mut stopped, channel) = substreams.remove(0);
+    let (stopped, channel) = substreams.remove(0);
     s.peer.flag(channel, Flag::StopSending);
     settle().await;
     assert_eq!(s.us.stats().queued, 0);

@@ -202,20 +202,36 @@ impl Receiver {
 
     /// Takes what came ahead and is next now.
     fn take_ahead(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
+        self.take_runs(None, events)
+    }
+
+    /// The same, up to the number that a FORWARD-TSN passes on to: pieces up to there may be of messages that are given
+    /// up.
+    fn take_runs(
+        &mut self,
+        forwarded: Option<u64>,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Violation> {
         while let Some(run) = self.runs.first().cloned()
             && *run.start() <= self.cumulative + 1
             && self.hold_after != Some(self.cumulative)
+            && forwarded.is_none_or(|number| self.cumulative < number)
         {
             let end = match self.hold_after {
                 Some(hold) if run.contains(&hold) => hold,
                 _ => *run.end(),
             };
+            let end = forwarded.map_or(end, |number| end.min(number));
             while let Some(entry) = self.ahead.first_entry()
                 && *entry.key() <= end
             {
                 self.cumulative = *entry.key();
                 let piece = entry.remove();
                 lower(&mut self.held, piece.payload.len() + OVERHEAD);
+                if forwarded.is_some() && !self.continues(piece.header) {
+                    self.abandon(piece.header.stream, piece.header.sequence)?;
+                    continue;
+                }
                 self.take(piece.header, &piece.payload, events)?;
             }
             // What is left was read already.

@@ -85,6 +85,11 @@ struct Sent {
 }
 
 impl Sent {
+    /// A TSN that carries nothing.
+    fn is_skipped(&self) -> bool {
+        self.state == State::Withheld && self.payload.is_empty()
+    }
+
     /// Bytes of the chunk in its packet.
     fn size(&self) -> usize {
         chunk_size(self.payload.len())

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::super::packet::ForwardTsn;
+use super::super::packet::{DataHeader, ForwardTsn, flag};
 use super::{Event, MAX_AHEAD, Receiver, Violation};
 
 impl Receiver {
@@ -32,12 +32,19 @@ impl Receiver {
                 self.abandon_at_hand()?;
                 self.cumulative = missing;
             }
-            self.take_ahead(events)?;
+            self.take_runs(Some(number), events)?;
         }
         for (id, sequence) in forward.streams() {
             self.abandon(id, sequence)?;
         }
         self.take_ahead(events)
+    }
+
+    /// Whether a piece begins a message, or is of the one at hand.
+    pub(super) fn continues(&self, header: DataHeader) -> bool {
+        let is_of_it =
+            |first: DataHeader| (first.stream, first.sequence) == (header.stream, header.sequence);
+        header.flags & flag::BEGIN != 0 || self.at_hand.is_some_and(is_of_it)
     }
 
     /// The rest of the message at hand does not come.
@@ -50,14 +57,16 @@ impl Receiver {
     }
 
     /// Messages of a stream up to this one do not come.
-    fn abandon(&mut self, id: u16, sequence: u16) -> Result<(), Violation> {
+    pub(super) fn abandon(&mut self, id: u16, sequence: u16) -> Result<(), Violation> {
         match self.streams.get_mut(&id) {
             Some(stream) if stream.next.wrapping_sub(sequence).cast_signed() > 0 => Ok(()),
             Some(stream) if stream.ignored => {
                 stream.next = sequence.wrapping_add(1);
                 Ok(())
             }
-            _ => Err(Violation("a message of a reliable stream that is given up")),
+            Some(_) => Err(Violation("a message of a reliable stream that is given up")),
+            // It was reset since, and the peer has not heard of that.
+            None => Ok(()),
         }
     }
 }

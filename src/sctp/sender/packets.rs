@@ -25,7 +25,12 @@ impl Sender {
             self.probe(now, packets, before, whole_before);
         }
         while let Some(&tsn) = self.to_repeat.front() {
-            let Some(sent) = self.entry(tsn).filter(|sent| sent.state == State::ToRepeat) else {
+            let is_due = |sent: &&mut Sent| match sent.state {
+                State::ToRepeat => true,
+                State::Withheld => !sent.is_skipped(),
+                State::InFlight | State::Acknowledged => false,
+            };
+            let Some(sent) = self.entry(tsn).filter(is_due) else {
                 self.to_repeat.pop_front();
                 continue;
             };
@@ -120,13 +125,15 @@ impl Sender {
         sent.packet = packet;
         sent.at = now;
         packets.put_data(sent.header, &sent.payload);
+        self.withholding.on_chunk_sent(tsn, now);
         if !was_in_flight {
             self.in_flight += chunk_size(length);
         }
         self.repeated.push_back((tsn, packet));
     }
 
-    /// Sends a withheld chunk that nothing was sent after.
+    /// Sends a withheld chunk that nothing will be sent after. If something waits for a window, that shows the gap, or
+    /// the retransmission timeout ends it.
     fn send_last_withheld(
         &mut self,
         now: Instant,
@@ -134,11 +141,14 @@ impl Sender {
         before: u64,
         whole_before: usize,
     ) {
-        let is_last = self
+        if !self.queue.is_empty() {
+            return;
+        }
+        let last = self
             .sent
             .back()
-            .is_some_and(|sent| sent.state == State::Withheld);
-        if is_last && let Some(tsn) = self.withholding.give_up(now) {
+            .filter(|sent| sent.state == State::Withheld);
+        if let Some(tsn) = last.map(|sent| sent.header.tsn) {
             self.repeat(tsn, now, packets, before, whole_before);
         }
     }
@@ -179,12 +189,12 @@ impl Sender {
             if !queued.begun && self.withholding.is_draining() {
                 return;
             }
-            // Between two messages, so that none is cut.
-            let withheld = if queued.begun {
-                None
+            let follows = !is_last || queued.rest.len() > length;
+            // Not where the peer may drop what comes out of order for want of room.
+            let withheld = if length <= self.peer_window.room() {
+                self.withholding.begin(self.next_tsn, queued.begun, follows)
             } else {
-                let follows = !is_last || queued.rest.len() > length;
-                self.withholding.begin(self.next_tsn, follows)
+                None
             };
             if let Some(Withheld::Nothing(count)) = withheld {
                 self.skip(count, now);

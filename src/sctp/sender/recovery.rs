@@ -44,15 +44,12 @@ impl Sender {
             self.note_round_trip(now.saturating_duration_since(at));
         }
         self.arrived = self.arrived.max(news.packet);
-        if let Some((_, last)) = self.known_gaps.last() {
-            let highest = self.reached_tsn().wrapping_add(*last);
-            if let Some(tsn) = self.withholding.on_reported(highest, now) {
-                self.send_withheld(tsn);
-            }
-        }
+        self.note_reported();
         self.note_reached(now);
         if news.bytes > 0 {
             self.congestion.on_acknowledged(news.bytes, self.limited);
+        }
+        if news.bytes > 0 || distance > 0 {
             self.backoff = 0;
             self.probed = false;
         }
@@ -72,7 +69,8 @@ impl Sender {
             self.report_room(events);
         }
         let is_shut = |first: &Sent| sack.window < first.payload.len() as u32;
-        if distance > 0 || self.sent.front().is_none_or(is_shut) {
+        let first = self.sent.iter().find(|sent| !sent.is_skipped());
+        if distance > 0 || first.is_none_or(is_shut) {
             self.progress_at = Some(now);
         }
         if self.sent.is_empty() {
@@ -97,7 +95,8 @@ impl Sender {
         events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
         let distance = cumulative_tsn.wrapping_sub(self.reached_tsn());
-        if distance.cast_signed() <= 0 {
+        // pion, and what was made after it, puts the number in that its own DATA has reached with us.
+        if distance.cast_signed() <= 0 || distance as usize > self.sent.len() {
             return Ok(());
         }
         let mut news = News::default();
@@ -260,11 +259,18 @@ impl Sender {
             .on_reached(reached, is_drained, now, patience);
     }
 
-    /// Sends a chunk for the first time that was withheld.
-    fn send_withheld(&mut self, tsn: u32) {
-        if let Some(sent) = self.entry(tsn).filter(|sent| sent.state == State::Withheld) {
-            sent.state = State::ToRepeat;
-            self.to_repeat.push_front(tsn);
+    /// Looks whether the peer reports just the hole of what is withheld. A gap somewhere above is not enough: a peer
+    /// that guesses could report one, and acknowledge the rest with its next SACK.
+    fn note_reported(&mut self) {
+        let Some(tsn) = self.withholding.awaited() else {
+            return;
+        };
+        let distance = tsn.wrapping_sub(self.reached_tsn());
+        let found = (self.known_gaps).binary_search_by_key(&distance, |(first, _)| *first);
+        if found.is_ok()
+            && let Some(chunk) = self.withholding.on_reported()
+        {
+            self.to_repeat.push_front(chunk);
         }
     }
 
@@ -417,7 +423,12 @@ impl Sender {
             if gaps.peek().is_some_and(|(first, _)| *first <= distance) {
                 continue;
             }
-            if sent.state == State::Withheld && sent.payload.is_empty() {
+            if sent.is_skipped() {
+                continue;
+            }
+            if sent.state == State::Withheld {
+                // It counts as withheld until it is sent.
+                self.to_repeat.push_back(tsn);
                 continue;
             }
             if sent.state == State::Acknowledged {
@@ -429,14 +440,15 @@ impl Sender {
         }
         let is_drained = self.is_drained();
         self.withholding
-            .on_timeout(first.wrapping_sub(1), is_drained, now);
+            .on_timeout(first.wrapping_sub(1), is_drained);
         self.judged = self.sent.len();
         self.in_flight = 0;
         self.probe_at = None;
         self.loss_at = None;
         self.probe_due = false;
         // A peer with its window shut has said so, and has lost nothing.
-        let is_shut = self.peer_window.room() == 0 && self.sent.len() <= 1;
+        let is_one = self.to_repeat.len() <= 1 && self.known_gaps.is_empty();
+        let is_shut = self.peer_window.room() == 0 && is_one;
         if !is_shut && !self.to_repeat.is_empty() {
             self.congestion.on_timeout();
         }

@@ -14,16 +14,19 @@
 //! is a round trip late.
 //!
 //! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It gets one only while no
-//! message is under way, for which the sender pauses up to a round trip.
+//! message is under way, for which the sender pauses up to two round trips.
+//!
+//! This finds a peer that acknowledges what was not received at all. One that receives most of what is sent, and denies
+//! the loss of pieces inside a message, is not told from an honest one where TSNs are skipped between messages.
 
 use std::time::{Duration, Instant};
 
 use crate::entropy;
 
 /// Round trips after which a TSN is withheld: the first time, while the window doubles each round trip, and from
-/// then on. A peer that lies has ended its association after 19 of them.
-const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 2..=6;
-const ROUNDS: std::ops::RangeInclusive<u32> = 11..=17;
+/// then on. A peer that lies has ended its association after 19 of them; it can not know when to pause.
+const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 1..=6;
+const ROUNDS: std::ops::RangeInclusive<u32> = 1..=17;
 
 /// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and makes the peer
 /// acknowledge every packet for a round trip, which is much for a request now and then.
@@ -78,7 +81,7 @@ struct Run {
     last: u32,
     /// The peer has reported the gap.
     reported: bool,
-    /// When FORWARD-TSN, or the chunk, was sent last. Before that the peer can not have them.
+    /// When FORWARD-TSN was sent last, or the chunk. Before that the peer can not have them.
     sent_at: Option<Instant>,
     /// FORWARD-TSN is to be sent.
     due: bool,
@@ -125,12 +128,14 @@ impl Withholding {
         self.rounds = self.rounds.saturating_sub(1);
     }
 
-    /// Begins with the next TSN, if it is time. `follows` says whether more than the next chunk waits to be sent:
-    /// what is sent last can not be withheld, as nothing would show the gap.
-    pub(super) fn begin(&mut self, next_tsn: u32, follows: bool) -> Option<Withheld> {
+    /// Begins with the next TSN, if it is time. `begun` says whether it continues a message, in which no TSN may be
+    /// missing, and `follows` whether more than the next chunk waits to be sent: what is sent last can not be withheld,
+    /// as nothing would show the gap.
+    pub(super) fn begin(&mut self, next_tsn: u32, begun: bool, follows: bool) -> Option<Withheld> {
         let is_due =
             self.rounds == 0 && self.offset == 0 && self.bytes >= BYTES && self.run.is_none();
-        if !is_due || !(self.skips() || follows) {
+        let is_possible = if self.skips() { !begun } else { follows };
+        if !is_due || !is_possible {
             return None;
         }
         let count = if self.skips() {
@@ -158,19 +163,28 @@ impl Withholding {
         self.run.as_ref().is_some_and(|run| run.sent_at.is_none())
     }
 
-    /// A SACK reports TSNs up to this one. Returns the TSN whose chunk is to be sent for that.
-    pub(super) fn on_reported(&mut self, highest: u32, now: Instant) -> Option<u32> {
+    /// The TSN after what is withheld, until a SACK has reported it.
+    pub(super) fn awaited(&self) -> Option<u32> {
+        let run = self.run.as_ref().filter(|run| !run.reported)?;
+        Some(run.last.wrapping_add(1))
+    }
+
+    /// A SACK has reported that TSN and not what is withheld. Returns the TSN whose chunk is to be sent for that.
+    pub(super) fn on_reported(&mut self) -> Option<u32> {
         let skips = self.skips();
-        let run = self.run.as_mut().filter(|run| !run.reported)?;
-        if highest.wrapping_sub(run.last).cast_signed() <= 0 {
-            return None;
-        }
+        let run = self.run.as_mut()?;
         run.reported = true;
-        if skips || run.sent_at.is_some() {
-            return None;
+        (!skips && run.sent_at.is_none()).then_some(run.first)
+    }
+
+    /// A chunk is sent that is not new.
+    pub(super) fn on_chunk_sent(&mut self, tsn: u32, now: Instant) {
+        if let Some(run) = &mut self.run
+            && self.means == Means::Delay
+            && run.first == tsn
+        {
+            run.sent_at = Some(now);
         }
-        run.sent_at = Some(now);
-        Some(run.first)
     }
 
     /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes FORWARD-TSN due
@@ -211,7 +225,7 @@ impl Withholding {
 
     /// The retransmission timeout has passed, and everything up to `reached` is acknowledged. Everything that has
     /// a chunk is sent again.
-    pub(super) fn on_timeout(&mut self, reached: u32, is_drained: bool, now: Instant) {
+    pub(super) fn on_timeout(&mut self, reached: u32, is_drained: bool) {
         self.timeouts = self.timeouts.saturating_add(1);
         let Some(run) = &mut self.run else {
             return;
@@ -219,10 +233,7 @@ impl Withholding {
         let is_time = match self.means {
             Means::Skip => run.reported || self.timeouts >= PATIENCE,
             Means::SkipAndDrain => run.reported && is_drained,
-            Means::Delay => {
-                run.sent_at = Some(now);
-                false
-            }
+            Means::Delay => false,
         };
         run.due |= is_time && run.follows_on(reached);
     }
@@ -240,13 +251,6 @@ impl Withholding {
             run.sent_at = Some(now);
             run.last
         })
-    }
-
-    /// Nothing was sent after the withheld chunk that would show the gap. Returns its TSN: it is sent now.
-    pub(super) fn give_up(&mut self, now: Instant) -> Option<u32> {
-        let run = self.run.as_mut().filter(|run| run.sent_at.is_none())?;
-        run.sent_at = Some(now);
-        Some(run.first)
     }
 }
 
