@@ -17,7 +17,7 @@ use anabranch::{
 };
 use common::{Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 fn negotiated() -> Config {
     let mut config = Config::default();
@@ -159,9 +159,13 @@ async fn h9_flags_while_negotiating_fail_once() {
             Err(OpenError::Negotiation(_) | OpenError::UnsupportedProtocol(_))
         );
         assert!(failed, "{flag:?}: {opened:?}");
+        assert_eq!(s.us.stats().substreams, 0, "{flag:?}: reported, and gone");
         let inbound = s.peer.open();
         s.peer.flag(inbound, flag);
         s.peer.expect_closed(inbound).await;
+        // Nobody hears of what was never agreed on.
+        assert!(timeout(Duration::ZERO, s.us.accept()).await.is_err());
+        assert_eq!(s.us.stats().substreams, 0);
         s.finish().await;
     }
 }
@@ -471,4 +475,34 @@ async fn h11_handles_and_drivers_free_their_configuration() {
     within("a driver", driver_a).await.unwrap();
     within("a driver", driver_b).await.unwrap();
     assert_eq!(Arc::strong_count(&shared), 1);
+}
+
+/// wire.md: the data channel of a libp2p substream has the label "". Empty frames while it is opened change nothing.
+#[tokio::test(start_paused = true)]
+async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_end_its_opening() {
+    for negotiation in [Negotiation::MultistreamSelect, Negotiation::None] {
+        let mut config = negotiated();
+        config.negotiation = negotiation;
+        let mut s = scripted(config, MemoryConfig::default());
+        let us = s.us.clone();
+        let opening = tokio::spawn(async move { us.open("/echo/1.0.0").await });
+        let channel = s.peer.opened().await;
+        assert_eq!(s.peer.labels, [""], "{negotiation:?}");
+        if negotiation == Negotiation::MultistreamSelect {
+            s.peer.send_raw(channel, &[0]);
+            s.peer.data(channel, b"\x13/multistream/1.0.0\n");
+            s.peer.send_raw(channel, &[0]);
+            s.peer.data(channel, b"\x0c/echo/1.0.0\n");
+        }
+        let opened = within("open", s.peer.drive_while(opening)).await.unwrap();
+        let substream = opened.unwrap();
+        assert_eq!(
+            substream.protocol(),
+            (negotiation != Negotiation::None).then_some("/echo/1.0.0")
+        );
+        s.peer.flag(channel, Flag::ResetStream);
+        s.peer.expect_closed(channel).await;
+        drop(substream);
+        s.finish().await;
+    }
 }

@@ -61,10 +61,14 @@ impl<C: Carrier> Carrier for Mortal<C> {
     }
 
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
+        self.write_vectored(channel, &[frame], class)
+    }
+
+    fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         if !self.life.step() {
             return Written::Busy;
         }
-        self.inner.write(channel, frame, class)
+        self.inner.write_vectored(channel, pieces, class)
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {

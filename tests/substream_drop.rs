@@ -106,7 +106,10 @@ async fn h7_teardown_is_bounded_while_the_carrier_refuses_everything() {
     let (substream, channel) = s.open().await;
     s.gate.shut();
     drop(substream);
-    s.peer.run_for(Duration::from_secs(21)).await;
+    // `Config::teardown_timeout` for what was written, and again for the RESET, which finds no room either.
+    s.peer.run_for(Duration::from_millis(19_990)).await;
+    assert_eq!(s.us.stats().substreams, 1);
+    s.peer.run_for(Duration::from_millis(20)).await;
     assert_eq!(s.us.stats().substreams, 0);
     s.gate.open();
     s.peer.expect_closed(channel).await;

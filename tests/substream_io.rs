@@ -52,11 +52,15 @@ async fn l20_one_read_drains_many_queued_messages() {
 async fn l20_chunks_are_read_without_a_copy_and_cut_to_measure() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
-    s.peer.data(channel, &pattern(2000));
+    let data = pattern(2000);
+    s.peer.data(channel, &data);
     s.peer.flag(channel, Flag::Fin);
     let first = substream.read_chunk(1500).await.unwrap().unwrap();
     let second = substream.read_chunk(1500).await.unwrap().unwrap();
-    assert_eq!((first.len(), second.len()), (1500, 500));
+    assert!(first == data[..1500] && second == data[1500..]);
+    // Slices of the message that the carrier yielded.
+    assert!(s.sent.was_read(&first) && s.sent.was_read(&second));
+    assert!(!s.sent.was_read(&data));
     assert_eq!(substream.read_chunk(1500).await.unwrap(), None);
     assert_eq!(substream.read_chunk(0).await.unwrap(), Some(Bytes::new()));
     drop(substream);
@@ -307,5 +311,37 @@ async fn reads_and_writes_are_cooperative() {
     drop((read, write));
     echo.abort();
     let _ = echo.await;
+    pair.finish().await;
+}
+
+/// Row L-20, the other way: whole frames are handed to the carrier where they lie, and in order.
+#[tokio::test(start_paused = true)]
+async fn chunks_reach_the_carrier_where_they_lie() {
+    let pair = Pair::new();
+    let (mut here, mut there) = pair.substream().await;
+    let chunks = [1, 100_000, 20, 16_384, 300_000].map(|length| Bytes::from(pattern(length)));
+    let writing = {
+        let chunks = chunks.clone();
+        tokio::spawn(async move {
+            for chunk in chunks {
+                here.write_chunk(chunk).await?;
+            }
+            here.finish().await.map_err(std::io::Error::from)
+        })
+    };
+    let mut all = Vec::new();
+    within("the reader", there.read_to_end(&mut all))
+        .await
+        .unwrap();
+    assert!(all == chunks.concat(), "{} bytes", all.len());
+    drop(there);
+    within("the writer", writing).await.unwrap().unwrap();
+    let frames = pair.sent[0].frames();
+    for chunk in &chunks {
+        let in_place: usize = frames.iter().map(|frame| frame.bytes_in(chunk)).sum();
+        // What does not fill a frame at either end is copied.
+        let copied = chunk.len() - in_place;
+        assert!(copied <= 2 * 16_384, "{copied} of {} copied", chunk.len());
+    }
     pair.finish().await;
 }

@@ -59,10 +59,12 @@ pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
     }))
 }
 
+/// Bytes of the longest prefix.
+const LONGEST: usize = varint_len(MAX_BODY as u64);
+
 /// The length of a body, and of the prefix that says it.
 #[inline]
 fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
-    const LONGEST: usize = varint_len(MAX_BODY as u64);
     let mut value = 0_usize;
     for (index, byte) in bytes.iter().enumerate().take(LONGEST) {
         if *byte == 0 && index > 0 {
@@ -86,10 +88,16 @@ fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     Ok(None)
 }
 
-/// Lengths of an encoded frame's prefix and body; `None` if the pieces are not exactly one frame, or the
-/// first does not hold the whole prefix.
+/// Lengths of an encoded frame's prefix and body; `None` if the pieces are not exactly one frame.
 fn whole_frame(pieces: &[&[u8]]) -> Option<(usize, usize)> {
-    let (body, prefix) = prefix(pieces.first()?).ok()??;
+    let (body, prefix) = match prefix(pieces.first()?).ok()? {
+        Some(lengths) => lengths,
+        // Our driver cuts behind the prefix; others may cut within it.
+        None => {
+            let bytes = pieces.iter().copied().flatten().copied();
+            prefix(&bytes.take(LONGEST).collect::<Vec<_>>()).ok()??
+        }
+    };
     let len: usize = pieces.iter().map(|piece| piece.len()).sum();
     (prefix + body == len).then_some((prefix, body))
 }
@@ -133,8 +141,9 @@ pub(crate) fn append_pieces(
     put_varint(out, len as u64);
     let mut skip = prefix;
     for piece in pieces {
-        out.put_slice(piece.get(skip..).unwrap_or_default());
-        skip = 0;
+        let skipped = skip.min(piece.len());
+        out.put_slice(piece.get(skipped..).unwrap_or_default());
+        skip -= skipped;
     }
     put_key(out, FIELD_STREAM, WIRE_VARINT);
     put_varint(out, stream);
@@ -263,6 +272,19 @@ mod tests {
             (Some("x"), Some(4), false)
         );
         assert_eq!(at + head.len, out.len());
+    }
+
+    #[test]
+    fn a_frame_may_be_cut_anywhere_even_within_its_prefix() {
+        let frame = Message::data(vec![7; 300].into()).encode();
+        let mut whole = BytesMut::new();
+        assert!(append_routed(&mut whole, &frame, 2, Some("")));
+        for cut in 0..=frame.len() {
+            let (head, rest) = frame.split_at(cut);
+            let mut out = BytesMut::new();
+            assert!(append_pieces(&mut out, &[head, &[], rest], 2, Some("")));
+            assert_eq!(out, whole, "cut at {cut}");
+        }
     }
 
     #[test]

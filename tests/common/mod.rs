@@ -3,20 +3,24 @@
 #![allow(dead_code, missing_docs, unreachable_pub)] // Each test binary uses a part of it.
 
 pub mod seeds;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anabranch::carrier::memory::{Faults, MemoryCarrier, MemoryConfig, pair};
-use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
 use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::{Config, Connection, ConnectionError, Negotiation, Substream};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
+
+mod tap;
+pub use tap::*;
 
 /// Longer than every timeout of a default configuration.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -128,197 +132,6 @@ impl Pair {
     }
 }
 
-/// One frame as it was handed to the carrier.
-#[derive(Debug, Clone)]
-pub struct SentFrame {
-    pub channel: ChannelId,
-    pub class: Class,
-    pub length: usize,
-    pub message: Message,
-    pub at: Instant,
-}
-
-/// What a [`Tap`] has seen.
-#[derive(Debug, Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<SentFrame>>>);
-
-impl Log {
-    pub fn frames(&self) -> Vec<SentFrame> {
-        self.0.lock().expect("no panic under the lock").clone()
-    }
-
-    pub fn count(&self, flag: Flag) -> usize {
-        self.frames()
-            .iter()
-            .filter(|frame| frame.message.flag == Some(flag))
-            .count()
-    }
-
-    /// Row H-14, the oracle: FIN, FIN_ACK, STOP_SENDING and RESET at most once on a channel,
-    /// nothing behind RESET, no data behind FIN; FIN travels alone; credit never falls; frames are
-    /// no longer than allowed.
-    pub fn check(&self) {
-        let mut channels: BTreeMap<ChannelId, Vec<SentFrame>> = BTreeMap::new();
-        for frame in self.frames() {
-            channels.entry(frame.channel).or_default().push(frame);
-        }
-        for (channel, frames) in channels {
-            let mut seen: HashMap<Flag, usize> = HashMap::new();
-            let mut max_data = 0;
-            for frame in &frames {
-                let context = || format!("{channel}: {frame:?} of {frames:#?}");
-                let message = &frame.message;
-                assert!(frame.length <= 16_384, "{}", context());
-                assert!(
-                    !seen.contains_key(&Flag::ResetStream),
-                    "behind RESET: {}",
-                    context()
-                );
-                if !message.payload.is_empty() {
-                    assert!(!seen.contains_key(&Flag::Fin), "behind FIN: {}", context());
-                    assert_eq!(message.flag, None, "flags travel alone: {}", context());
-                    assert_eq!(frame.class, Class::Data, "{}", context());
-                } else {
-                    assert_eq!(frame.class, Class::Control, "{}", context());
-                    assert!(message.flag.is_some() || message.max_data.is_some());
-                }
-                if let Some(credit) = message.max_data {
-                    assert!(credit >= max_data, "credit falls: {}", context());
-                    max_data = credit;
-                }
-                if let Some(flag) = message.flag {
-                    let times = seen.entry(flag).or_default();
-                    *times += 1;
-                    assert_eq!(*times, 1, "twice: {}", context());
-                }
-            }
-        }
-    }
-}
-
-/// A carrier that records what the driver writes, and can refuse it.
-pub struct Tap<C> {
-    inner: C,
-    pub log: Log,
-    pub gate: Gate,
-}
-
-/// Makes a [`Tap`] busy, for control frames too.
-#[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<GateState>);
-
-#[derive(Debug, Default)]
-struct GateState {
-    shut: AtomicBool,
-    refused: AtomicBool,
-    waker: Mutex<Option<Waker>>,
-}
-
-impl Gate {
-    pub fn shut(&self) {
-        self.0.shut.store(true, Ordering::SeqCst);
-    }
-
-    pub fn open(&self) {
-        self.0.shut.store(false, Ordering::SeqCst);
-        if let Some(waker) = self.0.waker.lock().expect("no panic under the lock").take() {
-            waker.wake();
-        }
-    }
-}
-
-impl<C> Tap<C> {
-    pub fn new(inner: C) -> Self {
-        Self {
-            inner,
-            log: Log::default(),
-            gate: Gate::default(),
-        }
-    }
-}
-
-impl<C: Carrier> Carrier for Tap<C> {
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
-        *self.gate.0.waker.lock().expect("no panic under the lock") = Some(cx.waker().clone());
-        if !self.gate.0.shut.load(Ordering::SeqCst)
-            && self.gate.0.refused.swap(false, Ordering::SeqCst)
-        {
-            return Poll::Ready(Ok(CarrierEvent::Writable));
-        }
-        self.inner.poll_event(cx)
-    }
-
-    fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
-        self.inner.open(label)
-    }
-
-    fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written {
-        if self.gate.0.shut.load(Ordering::SeqCst) {
-            self.gate.0.refused.store(true, Ordering::SeqCst);
-            return Written::Busy;
-        }
-        let written = self.inner.write(channel, frame, class);
-        if written == Written::Taken {
-            let mut decoder = FrameDecoder::new();
-            decoder.push(Bytes::copy_from_slice(frame));
-            let message = decoder.next_message().expect("frames are sound");
-            assert!(decoder.is_empty(), "one frame a write");
-            self.log
-                .0
-                .lock()
-                .expect("no panic under the lock")
-                .push(SentFrame {
-                    channel,
-                    class,
-                    length: frame.len(),
-                    message: message.expect("frames are whole"),
-                    at: Instant::now(),
-                });
-        }
-        written
-    }
-
-    fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
-        self.inner.read(channel)
-    }
-
-    fn notify_delivered(&mut self, channel: ChannelId) {
-        self.inner.notify_delivered(channel);
-    }
-
-    fn close_channel(&mut self, channel: ChannelId) {
-        self.inner.close_channel(channel);
-    }
-
-    fn max_message(&self) -> usize {
-        self.inner.max_message()
-    }
-
-    fn holds_back_unread(&self) -> bool {
-        self.inner.holds_back_unread()
-    }
-
-    fn allow_shut_window(&mut self) {
-        self.inner.allow_shut_window();
-    }
-
-    fn carries_notices(&self) -> bool {
-        self.inner.carries_notices()
-    }
-
-    fn write_notice(&mut self, frame: &[u8]) -> Written {
-        self.inner.write_notice(frame)
-    }
-
-    fn begin_close(&mut self, cause: &ConnectionError) {
-        self.inner.begin_close(cause);
-    }
-
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.inner.poll_close(cx)
-    }
-}
-
 /// A peer that says what the test tells it to. Nothing arrives at it, and nothing counts as
 /// delivered to it, while the test does not await one of its methods.
 pub struct Script {
@@ -326,6 +139,7 @@ pub struct Script {
     decoders: HashMap<ChannelId, FrameDecoder>,
     frames: HashMap<ChannelId, VecDeque<Message>>,
     opened: VecDeque<ChannelId>,
+    pub labels: Vec<String>,
     closed: Vec<ChannelId>,
     writable: bool,
 }
@@ -350,6 +164,7 @@ pub fn scripted(config: Config, memory: MemoryConfig) -> Scripted {
         decoders: HashMap::new(),
         frames: HashMap::new(),
         opened: VecDeque::new(),
+        labels: Vec::new(),
         closed: Vec::new(),
         writable: false,
     };
@@ -409,7 +224,10 @@ impl Script {
         while let Poll::Ready(Ok(event)) = self.carrier.poll_event(cx) {
             moved = true;
             match event {
-                CarrierEvent::Opened { channel, .. } => self.opened.push_back(channel),
+                CarrierEvent::Opened { channel, label } => {
+                    self.opened.push_back(channel);
+                    self.labels.push(label);
+                }
                 CarrierEvent::Readable { channel } => self.read(channel),
                 CarrierEvent::Closed { channel } => {
                     self.read(channel);

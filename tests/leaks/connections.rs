@@ -341,7 +341,9 @@ async fn connections(engine: EngineKind, count: usize) {
     let first = live();
     world.run(count / 2).await;
     assert_eq!(tasks(), had, "tasks are left");
-    assert_flat(&format!("{engine:?}"), first, live());
+    // An entry, a waker or a task for each connection is more.
+    let slack = 64 * isize::try_from(count / 2).unwrap();
+    assert_flat(&format!("{engine:?}"), first, live(), slack);
     let World {
         network, server, ..
     } = world;

@@ -212,13 +212,13 @@ async fn run(a: &Connection, b: &Connection, count: usize) {
 }
 
 /// Two halves of `count`, after a start that lets maps and buffers find their size.
-async fn run_halves(what: &str, a: &Connection, b: &Connection, count: usize) {
+async fn run_halves(what: &str, a: &Connection, b: &Connection, count: usize, slack: isize) {
     run(a, b, count / 10).await;
     run(a, b, count / 2).await;
     let (first, had) = (live(), tasks());
     run(a, b, count / 2).await;
     assert_eq!(tasks(), had, "{what}: tasks are left");
-    assert_flat(what, first, live());
+    assert_flat(what, first, live(), slack);
     assert!(a.stats().opened >= (count - count / 10) as u64, "{what}");
 }
 
@@ -248,7 +248,8 @@ async fn memory_carrier(what: &str, negotiation: Negotiation, count: usize) {
         drivers,
         faults,
     } = over_memory(negotiation);
-    run_halves(what, &a, &b, count).await;
+    // Less than a byte a substream.
+    run_halves(what, &a, &b, count, 4096).await;
     assert_eq!((faults.open_channels(), faults.in_flight()), (0, 0));
     a.close().await;
     b.close().await;
@@ -290,7 +291,12 @@ async fn simulated(engine: EngineKind, count: usize) {
     };
     let a = client.connect(&server.addresses()[0]).await.unwrap();
     let b = accepting.await.unwrap();
-    run_halves(&format!("{engine:?}"), &a, &b, count).await;
+    // An empty map of str0m differs by 140 KB from one time to another, after 2 000 substreams as after 50 000.
+    let slack = match engine {
+        EngineKind::Str0m => 192 * 1024,
+        _ => 64 * 1024,
+    };
+    run_halves(&format!("{engine:?}"), &a, &b, count, slack).await;
     a.close().await;
     b.close().await;
     client.close().await;

@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::task::Poll;
 
+use bytes::Bytes;
+
 use super::ends::Ends;
 use super::{QUIET, pattern};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::connection::ConnectionError;
-use crate::message::MAX_FRAME;
+use crate::message::{MAX_FRAME, Message};
 
 macro_rules! case {
     ($(#[$doc:meta])* $name:ident, $ends:ident, $body:block) => {
@@ -120,6 +122,47 @@ case!(
         .await;
         ends.until("the whole frame", |_, b| b.received(there).len() >= most).await;
         assert!(ends.b.received(there) == frame);
+    }
+);
+
+case!(
+    /// A frame may be handed over in pieces, cut anywhere and some of them empty, as one that is whole.
+    frames_in_pieces_arrive_whole, ends, {
+        let (here, there) = ends.channel().await;
+        let most = ends.a.max_payload();
+        let mut expected = Vec::new();
+        for (nth, length) in [1, 100, 1200, 5000, most].into_iter().enumerate() {
+            let mut payload = pattern(length);
+            payload.rotate_left(nth % length);
+            let frame = Message::data(Bytes::from(payload.clone())).encode();
+            // Within its header, behind that, in the middle, and in front of its end.
+            let mut cuts = [1, 3, frame.len() / 2, frame.len() - 1].map(|at| at.min(frame.len()));
+            cuts.sort_unstable();
+            let [first, second, third, fourth] = cuts;
+            let pieces = [
+                &frame[..first],
+                &[],
+                &frame[first..second],
+                &frame[second..third],
+                &frame[third..fourth],
+                &frame[fourth..],
+            ];
+            for class in [Class::Data, Class::Control] {
+                ends.until("a frame in pieces is taken", |a, _| {
+                    a.carrier.write_vectored(here, &pieces, class) == Written::Taken
+                })
+                .await;
+                expected.extend_from_slice(&payload);
+                // And one that is whole, behind it.
+                ends.until("a whole frame is taken", |a, _| {
+                    a.write(here, &[nth as u8], class) == Written::Taken
+                })
+                .await;
+                expected.push(nth as u8);
+                ends.until("both", |_, b| b.received(there).len() >= expected.len()).await;
+            }
+        }
+        assert!(ends.b.received(there) == expected, "{} bytes", expected.len());
     }
 );
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -12,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use super::{LIMIT, pattern};
 use crate::carrier::Carrier;
 use crate::{
-    CloseOutcome, Config, Connection, ConnectionError, Finished, Negotiation, Substream,
-    SubstreamError,
+    CloseOutcome, Config, Connection, ConnectionError, Finished, Negotiation, ReadHalf, Substream,
+    SubstreamError, WriteHalf,
 };
 
 /// Awaits something that has to happen.
@@ -166,6 +167,57 @@ macro_rules! case {
             $pair.finish().await;
         }
     };
+}
+
+/// Buffers of the application and copied writes, in turn and both ways, arrive in order.
+pub async fn chunks_arrive_between_writes<F, Fut, A, B>(factory: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = (A, B)>,
+    A: Carrier + 'static,
+    B: Carrier + 'static,
+{
+    let pair = Pair::connect(factory, Negotiation::None).await;
+    let (here, there) = pair.substream().await;
+    let data = Bytes::from(pattern(400_000));
+    let ((here_read, here_write), (there_read, there_write)) =
+        (here.into_split(), there.into_split());
+    let (a, b, at_a, at_b) = within("both directions", async {
+        tokio::join!(
+            send_chunks(here_write, data.clone()),
+            send_chunks(there_write, data.slice(7..)),
+            receive_chunks(here_read),
+            receive_chunks(there_read),
+        )
+    })
+    .await;
+    assert_eq!((a.unwrap(), b.unwrap()), (Finished::Acked, Finished::Acked));
+    assert!(at_b.unwrap() == data && at_a.unwrap() == data[7..]);
+    pair.finish().await;
+}
+
+async fn send_chunks(mut writer: WriteHalf, mut rest: Bytes) -> io::Result<Finished> {
+    let lengths = [1, 50_000, 700, 16_384, 3, 1200].into_iter().cycle();
+    for (nth, length) in lengths.enumerate() {
+        if rest.is_empty() {
+            break;
+        }
+        let part = rest.split_to(length.min(rest.len()));
+        if nth % 3 == 0 {
+            writer.write_all(&part).await?;
+        } else {
+            writer.write_chunk(part).await?;
+        }
+    }
+    Ok(writer.finish().await?)
+}
+
+async fn receive_chunks(mut reader: ReadHalf) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(chunk) = reader.read_chunk(10_000).await? {
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all)
 }
 
 case!(

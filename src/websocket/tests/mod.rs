@@ -10,6 +10,7 @@ use super::heartbeat::Metered;
 use super::upgrade::engine_config;
 
 mod connections;
+mod defaults;
 mod hostile;
 mod proxies;
 mod requests;
@@ -17,6 +18,7 @@ mod simulated;
 mod sockets;
 mod unproven;
 mod wildcards;
+mod wire;
 
 /// A carrier over a stream, without a handshake.
 async fn carrier<S>(stream: S, is_client: bool, config: WebSocketConfig) -> WebSocketCarrier<S>
@@ -51,53 +53,3 @@ async fn connect(client_first: bool) -> (InMemory, InMemory) {
 
 crate::carrier_conformance!(paused client_opens, || connect(true));
 crate::carrier_conformance!(paused server_opens, || connect(false));
-
-/// Row O-R1: what the documentation says is what the code does.
-#[test]
-fn r1_the_documented_defaults_are_those_of_the_code() {
-    use std::time::Duration;
-
-    use super::ListenerConfig;
-
-    const DOCUMENT: &str = include_str!("../../../docs/reliability.md");
-    let time = |duration: Duration| format!("{} s", duration.as_secs());
-    let bytes = |bytes: usize| match bytes / 1024 {
-        kib if kib % 1024 == 0 => format!("{} MiB", kib / 1024),
-        kib => format!("{kib} KiB"),
-    };
-    let number = |n: usize| match n / 1000 {
-        0 => n.to_string(),
-        thousands => format!("{thousands} {:03}", n % 1000),
-    };
-    let config = WebSocketConfig::default();
-    let limits = ListenerConfig::default();
-    for (field, value) in [
-        ("W::handshake_timeout", time(config.handshake_timeout)),
-        ("W::ping_interval", time(config.ping_interval)),
-        ("W::idle_timeout", time(config.idle_timeout)),
-        ("W::close_timeout", time(config.close_timeout)),
-        ("W::max_message", bytes(config.max_message)),
-        ("W::batch", bytes(config.batch)),
-        ("W::control_backlog", bytes(config.control_backlog)),
-        ("L::max_handshakes", number(limits.max_handshakes)),
-        (
-            "L::max_handshakes_per_prefix",
-            number(limits.max_handshakes_per_prefix),
-        ),
-        (
-            "L::connections",
-            number(limits.connections.burst() as usize),
-        ),
-        ("L::max_connections", number(limits.max_connections)),
-    ] {
-        let cell = format!("| `{field}`");
-        let line = DOCUMENT
-            .lines()
-            .find(|line| line.contains(&format!("{cell} |")) || line.contains(&format!("{cell},")));
-        let line = line.unwrap_or_else(|| panic!("{field} is not documented"));
-        assert!(
-            line.contains(&value),
-            "{field} is {value}, documented: {line}"
-        );
-    }
-}

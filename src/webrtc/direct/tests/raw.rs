@@ -324,7 +324,7 @@ fn a_channel_that_nobody_reads_any_more_is_emptied_a_few_messages_at_a_time() {
     let late = raw.data(2, EMPTIES + 3, BINARY, b"late");
     raw.send(raw.tag, &[late]);
     raw.pump();
-    assert_eq!(raw.events(), [String::new(); 0]);
+    assert!(raw.events().is_empty());
     assert_eq!(raw.read_on(channel), (None, 0));
 }
 

@@ -1,0 +1,257 @@
+//! What is seen on the wire, and when: headers, subprotocols, pings, and what is waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as WsMessage;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::connections::{client, connected, plain, server};
+use super::{WebSocketConfig, carrier};
+use crate::connection::{Config, Connection};
+use crate::events::{ConnectionInfo, Events};
+use crate::message::{Flag, FrameDecoder};
+use crate::substream::FinishError;
+use crate::websocket::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Takes the request of a client, and answers it with these subprotocols.
+async fn answer(mut stream: DuplexStream, subprotocols: &[&str]) -> (String, DuplexStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    let request = String::from_utf8(request).unwrap();
+    let key = request
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+    let accept = derive_accept_key(key.unwrap().as_bytes());
+    let mut answer = format!(
+        "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
+    );
+    for name in subprotocols {
+        answer += &format!("Sec-WebSocket-Protocol: {name}\r\n");
+    }
+    answer += "\r\n";
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    (request, stream)
+}
+
+/// Row J-19: what an application adds goes out as it is, once, beside what the upgrade needs.
+#[tokio::test(start_paused = true)]
+async fn j19_headers_of_the_application_are_on_the_wire() {
+    let (a, b) = duplex(4096);
+    let mut config = client(Authentication::DangerNone);
+    config.headers = vec![
+        ("Authorization".to_owned(), "Bearer 7f:3e==".to_owned()),
+        ("X-Trace".to_owned(), "one".to_owned()),
+        ("X-Trace".to_owned(), "two".to_owned()),
+    ];
+    let address = "/dns4/example.org/tcp/8080/ws".parse().unwrap();
+    let (connection, (request, _b)) = tokio::join!(
+        connect_over(a, &address, &config),
+        answer(b, &[SUBPROTOCOL])
+    );
+    connection.unwrap();
+    let mut lines = request.lines();
+    assert_eq!(lines.next(), Some("GET / HTTP/1.1"));
+    let headers: Vec<(String, &str)> = lines
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_once(": ").expect("a header"))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect();
+    let values = |wanted: &str| -> Vec<&str> {
+        let of_name = headers.iter().filter(|(name, _)| name == wanted);
+        of_name.map(|(_, value)| *value).collect()
+    };
+    assert_eq!(values("authorization"), ["Bearer 7f:3e=="]);
+    assert_eq!(values("x-trace"), ["one", "two"]);
+    assert_eq!(values("host"), ["example.org:8080"]);
+    assert_eq!(values("sec-websocket-protocol"), [SUBPROTOCOL]);
+    assert_eq!(values("sec-websocket-version"), ["13"]);
+    assert_eq!(values("sec-websocket-extensions"), [""; 0]);
+}
+
+/// Row S-6: an answer with anything but the one subprotocol that was offered is an error, and never guessed about.
+#[tokio::test(start_paused = true)]
+async fn s6_subprotocols_that_were_not_offered_are_refused() {
+    let cases: [(&[&str], bool); 7] = [
+        (&[SUBPROTOCOL], true),
+        (&[SUBPROTOCOL_NOISE], false),
+        (&["chat"], false),
+        (&["anabranch.v1, chat"], false),
+        (&[SUBPROTOCOL, "chat"], false),
+        (&["Anabranch.v1"], false),
+        (&[], false),
+    ];
+    for (answered, is_good) in cases {
+        let (a, b) = duplex(4096);
+        let config = client(Authentication::DangerNone);
+        let address = "/dns4/example.org/tcp/80/ws".parse().unwrap();
+        let (result, _) = tokio::join!(connect_over(a, &address, &config), answer(b, answered));
+        match result {
+            Ok(_) => assert!(is_good, "{answered:?}"),
+            Err(HandshakeError::Upgrade(UpgradeError::SubprotocolMismatch { offered, .. })) => {
+                assert!(!is_good && offered == [SUBPROTOCOL], "{answered:?}");
+            }
+            Err(error) => panic!("{answered:?}: {error}"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pings {
+    count: AtomicUsize,
+    longest: AtomicUsize,
+}
+
+impl Events for Pings {
+    fn ping(&self, _: &ConnectionInfo, round_trip: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let millis = usize::try_from(round_trip.as_millis()).unwrap();
+        self.longest.fetch_max(millis, Ordering::Relaxed);
+    }
+}
+
+/// Rows O-16 and J-11.
+#[tokio::test(start_paused = true)]
+async fn pings_and_their_round_trips_are_told() {
+    let pings = Arc::new(Pings::default());
+    let mut config = Config::clone(&plain());
+    config.events = Some(Arc::clone(&pings) as Arc<dyn Events>);
+    let mut asking = client(Authentication::DangerNone);
+    asking.connection = Arc::new(config);
+    let mut answering = server(Authentication::DangerNone);
+    // It never asks first.
+    answering.websocket.ping_interval = Duration::from_secs(1000);
+    answering.websocket.idle_timeout = Duration::from_secs(2000);
+    let (a, b) = connected(&asking, &answering).await;
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!(pings.count.load(Ordering::Relaxed), 0);
+    sleep(Duration::from_secs(150)).await;
+    // One each 15 s, `ping_interval`.
+    let count = pings.count.load(Ordering::Relaxed);
+    assert!((9..=10).contains(&count), "{count}");
+    // The pipe takes no time.
+    assert!(pings.longest.load(Ordering::Relaxed) <= 1);
+    a.close().await;
+    b.closed().await;
+}
+
+/// A connection of ours, the server, and the socket of a peer that says nothing by itself.
+async fn silent(config: WebSocketConfig) -> (Connection, WebSocketStream<DuplexStream>) {
+    let (a, b) = duplex(64 * 1024);
+    let carrier = carrier(a, false, config).await;
+    let (ours, driver) = Connection::over(carrier, plain());
+    tokio::spawn(driver);
+    let peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+    (ours, peer)
+}
+
+/// Row J-10: our FIN waits for its FIN_ACK as long as over any other carrier.
+#[tokio::test(start_paused = true)]
+async fn j10_a_fin_ack_that_does_not_come_is_waited_for_10_s() {
+    let (ours, mut peer) = silent(WebSocketConfig::default()).await;
+    let mut substream = ours.open("").await.unwrap();
+    substream.write_all(b"all").await.unwrap();
+    let finishing = tokio::spawn(async move {
+        let begin = Instant::now();
+        let result = substream.finish().await;
+        (result, begin.elapsed(), substream)
+    });
+    let (mut payload, mut fin) = (Vec::new(), false);
+    while !fin {
+        let message = timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap();
+        let WsMessage::Binary(bytes) = message else {
+            continue;
+        };
+        let mut decoder = FrameDecoder::new();
+        decoder.push(bytes);
+        while let Some(frame) = decoder.next_message().unwrap() {
+            fin |= frame.flag == Some(Flag::Fin);
+            payload.extend_from_slice(&frame.payload);
+        }
+    }
+    assert_eq!(payload, b"all");
+    let (result, waited, substream) = finishing.await.unwrap();
+    assert_eq!(result, Err(FinishError::TimedOut));
+    assert_eq!(waited, Duration::from_secs(10));
+    drop(substream);
+}
+
+/// `WebSocketConfig::close_timeout`, to the millisecond: nobody answers our close frame.
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_is_waited_for_1_s() {
+    let default = WebSocketConfig::default();
+    let mut longer = default.clone();
+    longer.close_timeout = Duration::from_secs(3);
+    for (config, seconds) in [(default, 1), (longer, 3)] {
+        let (ours, peer) = silent(config).await;
+        let begin = Instant::now();
+        timeout(LIMIT, ours.close()).await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::from_secs(seconds));
+        assert!(ours.is_idle());
+        drop(peer);
+    }
+}
+
+/// One that is answered at once is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_that_is_answered_ends_at_once() {
+    let (ours, mut peer) = silent(WebSocketConfig::default()).await;
+    // The engine answers when it is polled.
+    let reading = tokio::spawn(async move { while let Some(Ok(_)) = peer.next().await {} });
+    let begin = Instant::now();
+    timeout(LIMIT, ours.close()).await.unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_millis(10),
+        "{:?}",
+        begin.elapsed()
+    );
+    reading.await.unwrap();
+}
+
+/// A pong waits for the one message that is being written, and for nothing that is queued.
+#[tokio::test(start_paused = true)]
+async fn s9_at_most_one_message_is_in_front_of_a_pong() {
+    let (a, b) = duplex(1024);
+    let carrier = carrier(a, false, WebSocketConfig::default()).await;
+    let mut config = Config::clone(&plain());
+    config.send_buffer = 1 << 20;
+    let (ours, driver) = Connection::over(carrier, Arc::new(config));
+    tokio::spawn(driver);
+    let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+    let mut writers = Vec::new();
+    for _ in 0..40 {
+        let mut substream = ours.open("").await.unwrap();
+        writers.push(tokio::spawn(async move {
+            let _ = substream.write_all(&vec![1; 100_000]).await;
+        }));
+    }
+    timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap();
+    use futures_util::SinkExt;
+    peer.send(WsMessage::Ping(Bytes::from("?"))).await.unwrap();
+    let (mut messages, mut bytes) = (0, 0);
+    loop {
+        match timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap() {
+            WsMessage::Pong(payload) => break assert_eq!(payload, "?"),
+            message => {
+                messages += 1;
+                bytes += message.len();
+            }
+        }
+    }
+    assert!(messages <= 1, "{messages} messages, {bytes} bytes");
+    assert!(bytes <= 64 * 1024, "{bytes}");
+    for writer in writers {
+        writer.abort();
+    }
+}
