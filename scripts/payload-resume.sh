@@ -3,6 +3,8 @@
 # rest and that the result is identical.
 #
 #     scripts/payload-resume.sh [--websocket] [MEBIBYTES]          default 256
+#
+# PROFILE=dev in the environment takes a build without optimisations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,8 +15,10 @@ if [ "${1:-}" = --websocket ]; then
 fi
 mebibytes=${1:-256}
 size=$((mebibytes << 20))
-cargo build --release --example transfer
-transfer=${CARGO_TARGET_DIR:-target}/release/examples/transfer
+profile=${PROFILE:-release}
+cargo build --profile "$profile" --example transfer
+case $profile in dev) directory=debug ;; *) directory=$profile ;; esac
+transfer=${CARGO_TARGET_DIR:-target}/$directory/examples/transfer
 
 place=$(mktemp -d)
 receiver=

