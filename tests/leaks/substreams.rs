@@ -248,8 +248,8 @@ async fn memory_carrier(what: &str, negotiation: Negotiation, count: usize) {
         drivers,
         faults,
     } = over_memory(negotiation);
-    // Less than a byte a substream.
-    run_halves(what, &a, &b, count, 4096).await;
+    // A map grows once, by 78 KB, in the one half or the other; three times as many leave nothing at all.
+    run_halves(what, &a, &b, count, 96 * 1024).await;
     assert_eq!((faults.open_channels(), faults.in_flight()), (0, 0));
     a.close().await;
     b.close().await;
@@ -293,7 +293,7 @@ async fn simulated(engine: EngineKind, count: usize) {
     let b = accepting.await.unwrap();
     // An empty map of str0m differs by 140 KB from one time to another, after 2 000 substreams as after 50 000.
     let slack = match engine {
-        EngineKind::Str0m => 192 * 1024,
+        EngineKind::Str0m => 256 * 1024,
         _ => 64 * 1024,
     };
     run_halves(&format!("{engine:?}"), &a, &b, count, slack).await;

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use super::packet::{DataHeader, Packets, flag, parse};
 use super::*;
 
+mod lies;
 mod paths;
 mod receiver;
 mod rules;
