@@ -2,6 +2,10 @@
 #![cfg(feature = "testing")]
 
 mod admission;
+#[path = "../allocator/mod.rs"]
+mod allocator;
+mod attack;
 mod floods;
 mod harness;
+mod meter;
 mod reflection;
