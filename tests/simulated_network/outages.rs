@@ -93,7 +93,11 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     let (ours, theirs) = world.connect().await;
     assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), Finished::Acked);
     world.network.rebind(&world.hosts[1]);
-    const MOST_TIMED_OUT: u32 = 2;
+    // str0m keeps the pair that it has until that is dead for 15 s.
+    let most_timed_out = match endpoint_config().engine {
+        EngineKind::Str0m => 5,
+        _ => 2,
+    };
     // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
     // then what it sends goes to the old one: substreams that are opened meanwhile time out.
     let (start, mut timed_out) = (Instant::now(), 0);
@@ -108,7 +112,7 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
         start.elapsed()
     );
     // Each takes 5 s, the time between two consent checks.
-    assert!(timed_out <= MOST_TIMED_OUT, "{timed_out}");
+    assert!(timed_out <= most_timed_out, "{timed_out}");
     assert_eq!(outcome, Finished::Acked);
     assert!(world.network.counters().unreachable > 0);
     world.finish([ours, theirs]).await;
