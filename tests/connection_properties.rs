@@ -234,7 +234,10 @@ fn took(id: u64, sub: &mut Sub, side: usize, result: std::io::Result<&[u8]>) {
         Ok([]) => {
             let stopped = sub.ends[side].stopped;
             let (writer_end, end) = (&sub.ends[writer], &sub.ends[side]);
-            assert!(writer_end.shut || stopped || end.at_end, "{id}/{side}: an end of nothing");
+            assert!(
+                writer_end.shut || stopped || end.at_end,
+                "{id}/{side}: an end of nothing"
+            );
             // A writer that was stopped may lose data, and ends.
             if !stopped {
                 let (read, written) = (end.read, writer_end.written);
