@@ -325,6 +325,44 @@ mod tests {
             .collect()
     }
 
+    /// Of a key of 2 048 bits and a signature that OpenSSL made; the ID is its SHA-256 in base58.
+    const RSA_PUBLIC: &str = "080012a60230820122300d06092a864886f70d01010105000382010f003082010a0282010100c87a5fd66bba\
+        18932634a90a73467c4ea8e7a561a88d5c81267899bc0ddaa149ae5456f7d7e5254f28168eff8b577e5cfb6b\
+        6226d88838b775bed80efcbb09b8cfd0fbe163df22011aa7e82d1395042a478d0adbdf1ccd18f8e7640383ba\
+        b56625859daef2816bb3177bf1ff03355b46414de6be891ce3e9f63ffc2b37d40519c18c7fd41096b2b25454\
+        cb6eeb1c020d5cac339cac27f86b4e8744e06a88c4435a8eeb8a4a09fd66c020cd132950442517ea515ea4fd\
+        e826b31f71c3e79201a919505fab35eb878d3356b5022fa6fb5772c8dcfed34b431a2fb8c8384a2d490138d2\
+        e9e2ea7156c9a5dbf9911c41280b2e99b4db0d39cc3717d23a6690bcf28b0203010001";
+    #[cfg(feature = "rsa")]
+    const RSA_SIGNATURE: &str = "0b68a70dbb4bd98658b9562ce93afde752cc367121175ae978e61d9f8b8dcc2e00ae9787bedb7cf6b361270f\
+        db088f66345b2083daac1464ac04905781ab93d777e14a4c289cc48932c79c7df24d5f761b979b75670733a8\
+        1ea8205b5e308a36b7697d3df8cb35561376209da373436f17e98cb336b488069329e0b96a83780ebebfd3a7\
+        515a347f3b5fa0007707c0f26651113018b8580695a4be7c9b653cf0e68c7e51eef4a5475c86e7df17bb2524\
+        fcdc3d50994fdb188ccb79f9781cdab348aec494cc038b6f8067d81d205a382d5b54e48c60be79497a46b979\
+        d716f761159c8eba0c6c698e2695e2edbeeabf9bd3c3c7da1739283464d2aa44c7df66f1";
+    #[cfg(feature = "rsa")]
+    const RSA_MESSAGE: &[u8] = b"an anabranch joins the river again";
+    #[cfg(feature = "rsa")]
+    const RSA_ID: &str = "QmTU8xE3HAQxbWFE4s9pSH6wGH8FFxcug9vdKgUgx7huEA";
+
+    #[test]
+    #[cfg(feature = "rsa")]
+    fn a_peer_with_an_rsa_key_is_known_and_believed() {
+        let key = PublicKey::from_protobuf(&hex(RSA_PUBLIC)).unwrap();
+        assert_eq!(key.peer_id().to_string(), RSA_ID);
+        assert_eq!(key.to_protobuf(), hex(RSA_PUBLIC));
+        let mut signature = hex(RSA_SIGNATURE);
+        assert!(key.verify(RSA_MESSAGE, &signature));
+        signature[100] ^= 1;
+        assert!(!key.verify(RSA_MESSAGE, &signature));
+    }
+
+    #[test]
+    #[cfg(not(feature = "rsa"))]
+    fn an_rsa_key_is_refused_without_the_feature() {
+        assert!(PublicKey::from_protobuf(&hex(RSA_PUBLIC)).is_err());
+    }
+
     #[test]
     fn private_keys_of_the_specification() {
         for (private, public) in [

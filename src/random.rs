@@ -10,6 +10,7 @@ fn asked_for() -> Option<u64> {
 }
 
 /// The seeds of a test, as many as `ANABRANCH_SEEDS` asks for.
+#[allow(dead_code)] // Without `websocket` no test has seeds.
 pub(crate) fn seeds(default: u64) -> Range<u64> {
     0..asked_for().unwrap_or(default)
 }
