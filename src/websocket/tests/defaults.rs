@@ -20,8 +20,10 @@ fn time(duration: Duration) -> String {
 }
 
 fn bytes(bytes: u64) -> String {
+    if !bytes.is_multiple_of(1024) {
+        return number(bytes);
+    }
     match bytes / 1024 {
-        kib if bytes % 1024 != 0 => number(kib * 1024 + bytes % 1024),
         kib if kib % 1024 == 0 => format!("{} MiB", kib / 1024),
         kib => format!("{kib} KiB"),
     }
@@ -100,7 +102,7 @@ fn defaults() -> BTreeMap<String, String> {
         accept_timeout = time(accept_timeout),
         max_unused_substreams = number(max_unused_substreams.into()),
         max_frames_without_effect = number(max_frames_without_effect.into()),
-        idle_timeout = idle_timeout.map_or("none".to_owned(), time),
+        idle_timeout = idle_timeout.map_or_else(|| "none".to_owned(), time),
         fin_ack = format!("{fin_ack:?}").to_lowercase(),
         expect_fin_ack = yes(expect_fin_ack),
         negotiation = match negotiation {
