@@ -20,8 +20,10 @@ fn time(duration: Duration) -> String {
 }
 
 fn bytes(bytes: u64) -> String {
+    if !bytes.is_multiple_of(1024) {
+        return number(bytes);
+    }
     match bytes / 1024 {
-        kib if !bytes.is_multiple_of(1024) => number(kib * 1024 + bytes % 1024),
         kib if kib % 1024 == 0 => format!("{} MiB", kib / 1024),
         kib => format!("{kib} KiB"),
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
@@ -217,41 +216,4 @@ async fn a_close_frame_that_is_answered_ends_at_once() {
         begin.elapsed()
     );
     reading.await.unwrap();
-}
-
-/// A pong waits for the one message that is being written, and for nothing that is queued.
-#[tokio::test(start_paused = true)]
-async fn s9_at_most_one_message_is_in_front_of_a_pong() {
-    let (a, b) = duplex(1024);
-    let carrier = carrier(a, false, WebSocketConfig::default()).await;
-    let mut config = Config::clone(&plain());
-    config.send_buffer = 1 << 20;
-    let (ours, driver) = Connection::over(carrier, Arc::new(config));
-    tokio::spawn(driver);
-    let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
-    let mut writers = Vec::new();
-    for _ in 0..40 {
-        let mut substream = ours.open("").await.unwrap();
-        writers.push(tokio::spawn(async move {
-            let _ = substream.write_all(&vec![1; 100_000]).await;
-        }));
-    }
-    timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap();
-    use futures_util::SinkExt;
-    peer.send(WsMessage::Ping(Bytes::from("?"))).await.unwrap();
-    let (mut messages, mut bytes) = (0, 0);
-    loop {
-        match timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap() {
-            WsMessage::Pong(payload) => break assert_eq!(payload, "?"),
-            message => {
-                messages += 1;
-                bytes += message.len();
-            }
-        }
-    }
-    assert!(messages <= 1, "{messages} messages, {bytes} bytes");
-    assert!(bytes <= 64 * 1024, "{bytes}");
-    for writer in writers {
-        writer.abort();
-    }
 }
