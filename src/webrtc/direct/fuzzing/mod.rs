@@ -4,6 +4,8 @@ mod chunks;
 mod datagrams;
 mod packets;
 mod session;
+mod validation;
 
 pub(crate) use datagrams::run as changed_datagrams;
 pub(crate) use packets::run as changed_packets;
+pub(crate) use validation::run as path_validation;
