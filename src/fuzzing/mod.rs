@@ -42,6 +42,24 @@ const ATTEMPTS: usize = 3;
 /// Microseconds that the slowest datagram of this process has cost.
 static SLOWEST: AtomicU64 = AtomicU64::new(0);
 
+/// First contacts and answers to challenges, of hosts that lie: let in is who may, within the shares of those that have
+/// proven their address and of those that have not.
+///
+/// # Panics
+/// If that is not so.
+pub fn challenge(bytes: &[u8]) {
+    crate::endpoint::admission::fuzzing::run(bytes);
+}
+
+/// Nominations of addresses, and nonces that come back from anywhere: an address counts once its own has come back from
+/// there, and is asked a few times.
+///
+/// # Panics
+/// If that is not so.
+pub fn path_validation(bytes: &[u8]) {
+    engine_fuzzing::path_validation(bytes);
+}
+
 /// SCTP packets that a peer changes or forges under valid DTLS, while channels open, transfer and
 /// close. Each side goes on or ends with a typed error, within bounds of time and memory. Where nobody lies and only the
 /// network is bad, what was acknowledged was readable.

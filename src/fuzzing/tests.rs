@@ -43,12 +43,14 @@ fn random(seeds: u64, max_length: usize, run: Target) {
 
 #[test]
 fn the_corpora_run_through() {
-    let targets: [(&str, Target); 7] = [
+    let targets: [(&str, Target); 9] = [
+        ("challenge", challenge),
         ("established_datagrams", established_datagrams),
         ("established_engine", established_engine),
         ("first_contact", first_contact),
         ("frame_decoder", frame_decoder),
         ("noise_and_multistream", noise_and_multistream),
+        ("path_validation", path_validation),
         ("payload", payload),
         ("substream_states", substream_states),
     ];
@@ -103,6 +105,16 @@ fn streams_of_frames_are_read_as_the_model_reads_them() {
 #[test]
 fn strangers_get_no_state_and_little_answer() {
     random(100, 400, first_contact);
+}
+
+#[test]
+fn contacts_get_in_as_far_as_their_addresses_are_proven() {
+    random(5_000, 600, challenge);
+}
+
+#[test]
+fn addresses_count_once_their_own_nonce_has_come_back() {
+    random(5_000, 600, path_validation);
 }
 
 #[test]

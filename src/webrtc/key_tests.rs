@@ -66,7 +66,9 @@ async fn uses_up(engine: EngineKind, limited: usize, version_12: bool) {
         sleep(Duration::from_millis(2)).await;
     }
     if version_12 {
-        assert!(written < 2 * LIMIT, "{context}: {written}");
+        println!("{context}: {written}");
+        // Each is a record. One side alone sends half as many, in which it acknowledges them.
+        assert!(written < LIMIT * 5 / 4, "{context}: {written}");
         let causes = [ours.closed().await, theirs.closed().await];
         assert_eq!(causes[limited], ConnectionError::KeysUsedUp, "{context}");
         let told = causes[1 - limited].to_string();

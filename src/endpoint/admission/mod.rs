@@ -35,6 +35,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) mod challenge;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod rates;
 mod sightings;
 

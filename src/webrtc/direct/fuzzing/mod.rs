@@ -5,8 +5,10 @@ mod datagrams;
 mod honest;
 mod packets;
 mod session;
+mod validation;
 
 pub(crate) use datagrams::run as changed_datagrams;
 #[cfg(test)]
 pub(crate) use honest::run as honest;
 pub(crate) use packets::run as changed_packets;
+pub(crate) use validation::run as path_validation;
