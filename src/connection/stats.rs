@@ -22,15 +22,17 @@ pub struct ConnectionStats {
     pub refused: u64,
     /// Flags with a value that is not known; ignored.
     pub unknown_flags: u64,
-    /// Frames that have changed nothing: empty, of flags and limits that repeat, behind FIN; ignored. See
+    /// Frames that have changed nothing: empty, of flags and limits that repeat, behind FIN;
+    /// ignored. See
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
     pub without_effect: u64,
     /// Substreams reset because the peer broke the framing, the order of flags, or its credit.
     pub violations: u64,
     /// Bytes unread in all substreams, with the cost of their frames.
     pub unread: u64,
-    /// Bytes that writers have given and the carrier has not taken, in all substreams: what waits for credit or for the
-    /// path. At most [`Config::send_buffer`](crate::Config::send_buffer) for each.
+    /// Bytes that writers have given and the carrier has not taken, in all substreams: what waits
+    /// for credit or for the path. At most [`Config::send_buffer`](crate::Config::send_buffer) for
+    /// each.
     pub queued: u64,
     /// Substreams the driver knows now.
     pub substreams: u64,

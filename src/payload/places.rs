@@ -1,7 +1,7 @@
 //! The places of a receiver, each of which holds one payload from its first byte to its end.
 //!
-//! A payload that is polled ends by its own timer. One that nobody polls has none, and would keep its place for
-//! ever: it is ended when its time is over and a newcomer asks for a place.
+//! A payload that is polled ends by its own timer. One that nobody polls has none, and would keep
+//! its place for ever: it is ended when its time is over and a newcomer asks for a place.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +68,8 @@ impl Places {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A place of `max`, and one of those of a connection, until `deadline` if somebody else wants it then.
+    /// A place of `max`, and one of those of a connection, until `deadline` if somebody else wants
+    /// it then.
     pub(super) fn take(
         self: &Arc<Self>,
         max: usize,

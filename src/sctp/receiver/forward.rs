@@ -10,8 +10,9 @@ use super::{Event, MAX_AHEAD, Receiver, Violation};
 impl Receiver {
     /// Takes in a FORWARD-TSN (RFC 3758 section 3.6): numbers that are missing will not come.
     ///
-    /// Ours are withheld and have never carried anything. A message that is given up can only be one of a stream that
-    /// is not read: a channel is reliable, and a partially reliable one is reset as soon as it is opened.
+    /// Ours are withheld and have never carried anything. A message that is given up can only be
+    /// one of a stream that is not read: a channel is reliable, and a partially reliable one is
+    /// reset as soon as it is opened.
     pub(in crate::sctp) fn forward(
         &mut self,
         forward: ForwardTsn<'_>,

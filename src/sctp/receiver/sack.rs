@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::Receiver;
 
-/// How long an acknowledgement may wait for another packet. RFC 9260 section 6.2 allows 500 ms; this is long
-/// enough for an answer to go along, and short enough to keep the end of a burst from waiting.
+/// How long an acknowledgement may wait for another packet. RFC 9260 section 6.2 allows 500 ms;
+/// this is long enough for an answer to go along, and short enough to keep the end of a burst from
+/// waiting.
 const SACK_DELAY: Duration = Duration::from_millis(20);
 
 /// Packets that are acknowledged together at most, unless a batch of them comes at once.
@@ -60,8 +61,8 @@ impl Receiver {
         self.capacity.saturating_sub(self.held)
     }
 
-    /// Whether the peer believes in a window much smaller than it is, and has to be told: it may be waiting. An
-    /// update for every read would be an update for every packet.
+    /// Whether the peer believes in a window much smaller than it is, and has to be told: it may be
+    /// waiting. An update for every read would be an update for every packet.
     pub(in crate::sctp) fn is_window_update_due(&self) -> bool {
         self.told < self.capacity / 2 && self.window() >= self.told + self.capacity / 4
     }

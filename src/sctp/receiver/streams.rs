@@ -83,8 +83,8 @@ impl Receiver {
         }
     }
 
-    /// The end of a stream is known: the next one on its number takes its place. What was read before belongs to
-    /// the one, and what is read from now on to the other.
+    /// The end of a stream is known: the next one on its number takes its place. What was read
+    /// before belongs to the one, and what is read from now on to the other.
     pub(in crate::sctp) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let Some(stream) = self.streams.remove(&id) else {
             return;

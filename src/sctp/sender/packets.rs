@@ -55,7 +55,8 @@ impl Sender {
         }
     }
 
-    /// Asks for a SACK by DATA that the peer has, as long as a writer waits and no other SACK is on its way.
+    /// Asks for a SACK by DATA that the peer has, as long as a writer waits and no other SACK is on
+    /// its way.
     fn ask_for_window(&mut self, now: Instant, packets: &mut Packets) {
         if !self.peer_window.is_awaited() {
             (self.ask_at, self.asked) = (None, 0);
@@ -132,8 +133,8 @@ impl Sender {
         self.repeated.push_back((tsn, packet));
     }
 
-    /// Sends a withheld chunk that nothing will be sent after. If something waits for a window, that shows the gap, or
-    /// the retransmission timeout ends it.
+    /// Sends a withheld chunk that nothing will be sent after. If something waits for a window,
+    /// that shows the gap, or the retransmission timeout ends it.
     fn send_last_withheld(
         &mut self,
         now: Instant,
@@ -182,7 +183,8 @@ impl Sender {
                 self.limited = true;
                 return;
             }
-            // With a window that is shut, one packet asks whether it still is (RFC 9260 section 6.1).
+            // With a window that is shut, one packet asks whether it still is (RFC 9260 section
+            // 6.1).
             if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
@@ -212,9 +214,10 @@ impl Sender {
             if ends {
                 flags |= flag::END;
             }
-            // The end of several packets is acknowledged without delay (RFC 7053), and so is missed early. What
-            // is sent alone is likely to be answered by the application, and the acknowledgement goes along.
-            // And before a reset, which waits for it: pion delays its SACK by 200 ms.
+            // The end of several packets is acknowledged without delay (RFC 7053), and so is missed
+            // early. What is sent alone is likely to be answered by the application, and the
+            // acknowledgement goes along. And before a reset, which waits for it: pion delays its
+            // SACK by 200 ms.
             let is_awaited = (self.streams.get(&queued.stream))
                 .is_some_and(|stream| stream.reset == Reset::Wanted);
             if ends && is_last && (!self.sent.is_empty() || is_awaited) {
@@ -272,7 +275,8 @@ impl Sender {
         }
     }
 
-    /// Leaves out TSNs. They take no room in any window, and their entries are held until the peer has passed them.
+    /// Leaves out TSNs. They take no room in any window, and their entries are held until the peer
+    /// has passed them.
     fn skip(&mut self, count: u32, now: Instant) {
         for _ in 0..count {
             let header = DataHeader {

@@ -1,45 +1,51 @@
-//! TSNs that are withheld now and then: a SACK for one shows that the peer acknowledges what it has not received.
+//! TSNs that are withheld now and then: a SACK for one shows that the peer acknowledges what it has
+//! not received.
 //!
-//! A window grows by what is acknowledged, and a round trip ends when an acknowledgement says so. A peer that
-//! acknowledges ahead of what it receives makes a sender faster than the path. QUIC skips packet numbers against
-//! that (RFC 9000 section 21.4). SCTP acknowledges TSNs, and every TSN has to reach the peer somehow:
+//! A window grows by what is acknowledged, and a round trip ends when an acknowledgement says so. A
+//! peer that acknowledges ahead of what it receives makes a sender faster than the path. QUIC skips
+//! packet numbers against that (RFC 9000 section 21.4). SCTP acknowledges TSNs, and every TSN has
+//! to reach the peer somehow:
 //!
 //! ```text
 //! peer knows FORWARD-TSN (RFC 3758):  1 2 3 _ 5 6 ... a SACK reports the gap ─► FORWARD-TSN 4
 //! peer does not:                      1 2 3   5 6 ... a SACK reports the gap ─► DATA 4
 //! ```
 //!
-//! In the first case the TSN carries nothing and lies between two messages, so that no message waits: streams are
-//! ordered by their own sequence numbers. All deployed stacks know FORWARD-TSN. In the second case the message
-//! is a round trip late.
+//! In the first case the TSN carries nothing and lies between two messages, so that no message
+//! waits: streams are ordered by their own sequence numbers. All deployed stacks know FORWARD-TSN.
+//! In the second case the message is a round trip late.
 //!
-//! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It gets one only while no
-//! message is under way, for which the sender pauses up to two round trips.
+//! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It
+//! gets one only while no message is under way, for which the sender pauses up to two round trips.
 //!
-//! This finds a peer that acknowledges what was not received at all. One that receives most of what is sent, and denies
-//! the loss of pieces inside a message, is not told from an honest one where TSNs are skipped between messages.
+//! This finds a peer that acknowledges what was not received at all. One that receives most of what
+//! is sent, and denies the loss of pieces inside a message, is not told from an honest one where
+//! TSNs are skipped between messages.
 
 use std::time::{Duration, Instant};
 
 use crate::entropy;
 
-/// Round trips after which a TSN is withheld: the first time, while the window doubles each round trip, and from
-/// then on. A peer that lies has ended its association after 19 of them; it can not know when to pause.
+/// Round trips after which a TSN is withheld: the first time, while the window doubles each round
+/// trip, and from then on. A peer that lies has ended its association after 19 of them; it can not
+/// know when to pause.
 const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 1..=6;
 const ROUNDS: std::ops::RangeInclusive<u32> = 1..=17;
 
-/// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and makes the peer
-/// acknowledge every packet for a round trip, which is much for a request now and then.
+/// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and
+/// makes the peer acknowledge every packet for a round trip, which is much for a request now and
+/// then.
 const BYTES: usize = 64 * 1024;
 
-/// Bytes after the last of these round trips, so that a peer can not tell where in a flight the gap is.
+/// Bytes after the last of these round trips, so that a peer can not tell where in a flight the gap
+/// is.
 const OFFSET: std::ops::RangeInclusive<u32> = 0..=128 * 1024;
 
 /// TSNs that are skipped together, so that a peer can not take all gaps of one for these.
 const RUN: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// Retransmission timeouts without a gap in a SACK after which the TSNs are given up. A receiver that drops what
-/// comes out of order never reports one.
+/// Retransmission timeouts without a gap in a SACK after which the TSNs are given up. A receiver
+/// that drops what comes out of order never reports one.
 const PATIENCE: u32 = 2;
 
 /// How TSNs can be withheld from a peer.
@@ -128,9 +134,9 @@ impl Withholding {
         self.rounds = self.rounds.saturating_sub(1);
     }
 
-    /// Begins with the next TSN, if it is time. `begun` says whether it continues a message, in which no TSN may be
-    /// missing, and `follows` whether more than the next chunk waits to be sent: what is sent last can not be withheld,
-    /// as nothing would show the gap.
+    /// Begins with the next TSN, if it is time. `begun` says whether it continues a message, in
+    /// which no TSN may be missing, and `follows` whether more than the next chunk waits to be
+    /// sent: what is sent last can not be withheld, as nothing would show the gap.
     pub(super) fn begin(&mut self, next_tsn: u32, begun: bool, follows: bool) -> Option<Withheld> {
         let is_due =
             self.rounds == 0 && self.offset == 0 && self.bytes >= BYTES && self.run.is_none();
@@ -169,7 +175,8 @@ impl Withholding {
         Some(run.last.wrapping_add(1))
     }
 
-    /// A SACK has reported that TSN and not what is withheld. Returns the TSN whose chunk is to be sent for that.
+    /// A SACK has reported that TSN and not what is withheld. Returns the TSN whose chunk is to be
+    /// sent for that.
     pub(super) fn on_reported(&mut self) -> Option<u32> {
         let skips = self.skips();
         let run = self.run.as_mut()?;
@@ -187,8 +194,8 @@ impl Withholding {
         }
     }
 
-    /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes FORWARD-TSN due
-    /// when its TSNs are next; again, when it is not answered for this long.
+    /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes
+    /// FORWARD-TSN due when its TSNs are next; again, when it is not answered for this long.
     pub(super) fn on_reached(
         &mut self,
         reached: u32,
@@ -223,8 +230,8 @@ impl Withholding {
         }
     }
 
-    /// The retransmission timeout has passed, and everything up to `reached` is acknowledged. Everything that has
-    /// a chunk is sent again.
+    /// The retransmission timeout has passed, and everything up to `reached` is acknowledged.
+    /// Everything that has a chunk is sent again.
     pub(super) fn on_timeout(&mut self, reached: u32, is_drained: bool) {
         self.timeouts = self.timeouts.saturating_add(1);
         let Some(run) = &mut self.run else {

@@ -171,7 +171,8 @@ fn a_peer_that_lies_in_the_round_trips_after_each_gap_is_found() {
     }
 }
 
-/// A gap somewhere is reported first, so that what is withheld is sent, and the rest is acknowledged at once.
+/// A gap somewhere is reported first, so that what is withheld is sent, and the rest is
+/// acknowledged at once.
 #[test]
 fn a_peer_that_reports_some_gap_before_it_lies_is_found() {
     for seed in 0..100 {
@@ -195,7 +196,8 @@ fn a_peer_that_reports_some_gap_before_it_lies_is_found() {
     }
 }
 
-/// Each number by itself, while a gap is reported all the time, so that FORWARD-TSN would go out in between.
+/// Each number by itself, while a gap is reported all the time, so that FORWARD-TSN would go out in
+/// between.
 #[test]
 fn a_peer_that_lies_step_by_step_is_found() {
     for seed in 0..10 {

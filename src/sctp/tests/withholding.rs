@@ -1,4 +1,5 @@
-//! Withheld TSNs: who lies is found, who does not is not suspected, and no byte is late or lost for it.
+//! Withheld TSNs: who lies is found, who does not is not suspected, and no byte is late or lost for
+//! it.
 
 use super::*;
 use crate::entropy;
@@ -24,7 +25,8 @@ pub(super) fn sack(cumulative: u32, gaps: &[(u16, u16)]) -> Vec<u8> {
     value
 }
 
-/// FORWARD-TSN chunks among those that a side sends, and DATA that comes after DATA with a higher number.
+/// FORWARD-TSN chunks among those that a side sends, and DATA that comes after DATA with a higher
+/// number.
 fn count_withheld(pair: &mut Pair) -> std::rc::Rc<std::cell::Cell<(u32, u32)>> {
     let counts = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
     let (shared, mut highest) = (counts.clone(), None);
@@ -184,8 +186,8 @@ fn messages_after_skipped_tsns_are_read_while_forward_tsn_is_lost() {
     pair.assert_idle();
 }
 
-/// A reset waits until the peer has passed what was skipped before it: the end of a substream must not wait for the
-/// retransmission timeout.
+/// A reset waits until the peer has passed what was skipped before it: the end of a substream must
+/// not wait for the retransmission timeout.
 #[test]
 fn a_stream_ends_at_once_after_a_transfer_with_skipped_tsns() {
     for seed in 0..20 {
@@ -368,7 +370,8 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
     assert!(receiver.has_reached(100 + 59_999));
 }
 
-/// A SACK may take back what the one before has told: that must not make each walk through the whole flight.
+/// A SACK may take back what the one before has told: that must not make each walk through the
+/// whole flight.
 #[test]
 fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
     let mut sender = Sender::new(1000, 1160);
