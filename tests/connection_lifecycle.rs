@@ -269,7 +269,8 @@ async fn opens_during_a_close_are_refused_by_both_sides() {
     assert_eq!(pair.a.stats().refused, 1);
     let mut there = there;
     let mut all = Vec::new();
-    there.read_to_end(&mut all).await.unwrap();
+    let error = there.read_to_end(&mut all).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(all == pattern(60_000));
     drop((there, refused));
     within("close", closing).await.unwrap();

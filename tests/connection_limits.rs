@@ -15,7 +15,8 @@ use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelErr
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
 use anabranch::{
-    CloseOutcome, Config, ConfigError, Connection, ConnectionError, Finished, SubstreamError,
+    CloseOutcome, Config, ConfigError, Connection, ConnectionError, FinishError, Finished,
+    Negotiation, SubstreamError,
 };
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
@@ -246,41 +247,44 @@ async fn substreams_that_the_peer_spoils_count_as_unused() {
     drop(s.us);
 }
 
-/// The peer answers the close by ending what it had opened; that is no reason to break the close off.
+/// A close resets what the peer has opened and the application has not seen; that is no reason to break the
+/// close off.
 #[tokio::test(start_paused = true)]
 async fn substreams_that_end_unused_in_a_close_do_not_count() {
     let mut config = config();
     config.max_unused_substreams = 2;
+    config.negotiation = Negotiation::MultistreamSelect;
+    config.protocols = vec!["/p".to_owned()];
     let mut s = scripted(config, MemoryConfig::default());
-    let (mut substream, channel) = s.open().await;
+    let channel = s.peer.open();
+    s.peer.data(channel, b"\x13/multistream/1.0.0\n\x03/p\n");
+    let accepted = within("accept", s.us.accept()).await.expect("alive");
+    let mut substream = accepted.expect("a substream");
     let unused: Vec<_> = (0..5).map(|_| s.peer.open()).collect();
     s.peer.run_for(Duration::from_millis(1)).await;
     substream.write_all(b"hello").await.expect("a write");
+    let finishing = tokio::spawn(async move { substream.finish().await });
+    settle().await;
     let closing = s.us.clone();
     let close = tokio::spawn(async move { closing.close().await });
-    s.peer.expect_data(channel, b"hello").await;
     for unused in unused {
-        s.peer.send(unused, Message::reset(7));
+        while s.peer.next(unused).await.flag != Some(Flag::ResetStream) {}
     }
-    settle().await;
-    assert_eq!(s.us.close_reason(), None, "FIN is not confirmed yet");
-    loop {
-        if s.peer.next(channel).await.flag == Some(Flag::Fin) {
-            break;
-        }
-    }
+    let ours = b"\x13/multistream/1.0.0\n\x03/p\nhello";
+    s.peer.expect_data(channel, ours).await;
+    assert_eq!(s.peer.next(channel).await.flag, Some(Flag::Fin));
+    // Longer than a peer that has to be left is waited for.
+    s.peer.run_for(Duration::from_secs(3)).await;
+    assert!(!close.is_finished(), "FIN is not confirmed yet");
     s.peer.flag(channel, Flag::FinAck);
     s.peer.flag(channel, Flag::Fin);
     s.peer
         .drive_while(within("the close", close))
         .await
         .expect("no panic");
-    assert_eq!(substream.close_outcome(), Some(CloseOutcome::Acked));
+    let finished = within("FIN_ACK", finishing).await.expect("no panic");
+    assert_eq!(finished, Ok(Finished::Acked));
     assert_eq!(s.us.close_reason(), Some(ConnectionError::ClosedLocally));
-    while let Ok(Some(unused)) = s.us.accept().await {
-        drop(unused);
-    }
-    drop(substream);
     s.finish().await;
 }
 
@@ -362,9 +366,10 @@ async fn close_with_delivers_what_was_written_and_tells_everybody_here_why() {
     let closing = pair.a.clone();
     let close = tokio::spawn(async move { closing.close_with(42, "maintenance").await });
     let mut got = Vec::new();
-    within("the content", there.read_to_end(&mut got))
+    let error = within("the content", there.read_to_end(&mut got))
         .await
-        .expect("an orderly end");
+        .expect_err("its writer has not ended it");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(got == content, "{} bytes", got.len());
     assert_eq!(
         there.stopped().await,
@@ -449,6 +454,8 @@ async fn a_close_is_over_in_time_although_the_peer_acknowledges_nothing() {
     let mut s = scripted(config, MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     substream.write_all(b"hello").await.expect("a write");
+    let finishing = tokio::spawn(async move { substream.finish().await });
+    settle().await;
     let begin = Instant::now();
     let us = s.us.clone();
     s.peer.drive_while(us.close()).await;
@@ -460,7 +467,9 @@ async fn a_close_is_over_in_time_although_the_peer_acknowledges_nothing() {
     let sent = s.peer.pending(channel);
     assert!(sent.iter().any(|m| m.flag == Some(Flag::Fin)), "{sent:?}");
     within("the driver ends", s.driver).await.expect("no panic");
-    drop(substream);
+    let finished = within("the end", finishing).await.expect("no panic");
+    let cause = ConnectionError::ClosedLocally;
+    assert_eq!(finished, Err(FinishError::ConnectionLost(cause)));
     assert!(s.us.is_idle());
 }
 
@@ -533,9 +542,10 @@ async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
     let there = within("accept", b.accept()).await.expect("alive");
     let mut there = there.expect("a substream");
     let mut got = Vec::new();
-    within("the content", there.read_to_end(&mut got))
+    let error = within("the content", there.read_to_end(&mut got))
         .await
-        .expect("an orderly end");
+        .expect_err("its writer has not ended it");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(got == content, "{} bytes", got.len());
     drop(there);
     let cause = within("the end", a.closed()).await;
@@ -606,10 +616,12 @@ async fn a_close_is_over_in_time_although_the_peer_keeps_the_driver_busy() {
         let (a, _peer, _faults) = pair(MemoryConfig::default());
         let (a, driver) = Connection::over(Restless { inner: a }, Arc::new(config()));
         let driver = tokio::spawn(driver);
-        let substream = match open {
-            true => Some(within("open", a.open("")).await.expect("a channel")),
-            false => None,
-        };
+        if open {
+            let mut substream = within("open", a.open("")).await.expect("a channel");
+            // FIN goes out and is never acknowledged.
+            tokio::spawn(async move { substream.finish().await });
+            let_the_driver_run().await;
+        }
         let closing = a.clone();
         let close = tokio::spawn(async move { closing.close().await });
         let_the_driver_run().await;
@@ -622,7 +634,7 @@ async fn a_close_is_over_in_time_although_the_peer_keeps_the_driver_busy() {
             driver.await.expect("no panic"),
             ConnectionError::ClosedLocally
         );
-        drop(substream);
+        let_the_driver_run().await;
         assert!(a.is_idle());
     }
 }

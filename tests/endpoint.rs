@@ -380,7 +380,8 @@ async fn closing_a_connection_delivers_what_was_written() {
             .expect("alive")
             .expect("a substream");
         let mut got = Vec::new();
-        substream.read_to_end(&mut got).await.map(|_| got)
+        let end = substream.read_to_end(&mut got).await;
+        (got, end.expect_err("its writer has not ended it"))
     });
     let dialler = dialler();
     let connection = dialler.connect(&address).await.expect("a listener");
@@ -388,10 +389,8 @@ async fn closing_a_connection_delivers_what_was_written() {
     let content: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
     substream.write_all(&content).await.expect("a write");
     connection.close().await;
-    let got = reader
-        .await
-        .expect("the task ends")
-        .expect("an orderly end");
+    let (got, error) = reader.await.expect("the task ends");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(
         got == content,
         "{} of {} bytes arrived",

@@ -172,8 +172,15 @@ impl<C: Carrier> Turn<'_, C> {
     fn write_fin_if_drained(&mut self, shared: &Arc<Shared>) {
         // In front of the buffer: nothing is added to it once this is so.
         let write = shared.state().write;
-        if !matches!(write, WriteState::Closing | WriteState::Stopped) || shared.buffered() > 0 {
+        let ends = matches!(
+            write,
+            WriteState::Closing | WriteState::CutOff | WriteState::Stopped
+        );
+        if !ends || shared.buffered() > 0 {
             return;
+        }
+        if write == WriteState::CutOff {
+            return shared.cut_off_drained();
         }
         // And behind it: a reset stores its state before it empties the buffer, and a FIN that took that for drained
         // would make what was thrown away look delivered.
@@ -488,7 +495,6 @@ impl<C: Carrier> Turn<'_, C> {
         let cause = link.closing_cause();
         link.tell(|events, connection| events.connection_closing(connection, &cause));
         self.core.phase = Phase::Draining { until };
-        self.core.negotiations.clear();
         let stop_code = match cause {
             ConnectionError::ClosedWith { code, .. } => code,
             _ => code::SHUTDOWN,
@@ -499,6 +505,8 @@ impl<C: Carrier> Turn<'_, C> {
         for entry in self.core.substreams.values() {
             entry.shared.close(stop_code);
         }
+        // Not before: a drop would end them with FIN.
+        self.core.negotiations.clear();
         true
     }
 

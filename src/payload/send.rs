@@ -73,7 +73,6 @@ impl Sender {
     pub(super) fn over(substream: Substream, config: PayloadConfig) -> Self {
         let lease = Lease::new(substream);
         // A FIN before the end would look like the end where no length was announced.
-        lease.write.shared().set_reset_on_close(true);
         Self {
             lease,
             config,
@@ -437,7 +436,6 @@ impl Sending {
         let total = self.position;
         self.watch.state.set_total(total);
         // All is written: from here on FIN is right, whoever sends it.
-        self.lease.write.shared().set_reset_on_close(false);
         let finished = self.watch.guard(self.lease.write.finish()).await;
         match finished.map_err(|interrupt| self.interrupted(interrupt))? {
             // It is the receipt that confirms, and it may have come without FIN_ACK.

@@ -19,7 +19,8 @@ pub mod code {
     pub const PROTOCOL_VIOLATION: u32 = 0x1004;
     /// The substream was dropped and could not be closed gracefully in time.
     pub const ABANDONED: u32 = 0x1006;
-    /// The connection is shutting down.
+    /// The connection closes, and the stream had not been ended. What was received before stays readable, unlike
+    /// after any other RESET_STREAM.
     pub const SHUTDOWN: u32 = 0x1007;
     /// The peer sent more payload than it was granted (`max_data`).
     pub const FLOW_CONTROL: u32 = 0x2001;

@@ -56,10 +56,6 @@ pub(crate) struct Shared {
     own_stop_code: AtomicCode,
     /// The reading was stopped by the close of the connection, before FIN.
     cut_off: AtomicBool,
-    /// What was written is worth nothing without the rest: the close of the connection resets this.
-    reset_on_close: AtomicBool,
-    /// It did.
-    reset_by_close: AtomicBool,
     /// The code with which a drop of the writer resets, in place of ending the stream.
     reset_on_drop: AtomicCode,
     send: Mutex<SendBuffer>,
@@ -128,8 +124,6 @@ impl Shared {
             stop_code: AtomicCode::new(),
             own_stop_code: AtomicCode::new(),
             cut_off: AtomicBool::new(false),
-            reset_on_close: AtomicBool::new(false),
-            reset_by_close: AtomicBool::new(false),
             reset_on_drop: AtomicCode::new(),
             send: Mutex::new(send),
             receive: Mutex::new(receive),
@@ -405,7 +399,11 @@ impl Shared {
         if self.state().end().is_none() {
             self.reset_code.set(code);
         }
-        self.apply(Event::ResetStream)
+        // Sent after the data that the peer's application had written, none of which is taken back.
+        match code {
+            Some(code::SHUTDOWN) => self.apply(Event::CutOffByPeer),
+            _ => self.apply(Event::ResetStream),
+        }
     }
 
     pub(crate) fn own_stop_code(&self) -> Option<u32> {
@@ -451,23 +449,18 @@ impl Shared {
         }
     }
 
-    /// Whether the close of the connection resets this in place of ending it with FIN, which the peer could take
-    /// for the end that the application meant. To be set before the first write, and taken back
-    /// behind the last.
-    pub(crate) fn set_reset_on_close(&self, reset: bool) {
-        self.reset_on_close.store(reset, Ordering::Release);
+    /// The connection closes: what the application has not ended is cut off in both directions.
+    pub(crate) fn close(self: &Arc<Self>, code: u32) {
+        self.apply(Event::ConnectionClosing);
+        self.cut_off(code);
     }
 
-    /// The connection closes.
-    pub(crate) fn close(self: &Arc<Self>, code: u32) {
-        self.apply(Event::Shutdown);
-        self.cut_off(code);
-        // Writes look at the state under this lock: one that was accepted has set the flag before.
-        drop(self.send_buffer());
-        if self.reset_on_close.load(Ordering::Acquire) && self.state().end().is_none() {
-            self.reset_by_close.store(true, Ordering::Release);
-            self.reset(code::SHUTDOWN);
+    /// All that was written before the connection began to close has gone out.
+    pub(crate) fn cut_off_drained(self: &Arc<Self>) {
+        if self.state().end().is_none() {
+            self.reset_code.set(Some(code::SHUTDOWN));
         }
+        self.apply(Event::CutOffDrained);
     }
 
     /// Makes a drop of the writer reset the substream, unless it was shut down before.

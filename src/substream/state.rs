@@ -12,9 +12,11 @@
 //!    │                 │                 ├──────────────────────┴───────► Finished(Stopped)
 //!    │                 │                 │ FinAckTimeout        │ FinAckTimeout
 //!    │                 ▼                 └──────────────────────┴───────► Finished(TimedOut)
-//!    └─────────────► Stopped                                    │ NoFinAckExpected
-//!                      │ FinWritten                             └───────► Finished(Delivered)
-//!                      └────────────────────────────────────────────────► Finished(Discarded)
+//!    ├─────────────► Stopped                                    │ NoFinAckExpected
+//!    │                 ▲ │ FinWritten                           └───────► Finished(Delivered)
+//!    │     StopSending │ └──────────────────────────────────────────────► Finished(Discarded)
+//!    └─────────────► CutOff
+//!  ConnectionClosing
 //! ```
 //!
 //! Read half:
@@ -32,7 +34,8 @@
 //! ```text
 //!     Reset, Violation         ResetWritten
 //!   Open ──────────► ResetOwed ─────────────► ResetLocally
-//!    ├─ ResetStream ─► ResetByPeer
+//!    ├─ CutOffDrained ► ResetOwed         (only while the write half is CutOff)
+//!    ├─ ResetStream, CutOffByPeer ► ResetByPeer
 //!    ├─ ChannelClosed ► Closed            (both halves complete, or the peer left early)
 //!    └─ CarrierLost ──► Lost
 //! ```
@@ -44,6 +47,9 @@ pub(crate) enum WriteState {
     Open,
     /// Shut down: new writes are refused, what was accepted drains, then FIN goes out.
     Closing,
+    /// The connection closes before the application has ended the stream: new writes are refused, what was
+    /// accepted drains, then RESET_STREAM goes out. FIN would make a part look like the whole.
+    CutOff,
     /// The peer sent STOP_SENDING before our FIN: the queue is discarded, FIN still follows.
     Stopped,
     /// The carrier took the FIN.
@@ -123,6 +129,8 @@ pub(crate) enum Event {
     /// The peer broke the framing or the order of flags: as [`Event::Reset`], but what was received
     /// before stays readable.
     Violation,
+    /// The application closes the connection.
+    ConnectionClosing,
     // What the peer sent.
     /// FIN.
     Fin,
@@ -132,9 +140,13 @@ pub(crate) enum Event {
     StopSending,
     /// RESET_STREAM.
     ResetStream,
+    /// RESET_STREAM because the peer closes the connection: what it sent before stays readable.
+    CutOffByPeer,
     /// The data channel was closed, by either side.
     ChannelClosed,
     // What the driver did or saw.
+    /// The carrier took all that was accepted before the connection began to close.
+    CutOffDrained,
     /// The carrier took our FIN.
     FinWritten,
     /// The peer's transport has our FIN.
@@ -191,6 +203,8 @@ pub(crate) enum WritePermit {
     Allowed,
     /// The write half was shut down here.
     ShutDown,
+    /// The connection closes.
+    CutOff,
     /// The peer reads no more.
     Stopped,
     /// The channel has ended.
@@ -236,7 +250,10 @@ impl State {
             }
             (
                 ChannelState::ResetOwed,
-                Event::ResetStream | Event::ChannelClosed | Event::CarrierLost,
+                Event::ResetStream
+                | Event::CutOffByPeer
+                | Event::ChannelClosed
+                | Event::CarrierLost,
             ) => {
                 // The peer, or the carrier, was faster: nothing is owed any more.
                 return (self.ended(ChannelState::ResetLocally), Effects::SERVICE);
@@ -245,6 +262,7 @@ impl State {
         }
         match event {
             Event::Shutdown
+            | Event::ConnectionClosing
             | Event::FinAck
             | Event::StopSending
             | Event::FinWritten
@@ -259,14 +277,18 @@ impl State {
                 (Self { read, ..self }, effects)
             }
             Event::Reset => (
-                self.ended(ChannelState::ResetOwed),
+                self.reset_here(),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::DISCARD_RECEIVED)
                     .and(Effects::SERVICE),
             ),
-            Event::Violation => (
+            Event::CutOffDrained if self.write == WriteState::CutOff => (
                 self.ended(ChannelState::ResetOwed),
+                Effects::WAKE_ALL.and(Effects::SERVICE),
+            ),
+            Event::Violation => (
+                self.reset_here(),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
@@ -283,6 +305,12 @@ impl State {
                 };
                 (self.ended(ChannelState::ResetByPeer), effects)
             }
+            Event::CutOffByPeer => (
+                self.ended(ChannelState::ResetByPeer),
+                Effects::WAKE_ALL
+                    .and(Effects::DISCARD_SEND)
+                    .and(Effects::SERVICE),
+            ),
             Event::ChannelClosed => (
                 self.ended(ChannelState::Closed),
                 Effects::WAKE_ALL
@@ -295,8 +323,26 @@ impl State {
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            Event::ResetWritten => (self, Effects::NONE),
+            Event::ResetWritten | Event::CutOffDrained => (self, Effects::NONE),
         }
+    }
+
+    /// A reset that the close of the connection is not the cause of.
+    fn reset_here(self) -> Self {
+        let write = match self.write {
+            WriteState::CutOff => WriteState::Closing,
+            write => write,
+        };
+        Self {
+            write,
+            channel: ChannelState::ResetOwed,
+            ..self
+        }
+    }
+
+    /// Whether the close of the connection has ended this with RESET_STREAM, or is about to.
+    pub(crate) fn is_cut_off(self) -> bool {
+        self.write == WriteState::CutOff
     }
 
     fn ended(self, channel: ChannelState) -> Self {
@@ -329,6 +375,7 @@ impl State {
             (WriteState::Finished(_), _) => WritePermit::ShutDown,
             (_, Some(end)) => WritePermit::Ended(end),
             (WriteState::Open, None) => WritePermit::Allowed,
+            (WriteState::CutOff, None) => WritePermit::CutOff,
             (WriteState::Closing | WriteState::FinSent | WriteState::FinDelivered, None) => {
                 WritePermit::ShutDown
             }
@@ -338,8 +385,11 @@ impl State {
     /// What a reader is told that finds nothing buffered.
     pub(crate) fn read_permit(self) -> ReadPermit {
         match (self.read, self.end()) {
-            // Our reset has dropped what was unread: it must not look like the end of the stream.
-            (_, Some(Ended::ResetLocally)) => ReadPermit::Ended(Ended::ResetLocally),
+            // Our reset has dropped what was unread: it must not look like the end of the stream. That of a
+            // close drops nothing that came before FIN.
+            (_, Some(Ended::ResetLocally)) if !self.is_cut_off() => {
+                ReadPermit::Ended(Ended::ResetLocally)
+            }
             (ReadState::FinReceived | ReadState::FinAcked, _) => ReadPermit::EndOfStream,
             (_, Some(end)) => ReadPermit::Ended(end),
             (ReadState::StopOwed | ReadState::StopSent, None) => ReadPermit::EndOfStream,
@@ -349,8 +399,10 @@ impl State {
 
     /// Whether what the application wrote is still to be sent.
     pub(crate) fn sends_data(self) -> bool {
-        matches!(self.write, WriteState::Open | WriteState::Closing)
-            && self.channel == ChannelState::Open
+        matches!(
+            self.write,
+            WriteState::Open | WriteState::Closing | WriteState::CutOff
+        ) && self.channel == ChannelState::Open
     }
 
     /// Whether payload that arrives now is kept for the reader.
@@ -371,7 +423,10 @@ impl WriteState {
             (Event::Shutdown, Self::Open) => {
                 (Self::Closing, Effects::WAKE_WRITERS.and(Effects::SERVICE))
             }
-            (Event::StopSending, Self::Open | Self::Closing) => (
+            (Event::ConnectionClosing, Self::Open) => {
+                (Self::CutOff, Effects::WAKE_WRITERS.and(Effects::SERVICE))
+            }
+            (Event::StopSending, Self::Open | Self::Closing | Self::CutOff) => (
                 Self::Stopped,
                 Effects::WAKE_WRITERS
                     .and(Effects::DISCARD_SEND)
@@ -386,7 +441,7 @@ impl WriteState {
             (Event::FinDelivered, Self::FinSent) => (Self::FinDelivered, Effects::NONE),
             (Event::NoFinAckExpected, Self::FinDelivered) => finished(FinishedAs::Delivered),
             (Event::FinAck, Self::FinSent | Self::FinDelivered) => finished(FinishedAs::Acked),
-            (Event::FinAck, Self::Open | Self::Closing | Self::Stopped) => {
+            (Event::FinAck, Self::Open | Self::Closing | Self::CutOff | Self::Stopped) => {
                 (self, Effects::PROTOCOL_ERROR)
             }
             (Event::FinAckTimeout, Self::FinSent | Self::FinDelivered) => {
@@ -438,6 +493,7 @@ impl State {
             WriteState::Finished(FinishedAs::TimedOut) => 7,
             WriteState::Finished(FinishedAs::Stopped) => 8,
             WriteState::Finished(FinishedAs::Discarded) => 9,
+            WriteState::CutOff => 10,
         };
         let read = match self.read {
             ReadState::Open => 0,
@@ -470,7 +526,8 @@ impl State {
                 6 => WriteState::Finished(FinishedAs::Delivered),
                 7 => WriteState::Finished(FinishedAs::TimedOut),
                 8 => WriteState::Finished(FinishedAs::Stopped),
-                _ => WriteState::Finished(FinishedAs::Discarded),
+                9 => WriteState::Finished(FinishedAs::Discarded),
+                _ => WriteState::CutOff,
             },
             read: match read {
                 0 => ReadState::Open,

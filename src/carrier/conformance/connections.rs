@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use super::{LIMIT, pattern};
 use crate::carrier::Carrier;
 use crate::{
-    CloseOutcome, Config, Connection, ConnectionError, Finished, Negotiation, ReadHalf, Substream,
-    SubstreamError, WriteHalf,
+    CloseOutcome, Config, Connection, ConnectionError, FinishError, Finished, Negotiation,
+    ReadHalf, Substream, SubstreamError, WriteHalf,
 };
 
 /// Awaits something that has to happen.
@@ -422,22 +422,48 @@ case!(
 );
 
 case!(
-    /// A close waits for what was written, on substreams that nobody finished.
+    /// A close waits for what was written. The reader of a substream that its writer has ended gets the end; one
+    /// whose writer has not is told so behind the last byte, also if it is slow.
     closing_a_connection_delivers_what_was_written, pair, {
         let data = pattern(60_000);
-        let (mut here, mut there) = pair.substream().await;
-        here.write_all(&data).await.unwrap();
+        let (mut whole, mut reads_whole) = pair.substream().await;
+        let (mut cut, mut reads_cut) = pair.substream().await;
+        let (mut late, mut reads_late) = pair.substream().await;
+        for writer in [&mut whole, &mut cut] {
+            writer.write_all(&data).await.unwrap();
+        }
+        late.write_all(b"read late").await.unwrap();
+        late.flush().await.unwrap();
         let reading = tokio::spawn(async move {
-            let mut all = Vec::new();
-            there.read_to_end(&mut all).await.map(|_| all)
+            let (mut all, mut part) = (Vec::new(), Vec::new());
+            let (whole, cut) = tokio::join!(
+                reads_whole.read_to_end(&mut all),
+                reads_cut.read_to_end(&mut part)
+            );
+            whole.map(|_| (all, part, cut.expect_err("its writer has not ended it")))
         });
-        within("close", pair.a.close()).await;
-        let all = within("the reader", reading).await.unwrap().unwrap();
+        // The end is asked for first: `join` polls in this order.
+        let both = async { tokio::join!(whole.finish(), pair.a.close()) };
+        let (finished, ()) = within("close", both).await;
+        assert_eq!(finished, Ok(Finished::Acked));
+        let (all, part, error) = within("the readers", reading).await.unwrap().unwrap();
         assert!(all == data, "{} bytes", all.len());
+        assert!(part == data, "{} bytes", part.len());
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+        let mut part = Vec::new();
+        let end = within("the late reader", reads_late.read_to_end(&mut part)).await;
+        assert_eq!(part, b"read late", "{end:?}");
+        assert!(end.is_err());
+        for writer in [&mut cut, &mut late] {
+            let error = within("the writer", writer.write(b"more")).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error}");
+            let finished = within("the writer's end", writer.finish()).await;
+            let cause = ConnectionError::ClosedLocally;
+            assert_eq!(finished, Err(FinishError::ConnectionLost(cause)));
+        }
         let error = pair.a.open("/echo/1.0.0").await.unwrap_err();
         assert!(matches!(error, crate::OpenError::Connection(_)), "{error:?}");
         assert_eq!(pair.a.close_reason(), Some(ConnectionError::ClosedLocally));
-        drop(here);
     }
 );
 

@@ -44,7 +44,7 @@ impl Shared {
             }),
             (WriteState::Stopped, _) => Some(CloseOutcome::Stopped(self.stop_code.get())),
             (_, None) => None,
-            (_, Some(Ended::ResetLocally)) if self.was_reset_by_close() => Some(CloseOutcome::Lost),
+            (WriteState::CutOff, Some(Ended::ResetLocally)) => Some(CloseOutcome::Lost),
             (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
                 Some(CloseOutcome::Reset(self.reset_code.get()))
             }
@@ -101,13 +101,10 @@ impl Shared {
         matches!(end, Some(Ended::ResetByPeer | Ended::ResetLocally))
     }
 
-    fn was_reset_by_close(&self) -> bool {
-        self.reset_by_close.load(Ordering::Acquire)
-    }
-
     pub(super) fn write_error(&self, refused: WritePermit) -> io::Error {
         match refused {
             WritePermit::Ended(end) => self.error(end).into(),
+            WritePermit::CutOff => SubstreamError::ConnectionLost(self.link.closing_cause()).into(),
             WritePermit::Stopped => SubstreamError::Stopped(self.stop_code.get()).into(),
             WritePermit::Allowed | WritePermit::ShutDown => SubstreamError::ShutDown.into(),
         }
@@ -115,7 +112,7 @@ impl Shared {
 
     pub(super) fn error(&self, end: Ended) -> SubstreamError {
         match end {
-            Ended::ResetLocally if self.was_reset_by_close() => {
+            Ended::ResetLocally if self.state().is_cut_off() => {
                 SubstreamError::ConnectionLost(self.link.closing_cause())
             }
             Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),

@@ -13,9 +13,10 @@ const TIMED_OUT: W = W::Finished(FinishedAs::TimedOut);
 const STOPPED: W = W::Finished(FinishedAs::Stopped);
 const DISCARDED: W = W::Finished(FinishedAs::Discarded);
 
-const WRITE_STATES: [W; 10] = [
+const WRITE_STATES: [W; 11] = [
     W::Open,
     W::Closing,
+    W::CutOff,
     W::Stopped,
     W::FinSent,
     W::FinDelivered,
@@ -40,8 +41,11 @@ const CHANNEL_STATES: [C; 6] = [
     C::Closed,
     C::Lost,
 ];
-const EVENTS: [E; 17] = [
+const EVENTS: [E; 20] = [
     E::Shutdown,
+    E::ConnectionClosing,
+    E::CutOffDrained,
+    E::CutOffByPeer,
     E::Stop,
     E::Reset,
     E::Violation,
@@ -70,8 +74,16 @@ const ERROR: u8 = Effects::PROTOCOL_ERROR.0;
 const WAKE_ALL: u8 = READER | WRITERS;
 
 /// Write half: every pair that does something. All others change nothing.
-const WRITE_TABLE: [(W, E, W, u8); 16] = [
+const WRITE_TABLE: [(W, E, W, u8); 19] = [
     (W::Open, E::Shutdown, W::Closing, WRITERS | SERVICE),
+    (W::Open, E::ConnectionClosing, W::CutOff, WRITERS | SERVICE),
+    (
+        W::CutOff,
+        E::StopSending,
+        W::Stopped,
+        WRITERS | DROP_SENT | SERVICE,
+    ),
+    (W::CutOff, E::FinAck, W::CutOff, ERROR),
     (
         W::Open,
         E::StopSending,
@@ -122,7 +134,7 @@ const READ_TABLE: [(R, E, R, u8); 8] = [
 ];
 
 /// Channel: every pair that does something, with the effects for a read half without FIN.
-const CHANNEL_TABLE: [(C, E, C, u8); 9] = [
+const CHANNEL_TABLE: [(C, E, C, u8); 11] = [
     (
         C::Open,
         E::Reset,
@@ -143,6 +155,12 @@ const CHANNEL_TABLE: [(C, E, C, u8); 9] = [
     ),
     (
         C::Open,
+        E::CutOffByPeer,
+        C::ResetByPeer,
+        WAKE_ALL | DROP_SENT | SERVICE,
+    ),
+    (
+        C::Open,
         E::ChannelClosed,
         C::Closed,
         WAKE_ALL | DROP_SENT | SERVICE,
@@ -155,6 +173,7 @@ const CHANNEL_TABLE: [(C, E, C, u8); 9] = [
     ),
     (C::ResetOwed, E::ResetWritten, C::ResetLocally, 0),
     (C::ResetOwed, E::ResetStream, C::ResetLocally, SERVICE),
+    (C::ResetOwed, E::CutOffByPeer, C::ResetLocally, SERVICE),
     (C::ResetOwed, E::ChannelClosed, C::ResetLocally, SERVICE),
     (C::ResetOwed, E::CarrierLost, C::ResetLocally, SERVICE),
 ];
@@ -173,6 +192,15 @@ fn all_states() -> impl Iterator<Item = State> {
 
 /// What the tables say.
 fn expected(state: State, event: Event) -> (State, u8) {
+    if event == E::CutOffDrained {
+        return match (state.write, state.channel) {
+            (W::CutOff, C::Open) => {
+                let channel = C::ResetOwed;
+                (State { channel, ..state }, WAKE_ALL | SERVICE)
+            }
+            _ => (state, 0),
+        };
+    }
     let channel_row = CHANNEL_TABLE
         .iter()
         .find(|(from, on, ..)| (*from, *on) == (state.channel, event));
@@ -183,7 +211,19 @@ fn expected(state: State, event: Event) -> (State, u8) {
             effects &= !DROP_READ;
         }
         let channel = *channel;
-        return (State { channel, ..state }, effects);
+        // A reset of the application is not that of the close.
+        let write = match (state.write, state.channel, event) {
+            (W::CutOff, C::Open, E::Reset | E::Violation) => W::Closing,
+            (write, ..) => write,
+        };
+        return (
+            State {
+                write,
+                channel,
+                ..state
+            },
+            effects,
+        );
     }
     if state.channel != C::Open {
         return (state, if event == E::Stop { DROP_READ } else { 0 });
@@ -248,15 +288,22 @@ fn every_transition_keeps_the_invariants() {
             if effects.contains(Effects::PROTOCOL_ERROR) {
                 assert_eq!(event, E::FinAck, "{context}");
                 assert!(
-                    matches!(state.write, W::Open | W::Closing | W::Stopped),
+                    matches!(state.write, W::Open | W::Closing | W::CutOff | W::Stopped),
                     "{context}"
                 );
                 assert_eq!(after, state, "{context}");
             }
             // FIN is owed in these states only: once written there is no way back to them.
-            let owes_fin = |write| matches!(write, W::Open | W::Closing | W::Stopped);
+            let owes_fin = |write| matches!(write, W::Open | W::Closing | W::CutOff | W::Stopped);
             if !owes_fin(state.write) {
                 assert!(!owes_fin(after.write), "FIN a second time: {context}");
+            }
+            // What the close has cut off ends with FIN only if the peer itself has stopped it.
+            if state.write == W::CutOff && after.channel == C::Open {
+                assert!(
+                    matches!(after.write, W::CutOff | W::Stopped),
+                    "a part looks like the whole: {context}"
+                );
             }
             // A change that a waiting task can see wakes it.
             if after.write_permit() != state.write_permit() && after.write != W::FinSent {
@@ -266,7 +313,8 @@ fn every_transition_keeps_the_invariants() {
             {
                 assert!(effects.contains(Effects::WAKE_READER), "{context}");
             }
-            if state.sends_data() && !after.sends_data() && after.write != W::FinSent {
+            let drained = after.write == W::FinSent || event == E::CutOffDrained;
+            if state.sends_data() && !after.sends_data() && !drained {
                 assert!(effects.contains(Effects::DISCARD_SEND), "{context}");
             }
         }
@@ -280,7 +328,7 @@ fn every_state_survives_packing() {
         assert_eq!(State::unpack(state.pack()), state);
         assert!(words.insert(state.pack()), "{state:?} shares its word");
     }
-    assert_eq!(words.len(), 10 * 5 * 6);
+    assert_eq!(words.len(), 11 * 5 * 6);
     assert_eq!(State::INITIAL.pack(), 0);
 }
 
@@ -304,11 +352,14 @@ fn every_state_permits_writes_and_reads_as_listed() {
             (ACKED | DELIVERED | TIMED_OUT, _) => WritePermit::ShutDown,
             (_, Some(end)) => WritePermit::Ended(end),
             (W::Open, None) => WritePermit::Allowed,
+            (W::CutOff, None) => WritePermit::CutOff,
             (W::Closing | W::FinSent | W::FinDelivered, None) => WritePermit::ShutDown,
         };
         assert_eq!(state.write_permit(), write, "{state:?}");
         let read = match (state.read, end) {
-            (_, Some(End::ResetLocally)) => ReadPermit::Ended(End::ResetLocally),
+            (_, Some(End::ResetLocally)) if state.write != W::CutOff => {
+                ReadPermit::Ended(End::ResetLocally)
+            }
             (R::FinReceived | R::FinAcked, _) => ReadPermit::EndOfStream,
             (R::Open | R::StopOwed | R::StopSent, Some(end)) => ReadPermit::Ended(end),
             (R::StopOwed | R::StopSent, None) => ReadPermit::EndOfStream,
@@ -317,7 +368,7 @@ fn every_state_permits_writes_and_reads_as_listed() {
         assert_eq!(state.read_permit(), read, "{state:?}");
         assert_eq!(
             state.sends_data(),
-            end.is_none() && matches!(state.write, W::Open | W::Closing)
+            end.is_none() && matches!(state.write, W::Open | W::Closing | W::CutOff)
         );
         assert_eq!(
             state.keeps_payload(),
@@ -325,7 +376,7 @@ fn every_state_permits_writes_and_reads_as_listed() {
         );
         assert_eq!(
             state.is_complete(),
-            WRITE_STATES[5..].contains(&state.write) && state.read == R::FinAcked
+            WRITE_STATES[6..].contains(&state.write) && state.read == R::FinAcked
         );
     }
 }
@@ -363,6 +414,10 @@ fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> 
     if state.read == R::StopOwed {
         state = state.on(E::StopWritten).0;
     }
+    if state.write == W::CutOff {
+        state = state.on(E::CutOffDrained).0;
+        return state.on(E::ResetWritten).0;
+    }
     if matches!(state.write, W::Closing | W::Stopped) {
         *fins += 1;
         state = state.on(E::FinWritten).0;
@@ -370,8 +425,8 @@ fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> 
     state
 }
 
-/// Row H-2: every sequence of up to four flags, with a shutdown at every place in it or nowhere,
-/// and a driver that keeps up or that comes too late.
+/// Row H-2: every sequence of up to four flags, with a shutdown or a close of the connection at every
+/// place in it or nowhere, and a driver that keeps up or that comes too late.
 #[test]
 fn h2_flags_in_every_order_end_in_a_sane_state() {
     for length in 0..=4_u32 {
@@ -381,27 +436,29 @@ fn h2_flags_in_every_order_end_in_a_sane_state() {
                 .collect();
             for shutdown_at in 0..=flags.len() + 1 {
                 for prompt in [true, false] {
-                    run_flags(&flags, shutdown_at, prompt);
+                    run_flags(&flags, E::Shutdown, shutdown_at, prompt);
+                    run_flags(&flags, E::ConnectionClosing, shutdown_at, prompt);
                 }
             }
         }
     }
 }
 
-fn run_flags(flags: &[Event], shutdown_at: usize, prompt: bool) {
-    let context = format!("{flags:?}, shutdown at {shutdown_at}, prompt {prompt}");
+fn run_flags(flags: &[Event], end: Event, shutdown_at: usize, prompt: bool) {
+    let context = format!("{flags:?}, {end:?} at {shutdown_at}, prompt {prompt}");
     let (mut fins, mut acks) = (0, 0);
     let mut state = State::INITIAL;
     let mut fin_was_acked = false;
     let mut early_ack = false;
     let mut events = flags.to_vec();
     if shutdown_at <= flags.len() {
-        events.insert(shutdown_at, E::Shutdown);
+        events.insert(shutdown_at, end);
     }
     for event in events {
         let open = state.end().is_none();
-        early_ack |=
-            open && event == E::FinAck && matches!(state.write, W::Open | W::Closing | W::Stopped);
+        early_ack |= open
+            && event == E::FinAck
+            && matches!(state.write, W::Open | W::Closing | W::CutOff | W::Stopped);
         let (after, effects) = state.on(event);
         fin_was_acked |= after.write == ACKED;
         state = after;
@@ -423,12 +480,17 @@ fn run_flags(flags: &[Event], shutdown_at: usize, prompt: bool) {
         "{context}"
     );
     assert_eq!((fins, acks), (fins_then, acks_then), "{context}");
-    if flags.contains(&E::ResetStream) || early_ack {
+    let is_stopped = flags.contains(&E::StopSending);
+    if end == E::ConnectionClosing && fins > 0 {
+        assert!(is_stopped, "a part looks like the whole: {context}");
+    }
+    let is_cut_off = state.is_cut_off();
+    if flags.contains(&E::ResetStream) || early_ack || is_cut_off {
         assert!(state.end().is_some(), "{context}");
     } else {
         assert_eq!(state.end(), None, "{context}");
         assert_eq!(state.read.has_fin(), flags.contains(&E::Fin), "{context}");
-        let ends_writing = shutdown_at <= flags.len() || flags.contains(&E::StopSending);
+        let ends_writing = shutdown_at <= flags.len() || is_stopped;
         assert_eq!(fins, u32::from(ends_writing), "{context}");
     }
 }
