@@ -135,7 +135,8 @@ impl EndpointBuilder {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BindError`] names the address that failed.
+    /// [`BindError::Config`] if the settings can not work, [`BindError::Resolve`], and
+    /// [`BindError::Socket`], which names the address that failed.
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
             .await

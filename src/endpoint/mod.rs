@@ -378,8 +378,9 @@ impl Endpoint {
     /// [`EndpointBuilder::websocket_binding`] helps.
     ///
     /// # Errors
-    /// [`ConnectAnyError::MissingPeer`] and [`ConnectAnyError::AnotherPeer`] before anything is sent;
-    /// [`ConnectAnyError::AllFailed`] says why each address failed.
+    /// [`ConnectAnyError::MissingPeer`], [`ConnectAnyError::AnotherPeer`], and
+    /// [`ConnectAnyError::TooManyAddresses`] for more than [`MAX_ADDRESSES`], before anything is
+    /// sent; [`ConnectAnyError::AllFailed`] says why each address failed.
     ///
     /// # Cancel safety
     /// If the future is dropped, all attempts are.
