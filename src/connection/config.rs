@@ -157,7 +157,8 @@ pub struct Config {
     pub expect_fin_ack: bool,
     /// How substreams find out which protocol they carry. Default: multistream-select.
     pub negotiation: Negotiation,
-    /// Protocols accepted on substreams that the peer opens, best first.
+    /// Protocols accepted on substreams that the peer opens, in any order: of several that both
+    /// sides speak the opener chooses.
     pub protocols: Vec<String>,
     /// Is told what happens. Default: nobody.
     pub events: Option<Arc<dyn Events>>,

@@ -59,7 +59,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// Adds a protocol that peers may open substreams for; the first added is preferred.
+    /// Adds a protocol that peers may open substreams for. Of several that both sides speak the
+    /// opener chooses.
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
         self.config.protocols.push(protocol.into());
         self

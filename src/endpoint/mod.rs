@@ -307,8 +307,9 @@ impl Endpoint {
         &self.inner().certificate
     }
 
-    /// The full addresses that peers can dial, with certificate hash and peer id. A socket on a
-    /// wildcard has one for every address that the machine has now.
+    /// The full addresses that peers can dial, with certificate hash, and peer id with
+    /// [`Security::Noise`]. A socket on a wildcard has one for every address of its family that the
+    /// machine has now; link-local IPv6 is left out, and loopback unless there is nothing else.
     pub fn addresses(&self) -> Vec<Address> {
         let inner = self.inner();
         let full = |socket: SocketAddr| {
