@@ -62,8 +62,9 @@ pub enum CarrierEvent {
     },
     /// There is room again: every write that was refused as [`Written::Busy`] may be tried again.
     Writable,
-    /// Everything written to a channel has reached the peer, after
-    /// [`Carrier::notify_delivered`].
+    /// Everything written to a channel has reached the peer's transport, after
+    /// [`Carrier::notify_delivered`]. A carrier that hears nothing of the peer's, as a WebSocket,
+    /// reports it when its socket has taken everything.
     Delivered {
         /// The channel.
         channel: ChannelId,
@@ -102,8 +103,8 @@ pub enum Written {
     Taken,
     /// The carrier has no room; [`CarrierEvent::Writable`] follows.
     Busy,
-    /// This channel takes nothing yet, because it is still being opened;
-    /// [`CarrierEvent::Writable`] follows. Other channels are not affected.
+    /// This channel takes nothing yet, because it is still being opened or has used up its part of
+    /// the peer's window; [`CarrierEvent::Writable`] follows. Other channels are not affected.
     NotOpen,
     /// The channel is closed: nothing can be written to it any more.
     Closed,

@@ -51,9 +51,10 @@ pub enum CeilingPolicy {
     /// either, and waits for ever: go processes a reset when somebody reads.
     #[default]
     Reset,
-    /// The receive window of the connection shuts: nothing more arrives on any of its substreams, and none can be
-    /// opened, until the reader has made room. Nothing is lost. Only over the direct engine, which can
-    /// leave data unread; elsewhere as [`CeilingPolicy::Reset`].
+    /// The receive window of the connection shuts: nothing more arrives on any of its substreams,
+    /// and none can be opened, until the reader has made room. Nothing is lost. Only over carriers
+    /// that can leave data unread, of which the direct engine is one; elsewhere as
+    /// [`CeilingPolicy::Reset`].
     Backpressure,
 }
 
@@ -70,11 +71,15 @@ pub struct Config {
     /// How long a dropped substream, or a closing connection, may take to deliver what was
     /// accepted. Default: 10 s. Answers peers that never read, and so would keep state alive.
     pub teardown_timeout: Duration,
-    /// How long opening and negotiating a substream may take, in either direction. Default: 5 s,
-    /// as litep2p. Answers peers that open channels and say nothing.
+    /// How long opening and negotiating a substream may take, in either direction, not counting the
+    /// wait for room at the peer ([`Connection::open`](crate::Connection::open)). Default: 5 s, as
+    /// litep2p. Answers peers that open channels and say nothing. A peer that says nothing for as
+    /// long counts as one that knows no credit.
     pub open_timeout: Duration,
     /// Payload bytes that a peer may send on a substream before the application reads them, at
-    /// first. Default: 1 MiB, 84 Mbit/s at a round trip of 100 ms. At most 2^32 - 1.
+    /// first. Default: 1 MiB, 84 Mbit/s at a round trip of 100 ms. At most 2^32 - 1. Until 8 KiB of
+    /// a substream were read it is 1/512 of what is left of [`Self::connection_ceiling`] (64 KiB by
+    /// default), at least 16 KiB.
     ///
     /// Doubles, up to [`Self::max_receive_window`], when the peer uses up one grant before the next
     /// reaches it although the application keeps up: then the window is shorter than the
@@ -152,7 +157,8 @@ pub struct Config {
     pub expect_fin_ack: bool,
     /// How substreams find out which protocol they carry. Default: multistream-select.
     pub negotiation: Negotiation,
-    /// Protocols accepted on substreams that the peer opens, best first.
+    /// Protocols accepted on substreams that the peer opens, in any order: of several that both
+    /// sides speak the opener chooses.
     pub protocols: Vec<String>,
     /// Is told what happens. Default: nobody.
     pub events: Option<Arc<dyn Events>>,

@@ -37,8 +37,8 @@ pub enum ConnectionError {
     /// [`EndpointConfig::progress_timeout`](crate::EndpointConfig::progress_timeout).
     #[error("the peer acknowledges nothing any more")]
     NoProgress,
-    /// Nothing was carried for [`Config::idle_timeout`](crate::Config::idle_timeout), and this side
-    /// closed it.
+    /// There was no substream for [`Config::idle_timeout`](crate::Config::idle_timeout), and this
+    /// side closed it.
     #[error("closed for idleness")]
     Idle,
     /// The peer opened substreams and ended them unused, more often than

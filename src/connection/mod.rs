@@ -79,8 +79,11 @@ impl Connection {
     /// ([`Config::max_inbound_substreams`]). Until it is known what the peer is, 64 may be opened.
     ///
     /// # Errors
-    /// [`OpenError::UnsupportedProtocol`] if the peer does not speak it, [`OpenError::TimedOut`]
-    /// if it does not answer within [`Config::open_timeout`].
+    /// With [`Negotiation::MultistreamSelect`]: [`OpenError::UnsupportedProtocol`] if the peer does
+    /// not speak it, [`OpenError::TimedOut`] if it does not answer within [`Config::open_timeout`].
+    /// With [`Negotiation::ChannelLabel`] the substream is returned at once, and one that the peer
+    /// does not speak is reset with
+    /// [`code::NEGOTIATION_FAILED`](crate::substream::code::NEGOTIATION_FAILED).
     ///
     /// # Cancel safety
     /// If the future is dropped, the substream is closed.
@@ -90,7 +93,8 @@ impl Connection {
 
     /// Opens a substream for the first of `protocols` that the peer speaks.
     ///
-    /// [`Substream::protocol`] tells which one that is. Errors and cancel safety as
+    /// [`Substream::protocol`] tells which one that is. With [`Negotiation::ChannelLabel`] it is
+    /// the first of them, whatever the peer speaks. Errors and cancel safety as
     /// [`Connection::open`].
     pub async fn open_any(&self, protocols: &[&str]) -> Result<Substream, OpenError> {
         let config = &self.link.config;

@@ -18,7 +18,8 @@ pub struct ConnectionStats {
     pub opened: u64,
     /// Substreams opened by the peer and taken.
     pub accepted: u64,
-    /// Substreams opened by the peer and refused, for want of room.
+    /// Substreams opened by the peer and refused, for want of room or because the connection
+    /// closes.
     pub refused: u64,
     /// Flags with a value that is not known; ignored.
     pub unknown_flags: u64,
@@ -26,7 +27,9 @@ pub struct ConnectionStats {
     /// ignored. See
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
     pub without_effect: u64,
-    /// Substreams reset because the peer broke the framing, the order of flags, or its credit.
+    /// Substreams reset because the peer broke the framing, the order of flags, its credit or
+    /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect), or because
+    /// what it sent was not read and reached a ceiling.
     pub violations: u64,
     /// Bytes unread in all substreams, with the cost of their frames.
     pub unread: u64,

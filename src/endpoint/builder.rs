@@ -59,7 +59,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// Adds a protocol that peers may open substreams for; the first added is preferred.
+    /// Adds a protocol that peers may open substreams for. Of several that both sides speak the
+    /// opener chooses.
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
         self.config.protocols.push(protocol.into());
         self
@@ -135,7 +136,8 @@ impl EndpointBuilder {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BindError`] names the address that failed.
+    /// [`BindError::Config`] if the settings can not work, [`BindError::Resolve`], and
+    /// [`BindError::Socket`], which names the address that failed.
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
             .await

@@ -70,12 +70,12 @@ pub struct EndpointConfig {
     /// Largest UDP payload to send to this machine itself. Default: 1 450.
     pub loopback_mtu: usize,
     /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 640 Mbit/s at 100 ms. The memory that
-    /// SCTP holds for them, entries and what arrived behind a gap included, is at most a quarter more, and
-    /// 1 MiB for control frames.
+    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 671 Mbit/s at 100 ms. The
+    /// memory that SCTP holds for them, entries and what arrived behind a gap included, is at most
+    /// a quarter more, and 1 MiB for control frames.
     pub max_in_flight: usize,
     /// Most bytes that a connection holds of channels that are not read, before their senders have
-    /// to wait, in engines that hold back unread data. Default: 8 MiB, 640 Mbit/s at 100 ms.
+    /// to wait, in engines that hold back unread data. Default: 8 MiB, 671 Mbit/s at 100 ms.
     pub receive_buffer: usize,
     /// How long the peer may acknowledge nothing of what was sent, while its receive window is open, before the
     /// connection ends with [`ConnectionError::NoProgress`](crate::ConnectionError::NoProgress). Default: 30 s,

@@ -52,7 +52,8 @@ pub enum ConnectError {
     Unreachable {
         /// Where the connection was to go.
         remote: SocketAddr,
-        /// What the system says: [`io::ErrorKind::ConnectionRefused`].
+        /// What the system says: [`io::ErrorKind::ConnectionRefused`], on Windows
+        /// [`io::ErrorKind::ConnectionReset`].
         source: io::Error,
     },
     /// The peer, or the path to it, was too slow, or nobody is there.

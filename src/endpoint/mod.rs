@@ -307,8 +307,9 @@ impl Endpoint {
         &self.inner().certificate
     }
 
-    /// The full addresses that peers can dial, with certificate hash and peer id. A socket on a
-    /// wildcard has one for every address that the machine has now.
+    /// The full addresses that peers can dial, with certificate hash, and peer id with
+    /// [`Security::Noise`]. A socket on a wildcard has one for every address of its family that the
+    /// machine has now; link-local IPv6 is left out, and loopback unless there is nothing else.
     pub fn addresses(&self) -> Vec<Address> {
         let inner = self.inner();
         let full = |socket: SocketAddr| {
@@ -378,8 +379,9 @@ impl Endpoint {
     /// [`EndpointBuilder::websocket_binding`] helps.
     ///
     /// # Errors
-    /// [`ConnectAnyError::MissingPeer`] and [`ConnectAnyError::AnotherPeer`] before anything is sent;
-    /// [`ConnectAnyError::AllFailed`] says why each address failed.
+    /// [`ConnectAnyError::MissingPeer`], [`ConnectAnyError::AnotherPeer`], and
+    /// [`ConnectAnyError::TooManyAddresses`] for more than [`MAX_ADDRESSES`], before anything is
+    /// sent; [`ConnectAnyError::AllFailed`] says why each address failed.
     ///
     /// # Cancel safety
     /// If the future is dropped, all attempts are.

@@ -8,8 +8,9 @@
 //! payload      begun ─► progress, progress ─► ended
 //! ```
 //!
-//! Each begins once and ends once, whoever is dropped and whatever fails: what is behind the last arrow comes
-//! exactly once for everything that began.
+//! Each begins once and ends once, whoever is dropped and whatever fails: what is behind the last
+//! arrow comes exactly once for everything that began. Only if the task of a connection panics,
+//! nothing more is reported of the connection and its substreams ([`ConnectionError::Panicked`]).
 
 use std::error::Error;
 use std::fmt;
@@ -195,8 +196,9 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A payload was refused before it began, by this side: by its header, for want of one, or because too many
-    /// are open. Nothing else is told of it, and nothing at all if whoever waited for its header was dropped.
+    /// A payload ended before it began: this side refused it by its header, for want of one, or
+    /// because too many are open, or the sender gave it up. Nothing else is told of it, and nothing
+    /// at all if whoever waited for its header was dropped.
     fn payload_refused(
         &self,
         connection: &ConnectionInfo,

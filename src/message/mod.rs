@@ -53,9 +53,10 @@ pub const MAX_FRAME: usize = 16_384;
 
 /// Bytes of the largest body that [`FrameDecoder::new`] accepts, length prefix not included.
 ///
-/// A payload of 16 384 bytes with a flag and an error code, which is 12 bytes more than the
-/// specification allows: litep2p up to 0.16 counts the payload alone, and sends such frames in every
-/// bulk transfer. It bounds what a peer can make this side hold for one unfinished frame.
+/// A payload of 16 384 bytes with a flag and an error code, which with its length prefix is 15
+/// bytes more than the specification allows: litep2p up to 0.16 counts the payload alone, and sends
+/// such frames in every bulk transfer. It bounds what a peer can make this side hold for one
+/// unfinished frame.
 pub const MAX_BODY: usize = 16_396;
 
 // Field numbers of proto/message.proto.

@@ -192,10 +192,10 @@ impl fmt::Debug for Payload {
 
 /// The bytes of a payload, as they come.
 ///
-/// Ends with `None` when the payload is complete, its hash right and the sender told; and
-/// after an error, which comes behind all bytes that were received. What is not read holds the
-/// sender back. Of a payload with a hash and without a length the last 32 bytes are held back until the
-/// stream ends, since they may be the hash.
+/// Ends with `None` when the payload is complete, its hash right and the sender told; and after an
+/// error, which comes behind all bytes that were received and not dropped by a reset of the sender.
+/// What is not read holds the sender back. Of a payload with a hash and without a length the last
+/// 32 bytes are held back until the stream ends, since they may be the hash.
 ///
 /// # Drop
 /// As of [`Payload`], if it has not ended.

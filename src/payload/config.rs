@@ -13,7 +13,8 @@ use super::wire::MAX_METADATA;
 pub struct PayloadConfig {
     /// Longest payload, in bytes. Default: 64 MiB. A receiver refuses longer ones by their header,
     /// and stops one whose length was not told when it has become longer; a sender fails before
-    /// the first byte. Answers payloads that fill memory or disk.
+    /// the first byte, or, where it does not know the length, when it has read more. Answers
+    /// payloads that fill memory or disk.
     pub max_total: u64,
     /// Longest metadata, in bytes. Default and maximum: 4 KiB.
     pub max_metadata: usize,

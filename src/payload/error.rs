@@ -98,12 +98,14 @@ impl fmt::Display for Rejection {
 
 /// Why a payload was not received as it was sent.
 ///
-/// Everything that arrived before was handed over first.
+/// What was received before was handed over first, but for what a RESET_STREAM of the sender drops:
+/// bytes that had arrived and were not read yet.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
     /// It is longer than [`PayloadConfig::max_total`](super::PayloadConfig::max_total), or than the
-    /// limit of [`Payload::assemble`](super::Payload::assemble). Nothing was allocated for it.
+    /// limit of [`Payload::assemble`](super::Payload::assemble). Nothing was allocated for one
+    /// whose header has its length; one of unknown length is received up to the limit.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
         /// Its length; of one of unknown length, what has arrived by now.
@@ -278,8 +280,8 @@ impl From<PayloadError> for io::Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It is longer than [`PayloadConfig::max_total`](super::PayloadConfig::max_total). Nothing
-    /// was sent.
+    /// It is longer than [`PayloadConfig::max_total`](super::PayloadConfig::max_total). Nothing was
+    /// sent, unless its length was not known: then it was sent up to that.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
         /// Its length; of one of unknown length, what was read by now.

@@ -113,7 +113,8 @@ impl Sender {
 
     /// Sends `payload`, and waits until the receiver has confirmed it.
     ///
-    /// It is not copied on its way to the carrier's messages.
+    /// It is not copied on its way to the carrier's messages, but for the parts of frames at the
+    /// ends of each write; one with a hash is written in pieces of 128 KiB.
     ///
     /// # Errors
     /// [`SendError::TooLarge`] and [`SendError::MetadataTooLong`] before anything is sent; see
@@ -138,7 +139,8 @@ impl Sender {
     ///
     /// # Errors
     /// [`SendError::SourceTruncated`] if `source` ends before `total` bytes; otherwise as
-    /// [`Sender::send_bytes`].
+    /// [`Sender::send_bytes`], but [`SendError::TooLarge`] comes when `source` has given too much
+    /// if `total` is `None`.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the payload.

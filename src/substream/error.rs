@@ -19,8 +19,8 @@ pub mod code {
     pub const PROTOCOL_VIOLATION: u32 = 0x1004;
     /// The substream was dropped and could not be closed gracefully in time.
     pub const ABANDONED: u32 = 0x1006;
-    /// The connection closes, and the stream had not been ended. What was received before stays readable, unlike
-    /// after any other RESET_STREAM.
+    /// The connection closes, and the stream had not been ended. What was received before stays
+    /// readable; any other RESET_STREAM that arrives before FIN drops it.
     pub const SHUTDOWN: u32 = 0x1007;
     /// The peer sent more payload than it was granted (`max_data`).
     pub const FLOW_CONTROL: u32 = 0x2001;
@@ -35,9 +35,11 @@ pub enum CloseOutcome {
     /// The peer confirmed with FIN_ACK that it has every byte.
     Acked,
     /// The peer's transport has every byte and FIN, and the peer is known to send no FIN_ACK
-    /// ([`Config::expect_fin_ack`](crate::Config::expect_fin_ack)).
+    /// ([`Config::expect_fin_ack`](crate::Config::expect_fin_ack)). A WebSocket reports nothing of
+    /// the peer's transport: there this says that the local socket has taken everything.
     Delivered,
-    /// FIN was delivered to the peer, but no FIN_ACK came within [`Config::fin_ack_timeout`].
+    /// FIN was delivered to the peer (over a WebSocket: to the local socket), but no FIN_ACK came
+    /// within [`Config::fin_ack_timeout`].
     ///
     /// [`Config::fin_ack_timeout`]: crate::Config::fin_ack_timeout
     TimedOut,
@@ -57,7 +59,8 @@ pub enum CloseOutcome {
 pub enum Finished {
     /// The peer confirmed with FIN_ACK that it has every byte.
     Acked,
-    /// The peer's transport has every byte and FIN. Only toward a peer that is known to send no FIN_ACK, see
+    /// The peer's transport has every byte and FIN; over a WebSocket the local socket has. Only
+    /// toward a peer that is known to send no FIN_ACK, see
     /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     Delivered,
 }
@@ -66,9 +69,10 @@ pub enum Finished {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FinishError {
-    /// The peer's transport has every byte and FIN, but no FIN_ACK came within
-    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout). The normal outcome toward peers that know no
-    /// FIN_ACK, such as rust-libp2p: see [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
+    /// The peer's transport, or over a WebSocket the local socket, has every byte and FIN, but no
+    /// FIN_ACK came within [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout). The normal
+    /// outcome toward peers that know no FIN_ACK, such as rust-libp2p: see
+    /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     #[error("no FIN_ACK came in time")]
     TimedOut,
     /// The peer sent STOP_SENDING, with this code if it gave one: it did not want the rest.
@@ -103,9 +107,10 @@ impl From<FinishError> for io::Error {
     }
 }
 
-/// Why a read, write or close of a substream failed.
+/// Why a read, write or flush of a substream failed.
 ///
-/// The source of the [`io::Error`]s that the I/O traits return.
+/// The inner error ([`io::Error::get_ref`]) of what the I/O traits return; that of `shutdown()` and
+/// `close()` is a [`FinishError`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubstreamError {

@@ -45,7 +45,8 @@ impl ReadHalf {
     /// # Errors
     /// `ConnectionReset` after a reset by either side, `UnexpectedEof` when the channel or the
     /// connection ended without FIN; in both cases after everything received was read, but for a
-    /// reset, which drops what is unread.
+    /// reset, which drops what is unread. A reset by the peer drops nothing where its code is
+    /// [`code::SHUTDOWN`](super::code::SHUTDOWN), or after FIN.
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
@@ -169,17 +170,19 @@ impl WriteHalf {
     /// Ends the stream to the peer: delivers what was written, sends FIN, and waits until the
     /// peer has confirmed with FIN_ACK that it has all of it.
     ///
-    /// Toward a peer that is known to send no FIN_ACK it waits until the peer's transport has all of it, and
-    /// returns [`Finished::Delivered`]: see [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
+    /// Toward a peer that is known to send no FIN_ACK it waits until the peer's transport has all
+    /// of it (over a WebSocket: the local socket), and returns [`Finished::Delivered`]: see
+    /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     ///
     /// Calling it again returns the same result.
     ///
     /// # Errors
     /// [`FinishError`] in every other case: the peer has confirmed nothing within
-    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it got the FIN, wanted no more, reset the
-    /// substream, closed the channel, or was lost. It becomes an [`io::Error`] with `?`.
-    /// `shutdown()` of the I/O traits is less strict: it succeeds where the peer's transport has everything
-    /// and FIN.
+    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it got the FIN, wanted no
+    /// more, reset the substream, closed the channel, or was lost. It becomes an [`io::Error`] with
+    /// `?`. `shutdown()` of the I/O traits is less strict: it succeeds where the peer's transport
+    /// has everything and FIN, or over a WebSocket, which reports nothing of the peer, the local
+    /// socket.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.

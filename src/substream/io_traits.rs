@@ -139,8 +139,8 @@ impl tokio::io::AsyncWrite for Substream {
         tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.write), cx)
     }
 
-    /// Shuts down and waits for FIN_ACK or its timeout; `Ok` in both cases, and
-    /// [`Substream::close_outcome`] tells which.
+    /// As that of [`WriteHalf`]: `Ok` after FIN_ACK or its timeout, an error where the substream
+    /// ended before. [`Substream::close_outcome`] tells which.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.write), cx)
     }

@@ -1,7 +1,7 @@
 //! A reliable byte stream over one data channel.
 //!
 //! [`Substream`] and its halves implement the `tokio::io` and `futures::io` traits. What happens
-//! underneath is in three files: [`state`](self) the pure transitions, `shared` the state and
+//! underneath is in four files: [`state`](self) the pure transitions, `shared` the state and
 //! buffers that a handle and the driver of the connection share, `send` and `recv` the buffers.
 
 use std::fmt;

@@ -15,6 +15,8 @@ pub struct SubstreamStats {
     pub received: u64,
     /// Payload bytes received that the application has not read.
     pub unread: usize,
-    /// Payload bytes that the peer may send unread: the receive window as it has grown so far.
+    /// Payload bytes that the peer may send unread, where
+    /// [`Config::connection_ceiling`](crate::Config::connection_ceiling) leaves as much: the
+    /// receive window as it has grown so far.
     pub receive_window: u64,
 }

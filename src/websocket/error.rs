@@ -47,7 +47,8 @@ pub enum WebSocketError {
     MessageTooLong {
         /// Its bytes, as far as they were announced.
         size: usize,
-        /// [`WebSocketConfig::max_message`](super::WebSocketConfig::max_message).
+        /// [`WebSocketConfig::max_message`](super::WebSocketConfig::max_message); of a server 4 224
+        /// until Noise has succeeded.
         max: usize,
     },
     /// A new substream has no label. Answered with close code 1002.
@@ -152,8 +153,8 @@ pub enum UpgradeError {
     /// No `Upgrade: websocket` header. Answered with status 426.
     #[error("no Upgrade: websocket")]
     MissingUpgrade,
-    /// [`RequestPolicy::with_hook`](super::RequestPolicy::with_hook) refused the request, or a server answered so; see
-    /// [`UpgradeError::refused`].
+    /// [`RequestPolicy::with_hook`](super::RequestPolicy::with_hook) refused the request; see
+    /// [`UpgradeError::refused`]. A client gets [`UpgradeError::UnexpectedStatus`] then.
     #[error("refused with status {status}: {reason}")]
     Refused {
         /// The status of the answer.

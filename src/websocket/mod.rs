@@ -18,13 +18,16 @@
 //! ```
 //!
 //! # On the wire
-//! The messages are binary, and make one stream of frames: where they begin and end means nothing. Each frame is that of
-//! any other carrier with the field `stream`, and on the first frame of a substream also `label`. Clients number
-//! their substreams 2, 4, 6, servers 1, 3, 5. What is queued together goes out as one message; nothing waits for more.
-//! On stream 0 runs Noise, and after that one frame at most: FIN, with the code of
-//! [`Connection::close_with`](crate::Connection::close_with) if there is one, says that its sender opens and takes
-//! no more substreams. Then it ends those there are, and closes the WebSocket with code 1000, or 4000 and up. A flag
-//! of value 4 ends a substream on which not both ends have said everything.
+//! The messages are binary, and make one stream of frames: where they begin and end means nothing.
+//! Each frame is that of any other carrier with the field `stream`, and on the first frame of a
+//! substream also `label`. Clients number their substreams 2, 4, 6, servers 1, 3, 5. What is queued
+//! together goes out as one message; nothing waits for more. On stream 0 runs Noise, and after that
+//! frames about the connection: how many substreams its sender accepts
+//! ([`Message::max_substreams`](crate::message::Message::max_substreams)), and at last FIN, with
+//! the code of [`Connection::close_with`](crate::Connection::close_with) if there is one, which
+//! says that its sender opens and takes no more substreams. Then it ends those there are, and
+//! closes the WebSocket with code 1000, or 4000 and up. A flag of value 4 ends a substream on which
+//! not both ends have said everything.
 //!
 //! # Who reads along
 //! Over `ws://` everybody on the path reads and can change what is carried; Noise proves who the peers are

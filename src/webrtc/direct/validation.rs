@@ -14,7 +14,7 @@ use crate::sctp::Nonce;
 /// the path by which it answers.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// HEARTBEATs to an address for one nomination: over 16 s.
+/// HEARTBEATs to an address for one nomination: within 8 s.
 const ATTEMPTS: u32 = 6;
 
 /// How long an address that is not in use counts as validated. Later it may be another's.

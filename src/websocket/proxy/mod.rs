@@ -11,8 +11,9 @@ pub(crate) mod preamble;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProxyHeader {
-    /// The PROXY protocol, version 1 or 2, in front of TLS and HTTP. Each connection has to begin with it; one without
-    /// is answered with status 400, since nothing may be guessed.
+    /// The PROXY protocol, version 1 or 2, in front of TLS and HTTP. Each connection has to begin
+    /// with it; one without is answered with status 400, or closed where TLS is spoken, since
+    /// nothing may be guessed.
     ProxyProtocol,
     /// The header `X-Forwarded-For`. Addresses are taken from its end as long as they are proxies that are trusted; the
     /// first one that is not is the client. The port is 0 where the header has none.
