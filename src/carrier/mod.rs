@@ -180,6 +180,12 @@ pub trait Carrier: Send {
     /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 
+    /// Whether [`CarrierEvent::Delivered`] says that the peer's transport has what was written. Where it only says that
+    /// a socket of this side has, `shutdown()` succeeds with FIN_ACK alone.
+    fn confirms_delivery(&self) -> bool {
+        true
+    }
+
     /// Asks for one [`CarrierEvent::Delivered`] when all that was written to the channel so far
     /// has reached the peer, at once if it has.
     fn notify_delivered(&mut self, channel: ChannelId);

@@ -210,6 +210,9 @@ impl<C: Carrier> Driver<C> {
             carrier.allow_shut_window();
             link.set_bounded_by_carrier();
         }
+        if !carrier.confirms_delivery() {
+            link.set_delivery_is_local();
+        }
         let opening = Opening::new(carrier.carries_notices());
         // Peers that name protocols by label are ours.
         let peer_knows_credit =

@@ -55,6 +55,8 @@ pub(crate) struct Link {
     held_back: AtomicBool,
     /// The carrier holds back what is beyond the ceilings: nothing is reset for it.
     bounded_by_carrier: AtomicBool,
+    /// What the carrier reports as delivered has left this side, and no more is known.
+    delivery_is_local: AtomicBool,
     /// Why the connection ended; set once, before anybody is woken for it.
     cause: OnceLock<ConnectionError>,
     ended: Notify,
@@ -97,6 +99,7 @@ impl Link {
             accepts_awaited: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             bounded_by_carrier: AtomicBool::new(false),
+            delivery_is_local: AtomicBool::new(false),
             cause: OnceLock::new(),
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
@@ -273,6 +276,14 @@ impl Link {
 
     pub(crate) fn is_bounded_by_carrier(&self) -> bool {
         self.bounded_by_carrier.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_delivery_is_local(&self) {
+        self.delivery_is_local.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_delivery_local(&self) -> bool {
+        self.delivery_is_local.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_held_back(&self, held_back: bool) {

@@ -682,6 +682,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::random::cases(256))]
+
         #[test]
         fn any_cuts_in_any_order_make_the_same_record(
             length in SHORTEST..3000,

@@ -407,6 +407,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
         self.channels.read(channel)
     }
 
+    fn confirms_delivery(&self) -> bool {
+        false
+    }
+
     fn notify_delivered(&mut self, channel: ChannelId) {
         if self.channels.get_mut(channel).is_none() || matches!(self.state, State::Ended(_)) {
             return;

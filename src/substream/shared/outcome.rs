@@ -78,11 +78,17 @@ impl Shared {
         }
     }
 
-    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN.
+    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN. Where nothing is
+    /// reported of that transport, FIN_ACK has to say so.
     ///
     /// STOP_SENDING behind our FIN is one: the peer wants no more, and there is no more.
     pub(crate) fn shutdown_result(&self) -> io::Result<()> {
         match self.state().write {
+            WriteState::FinDelivered | WriteState::Finished(FinishedAs::TimedOut)
+                if self.link.is_delivery_local() =>
+            {
+                self.finish_result().map(drop).map_err(io::Error::from)
+            }
             WriteState::FinDelivered
             | WriteState::Finished(
                 FinishedAs::Acked

@@ -10,7 +10,7 @@ use crate::address::WebSocketAddress;
 use crate::certificate::{Certificate, Fingerprint};
 use crate::connection::{Config, Connection, ConnectionError, Negotiation, OpenError};
 use crate::identity::Identity;
-use crate::substream::Finished;
+use crate::substream::{FinishError, Finished};
 use crate::websocket::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -564,20 +564,22 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     assert!(a.is_idle() && b.is_idle());
 }
 
+/// That a socket of this side has taken FIN says nothing of the peer.
 #[tokio::test(start_paused = true)]
-async fn o10_r4_a_silent_peer_is_pinged_and_then_given_up_with_a_cause() {
-    let (a, b) = duplex(64 * 1024);
+async fn a_shutdown_toward_a_silent_peer_fails() {
     let config = client(Authentication::DangerNone);
-    let address = somewhere();
-    let server = server(Authentication::DangerNone);
-    let (a, b) = tokio::join!(connect_over(a, &address, &config), accept(b, &server));
-    let (a, b) = (a.unwrap(), b.unwrap());
-    // Both live on for as long as the other answers.
-    tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!((a.close_reason(), b.close_reason()), (None, None));
-    closed([a, b]).await;
+    let (a, _silent) = to_a_silent_peer(&config).await;
+    let mut substream = a.open("").await.unwrap();
+    substream.write_all(b"into the void").await.unwrap();
+    let begin = Instant::now();
+    let error = substream.shutdown().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+    assert_eq!(begin.elapsed().as_secs(), 10, "the wait for FIN_ACK");
+    assert_eq!(substream.finish().await, Err(FinishError::TimedOut));
+}
 
-    // A peer that upgrades, and then neither reads nor writes.
+/// A client whose peer upgrades, and then neither reads nor writes.
+async fn to_a_silent_peer(config: &ClientConfig) -> (Connection, impl Sized) {
     let (a, b) = duplex(64 * 1024);
     let silent = async {
         use tokio_tungstenite::tungstenite::http;
@@ -591,8 +593,25 @@ async fn o10_r4_a_silent_peer_is_pinged_and_then_given_up_with_a_cause() {
             .await
             .unwrap()
     };
-    let (a, _silent) = tokio::join!(connect_over(a, &address, &config), silent);
-    let a = a.unwrap();
+    let address = somewhere();
+    let (a, silent) = tokio::join!(connect_over(a, &address, config), silent);
+    (a.unwrap(), silent)
+}
+
+#[tokio::test(start_paused = true)]
+async fn o10_r4_a_silent_peer_is_pinged_and_then_given_up_with_a_cause() {
+    let (a, b) = duplex(64 * 1024);
+    let config = client(Authentication::DangerNone);
+    let address = somewhere();
+    let server = server(Authentication::DangerNone);
+    let (a, b) = tokio::join!(connect_over(a, &address, &config), accept(b, &server));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    // Both live on for as long as the other answers.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((a.close_reason(), b.close_reason()), (None, None));
+    closed([a, b]).await;
+
+    let (a, _silent) = to_a_silent_peer(&config).await;
     let begin = Instant::now();
     let mut substream = a.open("").await.unwrap();
     let error = substream.read_u8().await.unwrap_err();
