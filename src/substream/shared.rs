@@ -643,3 +643,5 @@ impl Drop for Shared {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wakers;
