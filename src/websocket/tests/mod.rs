@@ -11,9 +11,11 @@ use super::upgrade::engine_config;
 
 mod connections;
 mod defaults;
+mod ends;
 mod hostile;
 mod proxies;
 mod requests;
+mod rfc6455;
 mod simulated;
 mod sockets;
 mod unproven;
