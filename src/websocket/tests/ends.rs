@@ -1,5 +1,6 @@
 //! How connections end, by either side: close frames, sockets that end without one, dropped handles.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Message as WsMessage, protocol::CloseFrame}
 use super::carrier;
 use super::connections::plain;
 use super::hostile::{Scripted, data, open};
+use crate::carrier::Carrier;
 use crate::connection::{Connection, ConnectionError, OpenError};
 use crate::message::mux::{append_flag, append_routed};
 use crate::message::{Flag, FrameDecoder, Message};
@@ -132,6 +134,18 @@ async fn o12_the_last_handle_that_is_dropped_drains_and_closes_with_1000() {
     // FIN of the substream, and the one on stream 0 that says goodbye.
     assert_eq!((payload, fins), (written, 2));
     assert_eq!(close.map(|close| u16::from(close.code)), Some(1000));
+}
+
+/// Row O-12, of the carrier alone: it says no goodbye, and the peer takes that for what it is.
+#[tokio::test(start_paused = true)]
+async fn o12_a_carrier_that_is_dropped_is_a_lost_socket_to_its_peer() {
+    let (a, b) = duplex(4096);
+    let dropped = carrier(a, true, WebSocketConfig::default()).await;
+    let mut left = carrier(b, false, WebSocketConfig::default()).await;
+    drop(dropped);
+    let event = timeout(LIMIT, poll_fn(|cx| left.poll_event(cx))).await;
+    let cause = event.expect("the end is noticed").unwrap_err();
+    assert_eq!(cause, ConnectionError::WebSocket(WebSocketError::Lost));
 }
 
 #[tokio::test(start_paused = true)]
