@@ -136,6 +136,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         &self.channels
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_events(&self) -> usize {
+        self.events.len()
+    }
+
     /// Queues a frame of the handshake.
     pub(super) fn send_on_zero(&mut self, frame: &[u8]) {
         let out = self

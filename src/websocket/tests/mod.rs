@@ -9,6 +9,7 @@ use super::carrier::WebSocketCarrier;
 use super::heartbeat::Metered;
 use super::upgrade::engine_config;
 
+mod bounds;
 mod connections;
 mod defaults;
 mod ends;
