@@ -106,8 +106,10 @@ mod tests {
                     moved = true;
                 }
                 if let Poll::Ready(event) = b.poll_event(cx) {
-                    if let CarrierEvent::Closed { .. } = event.expect("alive") {
-                        return Poll::Ready(());
+                    match event.expect("alive") {
+                        CarrierEvent::Closed { .. } => return Poll::Ready(()),
+                        CarrierEvent::Readable { channel } => while b.read(channel).is_some() {},
+                        _ => {}
                     }
                     moved = true;
                 }
@@ -123,6 +125,11 @@ mod tests {
         assert!(
             (Duration::from_secs(2)..Duration::from_secs(3)).contains(&after),
             "{after:?}"
+        );
+        // Row S-14, over WebRTC: the frame was a message.
+        assert_eq!(
+            (a.message_counts().sent, b.message_counts().received),
+            (1, 1)
         );
     }
 

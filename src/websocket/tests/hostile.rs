@@ -388,7 +388,7 @@ async fn j6_more_than_was_granted_resets_that_substream_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s8_what_is_queued_together_is_one_message() {
+async fn s8_s14_what_is_queued_together_is_one_message_and_counted_as_one() {
     let mut scripted = Scripted::new().await;
     let mut all = BytesMut::new();
     for index in 1..=20 {
@@ -402,11 +402,30 @@ async fn s8_what_is_queued_together_is_one_message() {
     let mut credits = scripted.frames().await;
     credits.retain(|frame| frame.max_substreams.is_none());
     assert_eq!(credits.len(), 20, "the credit of all in one message");
+    let before = scripted.ours.stats();
     for substream in &mut substreams {
         substream.write_all(b"one").await.unwrap();
     }
     let frames = scripted.frames().await;
     assert_eq!(frames.len(), 20, "the data of all in one message");
+    // Row S-14: each is counted by itself, and every substream for itself.
+    scripted
+        .send([data(2, b"twice"), data(4, b"x")].concat())
+        .await;
+    scripted.send(data(2, b"twice")).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let after = scripted.ours.stats();
+    assert_eq!(after.frames_sent - before.frames_sent, 20);
+    assert_eq!(after.messages_sent - before.messages_sent, 1);
+    assert_eq!(after.frames_received - before.frames_received, 3);
+    assert_eq!(after.messages_received - before.messages_received, 2);
+    let counts = |substream: &crate::substream::Substream| {
+        let stats = substream.stats();
+        (stats.sent, stats.received)
+    };
+    assert_eq!(counts(&substreams[0]), (3, 10));
+    assert_eq!(counts(&substreams[1]), (3, 1));
+    assert_eq!(counts(&substreams[2]), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
