@@ -507,3 +507,30 @@ async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_en
         s.finish().await;
     }
 }
+
+/// 64 substreams are opened before the peer has shown what it is; more wait for that, or for the open timeout, after
+/// which a peer that has said nothing has no limits.
+#[tokio::test(start_paused = true)]
+async fn substreams_beyond_64_wait_until_a_silent_peer_is_known_or_the_open_timeout() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let begin = Instant::now();
+    let mut substreams = Vec::new();
+    for _ in 0..64 {
+        substreams.push(s.us.open("").await.expect("a channel is free"));
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    let us = s.us.clone();
+    let waiting = tokio::spawn(async move { us.open("").await });
+    s.peer.run_for(Duration::from_millis(4990)).await;
+    assert!(!waiting.is_finished(), "the 65th");
+    s.peer.run_for(Duration::from_millis(20)).await;
+    substreams.push(waiting.await.expect("no panic").expect("a channel is free"));
+    for _ in 0..100 {
+        substreams.push(s.us.open("").await.expect("a channel is free"));
+    }
+    for substream in &substreams {
+        substream.reset(1);
+    }
+    drop(substreams);
+    s.finish().await;
+}

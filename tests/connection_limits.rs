@@ -478,6 +478,8 @@ struct Worn {
     inner: MemoryCarrier,
     worn: Arc<AtomicBool>,
     waker: Arc<AtomicWaker>,
+    /// The peer takes nothing that says goodbye.
+    never_closes: bool,
 }
 
 impl Carrier for Worn {
@@ -515,6 +517,9 @@ impl Carrier for Worn {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.never_closes {
+            return Poll::Pending;
+        }
         self.inner.poll_close(cx)
     }
 }
@@ -530,6 +535,7 @@ async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
         inner: a,
         worn: Arc::clone(&worn),
         waker: Arc::clone(&waker),
+        never_closes: false,
     };
     let (a, driver_a) = Connection::over(a, Arc::new(config()));
     let (b, driver_b) = Connection::over(b, Arc::new(config()));
@@ -557,6 +563,33 @@ async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
     }
     drop(here);
     assert!(a.is_idle() && b.is_idle());
+}
+
+/// A peer that does not even read why it is left is waited for for a second.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_left_has_a_second_to_learn_why() {
+    let (a, mut peer, _faults) = pair(MemoryConfig::default());
+    let a = Worn {
+        inner: a,
+        worn: Arc::default(),
+        waker: Arc::default(),
+        never_closes: true,
+    };
+    let mut config = config();
+    config.max_unused_substreams = 0;
+    let (a, driver) = Connection::over(a, Arc::new(config));
+    let driver = tokio::spawn(driver);
+    let channel = peer.open("").expect("a channel");
+    peer.write(channel, &Message::reset(7).encode(), Class::Control);
+    let begin = Instant::now();
+    let cause = within("the end", a.closed()).await;
+    assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
+    assert_eq!(begin.elapsed().as_millis() / 10, 100, "a second");
+    driver.await.expect("no panic");
+    while let Ok(Some(unused)) = a.accept().await {
+        drop(unused);
+    }
+    assert!(a.is_idle());
 }
 
 /// A carrier whose peer never lets it come to rest.

@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anabranch::carrier::memory::{MemoryConfig, pair};
-use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use anabranch::carrier::{
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+};
 use anabranch::{Connection, ConnectionError, Driver, Finished, ReadHalf, WriteHalf};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
@@ -92,6 +94,10 @@ impl<C: Carrier> Carrier for Mortal<C> {
 
     fn max_message(&self) -> usize {
         self.inner.max_message()
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.inner.message_counts()
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -237,6 +237,94 @@ fn tests_that_pages_name_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// A row of the requirements in `tests/README.md`: its ids, and what stands for them.
+fn rows() -> Vec<(String, String)> {
+    let text = read("tests/README.md");
+    let cells = text.lines().filter_map(|line| {
+        let (ids, tests) = line.strip_prefix("| ")?.split_once(" | ")?;
+        let is_id = |id: &str| {
+            let Some((letters, number)) = id.split_once('-') else {
+                return false;
+            };
+            let is_number = number
+                .trim_start_matches('R')
+                .chars()
+                .all(|c| c.is_ascii_digit());
+            letters.chars().all(|c| c.is_ascii_uppercase()) && is_number
+        };
+        let is_row = ids.split(", ").all(is_id);
+        is_row.then(|| {
+            (
+                ids.to_owned(),
+                tests.trim_end_matches('|').trim().to_owned(),
+            )
+        })
+    });
+    cells.collect()
+}
+
+/// Each row has a test that exists, or says in so many words why it has none.
+#[test]
+fn rows_of_the_requirements_have_tests_or_a_reason() {
+    const REASONS: [&str; 7] = [
+        "a type",
+        "a convention",
+        "no `cfg(test)` constant",
+        "none",
+        "not ours",
+        "the conformance suite",
+        "`Carrier::poll_event` loops",
+    ];
+    let functions = functions();
+    let files = files();
+    let ids: BTreeSet<String> = rows()
+        .iter()
+        .flat_map(|(ids, _)| ids.split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert!(ids.len() > 120, "{} rows", ids.len());
+    let is_test = |span: &str| {
+        let (path, name) = as_function(span).unwrap_or((Vec::new(), span));
+        let pattern = |c: char| is_part_of_name(c) || c == '*';
+        if !name.chars().all(pattern) || !name.contains(['_', '*']) {
+            return None;
+        }
+        let in_place = functions.iter().any(|function| {
+            let has_part = |part: &String| function.path.contains(part);
+            is_meant(&function.name, name) && path.iter().all(has_part)
+        });
+        // Cases of the conformance suite are made by a macro, and a file stands for all of its tests.
+        let is_case = || {
+            let mut cases = files
+                .iter()
+                .filter(|f| f.starts_with("src/carrier/conformance/"));
+            cases.any(|file| read(file).contains(&format!("{name}, ")))
+        };
+        let is_file = || files.iter().any(|f| f.ends_with(&format!("/{name}.rs")));
+        Some(in_place || (path.is_empty() && (is_case() || is_file())))
+    };
+    let mut wrong = Vec::new();
+    for (row, tests) in rows() {
+        let spans = code_spans(&tests);
+        let found: Vec<_> = spans
+            .iter()
+            .map(|(span, _)| (span, is_test(span)))
+            .collect();
+        for (span, found) in &found {
+            if *found == Some(false) {
+                wrong.push(format!("{row}: {span} is no test"));
+            }
+        }
+        let has_test = found.iter().any(|(_, found)| *found == Some(true));
+        let refers = tests
+            .split([' ', ',', ';', ':'])
+            .any(|word| ids.contains(word));
+        if !has_test && !refers && !REASONS.iter().any(|reason| tests.starts_with(reason)) {
+            wrong.push(format!("{row}: {tests}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Long names without a path: of tests, fields, functions or cases of foreign peers.
 #[test]
 fn names_that_pages_use_are_used_in_the_code() {

@@ -17,7 +17,7 @@ use anabranch::payload::{
 };
 use bytes::Bytes;
 use common::seeds::seeds;
-use common::{Pair, config, pattern, within};
+use common::{Pair, config, pattern, settle, within};
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -248,6 +248,75 @@ async fn f8_a_stream_that_is_not_read_is_bounded_by_credit() {
     }
     assert_eq!(got, 4_000_000);
     within("the receipt", sending).await.unwrap().unwrap();
+    pair.finish().await;
+}
+
+/// Row F-17: payloads that are sent at once take turns, one frame each, and a request between them waits for one frame
+/// of each.
+#[tokio::test(start_paused = true)]
+async fn f17_payloads_take_turns_frame_by_frame() {
+    let pair = Pair::new();
+    let mut senders = Vec::new();
+    let mut receivers = Vec::new();
+    for _ in 0..4 {
+        let (mut here, mut there) = pair.substream().await;
+        // Each has a whole window to send in.
+        here.write_all(&[1; 20_000]).await.unwrap();
+        there.read_exact(&mut [0; 20_000]).await.unwrap();
+        receivers.push(there);
+        senders.push(here);
+    }
+    let (mut small, mut at_peer) = pair.substream().await;
+    settle().await;
+    pair.gates[0].shut();
+    let sending: Vec<_> = senders
+        .into_iter()
+        .map(|here| tokio::spawn(sender(here).send_bytes(content(500_000))))
+        .collect();
+    settle().await;
+    small.write_all(b"small").await.unwrap();
+    let before = pair.sent[0].frames().len();
+    pair.gates[0].open();
+    settle().await;
+    let frames = pair.sent[0].frames();
+    let data = frames[before..]
+        .iter()
+        .filter(|frame| !frame.message.payload.is_empty());
+    let order: Vec<_> = data.map(|frame| frame.channel.get()).collect();
+    // Who is first is nobody's business. All have 64 KiB queued, four frames.
+    let turn: Vec<_> = order[..5].to_vec();
+    let is_small = |channel: &u64| *channel == small.id();
+    assert_eq!(
+        turn.iter().filter(|channel| is_small(channel)).count(),
+        1,
+        "{order:?}"
+    );
+    let big: Vec<_> = turn
+        .iter()
+        .copied()
+        .filter(|channel| !is_small(channel))
+        .collect();
+    for (index, channel) in order[5..13].iter().enumerate() {
+        assert_eq!(*channel, big[index % 4], "{order:?}");
+    }
+    let receiving: Vec<_> = receivers
+        .into_iter()
+        .map(|there| tokio::spawn(async { all_of(receive(there).await.expect("a header")).await }))
+        .collect();
+    for receiving in receiving {
+        let received = within("a payload", receiving).await.unwrap();
+        assert!(received.expect("all of it") == content(500_000));
+    }
+    for sending in sending {
+        within("a receipt", sending)
+            .await
+            .unwrap()
+            .expect("confirmed");
+    }
+    let mut word = [0; 5];
+    at_peer.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"small");
+    drop((small, at_peer));
     pair.finish().await;
 }
 

@@ -6,10 +6,11 @@ mod common;
 
 use std::time::Duration;
 
+use anabranch::FinishError;
 use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use common::{config, pattern, scripted};
+use common::{Pair, config, pattern, scripted, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -128,4 +129,58 @@ async fn l16_the_code_of_a_stop_survives_the_drop() {
     s.peer.expect_flag(channel, Flag::Fin).await;
     s.peer.flag(channel, Flag::FinAck);
     s.finish().await;
+}
+
+/// Row O-R5: where nobody reads any more, the peer's writer is stopped. What it has under way is thrown away as it
+/// comes, and the other direction lives on.
+#[tokio::test(start_paused = true)]
+async fn r5_a_dropped_reader_stops_the_peers_writer_and_keeps_nothing() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (substream, channel) = s.open().await;
+    s.peer.data(channel, &pattern(3000));
+    s.peer.run_for(MS).await;
+    assert_ne!(s.us.stats().unread, 0);
+    let (reader, mut writer) = substream.into_split();
+    drop(reader);
+    s.peer.expect_flag(channel, Flag::StopSending).await;
+    for _ in 0..100 {
+        s.peer.data(channel, &pattern(3000));
+        s.peer.run_for(MS).await;
+        assert_eq!(s.us.stats().unread, 0, "nobody reads it");
+    }
+    writer.write_all(b"still here").await.unwrap();
+    s.peer.expect_data(channel, b"still here").await;
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    assert_eq!(s.sent.count(Flag::StopSending), 1);
+    drop(writer);
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    s.peer.flag(channel, Flag::FinAck);
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}
+
+/// The same between two of ours: a writer without an end is told at once.
+#[tokio::test(start_paused = true)]
+async fn r5_a_writer_without_an_end_fails_where_the_reader_is_dropped() {
+    let pair = Pair::new();
+    let (mut here, there) = pair.substream().await;
+    let writing = tokio::spawn(async move {
+        let mut written = 0_usize;
+        loop {
+            match here.write(&pattern(10_000)).await {
+                Ok(length) => written += length,
+                Err(error) => return (written, error.kind(), here.finish().await),
+            }
+        }
+    });
+    let (mut reader, writer) = there.into_split();
+    reader.read_exact(&mut [0; 5000]).await.unwrap();
+    drop(reader);
+    let (written, kind, finish) = within("the writer is told", writing).await.unwrap();
+    assert!(written < 3 << 20, "{written}");
+    assert_eq!(kind, std::io::ErrorKind::BrokenPipe);
+    assert_eq!(finish, Err(FinishError::Stopped(None)));
+    drop(writer);
+    pair.finish().await;
 }

@@ -345,3 +345,24 @@ async fn chunks_reach_the_carrier_where_they_lie() {
     }
     pair.finish().await;
 }
+
+/// Row S-14: frames and messages are counted apart. Over this carrier each frame is a message, and what the peer puts
+/// into one message is one.
+#[tokio::test(start_paused = true)]
+async fn s14_messages_are_counted_beside_frames() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    let frame = Message::data(Bytes::from_static(b"x")).encode();
+    s.peer.send_raw(channel, &frame.repeat(5));
+    s.peer.send_raw(channel, &frame);
+    substream.read_exact(&mut [0; 6]).await.unwrap();
+    substream.write_all(b"answer").await.unwrap();
+    s.peer.expect_data(channel, b"answer").await;
+    let stats = s.us.stats();
+    assert_eq!((stats.frames_received, stats.messages_received), (6, 2));
+    assert_eq!(stats.messages_sent, s.sent.frames().len() as u64);
+    assert_eq!(stats.messages_sent, stats.frames_sent);
+    drop(substream);
+    s.peer.flag(channel, Flag::Fin);
+    s.finish().await;
+}

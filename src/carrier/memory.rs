@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use super::{Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written};
 use crate::connection::ConnectionError;
 use crate::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
@@ -82,6 +82,7 @@ pub fn pair(config: MemoryConfig) -> (MemoryCarrier, MemoryCarrier, Faults) {
         side,
         wire: Arc::clone(&wire),
         // Like SCTP: the numbers of the two sides can not collide.
+        messages: MessageCounts::default(),
         next_channel: side as u64,
         timer: Box::pin(sleep_until(Instant::now())),
     };
@@ -232,6 +233,7 @@ pub struct MemoryCarrier {
     wire: Arc<Mutex<Wire>>,
     next_channel: u64,
     timer: Pin<Box<Sleep>>,
+    messages: MessageCounts,
 }
 
 impl Wire {
@@ -464,6 +466,7 @@ impl Carrier for MemoryCarrier {
         }
         let channel = channel.get();
         wire.send(self.side, Packet::Data { channel, bytes });
+        self.messages.sent += 1;
         Written::Taken
     }
 
@@ -475,7 +478,12 @@ impl Carrier for MemoryCarrier {
         if entry.closed_by_peer && entry.unread.is_empty() {
             side.channels.remove(&channel.get());
         }
+        self.messages.received += u64::from(bytes.is_some());
         bytes
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.messages
     }
 
     fn notify_delivered(&mut self, channel: ChannelId) {

@@ -120,6 +120,15 @@ pub enum Class {
     Control,
 }
 
+/// Messages of the layer below that a carrier has sent and received; of a WebSocket the binary ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MessageCounts {
+    /// Messages handed to the layer below.
+    pub sent: u64,
+    /// Messages taken from it.
+    pub received: u64,
+}
+
 /// Why a channel could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -235,6 +244,13 @@ pub trait Carrier: Send {
     /// ([`Message::max_substreams`]). Only to a peer that knows credit.
     fn write_notice(&mut self, _frame: &[u8]) -> Written {
         Written::Closed
+    }
+
+    /// Messages sent and received, for [`ConnectionStats`](crate::ConnectionStats). Frames are counted by
+    /// the connection: where one message has several there are fewer messages. Zeros where a carrier
+    /// does not count.
+    fn message_counts(&self) -> MessageCounts {
+        MessageCounts::default()
     }
 
     /// The connection begins to close for this cause: substreams end, and no new ones are taken. A carrier

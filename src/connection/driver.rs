@@ -348,11 +348,11 @@ impl<C: Carrier> Turn<'_, C> {
             return Ok(true);
         }
         moved |= self.begin_closing();
-        self.core
-            .link
-            .counters
-            .substreams
-            .set(self.core.substreams.len() as u64);
+        let messages = self.core.carrier.message_counts();
+        let counters = &self.core.link.counters;
+        counters.messages_sent.set(messages.sent);
+        counters.messages_received.set(messages.received);
+        counters.substreams.set(self.core.substreams.len() as u64);
         Ok(moved)
     }
 

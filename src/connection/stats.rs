@@ -10,6 +10,12 @@ pub struct ConnectionStats {
     pub frames_sent: u64,
     /// Frames received.
     pub frames_received: u64,
+    /// Messages that the carrier sent: over a WebSocket one has the frames of many substreams. Zero
+    /// where a carrier does not count
+    /// ([`Carrier::message_counts`](crate::carrier::Carrier::message_counts)).
+    pub messages_sent: u64,
+    /// Messages that the carrier received, counted in the same way.
+    pub messages_received: u64,
     /// Payload bytes handed to the carrier.
     pub payload_sent: u64,
     /// Payload bytes received.
@@ -64,6 +70,8 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) frames_sent: Counter,
     pub(crate) frames_received: Counter,
+    pub(crate) messages_sent: Counter,
+    pub(crate) messages_received: Counter,
     pub(crate) payload_sent: Counter,
     pub(crate) payload_received: Counter,
     pub(crate) opened: Counter,
@@ -80,6 +88,8 @@ impl Counters {
         ConnectionStats {
             frames_sent: self.frames_sent.get(),
             frames_received: self.frames_received.get(),
+            messages_sent: self.messages_sent.get(),
+            messages_received: self.messages_received.get(),
             payload_sent: self.payload_sent.get(),
             payload_received: self.payload_received.get(),
             opened: self.opened.get(),

@@ -336,3 +336,6 @@ fn parse_request(datagram: &[u8]) -> Option<StunMessage<'_>> {
         .ok()
         .filter(StunMessage::is_binding_request)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::carrier::memory::MemoryCarrier;
-use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use crate::carrier::{
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+};
 use crate::connection::ConnectionError;
 use crate::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
@@ -214,6 +216,10 @@ impl<C: Carrier> Carrier for Watched<C> {
 
     fn max_message(&self) -> usize {
         self.inner.max_message()
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.inner.message_counts()
     }
 
     fn holds_back_unread(&self) -> bool {

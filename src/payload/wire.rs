@@ -190,4 +190,31 @@ mod tests {
         assert_eq!(header.metadata.as_deref(), Some(&b"m"[..]));
         assert_eq!(Header::decode(&[][..]), Ok(Header::default()));
     }
+
+    /// Row FR-1, the other way: who knows the first two fields only reads them, and asks for no more.
+    #[test]
+    fn fr1_a_header_is_read_by_who_knows_its_first_fields_only() {
+        #[derive(Clone, PartialEq, Message)]
+        struct OldHeader {
+            #[prost(uint64, optional, tag = "1")]
+            total_len: Option<u64>,
+            #[prost(bytes = "bytes", optional, tag = "2")]
+            metadata: Option<Bytes>,
+        }
+        let header = Header {
+            total_len: Some(1 << 40),
+            metadata: Some(Bytes::from_static(b"name")),
+            hash: Some(Hash::Sha256.into()),
+            resumable: Some(true),
+        };
+        let old = OldHeader::decode_length_delimited(encode(&header)).expect("protobuf");
+        assert_eq!(old.total_len, Some(1 << 40));
+        assert_eq!(old.metadata.as_deref(), Some(&b"name"[..]));
+        let read = Header::decode_length_delimited(&old.encode_length_delimited_to_vec()[..]);
+        let read = read.expect("protobuf");
+        assert_eq!(
+            (read.total_len, read.hash, read.resumable),
+            (Some(1 << 40), None, None)
+        );
+    }
 }

@@ -20,6 +20,9 @@ use super::shared::Shared;
 pub struct ReadHalf {
     pub(super) shared: Arc<Shared>,
     pub(super) protocol: Option<Arc<str>>,
+    /// The slice that the last `fill_buf` returned, without what was consumed of it since. The
+    /// receive buffer has it as well: it is unread until it is consumed.
+    pub(super) filled: Bytes,
 }
 
 impl ReadHalf {
@@ -27,6 +30,7 @@ impl ReadHalf {
         Self {
             shared,
             protocol: None,
+            filled: Bytes::new(),
         }
     }
 
@@ -63,6 +67,7 @@ impl ReadHalf {
         if max == 0 {
             return Poll::Ready(Ok(Some(Bytes::new())));
         }
+        self.filled = Bytes::new();
         poll_cooperative(cx, |cx| {
             self.shared
                 .poll_read_with(cx, |receive| receive.read_chunk(max))
@@ -72,10 +77,12 @@ impl ReadHalf {
     /// Tells the peer with STOP_SENDING and `code` that nothing more will be read, and discards
     /// what is unread. Reads return the end of the stream from now on.
     pub fn stop(&mut self, code: u32) {
+        self.filled = Bytes::new();
         self.shared.stop(code);
     }
 
-    /// Payload bytes received that were not read yet.
+    /// Payload bytes received that were not read yet. What `fill_buf` returned is unread until it
+    /// is consumed.
     pub fn unread(&self) -> usize {
         self.shared.unread()
     }

@@ -4,9 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
-use super::{ReadHalf, Substream, WriteHalf, poll_cooperative};
+use super::{ReadHalf, ReceiveBuffer, Substream, WriteHalf, poll_cooperative};
 
 impl ReadHalf {
     /// Fills `put` with what is there: all queued payloads that fit, not one a call.
@@ -15,6 +16,7 @@ impl ReadHalf {
         cx: &mut Context<'_>,
         mut put: impl FnMut(&[u8]) -> usize,
     ) -> Poll<io::Result<usize>> {
+        self.filled = Bytes::new();
         poll_cooperative(cx, |cx| {
             let read = ready!(self.shared.poll_read_with(cx, |receive| {
                 let read = receive.read(&mut put);
@@ -22,6 +24,30 @@ impl ReadHalf {
             }))?;
             Poll::Ready(Ok(read.unwrap_or(0)))
         })
+    }
+
+    /// The first unread payload where it lies; empty at the end of the stream.
+    fn poll_filled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        // Also while there is something filled: a reset may have discarded it.
+        let peeked = ready!(poll_cooperative(cx, |cx| {
+            self.shared.poll_read_with(cx, ReceiveBuffer::peek)
+        }));
+        self.filled = Bytes::new();
+        if let Some(chunk) = peeked? {
+            self.filled = chunk;
+        }
+        Poll::Ready(Ok(&self.filled))
+    }
+
+    /// No more than was filled: nobody has seen what came after it.
+    fn consume_filled(&mut self, length: usize) {
+        let length = length.min(self.filled.len());
+        self.filled.advance(length);
+        if self.filled.is_empty() {
+            // An empty slice would keep the carrier message alive.
+            self.filled = Bytes::new();
+        }
+        self.shared.consume_received(length);
     }
 }
 
@@ -60,6 +86,40 @@ impl futures_io::AsyncRead for ReadHalf {
             filled += taken;
             taken
         })
+    }
+}
+
+/// Reads without a copy: `fill_buf` returns the first unread payload where the carrier put it, as
+/// [`ReadHalf::read_chunk`] does, and `consume` reads it.
+///
+/// The peer gets credit for what is consumed. What is only looked at stays unread: it counts in
+/// [`ReadHalf::unread`], any other read returns it again, and a reset discards it.
+///
+/// # Errors
+/// `fill_buf` returns those of [`ReadHalf::read_chunk`], and an empty slice at the end of the stream.
+///
+/// # Cancel safety
+/// `fill_buf` takes nothing: a future that is dropped loses nothing.
+impl tokio::io::AsyncBufRead for ReadHalf {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().poll_filled(cx)
+    }
+
+    /// More than the last `fill_buf` returned counts as all of it, and nothing does after
+    /// another read.
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        self.get_mut().consume_filled(length);
+    }
+}
+
+/// As the one of tokio.
+impl futures_io::AsyncBufRead for ReadHalf {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().poll_filled(cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        self.get_mut().consume_filled(length);
     }
 }
 
@@ -123,6 +183,28 @@ impl futures_io::AsyncRead for Substream {
         out: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         futures_io::AsyncRead::poll_read(Pin::new(&mut self.read), cx, out)
+    }
+}
+
+/// See the one of [`ReadHalf`].
+impl tokio::io::AsyncBufRead for Substream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().read.poll_filled(cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        self.get_mut().read.consume_filled(length);
+    }
+}
+
+/// See the one of [`ReadHalf`].
+impl futures_io::AsyncBufRead for Substream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().read.poll_filled(cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, length: usize) {
+        self.get_mut().read.consume_filled(length);
     }
 }
 

@@ -189,6 +189,24 @@ impl ReceiveBuffer {
         Some(out)
     }
 
+    /// The first payload where it lies. It stays unread until [`Self::skip`].
+    pub(crate) fn peek(&mut self) -> Option<Bytes> {
+        if self.chunks.is_empty() {
+            // Frozen, so that what arrives next is not copied into memory that a reader looks at.
+            self.finish_tail();
+        }
+        self.chunks.front().cloned()
+    }
+
+    /// Reads up to `length` bytes that nobody wants a copy of. Returns how many there were.
+    pub(crate) fn skip(&mut self, mut length: usize) -> usize {
+        self.read(|chunk| {
+            let taken = chunk.len().min(length);
+            length -= taken;
+            taken
+        })
+    }
+
     fn consume(&mut self, bytes: usize) {
         debug_assert!(self.buffered >= bytes, "{bytes} of {} bytes", self.buffered);
         self.buffered = self.buffered.saturating_sub(bytes);

@@ -34,6 +34,7 @@ use crate::connection::Link;
 use crate::events::{Initiator, SubstreamInfo};
 
 mod outcome;
+mod reading;
 
 use outcome::AtomicCode;
 
@@ -498,20 +499,7 @@ impl Shared {
         for registered in [false, true] {
             // The state is read before the buffer: after FIN nothing is added to it.
             let permit = self.state().read_permit();
-            let mut due = false;
-            let taken = self.with_received(|receive| {
-                let taken = take(receive);
-                if taken.is_some() {
-                    let room = self.link.promised.room(&self.link.config);
-                    due = receive.credit_offer(room, false).is_some();
-                }
-                taken
-            });
-            if let Some(taken) = taken {
-                self.used(Usage::Read);
-                if due || self.link.reads_are_awaited() {
-                    self.request_service();
-                }
+            if let Some(taken) = self.take_received(&mut take) {
                 return Poll::Ready(Ok(Some(taken)));
             }
             let permit = match permit {
@@ -648,3 +636,5 @@ impl Drop for Shared {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wakers;

@@ -48,7 +48,9 @@ use reachability::{Reachability, Validation};
 use source_watch::SourceWatch;
 use transmit::TransmitQueue;
 
-use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use crate::carrier::{
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+};
 use crate::connection::ConnectionError;
 use crate::endpoint::router::RouteGuard;
 use crate::endpoint::socket::DatagramSocket;
@@ -97,6 +99,7 @@ pub(crate) struct WebRtcCarrier {
     local: SocketAddr,
     timer: Pin<Box<Sleep>>,
     budget: Budget,
+    messages: MessageCounts,
     /// A write was refused for want of budget, and `Writable` is owed.
     refused: bool,
     /// A channel that was not open yet was written to, and `Writable` is owed.
@@ -166,6 +169,7 @@ impl WebRtcCarrier {
             local,
             timer: Box::pin(sleep_until(Instant::now())),
             budget,
+            messages: MessageCounts::default(),
             refused: false,
             not_open: false,
             dirty: true,
@@ -466,6 +470,7 @@ impl Carrier for WebRtcCarrier {
         match written {
             Written::Taken => {
                 self.budget.on_written(Instant::now().into_std(), length);
+                self.messages.sent += 1;
                 self.dirty = true;
             }
             Written::Busy => self.refused = true,
@@ -482,7 +487,12 @@ impl Carrier for WebRtcCarrier {
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
         let bytes = self.engine.read(channel);
         self.dirty |= self.engine.wants_poll();
+        self.messages.received += u64::from(bytes.is_some());
         bytes
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.messages
     }
 
     fn notify_delivered(&mut self, channel: ChannelId) {

@@ -24,7 +24,9 @@ use super::error::WebSocketError;
 use super::heartbeat::{Beat, Heartbeat, Metered};
 use super::incoming::{Cut, Incoming};
 use super::outgoing::{Outgoing, Overtake, Placed};
-use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use crate::carrier::{
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+};
 use crate::connection::ConnectionError;
 use crate::message::mux::{
     STREAM_FIELD_MAX, append_channel_closed, append_flag, append_routed, peek,
@@ -88,6 +90,7 @@ pub(super) struct WebSocketCarrier<S> {
     state: State,
     /// Bytes that came since this side has sent its close frame.
     discarded: usize,
+    messages: MessageCounts,
 }
 
 impl<S> fmt::Debug for WebSocketCarrier<S> {
@@ -128,12 +131,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             own_close: None,
             state: State::Running,
             discarded: 0,
+            messages: MessageCounts::default(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn channels(&self) -> &Channels {
         &self.channels
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_events(&self) -> usize {
+        self.events.len()
     }
 
     /// Queues a frame of the handshake.
@@ -239,7 +248,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
     fn on_message(&mut self, message: WsMessage) {
         match message {
             WsMessage::Binary(bytes) if bytes.is_empty() => self.fail(WebSocketError::EmptyMessage),
-            WsMessage::Binary(bytes) => self.incoming.push(bytes),
+            WsMessage::Binary(bytes) => {
+                self.messages.received += 1;
+                self.incoming.push(bytes);
+            }
             WsMessage::Text(_) => self.fail(WebSocketError::Text),
             // The engine has queued the pong, in front of what is not handed to it yet.
             WsMessage::Ping(payload) => {
@@ -453,6 +465,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
 
     fn knows_credit(&self) -> bool {
         true
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.messages
     }
 
     fn carries_notices(&self) -> bool {

@@ -88,6 +88,7 @@ pub(super) fn code_for(error: &WebSocketError) -> Option<u16> {
         | WebSocketError::UnexpectedLabel { .. }
         | WebSocketError::UnexpectedStream { .. } => 1002,
         WebSocketError::Text => 1003,
+        WebSocketError::InvalidUtf8 => 1007,
         WebSocketError::NotReading { .. } => POLICY_VIOLATION,
         WebSocketError::MessageTooLong { .. } => 1009,
     })
@@ -111,8 +112,8 @@ pub(super) fn engine_error(error: Error) -> WebSocketError {
         | Error::Protocol(
             tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
         ) => WebSocketError::Lost,
-        // Only text has to be UTF-8, and text is refused in any case.
-        Error::Utf8(_) => WebSocketError::Text,
+        Error::Utf8(_) => WebSocketError::InvalidUtf8,
+        Error::Protocol(error) => WebSocketError::Protocol(error.to_string()),
         other => WebSocketError::Protocol(other.to_string()),
     }
 }

@@ -30,6 +30,9 @@ pub enum WebSocketError {
     /// The bytes of a message are not frames. Answered with close code 1002.
     #[error("bad framing: {0}")]
     Framing(#[source] DecodeError),
+    /// A text message, or the reason of a close, is not UTF-8. Answered with close code 1007.
+    #[error("text that is not UTF-8")]
+    InvalidUtf8,
     /// The socket failed.
     #[error("{message}")]
     Io {
@@ -66,7 +69,7 @@ pub enum WebSocketError {
         /// Bytes that wait.
         queued: usize,
     },
-    /// The peer broke RFC 6455. Answered with close code 1002, or 1007 for text that is none.
+    /// The peer broke RFC 6455. Answered with close code 1002.
     #[error("RFC 6455: {0}")]
     Protocol(String),
     /// A text message, which has no meaning here. Answered with close code 1003.

@@ -239,6 +239,27 @@ mod tests {
         }
     }
 
+    /// The bound of what waits for the rest of a frame, which may never come.
+    #[test]
+    fn the_beginning_of_a_frame_is_16_kib_at_most() {
+        let mut frame = BytesMut::new();
+        let longest = Message::data(vec![7; 16_360].into()).encode();
+        assert!(append_routed(&mut frame, &longest, 300, None));
+        let mut incoming = Incoming::default();
+        let mut most = 0;
+        for byte in frame.split_to(frame.len() - 1) {
+            incoming.push(Bytes::copy_from_slice(&[byte]));
+            assert!(incoming.next().unwrap().is_none());
+            most = most.max(incoming.partial.len());
+        }
+        assert!((16_000..=16_384).contains(&most), "{most}");
+        // More than a frame may have, of a frame that has not come.
+        let mut incoming = Incoming::default();
+        incoming.push(Bytes::from_static(&[0xff, 0xff, 0x01]));
+        assert!(matches!(incoming.next(), Err(WebSocketError::Framing(_))));
+        assert!(incoming.partial.is_empty());
+    }
+
     #[test]
     fn a_small_part_of_a_large_message_does_not_keep_it() {
         let mut incoming = Incoming::default();

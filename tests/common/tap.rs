@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use anabranch::ConnectionError;
-use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
+use anabranch::carrier::{
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+};
 use anabranch::message::{Flag, FrameDecoder, Message};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -216,6 +218,10 @@ impl<C: Carrier> Carrier for Tap<C> {
 
     fn max_message(&self) -> usize {
         self.inner.max_message()
+    }
+
+    fn message_counts(&self) -> MessageCounts {
+        self.inner.message_counts()
     }
 
     fn holds_back_unread(&self) -> bool {

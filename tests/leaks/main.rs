@@ -7,6 +7,7 @@
 #[path = "../allocator/mod.rs"]
 mod allocator;
 mod connections;
+mod messages;
 mod resets;
 mod substreams;
 

@@ -370,7 +370,8 @@ case!(
     }
 );
 
-/// An end that is dropped without a close does not leave the other one waiting.
+/// An end that is dropped without a close does not leave the other one waiting, nor does that one
+/// report an end of its own making.
 pub async fn a_carrier_that_is_dropped_ends_its_peer<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -391,7 +392,15 @@ where
             }
         }
     });
-    tokio::time::timeout(super::LIMIT, ended)
+    let cause = tokio::time::timeout(super::LIMIT, ended)
         .await
         .expect("the end is noticed");
+    let is_own = matches!(
+        cause,
+        ConnectionError::ClosedLocally
+            | ConnectionError::ClosedWith { .. }
+            | ConnectionError::Idle
+            | ConnectionError::Panicked
+    );
+    assert!(!is_own, "this side has done nothing: {cause}");
 }

@@ -183,6 +183,24 @@ pub(crate) fn success(request: Transaction, source: SocketAddr, password: &str) 
         .finish(password)
 }
 
+/// The same with a SOFTWARE attribute (RFC 8489 section 14.14).
+#[cfg(test)]
+pub(super) fn success_with_software(
+    request: Transaction,
+    source: SocketAddr,
+    software: &str,
+    password: &str,
+) -> Vec<u8> {
+    const SOFTWARE: u16 = 0x8022;
+    let mut value = vec![0, 1];
+    value.extend_from_slice(&source.port().to_be_bytes());
+    value.extend_from_slice(&[10, 0, 0, 1]);
+    Writer::new(BINDING_SUCCESS, request)
+        .attribute(XOR_MAPPED_ADDRESS, &value)
+        .attribute(SOFTWARE, software.as_bytes())
+        .finish(password)
+}
+
 /// The error response that says that the listener does not want this peer.
 pub(crate) fn refusal(request: Transaction, password: &str) -> Vec<u8> {
     // The hundreds and the rest of the code have a byte each (RFC 8489 section 14.8).

@@ -197,6 +197,12 @@ impl Admission {
         true
     }
 
+    /// Answers to challenges that are kept.
+    #[cfg(test)]
+    pub(super) fn proofs(&self) -> usize {
+        self.book().proofs.answers.len()
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         let book = self.book();

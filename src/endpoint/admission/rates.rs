@@ -259,6 +259,11 @@ mod tests {
         for n in 0..200_000_u32 {
             rates.take(Duration::ZERO, Prefix::V4(n.to_be_bytes()));
         }
+        // Those of proven and of unproven addresses are a table each.
+        let sketches = [&rates.prefixes, &rates.sites];
+        let rows = sketches.into_iter().flat_map(|sketch| &sketch.rows);
+        let bytes: usize = rows.map(|row| size_of_val(&*row.empty_at)).sum();
+        assert_eq!(2 * bytes, 128 * 1024);
         let honest = prefix("198.51.100.7");
         assert_eq!(passed(&mut rates, 0, honest, 8), 0, "every cell is full");
         // 8 x 5 s later everything has drained.

@@ -258,3 +258,28 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
         Verdict::Challenged
     ));
 }
+
+/// An answer is kept until a check names its user, so its length is bounded too.
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_more_than_256_bytes_proves_nothing_and_is_not_kept() {
+    let admission = admission(LIMITS);
+    let now = Instant::now();
+    let credentials = parse_username(&format!("libp2p+webrtc+v2/{PWD}:abcd")).expect("well formed");
+    let peer = PeerCredentials::from(&credentials);
+    for (n, length) in [(1, 256), (2, 260)] {
+        let check = admission.key().challenge(now, source(n, 1), &peer);
+        let asked = transaction(&check).expect("a check");
+        let short = success(asked, source(n, 1), PWD).len();
+        let answer = signed_answer(asked, length - short);
+        assert_eq!(answer.len(), length);
+        assert!(admission.take_answer(now, source(n, 1), &answer));
+        let holds = admission.book().proofs.holds(now, source(n, 1), PWD);
+        assert_eq!(holds, length == 256);
+        assert_eq!(admission.proofs(), 1);
+    }
+}
+
+/// A success response with an attribute of this many bytes more, its header included.
+fn signed_answer(asked: super::challenge::Transaction, more: usize) -> Vec<u8> {
+    super::challenge::success_with_software(asked, source(1, 1), &"s".repeat(more - 4), PWD)
+}

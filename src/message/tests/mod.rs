@@ -6,6 +6,7 @@ use super::*;
 
 mod decoder;
 mod golden;
+mod old_peers;
 mod oracle;
 mod sizes;
 

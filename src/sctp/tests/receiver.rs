@@ -61,6 +61,39 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
     assert!(read >= 1000, "{read}");
 }
 
+/// The bounds one by one: the number that is furthest ahead, the gaps, the bytes.
+#[test]
+fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
+    let mut events = VecDeque::new();
+    let mut take =
+        |receiver: &mut crate::sctp::receiver::Receiver, distance: u32, length: usize| {
+            // The last that arrived in order is 99.
+            // The beginning of a message, so that none is whole.
+            let header = data(99 + distance, 9, flag::BEGIN);
+            let before = receiver.held();
+            let payload = vec![1; length];
+            receiver
+                .handle_data(header, &payload, &mut events)
+                .expect("sound");
+            receiver.held() > before
+        };
+    let mut numbers = receiver();
+    assert!(!take(&mut numbers, 65_536, 10));
+    assert!(take(&mut numbers, 65_535, 10));
+    let mut gaps = receiver();
+    let taken = (1..4000).filter(|n| take(&mut gaps, 2 * n, 10)).count();
+    assert_eq!((taken, gaps.sack().2.len()), (1024, 1024));
+    // In one run behind one gap, of packets.
+    let mut bytes = receiver();
+    let taken = (2..60_000).filter(|n| take(&mut bytes, *n, 1000)).count();
+    let held = bytes.held();
+    assert!(
+        held <= CONFIG.receive_buffer && held > CONFIG.receive_buffer - 2000,
+        "{held}"
+    );
+    assert!(taken * 1000 <= held, "{taken}");
+}
+
 #[test]
 fn pieces_that_make_no_message_end_the_association() {
     let rounds: [&[(u32, u16, u8)]; 4] = [

@@ -339,3 +339,15 @@ fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
     assert!(decoder.backing() <= frame.len());
     assert_eq!(message.payload.len(), 1000);
 }
+
+/// The bound itself: a quarter of its message is kept where it lies, a byte less is copied.
+#[test]
+fn a_small_payload_is_one_of_less_than_a_quarter_of_its_message() {
+    let message = Bytes::from(pattern(40_000));
+    let is_kept = |length: usize| {
+        let payload = message.slice(100..100 + length);
+        unpinned(payload.clone(), message.len()).as_ptr() == payload.as_ptr()
+    };
+    assert!(is_kept(10_000) && is_kept(30_000));
+    assert!(!is_kept(9_999) && !is_kept(513));
+}

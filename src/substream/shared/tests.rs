@@ -14,7 +14,7 @@ use crate::events::{ConnectionInfo, Initiator};
 use crate::substream::state::Event;
 use crate::substream::{ReceiveBuffer, SendBuffer};
 
-fn shared() -> Arc<Shared> {
+pub(super) fn shared() -> Arc<Shared> {
     let info = ConnectionInfo::new(Initiator::Local, None);
     let link = Link::new(Arc::new(Config::default()), info);
     let send = SendBuffer::new(1024, 1024);

@@ -103,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             };
             self.writing = Some(notify);
             if !message.is_empty() {
+                self.messages.sent += 1;
                 self.start_send(WsMessage::Binary(message));
                 if self.write_error.is_some() {
                     return;

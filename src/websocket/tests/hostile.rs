@@ -1,17 +1,11 @@
 //! Peers that break the rules, and peers that only look like it.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -27,17 +21,17 @@ use crate::websocket::{WebSocketConfig, WebSocketError};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A connection of ours, the server, and a peer that is spoken for by hand.
-struct Scripted {
-    ours: Connection,
-    peer: WebSocketStream<DuplexStream>,
+pub(super) struct Scripted {
+    pub(super) ours: Connection,
+    pub(super) peer: WebSocketStream<DuplexStream>,
 }
 
 impl Scripted {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(WebSocketConfig::default(), 256 * 1024).await
     }
 
-    async fn with(config: WebSocketConfig, pipe: usize) -> Self {
+    pub(super) async fn with(config: WebSocketConfig, pipe: usize) -> Self {
         Self::with_all(config, plain(), pipe).await
     }
 
@@ -50,7 +44,7 @@ impl Scripted {
         Self { ours, peer }
     }
 
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let message = WsMessage::Binary(Bytes::copy_from_slice(bytes.as_ref()));
         self.peer.send(message).await.unwrap();
     }
@@ -93,13 +87,13 @@ impl Scripted {
     }
 }
 
-fn open(stream: u64) -> BytesMut {
+pub(super) fn open(stream: u64) -> BytesMut {
     let mut out = BytesMut::new();
     append_open(&mut out, stream, "");
     out
 }
 
-fn data(stream: u64, payload: &'static [u8]) -> BytesMut {
+pub(super) fn data(stream: u64, payload: &'static [u8]) -> BytesMut {
     let mut out = BytesMut::new();
     let frame = Message::data(payload.into()).encode();
     append_routed(&mut out, &frame, stream, None);
@@ -202,34 +196,6 @@ async fn r7_a_message_that_is_too_long_is_refused_by_its_header_with_both_number
         max: 20_000,
     });
     assert_eq!(scripted.ours.closed().await, cause);
-}
-
-#[tokio::test(start_paused = true)]
-async fn o9_closes_of_the_peer_reach_everybody() {
-    for (code, reason, orderly) in [(4001_u16, "logout", true), (1011, "crash", false)] {
-        let mut scripted = Scripted::new().await;
-        scripted.send(open(2)).await;
-        let mut substream = scripted.ours.accept().await.unwrap().unwrap();
-        let close = CloseFrame {
-            code: code.into(),
-            reason: reason.into(),
-        };
-        scripted.peer.close(Some(close)).await.unwrap();
-        let cause = timeout(LIMIT, scripted.ours.closed()).await.unwrap();
-        assert_eq!(cause.is_orderly(), orderly);
-        let text = cause.to_string();
-        assert!(text.contains(reason), "{text}");
-        let end = substream.read_u8().await.unwrap_err();
-        assert!(end.to_string().contains(reason), "{end}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_socket_that_ends_without_a_close_is_no_orderly_end() {
-    let scripted = Scripted::new().await;
-    drop(scripted.peer);
-    let cause = ConnectionError::WebSocket(WebSocketError::Lost);
-    assert_eq!(timeout(LIMIT, scripted.ours.closed()).await.unwrap(), cause);
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +388,7 @@ async fn j6_more_than_was_granted_resets_that_substream_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s8_what_is_queued_together_is_one_message() {
+async fn s8_s14_what_is_queued_together_is_one_message_and_counted_as_one() {
     let mut scripted = Scripted::new().await;
     let mut all = BytesMut::new();
     for index in 1..=20 {
@@ -436,11 +402,30 @@ async fn s8_what_is_queued_together_is_one_message() {
     let mut credits = scripted.frames().await;
     credits.retain(|frame| frame.max_substreams.is_none());
     assert_eq!(credits.len(), 20, "the credit of all in one message");
+    let before = scripted.ours.stats();
     for substream in &mut substreams {
         substream.write_all(b"one").await.unwrap();
     }
     let frames = scripted.frames().await;
     assert_eq!(frames.len(), 20, "the data of all in one message");
+    // Row S-14: each is counted by itself, and every substream for itself.
+    scripted
+        .send([data(2, b"twice"), data(4, b"x")].concat())
+        .await;
+    scripted.send(data(2, b"twice")).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let after = scripted.ours.stats();
+    assert_eq!(after.frames_sent - before.frames_sent, 20);
+    assert_eq!(after.messages_sent - before.messages_sent, 1);
+    assert_eq!(after.frames_received - before.frames_received, 3);
+    assert_eq!(after.messages_received - before.messages_received, 2);
+    let counts = |substream: &crate::substream::Substream| {
+        let stats = substream.stats();
+        (stats.sent, stats.received)
+    };
+    assert_eq!(counts(&substreams[0]), (3, 10));
+    assert_eq!(counts(&substreams[1]), (3, 1));
+    assert_eq!(counts(&substreams[2]), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -493,93 +478,4 @@ async fn pings_whose_pongs_are_never_read_end_the_connection() {
         ),
         "{cause}"
     );
-}
-
-/// A pipe whose writes fail from a moment on.
-struct Halved {
-    io: DuplexStream,
-    is_broken: Arc<AtomicBool>,
-}
-
-impl AsyncRead for Halved {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Halved {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_broken.load(Ordering::Relaxed) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_peer_said_last_is_read_though_nothing_can_be_written_any_more() {
-    let (a, b) = duplex(256 * 1024);
-    let is_broken = Arc::new(AtomicBool::new(false));
-    let io = Halved {
-        io: a,
-        is_broken: Arc::clone(&is_broken),
-    };
-    let carrier = carrier(io, false, WebSocketConfig::default()).await;
-    let (ours, driver) = Connection::over(carrier, plain());
-    tokio::spawn(driver);
-    let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
-    let mut opening = open(2);
-    opening.extend_from_slice(&data(2, b"hello"));
-    peer.send(WsMessage::Binary(opening.freeze()))
-        .await
-        .unwrap();
-    let mut substream = timeout(LIMIT, ours.accept())
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    let mut hello = [0; 5];
-    substream.read_exact(&mut hello).await.unwrap();
-
-    // It writes into a socket that is closed already, and learns that before it has read the rest.
-    is_broken.store(true, Ordering::Relaxed);
-    substream.write_all(b"too late").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(10)).await;
-    let mut last = data(2, b" and goodbye");
-    append_flag(&mut last, 2, Flag::Fin, None);
-    peer.send(WsMessage::Binary(last.freeze())).await.unwrap();
-    let close = CloseFrame {
-        code: 4007.into(),
-        reason: "done".into(),
-    };
-    peer.send(WsMessage::Close(Some(close))).await.unwrap();
-    let mut rest = Vec::new();
-    substream.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(rest, b" and goodbye");
-    let cause = timeout(LIMIT, ours.closed()).await.unwrap();
-    assert_eq!(
-        cause,
-        ConnectionError::ClosedByPeerWith {
-            code: 4007,
-            reason: "done".to_owned()
-        }
-    );
-    drop(substream);
-    assert!(ours.is_idle());
 }

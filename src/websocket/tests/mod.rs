@@ -9,11 +9,14 @@ use super::carrier::WebSocketCarrier;
 use super::heartbeat::Metered;
 use super::upgrade::engine_config;
 
+mod bounds;
 mod connections;
 mod defaults;
+mod ends;
 mod hostile;
 mod proxies;
 mod requests;
+mod rfc6455;
 mod simulated;
 mod sockets;
 mod unproven;

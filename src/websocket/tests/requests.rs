@@ -335,17 +335,37 @@ async fn a_request_that_does_not_end_is_answered_and_one_that_does_not_begin_is_
     .await;
 }
 
+/// Each of the two bounds of what comes while an answer is read: 4 MiB, and the close timeout.
 #[tokio::test]
 async fn a_client_that_reads_nothing_and_never_ends_is_left() {
     let mut config = server(Authentication::DangerNone);
-    config.websocket.close_timeout = Duration::from_millis(100);
+    config.websocket.close_timeout = Duration::from_secs(3600);
     let listener = listen(config, ListenerConfig::default()).await;
-    let to = listener.local_addr();
-    let mut stream = TcpStream::connect(to).await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
     while_listening(&listener, async {
-        // It takes what it gets, for as long as it may, and then goes.
         let bytes = vec![b'a'; 64 * 1024];
-        while stream.write_all(&bytes).await.is_ok() {}
+        let mut sent = 0;
+        while let Ok(written) = stream.write(&bytes).await {
+            sent += written;
+        }
+        // And what two sockets hold.
+        assert!((4 << 20..32 << 20).contains(&sent), "{sent}");
+    })
+    .await;
+
+    let mut config = server(Authentication::DangerNone);
+    config.websocket.close_timeout = Duration::from_millis(300);
+    let listener = listen(config, ListenerConfig::default()).await;
+    let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+    while_listening(&listener, async {
+        // A head that is too long, and then a byte now and then.
+        stream.write_all(&[b'a'; 9000]).await.unwrap();
+        let begin = Instant::now();
+        while stream.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(begin.elapsed() < Duration::from_secs(30));
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(300));
     })
     .await;
 }

@@ -1,7 +1,9 @@
 //! What is seen on the wire, and when: headers, subprotocols, pings, and what is waited for.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,9 +16,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::connections::{client, connected, plain, server};
 use super::{WebSocketConfig, carrier};
+use crate::carrier::{Carrier, Class, Written};
 use crate::connection::{Config, Connection};
 use crate::events::{ConnectionInfo, Events};
-use crate::message::{Flag, FrameDecoder};
+use crate::message::{Flag, FrameDecoder, Message};
 use crate::substream::FinishError;
 use crate::websocket::*;
 
@@ -184,6 +187,72 @@ async fn j10_a_fin_ack_that_does_not_come_is_waited_for_10_s() {
     assert_eq!(result, Err(FinishError::TimedOut));
     assert_eq!(waited, Duration::from_secs(10));
     drop(substream);
+}
+
+/// Row O-5: what a carrier takes for a socket that nobody reads is one message in the making, one in the engine and
+/// what the pipe holds, however often it is asked.
+#[tokio::test(start_paused = true)]
+async fn o5_a_socket_that_is_not_read_takes_two_messages() {
+    const PIPE: usize = 2048;
+    for batch in [64 * 1024, 20_000] {
+        let (a, unread) = duplex(PIPE);
+        let mut config = WebSocketConfig::default();
+        config.batch = batch;
+        let mut carrier = carrier(a, true, config).await;
+        let channel = carrier.open("").unwrap();
+        let frame = Message::data(vec![7; 1000].into()).encode();
+        let mut taken = 0;
+        for _ in 0..100 {
+            while carrier.write(channel, &frame, Class::Data) == Written::Taken {
+                taken += frame.len();
+                assert!(taken < 10 * batch, "it goes on taking");
+            }
+            poll_fn(|cx| {
+                while let Poll::Ready(event) = carrier.poll_event(cx) {
+                    event.unwrap();
+                }
+                Poll::Ready(())
+            })
+            .await;
+        }
+        // Each frame has a few bytes more on the wire.
+        let most = 2 * batch + PIPE;
+        assert!((batch..=most).contains(&taken), "{taken} of {most}");
+        drop(unread);
+    }
+}
+
+/// Row JR-3: an open is one frame, and waits for nothing: data goes with it. The peer has not said a word.
+#[tokio::test(start_paused = true)]
+async fn jr3_an_open_costs_20_bytes_at_most_and_no_round_trip() {
+    let (ours, mut peer) = silent(WebSocketConfig::default()).await;
+    let begin = Instant::now();
+    let mut substreams = Vec::new();
+    for _ in 0..50 {
+        let mut substream = ours.open("").await.unwrap();
+        substream.write_all(b"request").await.unwrap();
+        substreams.push(substream);
+    }
+    let (mut bytes, mut opened, mut payload) = (0, 0, Vec::new());
+    while payload.len() < 50 * 7 {
+        let message = timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap();
+        let WsMessage::Binary(message) = message else {
+            panic!("{message:?}");
+        };
+        bytes += message.len();
+        let mut decoder = FrameDecoder::new();
+        decoder.push(message);
+        while let Some(frame) = decoder.next_message().unwrap() {
+            opened += usize::from(frame.label.is_some());
+            payload.extend_from_slice(&frame.payload);
+        }
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    assert_eq!((opened, payload), (50, b"request".repeat(50)));
+    // A request is a frame of its own: its length, its number and its payload.
+    let requests = 50 * (7 + 2 + 1 + 3);
+    let each = (bytes - requests) / 50;
+    assert!((12..=20).contains(&each), "{each} bytes for each open");
 }
 
 /// `WebSocketConfig::close_timeout`, to the millisecond: nobody answers our close frame.

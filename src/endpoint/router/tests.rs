@@ -1,0 +1,187 @@
+//! What garbage leaves behind at a listener: nothing.
+
+use std::net::IpAddr;
+
+use is::stun::TransId;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::super::admission::challenge::refusal;
+use super::super::admission::{Limits, RateLimit};
+use super::*;
+
+const MOST: usize = 32;
+
+fn router() -> Arc<Router> {
+    let limits = Limits {
+        max_handshakes: MOST,
+        max_handshakes_per_prefix: 8,
+        rate: RateLimit::UNLIMITED,
+        site_rate: RateLimit::UNLIMITED,
+        limit_loopback: true,
+    };
+    Arc::new(Router::new(Arc::new(Admission::new(limits)), 32))
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 4001))
+}
+
+/// The `n`-th host of the network 10 or 11.
+fn host(network: u8, n: u16) -> SocketAddr {
+    let [a, b] = n.to_be_bytes();
+    SocketAddr::from(([network, 0, a, b], 5000))
+}
+
+fn ufrag(rng: &mut StdRng) -> String {
+    let letters: String = (0..32)
+        .map(|_| char::from(rng.random_range(b'a'..=b'z')))
+        .collect();
+    format!("libp2p+webrtc+v1/{letters}")
+}
+
+/// A connectivity check as a dialler sends it.
+fn check(ufrag: &str) -> Vec<u8> {
+    let username = format!("{ufrag}:{ufrag}");
+    let request = StunMessage::binding_request(&username, TransId::new(), true, 1, 1, false);
+    let mut bytes = vec![0; 700];
+    let length = request
+        .to_bytes(Some(ufrag.as_bytes()), &mut bytes, sha1_hmac)
+        .expect("room enough");
+    bytes.truncate(length);
+    bytes
+}
+
+fn arrives(
+    router: &Arc<Router>,
+    now: Instant,
+    source: SocketAddr,
+    contents: &[u8],
+) -> Option<Stranger> {
+    let received = Received {
+        source,
+        destination: None::<IpAddr>,
+        contents,
+        stride: contents.len(),
+    };
+    router.route(now, received, local())
+}
+
+/// What nobody who means well sends: noise, messages of others, and good ones that were changed.
+fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) -> Vec<u8> {
+    let noise = |rng: &mut StdRng, most: usize| -> Vec<u8> {
+        (0..rng.random_range(0..most))
+            .map(|_| rng.random())
+            .collect()
+    };
+    let ufrag = ufrag(rng);
+    let mut good = check(&ufrag);
+    let transaction: Transaction = rng.random();
+    match rng.random_range(0..10) {
+        0 => noise(rng, 1500),
+        // A header of STUN, and anything behind it.
+        1 => {
+            let mut bytes = good[..20].to_vec();
+            bytes.extend(noise(rng, 200));
+            bytes[3] = (bytes.len() - 20) as u8;
+            bytes
+        }
+        // What the integrity covers: all in front of it, and it.
+        2 | 3 => {
+            let at = rng.random_range(0..good.len() - 8);
+            good[at] ^= 1 << rng.random_range(0..8);
+            good
+        }
+        4 => {
+            let length = rng.random_range(0..good.len());
+            good.truncate(length);
+            good
+        }
+        // Answers to what was not asked, signed or not.
+        5 => success(transaction, source, &ufrag),
+        6 => refusal(transaction, &ufrag),
+        // The answer of somebody else, to whom a challenge went.
+        7 => {
+            let elsewhere = host(12, rng.random());
+            let peer = PeerCredentials::from(
+                &parse_username(&format!("{ufrag}:{ufrag}")).expect("well formed"),
+            );
+            let challenge = router.admission.key().challenge(now, elsewhere, &peer);
+            let asked = super::transaction(&challenge).expect("a check");
+            success(asked, source, &ufrag)
+        }
+        // A challenge of another listener, which has to get no answer.
+        8 => {
+            let peer = PeerCredentials::from(
+                &parse_username(&format!("{ufrag}:{ufrag}")).expect("well formed"),
+            );
+            ChallengeKey::generate().challenge(now, source, &peer)
+        }
+        // Records of DTLS, from where ICE has heard of nobody.
+        _ => {
+            let mut bytes = vec![22, 254, 253];
+            bytes.extend(noise(rng, 1400));
+            bytes
+        }
+    }
+}
+
+/// Sends garbage from one host after another, one each millisecond. Nothing of it is answered or kept.
+fn pour(rng: &mut StdRng, router: &Arc<Router>, now: &mut Instant, connections: usize) {
+    for n in 0..10_000 {
+        *now += Duration::from_millis(1);
+        let source = host(11, n);
+        let datagram = garbage(rng, router, *now, source);
+        let answer = arrives(router, *now, source, &datagram);
+        assert!(answer.is_none(), "{datagram:02x?} is answered: {answer:?}");
+        let table = router.lock();
+        let kept = (table.by_address.len(), table.by_ufrag.len());
+        assert_eq!(kept, (connections, connections), "{datagram:02x?}");
+        assert_eq!(router.admission.proofs(), 0, "{datagram:02x?}");
+    }
+}
+
+/// Row H-13: in calm times and under pressure garbage leaves no state, takes nobody's place, and proves nothing; honest
+/// peers get in beside it.
+#[tokio::test(start_paused = true)]
+async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
+    for seed in crate::random::seeds(2) {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let router = router();
+        let mut now = Instant::now();
+        pour(&mut rng, &router, &mut now, 0);
+        assert!(router.is_empty() && router.admission.is_idle());
+
+        // Half of the handshakes are taken: from now on strangers are challenged.
+        let mut contacts = Vec::new();
+        for n in 0..MOST / 2 {
+            let ufrag = ufrag(&mut rng);
+            match arrives(&router, now, host(10, n as u16), &check(&ufrag)) {
+                Some(Stranger::Admitted(contact)) => contacts.push(contact),
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+        pour(&mut rng, &router, &mut now, MOST / 2);
+        for n in MOST / 2..MOST {
+            let (source, ufrag) = (host(10, n as u16), ufrag(&mut rng));
+            let datagrams = match arrives(&router, now, source, &check(&ufrag)) {
+                Some(Stranger::Challenged { datagrams, .. }) => datagrams,
+                other => panic!("{n}: {other:?}"),
+            };
+            assert!(matches!(datagrams.len(), 1 | 2));
+            let asked = transaction(&datagrams[0]).expect("a check");
+            let answer = success(asked, source, &ufrag);
+            assert!(arrives(&router, now, source, &answer).is_none());
+            assert_eq!(router.admission.proofs(), 1);
+            match arrives(&router, now, source, &check(&ufrag)) {
+                Some(Stranger::Admitted(contact)) => contacts.push(contact),
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+        // All places are taken.
+        pour(&mut rng, &router, &mut now, MOST);
+        contacts.clear();
+        assert!(router.is_empty() && router.admission.is_idle());
+    }
+}
