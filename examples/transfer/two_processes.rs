@@ -159,7 +159,8 @@ pub(crate) async fn both(size: u64, hash: bool, websocket: bool, json: bool) -> 
             let number = line.strip_prefix(RECEIVERS_PEAK)?.strip_suffix(" kB")?;
             number.parse::<u64>().ok()
         });
-        let number = |peak: Option<u64>| peak.map_or("null".to_owned(), |peak| peak.to_string());
+        let null = || "null".to_owned();
+        let number = |peak: Option<u64>| peak.map_or_else(null, |peak| peak.to_string());
         println!(
             "{{\"bytes\":{size},\"hash\":{hash},\"websocket\":{websocket},\"seconds\":{:.3},\
              \"sender_peak_kB\":{},\"receiver_peak_kB\":{}}}",

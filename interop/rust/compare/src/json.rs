@@ -36,7 +36,8 @@ pub(crate) fn print(options: &Options, stacks: &[&Stack], samples: &Samples) {
 pub(crate) fn print_syscalls(stacks: &[&Stack], counts: &Counts) {
     for (transfer, row) in counts {
         for (stack, calls) in stacks.iter().zip(row) {
-            let calls = calls.map_or("null".to_owned(), |calls| format!("{calls:.1}"));
+            let null = || "null".to_owned();
+            let calls = calls.map_or_else(null, |calls| format!("{calls:.1}"));
             println!(
                 "{{\"syscalls_per_MB\":{calls},\"transfer\":{transfer:?},\"stack\":{:?},\"title\":{:?}}}",
                 stack.name, stack.title
