@@ -63,10 +63,11 @@ build_peers() {
   cd ../..
 }
 
+# The last one that changed what is measured, so that those of pages make no other version of it.
 commit() {
-  local changes
-  changes=$(git status --porcelain --untracked-files=no -- src benches examples interop/rust Cargo.toml Cargo.lock)
-  printf '%s%s' "$(git rev-parse --short=7 HEAD)" "${changes:+ with changes}"
+  local measured=(src benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
+  changes=$(git status --porcelain --untracked-files=no -- "${measured[@]}")
+  printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" "${changes:+ with changes}"
 }
 
 # What was measured, on what.

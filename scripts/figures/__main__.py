@@ -109,21 +109,28 @@ def claims(page: str) -> str:
     )
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str]) -> int:
     if unknown := set(names) - set(BLOCKS):
         raise SystemExit(f"no such section: {', '.join(unknown)}\n{__doc__}")
     names = names or [name for name in BLOCKS if (RECORDS / name).is_dir()]
     page = PAGE.read_text()
+    failed = False
     for name in names:
-        section = Section(name)
-        lines = ["", *head(section), *BLOCKS[name](section)]
+        try:
+            section = Section(name)
+            lines = ["", *head(section), *BLOCKS[name](section)]
+        except SystemExit as error:
+            print(f"{name} stays as it is: {error}", file=sys.stderr)
+            failed = True
+            continue
         page = replace(page, name, "\n".join(lines))
     page = replace(page, "summary", f"\n{summary(page)}\n")
     PAGE.write_text(page)
     if all(HEAD.search(block(page, name)) for name in ("peers", "paths")):
         wrapped = "\n  ".join(textwrap.wrap(claims(page), 140))
         README.write_text(replace(README.read_text(), "claims", f"\n  {wrapped}\n  "))
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -33,9 +33,8 @@ def peers(section: Section) -> list[str]:
     lines = section.lines("compare.jsonl")
     run = lines[0]
     rows = [line for line in lines if "quantity" in line]
-    ours = [row for row in rows if row["stack"] in ("direct", "str0m") and row["failed"]]
-    if ours:
-        raise SystemExit(f"anabranch failed: {ours}")
+    if ours := {row["metric"] for row in rows if row["stack"] in ("direct", "str0m") and row["failed"]}:
+        raise SystemExit(f"anabranch failed: {'; '.join(sorted(ours))}")
     titles = {row["stack"]: row["title"] for row in rows}
     others = [stack for stack in titles if stack not in ("direct", "str0m")]
     spreads = {
