@@ -67,7 +67,7 @@ def summary(page: str) -> str:
         return f"commit {version[0]}{', a quick run' if version[1] else ''}"
     if len(versions) == 1:
         return f"All figures of this page are of {named(next(iter(versions)))}."
-    each = "; ".join(f"{named(version)}: {', '.join(names)}" for version, names in versions.items())
+    each = "; ".join(f"{named(version)}: {', '.join(sorted(names))}" for version, names in versions.items())
     return f"The figures of this page are of {len(versions)} versions of the code: {each}."
 
 
