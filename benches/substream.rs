@@ -24,10 +24,6 @@ fn layers(c: &mut Criterion) {
         .build()
         .expect("a runtime");
     let mut group = c.benchmark_group("substream");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(3));
     for size in [64, 1024, 16 * 1024] {
         let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
         group.throughput(Throughput::Bytes(bytes as u64));
@@ -164,5 +160,13 @@ async fn substream(size: usize, bytes: usize) -> Duration {
     began.elapsed()
 }
 
-criterion_group!(benches, layers);
+// What is set here can be set otherwise on the command line; what a group sets can not.
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3));
+    targets = layers
+}
 criterion_main!(benches);

@@ -4,7 +4,7 @@
 //!     cargo bench --bench websocket
 //!
 //! Both ends run on one thread, so these are figures per core of both sides together. The rounds of all
-//! candidates are interleaved, and the table has their medians. `--rounds N`, default 9.
+//! candidates are interleaved, and the table has their medians. `--rounds N`, default 9. `--json` prints all values.
 
 use std::future::poll_fn;
 use std::io::Write;
@@ -41,14 +41,10 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    layers(
-        &runtime,
-        rounds,
-        "in memory (duplex of 256 KiB)",
-        async || memory(),
-    );
-    layers(&runtime, rounds, "over loopback TCP", tcp);
-    println!("64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
+    let json = std::env::args().any(|argument| argument == "--json");
+    let over = "in memory (duplex of 256 KiB)";
+    layers(&runtime, rounds, json, over, async || memory());
+    layers(&runtime, rounds, json, "over loopback TCP", tcp);
     let mut times = [const { Vec::new() }; 3];
     for _ in 0..rounds {
         let pair = runtime.block_on(tcp());
@@ -58,6 +54,13 @@ fn main() {
         let pair = runtime.block_on(tcp());
         times[2].push(runtime.block_on(batched(pair)));
     }
+    if json {
+        let names = ["bare", "flushed", "batched"].into_iter().zip(&times);
+        let fields = names.map(|(name, times)| rates(name, times, SMALL_MESSAGES as f64 / 1e3));
+        println!("{{{}}}", fields.collect::<Vec<_>>().join(","));
+        return;
+    }
+    println!("64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
     let [bare, flushed, batched] = times.map(|times| SMALL_MESSAGES as f64 / 1e3 / median(times));
     println!(
         "| bare, one message each | one substream, one message each | {SUBSTREAMS} substreams, batched | factors |"
@@ -74,14 +77,17 @@ fn main() {
 fn layers<I: Io>(
     runtime: &tokio::runtime::Runtime,
     rounds: usize,
+    json: bool,
     over: &str,
     connect: impl AsyncFn() -> (I, I),
 ) {
-    println!("one channel, {over}, MB/s, median of {rounds}\n");
-    println!(
-        "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
+    if !json {
+        println!("one channel, {over}, MB/s, median of {rounds}\n");
+        println!(
+            "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
+        );
+        println!("|---|---|---|---|---|---|---|---|");
+    }
     for size in [64, 1024, 16 * 1024] {
         let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
         let mut times = [const { Vec::new() }; 5];
@@ -96,6 +102,14 @@ fn layers<I: Io>(
                 times[4 - usize::from(copied)].push(runtime.block_on(time));
             }
         }
+        if json {
+            let names = ["bare", "carrier", "codec", "substream", "slices"];
+            let names = names.into_iter().zip(&times);
+            let fields = names.map(|(name, times)| rates(name, times, bytes as f64 / 1e6));
+            let fields = fields.collect::<Vec<_>>().join(",");
+            println!("{{\"over\":\"{over}\",\"size\":{size},{fields}}}");
+            continue;
+        }
         let [bare, carrier, codec, copied, slices] =
             times.map(|times| bytes as f64 / 1e6 / median(times));
         let cost = |substream: f64| (1.0 - substream / carrier) * 100.0;
@@ -106,7 +120,15 @@ fn layers<I: Io>(
         );
         let _ = std::io::stdout().flush();
     }
-    println!();
+    if !json {
+        println!();
+    }
+}
+
+/// A field of JSON: how much of `amount` a second in each round.
+fn rates(name: &str, times: &[Duration], amount: f64) -> String {
+    let rates = times.iter().map(|time| amount / time.as_secs_f64());
+    format!("\"{name}\":{:.1?}", rates.collect::<Vec<_>>())
 }
 
 fn median(mut times: Vec<Duration>) -> f64 {

@@ -1,10 +1,10 @@
 //! What a busy substream loses to others of its connection: idle ones, and ones whose readers have
 //! stopped.
 //!
-//! `cargo run --release --example neighbours [rounds]`
+//! `cargo run --release --example neighbours [--json] [rounds]`
 //!
 //! Both endpoints are in this process, over UDP on loopback. Each round measures all cases in
-//! turn, each on a connection of its own; the table has medians.
+//! turn, each on a connection of its own; the table has medians, the lines of JSON all values.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -45,10 +45,13 @@ struct Figures {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let rounds: usize = match std::env::args().nth(1) {
-        Some(rounds) => rounds.parse()?,
-        None => 5,
-    };
+    let (mut rounds, mut json) = (5_usize, false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            number => rounds = number.parse()?,
+        }
+    }
     let mut config = Config::default();
     config.max_inbound_substreams = 20_000;
     let server = Endpoint::builder()
@@ -77,6 +80,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
             figures.goodput.push(goodput);
             figures.cpu.push(cpu);
         }
+    }
+    if json {
+        for (case, figures) in CASES.into_iter().zip(&figures) {
+            let (what, count) = match case {
+                Beside::Idle(count) => ("idle", count),
+                Beside::Stalled(count) => ("stalled", count),
+            };
+            println!(
+                "{{\"beside\":\"{what}\",\"count\":{count},\"MBps\":{:.1?},\"cpu_s_per_GB\":{:.3?}}}",
+                figures.goodput, figures.cpu
+            );
+        }
+        return Ok(());
     }
     println!("beside               MB/s  CPU s/GB  goodput  CPU (medians of {rounds})");
     let mut alone = (0.0, 0.0);

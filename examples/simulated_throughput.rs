@@ -5,14 +5,14 @@
 use std::error::Error;
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Network};
+use anabranch::simulator::{Conditions, Counters, Network};
 use anabranch::{Config, Connection, Endpoint, EndpointConfig, EngineKind};
 use tokio::time::{Instant, timeout};
 
 const PROTOCOL: &str = "/sink/1";
 
 const USAGE: &str = "\
-usage: simulated_throughput [options]      one line for each combination of round trip and loss
+usage: simulated_throughput [options]      one line for each loss, round trip and seed
   --seconds N            virtual time of each, default 30
   --mbit N               rate of the link, default 100
   --round-trips MS,...   default 20,50,100
@@ -20,6 +20,8 @@ usage: simulated_throughput [options]      one line for each combination of roun
   --queue F              bytes that wait at the link, in bandwidth-delay products, default 1
   --window MIB           receive window and what may be in flight, default: those of the library
   --seed N               default 1
+  --seeds N              so many, from that one on; default 1
+  --json                 a line of JSON for each in place of the table
 ANABRANCH_ENGINE in the environment chooses the engine: direct or str0m.";
 
 /// The command line.
@@ -31,6 +33,8 @@ struct Options {
     queue: f64,
     window: Option<u32>,
     seed: u64,
+    seeds: u64,
+    json: bool,
 }
 
 impl Options {
@@ -43,10 +47,16 @@ impl Options {
             queue: 1.0,
             window: None,
             seed: 1,
+            seeds: 1,
+            json: false,
         };
         while let Some(name) = args.next() {
             if name == "--help" {
                 return Ok(None);
+            }
+            if name == "--json" {
+                options.json = true;
+                continue;
             }
             let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
@@ -57,6 +67,7 @@ impl Options {
                 "--queue" => options.queue = value.parse()?,
                 "--window" => options.window = Some(value.parse()?),
                 "--seed" => options.seed = value.parse()?,
+                "--seeds" => options.seeds = value.parse()?,
                 _ => return Err(format!("unknown option {name}").into()),
             }
         }
@@ -73,43 +84,115 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{USAGE}");
         return Ok(());
     };
-    let rate = options.mbit * 125_000;
-    println!(
-        "{} Mbit/s, a queue of {} round trips, {} s of virtual time each",
-        options.mbit, options.queue, options.seconds
-    );
-    println!("round trip    loss  goodput Mbit/s  of link    lost  queue full  datagrams  CPU s");
+    let engine = match std::env::var("ANABRANCH_ENGINE") {
+        Ok(name) => name.parse()?,
+        Err(_) => EngineKind::default(),
+    };
+    if !options.json {
+        println!(
+            "{} Mbit/s, a queue of {} round trips, {} s of virtual time each",
+            options.mbit, options.queue, options.seconds
+        );
+        println!(
+            "round trip    loss  seed  goodput Mbit/s  of link    lost  queue full  datagrams  CPU s"
+        );
+    }
     for loss in &options.losses {
         for round_trip in &options.round_trips {
-            let conditions = Conditions {
-                loss: *loss,
-                rate: Some(rate),
-                queue: (rate as f64 * *round_trip as f64 / 1000.0 * options.queue) as usize,
-                ..Conditions::round_trip(Duration::from_millis(*round_trip))
-            };
-            let before = cpu_seconds();
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .start_paused(true)
-                .build()?;
-            let network = Network::new(options.seed);
-            network.set_conditions(conditions);
-            let duration = Duration::from_secs(options.seconds);
-            let received = runtime.block_on(measure(&network, duration, options.window))?;
-            let counters = network.counters();
-            let goodput = received as f64 * 8.0 / 1e6 / duration.as_secs_f64();
-            println!(
-                "{round_trip:7} ms  {:4.1} %  {goodput:14.1}  {:5.1} %  {:6}  {:10}  {:9}  {:5.2}",
-                loss * 100.0,
-                goodput / options.mbit as f64 * 100.0,
-                counters.lost,
-                counters.dropped_by_queue,
-                counters.sent,
-                cpu_seconds() - before,
-            );
+            for seed in options.seed..options.seed.saturating_add(options.seeds) {
+                let path = Path {
+                    loss: *loss,
+                    round_trip: *round_trip,
+                    seed,
+                };
+                let figures = run(&options, engine, &path)?;
+                if options.json {
+                    figures.print_json(&options, engine, &path);
+                } else {
+                    figures.print(&options, &path);
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// One combination.
+struct Path {
+    loss: f64,
+    /// In milliseconds.
+    round_trip: u64,
+    seed: u64,
+}
+
+/// What a connection has made of a path.
+struct Figures {
+    /// In Mbit/s.
+    goodput: f64,
+    counters: Counters,
+    /// Of both sides and the simulator, in seconds.
+    cpu: f64,
+}
+
+fn run(options: &Options, engine: EngineKind, path: &Path) -> Result<Figures, Box<dyn Error>> {
+    let rate = options.mbit * 125_000;
+    let conditions = Conditions {
+        loss: path.loss,
+        rate: Some(rate),
+        queue: (rate as f64 * path.round_trip as f64 / 1000.0 * options.queue) as usize,
+        ..Conditions::round_trip(Duration::from_millis(path.round_trip))
+    };
+    let before = cpu_seconds();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()?;
+    let network = Network::new(path.seed);
+    network.set_conditions(conditions);
+    let duration = Duration::from_secs(options.seconds);
+    let received = runtime.block_on(measure(&network, duration, engine, options.window))?;
+    Ok(Figures {
+        goodput: received as f64 * 8.0 / 1e6 / duration.as_secs_f64(),
+        counters: network.counters(),
+        cpu: cpu_seconds() - before,
+    })
+}
+
+impl Figures {
+    fn print(&self, options: &Options, path: &Path) {
+        println!(
+            "{:7} ms  {:4.1} %  {:4}  {:14.1}  {:5.1} %  {:6}  {:10}  {:9}  {:5.2}",
+            path.round_trip,
+            path.loss * 100.0,
+            path.seed,
+            self.goodput,
+            self.goodput / options.mbit as f64 * 100.0,
+            self.counters.lost,
+            self.counters.dropped_by_queue,
+            self.counters.sent,
+            self.cpu,
+        );
+    }
+
+    fn print_json(&self, options: &Options, engine: EngineKind, path: &Path) {
+        println!(
+            "{{\"engine\":\"{}\",\"mbit\":{},\"queue\":{},\"seconds\":{},\"round_trip_ms\":{},\
+             \"loss\":{},\"seed\":{},\"goodput_mbit\":{:.3},\"lost\":{},\"queue_full\":{},\
+             \"datagrams\":{},\"cpu_s\":{:.3}}}",
+            format!("{engine:?}").to_lowercase(),
+            options.mbit,
+            options.queue,
+            options.seconds,
+            path.round_trip,
+            path.loss,
+            path.seed,
+            self.goodput,
+            self.counters.lost,
+            self.counters.dropped_by_queue,
+            self.counters.sent,
+            self.cpu,
+        );
+    }
 }
 
 /// Seconds of CPU that this process took: both sides and the simulator. 0 where the system does not
@@ -126,13 +209,10 @@ fn cpu_seconds() -> f64 {
 async fn measure(
     network: &Network,
     duration: Duration,
+    engine: EngineKind,
     window: Option<u32>,
 ) -> Result<u64, Box<dyn Error>> {
     let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
-    let engine = match std::env::var("ANABRANCH_ENGINE") {
-        Ok(name) => name.parse()?,
-        Err(_) => EngineKind::default(),
-    };
     let mut endpoint = EndpointConfig::default();
     endpoint.engine = engine;
     let mut config = Config::default();

@@ -220,7 +220,7 @@ else
   step "Rust $(rust_version)" "no dependency says that it needs a newer one; that toolchain is not installed" msrv
 fi
 step "fuzz" "the fuzz targets compile" fuzz_targets_compile
-skip "quic-peer, compare" "minutes of a release build that no test needs: cd interop/rust && cargo run --release -p compare"
+skip "figures" "half an hour on a quiet machine, and minutes of a release build: scripts/figures.sh"
 step "examples" "transfer, and payloads that are resumed after both sides were killed" transfers
 step "documentation" "rustdoc has no warnings" documentation
 exit $((failed > 0))

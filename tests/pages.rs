@@ -1,5 +1,5 @@
 //! What the pages say of the code, as far as a program can check it: paths, links, the names of tests, numbers,
-//! and the tables of `docs/interop.md`.
+//! the tables of `docs/interop.md`, and what is made by `scripts/figures.sh`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anabranch::Config;
+
+#[path = "pages/figures.rs"]
+mod figures;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -89,8 +92,8 @@ fn what_pages_link_to_exists() {
 }
 
 /// What a name of a file ends with.
-const ENDINGS: [&str; 10] = [
-    ".rs", ".sh", ".md", ".py", ".mjs", ".go", ".toml", ".txt", ".proto", ".json",
+const ENDINGS: [&str; 11] = [
+    ".rs", ".sh", ".md", ".py", ".mjs", ".go", ".toml", ".txt", ".proto", ".json", ".svg",
 ];
 
 /// Files that appear when something runs, and one of somebody else's.

@@ -27,11 +27,7 @@ const WRITE: usize = 16 * 1024;
 
 fn transfer(c: &mut Criterion) {
     let mut group = c.benchmark_group("transfer");
-    group
-        .throughput(Throughput::Bytes(BYTES as u64))
-        .sample_size(10)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(8));
+    group.throughput(Throughput::Bytes(BYTES as u64));
     for budget in [64 * 1024, 128 * 1024] {
         let pair = bare_str0m::Pair::connect(budget);
         group.bench_function(
@@ -61,11 +57,7 @@ fn transfer(c: &mut Criterion) {
 /// The substream layer's share: both rows of an engine differ in nothing else.
 fn layers(c: &mut Criterion) {
     let mut group = c.benchmark_group("layers");
-    group
-        .throughput(Throughput::Bytes(BYTES as u64))
-        .sample_size(20)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(8));
+    group.throughput(Throughput::Bytes(BYTES as u64));
     let runtime = Runtime::new().expect("a runtime");
     for engine in [EngineKind::Str0m, EngineKind::Direct] {
         let bare = runtime.block_on(layers::Pair::bare(engine));
@@ -152,5 +144,13 @@ async fn send(connection: &Connection, substreams: usize) -> Duration {
     began.elapsed()
 }
 
-criterion_group!(benches, transfer, layers);
+// What is set here can be set otherwise on the command line; what a group sets can not.
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(8));
+    targets = transfer, layers
+}
 criterion_main!(benches);

@@ -29,7 +29,8 @@ more options
   --timeout-s S    a limit for each operation, default 60
 
 Lines but those of a stall hold cpu_s and, with --peer-pid, peer_cpu_s: processor seconds of this
-process and of that one, user and system, over the time that `seconds` is about.
+process and of that one, user and system, over the time that `seconds` is about. Those of --conns hold
+hold_cpu_s and peer_hold_cpu_s as well, over the hold_s seconds of --hold-ms.
 N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.
 ANABRANCH_ENGINE in the environment chooses the engine: direct or str0m.";
 

@@ -89,6 +89,12 @@ impl Cpu {
     pub(crate) fn report(self, line: Object) -> Object {
         line.maybe("cpu_s", self.own).maybe("peer_cpu_s", self.peer)
     }
+
+    /// As what was used while nothing happened.
+    pub(crate) fn report_hold(self, line: Object) -> Object {
+        line.maybe("hold_cpu_s", self.own)
+            .maybe("peer_hold_cpu_s", self.peer)
+    }
 }
 
 /// `VmRSS` of a process, where there is a `/proc`.

@@ -39,7 +39,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const PROTOCOL: &str = "/transfer/1.0.0";
 const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
-       transfer --payload [--size N] [--no-hash] [--websocket]
+       transfer --payload [--size N] [--no-hash] [--websocket] [--json]
        transfer receive [--once] [--websocket] DIRECTORY
        transfer send [--no-hash] [--identity KEY] ADDRESS FILE
 
@@ -51,7 +51,8 @@ const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
                 file of the sender's key, made if it is not there: only the sender that has begun a
                 file can resume it; without it, each attempt is one of another sender
   --once        end with the first connection
-  --websocket   listen for a WebSocket in place of WebRTC; send goes by the address";
+  --websocket   listen for a WebSocket in place of WebRTC; send goes by the address
+  --json        print the figures of a payload as one line of JSON";
 
 /// The byte at offset i of a substream is `i % PERIOD`.
 const PERIOD: usize = 251;
@@ -68,6 +69,7 @@ enum Task {
         size: u64,
         hash: bool,
         websocket: bool,
+        json: bool,
     },
     Receive {
         directory: PathBuf,
@@ -105,7 +107,8 @@ async fn main() -> ExitCode {
             size,
             hash,
             websocket,
-        } => two_processes::both(size, hash, websocket).await,
+            json,
+        } => two_processes::both(size, hash, websocket, json).await,
         Task::Receive {
             directory,
             once,
@@ -254,6 +257,7 @@ fn progress_bar(size: u64) -> Result<ProgressBar> {
 fn arguments() -> Result<Option<Task>, String> {
     let (mut size, mut streams) = (None, 1);
     let (mut payload, mut hash, mut once, mut websocket) = (false, true, false, false);
+    let mut json = false;
     let mut key = None;
     let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
@@ -276,6 +280,7 @@ fn arguments() -> Result<Option<Task>, String> {
             "--no-hash" => hash = false,
             "--once" => once = true,
             "--websocket" => websocket = true,
+            "--json" => json = true,
             "-h" | "--help" => return Ok(None),
             _ if option.starts_with('-') => return Err(format!("unknown option {option:?}")),
             _ => words.push(option),
@@ -290,6 +295,7 @@ fn arguments() -> Result<Option<Task>, String> {
             size: size.unwrap_or(1 << 30),
             hash,
             websocket,
+            json,
         },
         [] => Task::Streams {
             size: size.unwrap_or(256 << 20),

@@ -12,6 +12,7 @@ use anabranch::address::PeerAddress;
 use crate::Result;
 use crate::carrier::{Listener, connect, dialler, dialler_as};
 use crate::files::{PROTOCOL, Writing, receive_files, send_file};
+use anabranch::payload::Sent;
 
 /// After an error of the system, which may last.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -56,7 +57,7 @@ pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Re
         });
     }
     listener.close().await;
-    report_memory("receiver");
+    print_peak("receiver", peak_memory());
     Ok(())
 }
 
@@ -68,6 +69,44 @@ pub(crate) async fn send(
     hash: bool,
     key: Option<&Path>,
 ) -> Result<()> {
+    let sent = send_timed(address, path, hash, key).await?;
+    sent.print();
+    Ok(())
+}
+
+/// What a sender has to tell.
+struct Report {
+    sent: Sent,
+    seconds: f64,
+    /// In kB, where the system tells.
+    peak: Option<u64>,
+}
+
+impl Report {
+    fn print(&self) {
+        let new = self.sent.total - self.sent.resumed_from;
+        println!(
+            "sent {new} of {} bytes, {} were there already; the receiver has confirmed all{}",
+            self.sent.total,
+            self.sent.resumed_from,
+            if self.sent.hash.is_some() {
+                ", and their hash"
+            } else {
+                ""
+            }
+        );
+        let (rate, seconds) = (new as f64 / 1e6 / self.seconds, self.seconds);
+        println!("{rate:.1} MB/s ({seconds:.2} s)");
+        print_peak("sender", self.peak);
+    }
+}
+
+async fn send_timed(
+    address: &PeerAddress,
+    path: &Path,
+    hash: bool,
+    key: Option<&Path>,
+) -> Result<Report> {
     let endpoint = match key {
         Some(key) => dialler_as(identity(key)?)?,
         None => dialler()?,
@@ -78,20 +117,12 @@ pub(crate) async fn send(
     let seconds = began.elapsed().as_secs_f64();
     connection.close().await;
     endpoint.close().await;
-    let new = sent.total - sent.resumed_from;
-    println!(
-        "sent {new} of {} bytes, {} were there already; the receiver has confirmed all{}",
-        sent.total,
-        sent.resumed_from,
-        if sent.hash.is_some() {
-            ", and their hash"
-        } else {
-            ""
-        }
-    );
-    println!("{:.1} MB/s ({seconds:.2} s)", new as f64 / 1e6 / seconds);
-    report_memory("sender");
-    Ok(())
+    let peak = peak_memory();
+    Ok(Report {
+        sent,
+        seconds,
+        peak,
+    })
 }
 
 /// The identity in a file, which is made if it is not there, for its owner alone.
@@ -111,17 +142,37 @@ fn identity(key: &Path) -> Result<Identity> {
 }
 
 /// Both, with a file made for it: the receiver in a process that this one starts.
-pub(crate) async fn both(size: u64, hash: bool, websocket: bool) -> Result<()> {
+pub(crate) async fn both(size: u64, hash: bool, websocket: bool, json: bool) -> Result<()> {
     let place = Place::new()?;
     let source = place.0.join("payload.bin");
     make_file(&source, size)?;
     let target = place.0.join("received");
     let mut receiver = Receiving::start(&target, websocket)?;
     let address: PeerAddress = receiver.address()?.parse()?;
-    send(&address, &source, hash, None).await?;
-    receiver.finish()?;
+    let sent = send_timed(&address, &source, hash, None).await?;
+    let lines = receiver.finish()?;
     if !same(&source, &target.join("payload.bin"))? {
         return Err("what arrived is not what was sent".into());
+    }
+    if json {
+        let peak = lines.iter().find_map(|line| {
+            let number = line.strip_prefix(RECEIVERS_PEAK)?.strip_suffix(" kB")?;
+            number.parse::<u64>().ok()
+        });
+        let null = || "null".to_owned();
+        let number = |peak: Option<u64>| peak.map_or_else(null, |peak| peak.to_string());
+        println!(
+            "{{\"bytes\":{size},\"hash\":{hash},\"websocket\":{websocket},\"seconds\":{:.3},\
+             \"sender_peak_kB\":{},\"receiver_peak_kB\":{}}}",
+            sent.seconds,
+            number(sent.peak),
+            number(peak),
+        );
+        return Ok(());
+    }
+    sent.print();
+    for line in lines {
+        println!("{line}");
     }
     println!("the two files are the same");
     Ok(())
@@ -171,14 +222,13 @@ impl Receiving {
         Ok(line.trim_end().to_owned())
     }
 
-    fn finish(&mut self) -> Result<()> {
-        for line in self.output.by_ref().lines() {
-            println!("{}", line?);
-        }
+    /// Waits for its end, and returns what it has printed.
+    fn finish(&mut self) -> Result<Vec<String>> {
+        let lines = self.output.by_ref().lines().collect::<Result<_, _>>()?;
         if !self.child.wait()?.success() {
             return Err("the receiver failed".into());
         }
-        Ok(())
+        Ok(lines)
     }
 }
 
@@ -228,13 +278,20 @@ fn same(one: &Path, other: &Path) -> Result<bool> {
     }
 }
 
-/// The most that was resident in this process, where the system tells.
-fn report_memory(who: &str) {
-    let Ok(status) = fs::read_to_string("/proc/self/status") else {
-        return;
-    };
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+/// What the line of a receiver begins with.
+const RECEIVERS_PEAK: &str = "most resident memory of the receiver: ";
+
+fn print_peak(who: &str, peak: Option<u64>) {
     if let Some(peak) = peak {
-        println!("most resident memory of the {who}: {}", peak.trim());
+        println!("most resident memory of the {who}: {peak} kB");
     }
+}
+
+/// The most that was resident in this process, in kB, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().strip_suffix(" kB")?.parse().ok()
 }

@@ -29,9 +29,8 @@ use super::work::{
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::events::Initiator;
 use crate::message::{FrameDecoder, Message};
-use crate::substream::code;
 use crate::substream::{
-    Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState,
+    Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState, code,
 };
 
 /// What the driver knows of a substream beside its state.
@@ -205,14 +204,12 @@ impl<C> Core<C> {
 
 impl<C: Carrier> Driver<C> {
     pub(crate) fn new(mut carrier: C, link: Arc<Link>) -> Self {
-        let may_hold_back = carrier.holds_back_unread();
-        if link.config.ceiling_policy == CeilingPolicy::Backpressure && may_hold_back {
+        if link.config.ceiling_policy == CeilingPolicy::Backpressure && carrier.holds_back_unread()
+        {
             carrier.allow_shut_window();
             link.set_bounded_by_carrier();
         }
-        if !carrier.confirms_delivery() {
-            link.set_delivery_is_local();
-        }
+        link.set_delivery_is_local(!carrier.confirms_delivery());
         let opening = Opening::new(carrier.carries_notices());
         // Peers that name protocols by label are ours.
         let peer_knows_credit =

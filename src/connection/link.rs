@@ -278,8 +278,8 @@ impl Link {
         self.bounded_by_carrier.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_delivery_is_local(&self) {
-        self.delivery_is_local.store(true, Ordering::Release);
+    pub(crate) fn set_delivery_is_local(&self, is_local: bool) {
+        self.delivery_is_local.store(is_local, Ordering::Release);
     }
 
     pub(crate) fn is_delivery_local(&self) -> bool {

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use metric::{METRICS, Metric, Outcome};
 use options::{Command, Options, STACKS, Stack};
 
+mod json;
 mod metric;
 mod options;
 mod process;
@@ -38,9 +39,18 @@ fn main() -> ExitCode {
         }
     }
     let samples = measure(&options, &stacks);
-    print_table(&options, &stacks, &samples);
+    if options.json {
+        json::print(&options, &stacks, &samples);
+    } else {
+        print_table(&options, &stacks, &samples);
+    }
     if options.syscalls {
-        syscalls::print_table(&options, &stacks);
+        match syscalls::count(&options, &stacks) {
+            Ok(counts) if options.json => json::print_syscalls(&stacks, &counts),
+            Ok(counts) => syscalls::print_table(&stacks, &counts),
+            Err(error) if options.json => json::print_note(&error),
+            Err(error) => println!("{error}"),
+        }
     }
     ExitCode::SUCCESS
 }

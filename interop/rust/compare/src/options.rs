@@ -14,6 +14,7 @@ usage: cargo run --release -p compare -- [options]
   --limit-s S        what takes longer has hung, default 60
   --stacks A,B       of direct, str0m, quic, webrtc; default direct,quic,webrtc
   --no-syscalls      without the extra run that counts system calls
+  --json             lines of JSON with all values in place of the tables
 
 N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.";
 
@@ -78,6 +79,7 @@ pub(crate) struct Options {
     pub(crate) limit: Duration,
     pub(crate) stacks: Vec<String>,
     pub(crate) syscalls: bool,
+    pub(crate) json: bool,
 }
 
 impl Options {
@@ -107,6 +109,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
         limit: Duration::from_secs(60),
         stacks: ["direct", "quic", "webrtc"].map(str::to_owned).to_vec(),
         syscalls: true,
+        json: false,
     };
     while let Some(arg) = args.next() {
         let mut value = || {
@@ -138,6 +141,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
                 }
             }
             "--no-syscalls" => options.syscalls = false,
+            "--json" => options.json = true,
             "-h" | "--help" => return Ok(Command::Help),
             _ => return Err(format!("unknown option {arg:?}")),
         }

@@ -1,5 +1,6 @@
 //! The programs: building them, running them, reading their lines.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,10 +14,20 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Cargo's directory for what it builds of the workspace at `root`.
+fn target_of(root: PathBuf) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), absolute)
+}
+
+/// A relative one is relative to where this program runs, not to the workspaces.
+fn absolute(directory: OsString) -> PathBuf {
+    std::path::absolute(&directory).unwrap_or_else(|_| directory.into())
+}
+
 fn executable(stack: &Stack) -> PathBuf {
     match stack.program {
-        Program::Anabranch(_) => workspace().join("../../target/release/examples/peer"),
-        Program::Libp2p(binary, _) => workspace().join("target/release").join(binary),
+        Program::Anabranch(_) => target_of(workspace().join("../..")).join("release/examples/peer"),
+        Program::Libp2p(binary, _) => target_of(workspace()).join("release").join(binary),
     }
 }
 
@@ -25,6 +36,9 @@ fn executable(stack: &Stack) -> PathBuf {
 pub(crate) fn build(stack: &Stack) -> io::Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--quiet"]);
+    if let Some(directory) = std::env::var_os("CARGO_TARGET_DIR") {
+        cargo.env("CARGO_TARGET_DIR", absolute(directory));
+    }
     match stack.program {
         Program::Anabranch(_) => cargo
             .args(["--example", "peer"])

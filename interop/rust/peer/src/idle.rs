@@ -41,7 +41,9 @@ pub(crate) async fn connections<S: Stack>(
     }
     let opened = start.elapsed();
     let cpu = dialler.cpu().since(cpu);
+    let idle = dialler.cpu();
     tokio::time::sleep(dialler.options.hold).await;
+    let idle = dialler.cpu().since(idle);
     let after = dialler.memory();
     for (i, connection) in connections.iter().enumerate() {
         echo::round_trip(dialler, connection.as_ref(), PROBE)
@@ -57,7 +59,10 @@ pub(crate) async fn connections<S: Stack>(
         .millis("connect_p95_ms", connects.percentile(95))
         .millis("connect_max_ms", connects.max())
         .seconds("seconds", opened);
-    Ok(memory(cpu.report(line), "conn", before, after, count))
+    let line = idle
+        .report_hold(cpu.report(line))
+        .seconds("hold_s", dialler.options.hold);
+    Ok(memory(line, "conn", before, after, count))
 }
 
 /// Holds idle substreams of one connection.

@@ -1,0 +1,223 @@
+#!/usr/bin/env bash
+# Measures what docs/benchmarks.md shows, and writes its tables, the plots in docs/figures and the
+# figures of README.md. Meant for a quiet machine; both processors are busy for up to half an hour.
+#
+#   scripts/figures.sh                          every section, rounds as published
+#   scripts/figures.sh peers paths              only these: the others keep their figures and their commit
+#   scripts/figures.sh --quick [SECTION...]     three minutes, to see whether it works; the pages say "quick"
+#
+# sections: peers paths transfer neighbours idle payloads message substream websocket
+#
+# Output of the programs stays in figures/SECTION below cargo's target directory, and
+# `python3 scripts/figures [SECTION...]` makes the pages of it again. A program that fails fails its
+# section, whose figures stay as they were, and the run. CARGO_TARGET_DIR is honoured.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=(peers paths transfer neighbours idle payloads message substream websocket)
+quick=false
+sections=()
+for argument; do
+  case " ${all[*]} --quick " in
+    *" $argument "*) ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  esac
+  if [ "$argument" = --quick ]; then quick=true; else sections+=("$argument"); fi
+done
+[ ${#sections[@]} -gt 0 ] || sections=("${all[@]}")
+
+# Relative ones are to this directory, for programs that run in another one as well.
+if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  CARGO_TARGET_DIR=$(cd "$CARGO_TARGET_DIR" && pwd)
+  export CARGO_TARGET_DIR
+fi
+target=${CARGO_TARGET_DIR:-$PWD/target}
+peers_target=${CARGO_TARGET_DIR:-$PWD/interop/rust/target}
+examples=$target/release/examples
+records=$target/figures
+mkdir -p "$records"
+
+# of FULL QUICK
+of() { if $quick; then printf '%s' "$2"; else printf '%s' "$1"; fi; }
+
+build() {
+  cargo build --release --example peer --example neighbours --example transfer
+  cargo build --release --features testing --example simulated_throughput
+  local section
+  for section in "${sections[@]}"; do
+    case $section in
+      message | substream | websocket) cargo bench --no-run --bench "$section" ;;
+      transfer) cargo bench --no-run --features testing --bench transfer ;;
+      peers) build_peers ;;
+    esac
+  done
+}
+
+# One build for each, as compare does it: together, each would link what only the other one needs.
+build_peers() {
+  cd interop/rust
+  cargo build --release --locked -p compare
+  cargo build --release --locked -p libp2p-peers --features quic --bin quic-peer
+  cargo build --release --locked -p libp2p-peers --features webrtc --bin webrtc-peer
+  cd ../..
+}
+
+# The last one that changed what is measured, so that those of pages make no other version of it.
+commit() {
+  local measured=(src benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
+  changes=$(git status --porcelain --untracked-files=no -- "${measured[@]}")
+  printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" "${changes:+ with changes}"
+}
+
+# What was measured, on what.
+about() {
+  printf 'date=%s\n' "$(date -u +%F)"
+  printf 'commit=%s\n' "$(commit)"
+  printf 'quick=%s\n' "$quick"
+  printf 'rounds=%s\n' "$rounds"
+  printf 'cores=%s\n' "$(nproc)"
+  printf 'cpu=%s\n' "$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1)"
+  printf 'kernel=%s\n' "$(uname -sr)"
+  printf 'rust=%s\n' "$(rustc --version | cut -d' ' -f2)"
+  printf 'busy=%s\n' "$(busy)"
+}
+
+# How much others take of the processors, in percent: the load average would count the section before.
+busy() {
+  local all_before idle_before all_after idle_after
+  read -r all_before idle_before < <(processors)
+  sleep 2
+  read -r all_after idle_after < <(processors)
+  printf '%d' "$((100 - 100 * (idle_after - idle_before) / (all_after - all_before)))"
+}
+
+# Time of all kinds, and that of none or of waiting for a disk (proc(5)).
+processors() { awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print all, $5 + $6 }' /proc/stat; }
+
+# run FILE COMMAND...: appends what the command prints to a file of the section, and notes the command.
+run() {
+  local file=$1 shown
+  shift
+  shown="$*"
+  shown=${shown//$peers_target/interop\/rust\/target}
+  shown=${shown//$target/target}
+  grep -qxF "$shown" "$out/commands" 2> /dev/null || printf '%s\n' "$shown" >> "$out/commands"
+  printf '   %s\n' "$shown" >&2
+  # None takes ten minutes; what hangs must not keep others from running.
+  timeout 1200 "$@" >> "$out/$file"
+}
+
+rounds_of() {
+  case $1 in
+    paths) of 5 1 ;;
+    idle) of 1 1 ;;
+    websocket) of 9 2 ;;
+    peers | neighbours) of 5 1 ;;
+    *) of 3 1 ;;
+  esac
+}
+
+# Two processes of each stack on loopback, in turns.
+peers() {
+  local sizes='--bytes 256m --webrtc-bytes 8m --limit-s 20 --dials 50 --handshakes 300'
+  $quick && sizes='--bytes 64m --webrtc-bytes 2m --limit-s 5 --dials 10 --handshakes 40 --echo 200'
+  # shellcheck disable=SC2086
+  run compare.jsonl "$peers_target/release/compare" --json --stacks direct,str0m,quic,webrtc \
+    --repeat "$rounds" $sizes
+}
+
+# Where nothing is lost, seeds make no difference.
+paths() {
+  local program engine lossless lossy seconds
+  seconds=$(of 30 5)
+  lossless=(--json --seconds "$seconds" --losses 0)
+  lossy=(--json --seconds "$seconds" --seeds "$rounds")
+  for engine in direct str0m; do
+    program=(env "ANABRANCH_ENGINE=$engine" "$examples/simulated_throughput")
+    run 100.jsonl "${program[@]}" "${lossless[@]}" --round-trips 10,20,50,100,200
+    run 100.jsonl "${program[@]}" "${lossy[@]}" --round-trips 10,20,50,100,200 --losses 0.01
+    run 100.jsonl "${program[@]}" "${lossy[@]}" --round-trips 50 --losses 0.0003,0.001,0.003,0.02,0.03,0.05
+    run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50
+    run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50 --queue 0.25
+    run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50 --mbit 10
+  done
+  program=(env ANABRANCH_ENGINE=direct "$examples/simulated_throughput")
+  run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 20,50 --mbit 1000
+}
+
+# Rounds of all candidates in turns: each run of a bench is one of each.
+criterion() {
+  local name=$1 warm_up=$2 time=$3 round
+  shift 3
+  for ((round = 1; round <= rounds; round++)); do
+    CRITERION_HOME="$out/round-$round" run output.txt cargo bench --quiet "$@" --bench "$name" -- \
+      --noplot --nresamples 1000 --warm-up-time "$warm_up" --measurement-time "$time"
+  done
+}
+
+transfer() { criterion transfer "$(of 1 0.1)" "$(of 3 0.3)" --features testing; }
+message() { criterion message "$(of 0.3 0.02)" "$(of 0.5 0.05)"; }
+substream() { criterion substream "$(of 0.5 0.1)" "$(of 1.5 0.1)"; }
+
+websocket() { run websocket.jsonl cargo bench --quiet --bench websocket -- --json --rounds "$rounds"; }
+
+neighbours() { run neighbours.jsonl "$examples/neighbours" --json "$rounds"; }
+
+# A fresh pair of processes, so that the memory of one is not that of another.
+idle() {
+  local listener address connections
+  connections=$(of 1000 200)
+  "$examples/peer" listen > "$out/listener" &
+  listener=$!
+  # shellcheck disable=SC2064
+  trap "kill $listener 2> /dev/null || true" EXIT
+  until address=$(sed -n 's/.*"listen":"\([^"]*\)".*/\1/p' "$out/listener") && [ -n "$address" ]; do
+    kill -0 "$listener"
+    sleep 0.05
+  done
+  run idle.jsonl "$examples/peer" dial "$address" --peer-pid "$listener" --conns "$connections" \
+    --parallel 8 --hold-ms "$(of 30000 5000)"
+  # The next run has another port and process.
+  sed -i "s|$address|ADDRESS|; s|--peer-pid $listener|--peer-pid PID|" "$out/commands"
+  kill "$listener"
+  wait "$listener" 2> /dev/null || true
+}
+
+payloads() {
+  local round options size
+  size=$(of 1g 64m)
+  for ((round = 1; round <= rounds; round++)); do
+    for options in '' '--no-hash' '--websocket' '--websocket --no-hash'; do
+      # shellcheck disable=SC2086
+      run payloads.jsonl "$examples/transfer" --payload --json --size "$size" $options
+    done
+  done
+}
+
+build
+begin=$SECONDS
+done_ones=() failed=()
+for section in "${sections[@]}"; do
+  out=$records/$section.part
+  rm -rf "$out"
+  mkdir -p "$out"
+  rounds=$(rounds_of "$section")
+  about > "$out/about"
+  printf '== %s, round %s, %d s so far\n' "$section" "$rounds" "$((SECONDS - begin))" >&2
+  # In a shell of its own, so that `set -e` holds in it; `if` would turn it off.
+  set +e
+  (set -e; "$section") 2> >(tee "$out/errors" >&2)
+  status=$?
+  set -e
+  if [ "$status" = 0 ]; then
+    rm -rf "${records:?}/$section"
+    mv "$out" "$records/$section"
+    done_ones+=("$section")
+  else
+    failed+=("$section")
+  fi
+done
+[ ${#done_ones[@]} = 0 ] || python3 -B scripts/figures "${done_ones[@]}" || failed+=("the pages")
+printf '%d s of measurements; failed: %s\n' "$((SECONDS - begin))" "${failed[*]:-none}" >&2
+[ ${#failed[@]} = 0 ]
