@@ -20,8 +20,11 @@ const DRIVER: u8 = 1 << 4;
 const WRITERS: u8 = WRITER | FLUSHER | CLOSER;
 const ALL: u8 = READER | WRITERS | DRIVER;
 
-const EVENTS: [Event; 17] = [
+const EVENTS: [Event; 20] = [
     Event::Shutdown,
+    Event::ConnectionClosing,
+    Event::CutOffDrained,
+    Event::CutOffByPeer,
     Event::Stop,
     Event::Reset,
     Event::Violation,
@@ -48,7 +51,10 @@ fn woken(state: State, event: Event) -> u8 {
             // The RESET that the driver owes is not needed any more.
             (
                 ChannelState::ResetOwed,
-                Event::ResetStream | Event::ChannelClosed | Event::CarrierLost,
+                Event::ResetStream
+                | Event::CutOffByPeer
+                | Event::ChannelClosed
+                | Event::CarrierLost,
             ) => DRIVER,
             _ => 0,
         };
@@ -57,11 +63,13 @@ fn woken(state: State, event: Event) -> u8 {
         Event::Reset
         | Event::Violation
         | Event::ResetStream
+        | Event::CutOffByPeer
         | Event::ChannelClosed
         | Event::CarrierLost => ALL,
-        Event::Shutdown if state.write == W::Open => WRITERS | DRIVER,
+        Event::CutOffDrained if state.write == W::CutOff => ALL,
+        Event::Shutdown | Event::ConnectionClosing if state.write == W::Open => WRITERS | DRIVER,
         Event::StopSending => match state.write {
-            W::Open | W::Closing | W::FinSent | W::FinDelivered => WRITERS | DRIVER,
+            W::Open | W::Closing | W::CutOff | W::FinSent | W::FinDelivered => WRITERS | DRIVER,
             W::Stopped | W::Finished(_) => 0,
         },
         Event::FinAck | Event::FinAckTimeout => match state.write {
@@ -81,7 +89,7 @@ fn woken(state: State, event: Event) -> u8 {
 /// its waiters, and after a shutdown a flush and a close still wait for the queue.
 fn woken_for_nothing(event: Event) -> u8 {
     match event {
-        Event::Shutdown => FLUSHER | CLOSER,
+        Event::Shutdown | Event::ConnectionClosing => FLUSHER | CLOSER,
         _ => 0,
     }
 }
@@ -160,8 +168,8 @@ fn after(path: &[Event]) -> Arc<Shared> {
         written.expect("it is open");
     }
     for event in path {
-        if *event == Event::FinWritten {
-            // FIN goes out behind the last byte.
+        if matches!(event, Event::FinWritten | Event::CutOffDrained) {
+            // FIN, or the RESET of a close, goes out behind the last byte.
             shared.with_queued(SendBuffer::discard);
         }
         shared.apply(*event);
@@ -201,6 +209,9 @@ fn r10_every_event_wakes_exactly_whom_it_concerns() {
                 if event == Event::FinWritten
                     && (state.write != WriteState::Open || closer == Closer::Finish)
                 {
+                    shared.with_queued(SendBuffer::discard);
+                }
+                if event == Event::CutOffDrained && state.write == WriteState::CutOff {
                     shared.with_queued(SendBuffer::discard);
                 }
                 let (waiting, counters) = wait(&shared, closer);
