@@ -22,7 +22,6 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
-mod entropy;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -33,11 +32,9 @@ mod noise;
 pub mod payload;
 #[cfg(test)]
 mod random;
-mod sctp;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;
-mod tally;
 mod ufrag;
 mod webrtc;
 #[cfg(feature = "websocket")]

@@ -74,7 +74,7 @@ pub struct Network {
 impl Network {
     /// A network without hosts. Every random choice follows from `seed`.
     pub fn new(seed: u64) -> Self {
-        crate::entropy::fix(seed);
+        anabranch_sctp::fix_entropy(seed);
         Self {
             shared: Arc::new(Shared {
                 seed,

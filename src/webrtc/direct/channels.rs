@@ -19,7 +19,7 @@ use super::numbers::Numbers;
 use super::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL, MAX_REFUSED};
 use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::connection::ConnectionError;
-use crate::sctp::{Association, Event, Lost, Protocol};
+use anabranch_sctp::{Association, EndReason, Event, Protocol};
 
 /// Messages without payload that one look for payload skips. A peer can have sent a hundred thousand of
 /// them: the reader comes again for the rest, and its driver counts each time (`connection/work.rs`).
@@ -159,13 +159,13 @@ impl Channels {
         {
             match event {
                 Event::Connected => self.on_established(),
-                Event::Lost(lost) => self.end(match lost {
-                    Lost::Closed => ConnectionError::ClosedByPeer,
-                    Lost::Aborted => ConnectionError::Carrier("SCTP: aborted by the peer".into()),
-                    Lost::Violation(rule) => {
-                        ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule.0))
+                Event::Ended(reason) => self.end(match reason {
+                    EndReason::Closed => ConnectionError::ClosedByPeer,
+                    EndReason::Aborted => ConnectionError::Carrier("SCTP: aborted by the peer".into()),
+                    EndReason::Violation(rule) => {
+                        ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule))
                     }
-                    Lost::NoProgress => ConnectionError::NoProgress,
+                    EndReason::NoProgress => ConnectionError::NoProgress,
                 }),
                 Event::Opened { id } => self.on_stream(id),
                 Event::Readable { id } => self.on_readable(id),

@@ -1,4 +1,4 @@
-//! The engine on `is` (ICE), dimpl (DTLS) and [`crate::sctp`], without a stack in between.
+//! The engine on `is` (ICE), dimpl (DTLS) and [`anabranch_sctp`], without a stack in between.
 //!
 //! ```text
 //! datagram ─► Path: STUN                                      Path ─► datagram
@@ -21,7 +21,7 @@ use super::transmit::TransmitQueue;
 use crate::carrier::{ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
 use crate::connection::ConnectionError;
-use crate::sctp;
+use anabranch_sctp as sctp;
 
 mod channels;
 mod dcep;
@@ -88,13 +88,13 @@ const MAX_MESSAGE: usize = 64 * 1024;
 
 /// An association that is not set up yet.
 fn association(mtu: usize, receive_buffer: usize, progress_timeout: Duration) -> sctp::Association {
-    sctp::Association::new(sctp::Config {
-        // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
-        max_packet: mtu.saturating_sub(DTLS_OVERHEAD) & !3,
-        receive_buffer,
-        max_message: MAX_MESSAGE,
-        progress_timeout,
-    })
+    let mut config = sctp::Config::default();
+    // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
+    config.max_packet = mtu.saturating_sub(DTLS_OVERHEAD) & !3;
+    config.receive_buffer = receive_buffer;
+    config.max_message = MAX_MESSAGE;
+    config.progress_timeout = progress_timeout;
+    sctp::Association::new(config)
 }
 
 /// One connection, on ICE, DTLS and SCTP of its own.

@@ -13,7 +13,7 @@ use super::super::str0m_engine::EngineSetup;
 use super::super::transmit::TransmitQueue;
 use super::validation::Validations;
 use crate::connection::ConnectionError;
-use crate::sctp::Nonce;
+use anabranch_sctp::Nonce;
 
 /// Steps of ICE worked off at once: it does one check each time that it is told the time.
 const MAX_DUE_STEPS: usize = 8;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::MAX_ADDRESSES;
-use crate::sctp::Nonce;
+use anabranch_sctp::Nonce;
 
 /// Time between the first two HEARTBEATs to an address; doubled each time, as the peer may still be about to choose
 /// the path by which it answers.

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::fuzzing::Input;
-use crate::sctp::put_checksum;
+use anabranch_sctp::put_checksum;
 
 /// Packets of one side that are remembered, to be sent again.
 const MAX_EARLIER: usize = 32;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::super::MAX_ADDRESSES;
 use super::super::validation::Validations;
 use crate::fuzzing::Input;
-use crate::sctp::Nonce;
+use anabranch_sctp::Nonce;
 
 /// Steps of one input.
 const MAX_STEPS: usize = 400;

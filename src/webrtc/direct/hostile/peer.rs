@@ -18,7 +18,7 @@ use crate::connection::ConnectionError;
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::Handshake;
-use crate::sctp::put_checksum;
+use anabranch_sctp::put_checksum;
 use crate::simulator::{Host, SimulatedSocket};
 use crate::ufrag::{ClientCredentials, Version, parse_username};
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};

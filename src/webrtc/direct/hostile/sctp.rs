@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sctp::Protocol;
+use anabranch_sctp::Protocol;
 use bytes::{BufMut, Bytes};
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};

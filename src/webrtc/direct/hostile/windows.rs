@@ -11,7 +11,7 @@ use super::sctp::connected;
 use super::{ENGINES, World, pattern};
 use crate::carrier::ChannelId;
 use crate::message::{Flag, FrameDecoder, Message};
-use crate::sctp::put_checksum;
+use anabranch_sctp::put_checksum;
 use crate::substream::Finished;
 use crate::webrtc::engine::Role;
 

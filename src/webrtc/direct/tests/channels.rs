@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::sctp::Protocol;
+use anabranch_sctp::Protocol;
 
 use super::harness::Options;
 use super::{Direct, pattern};

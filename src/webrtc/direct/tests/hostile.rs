@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::sctp::Protocol;
+use anabranch_sctp::Protocol;
 
 use super::super::channels::{Channels, HeldLimits};
 use super::super::dcep::encode_open;
@@ -12,7 +12,7 @@ use super::super::{MAX_EARLY_CHANNELS, MAX_REFUSED};
 use super::Direct;
 use super::harness::Options;
 use crate::connection::ConnectionError;
-use crate::sctp::Association;
+use anabranch_sctp::Association;
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, Role};
 
 const SOON: Duration = Duration::from_secs(20);

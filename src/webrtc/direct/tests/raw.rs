@@ -240,7 +240,7 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
     // The TSN of the last DATA that was sent.
     let chunks = sent
         .iter()
-        .flat_map(|packet| crate::sctp::data_tsns(packet));
+        .flat_map(|packet| anabranch_sctp::data_tsns(packet));
     raw.sack(chunks.max().expect("data"));
     raw.pump();
     assert_eq!(

@@ -13,11 +13,11 @@ use super::{Association, PORT};
 const HEARTBEAT_INFO: u16 = 1;
 
 /// What a HEARTBEAT asks for.
-pub(crate) type Nonce = [u8; 16];
+pub type Nonce = [u8; 16];
 
 impl Association {
     /// A packet of its own with a HEARTBEAT, if the association is up.
-    pub(crate) fn heartbeat(&self, nonce: &Nonce) -> Option<Bytes> {
+    pub fn heartbeat(&self, nonce: &Nonce) -> Option<Bytes> {
         if !self.is_up() {
             return None;
         }
@@ -36,7 +36,7 @@ impl Association {
     }
 
     /// The nonce that a HEARTBEAT-ACK has brought since this was last asked; the last of several.
-    pub(crate) fn take_heartbeat_ack(&mut self) -> Option<Nonce> {
+    pub fn take_heartbeat_ack(&mut self) -> Option<Nonce> {
         self.heartbeat_ack.take()
     }
 

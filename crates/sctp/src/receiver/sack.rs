@@ -14,7 +14,7 @@ const PACKETS_PER_SACK: u32 = 2;
 
 impl Receiver {
     /// A packet with DATA was taken in.
-    pub(in crate::sctp) fn note_packet(&mut self, now: Instant) {
+    pub(crate) fn note_packet(&mut self, now: Instant) {
         self.packets += 1;
         if self.packets >= PACKETS_PER_SACK {
             self.sack_now = true;
@@ -22,23 +22,21 @@ impl Receiver {
         self.sack_at.get_or_insert(now + SACK_DELAY);
     }
 
-    pub(in crate::sctp) fn is_sack_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_sack_due(&self, now: Instant) -> bool {
         self.sack_now || self.sack_at.is_some_and(|at| at <= now) || self.is_window_update_due()
     }
 
     /// Whether there is something to acknowledge, at once or later: it can go along with DATA.
-    pub(in crate::sctp) fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         self.sack_now || self.sack_at.is_some()
     }
 
-    pub(in crate::sctp) fn sack_at(&self) -> Option<Instant> {
+    pub(crate) fn sack_at(&self) -> Option<Instant> {
         self.sack_at
     }
 
     /// Number, window and gaps of a SACK that is sent now.
-    pub(in crate::sctp) fn sack(
-        &mut self,
-    ) -> (u32, u32, impl ExactSizeIterator<Item = (u16, u16)> + '_) {
+    pub(crate) fn sack(&mut self) -> (u32, u32, impl ExactSizeIterator<Item = (u16, u16)> + '_) {
         self.packets = 0;
         self.sack_now = false;
         self.sack_at = None;
@@ -63,12 +61,12 @@ impl Receiver {
 
     /// Whether the peer believes in a window much smaller than it is, and has to be told: it may be
     /// waiting. An update for every read would be an update for every packet.
-    pub(in crate::sctp) fn is_window_update_due(&self) -> bool {
+    pub(crate) fn is_window_update_due(&self) -> bool {
         self.told < self.capacity / 2 && self.window() >= self.told + self.capacity / 4
     }
 
     /// Whether the peer was told of less than a quarter of the window.
-    pub(in crate::sctp) fn is_window_tight(&self) -> bool {
+    pub(crate) fn is_window_tight(&self) -> bool {
         self.told < self.capacity / 4
     }
 }

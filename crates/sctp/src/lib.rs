@@ -1,5 +1,6 @@
-//! SCTP (RFC 9260) over DTLS (RFC 8261), as much of it as data channels need (RFC 8831 section 5): one association, reliable
-//! messages on streams, resets of streams (RFC 6525). Without sockets, clocks and tasks of its own.
+#![doc = include_str!("../README.md")]
+//!
+//! ## Inside
 //!
 //! ```text
 //! handle_packet ─► Receiver: numbers, gaps, messages ─► streams ─► read
@@ -9,9 +10,8 @@
 //!       ▲               └ Congestion
 //!     write
 //! ```
-//!
-//! Every event costs the same, however much is in flight, however many streams there are. What a peer can make
-//! it hold is bounded by the receive buffer, in which tiny messages count with their cost.
+
+#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 mod congestion;
 #[cfg(test)]
 mod differential;
+mod entropy;
 mod handshake;
 mod heartbeat;
 mod inbound;
@@ -29,16 +30,15 @@ mod packet;
 mod receiver;
 mod reset;
 mod sender;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use packet::put_checksum;
-pub(crate) use packet::{COMMON_HEADER, DATA_HEADER};
+pub use heartbeat::Nonce;
+pub use packet::put_checksum;
 
 use handshake::Init;
-pub(crate) use heartbeat::Nonce;
-use packet::kind;
+use packet::{COMMON_HEADER, DATA_HEADER, kind};
 use receiver::Receiver;
 use reset::{Outcome, Resets};
 use sender::Sender;
@@ -64,15 +64,20 @@ mod cause {
     pub(super) const PROTOCOL_VIOLATION: u16 = 13;
 }
 
-/// What a message is (RFC 8831 section 8).
+/// What a message is: its payload protocol identifier (PPID, RFC 8831 section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// Of the data channel establishment protocol.
+pub enum Protocol {
+    /// A message of the data channel establishment protocol (RFC 8832), 50.
     Dcep,
+    /// Text, 51.
     String,
+    /// Bytes, 53.
     Binary,
+    /// Text of no length, 56: SCTP carries no empty message, so one byte is sent that means nothing.
     StringEmpty,
+    /// The same for bytes, 57.
     BinaryEmpty,
+    /// Any other number.
     Other(u32),
 }
 
@@ -104,38 +109,58 @@ impl From<Protocol> for u32 {
 
 /// A whole message.
 #[derive(Debug)]
-pub(crate) struct Message {
-    pub(crate) protocol: Protocol,
-    pub(crate) bytes: Bytes,
+pub struct Message {
+    /// The PPID of its first chunk.
+    pub protocol: Protocol,
+    /// Its user data; a slice of the packet where it came in one chunk.
+    pub bytes: Bytes,
 }
 
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// Messages can go out.
     Connected,
     /// The association is over.
-    Lost(Lost),
+    Ended(EndReason),
     /// The peer uses a stream that there was not.
-    Opened { id: u16 },
+    Opened {
+        /// The stream.
+        id: u16,
+    },
     /// A message can be read, one for each of these.
-    Readable { id: u16 },
+    Readable {
+        /// The stream.
+        id: u16,
+    },
     /// The peer has reset the stream, and all that came before that was read. Our own direction is being reset
     /// now, if it was not before; `ResetComplete` follows, once for each of these.
-    Finished { id: u16 },
+    Finished {
+        /// The stream.
+        id: u16,
+    },
     /// Our direction was reset, and the number can be used again.
-    ResetComplete { id: u16 },
+    ResetComplete {
+        /// The stream.
+        id: u16,
+    },
     /// The peer refuses to reset our direction.
-    ResetFailed { id: u16 },
+    ResetFailed {
+        /// The stream.
+        id: u16,
+    },
     /// Everything that was written to the stream has been acknowledged, or dropped.
-    Acknowledged { id: u16 },
+    Acknowledged {
+        /// The stream.
+        id: u16,
+    },
     /// What holds writers back has become less.
     Room,
 }
 
 /// Why an association is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub enum EndReason {
     /// In order, or by an abort that the peer's user wanted.
     Closed,
     /// The peer found something wrong.
@@ -148,20 +173,46 @@ pub(crate) enum Lost {
 
 /// The rule that a peer has broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Violation(pub(crate) &'static str);
+pub struct Violation(pub(crate) &'static str);
+
+impl Violation {
+    /// What the peer has done.
+    pub fn as_str(&self) -> &'static str {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
 
 /// Sizes of an association.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Config {
+#[non_exhaustive]
+pub struct Config {
     /// Longest packet that fits a datagram; a multiple of four.
-    pub(crate) max_packet: usize,
+    pub max_packet: usize,
     /// Bytes that may be received and not read.
-    pub(crate) receive_buffer: usize,
+    pub receive_buffer: usize,
     /// Longest message that is accepted.
-    pub(crate) max_message: usize,
+    pub max_message: usize,
     /// How long the peer may acknowledge nothing while its window is open. RFC 9260 section 8.1 counts ten timeouts
     /// instead, 300 s with those of its own.
-    pub(crate) progress_timeout: Duration,
+    pub progress_timeout: Duration,
+}
+
+impl Default for Config {
+    /// Packets of 1 200 bytes, 1 MiB unread, messages of 256 KiB (what Chromium accepts), 30 s without progress.
+    fn default() -> Self {
+        Self {
+            max_packet: 1_200,
+            receive_buffer: 1 << 20,
+            max_message: 256 * 1024,
+            progress_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Where an association is in its life (RFC 9260 section 4).
@@ -194,7 +245,7 @@ struct Repeated {
 
 /// An association.
 #[derive(Debug)]
-pub(crate) struct Association {
+pub struct Association {
     config: Config,
     state: State,
     own: Init,
@@ -217,7 +268,8 @@ pub(crate) struct Association {
 }
 
 impl Association {
-    pub(crate) fn new(config: Config) -> Self {
+    /// An association that does nothing until [`Association::start`], or until the peer starts it.
+    pub fn new(config: Config) -> Self {
         let own = Init {
             tag: rand::random_range(1..=u32::MAX),
             window: u32::try_from(config.receive_buffer).unwrap_or(u32::MAX),
@@ -246,7 +298,7 @@ impl Association {
     }
 
     /// Sets the association up; otherwise the peer has to.
-    pub(crate) fn start(&mut self) {
+    pub fn start(&mut self) {
         if self.state == State::Closed {
             self.state = State::InitSent;
             self.say(kind::INIT, self.own.encode(None));
@@ -254,7 +306,7 @@ impl Association {
     }
 
     /// Whether DATA goes to and fro.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         matches!(
             self.state,
             State::Established | State::ShuttingDown | State::Answering
@@ -276,16 +328,16 @@ impl Association {
         }
     }
 
-    fn lose(&mut self, lost: Lost) {
+    fn end(&mut self, reason: EndReason) {
         if self.state != State::Over {
             self.state = State::Over;
             self.repeated = None;
-            self.events.push_back(Event::Lost(lost));
+            self.events.push_back(Event::Ended(reason));
         }
     }
 
     /// What has happened since this was called last.
-    pub(crate) fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         match event {
             // Only now: until its end is known, nothing of the next stream on its number can be read.
@@ -303,7 +355,7 @@ impl Association {
 /// Streams.
 impl Association {
     /// Makes a stream; `false` if the number is in use, in either direction, or beyond what the peer takes.
-    pub(crate) fn open_stream(&mut self, id: u16) -> bool {
+    pub fn open_stream(&mut self, id: u16) -> bool {
         if !self.is_taken_by_peer(id) {
             return false;
         }
@@ -316,7 +368,7 @@ impl Association {
     }
 
     /// Queues a message, which must not be empty; `false` if the stream can not be written to.
-    pub(crate) fn write(&mut self, id: u16, message: Bytes, protocol: Protocol) -> bool {
+    pub fn write(&mut self, id: u16, message: Bytes, protocol: Protocol) -> bool {
         if !self.receiver.is_open(id) || self.state == State::Over || !self.is_taken_by_peer(id) {
             return false;
         }
@@ -331,58 +383,58 @@ impl Association {
     }
 
     /// The next whole message of a stream.
-    pub(crate) fn read(&mut self, id: u16) -> Option<Message> {
+    pub fn read(&mut self, id: u16) -> Option<Message> {
         let message = self.receiver.read(id, &mut self.events);
         self.answer_resets();
         message
     }
 
     /// Bytes of a stream that the peer has not acknowledged.
-    pub(crate) fn unacknowledged(&self, id: u16) -> usize {
+    pub fn unacknowledged(&self, id: u16) -> usize {
         self.sender.unacknowledged(id)
     }
 
     /// Bytes of all streams that the peer has not acknowledged.
-    pub(crate) fn all_unacknowledged(&self) -> usize {
+    pub fn all_unacknowledged(&self) -> usize {
         self.sender.totals().0
     }
 
     /// Memory held for what was written, entries included, until SCTP needs it no more.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.sender.totals().1
     }
 
     /// Whether a message fits the part of the peer's window that its stream may fill; if not, [`Event::Room`]
     /// follows.
-    pub(crate) fn has_share(&mut self, id: u16, length: usize) -> bool {
+    pub fn has_share(&mut self, id: u16, length: usize) -> bool {
         self.sender.has_share(id, length)
     }
 
     /// Streams that the peer takes, once it is known.
-    pub(crate) fn max_streams(&self) -> u16 {
+    pub fn max_streams(&self) -> u16 {
         self.peer.map_or(0, |peer| peer.inbound_streams)
     }
 
     /// Resets our direction of a stream once what was written to it is acknowledged. Nothing can be read from it
     /// any more.
-    pub(crate) fn reset_stream(&mut self, id: u16) {
+    pub fn reset_stream(&mut self, id: u16) {
         self.sender.reset(id);
         self.receiver.ignore(id, &mut self.events);
         self.answer_resets();
     }
 
     /// Whether the peer believes in a window much smaller than it is.
-    pub(crate) fn is_window_update_due(&self) -> bool {
+    pub fn is_window_update_due(&self) -> bool {
         self.receiver.is_window_update_due()
     }
 
     /// Whether the peer was told of less than a quarter of the window.
-    pub(crate) fn is_window_tight(&self) -> bool {
+    pub fn is_window_tight(&self) -> bool {
         self.receiver.is_window_tight()
     }
 
     /// Whether there is something to send that came up between two packets of the peer.
-    pub(crate) fn wants_transmit(&self) -> bool {
+    pub fn wants_transmit(&self) -> bool {
         self.is_window_update_due() || (self.sender.has_resets() && self.resets.is_free())
     }
 
@@ -423,9 +475,14 @@ impl Association {
     }
 }
 
-/// The TSNs of the DATA in a packet; for peers of scripts.
-#[cfg(test)]
-pub(crate) fn data_tsns(packet: &[u8]) -> Vec<u32> {
+/// Makes the choices of associations on this thread follow from a seed, for simulations.
+#[cfg(feature = "testing")]
+pub fn fix_entropy(seed: u64) {
+    entropy::fix(seed);
+}
+
+/// The TSNs of the DATA chunks in a packet, for programs that look at packets on their way.
+pub fn data_tsns(packet: &[u8]) -> Vec<u32> {
     let chunks = packet::parse(packet)
         .into_iter()
         .flat_map(|(_, chunks)| chunks);
@@ -434,16 +491,16 @@ pub(crate) fn data_tsns(packet: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-/// For tests and the sizes of frames.
+/// Sizes.
 impl Association {
-    /// Announces how many streams this side takes. Before the handshake.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn set_inbound_streams(&mut self, streams: u16) {
+    /// Announces how many streams this side takes (MIS, RFC 9260 section 3.3.2), 65 535 if this is not called. Has
+    /// no effect after the handshake has begun.
+    pub fn set_inbound_streams(&mut self, streams: u16) {
         self.own.inbound_streams = streams;
     }
 
     /// Bytes of a message in a packet that carries nothing else.
-    pub(crate) fn packet_payload(&self) -> usize {
+    pub fn packet_payload(&self) -> usize {
         self.config
             .max_packet
             .saturating_sub(COMMON_HEADER + DATA_HEADER)

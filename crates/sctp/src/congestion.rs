@@ -4,7 +4,7 @@
 //! round trip after it. What it does about loss is not Reno's halving for each lost packet, which holds a long
 //! path with random loss to 1.22 x packet / (round trip x sqrt p): as in BBR (draft-ietf-ccwg-bbr section 5.5.10),
 //! a round may lose 2 % before the window shrinks, by a factor of 0.7. What keeps queues
-//! short is the budget of the layer above ([`crate::webrtc`]), which follows the bandwidth-delay product.
+//! short is the budget of the layer above (the user), which follows the bandwidth-delay product.
 
 /// Packets that may be under way at first (RFC 6928).
 const INITIAL_PACKETS: usize = 10;

@@ -6,11 +6,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::packet::{Packets, kind, put_parameter};
 use super::sender::{RTO_INITIAL, RTO_MAX};
-use super::{Association, Lost, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, cause, reset};
+use super::{Association, EndReason, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, cause, reset};
 
 impl Association {
-    /// The next packets to send: all that the windows allow.
-    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Vec<Bytes>> {
+    /// The next packets to send, all that the windows allow; `None` when there are none. To be called after each of
+    /// the other calls, until it has none.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<Bytes>> {
         let ports = [PORT, self.peer_port];
         let tag = self.peer.map_or(0, |peer| peer.tag);
         let zero_checksum = self.peer.is_some_and(|peer| peer.zero_checksum);
@@ -46,7 +47,7 @@ impl Association {
             repeated.sent += 1;
             let is_end = matches!(repeated.kind, kind::SHUTDOWN | kind::SHUTDOWN_ACK);
             if is_end && repeated.sent > SHUTDOWN_ATTEMPTS {
-                return self.lose(Lost::Closed);
+                return self.end(EndReason::Closed);
             }
             let Repeated { kind, value, .. } = repeated;
             if *kind == kind::SHUTDOWN {
@@ -87,16 +88,16 @@ impl Association {
     }
 
     /// Ends the association in order (RFC 9260 section 9.2).
-    pub(crate) fn shutdown(&mut self) {
+    pub fn shutdown(&mut self) {
         match self.state {
             State::Established => self.state = State::ShuttingDown,
-            State::Closed | State::InitSent | State::CookieSent => self.lose(Lost::Closed),
+            State::Closed | State::InitSent | State::CookieSent => self.end(EndReason::Closed),
             State::ShuttingDown | State::Answering | State::Over => {}
         }
     }
 
     /// Ends the association at once. The peer is told with the next `poll_transmit`, the last that has anything.
-    pub(crate) fn abort(&mut self) {
+    pub fn abort(&mut self) {
         if self.state != State::Over {
             self.say_abort(cause::USER_INITIATED_ABORT, &[]);
             self.state = State::Over;
@@ -132,7 +133,8 @@ impl Association {
         }
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+    /// When [`Association::handle_timeout`] is due next, if nothing else happens before.
+    pub fn next_timeout(&self) -> Option<Instant> {
         if self.state == State::Over {
             return None;
         }
@@ -147,15 +149,15 @@ impl Association {
         .min()
     }
 
-    /// Takes note of the time. What is due goes out with the next `poll_transmit`.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// Takes the time in. What is due goes out with the next [`Association::poll_transmit`].
+    pub fn handle_timeout(&mut self, now: Instant) {
         if self.state == State::Over {
             return;
         }
         self.sender.handle_timeout(now);
         if self.sender.is_stuck(now, self.config.progress_timeout) {
             self.say_abort(cause::USER_INITIATED_ABORT, &[]);
-            self.lose(Lost::NoProgress);
+            self.end(EndReason::NoProgress);
         }
     }
 }

@@ -80,9 +80,9 @@ impl Side {
         }
     }
 
-    fn lost(&self) -> Option<Lost> {
+    fn lost(&self) -> Option<EndReason> {
         self.events.iter().find_map(|event| match event {
-            Event::Lost(lost) => Some(*lost),
+            Event::Ended(lost) => Some(*lost),
             _ => None,
         })
     }

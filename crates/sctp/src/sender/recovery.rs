@@ -24,7 +24,7 @@ const MAX_WALKED: usize = 1024;
 
 impl Sender {
     /// Takes in a SACK.
-    pub(in crate::sctp) fn handle_sack(
+    pub(crate) fn handle_sack(
         &mut self,
         now: Instant,
         sack: Sack<'_>,
@@ -88,7 +88,7 @@ impl Sender {
     }
 
     /// Takes in the cumulative number of a SHUTDOWN, which says nothing of gaps or the window (RFC 9260 section 9.2).
-    pub(in crate::sctp) fn handle_shutdown(
+    pub(crate) fn handle_shutdown(
         &mut self,
         now: Instant,
         cumulative_tsn: u32,
@@ -352,7 +352,7 @@ impl Sender {
     }
 
     /// The retransmission timeout (RFC 9260 section 6.3.1), with its doublings.
-    pub(in crate::sctp) fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         let timeout = match self.smoothed {
             None => RTO_INITIAL,
             Some(smoothed) => smoothed + self.variation * 4,
@@ -379,7 +379,7 @@ impl Sender {
         }
     }
 
-    pub(in crate::sctp) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         [self.timeout_at, self.loss_at, self.probe_at, self.ask_at]
             .into_iter()
             .flatten()
@@ -387,14 +387,14 @@ impl Sender {
     }
 
     /// Whether the peer has acknowledged nothing for this long, although its window was open.
-    pub(in crate::sctp) fn is_stuck(&self, now: Instant, limit: Duration) -> bool {
+    pub(crate) fn is_stuck(&self, now: Instant, limit: Duration) -> bool {
         !self.sent.is_empty()
             && self
                 .progress_at
                 .is_some_and(|at| now.saturating_duration_since(at) >= limit)
     }
 
-    pub(in crate::sctp) fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.loss_at.is_some_and(|at| at <= now) {
             self.find_losses(now);
         }

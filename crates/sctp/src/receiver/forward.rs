@@ -13,7 +13,7 @@ impl Receiver {
     /// Ours are withheld and have never carried anything. A message that is given up can only be
     /// one of a stream that is not read: a channel is reliable, and a partially reliable one is
     /// reset as soon as it is opened.
-    pub(in crate::sctp) fn forward(
+    pub(crate) fn forward(
         &mut self,
         forward: ForwardTsn<'_>,
         events: &mut VecDeque<Event>,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::entropy;
-use crate::sctp::sender::{Means, Sender};
+use crate::sender::{Means, Sender};
 
 pub(super) fn seeds(default: u64) -> u64 {
     let seeds = std::env::var("ANABRANCH_SEEDS").ok();

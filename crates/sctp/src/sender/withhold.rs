@@ -50,7 +50,7 @@ const PATIENCE: u32 = 2;
 
 /// How TSNs can be withheld from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::sctp) enum Means {
+pub(crate) enum Means {
     /// They are skipped, and passed over by FORWARD-TSN.
     Skip,
     /// The same, and FORWARD-TSN is sent while no message is under way: no other begins until then.

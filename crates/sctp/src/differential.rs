@@ -126,7 +126,7 @@ impl Peer for Ours {
             while let Some(event) = self.association.next_event() {
                 happened.push(match event {
                     Event::Connected => Happened::Connected,
-                    Event::Lost(lost) => Happened::Failed(format!("{lost:?}")),
+                    Event::Ended(lost) => Happened::Failed(format!("{lost:?}")),
                     Event::Opened { id } => Happened::Opened(id),
                     Event::Readable { id } => {
                         self.unread.push_back(id);

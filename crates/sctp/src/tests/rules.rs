@@ -41,10 +41,13 @@ fn a_peer_that_acknowledges_what_was_not_sent_is_left() {
         pair.sides[0].association.handle_packet(now, &packet);
     }
     pair.sides[0].take_events();
-    assert!(matches!(pair.sides[0].lost(), Some(Lost::Violation(_))));
+    assert!(matches!(
+        pair.sides[0].lost(),
+        Some(EndReason::Violation(_))
+    ));
     // The peer is told.
     pair.until("the end", |pair| {
-        pair.sides[1].lost() == Some(Lost::Aborted)
+        pair.sides[1].lost() == Some(EndReason::Aborted)
     });
 }
 
@@ -187,7 +190,10 @@ fn data_without_user_data_ends_the_association_and_the_peer_is_told_which() {
     expected.extend(tsn);
     assert_eq!(sent(&mut pair, 0), [(kind::ABORT, expected)]);
     pair.sides[0].take_events();
-    assert!(matches!(pair.sides[0].lost(), Some(Lost::Violation(_))));
+    assert!(matches!(
+        pair.sides[0].lost(),
+        Some(EndReason::Violation(_))
+    ));
 }
 
 /// RFC 9260 section 6.5: acknowledged, reported and dropped.

@@ -3,7 +3,7 @@
 use super::withholding::{sack, seeds};
 use super::*;
 use crate::entropy;
-use crate::sctp::sender::{Means, Sender};
+use crate::sender::{Means, Sender};
 
 /// How a peer lies that sees nothing of what is sent, and guesses it right.
 #[derive(Debug, Clone, Copy)]

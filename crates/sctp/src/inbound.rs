@@ -7,14 +7,15 @@ use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, k
 use super::receiver::Receiver;
 use super::reset::{Outcome, Resets};
 use super::sender::Means;
-use super::{Association, Config, Event, Lost, PORT, State, Violation, cause};
+use super::{Association, Config, EndReason, Event, PORT, State, Violation, cause};
 
 /// Bytes of an unrecognized chunk that its report repeats.
 const MAX_REPORTED: usize = 64;
 
 impl Association {
-    /// Takes in a packet.
-    pub(crate) fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
+    /// Takes in a packet of the peer, which DTLS has authenticated. One that is not sound is dropped; a peer that breaks
+    /// a rule ends the association with [`EndReason::Violation`](crate::EndReason).
+    pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         let Some((header, chunks)) = packet::parse(packet) else {
             return;
         };
@@ -37,7 +38,7 @@ impl Association {
                 Ok(false) => break,
                 Err(violation) => {
                     self.say_abort(cause::PROTOCOL_VIOLATION, &[]);
-                    return self.lose(Lost::Violation(violation));
+                    return self.end(EndReason::Violation(violation));
                 }
             }
         }
@@ -79,7 +80,7 @@ impl Association {
                 if payload.is_empty() {
                     // RFC 9260 section 6.2.
                     self.say_abort(cause::NO_USER_DATA, &header.tsn.to_be_bytes());
-                    self.lose(Lost::Violation(Violation("DATA without user data")));
+                    self.end(EndReason::Violation(Violation("DATA without user data")));
                     return Ok(false);
                 }
                 if header.stream >= self.own.inbound_streams {
@@ -105,11 +106,11 @@ impl Association {
             kind::RE_CONFIG if is_up => self.on_re_config(chunk.value),
             kind::ABORT => {
                 let code = Fields(chunk.value).u16();
-                self.lose(
+                self.end(
                     if code.is_none_or(|code| code == cause::USER_INITIATED_ABORT) {
-                        Lost::Closed
+                        EndReason::Closed
                     } else {
-                        Lost::Aborted
+                        EndReason::Aborted
                     },
                 );
                 return Ok(false);
@@ -129,9 +130,11 @@ impl Association {
             }
             kind::SHUTDOWN_ACK if matches!(self.state, State::ShuttingDown | State::Answering) => {
                 self.answer(kind::SHUTDOWN_COMPLETE, Vec::new());
-                self.lose(Lost::Closed);
+                self.end(EndReason::Closed);
             }
-            kind::SHUTDOWN_COMPLETE if self.state == State::Answering => self.lose(Lost::Closed),
+            kind::SHUTDOWN_COMPLETE if self.state == State::Answering => {
+                self.end(EndReason::Closed)
+            }
             // At the wrong time, or of no interest (ECNE and CWR belong to an extension that is not offered).
             kind::DATA..=kind::SHUTDOWN_COMPLETE | kind::RE_CONFIG | kind::FORWARD_TSN => {}
             _ => return Ok(self.skip_unrecognized(chunk)),

@@ -61,7 +61,7 @@ fn whatever_the_path_does_messages_arrive_once_and_in_order() {
         pair.until("the end", |pair| {
             pair.sides
                 .iter()
-                .all(|side| side.lost() == Some(Lost::Closed))
+                .all(|side| side.lost() == Some(EndReason::Closed))
         });
     }
 }
@@ -201,7 +201,7 @@ fn data_that_is_never_acknowledged_ends_the_association() {
     let began = pair.now;
     pair.write(0, 2, vec![7; 60_000]);
     pair.until("the end", |pair| pair.sides[0].lost().is_some());
-    assert_eq!(pair.sides[0].lost(), Some(Lost::NoProgress));
+    assert_eq!(pair.sides[0].lost(), Some(EndReason::NoProgress));
     let took = pair.now - began;
     let limit = CONFIG.progress_timeout;
     assert!(

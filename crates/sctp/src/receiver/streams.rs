@@ -7,7 +7,7 @@ use crate::tally::lower;
 
 impl Receiver {
     /// Makes a stream that nothing has come on yet; `false` if there is one.
-    pub(in crate::sctp) fn open(&mut self, id: u16) -> bool {
+    pub(crate) fn open(&mut self, id: u16) -> bool {
         let is_new = !self.streams.contains_key(&id);
         if is_new {
             self.streams.insert(id, Inbound::default());
@@ -16,16 +16,12 @@ impl Receiver {
     }
 
     /// Whether there is such a stream, and the peer has not reset it.
-    pub(in crate::sctp) fn is_open(&self, id: u16) -> bool {
+    pub(crate) fn is_open(&self, id: u16) -> bool {
         self.streams.get(&id).is_some_and(|stream| !stream.ended)
     }
 
     /// The next message of a stream.
-    pub(in crate::sctp) fn read(
-        &mut self,
-        id: u16,
-        events: &mut VecDeque<Event>,
-    ) -> Option<Message> {
+    pub(crate) fn read(&mut self, id: u16, events: &mut VecDeque<Event>) -> Option<Message> {
         let message = self.streams.get_mut(&id)?.ready.pop_front();
         if let Some(message) = &message {
             lower(&mut self.held, message.bytes.len() + OVERHEAD);
@@ -35,7 +31,7 @@ impl Receiver {
     }
 
     /// Throws away what the stream holds, and what still comes on it.
-    pub(in crate::sctp) fn ignore(&mut self, id: u16, events: &mut VecDeque<Event>) {
+    pub(crate) fn ignore(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -49,14 +45,14 @@ impl Receiver {
     }
 
     /// Our own direction of a stream was reset.
-    pub(in crate::sctp) fn answered(&mut self, id: u16) {
+    pub(crate) fn answered(&mut self, id: u16) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.answered = true;
         }
     }
 
     /// The peer has reset a stream: what comes now is of another, with the same number.
-    pub(in crate::sctp) fn reset(&mut self, id: u16, events: &mut VecDeque<Event>) {
+    pub(crate) fn reset(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let stream = match self.successors.get_mut(&id).and_then(VecDeque::back_mut) {
             Some(last) => Some(last),
             None => self.streams.get_mut(&id),
@@ -85,7 +81,7 @@ impl Receiver {
 
     /// The end of a stream is known: the next one on its number takes its place. What was read
     /// before belongs to the one, and what is read from now on to the other.
-    pub(in crate::sctp) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
+    pub(crate) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
@@ -110,7 +106,7 @@ impl Receiver {
     }
 
     /// Streams that have ended since this was asked last, and that are to be reset on our side too.
-    pub(in crate::sctp) fn take_unanswered(&mut self) -> Vec<u16> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<u16> {
         std::mem::take(&mut self.unanswered)
     }
 }

@@ -12,7 +12,7 @@ use crate::tally::lower;
 /// Packets.
 impl Sender {
     /// Puts what the windows allow into packets: first what was lost, then what is new.
-    pub(in crate::sctp) fn fill(&mut self, now: Instant, packets: &mut Packets) {
+    pub(crate) fn fill(&mut self, now: Instant, packets: &mut Packets) {
         let before = self.next_packet;
         let whole_before = packets.len();
         self.limited = false;
