@@ -1,20 +1,36 @@
 #!/usr/bin/env bash
-# Changes the pure cores (frame codec, substream states and buffers, SCTP) in one place at a time and says which change
-# no test of theirs notices. A package of its own, made of copies of these modules, builds in seconds where the whole
-# crate needs half a minute. Needs cargo-mutants and cargo-nextest.
+# Changes the pure cores in one place at a time and says which change no test of theirs notices. Needs cargo-mutants and
+# cargo-nextest.
 #
-#   scripts/mutants.sh                       all of them
-#   scripts/mutants.sh -f 'src/message/*'    as cargo-mutants takes it; --list, --shard 0/4, --jobs 2 as well
+#   scripts/mutants.sh sctp ARGUMENT...      crates/sctp
+#   scripts/mutants.sh cores ARGUMENT...     frame codec, states and buffers of a substream
 #
-# What survives, and why it may, stands in tests/README.md.
+# Arguments are those of cargo-mutants: --list, --shard 0/4, --file 'src/message/*', --jobs 2. What survives, and why it
+# may, stands in tests/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-package=${CARGO_TARGET_DIR:-target}/mutants
+core=${1:-}
+# Few seeds: a change that only one of hundreds finds is worth a test of its own.
+export ANABRANCH_SEEDS=${ANABRANCH_SEEDS:-5}
+output=${CARGO_TARGET_DIR:-target}/mutants
+common=(--test-tool nextest --no-shuffle --exclude '**/tests/**' --exclude '**/tests.rs' --exclude-re 'impl (Display|Debug)')
+case $core in
+  sctp)
+    mkdir -p "$output/sctp"
+    exec cargo mutants --package anabranch-sctp --output "$output/sctp" "${common[@]}" \
+      --exclude '**/differential.rs' "${@:2}" -- --lib
+    ;;
+  cores) ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+
+# A package of its own, made of copies of these modules, builds in seconds where the whole crate needs half a minute.
+package=$output/cores
 mkdir -p "$package/src"
 package=$(cd "$package" && pwd)
-modules=(message sctp tally.rs entropy.rs random.rs substream/state.rs substream/state substream/send.rs substream/send
-  substream/recv.rs substream/recv)
+modules=(message random.rs substream/state.rs substream/state substream/send.rs substream/send substream/recv.rs
+  substream/recv)
 
 rm -rf "$package/src" "$package/proto"
 mkdir -p "$package/src/substream"
@@ -40,13 +56,13 @@ testing = []
 fuzzing = []
 
 [dependencies]
-$(for name in bytes crc prost rand thiserror unsigned-varint; do dependency "$name"; done)
+$(for name in bytes prost thiserror unsigned-varint; do dependency "$name"; done)
 
 [build-dependencies]
 $(for name in prost-build protox; do dependency "$name"; done)
 
 [dev-dependencies]
-$(for name in dcsctp proptest; do dependency "$name"; done)
+$(for name in proptest; do dependency "$name"; done)
 
 [profile.dev]
 debug = false
@@ -56,22 +72,16 @@ EOF
 cat > "$package/src/lib.rs" <<'EOF'
 //! Copies of the modules of anabranch that know neither sockets nor tasks.
 #![allow(dead_code, unused_imports, missing_docs)]
-mod entropy;
 pub mod message;
 #[cfg(test)]
 mod random;
-pub mod sctp;
 mod substream {
     mod recv;
     mod send;
     mod state;
     use send::INITIAL_CREDIT;
 }
-mod tally;
 EOF
 
-# Few seeds: a change that only one of hundreds finds is worth a test of its own.
-export ANABRANCH_SEEDS=${ANABRANCH_SEEDS:-5}
-exec cargo mutants --dir "$package" --output "$package" --test-tool nextest --no-shuffle --exclude '**/tests/**' \
-  --exclude '**/tests.rs' --exclude src/sctp/differential.rs --exclude src/random.rs --exclude src/message/oracle.rs \
-  --exclude-re 'impl (Display|Debug)' "$@" -- --lib
+exec cargo mutants --dir "$package" --output "$package" "${common[@]}" --exclude src/random.rs \
+  --exclude src/message/oracle.rs "${@:2}" -- --lib
