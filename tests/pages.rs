@@ -154,7 +154,9 @@ struct Function {
 fn functions() -> Vec<Function> {
     let mut functions = Vec::new();
     for file in files() {
-        let is_source = ["src/", "tests/", "crates/"].iter().any(|root| file.starts_with(root));
+        let is_source = ["src/", "tests/", "crates/"]
+            .iter()
+            .any(|root| file.starts_with(root));
         if !is_source || !file.ends_with(".rs") || file == "tests/pages.rs" {
             continue;
         }

@@ -161,7 +161,9 @@ impl Channels {
                 Event::Connected => self.on_established(),
                 Event::Ended(reason) => self.end(match reason {
                     EndReason::Closed => ConnectionError::ClosedByPeer,
-                    EndReason::Aborted => ConnectionError::Carrier("SCTP: aborted by the peer".into()),
+                    EndReason::Aborted => {
+                        ConnectionError::Carrier("SCTP: aborted by the peer".into())
+                    }
                     EndReason::Violation(rule) => {
                         ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule))
                     }

@@ -65,18 +65,17 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
 #[test]
 fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
     let mut events = VecDeque::new();
-    let mut take =
-        |receiver: &mut crate::sctp::receiver::Receiver, distance: u32, length: usize| {
-            // The last that arrived in order is 99.
-            // The beginning of a message, so that none is whole.
-            let header = data(99 + distance, 9, flag::BEGIN);
-            let before = receiver.held();
-            let payload = vec![1; length];
-            receiver
-                .handle_data(header, &payload, &mut events)
-                .expect("sound");
-            receiver.held() > before
-        };
+    let mut take = |receiver: &mut crate::receiver::Receiver, distance: u32, length: usize| {
+        // The last that arrived in order is 99.
+        // The beginning of a message, so that none is whole.
+        let header = data(99 + distance, 9, flag::BEGIN);
+        let before = receiver.held();
+        let payload = vec![1; length];
+        receiver
+            .handle_data(header, &payload, &mut events)
+            .expect("sound");
+        receiver.held() > before
+    };
     let mut numbers = receiver();
     assert!(!take(&mut numbers, 65_536, 10));
     assert!(take(&mut numbers, 65_535, 10));

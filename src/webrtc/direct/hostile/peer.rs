@@ -18,12 +18,12 @@ use crate::connection::ConnectionError;
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::Handshake;
-use anabranch_sctp::put_checksum;
 use crate::simulator::{Host, SimulatedSocket};
 use crate::ufrag::{ClientCredentials, Version, parse_username};
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, EngineEvent, Role};
 use crate::webrtc::str0m_engine::EngineSetup;
 use crate::webrtc::transmit::TransmitQueue;
+use anabranch_sctp::put_checksum;
 
 pub(super) const COMMON_HEADER: usize = 12;
 

@@ -11,9 +11,9 @@ use super::sctp::connected;
 use super::{ENGINES, World, pattern};
 use crate::carrier::ChannelId;
 use crate::message::{Flag, FrameDecoder, Message};
-use anabranch_sctp::put_checksum;
 use crate::substream::Finished;
 use crate::webrtc::engine::Role;
+use anabranch_sctp::put_checksum;
 
 const SACK: u8 = 3;
 

@@ -12,8 +12,8 @@ use super::super::{MAX_EARLY_CHANNELS, MAX_REFUSED};
 use super::Direct;
 use super::harness::Options;
 use crate::connection::ConnectionError;
-use anabranch_sctp::Association;
 use crate::webrtc::engine::{CHANNEL_ZERO, Engine, Role};
+use anabranch_sctp::Association;
 
 const SOON: Duration = Duration::from_secs(20);
 
