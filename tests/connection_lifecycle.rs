@@ -508,8 +508,8 @@ async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_en
     }
 }
 
-/// 64 substreams are opened before the peer has shown what it is; more wait for that, or for the open timeout, after
-/// which a peer that has said nothing has no limits.
+/// 64 substreams are opened before the peer has shown what it is; more wait for that, or for the
+/// open timeout, after which a peer that has said nothing has no limits.
 #[tokio::test(start_paused = true)]
 async fn substreams_beyond_64_wait_until_a_silent_peer_is_known_or_the_open_timeout() {
     let mut s = scripted(config(), MemoryConfig::default());

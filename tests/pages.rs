@@ -298,7 +298,8 @@ fn rows_of_the_requirements_have_tests_or_a_reason() {
             let has_part = |part: &String| function.path.contains(part);
             is_meant(&function.name, name) && path.iter().all(has_part)
         });
-        // Cases of the conformance suite are made by a macro, and a file stands for all of its tests.
+        // Cases of the conformance suite are made by a macro, and a file stands for all of its
+        // tests.
         let is_case = || {
             let mut cases = files
                 .iter()

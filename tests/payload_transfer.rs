@@ -251,8 +251,8 @@ async fn f8_a_stream_that_is_not_read_is_bounded_by_credit() {
     pair.finish().await;
 }
 
-/// Row F-17: payloads that are sent at once take turns, one frame each, and a request between them waits for one frame
-/// of each.
+/// Row F-17: payloads that are sent at once take turns, one frame each, and a request between them
+/// waits for one frame of each.
 #[tokio::test(start_paused = true)]
 async fn f17_payloads_take_turns_frame_by_frame() {
     let pair = Pair::new();

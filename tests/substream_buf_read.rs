@@ -118,7 +118,8 @@ async fn read_kib(substream: &mut Substream, way: Way) {
     }
 }
 
-/// The grants that the peer gets while 64 KiB are read in one way, each with what was read before it.
+/// The grants that the peer gets while 64 KiB are read in one way, each with what was read before
+/// it.
 async fn grants(way: Way) -> Vec<(usize, u64)> {
     let mut config = config();
     config.receive_window = 64 * KIB as u32;

@@ -131,8 +131,8 @@ async fn l16_the_code_of_a_stop_survives_the_drop() {
     s.finish().await;
 }
 
-/// Row O-R5: where nobody reads any more, the peer's writer is stopped. What it has under way is thrown away as it
-/// comes, and the other direction lives on.
+/// Row O-R5: where nobody reads any more, the peer's writer is stopped. What it has under way is
+/// thrown away as it comes, and the other direction lives on.
 #[tokio::test(start_paused = true)]
 async fn r5_a_dropped_reader_stops_the_peers_writer_and_keeps_nothing() {
     let mut s = scripted(config(), MemoryConfig::default());

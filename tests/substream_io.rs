@@ -346,8 +346,8 @@ async fn chunks_reach_the_carrier_where_they_lie() {
     pair.finish().await;
 }
 
-/// Row S-14: frames and messages are counted apart. Over this carrier each frame is a message, and what the peer puts
-/// into one message is one.
+/// Row S-14: frames and messages are counted apart. Over this carrier each frame is a message, and
+/// what the peer puts into one message is one.
 #[tokio::test(start_paused = true)]
 async fn s14_messages_are_counted_beside_frames() {
     let mut s = scripted(config(), MemoryConfig::default());

@@ -1,5 +1,5 @@
-//! What a reader that stalls costs over a WebSocket, in memory of either side, and that its writer waits. Rows J-7,
-//! JR-1 and JR-2.
+//! What a reader that stalls costs over a WebSocket, in memory of either side, and that its writer
+//! waits. Rows J-7, JR-1 and JR-2.
 
 use std::cell::Cell;
 use std::pin::{Pin, pin};
@@ -54,7 +54,8 @@ fn growth(since: [isize; 2]) -> [isize; 2] {
     [0, 1].map(|side: usize| PEAK[side].load(Ordering::Relaxed) - since[side])
 }
 
-/// A future whose allocations are those of one side. Nothing is shared over the pipe, so each side frees its own.
+/// A future whose allocations are those of one side. Nothing is shared over the pipe, so each side
+/// frees its own.
 struct On<F> {
     side: usize,
     future: Pin<Box<F>>,
@@ -116,7 +117,8 @@ async fn echo(connection: &Connection, data: &[u8]) {
     assert!(back == data, "{} bytes", back.len());
 }
 
-/// Writes until a write waits for a second, which nothing but the reader can end here. Returns how much was taken.
+/// Writes until a write waits for a second, which nothing but the reader can end here. Returns how
+/// much was taken.
 async fn fill(writer: &mut Substream, data: &[u8], mut at: usize) -> usize {
     let first = at;
     loop {
@@ -173,7 +175,8 @@ async fn a_stalled_reader(opener_writes: bool) {
     let window = reader.stats().receive_window as usize;
     let [at_writer, at_reader] = [writing, reading].map(|side| growth(before)[side]);
     println!("window {window}: {taken} taken, {at_writer} + {at_reader} bytes");
-    // JR-2: what the reader has not read, what it was granted of that, and the two queues of the writer.
+    // JR-2: what the reader has not read, what it was granted of that, and the two queues of the
+    // writer.
     let defaults = (config().send_buffer, WebSocketConfig::default().batch);
     assert_eq!(defaults, (64 * KIB, 64 * KIB));
     assert_eq!(window, MIB);
@@ -182,7 +185,8 @@ async fn a_stalled_reader(opener_writes: bool) {
         "{taken}"
     );
     assert!(writer.buffered() <= 64 * KIB && reader.unread() <= window);
-    // JR-1: its two queues at the writer, and at the reader what is unread, with what its pieces cost.
+    // JR-1: its two queues at the writer, and at the reader what is unread, with what its pieces
+    // cost.
     assert!(at_writer <= 192 * KIB as isize, "{at_writer} at the writer");
     let unread = reader.unread() as isize;
     let most = unread + unread / 4 + 64 * KIB as isize;

@@ -120,7 +120,8 @@ pub enum Class {
     Control,
 }
 
-/// Messages of the layer below that a carrier has sent and received; of a WebSocket the binary ones.
+/// Messages of the layer below that a carrier has sent and received; of a WebSocket the binary
+/// ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MessageCounts {
     /// Messages handed to the layer below.
@@ -246,9 +247,9 @@ pub trait Carrier: Send {
         Written::Closed
     }
 
-    /// Messages sent and received, for [`ConnectionStats`](crate::ConnectionStats). Frames are counted by
-    /// the connection: where one message has several there are fewer messages. Zeros where a carrier
-    /// does not count.
+    /// Messages sent and received, for [`ConnectionStats`](crate::ConnectionStats). Frames are
+    /// counted by the connection: where one message has several there are fewer messages. Zeros
+    /// where a carrier does not count.
     fn message_counts(&self) -> MessageCounts {
         MessageCounts::default()
     }

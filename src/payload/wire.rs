@@ -191,7 +191,8 @@ mod tests {
         assert_eq!(Header::decode(&[][..]), Ok(Header::default()));
     }
 
-    /// Row FR-1, the other way: who knows the first two fields only reads them, and asks for no more.
+    /// Row FR-1, the other way: who knows the first two fields only reads them, and asks for no
+    /// more.
     #[test]
     fn fr1_a_header_is_read_by_who_knows_its_first_fields_only() {
         #[derive(Clone, PartialEq, Message)]

@@ -96,7 +96,8 @@ impl futures_io::AsyncRead for ReadHalf {
 /// [`ReadHalf::unread`], any other read returns it again, and a reset discards it.
 ///
 /// # Errors
-/// `fill_buf` returns those of [`ReadHalf::read_chunk`], and an empty slice at the end of the stream.
+/// `fill_buf` returns those of [`ReadHalf::read_chunk`], and an empty slice at the end of the
+/// stream.
 ///
 /// # Cancel safety
 /// `fill_buf` takes nothing: a future that is dropped loses nothing.

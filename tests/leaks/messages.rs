@@ -1,4 +1,5 @@
-//! 100 000 messages on connections and substreams that live on: what was read is kept by nobody. Row FR-11.
+//! 100 000 messages on connections and substreams that live on: what was read is kept by nobody.
+//! Row FR-11.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use super::{ALONE, LIMIT, assert_flat, live, many, tasks};
 /// Messages that are under way at once.
 const BURST: usize = 100;
 
-/// Lengths of messages: some that are copied together, one that stays where it lies, one of several frames.
+/// Lengths of messages: some that are copied together, one that stays where it lies, one of several
+/// frames.
 const LENGTHS: [usize; 4] = [1, 300, 5_000, 20_000];
 
 fn config() -> Config {

@@ -105,7 +105,8 @@ impl<C: Carrier> End<C> {
 
     /// Writes data frames of `size` bytes until the carrier is busy; returns what it took.
     ///
-    /// The longest queue of a carrier of this crate is that of WebRTC, whose `max_in_flight` is 8 MiB.
+    /// The longest queue of a carrier of this crate is that of WebRTC, whose `max_in_flight` is 8
+    /// MiB.
     pub(super) fn fill(&mut self, channel: ChannelId, size: usize) -> usize {
         let payload = vec![7; size];
         for taken in 0..MOST_TAKEN / size {

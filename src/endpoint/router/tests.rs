@@ -126,7 +126,8 @@ fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) 
     }
 }
 
-/// Sends garbage from one host after another, one each millisecond. Nothing of it is answered or kept.
+/// Sends garbage from one host after another, one each millisecond. Nothing of it is answered or
+/// kept.
 fn pour(rng: &mut StdRng, router: &Arc<Router>, now: &mut Instant, connections: usize) {
     for n in 0..10_000 {
         *now += Duration::from_millis(1);
@@ -141,8 +142,8 @@ fn pour(rng: &mut StdRng, router: &Arc<Router>, now: &mut Instant, connections: 
     }
 }
 
-/// Row H-13: in calm times and under pressure garbage leaves no state, takes nobody's place, and proves nothing; honest
-/// peers get in beside it.
+/// Row H-13: in calm times and under pressure garbage leaves no state, takes nobody's place, and
+/// proves nothing; honest peers get in beside it.
 #[tokio::test(start_paused = true)]
 async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
     for seed in crate::random::seeds(2) {

@@ -5,7 +5,8 @@ use prost::Message as _;
 
 use super::*;
 
-/// As in the specification of libp2p's WebRTC, and nothing more: what go-libp2p, js-libp2p and rust-libp2p read.
+/// As in the specification of libp2p's WebRTC, and nothing more: what go-libp2p, js-libp2p and
+/// rust-libp2p read.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OldMessage {
     #[prost(int32, optional, tag = "1")]

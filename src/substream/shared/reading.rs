@@ -6,8 +6,8 @@ use super::{Shared, Usage};
 use crate::substream::recv::ReceiveBuffer;
 
 impl Shared {
-    /// Lets `take` take from the receive buffer; it returns what it took, if anything. Has the driver
-    /// grant what became free, once that is worth a frame.
+    /// Lets `take` take from the receive buffer; it returns what it took, if anything. Has the
+    /// driver grant what became free, once that is worth a frame.
     pub(super) fn take_received<T>(
         self: &Arc<Self>,
         take: impl FnOnce(&mut ReceiveBuffer) -> Option<T>,

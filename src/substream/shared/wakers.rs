@@ -110,7 +110,8 @@ enum Closer {
     Stopped,
 }
 
-/// Polls whoever could wait. Returns those that do, and one counter for each, which their wakers count in.
+/// Polls whoever could wait. Returns those that do, and one counter for each, which their wakers
+/// count in.
 fn wait(shared: &Arc<Shared>, closer: Closer) -> (u8, HashMap<u8, Arc<Counter>>) {
     let mut counters: HashMap<u8, Arc<Counter>> = HashMap::new();
     let mut waiting = 0;

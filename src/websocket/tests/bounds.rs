@@ -37,7 +37,8 @@ async fn a_label_has_1_024_bytes_at_most() {
     );
 }
 
-/// Events and frames are made of one frame of a message at a time: a message of ten thousand is no queue of ten thousand.
+/// Events and frames are made of one frame of a message at a time: a message of ten thousand is no
+/// queue of ten thousand.
 #[tokio::test(start_paused = true)]
 async fn a_message_of_many_frames_makes_one_event_at_a_time() {
     let (a, b) = duplex(1 << 20);
@@ -63,7 +64,8 @@ async fn a_message_of_many_frames_makes_one_event_at_a_time() {
     }
 }
 
-/// Numbers that were answered with RESET for late data: 256, of which the oldest are forgotten first.
+/// Numbers that were answered with RESET for late data: 256, of which the oldest are forgotten
+/// first.
 #[tokio::test(start_paused = true)]
 async fn late_data_of_256_substreams_is_remembered_and_the_oldest_forgotten() {
     let (a, b) = duplex(1 << 20);
@@ -99,8 +101,8 @@ async fn late_data_of_256_substreams_is_remembered_and_the_oldest_forgotten() {
     assert_eq!(resets.await.unwrap(), 300 + 44);
 }
 
-/// A close that the peer does not answer, and goes on sending behind: 4 MiB of it are read, in no time, and then the
-/// connection is over.
+/// A close that the peer does not answer, and goes on sending behind: 4 MiB of it are read, in no
+/// time, and then the connection is over.
 #[tokio::test(start_paused = true)]
 async fn what_comes_after_the_own_close_is_read_up_to_4_mib() {
     let Scripted { ours, mut peer } = Scripted::new().await;
@@ -156,7 +158,8 @@ async fn what_drips_after_the_own_close_is_read_for_the_close_timeout() {
     assert_eq!(closing.await.unwrap(), Duration::from_secs(1));
 }
 
-/// Flags, credit and answers that wait: with `control_backlog` of them control frames are refused, as data is.
+/// Flags, credit and answers that wait: with `control_backlog` of them control frames are refused,
+/// as data is.
 #[tokio::test(start_paused = true)]
 async fn control_frames_are_refused_behind_a_backlog() {
     let (a, _unread) = duplex(256);

@@ -1,4 +1,5 @@
-//! How connections end, by either side: close frames, sockets that end without one, dropped handles.
+//! How connections end, by either side: close frames, sockets that end without one, dropped
+//! handles.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +30,8 @@ use crate::websocket::{WebSocketConfig, WebSocketError};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Row O-9: everything that waits, and everything that is tried afterwards, fails with the peer's own code and reason.
+/// Row O-9: everything that waits, and everything that is tried afterwards, fails with the peer's
+/// own code and reason.
 #[tokio::test(start_paused = true)]
 async fn o9_closes_of_the_peer_reach_everybody() {
     let crash = WebSocketError::Closed {
@@ -96,8 +98,8 @@ async fn o9_closes_of_the_peer_reach_everybody() {
     }
 }
 
-/// Rows O-12 and O-R3: with the last handle gone what was accepted still goes out, however full the queue, and then
-/// a close frame that says that all is well.
+/// Rows O-12 and O-R3: with the last handle gone what was accepted still goes out, however full the
+/// queue, and then a close frame that says that all is well.
 #[tokio::test(start_paused = true)]
 async fn o12_the_last_handle_that_is_dropped_drains_and_closes_with_1000() {
     // A pipe that is full at once, and a peer that does not read yet.

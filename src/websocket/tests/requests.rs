@@ -359,8 +359,8 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
     let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
     while_listening(&listener, async {
         // A head that is too long, and then a byte now and then.
-        stream.write_all(&[b'a'; 9000]).await.unwrap();
         let begin = Instant::now();
+        stream.write_all(&[b'a'; 9000]).await.unwrap();
         while stream.write_all(b"a").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
             assert!(begin.elapsed() < Duration::from_secs(30));

@@ -1,4 +1,5 @@
-//! Peers that break RFC 6455, frame by frame: the close code that answers each, and the cause that is reported.
+//! Peers that break RFC 6455, frame by frame: the close code that answers each, and the cause that
+//! is reported.
 
 use std::time::Duration;
 
@@ -47,8 +48,9 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [header(first, true, payload.len() as u64), payload.to_vec()].concat()
 }
 
-/// Sends a substream with data, then `bytes`, and returns the close frame that answers them. Asserts that everything before
-/// them was delivered, and that `error` is what everybody is told afterwards.
+/// Sends a substream with data, then `bytes`, and returns the close frame that answers them.
+/// Asserts that everything before them was delivered, and that `error` is what everybody is told
+/// afterwards.
 async fn answer(is_client: bool, bytes: &[u8], error: &WebSocketError) -> CloseFrame {
     let (a, b) = duplex(256 * 1024);
     let carrier = carrier(a, is_client, WebSocketConfig::default()).await;
@@ -179,7 +181,8 @@ async fn o3_frames_that_break_the_rules_are_answered_with_1002_and_named() {
     assert_eq!(u16::from(close.code), 1002);
 }
 
-/// Row O-3: codes that no close frame may have (RFC 6455 section 7.4) are no orderly end, whatever they look like.
+/// Row O-3: codes that no close frame may have (RFC 6455 section 7.4) are no orderly end, whatever
+/// they look like.
 #[tokio::test(start_paused = true)]
 async fn o3_codes_that_may_not_be_sent_are_answered_with_1002() {
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
@@ -204,7 +207,8 @@ async fn o3_bytes_that_are_not_utf_8_are_answered_with_1007() {
     }
 }
 
-/// Row O-3: a length is checked before a byte of the payload has come, and the sum of the pieces of a message with each.
+/// Row O-3: a length is checked before a byte of the payload has come, and the sum of the pieces of
+/// a message with each.
 #[tokio::test(start_paused = true)]
 async fn o3_what_is_too_long_is_refused_before_it_has_come() {
     let max = WebSocketConfig::default().max_message;

@@ -189,8 +189,8 @@ async fn j10_a_fin_ack_that_does_not_come_is_waited_for_10_s() {
     drop(substream);
 }
 
-/// Row O-5: what a carrier takes for a socket that nobody reads is one message in the making, one in the engine and
-/// what the pipe holds, however often it is asked.
+/// Row O-5: what a carrier takes for a socket that nobody reads is one message in the making, one
+/// in the engine and what the pipe holds, however often it is asked.
 #[tokio::test(start_paused = true)]
 async fn o5_a_socket_that_is_not_read_takes_two_messages() {
     const PIPE: usize = 2048;
@@ -222,7 +222,8 @@ async fn o5_a_socket_that_is_not_read_takes_two_messages() {
     }
 }
 
-/// Row JR-3: an open is one frame, and waits for nothing: data goes with it. The peer has not said a word.
+/// Row JR-3: an open is one frame, and waits for nothing: data goes with it. The peer has not said
+/// a word.
 #[tokio::test(start_paused = true)]
 async fn jr3_an_open_costs_20_bytes_at_most_and_no_round_trip() {
     let (ours, mut peer) = silent(WebSocketConfig::default()).await;
