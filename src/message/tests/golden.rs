@@ -76,6 +76,25 @@ fn l1_stream_and_label() {
     );
 }
 
+/// The frames about the connection, which no substream carries.
+#[test]
+fn l1_limit_and_goodbye() {
+    golden(
+        &Message::substream_limit(300),
+        &[0x04, 0xe0, 0x3e, 0xac, 0x02],
+    );
+    golden(
+        &Message::goodbye(Some(7), "bye"),
+        &[
+            0x0a, 0x08, 0x00, 0x18, 0x07, 0xea, 0x3e, 0x03, b'b', b'y', b'e',
+        ],
+    );
+    golden(
+        &Message::goodbye(None, ""),
+        &[0x05, 0x08, 0x00, 0xea, 0x3e, 0x00],
+    );
+}
+
 #[test]
 fn l1_all_fields_in_the_order_of_their_numbers() {
     golden(

@@ -1,6 +1,8 @@
 use bytes::Bytes;
 
-use super::{FRAME_COST, MIN_FIRST_WINDOW, MIN_WINDOW, Overrun, ReceiveBuffer, unpinned};
+use super::{
+    FRAME_COST, MIN_FIRST_WINDOW, MIN_WINDOW, Overrun, ReceiveBuffer, SMALL, TAIL, unpinned,
+};
 use crate::message::{FrameDecoder, Message};
 use crate::substream::INITIAL_CREDIT;
 
@@ -47,6 +49,30 @@ fn l26_tiny_payloads_are_copied_together_and_cost_little() {
     );
     assert_eq!(read_all(&mut buffer), data);
     assert_eq!(buffer.cost(), 0);
+}
+
+/// Payloads that are copied together make pieces of `TAIL` bytes, which one byte more does not fit.
+#[test]
+fn pieces_of_tiny_payloads_are_full_and_no_fuller() {
+    let mut buffer = received();
+    for _ in 0..TAIL / SMALL {
+        push(&mut buffer, &pattern(SMALL));
+    }
+    push(&mut buffer, &[1]);
+    let read = buffer.read_chunk(usize::MAX).expect("a full piece");
+    assert_eq!(read.len(), TAIL);
+    assert_eq!(buffer.read_chunk(usize::MAX).expect("the rest").len(), 1);
+    // What would not fit whole begins the next piece.
+    push(&mut buffer, &pattern(SMALL - 1));
+    for _ in 0..TAIL / SMALL {
+        push(&mut buffer, &pattern(SMALL));
+    }
+    let read = buffer.read_chunk(usize::MAX).expect("a piece");
+    assert_eq!(read.len(), TAIL - 1);
+    assert_eq!(
+        buffer.read_chunk(usize::MAX).expect("the rest").len(),
+        SMALL
+    );
 }
 
 #[test]
@@ -349,5 +375,7 @@ fn a_small_payload_is_one_of_less_than_a_quarter_of_its_message() {
         unpinned(payload.clone(), message.len()).as_ptr() == payload.as_ptr()
     };
     assert!(is_kept(10_000) && is_kept(30_000));
-    assert!(!is_kept(9_999) && !is_kept(513));
+    assert!(!is_kept(9_999) && !is_kept(SMALL + 1));
+    // Copied when it is queued, so not twice.
+    assert!(is_kept(SMALL));
 }
