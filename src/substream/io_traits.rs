@@ -140,9 +140,12 @@ impl tokio::io::AsyncWrite for WriteHalf {
         self.shared.poll_flush(cx)
     }
 
-    /// Shuts down and waits for FIN_ACK or its timeout. `Ok` where the peer's transport has everything and FIN, the
-    /// timeout included; an error where the channel was reset, closed or lost before, or the peer
-    /// stopped reading before everything had gone out. [`WriteHalf::close_outcome`] tells which.
+    /// Shuts down and waits for FIN_ACK or its timeout.
+    ///
+    /// `Ok` where the peer's transport has everything and FIN, the timeout included; over a WebSocket,
+    /// which reports nothing of that transport, with FIN_ACK only. An error where the channel was
+    /// reset, closed or lost before, or the peer stopped reading before everything had gone out.
+    /// [`WriteHalf::close_outcome`] tells which.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.shared.poll_finish(cx));
         Poll::Ready(self.shared.shutdown_result())
@@ -222,8 +225,7 @@ impl tokio::io::AsyncWrite for Substream {
         tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.write), cx)
     }
 
-    /// As that of [`WriteHalf`]: `Ok` after FIN_ACK or its timeout, an error where the substream
-    /// ended before. [`Substream::close_outcome`] tells which.
+    /// As that of [`WriteHalf`]. [`Substream::close_outcome`] tells how it ended.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.write), cx)
     }
