@@ -379,3 +379,64 @@ fn a_small_payload_is_one_of_less_than_a_quarter_of_its_message() {
     // Copied when it is queued, so not twice.
     assert!(is_kept(SMALL));
 }
+
+#[test]
+fn a_look_takes_nothing_and_a_skip_takes_what_there_is() {
+    let mut buffer = received();
+    assert_eq!(buffer.peek(), None);
+    assert_eq!(buffer.skip(10), 0);
+    let payload = Bytes::from(pattern(600));
+    assert_eq!(buffer.push(payload.clone(), true, false), Ok(()));
+    push(&mut buffer, b"tail");
+    let seen = buffer.peek().expect("a payload");
+    assert_eq!(
+        (seen.as_ptr(), seen.len(), buffer.buffered()),
+        (payload.as_ptr(), 600, 604)
+    );
+    assert_eq!((buffer.skip(250), buffer.buffered()), (250, 354));
+    assert_eq!(buffer.peek(), Some(payload.slice(250..)));
+    // Over the end of a payload, and then of all.
+    assert_eq!((buffer.skip(352), buffer.buffered()), (352, 2));
+    assert_eq!(buffer.peek(), Some(Bytes::from_static(b"il")));
+    assert_eq!((buffer.skip(100), buffer.buffered()), (2, 0));
+    assert_eq!(buffer.peek(), None);
+}
+
+#[test]
+fn a_payload_that_is_read_whole_is_gone_and_memory_with_the_last() {
+    let mut buffer = received();
+    for _ in 0..100 {
+        push(&mut buffer, &pattern(1000));
+    }
+    assert_eq!(buffer.cost(), 100 * (1000 + FRAME_COST));
+    assert_eq!(buffer.read_chunk(1000).expect("a payload").len(), 1000);
+    assert_eq!(buffer.cost(), 99 * (1000 + FRAME_COST));
+    assert_eq!(read_all(&mut buffer).len(), 99_000);
+    assert_eq!(buffer.chunks.capacity(), 0);
+}
+
+/// Half of what the connection has left, for one that has read half of the first window.
+#[test]
+fn a_substream_that_is_read_gets_half_of_what_is_left() {
+    for (read, expected) in [
+        (MIN_FIRST_WINDOW / 2 - 1, MIN_FIRST_WINDOW),
+        (MIN_FIRST_WINDOW / 2, 100_000),
+    ] {
+        let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
+        push(&mut buffer, &pattern(read as usize));
+        read_all(&mut buffer);
+        let offer = buffer.credit_offer(200_000, true);
+        assert_eq!(offer, Some(read + expected));
+    }
+}
+
+#[test]
+fn a_first_grant_is_offered_whatever_has_come() {
+    let mut buffer = ReceiveBuffer::new(10_000, 0);
+    assert!(!buffer.has_granted());
+    buffer.complete();
+    assert_eq!(buffer.credit_offer(ROOM, false), None);
+    let first = buffer.credit_offer(ROOM, true).expect("one that shows it");
+    buffer.granted(first);
+    assert!(buffer.has_granted());
+}
