@@ -322,27 +322,9 @@ proptest! {
 
     #[test]
     fn l1_round_trip(
-        flag in prop::option::of(0..4_i32),
-        payload in vec(any::<u8>(), 0..300),
-        error_code in any::<Option<u32>>(),
-        max_data in any::<Option<u64>>(),
-        stream in any::<Option<u64>>(),
-        label in any::<Option<String>>(),
-        max_substreams in any::<Option<u64>>(),
-        reason in any::<Option<String>>(),
+        message in any_message(),
         queued in 0..20_usize,
     ) {
-        let message = Message {
-            flag: flag.and_then(Flag::from_wire),
-            payload: payload.into(),
-            error_code,
-            max_data,
-            stream,
-            label,
-            max_substreams,
-            reason,
-            unknown_flag: false,
-        };
         let frame = message.encode();
         prop_assert_eq!(frame.len(), message.encoded_len());
         prop_assert_eq!(decode_all(frame.clone()), (vec![message.clone()], None));

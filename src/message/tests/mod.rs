@@ -1,6 +1,7 @@
 //! Tests of the frame codec. The rows of the feature list that a test stands for are in its name.
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -32,6 +33,32 @@ fn decode_all(bytes: impl Into<Bytes>) -> (Vec<Message>, Option<DecodeError>) {
 /// Payload bytes as the `peer` example makes them.
 fn content(len: usize) -> Bytes {
     (0..len).map(|offset| (offset % 251) as u8).collect()
+}
+
+prop_compose! {
+    /// Messages with any of the fields, and a payload of less than 300 bytes.
+    fn any_message()(
+        flag in prop::option::of(0..4_i32),
+        payload in prop::collection::vec(any::<u8>(), 0..300),
+        error_code in any::<Option<u32>>(),
+        max_data in any::<Option<u64>>(),
+        stream in any::<Option<u64>>(),
+        label in any::<Option<String>>(),
+        max_substreams in any::<Option<u64>>(),
+        reason in any::<Option<String>>(),
+    ) -> Message {
+        Message {
+            flag: flag.and_then(Flag::from_wire),
+            payload: payload.into(),
+            error_code,
+            max_data,
+            stream,
+            label,
+            max_substreams,
+            reason,
+            unknown_flag: false,
+        }
+    }
 }
 
 /// One message of each kind that a substream sends, and some that only a foreign peer would.

@@ -22,32 +22,16 @@ fn body(frame: &Bytes) -> Bytes {
 }
 
 proptest! {
+    #![proptest_config(crate::random::cases(256))]
+
     /// What we send says the same to a peer that skips our fields.
     #[test]
     fn fr1_old_peers_read_flag_and_payload_of_every_frame(
-        flag in prop::option::of(0..4_i32),
-        payload in prop::collection::vec(any::<u8>(), 0..300),
-        error_code in any::<Option<u32>>(),
-        max_data in any::<Option<u64>>(),
-        stream in any::<Option<u64>>(),
-        label in any::<Option<String>>(),
-        max_substreams in any::<Option<u64>>(),
-        reason in any::<Option<String>>(),
+        message in any_message(),
     ) {
-        let message = Message {
-            flag: flag.and_then(Flag::from_wire),
-            payload: payload.clone().into(),
-            error_code,
-            max_data,
-            stream,
-            label,
-            max_substreams,
-            reason,
-            unknown_flag: false,
-        };
         let old = OldMessage::decode(body(&message.encode())).expect("protobuf");
-        prop_assert_eq!(old.flag, flag);
-        prop_assert_eq!(old.message.unwrap_or_default(), payload);
+        prop_assert_eq!(old.flag.and_then(Flag::from_wire), message.flag);
+        prop_assert_eq!(old.message.unwrap_or_default(), message.payload);
     }
 
     /// What such a peer sends is read, and nothing is taken from it that it has not said.

@@ -137,26 +137,8 @@ proptest! {
 
     #[test]
     fn l1_arbitrary_messages_encode_as_in_prost(
-        flag in prop::option::of(0..4_i32),
-        payload in vec(any::<u8>(), 0..300),
-        error_code in any::<Option<u32>>(),
-        max_data in any::<Option<u64>>(),
-        stream in any::<Option<u64>>(),
-        label in any::<Option<String>>(),
-        max_substreams in any::<Option<u64>>(),
-        reason in any::<Option<String>>(),
+        message in any_message(),
     ) {
-        let message = Message {
-            flag: flag.and_then(Flag::from_wire),
-            payload: payload.into(),
-            error_code,
-            max_data,
-            stream,
-            label,
-            max_substreams,
-            reason,
-            unknown_flag: false,
-        };
         prop_assert_eq!(message.encode(), to_prost(&message).encode_length_delimited_to_vec());
     }
 }
