@@ -123,15 +123,19 @@ fn wait(shared: &Arc<Shared>, closer: Closer) -> (u8, HashMap<u8, Arc<Counter>>)
             counters.insert(role, counter);
         }
     }
-    // The driver has looked at everything, and sleeps.
+    counters.insert(DRIVER, let_the_driver_sleep(shared));
+    (waiting | DRIVER, counters)
+}
+
+/// The driver has looked at everything. The counter says how often it is woken.
+fn let_the_driver_sleep(shared: &Arc<Shared>) -> Arc<Counter> {
     shared.begin_service();
     shared.link.take_ready(&mut VecDeque::new());
     let counter = Arc::<Counter>::default();
     shared
         .link
         .register_driver(&Waker::from(Arc::clone(&counter)));
-    counters.insert(DRIVER, counter);
-    (waiting | DRIVER, counters)
+    counter
 }
 
 fn is_waiting(shared: &Arc<Shared>, role: u8, closer: Closer, cx: &mut Context<'_>) -> bool {
@@ -330,7 +334,7 @@ fn r10_a_read_wakes_the_driver_once_a_grant_is_due() {
         }
         let mut cx = Context::from_waker(Waker::noop());
         let mut take = |length| {
-            let (_, counters) = wait_without_reader(&shared);
+            let counters = HashMap::from([(DRIVER, let_the_driver_sleep(&shared))]);
             if by_look {
                 let look = shared.poll_read_with(&mut cx, super::ReceiveBuffer::peek);
                 assert!(matches!(look, Poll::Ready(Ok(Some(_)))));
@@ -345,14 +349,4 @@ fn r10_a_read_wakes_the_driver_once_a_grant_is_due() {
         assert_eq!(take(500), 0, "less than half of the window");
         assert_eq!(take(100), DRIVER);
     }
-}
-
-fn wait_without_reader(shared: &Arc<Shared>) -> (u8, HashMap<u8, Arc<Counter>>) {
-    shared.begin_service();
-    shared.link.take_ready(&mut VecDeque::new());
-    let counter = Arc::<Counter>::default();
-    shared
-        .link
-        .register_driver(&Waker::from(Arc::clone(&counter)));
-    (DRIVER, HashMap::from([(DRIVER, counter)]))
 }
