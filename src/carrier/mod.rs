@@ -190,8 +190,8 @@ pub trait Carrier: Send {
     /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 
-    /// Whether [`CarrierEvent::Delivered`] says that the peer's transport has what was written. Where it only says that
-    /// a socket of this side has, `shutdown()` succeeds with FIN_ACK alone.
+    /// Whether [`CarrierEvent::Delivered`] says that the peer's transport has what was written.
+    /// Where it only says that a socket of this side has, `shutdown()` succeeds with FIN_ACK alone.
     fn confirms_delivery(&self) -> bool {
         true
     }

@@ -128,7 +128,8 @@ pub struct Config {
     pub accept_timeout: Duration,
     /// Inbound substreams that the peer may reset or close before the application has written anything on them, spoil
     /// by breaking the protocol, or open beyond what it was told, within [`Config::UNUSED_WINDOW`]. Those that are
-    /// refused for want of room count one for sixteen, a FIN by itself not at all. With more the connection is closed with
+    /// refused for want of room count one for sixteen, a FIN by itself not at all. With more the
+    /// connection is closed with
     /// [`ConnectionError::TooManyUnusedSubstreams`](crate::ConnectionError::TooManyUnusedSubstreams).
     /// Default: 1 000. Answers peers that open and reset in a loop, as the "rapid reset" of HTTP/2
     /// (CVE-2023-44487), which no limit on substreams that are open at once notices.

@@ -162,9 +162,10 @@ impl Connection {
     }
 
     /// Closes the connection and waits until that is done: what was accepted for sending is
-    /// delivered, within [`Config::teardown_timeout`], then the peer is told. A substream that was not shut down,
-    /// finished or dropped before is then reset with [`code::SHUTDOWN`](crate::substream::code::SHUTDOWN): its reader
-    /// gets an error after the last byte, never the end of the stream. What the peer has not finished
+    /// delivered, within [`Config::teardown_timeout`], then the peer is told. A substream that was
+    /// not shut down, finished or dropped before is then reset with
+    /// [`code::SHUTDOWN`](crate::substream::code::SHUTDOWN): its reader gets an error after the last
+    /// byte, never the end of the stream. What the peer has not finished
     /// is lost: it is asked to stop, and reads fail at once with
     /// [`SubstreamError::ConnectionLost`](crate::SubstreamError). A peer that does not answer that with its FIN
     /// makes the close take all of the timeout.

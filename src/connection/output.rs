@@ -107,7 +107,7 @@ impl<C: Carrier> Turn<'_, C> {
         if !self.write_owed_flags(shared) {
             return;
         }
-        self.write_fin_if_drained(shared);
+        self.end_writing_if_drained(shared);
         self.schedule_data(shared);
         self.limit_wait_for_credit(shared);
         self.close_if_complete(shared);
@@ -168,8 +168,9 @@ impl<C: Carrier> Turn<'_, C> {
             .is_some_and(|entry| entry.blocked)
     }
 
-    /// Writes FIN once everything in front of it was taken by the carrier.
-    fn write_fin_if_drained(&mut self, shared: &Arc<Shared>) {
+    /// Ends the writing once everything before was taken by the carrier: with FIN, or with
+    /// RESET_STREAM where the close of the connection has cut it off.
+    fn end_writing_if_drained(&mut self, shared: &Arc<Shared>) {
         // In front of the buffer: nothing is added to it once this is so.
         let write = shared.state().write;
         let ends = matches!(
@@ -268,7 +269,7 @@ impl<C: Carrier> Turn<'_, C> {
                     }
                     self.set_inactive(channel);
                     // The last byte is out, and FIN may follow, or the peer's credit is used up.
-                    self.write_fin_if_drained(&shared);
+                    self.end_writing_if_drained(&shared);
                     self.limit_wait_for_credit(&shared);
                     self.tell_stalled(&shared);
                     self.close_if_complete(&shared);

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 /// Bytes that wait for a connection before more are dropped, as a full socket buffer would.
 ///
-/// Less than the receive window that SCTP may announce: what is dropped here is sent again, and the peer slows down, as
-/// with any full socket buffer.
+/// Less than the receive window that SCTP may announce: what is dropped here is sent again, and the
+/// peer slows down, as with any full socket buffer.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// The same before the peer is authenticated. A handshake is a dozen datagrams, and strangers have

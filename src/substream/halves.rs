@@ -188,8 +188,8 @@ impl WriteHalf {
     /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it got the FIN, wanted no
     /// more, reset the substream, closed the channel, or was lost. It becomes an [`io::Error`] with
     /// `?`. `shutdown()` of the I/O traits is less strict: it succeeds where the peer's transport
-    /// has everything and FIN. Over a WebSocket, which reports nothing of the peer's transport, it fails with
-    /// `TimedOut` as this does.
+    /// has everything and FIN. Over a WebSocket, which reports nothing of the peer's transport, it
+    /// fails with `TimedOut` as this does.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.

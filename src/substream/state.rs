@@ -47,8 +47,9 @@ pub(crate) enum WriteState {
     Open,
     /// Shut down: new writes are refused, what was accepted drains, then FIN goes out.
     Closing,
-    /// The connection closes before the application has ended the stream: new writes are refused, what was
-    /// accepted drains, then RESET_STREAM goes out. FIN would make a part look like the whole.
+    /// The connection closes before the application has ended the stream: new writes are refused,
+    /// what was accepted drains, then RESET_STREAM goes out. FIN would make a part look like the
+    /// whole.
     CutOff,
     /// The peer sent STOP_SENDING before our FIN: the queue is discarded, FIN still follows.
     Stopped,
@@ -385,8 +386,8 @@ impl State {
     /// What a reader is told that finds nothing buffered.
     pub(crate) fn read_permit(self) -> ReadPermit {
         match (self.read, self.end()) {
-            // Our reset has dropped what was unread: it must not look like the end of the stream. That of a
-            // close drops nothing that came before FIN.
+            // Our reset has dropped what was unread: it must not look like the end of the stream.
+            // That of a close drops nothing that came before FIN.
             (_, Some(Ended::ResetLocally)) if !self.is_cut_off() => {
                 ReadPermit::Ended(Ended::ResetLocally)
             }

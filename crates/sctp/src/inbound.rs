@@ -13,8 +13,9 @@ use super::{Association, Config, EndReason, Event, PORT, State, Violation, cause
 const MAX_REPORTED: usize = 64;
 
 impl Association {
-    /// Takes in a packet of the peer, which DTLS has authenticated. One that is not sound is dropped; a peer that breaks
-    /// a rule ends the association with [`EndReason::Violation`](crate::EndReason).
+    /// Takes in a packet of the peer, which DTLS has authenticated. One that is not sound is
+    /// dropped; a peer that breaks a rule ends the association with
+    /// [`EndReason::Violation`](crate::EndReason).
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         let Some((header, chunks)) = packet::parse(packet) else {
             return;

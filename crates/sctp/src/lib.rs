@@ -73,7 +73,8 @@ pub enum Protocol {
     String,
     /// Bytes, 53.
     Binary,
-    /// Text of no length, 56: SCTP carries no empty message, so one byte is sent that means nothing.
+    /// Text of no length, 56: SCTP carries no empty message, so one byte is sent that means
+    /// nothing.
     StringEmpty,
     /// The same for bytes, 57.
     BinaryEmpty,
@@ -175,13 +176,7 @@ pub enum EndReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Violation(pub(crate) &'static str);
 
-impl Violation {
-    /// What the peer has done.
-    pub fn as_str(&self) -> &'static str {
-        self.0
-    }
-}
-
+/// What the peer has sent.
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0)
@@ -204,7 +199,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Packets of 1 200 bytes, 1 MiB unread, messages of 256 KiB (what Chromium accepts), 30 s without progress.
+    /// Packets of 1 200 bytes, 1 MiB unread, messages of 256 KiB (what Chromium accepts), 30 s
+    /// without progress.
     fn default() -> Self {
         Self {
             max_packet: 1_200,
@@ -493,8 +489,8 @@ pub fn data_tsns(packet: &[u8]) -> Vec<u32> {
 
 /// Sizes.
 impl Association {
-    /// Announces how many streams this side takes (MIS, RFC 9260 section 3.3.2), 65 535 if this is not called. Has
-    /// no effect after the handshake has begun.
+    /// Announces how many streams this side takes (MIS, RFC 9260 section 3.3.2), 65 535 if this is
+    /// not called. Has no effect after the handshake has begun.
     pub fn set_inbound_streams(&mut self, streams: u16) {
         self.own.inbound_streams = streams;
     }

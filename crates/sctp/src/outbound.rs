@@ -9,8 +9,8 @@ use super::sender::{RTO_INITIAL, RTO_MAX};
 use super::{Association, EndReason, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, cause, reset};
 
 impl Association {
-    /// The next packets to send, all that the windows allow; `None` when there are none. To be called after each of
-    /// the other calls, until it has none.
+    /// The next packets to send, all that the windows allow; `None` when there are none. To be
+    /// called after each of the other calls, until it has none.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<Bytes>> {
         let ports = [PORT, self.peer_port];
         let tag = self.peer.map_or(0, |peer| peer.tag);

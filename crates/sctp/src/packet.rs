@@ -41,7 +41,8 @@ pub(super) mod flag {
 const CRC32C: crc::Crc<u32, crc::Table<16>> =
     crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
 
-/// Fills the checksum in, which is 0 so far (RFC 9260 section 6.8).
+/// Fills in the checksum of a packet, which is 0 so far (RFC 9260 section 6.8). What is shorter than
+/// a common header is left as it is.
 pub fn put_checksum(packet: &mut [u8]) {
     let checksum = CRC32C.checksum(packet);
     if let Some(field) = packet.get_mut(8..COMMON_HEADER) {

@@ -78,8 +78,8 @@ impl Shared {
         }
     }
 
-    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN. Where nothing is
-    /// reported of that transport, FIN_ACK has to say so.
+    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN.
+    /// Where nothing is reported of that transport, FIN_ACK has to say so.
     ///
     /// STOP_SENDING behind our FIN is one: the peer wants no more, and there is no more.
     pub(crate) fn shutdown_result(&self) -> io::Result<()> {

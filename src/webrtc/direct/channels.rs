@@ -165,7 +165,7 @@ impl Channels {
                         ConnectionError::Carrier("SCTP: aborted by the peer".into())
                     }
                     EndReason::Violation(rule) => {
-                        ConnectionError::Carrier(format!("SCTP: the peer has sent {}", rule))
+                        ConnectionError::Carrier(format!("SCTP: the peer has sent {rule}"))
                     }
                     EndReason::NoProgress => ConnectionError::NoProgress,
                 }),
