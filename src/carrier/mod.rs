@@ -172,6 +172,17 @@ pub trait Carrier: Send {
     /// Drives input, output and timers, and returns what happened.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>>;
 
+    /// As [`Carrier::poll_event`], of what has come already: a carrier need neither receive nor send
+    /// here, and arranges no wake-up. The driver takes the first event of a round from `poll_event`
+    /// and the others from here, so that what it writes while it handles them goes out together
+    /// with their acknowledgement. By default the same as `poll_event`.
+    fn poll_queued_event(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        self.poll_event(cx)
+    }
+
     /// Opens a channel. It can be written to at once, though it may be [`Written::Busy`] at first.
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
 

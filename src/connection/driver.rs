@@ -387,7 +387,11 @@ impl<C: Carrier> Turn<'_, C> {
         }
         let mut moved = false;
         for _ in 0..EVENTS_PER_ROUND {
-            let Poll::Ready(event) = self.core.carrier.poll_event(cx) else {
+            let polled = match moved {
+                false => self.core.carrier.poll_event(cx),
+                true => self.core.carrier.poll_queued_event(cx),
+            };
+            let Poll::Ready(event) = polled else {
                 break;
             };
             moved = true;

@@ -104,11 +104,10 @@ impl AsyncWrite for Answering<'_> {
         }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(AsyncWrite::poll_flush(Pin::new(&mut *self.0), cx)) {
-            Err(_) if self.is_unheard() => Poll::Ready(Ok(())),
-            flushed => Poll::Ready(flushed),
-        }
+    /// The driver sends what is written without being asked: to wait for that would put the header
+    /// and the answer to an offer into packets of their own.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

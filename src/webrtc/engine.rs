@@ -67,6 +67,12 @@ pub(crate) trait Engine: Send {
         out: &mut TransmitQueue,
     );
 
+    /// Finds the events in what was taken in, and leaves the answers to [`Engine::poll`]. `false`
+    /// where they can not wait: the connection has ended, or the engine does both at once.
+    fn take_in(&mut self, _now: Instant, _out: &mut TransmitQueue) -> bool {
+        false
+    }
+
     /// Takes in the time.
     fn handle_timeout(&mut self, now: Instant);
 

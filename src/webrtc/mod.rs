@@ -33,6 +33,7 @@ mod records;
 mod source_watch;
 pub(crate) mod str0m_engine;
 pub(crate) mod transmit;
+mod turns;
 
 use budget::Budget;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -47,6 +48,7 @@ use notices::Notices;
 use reachability::{Reachability, Validation};
 use source_watch::SourceWatch;
 use transmit::TransmitQueue;
+use turns::{Answer, TURNS_PER_POLL};
 
 use crate::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
@@ -74,9 +76,6 @@ const LEFT_TO_PEER: Duration = Duration::from_secs(2);
 
 /// Channels whose closing is left to the peer. With more, the oldest is closed.
 const MAX_LEFT_TO_PEER: usize = 1024;
-
-/// Turns of receiving and sending before events are looked at again.
-const TURNS_PER_POLL: usize = 16;
 
 /// Where the datagrams of a connection come from.
 #[derive(Debug)]
@@ -106,6 +105,8 @@ pub(crate) struct WebRtcCarrier {
     not_open: bool,
     /// The engine was changed and has to be polled before this task waits.
     dirty: bool,
+    /// Something was received and not answered yet: the next turn sends before it receives.
+    owes_answer: bool,
     /// When the engine wants to know of the time.
     engine_timeout: Instant,
     /// Channels whose closing is left to the peer, and until when, oldest first. Those that the
@@ -173,6 +174,7 @@ impl WebRtcCarrier {
             refused: false,
             not_open: false,
             dirty: true,
+            owes_answer: false,
             engine_timeout: Instant::now(),
             left_to_peer: VecDeque::new(),
             unsent: TransmitQueue::default(),
@@ -211,90 +213,6 @@ impl WebRtcCarrier {
             route.inbox.authenticated();
         }
         self.early = early;
-    }
-
-    /// Drives the engine and returns its next event.
-    pub(crate) fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
-        for _ in 0..TURNS_PER_POLL {
-            if let Some(event) = self.next_event() {
-                return Poll::Ready(event);
-            }
-            let moved = self.turn(cx);
-            if !moved {
-                let event = self.next_event().or_else(|| self.poll_port_watch(cx));
-                return event.map_or(Poll::Pending, Poll::Ready);
-            }
-        }
-        // More to do, but the driver has other work too.
-        cx.waker().wake_by_ref();
-        self.next_event().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    fn poll_port_watch(&mut self, cx: &mut Context<'_>) -> Option<EngineEvent> {
-        let Source::Socket { remote } = self.source else {
-            return None;
-        };
-        let Poll::Ready(source) = self.port_watch.as_mut()?.as_mut().poll(cx) else {
-            return None;
-        };
-        self.port_watch = None;
-        Some(EngineEvent::Unreachable { remote, source })
-    }
-
-    fn next_event(&mut self) -> Option<EngineEvent> {
-        if std::mem::take(&mut self.refused_by_peer) {
-            return Some(EngineEvent::Refused);
-        }
-        let now = Instant::now();
-        let event = self.engine.next_event().or_else(|| {
-            let is_silent = self.lifetime.silent_at().is_some_and(|at| at <= now);
-            let is_unwanted = |to: &mut Reachability| to.is_unwanted(now);
-            (is_silent || self.reachability.as_mut().is_some_and(is_unwanted))
-                .then_some(EngineEvent::Ended(ConnectionError::TimedOut))
-        });
-        if let Some(reachability) = &mut self.reachability {
-            match &event {
-                Some(EngineEvent::DtlsConnected(_)) => reachability.handshake_completed(now),
-                Some(EngineEvent::AddressValidated(address)) => {
-                    reachability.validated(*address, now);
-                }
-                _ => {}
-            }
-        }
-        event
-    }
-
-    /// Receives, lets time pass, polls the engine and sends. `false` when nothing moved and the
-    /// wake-ups for all of that are arranged.
-    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.unsent.len() > MAX_UNSENT {
-            // What is not fed is dropped by the kernel or the inbox, like on any full link.
-            return self.send(cx);
-        }
-        let received = !self.ended && self.receive(cx);
-        let now = Instant::now();
-        if self.timer.as_mut().poll(cx).is_ready() && !self.ended {
-            if self.engine_timeout <= now {
-                self.engine.handle_timeout(now.into_std());
-            }
-            self.close_overdue(now);
-            self.watch_source(now);
-            self.ask_for_life(now);
-            self.dirty = true;
-        }
-        let polled = std::mem::take(&mut self.dirty);
-        if polled {
-            let next = self.engine.poll(now.into_std(), &mut self.unsent);
-            self.engine_timeout = Instant::from_std(next);
-            self.set_timer(now);
-            self.account(now);
-        }
-        if self.engine.take_heard(received) {
-            self.lifetime.heard(now);
-        }
-        let sent = self.send(cx);
-        let armed = self.arm_source_watch(now);
-        received || polled || sent || armed || self.dirty
     }
 
     /// Sets the timer for the next look, which what was received or sent may have called for. `true` if it has to
@@ -390,12 +308,7 @@ impl WebRtcCarrier {
 
 impl Carrier for WebRtcCarrier {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
-        if let Some(event) = self.early.pop_front() {
-            return Poll::Ready(Ok(event));
-        }
-        if self.notices.unread
-            && let Some(event) = self.read_notice(cx)
-        {
+        if let Some(event) = self.next_early(cx) {
             return Poll::Ready(Ok(event));
         }
         for _ in 0..TURNS_PER_POLL {
@@ -403,38 +316,28 @@ impl Carrier for WebRtcCarrier {
                 let cause = ConnectionError::KeysUsedUp;
                 return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
             }
-            match std::task::ready!(self.poll_engine(cx)) {
-                EngineEvent::Carrier(CarrierEvent::Writable) => {
-                    // Acknowledgements come all the time; only who was refused wants to know,
-                    // and only once there is room for a whole frame.
-                    if self.not_open || (self.refused && self.has_room(MAX_FRAME)) {
-                        self.refused = false;
-                        self.not_open = false;
-                        return Poll::Ready(Ok(CarrierEvent::Writable));
-                    }
-                }
-                EngineEvent::Carrier(CarrierEvent::Readable { channel })
-                    if channel == engine::CHANNEL_ZERO =>
-                {
-                    if let Some(event) = self.read_notice(cx) {
-                        return Poll::Ready(Ok(event));
-                    }
-                }
-                EngineEvent::Carrier(event) => return Poll::Ready(Ok(event)),
-                EngineEvent::Ended(cause) => {
-                    self.ended = true;
-                    return Poll::Ready(Err(cause.explained(self.notices.goodbye.take())));
-                }
-                EngineEvent::Refused
-                | EngineEvent::Unreachable { .. }
-                | EngineEvent::IceConnected
-                | EngineEvent::AddressValidated(_)
-                | EngineEvent::DtlsConnected(_)
-                | EngineEvent::ChannelZeroOpen => {}
+            let event = std::task::ready!(self.poll_turns(cx, Answer::NextTurn));
+            if let Some(event) = self.report(event, cx) {
+                return Poll::Ready(event);
             }
         }
         // Events that nobody waits for, and there may be more.
         cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_queued_event(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<CarrierEvent, ConnectionError>> {
+        if let Some(event) = self.next_early(cx) {
+            return Poll::Ready(Ok(event));
+        }
+        while let Some(event) = self.next_event() {
+            if let Some(event) = self.report(event, cx) {
+                return Poll::Ready(event);
+            }
+        }
         Poll::Pending
     }
 

@@ -299,14 +299,7 @@ impl DirectEngine {
 
     /// Brings everything that is due through all layers, to and from the peer.
     fn pump(&mut self, now: Instant, out: &mut TransmitQueue) {
-        self.fed = 0;
-        self.handle_client_hello(now);
-        self.drain_dtls(now, out);
-        if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
-            let cause = "too much data before the handshake was done".to_owned();
-            self.channels.end(ConnectionError::Carrier(cause));
-        }
-        self.channels.handle_events();
+        self.pump_in(now, out);
         if self.channels.sctp.is_up() {
             self.path.guard(now);
         }
@@ -317,6 +310,18 @@ impl DirectEngine {
             self.channels.handle_events();
         }
         self.channels.relieve();
+    }
+
+    /// Brings what came from the peer up to the events.
+    fn pump_in(&mut self, now: Instant, out: &mut TransmitQueue) {
+        self.fed = 0;
+        self.handle_client_hello(now);
+        self.drain_dtls(now, out);
+        if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
+            let cause = "too much data before the handshake was done".to_owned();
+            self.channels.end(ConnectionError::Carrier(cause));
+        }
+        self.channels.handle_events();
     }
 
     fn may_transmit(&self) -> bool {
@@ -416,6 +421,14 @@ impl Engine for DirectEngine {
         if self.fed >= DATAGRAMS_PER_PUMP {
             self.pump(now, out);
         }
+    }
+
+    fn take_in(&mut self, now: Instant, out: &mut TransmitQueue) -> bool {
+        if !self.channels.is_ended() {
+            self.pump_in(now, out);
+        }
+        // The peer has to be told before the end is reported: nobody polls after that.
+        !self.channels.is_ended()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
