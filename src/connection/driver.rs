@@ -16,8 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
+use super::entry::Entry;
 use super::error::ConnectionError;
-use super::ineffective::{Ineffective, PerSecond};
+use super::ineffective::Ineffective;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
 use super::opening::Opening;
@@ -28,67 +29,10 @@ use super::work::{
 };
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
 use crate::events::Initiator;
-use crate::message::{FrameDecoder, Message};
+use crate::message::Message;
 use crate::substream::{
     Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState, code,
 };
-
-/// What the driver knows of a substream beside its state.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) shared: Arc<Shared>,
-    pub(super) decoder: FrameDecoder,
-    /// In the round-robin queue of those with data to send.
-    pub(super) active: bool,
-    /// In the queue of those that the carrier had no room for.
-    pub(super) blocked: bool,
-    /// `max_data` was sent on this substream.
-    pub(super) credit_shown: bool,
-    /// The carrier holds what this substream has no room for.
-    pub(super) held_back: bool,
-    /// In the queue of those with something to read.
-    pub(super) reading: bool,
-    /// The carrier has closed the channel: the substream ends when that is read to its end.
-    pub(super) closed: bool,
-    /// Frames that have changed nothing.
-    pub(super) ineffective: PerSecond,
-    /// Payload was received on this substream.
-    pub(super) peer_spoke: bool,
-    /// `max_data` was received on this substream.
-    pub(super) peer_credit: bool,
-    /// The FIN_ACK timer, once the carrier has delivered the FIN.
-    pub(super) fin_ack_deadline: Option<Deadline>,
-    pub(super) teardown_deadline: Option<Deadline>,
-    /// How long a silent peer is waited for before it counts as one that knows no credit.
-    pub(super) credit_deadline: Option<Deadline>,
-    /// How long the application has to accept it.
-    pub(super) accept_deadline: Option<Deadline>,
-    /// Since when data waits for the peer's credit, if somebody wants to know.
-    pub(super) stalled_since: Option<Instant>,
-}
-
-impl Entry {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            decoder: FrameDecoder::new(),
-            active: false,
-            blocked: false,
-            credit_shown: false,
-            held_back: false,
-            reading: false,
-            closed: false,
-            ineffective: PerSecond::default(),
-            peer_spoke: false,
-            peer_credit: false,
-            fin_ack_deadline: None,
-            teardown_deadline: None,
-            credit_deadline: None,
-            accept_deadline: None,
-            stalled_since: None,
-        }
-    }
-}
 
 /// Where the driver is in the life of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

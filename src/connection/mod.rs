@@ -14,6 +14,7 @@ use crate::substream::Substream;
 mod config;
 mod deadlines;
 mod driver;
+mod entry;
 mod error;
 mod ineffective;
 mod link;

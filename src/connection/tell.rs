@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::driver::{Entry, Turn};
+use super::driver::Turn;
+use super::entry::Entry;
 use super::link::Link;
 use crate::carrier::{Carrier, ChannelId};
 use crate::events::Initiator;
