@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Counters, Network};
-use anabranch::{Config, Connection, Endpoint, EndpointConfig, EngineKind};
+use anabranch::{Config, Connection, Endpoint, EndpointConfig, EngineFactory};
 use tokio::time::{Instant, timeout};
 
 const PROTOCOL: &str = "/sink/1";
@@ -84,10 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{USAGE}");
         return Ok(());
     };
-    let engine = match std::env::var("ANABRANCH_ENGINE") {
-        Ok(name) => name.parse()?,
-        Err(_) => EngineKind::default(),
-    };
+    let engine = anabranch_str0m::from_env()?;
     if !options.json {
         println!(
             "{} Mbit/s, a queue of {} round trips, {} s of virtual time each",
@@ -134,7 +131,7 @@ struct Figures {
     cpu: f64,
 }
 
-fn run(options: &Options, engine: EngineKind, path: &Path) -> Result<Figures, Box<dyn Error>> {
+fn run(options: &Options, engine: EngineFactory, path: &Path) -> Result<Figures, Box<dyn Error>> {
     let rate = options.mbit * 125_000;
     let conditions = Conditions {
         loss: path.loss,
@@ -174,12 +171,12 @@ impl Figures {
         );
     }
 
-    fn print_json(&self, options: &Options, engine: EngineKind, path: &Path) {
+    fn print_json(&self, options: &Options, engine: EngineFactory, path: &Path) {
         println!(
             "{{\"engine\":\"{}\",\"mbit\":{},\"queue\":{},\"seconds\":{},\"round_trip_ms\":{},\
              \"loss\":{},\"seed\":{},\"goodput_mbit\":{:.3},\"lost\":{},\"queue_full\":{},\
              \"datagrams\":{},\"cpu_s\":{:.3}}}",
-            format!("{engine:?}").to_lowercase(),
+            engine.name(),
             options.mbit,
             options.queue,
             options.seconds,
@@ -209,7 +206,7 @@ fn cpu_seconds() -> f64 {
 async fn measure(
     network: &Network,
     duration: Duration,
-    engine: EngineKind,
+    engine: EngineFactory,
     window: Option<u32>,
 ) -> Result<u64, Box<dyn Error>> {
     let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];

@@ -48,7 +48,7 @@ pub use connection::{
 };
 pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
-    EngineKind, Incoming, RateLimit, Reached, Security,
+    EngineFactory, Incoming, RateLimit, Reached, Security,
 };
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch::carrier::{Carrier, CarrierEvent, Class, Written, webrtc_pair};
-use anabranch::{Config, Connection, EngineKind, Negotiation, Substream};
+use anabranch::{Config, Connection, EngineFactory, Negotiation, Substream};
 use tokio::sync::mpsc;
 
 use crate::WRITE;
@@ -20,7 +20,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Messages of [`WRITE`] bytes on one channel, and nothing above it.
-    pub(crate) async fn bare(engine: EngineKind) -> Self {
+    pub(crate) async fn bare(engine: EngineFactory) -> Self {
         let (sender, receiver) = webrtc_pair([engine; 2]).await;
         let (jobs, job) = mpsc::channel(1);
         let (arrival, arrived) = mpsc::channel(1024);
@@ -30,7 +30,7 @@ impl Pair {
     }
 
     /// Writes of [`WRITE`] bytes on one substream.
-    pub(crate) async fn substream(engine: EngineKind) -> Self {
+    pub(crate) async fn substream(engine: EngineFactory) -> Self {
         let (sender, receiver) = webrtc_pair([engine; 2]).await;
         let mut config = Config::default();
         config.negotiation = Negotiation::None;

@@ -9,7 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::{Connection, Endpoint, EndpointConfig, EngineKind, Finished};
+use anabranch::{Connection, Endpoint, EndpointConfig, EngineFactory, Finished};
+use anabranch_str0m::STR0M;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use resources::Usage;
@@ -38,10 +39,10 @@ fn transfer(c: &mut Criterion) {
         );
     }
     let runtime = Runtime::new().expect("a runtime");
-    for engine in [EngineKind::Str0m, EngineKind::Direct] {
+    for engine in [STR0M, EngineFactory::DIRECT] {
         let (_listener, connection) = runtime.block_on(connect(engine));
         for substreams in [1, 10] {
-            let name = format!("anabranch on {engine:?}, {substreams} substreams");
+            let name = format!("anabranch on {engine}, {substreams} substreams");
             group.bench_function(name, |b| {
                 b.iter_custom(|rounds| {
                     (0..rounds)
@@ -59,11 +60,11 @@ fn layers(c: &mut Criterion) {
     let mut group = c.benchmark_group("layers");
     group.throughput(Throughput::Bytes(BYTES as u64));
     let runtime = Runtime::new().expect("a runtime");
-    for engine in [EngineKind::Str0m, EngineKind::Direct] {
+    for engine in [STR0M, EngineFactory::DIRECT] {
         let bare = runtime.block_on(layers::Pair::bare(engine));
         let substream = runtime.block_on(layers::Pair::substream(engine));
         for (name, mut pair) in [("bare", bare), ("substream", substream)] {
-            let name = format!("{engine:?}, {name}");
+            let name = format!("{engine}, {name}");
             let before = Usage::now();
             let mut moved = 0;
             group.bench_function(&name, |b| {
@@ -89,7 +90,7 @@ fn layers(c: &mut Criterion) {
 }
 
 /// A dialler connected to a listener that reads and drops.
-async fn connect(engine: EngineKind) -> (Endpoint, Connection) {
+async fn connect(engine: EngineFactory) -> (Endpoint, Connection) {
     let mut config = EndpointConfig::default();
     config.engine = engine;
     let listener = Endpoint::builder()

@@ -17,8 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch::endpoint::UnknownEngine;
 use anabranch::{Config, Connection, Endpoint, EndpointConfig, Finished, Substream};
+use anabranch_str0m::UnknownEngine;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -59,9 +59,7 @@ pub(crate) fn config() -> Config {
 /// Settings of both sides' endpoints; the engine is that of the environment, if it names one.
 pub(crate) fn endpoint_config() -> Result<EndpointConfig, UnknownEngine> {
     let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse()?;
-    }
+    config.engine = anabranch_str0m::from_env()?;
     Ok(config)
 }
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch::simulator::{Host, Network};
-use anabranch::{Config, Endpoint, EndpointBuilder, EndpointConfig, EngineKind, RateLimit};
+use anabranch::{Config, Endpoint, EndpointBuilder, EndpointConfig, EngineFactory, RateLimit};
 use tokio::time::{sleep, timeout};
 
 use load::{ECHO, SINK, SOURCE};
@@ -50,7 +50,7 @@ struct Arguments {
     seed: u64,
     simulated: bool,
     diallers: u8,
-    engine: EngineKind,
+    engine: EngineFactory,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments> {
@@ -59,7 +59,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments> {
         seed: 1,
         simulated: true,
         diallers: 6,
-        engine: EngineKind::Direct,
+        engine: EngineFactory::DIRECT,
     };
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(USAGE)?;
@@ -67,7 +67,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments> {
             "--seconds" => parsed.seconds = value.parse()?,
             "--seed" => parsed.seed = value.parse()?,
             "--diallers" => parsed.diallers = value.parse()?,
-            "--engine" => parsed.engine = value.parse()?,
+            "--engine" => parsed.engine = anabranch_str0m::named(&value)?,
             "--network" if value == "simulated" => parsed.simulated = true,
             "--network" if value == "udp" => parsed.simulated = false,
             _ => return Err(USAGE.into()),

@@ -179,20 +179,20 @@ def transfer(section: Section) -> list[str]:
 
     rows = [[name.replace("1 substreams", "1 substream"), rate(group, name)] for group, name in found if group == "transfer"]
     out = ["32 MiB from one endpoint to another, both in one process:", ""]
-    out += table(["", "MiB/s"], [[name.replace("Direct", "direct").replace("Str0m", "str0m"), cell] for name, cell in rows])
+    out += table(["", "MiB/s"], [[name, cell] for name, cell in rows])
     used: dict[str, list[tuple[float, float]]] = {}
     pattern = r"^(\w+, \w+): (\d+) allocations a MB, ([\d.]+) CPU seconds a GB"
     for name, allocations, cpu in re.findall(pattern, section.text("output.txt"), re.M):
         used.setdefault(name, []).append((float(allocations), float(cpu)))
     rows = []
-    for engine in ("Direct", "Str0m"):
+    for engine in ("direct", "str0m"):
         bare, above = (rate("layers", f"{engine}, {what}") for what in ("bare", "substream"))
         cost = f"{(1 - above.median / bare.median) * 100:.0f} %"
         uses = []
         for i in range(2):
             both = (used[f"{engine}, {what}"] for what in ("bare", "substream"))
             uses.append(" / ".join(digits(Spread.of([use[i] for use in one]).median) for one in both))
-        rows.append([engine.lower(), bare, above, cost, *uses])
+        rows.append([engine, bare, above, cost, *uses])
     out += ["The same carriers on the same sockets, bare and below one substream:", ""]
     head = ["engine", "bare, MiB/s", "substream, MiB/s", "cost of the layer"]
     return out + table([*head, "allocations a MB, bare / substream", "CPU s a GB"], rows)

@@ -206,13 +206,18 @@ impl Certificate {
         self.inner.private_key.as_bytes()
     }
 
-    /// The certificate as `dimpl` takes it, and `str0m`, which re-exports the type as `DtlsCert`.
-    pub(crate) fn to_dtls(&self) -> dimpl::DtlsCertificate {
-        dimpl::DtlsCertificate {
-            certificate: self.der().to_vec(),
+    /// The certificate as engines take it.
+    pub(crate) fn to_engine(&self) -> anabranch_rtc::Certificate {
+        anabranch_rtc::Certificate {
+            der: self.der().to_vec(),
             private_key: self.private_key().to_vec(),
         }
     }
+}
+
+/// Makes the first handshake of a process as quick as the others.
+pub(crate) fn warm_up() {
+    anabranch_rtc::dtls::warm_up(Certificate::generate().to_engine());
 }
 
 impl fmt::Debug for Certificate {

@@ -276,9 +276,9 @@ fn handshake(version: u8, client_cert: &Certificate, server_cert: &Certificate) 
     let config = Arc::new(dimpl::Config::builder().build().unwrap());
     let now = Instant::now();
     let new = |certificate: &Certificate| match version {
-        12 => Dtls::new_12(config.clone(), certificate.to_dtls(), now),
-        13 => Dtls::new_13(config.clone(), certificate.to_dtls(), now),
-        _ => Dtls::new_auto(config.clone(), certificate.to_dtls(), now),
+        12 => Dtls::new_12(config.clone(), to_dtls(certificate), now),
+        13 => Dtls::new_13(config.clone(), to_dtls(certificate), now),
+        _ => Dtls::new_auto(config.clone(), to_dtls(certificate), now),
     };
     let mut client = Side::new(new(client_cert));
     let mut server = Side::new(new(server_cert));
@@ -293,6 +293,14 @@ fn handshake(version: u8, client_cert: &Certificate, server_cert: &Certificate) 
     assert!(client.connected && server.connected);
     assert_eq!(client.peer, Some(server_cert.fingerprint()));
     assert_eq!(server.peer, Some(client_cert.fingerprint()));
+}
+
+fn to_dtls(certificate: &Certificate) -> dimpl::DtlsCertificate {
+    let anabranch_rtc::Certificate { der, private_key } = certificate.to_engine();
+    dimpl::DtlsCertificate {
+        certificate: der,
+        private_key,
+    }
 }
 
 struct Side {

@@ -163,7 +163,7 @@ impl EndpointBuilder {
         self.endpoint_config.validate()?;
         #[cfg(feature = "websocket")]
         self.websocket.limits.validate()?;
-        crate::webrtc::warm_up();
+        crate::certificate::warm_up();
         let identity = self.identity.unwrap_or_else(Identity::generate);
         let certificate = self
             .certificate

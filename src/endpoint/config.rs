@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::admission::RateLimit;
 use crate::connection::ConfigError;
-use crate::webrtc::{CarrierLimits, EngineKind, MAX_ADDRESSES};
+use crate::webrtc::CarrierLimits;
+use anabranch_rtc::{EngineFactory, MAX_ADDRESSES};
 
 /// Sockets for one address; more than anybody has cores to spare for.
 const MAX_SOCKETS: usize = 64;
@@ -83,8 +84,9 @@ pub struct EndpointConfig {
     /// died while their ICE lives: `silence_timeout` notices neither. Looked at with each retransmission, so
     /// up to 3 s late. The direct engine only.
     pub progress_timeout: Duration,
-    /// The WebRTC implementation. Default: the direct engine.
-    pub engine: EngineKind,
+    /// What makes the engines of connections: ICE, DTLS, SCTP and data channels. Default:
+    /// `direct`, that of `anabranch-rtc`.
+    pub engine: EngineFactory,
 }
 
 impl Default for EndpointConfig {
@@ -108,7 +110,7 @@ impl Default for EndpointConfig {
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,
             progress_timeout: Duration::from_secs(30),
-            engine: EngineKind::default(),
+            engine: EngineFactory::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anabranch_rtc::{Role, Setup};
 use tokio::time::Instant;
 
 use super::Inner;
@@ -14,10 +15,8 @@ use super::socket::wildcard;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::ufrag::{ClientCredentials, Version};
-use crate::webrtc::engine::Role;
 use crate::webrtc::handshake::{Expectations, Phase};
-use crate::webrtc::str0m_engine::EngineSetup;
-use crate::webrtc::{Source, WebRtcCarrier, new_engine};
+use crate::webrtc::{Source, WebRtcCarrier};
 
 pub(super) async fn dial(
     endpoint: &Arc<Inner>,
@@ -43,9 +42,9 @@ pub(super) async fn dial(
     let credentials = ClientCredentials::generate(version);
     let config = &endpoint.config;
     let refusal_password = credentials.remote_pwd.clone();
-    let setup = EngineSetup {
+    let setup = Setup {
         role: Role::Client,
-        certificate: &endpoint.certificate,
+        certificate: endpoint.certificate.to_engine(),
         local,
         remote: Some(remote),
         local_credentials: (credentials.local_ufrag, credentials.local_pwd),
@@ -55,11 +54,10 @@ pub(super) async fn dial(
         receive_buffer: config.receive_buffer,
         progress_timeout: config.progress_timeout,
     };
-    let engine = new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {
-        ConnectError::Ended {
-            phase: Phase::Ice,
-            cause,
-        }
+    let engine = config.engine.make(setup, Instant::now().into_std());
+    let engine = engine.map_err(|cause| ConnectError::Ended {
+        phase: Phase::Ice,
+        cause: cause.into(),
     })?;
     let mut carrier = WebRtcCarrier::new(
         engine,

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, ready};
 
+use anabranch_rtc::{Role, Setup};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,10 +19,8 @@ use super::router::{FirstContact, Router, Stranger};
 use super::socket::{DatagramSocket, Outgoing};
 use crate::connection::Connection;
 use crate::ufrag::Version;
-use crate::webrtc::engine::Role;
 use crate::webrtc::handshake::{Expectations, Phase};
-use crate::webrtc::str0m_engine::EngineSetup;
-use crate::webrtc::{Source, WebRtcCarrier, new_engine};
+use crate::webrtc::{Source, WebRtcCarrier};
 
 /// Receive calls that one poll of the task makes before others get their turn.
 const RECEIVES_PER_POLL: usize = 16;
@@ -268,9 +267,9 @@ impl Incoming {
         } = *contact;
         let config = &endpoint.config;
         let late_channel_zero = credentials.are_of_libp2p_webrtc();
-        let setup = EngineSetup {
+        let setup = Setup {
             role: Role::Server,
-            certificate: &endpoint.certificate,
+            certificate: endpoint.certificate.to_engine(),
             local: destination,
             remote: None,
             local_credentials: (credentials.local_ufrag, credentials.local_pwd),
@@ -280,13 +279,11 @@ impl Incoming {
             receive_buffer: config.receive_buffer,
             progress_timeout: config.progress_timeout,
         };
-        let engine =
-            new_engine(config.engine, setup, Instant::now().into_std()).map_err(|cause| {
-                ConnectError::Ended {
-                    phase: Phase::Ice,
-                    cause,
-                }
-            })?;
+        let engine = config.engine.make(setup, Instant::now().into_std());
+        let engine = engine.map_err(|cause| ConnectError::Ended {
+            phase: Phase::Ice,
+            cause: cause.into(),
+        })?;
         let carrier = WebRtcCarrier::new(
             engine,
             socket,

@@ -19,10 +19,10 @@ use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
-use crate::webrtc::engine::Role;
 pub use crate::webrtc::handshake::Phase;
 use crate::webrtc::handshake::{Expectations, Progress, establish};
-pub use crate::webrtc::{EngineKind, UnknownEngine};
+pub use anabranch_rtc::EngineFactory;
+use anabranch_rtc::Role;
 
 pub(crate) mod admission;
 mod any;

@@ -31,7 +31,7 @@ use super::admission::{Admission, Slot, Verdict};
 use super::inbox::Inbox;
 use super::socket::Received;
 use crate::ufrag::{ServerCredentials, parse_username};
-use crate::webrtc::sha1_hmac;
+use anabranch_rtc::sha1_hmac;
 
 /// How long a connection has to be unheard of at an address before that may be another's. A peer that is
 /// there sends checks more often (RFC 7675 section 5.1).

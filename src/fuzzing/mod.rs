@@ -3,6 +3,7 @@
 //! Only with the feature `fuzzing`, which other crates must not use: anything here may change
 //! or go at any time. The corpora in `fuzz/corpus` run through the same functions in `tests.rs`.
 
+mod engine;
 mod first_contact;
 mod frames;
 mod input;
@@ -19,7 +20,7 @@ mod tests;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::webrtc::engine_fuzzing;
+use engine as engine_fuzzing;
 pub(crate) use input::Input;
 #[cfg(test)]
 pub(crate) use stun::ForgedStun;

@@ -1,6 +1,6 @@
 //! STUN messages that hold what they are told to, for those who lie.
 
-use crate::webrtc::sha1_hmac;
+use anabranch_rtc::sha1_hmac;
 
 /// Bytes of a STUN header (RFC 8489 section 5).
 pub(crate) const STUN_HEADER: usize = 20;

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use anabranch_rtc::{Probe, Run};
 use tokio::time::Instant;
 
-use super::reachability::{Answer, Beyond, Challenge};
-use super::transmit::Run;
+use super::reachability::{Answer, Beyond};
 use super::{Source, WebRtcCarrier};
 use crate::endpoint::admission::challenge::is_refusal;
 use crate::endpoint::socket::Outgoing;
@@ -201,7 +201,7 @@ impl WebRtcCarrier {
             && self.send_challenge(&probe)
     }
 
-    fn send_challenge(&self, challenge: &Challenge) -> bool {
+    fn send_challenge(&self, challenge: &Probe) -> bool {
         let outgoing = Outgoing {
             destination: challenge.destination,
             source: challenge.source.ip(),

@@ -23,7 +23,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::WebRtcCarrier;
-use super::engine::{CHANNEL_ZERO, EngineEvent, Role};
+use super::engine::{CHANNEL_ZERO, EngineEvent};
+use anabranch_rtc::Role;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

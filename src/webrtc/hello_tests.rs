@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::dtls::forced;
 use crate::certificate::Certificate;
-use crate::endpoint::{Endpoint, EndpointConfig, EngineKind};
+use crate::endpoint::{Endpoint, EndpointConfig, EngineFactory};
 use crate::identity::Identity;
 use crate::simulator::{Conditions, Network, Verdict};
 use crate::substream::Finished;
+use anabranch_rtc::dtls::forced;
+use anabranch_str0m::STR0M;
 
 const RECORD_HEADER: usize = 13;
 const HANDSHAKE_HEADER: usize = 12;
@@ -113,7 +114,7 @@ fn spread_numbers(mut rest: &mut [u8]) {
 
 /// Connects while a network does that to every ClientHello, and transfers.
 async fn connect_in_pieces(
-    engine: EngineKind,
+    engine: EngineFactory,
     only_12: Option<usize>,
     forged: Forged,
     attempts: Attempts,
@@ -238,7 +239,7 @@ async fn connects(attempts: Attempts) {
 
 /// The same while somebody forges the address of the dialler, and is first.
 async fn connects_beside(forged: Forged, attempts: Attempts) {
-    for engine in [EngineKind::Direct, EngineKind::Str0m] {
+    for engine in [EngineFactory::DIRECT, STR0M] {
         for only_12 in [None, Some(0), Some(1)] {
             connect_in_pieces(engine, only_12, forged, attempts).await;
         }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
-use super::dtls::forced;
 use crate::certificate::Certificate;
 use crate::connection::ConnectionError;
-use crate::endpoint::{Endpoint, EndpointConfig, EngineKind};
+use crate::endpoint::{Endpoint, EndpointConfig, EngineFactory};
 use crate::identity::Identity;
 use crate::simulator::{Conditions, Network};
+use anabranch_rtc::dtls::forced;
+use anabranch_str0m::STR0M;
 
 /// MTU of the side that knows DTLS 1.2 only, and of the other.
 const MTUS: [usize; 2] = [1180, 1200];
@@ -20,7 +21,7 @@ const LIMIT: u64 = 300;
 
 /// Sends tiny messages from the dialler until one side has enough. `limited` is the side that counts: the dialler, which
 /// sends, or the listener, which receives.
-async fn uses_up(engine: EngineKind, limited: usize, version_12: bool) {
+async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
     let context = format!("{engine:?}, side {limited}, DTLS 1.2: {version_12}");
     forced::set_12(if version_12 { MTUS[0] } else { usize::MAX });
     let network = Network::new(5);
@@ -74,7 +75,7 @@ async fn uses_up(engine: EngineKind, limited: usize, version_12: bool) {
         let told = causes[1 - limited].to_string();
         // str0m may find that its DTLS is closed before it hands over why.
         let is_told = told.contains(&causes[limited].to_string());
-        assert!(is_told || engine == EngineKind::Str0m, "{context}: {told}");
+        assert!(is_told || engine == STR0M, "{context}: {told}");
         drop(substream);
         let read = reading.await.expect("no panic");
         // In an orderly way: what the side accepted that closes has arrived.
@@ -112,7 +113,7 @@ async fn uses_up(engine: EngineKind, limited: usize, version_12: bool) {
 
 #[tokio::test(start_paused = true)]
 async fn tiny_messages_use_up_the_keys_of_dtls_1_2_of_who_sends_and_of_who_receives() {
-    for engine in [EngineKind::Direct, EngineKind::Str0m] {
+    for engine in [EngineFactory::DIRECT, STR0M] {
         for limited in [0, 1] {
             uses_up(engine, limited, true).await;
         }

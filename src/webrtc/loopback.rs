@@ -3,16 +3,15 @@
 
 use std::sync::Arc;
 
+use anabranch_rtc::{EngineFactory, Role, Setup};
 use tokio::time::Instant;
 
-use super::engine::Role;
 use super::handshake::{Expectations, Progress, establish};
-use super::str0m_engine::EngineSetup;
-use super::{Source, WebRtcCarrier, new_engine};
+use super::{Source, WebRtcCarrier};
 use crate::carrier::Carrier;
 use crate::certificate::Certificate;
+use crate::endpoint::EndpointConfig;
 use crate::endpoint::socket::{DatagramSocket, UdpDatagramSocket};
-use crate::endpoint::{EndpointConfig, EngineKind};
 
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 
@@ -20,11 +19,11 @@ const MAX_IN_FLIGHT: usize = 1024 * 1024;
 ///
 /// # Panics
 /// If the machine has no loopback, or the two do not connect.
-pub async fn webrtc_pair(engines: [EngineKind; 2]) -> (impl Carrier, impl Carrier) {
+pub async fn webrtc_pair(engines: [EngineFactory; 2]) -> (impl Carrier, impl Carrier) {
     connect(engines).await
 }
 
-async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
+async fn connect(engines: [EngineFactory; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
     let sockets = [(); 2].map(|()| {
         let any = "127.0.0.1:0".parse().expect("an address");
         Arc::new(UdpDatagramSocket::bind(any).expect("a socket"))
@@ -35,9 +34,9 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
     let roles = [Role::Client, Role::Server];
     let carrier = |own: usize| {
         let other = 1 - own;
-        let setup = EngineSetup {
+        let setup = Setup {
             role: roles[own],
-            certificate: &certificates[own],
+            certificate: certificates[own].to_engine(),
             local: addresses[own],
             remote: (roles[own] == Role::Client).then_some(addresses[other]),
             local_credentials: credentials[own].clone(),
@@ -48,7 +47,7 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
             progress_timeout: std::time::Duration::from_secs(30),
         };
         let now = Instant::now().into_std();
-        let engine = new_engine(engines[own], setup, now).expect("an engine");
+        let engine = engines[own].make(setup, now).expect("an engine");
         let socket: Arc<dyn DatagramSocket> = sockets[own].clone();
         let local = addresses[own];
         let limits = EndpointConfig::default().carrier_limits();
@@ -79,6 +78,8 @@ async fn connect(engines: [EngineKind; 2]) -> (WebRtcCarrier, WebRtcCarrier) {
 mod tests {
     use super::*;
 
+    use anabranch_str0m::STR0M;
+
     use std::future::poll_fn;
     use std::task::Poll;
     use std::time::Duration;
@@ -90,7 +91,7 @@ mod tests {
     /// nothing.
     #[tokio::test]
     async fn a_channel_that_the_peer_does_not_close_is_closed_after_2_s() {
-        let (mut a, mut b) = connect([EngineKind::Direct; 2]).await;
+        let (mut a, mut b) = connect([EngineFactory::DIRECT, EngineFactory::DIRECT]).await;
         let channel = a.open("").expect("a channel is free");
         let frame = Message::reset(7).encode();
         let mut abandoned = None;
@@ -134,12 +135,15 @@ mod tests {
         );
     }
 
-    crate::carrier_conformance!(str0m, || connect([EngineKind::Str0m; 2]));
-    crate::carrier_conformance!(direct, || connect([EngineKind::Direct; 2]));
+    crate::carrier_conformance!(str0m, || connect([STR0M, STR0M]));
+    crate::carrier_conformance!(direct, || connect([
+        EngineFactory::DIRECT,
+        EngineFactory::DIRECT
+    ]));
     crate::carrier_conformance!(direct_dials_str0m, || {
-        connect([EngineKind::Direct, EngineKind::Str0m])
+        connect([EngineFactory::DIRECT, STR0M])
     });
     crate::carrier_conformance!(str0m_dials_direct, || {
-        connect([EngineKind::Str0m, EngineKind::Direct])
+        connect([STR0M, EngineFactory::DIRECT])
     });
 }

@@ -9,45 +9,31 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use anabranch_rtc::{Engine, TransmitQueue};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 mod budget;
-mod client_hello;
 mod consent;
 mod datagrams;
-mod direct;
-mod downgrade;
-mod dtls;
 pub(crate) mod engine;
 pub(crate) mod handshake;
-mod kind;
 mod limits;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod loopback;
 mod notices;
 mod reachability;
-mod record_number;
-mod records;
 mod source_watch;
-pub(crate) mod str0m_engine;
-pub(crate) mod transmit;
 mod turns;
 
 use budget::Budget;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use direct::fuzzing as engine_fuzzing;
-pub(crate) use dtls::{sha1_hmac, warm_up};
-use engine::{Engine, EngineEvent};
-pub(crate) use kind::new_engine;
-pub use kind::{EngineKind, UnknownEngine};
+use engine::EngineEvent;
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
 use notices::Notices;
 use reachability::{Reachability, Validation};
 use source_watch::SourceWatch;
-use transmit::TransmitQueue;
 use turns::{Answer, TURNS_PER_POLL};
 
 use crate::carrier::{
@@ -57,9 +43,6 @@ use crate::connection::ConnectionError;
 use crate::endpoint::router::RouteGuard;
 use crate::endpoint::socket::DatagramSocket;
 use crate::message::MAX_FRAME;
-
-/// Addresses of one peer; go-libp2p's limit for one ufrag. More are not taken, and none is evicted.
-pub(crate) const MAX_ADDRESSES: usize = 32;
 
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;
@@ -272,14 +255,14 @@ impl WebRtcCarrier {
     }
 
     fn leave_to_peer(&mut self, channel: ChannelId) {
-        self.engine.ignore_channel(channel);
+        self.engine.ignore_channel(channel.into());
         self.dirty = true;
         self.left_to_peer
             .push_back((Instant::now() + LEFT_TO_PEER, channel));
         if self.left_to_peer.len() > MAX_LEFT_TO_PEER
             && let Some((_, oldest)) = self.left_to_peer.pop_front()
         {
-            self.engine.close_channel(oldest);
+            self.engine.close_channel(oldest.into());
         }
     }
 
@@ -289,7 +272,7 @@ impl WebRtcCarrier {
                 break;
             }
             self.left_to_peer.pop_front();
-            self.engine.close_channel(channel);
+            self.engine.close_channel(channel.into());
         }
     }
 
@@ -349,7 +332,8 @@ impl Carrier for WebRtcCarrier {
             return Err(OpenChannelError::GoingAway);
         }
         self.dirty = true;
-        let opened = self.engine.open(label);
+        let opened = self.engine.open(label).map(ChannelId::from);
+        let opened = opened.map_err(OpenChannelError::from);
         // Whoever waits for a number is told as whoever waits for a channel.
         self.not_open |= opened == Err(OpenChannelError::NotNow);
         opened
@@ -369,7 +353,10 @@ impl Carrier for WebRtcCarrier {
             self.refused = true;
             return Written::Busy;
         }
-        let written = self.engine.write_vectored(channel, pieces, class);
+        let written = self
+            .engine
+            .write_vectored(channel.into(), pieces, class.into());
+        let written = written.into();
         match written {
             Written::Taken => {
                 self.budget.on_written(Instant::now().into_std(), length);
@@ -388,7 +375,7 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn read(&mut self, channel: ChannelId) -> Option<Bytes> {
-        let bytes = self.engine.read(channel);
+        let bytes = self.engine.read(channel.into());
         self.dirty |= self.engine.wants_poll();
         self.messages.received += u64::from(bytes.is_some());
         bytes
@@ -400,13 +387,13 @@ impl Carrier for WebRtcCarrier {
 
     fn notify_delivered(&mut self, channel: ChannelId) {
         self.dirty = true;
-        self.engine.notify_delivered(channel);
+        self.engine.notify_delivered(channel.into());
     }
 
     fn close_channel(&mut self, channel: ChannelId) {
-        if self.engine.is_own_channel(channel) {
+        if self.engine.is_own_channel(channel.into()) {
             self.dirty = true;
-            self.engine.close_channel(channel);
+            self.engine.close_channel(channel.into());
         } else {
             self.leave_to_peer(channel);
         }
@@ -474,5 +461,7 @@ impl Carrier for WebRtcCarrier {
 
 #[cfg(test)]
 mod hello_tests;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod key_tests;

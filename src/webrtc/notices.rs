@@ -2,7 +2,7 @@
 
 use std::task::Context;
 
-use super::{WebRtcCarrier, engine};
+use super::WebRtcCarrier;
 use crate::carrier::CarrierEvent;
 use crate::message::{FrameDecoder, Message};
 
@@ -30,7 +30,7 @@ impl WebRtcCarrier {
         for _ in 0..MESSAGES_PER_NOTICE {
             let message = match self.notices.decoder.next_message() {
                 Ok(Some(message)) => message,
-                Ok(None) => match self.engine.read(engine::CHANNEL_ZERO) {
+                Ok(None) => match self.engine.read(anabranch_rtc::CHANNEL_ZERO) {
                     Some(bytes) => {
                         self.notices.decoder.push(bytes);
                         continue;

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_rtc::Probe;
 use tokio::time::Instant;
 
 use super::consent::Consent;
@@ -104,14 +105,6 @@ pub(super) enum Beyond {
     Held,
     /// They are as good as lost: the connection is elsewhere.
     Lost,
-}
-
-/// A datagram that asks an address for a proof.
-#[derive(Debug)]
-pub(crate) struct Challenge {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-    pub(super) contents: Vec<u8>,
 }
 
 /// What the answer to a challenge was.
@@ -326,7 +319,7 @@ impl Reachability {
     }
 
     /// The challenge to send now, if there is one. Counts it as sent.
-    pub(super) fn next_challenge(&mut self, now: Instant) -> Option<Challenge> {
+    pub(super) fn next_challenge(&mut self, now: Instant) -> Option<Probe> {
         let asks = std::mem::take(&mut self.asks);
         if (asks || self.is_used)
             && let Some(address) = self.proven
@@ -336,7 +329,7 @@ impl Reachability {
             consent.asked(now);
             self.is_used = false;
             let source = self.find(address)?.local;
-            return Some(Challenge {
+            return Some(Probe {
                 source,
                 destination: address,
                 contents: self.key.challenge(now, address, &self.peer),
@@ -357,7 +350,7 @@ impl Reachability {
         }
         remote.challenged = Some(now);
         remote.sent = remote.sent.saturating_add(contents.len() as u64);
-        Some(Challenge {
+        Some(Probe {
             source: remote.local,
             destination: wanted,
             contents,
@@ -397,7 +390,7 @@ mod tests {
     const PWD: &str = "pppppppppppppppppppppp";
 
     /// What who has this password says to a challenge.
-    fn answer_to(challenge: &Challenge, password: &str) -> Vec<u8> {
+    fn answer_to(challenge: &Probe, password: &str) -> Vec<u8> {
         let request = transaction(&challenge.contents).expect("a check");
         success(request, challenge.source, password)
     }

@@ -58,12 +58,21 @@ impl WebRtcCarrier {
         Some(EngineEvent::Unreachable { remote, source })
     }
 
+    fn next_of_engine(&mut self) -> Option<EngineEvent> {
+        loop {
+            let event = EngineEvent::from_engine(self.engine.next_event()?);
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
     pub(super) fn next_event(&mut self) -> Option<EngineEvent> {
         if std::mem::take(&mut self.refused_by_peer) {
             return Some(EngineEvent::Refused);
         }
         let now = Instant::now();
-        let event = self.engine.next_event().or_else(|| {
+        let event = self.next_of_engine().or_else(|| {
             let is_silent = self.lifetime.silent_at().is_some_and(|at| at <= now);
             let is_unwanted = |to: &mut Reachability| to.is_unwanted(now);
             (is_silent || self.reachability.as_mut().is_some_and(is_unwanted))

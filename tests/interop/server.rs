@@ -40,9 +40,7 @@ impl Serving {
 /// Default settings with the engine that `ANABRANCH_ENGINE` asks for.
 pub(crate) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
+    config.engine = anabranch_str0m::from_env().expect("a known engine");
     config
 }
 

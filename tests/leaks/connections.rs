@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Host, Network};
-use anabranch::{Address, Config, Connection, Endpoint, EndpointConfig, EngineKind, RateLimit};
+use anabranch::{Address, Config, Connection, Endpoint, EndpointConfig, EngineFactory, RateLimit};
+use anabranch_str0m::STR0M;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -76,13 +77,13 @@ struct World {
     network: Network,
     server: Endpoint,
     address: Address,
-    engine: EngineKind,
+    engine: EngineFactory,
     /// One for every connection of a batch, so that one of them can fall silent alone.
     hosts: Vec<Host>,
     incoming: mpsc::UnboundedReceiver<anabranch::Incoming>,
 }
 
-fn settings(engine: EngineKind) -> EndpointConfig {
+fn settings(engine: EngineFactory) -> EndpointConfig {
     let mut settings = EndpointConfig::default();
     settings.engine = engine;
     // A thousand connections of one host: what is limited otherwise.
@@ -91,7 +92,7 @@ fn settings(engine: EngineKind) -> EndpointConfig {
 }
 
 impl World {
-    async fn new(engine: EngineKind) -> Self {
+    async fn new(engine: EngineFactory) -> Self {
         let network = Network::new(6);
         network.set_conditions(Conditions::round_trip(Duration::from_millis(20)));
         let mut config = Config::default();
@@ -331,7 +332,7 @@ async fn serve_one(connection: &Connection) {
     }
 }
 
-async fn connections(engine: EngineKind, count: usize) {
+async fn connections(engine: EngineFactory, count: usize) {
     let _alone = ALONE.lock().await;
     let mut world = World::new(engine).await;
     // Each way once, which lets maps and buffers find their size.
@@ -343,7 +344,7 @@ async fn connections(engine: EngineKind, count: usize) {
     assert_eq!(tasks(), had, "tasks are left");
     // An entry, a waker or a task for each connection is more.
     let slack = 64 * isize::try_from(count / 2).unwrap();
-    assert_flat(&format!("{engine:?}"), first, live(), slack);
+    assert_flat(&format!("{engine}"), first, live(), slack);
     let World {
         network, server, ..
     } = world;
@@ -355,10 +356,10 @@ async fn connections(engine: EngineKind, count: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn of_1_200_connections_on_the_direct_engine_nothing_is_left() {
-    connections(EngineKind::Direct, many(1200)).await;
+    connections(EngineFactory::DIRECT, many(1200)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_800_connections_on_str0m_nothing_is_left() {
-    connections(EngineKind::Str0m, many(800)).await;
+    connections(STR0M, many(800)).await;
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anabranch::simulator::{Conditions, Host, Network};
-use anabranch::{ConnectError, ConnectionError, EngineKind, Finished, OpenError};
+use anabranch::{ConnectError, ConnectionError, EngineFactory, Finished, OpenError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -94,8 +94,8 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), Finished::Acked);
     world.network.rebind(&world.hosts[1]);
     // str0m keeps the pair that it has until that is dead for 15 s.
-    let most_timed_out = match endpoint_config().engine {
-        EngineKind::Str0m => 5,
+    let most_timed_out = match endpoint_config().engine.name() {
+        "str0m" => 5,
         _ => 2,
     };
     // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
@@ -121,7 +121,7 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
 /// Between two str0m engines the listener stays with the pair of candidates that it has until that is dead for 15 s.
 async fn world_of_the_direct_engine(seed: u64) -> World {
     let mut config = endpoint_config();
-    config.engine = EngineKind::Direct;
+    config.engine = EngineFactory::DIRECT;
     let conditions = Conditions {
         rate: Some(1_000_000),
         queue: 50_000,

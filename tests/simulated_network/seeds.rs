@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anabranch::endpoint::Phase;
 use anabranch::simulator::{Burst, Conditions};
-use anabranch::{ConnectError, EndpointConfig, EngineKind, WebRtcDirectVersion};
+use anabranch::{ConnectError, EndpointConfig, EngineFactory, WebRtcDirectVersion};
+use anabranch_str0m::STR0M;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use rand::rngs::StdRng;
@@ -74,7 +75,7 @@ struct Planned {
 }
 
 /// Connects, transfers on several substreams while the path changes, closes.
-async fn run_seed(seed: u64, engine: EngineKind, tally: &RefCell<Tally>) {
+async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let conditions = random_conditions(&mut rng);
     println!("seed {seed}: {conditions:?}");
@@ -170,7 +171,7 @@ impl Drop for SeedGuard {
 }
 
 /// Runs all seeds, or those that the environment asks for.
-fn run_seeds(engine: EngineKind) {
+fn run_seeds(engine: EngineFactory) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect(name));
     let seeds = match number("ANABRANCH_SEED") {
         Some(seed) => seed..seed + 1,
@@ -201,7 +202,7 @@ fn run_seeds(engine: EngineKind) {
     }
     let tally = tally.into_inner();
     println!(
-        "{count} seeds on {engine:?} in {:?}\n{tally}",
+        "{count} seeds on {engine} in {:?}\n{tally}",
         begin.elapsed()
     );
     tally.judge(engine);
@@ -209,10 +210,10 @@ fn run_seeds(engine: EngineKind) {
 
 #[test]
 fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error_on_the_direct_engine() {
-    run_seeds(EngineKind::Direct);
+    run_seeds(EngineFactory::DIRECT);
 }
 
 #[test]
 fn whatever_the_path_does_transfers_are_whole_or_end_with_an_error_on_str0m() {
-    run_seeds(EngineKind::Str0m);
+    run_seeds(STR0M);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anabranch::simulator::Conditions;
-use anabranch::{EngineKind, Finished};
+use anabranch::{EngineFactory, Finished};
 
 use crate::world::Transferred;
 
@@ -145,9 +145,9 @@ impl Tally {
     }
 
     /// Asserts that no more has failed than the bounds of this engine allow.
-    pub(crate) fn judge(&self, engine: EngineKind) {
-        let bounds = match engine {
-            EngineKind::Str0m => &BOUNDS_STR0M,
+    pub(crate) fn judge(&self, engine: EngineFactory) {
+        let bounds = match engine.name() {
+            "str0m" => &BOUNDS_STR0M,
             _ => &BOUNDS_DIRECT,
         };
         for bounds in bounds {

@@ -23,9 +23,7 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(3600);
 /// Settings with the engine that `ANABRANCH_ENGINE` names, `direct` or `str0m`.
 pub(crate) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
+    config.engine = anabranch_str0m::from_env().expect("a known engine");
     config
 }
 

@@ -20,9 +20,7 @@ pub(super) const STUN_SUCCESS: [u8; 2] = [1, 1];
 /// Settings with the engine that `ANABRANCH_ENGINE` names, `direct` or `str0m`.
 pub(super) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    if let Ok(engine) = std::env::var("ANABRANCH_ENGINE") {
-        config.engine = engine.parse().expect("a known engine");
-    }
+    config.engine = anabranch_str0m::from_env().expect("a known engine");
     config
 }
 

@@ -17,7 +17,7 @@ use is::stun::StunMessage;
 use tokio::time::Instant;
 
 use crate::ufrag::ServerCredentials;
-use crate::webrtc::sha1_hmac;
+use anabranch_rtc::sha1_hmac;
 
 /// Two of these is how long an answer is good for.
 const PERIOD: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch::{EndpointConfig, EngineKind};
+use anabranch::{EndpointConfig, EngineFactory};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -74,7 +74,7 @@ impl Plan {
             victims: [1, 3, 40][rng.random_range(0..3)],
             kinds,
             // str0m takes a signed answer for a proof (`docs/security.md`).
-            has_signers: rng.random_bool(0.5) && endpoint_config().engine == EngineKind::Direct,
+            has_signers: rng.random_bool(0.5) && endpoint_config().engine == EngineFactory::DIRECT,
             observes,
             resources,
             relays: !resources && rng.random_bool(0.4),

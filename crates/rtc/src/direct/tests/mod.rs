@@ -1,0 +1,25 @@
+//! Channels without a path below them. Engines against each other are in `crates/str0m/tests`.
+
+use std::time::Duration;
+
+use super::MAX_REFUSED;
+use super::channels::{Channels, HeldLimits};
+use crate::engine::Role;
+
+mod raw;
+
+#[test]
+fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
+    let limits = HeldLimits {
+        data: 1 << 20,
+        all: 1 << 20,
+    };
+    let sctp = super::association(1200, 1 << 20, Duration::from_secs(20));
+    let mut channels = Channels::new(sctp, Role::Server, limits);
+    channels.authenticated();
+    for number in 0..=u16::try_from(MAX_REFUSED).expect("fits") {
+        // All of them ours: an odd number each.
+        channels.on_stream(number * 2 + 1);
+    }
+    assert!(channels.is_ended());
+}

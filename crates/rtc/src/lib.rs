@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+//!
+//! ## Inside
+//!
+//! ```text
+//! datagram ─► Path: ICE, which addresses count            Path ─► datagram
+//!        └──► DTLS ─► plaintext ─► SCTP ─► Channels ─► SCTP ─► DTLS ─► datagram
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod client_hello;
+mod direct;
+mod downgrade;
+pub mod dtls;
+mod engine;
+mod hmac;
+mod record_number;
+mod records;
+mod transmit;
+
+pub use direct::{Direct, DirectEngine};
+pub use engine::{
+    CHANNEL_ZERO, Certificate, ChannelId, Class, EndReason, Engine, EngineFactory, Event,
+    MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
+};
+pub use hmac::sha1_hmac;
+pub use records::Protected;
+pub use transmit::{Run, TransmitQueue};
+
+#[cfg(feature = "testing")]
+pub use direct::scripted::{CONTROL_ROOM, MAX_EARLY_CHANNELS, MAX_REFUSED, encode_open};
+#[cfg(feature = "testing")]
+pub use direct::validation::Validations;

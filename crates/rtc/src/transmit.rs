@@ -1,0 +1,198 @@
+//! Datagrams on their way out, laid out so that runs of them go to the kernel in one call.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+/// Most bytes one segmented send can carry: a UDP datagram's length field has 16 bits.
+const MAX_BATCH: usize = 65_507;
+
+/// Memory that an idle queue keeps.
+const IDLE_BUFFER: usize = 4096;
+
+/// Small batches in a row after which a queue is idle. Acknowledgements go out between two bursts,
+/// and memory that is given back after each burst is asked of the kernel again for the next.
+const IDLE_BATCHES: u32 = 16;
+
+/// A datagram in the buffer of a [`TransmitQueue`].
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    end: usize,
+    destination: SocketAddr,
+    source: IpAddr,
+}
+
+/// Datagrams in the order of their making, back to back in one buffer.
+///
+/// Bounded by what SCTP's congestion window and the handshakes let an engine emit at a time, and
+/// not filled further while the socket is blocked.
+#[derive(Debug, Default)]
+pub struct TransmitQueue {
+    /// Initialised memory; datagrams fill it up to `end`.
+    buffer: Vec<u8>,
+    end: usize,
+    /// Where the first unsent datagram begins.
+    start: usize,
+    segments: VecDeque<Segment>,
+    /// Batches in a row for which [`IDLE_BUFFER`] was enough.
+    small_batches: u32,
+}
+
+/// A run of datagrams of one size to one destination, the last of which may be shorter.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The datagrams, back to back.
+    pub contents: &'a [u8],
+    /// Size of the datagrams, where there is more than one.
+    pub segment_size: Option<usize>,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// The address of this side that they are sent from.
+    pub source: IpAddr,
+    datagrams: usize,
+}
+
+impl TransmitQueue {
+    /// Appends a datagram.
+    pub fn push(&mut self, datagram: &[u8], source: IpAddr, destination: SocketAddr) {
+        if let Some(room) = self.room(datagram.len()).get_mut(..datagram.len()) {
+            room.copy_from_slice(datagram);
+            self.commit(datagram.len(), source, destination);
+        }
+    }
+
+    /// At least `length` bytes in which the next datagram can be made, for [`Self::commit`].
+    pub fn room(&mut self, length: usize) -> &mut [u8] {
+        let needed = self.end + length;
+        if self.buffer.len() < needed {
+            self.buffer.resize(needed.max(2 * self.buffer.len()), 0);
+        }
+        self.buffer.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Takes the first `length` bytes of [`Self::room`] as a datagram.
+    pub fn commit(&mut self, length: usize, source: IpAddr, destination: SocketAddr) {
+        self.end = (self.end + length).min(self.buffer.len());
+        self.segments.push_back(Segment {
+            end: self.end,
+            destination,
+            source,
+        });
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The longest run at the front, of at most `max_segments` datagrams.
+    pub fn front(&self, max_segments: usize) -> Option<Run<'_>> {
+        let first = self.segments.front()?;
+        let size = first.end - self.start;
+        let mut end = first.end;
+        let mut datagrams = 1;
+        for next in self
+            .segments
+            .iter()
+            .skip(1)
+            .take(max_segments.saturating_sub(1))
+        {
+            let length = next.end - end;
+            let same_path = next.destination == first.destination && next.source == first.source;
+            if !same_path || length > size || next.end - self.start > MAX_BATCH {
+                break;
+            }
+            end = next.end;
+            datagrams += 1;
+            if length < size {
+                break;
+            }
+        }
+        Some(Run {
+            contents: self.buffer.get(self.start..end)?,
+            segment_size: (datagrams > 1).then_some(size),
+            destination: first.destination,
+            source: first.source,
+            datagrams,
+        })
+    }
+
+    /// Removes the run that [`Self::front`] returned with this limit.
+    pub fn pop(&mut self, max_segments: usize) {
+        let datagrams = self.front(max_segments).map_or(0, |run| run.datagrams);
+        for segment in self.segments.drain(..datagrams) {
+            self.start = segment.end;
+        }
+        if self.segments.is_empty() {
+            // A burst must not keep its memory, as an idle connection is to be small.
+            if self.end > IDLE_BUFFER {
+                self.small_batches = 0;
+            } else if self.buffer.len() > IDLE_BUFFER {
+                self.small_batches += 1;
+                if self.small_batches >= IDLE_BATCHES {
+                    self.buffer.truncate(IDLE_BUFFER);
+                    self.buffer.shrink_to_fit();
+                    self.segments.shrink_to(IDLE_BATCHES as usize);
+                }
+            }
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn queue(datagrams: &[(usize, u16)]) -> TransmitQueue {
+        let mut queue = TransmitQueue::default();
+        for (length, port) in datagrams {
+            queue.push(&vec![0; *length], addr(0).ip(), addr(*port));
+        }
+        queue
+    }
+
+    fn runs(mut queue: TransmitQueue, max_segments: usize) -> Vec<(usize, Option<usize>)> {
+        let mut runs = Vec::new();
+        while let Some(run) = queue.front(max_segments) {
+            runs.push((run.contents.len(), run.segment_size));
+            queue.pop(max_segments);
+        }
+        assert_eq!(queue.len(), 0);
+        assert!(queue.is_empty());
+        runs
+    }
+
+    #[test]
+    fn equal_datagrams_go_out_in_one_run_that_a_shorter_one_ends() {
+        let sent = queue(&[(1200, 1), (1200, 1), (300, 1), (1200, 1)]);
+        assert_eq!(runs(sent, 64), [(2700, Some(1200)), (1200, None)]);
+    }
+
+    #[test]
+    fn a_longer_datagram_or_another_peer_starts_a_new_run() {
+        let sent = queue(&[(300, 1), (1200, 1), (1200, 2), (1200, 2)]);
+        assert_eq!(
+            runs(sent, 64),
+            [(300, None), (1200, None), (2400, Some(1200))]
+        );
+    }
+
+    #[test]
+    fn runs_stay_within_the_segments_and_bytes_of_one_send() {
+        assert_eq!(runs(queue(&[(100, 1); 5]), 2).len(), 3);
+        assert_eq!(runs(queue(&[(100, 1); 5]), 1), [(100, None); 5]);
+        for (length, _) in runs(queue(&[(1400, 1); 200]), 64) {
+            assert!(length <= MAX_BATCH, "{length}");
+        }
+    }
+}
