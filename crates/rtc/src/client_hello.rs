@@ -395,6 +395,12 @@ fn starts_with_client_hello(datagram: &[u8]) -> bool {
         && datagram.get(RECORD_HEADER) == Some(&HANDSHAKE_CLIENT_HELLO)
 }
 
+/// The `message_seq` of the ClientHello that a datagram begins with; 1 after a HelloRetryRequest.
+pub(crate) fn message_sequence(datagram: &[u8]) -> Option<u16> {
+    let sequence = datagram.get(RECORD_HEADER + 4..RECORD_HEADER + 6)?;
+    starts_with_client_hello(datagram).then_some(u16::from_be_bytes(sequence.try_into().ok()?))
+}
+
 /// Splits the first record from what is behind it, and the length off its header.
 fn split_record(datagram: &[u8]) -> Option<([u8; RECORD_HEADER - 2], &[u8], &[u8])> {
     let header = *datagram.first_chunk()?;

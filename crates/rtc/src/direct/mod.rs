@@ -23,6 +23,7 @@ use anabranch_sctp as sctp;
 
 mod channels;
 mod dcep;
+mod first_flight;
 mod numbers;
 mod path;
 #[cfg(feature = "testing")]
@@ -32,6 +33,7 @@ mod tests;
 pub(crate) mod validation;
 
 use channels::{Channels, HeldLimits};
+use first_flight::FirstFlight;
 use path::{Path, PathEvent, Route};
 
 /// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback in place of 64 KiB, two
@@ -59,15 +61,6 @@ const CONTROL_ROOM: usize = 1024 * 1024;
 
 /// Longest label of a data channel, in bytes; DCEP could carry 65 535 (RFC 8832).
 const MAX_LABEL: usize = 1024;
-
-/// Channels, of the 65 535 that SCTP has.
-const MAX_CHANNELS: usize = 32_768;
-
-/// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
-const MAX_EARLY_CHANNELS: usize = 16;
-
-/// Channels that were refused and that the peer has not closed.
-const MAX_REFUSED: usize = 1024;
 
 /// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
 /// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.
@@ -120,6 +113,7 @@ pub struct DirectEngine {
     peer: Option<[u8; 32]>,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
+    first_flight: FirstFlight,
     channels: Channels,
     /// Datagrams taken in since SCTP was asked what to send.
     fed: u32,
@@ -170,6 +164,7 @@ impl DirectEngine {
             peer: None,
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
+            first_flight: FirstFlight::default(),
             channels: Channels::new(sctp, setup.role, limits),
             fed: 0,
             early: 0,
@@ -217,7 +212,11 @@ impl DirectEngine {
         };
         let result = if self.role == Role::Server && !self.dtls_up {
             match self.client_hello.handle(datagram) {
-                Verdict::Pass => dtls.handle_packet(datagram),
+                Verdict::Pass if self.first_flight.take_copy(datagram) => Ok(()),
+                Verdict::Pass => {
+                    self.first_flight.given(datagram);
+                    dtls.handle_packet(datagram)
+                }
                 Verdict::Held => Ok(()),
             }
         } else {
@@ -255,9 +254,11 @@ impl DirectEngine {
     fn handle_client_hello(&mut self, now: Instant) {
         if let Some(dtls) = &mut self.dtls
             && let Some(record) = self.client_hello.poll(now)
-            && let Err(error) = dtls.handle_packet(&record)
         {
-            tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
+            self.first_flight.given(&record);
+            if let Err(error) = dtls.handle_packet(&record) {
+                tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
+            }
         }
     }
 
@@ -275,6 +276,7 @@ impl DirectEngine {
                     self.channels.sctp.handle_packet(now, packet);
                 }
                 Output::Packet(datagram) => {
+                    self.first_flight.sent(datagram);
                     let length = datagram.len();
                     out.commit(length, local.ip(), remote);
                 }
@@ -284,6 +286,7 @@ impl DirectEngine {
                 }
                 Output::Connected => {
                     self.dtls_up = true;
+                    self.first_flight = FirstFlight::default();
                     let Some(sha256) = self.peer else {
                         let cause = "no certificate of the peer".to_owned();
                         return self.channels.end(EndReason::Dtls(cause));
@@ -307,6 +310,9 @@ impl DirectEngine {
                 }
                 Output::Timeout(at) => {
                     self.dtls_timeout = Some(at);
+                    for datagram in self.first_flight.drained() {
+                        out.push(datagram, local.ip(), remote);
+                    }
                     return;
                 }
                 _ => {}

@@ -9,10 +9,10 @@ use super::DirectEngine;
 use crate::transmit::TransmitQueue;
 
 /// Channels before the peer is authenticated.
-pub const MAX_EARLY_CHANNELS: usize = super::MAX_EARLY_CHANNELS;
+pub const MAX_EARLY_CHANNELS: usize = super::channels::MAX_EARLY_CHANNELS;
 
 /// Channels that were refused and that the peer has not closed.
-pub const MAX_REFUSED: usize = super::MAX_REFUSED;
+pub const MAX_REFUSED: usize = super::channels::MAX_REFUSED;
 
 /// Most data that waits below, beside the budget of data.
 pub const CONTROL_ROOM: usize = super::CONTROL_ROOM;

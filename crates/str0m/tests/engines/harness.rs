@@ -310,6 +310,13 @@ impl<C: Make, S: Make> Pair<C, S> {
         }
     }
 
+    /// The first datagram on its way to the server that begins with this byte.
+    pub(super) fn on_its_way(&self, first: u8) -> Option<Vec<u8>> {
+        let mut to_server = self.wire.values().filter(|(to_server, _)| *to_server);
+        let (_, found) = to_server.find(|(_, datagram)| datagram.first() == Some(&first))?;
+        Some(found.clone())
+    }
+
     /// Lets `time` pass.
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;

@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use anabranch_sctp::Protocol;
 
-use anabranch_rtc::{CHANNEL_ZERO, EndReason, Engine, MAX_EARLY_CHANNELS, encode_open};
+use anabranch_rtc::{
+    CHANNEL_ZERO, EndReason, Engine, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
+};
 use anabranch_sctp::Association;
 
 use super::Direct;
@@ -41,6 +43,34 @@ fn channels_that_do_not_fit_are_reset() {
     pair.run(Duration::from_secs(2));
     assert_eq!(pair.server.opened, []);
     assert!(pair.server.engine.is_idle());
+    pair.assert_zero_works();
+}
+
+/// Found by seed 762 of the random attackers (`tests/strangers/attack`): one copied what it saw of a dial, the
+/// answers went to it, and after four of them DTLS made no other.
+#[test]
+fn copies_of_a_client_hello_do_not_use_up_the_answers_to_it() {
+    let mut pair = Direct::new(Options::default());
+    let mut hello = None;
+    pair.until(SOON, |pair| {
+        hello = pair.on_its_way(22);
+        hello.is_some()
+    });
+    let hello = hello.expect("a handshake record");
+    let (now, from, to) = (pair.now, pair.client.address, pair.server.address);
+    // What is sent for the copies reaches nobody.
+    let mut lost = TransmitQueue::default();
+    for copy in 0..100 {
+        let server = &mut pair.server.engine;
+        server.handle_datagram(now, from, to, &hello, &mut lost);
+        server.poll(now, &mut lost);
+        assert!(!lost.is_empty(), "copy {copy} is answered");
+        while let Some(run) = lost.front(1) {
+            assert!(run.contents.len() <= 1200);
+            lost.pop(1);
+        }
+    }
+    pair.connect();
     pair.assert_zero_works();
 }
 

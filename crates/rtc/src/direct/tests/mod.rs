@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::MAX_REFUSED;
-use super::channels::{Channels, HeldLimits};
+use super::channels::{Channels, HeldLimits, MAX_REFUSED};
 use crate::engine::Role;
 
 mod raw;
