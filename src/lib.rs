@@ -22,6 +22,7 @@ pub mod carrier;
 pub mod certificate;
 pub mod connection;
 pub mod endpoint;
+mod error;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -35,6 +36,7 @@ mod random;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
 pub mod substream;
+mod udp;
 mod ufrag;
 mod webrtc;
 #[cfg(feature = "websocket")]
@@ -43,13 +45,14 @@ pub mod websocket;
 pub use address::Address;
 pub use certificate::{Certificate, Fingerprint};
 pub use connection::{
-    CeilingPolicy, Config, ConfigError, Connection, ConnectionError, ConnectionStats, Driver,
-    FinAckPolicy, Negotiation, OpenError,
+    CeilingPolicy, Config, ConfigError, Connection, ConnectionStats, Driver, FinAckPolicy,
+    Negotiation, OpenError,
 };
 pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
     EngineFactory, Incoming, RateLimit, Reached, Security,
 };
+pub use error::ConnectionError;
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;

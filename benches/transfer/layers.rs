@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch::carrier::{Carrier, CarrierEvent, Class, Written, webrtc_pair};
+use anabranch::carrier::{Carrier, CarrierEvent, Class, Written};
+use anabranch::endpoint::webrtc_pair;
 use anabranch::{Config, Connection, EngineFactory, Negotiation, Substream};
 use tokio::sync::mpsc;
 

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written};
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 use crate::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
 /// How a [`pair`] of carriers behaves. Both directions are alike.

@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 use crate::message::Message;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod memory;
-
-#[cfg(any(test, feature = "testing"))]
-pub use crate::webrtc::loopback::webrtc_pair;
 
 /// Name of a channel within one carrier.
 ///

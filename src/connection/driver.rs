@@ -17,7 +17,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::entry::Entry;
-use super::error::ConnectionError;
 use super::ineffective::Ineffective;
 use super::link::Link;
 use super::negotiate::{Negotiations, Outcome};
@@ -28,6 +27,7 @@ use super::work::{
     BACKLOG, EVENTS_PER_ROUND, OTHERS_PER_ROUND, ROUNDS_PER_POLL, UNITS_PER_OPENING, Work,
 };
 use crate::carrier::{Carrier, CarrierEvent, ChannelId, Class};
+use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::Message;
 use crate::substream::{
@@ -151,9 +151,10 @@ impl<C: Carrier> Driver<C> {
         if link.config.ceiling_policy == CeilingPolicy::Backpressure && carrier.holds_back_unread()
         {
             carrier.allow_shut_window();
-            link.set_bounded_by_carrier();
+            link.siblings.set_bounded_by_carrier();
         }
-        link.set_delivery_is_local(!carrier.confirms_delivery());
+        link.siblings
+            .set_delivery_is_local(!carrier.confirms_delivery());
         let opening = Opening::new(carrier.carries_notices());
         // Peers that name protocols by label are ours.
         let peer_knows_credit =
@@ -196,8 +197,8 @@ impl<C: Carrier> Future for Driver<C> {
         let mut this = self.project();
         let link = Arc::clone(&this.core.link);
         // Entered for one poll: nothing in here awaits.
-        let _span = link.span.enter();
-        link.register_driver(cx.waker());
+        let _span = link.siblings.span.enter();
+        link.siblings.register_driver(cx.waker());
         this.core.work.begin_poll();
         for _ in 0..ROUNDS_PER_POLL {
             let mut turn = Turn {
@@ -208,7 +209,7 @@ impl<C: Carrier> Future for Driver<C> {
                 Ok(moved) => moved,
                 Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
                     // The carrier ends because we close it.
-                    let cause = turn.core.link.closing_cause();
+                    let cause = turn.core.link.siblings.closing_cause();
                     return Poll::Ready(turn.end(cause));
                 }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
@@ -421,7 +422,8 @@ impl<C: Carrier> Turn<'_, C> {
         let send = SendBuffer::new(config.send_buffer, self.core.max_frame_payload());
         let window = u64::from(config.receive_window);
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
-        let shared = Shared::new(channel, origin, Arc::clone(&self.core.link), send, receive);
+        let siblings = Arc::clone(&self.core.link.siblings);
+        let shared = Shared::new(channel, origin, siblings, send, receive);
         let entry = Entry::new(Arc::clone(&shared));
         self.core
             .link

@@ -1,18 +1,18 @@
 //! What the handles of a connection and its driver share.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atomic_waker::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
 use super::config::{Config, FinAckPolicy};
-use super::error::{ConnectionError, OpenError};
+use super::error::OpenError;
 use super::stats::Counters;
 use crate::carrier::ChannelId;
-use crate::events::{ConnectionInfo, Events};
-use crate::substream::{Shared, Substream, Usage};
+use crate::error::ConnectionError;
+use crate::events::{Audience, ConnectionInfo, Events};
+use crate::substream::{Ceilings, Siblings, Substream, Usage};
 
 /// A request to open a channel, and where the substream goes.
 #[derive(Debug)]
@@ -25,40 +25,21 @@ pub(crate) struct OpenRequest {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
-    pub(crate) info: ConnectionInfo,
-    /// Everything that is logged of the connection lies in it.
-    pub(crate) span: tracing::Span,
-    /// Bytes unread in all substreams, with the cost of their frames.
-    pub(crate) unread: ByteSum,
-    /// Bytes that writers have given and the carrier has not taken, of all substreams.
-    pub(crate) queued: ByteSum,
-    pub(crate) promised: PromisedBytes,
+    /// What substreams need of their connection.
+    pub(crate) siblings: Arc<Siblings>,
     pub(crate) counters: Counters,
     /// That of the configuration until the application changes it.
     fin_ack: Mutex<FinAckPolicy>,
     expect_fin_ack: AtomicBool,
-    /// Substreams that the driver is to look at. Each is in here at most once.
-    ready: Mutex<VecDeque<Arc<Shared>>>,
     opens: Mutex<VecDeque<OpenRequest>>,
     /// Negotiated substreams that nobody has accepted, those included that the peer has ended since. With
     /// `max_inbound_substreams` of them no more are let in, and each expires with the accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
     accept: Notify,
-    driver: AtomicWaker,
     /// Set when the application, or the last handle, closes the connection.
     closing: AtomicBool,
-    /// Why this side closes it, if that has a name; set once, before `closing`.
-    closing_cause: OnceLock<ConnectionError>,
     /// Set by the driver while the peer may open few substreams more, until the application accepts some.
     accepts_awaited: AtomicBool,
-    /// Set by the driver while a channel is left unread until its reader takes something.
-    held_back: AtomicBool,
-    /// The carrier holds back what is beyond the ceilings: nothing is reset for it.
-    bounded_by_carrier: AtomicBool,
-    /// What the carrier reports as delivered has left this side, and no more is known.
-    delivery_is_local: AtomicBool,
-    /// Why the connection ended; set once, before anybody is woken for it.
-    cause: OnceLock<ConnectionError>,
     ended: Notify,
     /// [`Connection`](crate::Connection) handles.
     handles: AtomicUsize,
@@ -71,36 +52,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     pub(crate) fn new(config: Arc<Config>, info: ConnectionInfo) -> Arc<Self> {
-        let span = tracing::debug_span!(
-            target: "anabranch",
-            "connection",
-            id = info.id,
-            initiator = info.initiator.as_str(),
-            remote = info.remote.map(tracing::field::display),
-            peer = info.peer.map(tracing::field::display),
-        );
+        let ceilings = Ceilings {
+            connection: config.connection_ceiling,
+            substream: config.substream_ceiling,
+        };
+        let audience = Audience::new(info, config.events.clone());
         Arc::new(Self {
             fin_ack: Mutex::new(config.fin_ack),
             expect_fin_ack: AtomicBool::new(config.expect_fin_ack),
             config,
-            info,
-            span,
-            unread: ByteSum::default(),
-            queued: ByteSum::default(),
-            promised: PromisedBytes::default(),
+            siblings: Arc::new(Siblings::new(audience, ceilings)),
             counters: Counters::default(),
-            ready: Mutex::new(VecDeque::new()),
             opens: Mutex::new(VecDeque::new()),
             accepted: Mutex::new(VecDeque::new()),
             accept: Notify::new(),
-            driver: AtomicWaker::new(),
             closing: AtomicBool::new(false),
-            closing_cause: OnceLock::new(),
             accepts_awaited: AtomicBool::new(false),
-            held_back: AtomicBool::new(false),
-            bounded_by_carrier: AtomicBool::new(false),
-            delivery_is_local: AtomicBool::new(false),
-            cause: OnceLock::new(),
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
         })
@@ -108,13 +75,7 @@ impl Link {
 
     /// Tells whoever listens. Never under a lock.
     pub(crate) fn tell(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
-        if let Some(events) = &self.config.events {
-            event(events.as_ref(), &self.info);
-        }
-    }
-
-    pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
-        self.driver.register(waker);
+        self.siblings.audience.tell(event);
     }
 
     pub(crate) fn fin_ack(&self) -> FinAckPolicy {
@@ -133,30 +94,13 @@ impl Link {
         self.expect_fin_ack.store(expected, Ordering::Relaxed);
     }
 
-    pub(crate) fn push_ready(&self, substream: Arc<Shared>) {
-        {
-            let mut ready = lock(&self.ready);
-            // Without a driver nobody would take it out again, and it keeps this link alive.
-            if self.cause.get().is_some() {
-                return;
-            }
-            ready.push_back(substream);
-        }
-        self.driver.wake();
-    }
-
-    /// Moves the ready substreams into `batch`, which is empty.
-    pub(crate) fn take_ready(&self, batch: &mut VecDeque<Arc<Shared>>) {
-        std::mem::swap(&mut *lock(&self.ready), batch);
-    }
-
     pub(crate) fn request_open(&self, request: OpenRequest) {
         lock(&self.opens).push_back(request);
-        if self.cause.get().is_some() {
+        if self.siblings.cause_ref().is_some() {
             // The driver may have drained the queue for the last time already.
             self.fail_opens();
         }
-        self.driver.wake();
+        self.siblings.wake_driver();
     }
 
     pub(crate) fn next_open(&self) -> Option<OpenRequest> {
@@ -175,7 +119,10 @@ impl Link {
     }
 
     fn fail_opens(&self) {
-        let cause = self.cause().unwrap_or(ConnectionError::ClosedLocally);
+        let cause = self
+            .siblings
+            .cause()
+            .unwrap_or(ConnectionError::ClosedLocally);
         for request in lock(&self.opens).drain(..) {
             // The caller may have given up meanwhile.
             let _ = request
@@ -230,11 +177,11 @@ impl Link {
                 substream.shared().set_usage(Usage::Accepted);
                 if self.accepts_awaited.load(Ordering::Acquire) {
                     // The peer may open another.
-                    self.driver.wake();
+                    self.siblings.wake_driver();
                 }
                 return Ok(Some(substream));
             }
-            match self.cause.get() {
+            match self.siblings.cause_ref() {
                 Some(cause) if cause.is_orderly() => return Ok(None),
                 Some(cause) => return Err(cause.clone()),
                 None => {}
@@ -249,17 +196,9 @@ impl Link {
 
     /// Closes for a reason that has a name. The first one counts.
     pub(crate) fn begin_close_for(&self, cause: ConnectionError) {
-        let _ = self.closing_cause.set(cause);
+        self.siblings.set_closing_cause(cause);
         self.closing.store(true, Ordering::Release);
-        self.driver.wake();
-    }
-
-    /// Why this side closes the connection.
-    pub(crate) fn closing_cause(&self) -> ConnectionError {
-        self.closing_cause
-            .get()
-            .cloned()
-            .unwrap_or(ConnectionError::ClosedLocally)
+        self.siblings.wake_driver();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -270,44 +209,13 @@ impl Link {
         self.accepts_awaited.store(awaited, Ordering::Release);
     }
 
-    pub(crate) fn set_bounded_by_carrier(&self) {
-        self.bounded_by_carrier.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_bounded_by_carrier(&self) -> bool {
-        self.bounded_by_carrier.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_delivery_is_local(&self, is_local: bool) {
-        self.delivery_is_local.store(is_local, Ordering::Release);
-    }
-
-    pub(crate) fn is_delivery_local(&self) -> bool {
-        self.delivery_is_local.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_held_back(&self, held_back: bool) {
-        self.held_back.store(held_back, Ordering::Release);
-    }
-
-    /// Whether the driver wants to know of reads.
-    pub(crate) fn reads_are_awaited(&self) -> bool {
-        self.held_back.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn cause(&self) -> Option<ConnectionError> {
-        self.cause.get().cloned()
-    }
-
     /// Ends the connection: the first cause counts. What was not accepted yet stays, since its peer
     /// may have written, closed and gone before anybody could accept it.
     ///
     /// Returns whether this was the first end, for [`Self::tell_end`].
     pub(crate) fn end(&self, cause: ConnectionError) -> bool {
-        let first = self.cause.set(cause).is_ok();
+        let first = self.siblings.end(cause);
         self.fail_opens();
-        let unserved = std::mem::take(&mut *lock(&self.ready));
-        drop(unserved);
         self.accept.notify_waiters();
         self.ended.notify_waiters();
         first
@@ -315,7 +223,7 @@ impl Link {
 
     /// Tells that the connection has ended, when the ends of its substreams have been told.
     pub(crate) fn tell_end(&self) {
-        if let Some(cause) = self.cause.get() {
+        if let Some(cause) = self.siblings.cause_ref() {
             self.tell(|events, connection| match cause.is_orderly() {
                 true => events.connection_closed(connection, cause),
                 false => events.connection_failed(connection, cause),
@@ -329,7 +237,7 @@ impl Link {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if let Some(cause) = self.cause() {
+            if let Some(cause) = self.siblings.cause() {
                 return cause;
             }
             ended.await;
@@ -346,7 +254,7 @@ impl Link {
             // dropping a substream takes others.
             let unaccepted = std::mem::take(&mut *lock(&self.accepted));
             drop(unaccepted);
-            self.driver.wake();
+            self.siblings.wake_driver();
         }
     }
 
@@ -357,84 +265,6 @@ impl Link {
 
     /// Whether neither queue holds anything; what tests end with.
     pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.ready).is_empty()
-            && lock(&self.opens).is_empty()
-            && lock(&self.accepted).is_empty()
-            && self.unread.get() == 0
-            && self.promised.get() == 0
-    }
-}
-
-/// A sum over all substreams of a connection.
-#[derive(Debug, Default)]
-pub(crate) struct ByteSum(AtomicUsize);
-
-impl ByteSum {
-    pub(crate) fn adjust(&self, before: usize, after: usize) {
-        match after.checked_sub(before) {
-            Some(0) => {}
-            Some(more) => drop(self.0.fetch_add(more, Ordering::Relaxed)),
-            None => {
-                let less = before.saturating_sub(after);
-                // Wrapped around it would look like a connection that holds more than any ceiling.
-                let lower = |sum: usize| Some(sum.saturating_sub(less));
-                let sum = self
-                    .0
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
-                debug_assert!(sum.is_ok_and(|sum| sum >= less), "{sum:?}, {less} less");
-            }
-        }
-    }
-
-    pub(crate) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// What one substream may hold unread: its own ceiling, or what is left of the connection's.
-    ///
-    /// So the largest holder meets the limit first, without a search for it, and a small one
-    /// is not punished for the sum.
-    pub(crate) fn ceiling_for_one(&self, config: &Config) -> usize {
-        let left = config.connection_ceiling.saturating_sub(self.get());
-        config.substream_ceiling.min(left.max(Self::ALWAYS_ALLOWED))
-    }
-
-    /// What a substream may hold however full the connection is: a few frames.
-    const ALWAYS_ALLOWED: usize = 32 * 1024;
-}
-
-/// Bytes that the peers of all substreams of a connection may send unread: what is unread, and what
-/// they have credit for.
-///
-/// Credit can not be taken back, so this and not what is unread has to stay below the ceiling.
-#[derive(Debug, Default)]
-pub(crate) struct PromisedBytes(AtomicU64);
-
-impl PromisedBytes {
-    pub(crate) fn adjust(&self, before: u64, after: u64) {
-        match after.checked_sub(before) {
-            Some(0) => {}
-            Some(more) => drop(self.0.fetch_add(more, Ordering::Relaxed)),
-            None => {
-                let less = before.saturating_sub(after);
-                let lower = |sum: u64| Some(sum.saturating_sub(less));
-                let sum = self
-                    .0
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
-                debug_assert!(
-                    sum.is_ok_and(|sum| sum >= less),
-                    "{sum:?} promised, {less} less"
-                );
-            }
-        }
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// What is left to promise.
-    pub(crate) fn room(&self, config: &Config) -> u64 {
-        (config.connection_ceiling as u64).saturating_sub(self.get())
+        self.siblings.is_idle() && lock(&self.opens).is_empty() && lock(&self.accepted).is_empty()
     }
 }

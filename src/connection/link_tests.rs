@@ -3,29 +3,10 @@
 use std::sync::Arc;
 
 use super::config::{Config, ConfigError};
-use super::error::{ConnectionError, OpenError};
-use super::link::{ByteSum, Link, OpenRequest};
+use super::error::OpenError;
+use super::link::{Link, OpenRequest};
+use crate::error::ConnectionError;
 use crate::events::{ConnectionInfo, Initiator};
-
-/// Row L-26: the fuller the connection, the less one substream may hold, so that the largest
-/// meets the limit first; a small one is never punished for the sum.
-#[test]
-fn l26_the_ceiling_of_one_substream_falls_as_the_connection_fills() {
-    let config = Config::default();
-    let unread = ByteSum::default();
-    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
-    unread.adjust(0, config.connection_ceiling - config.substream_ceiling);
-    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
-    unread.adjust(0, config.substream_ceiling / 2);
-    assert_eq!(
-        unread.ceiling_for_one(&config),
-        config.substream_ceiling / 2
-    );
-    unread.adjust(0, config.connection_ceiling);
-    assert_eq!(unread.ceiling_for_one(&config), 32 * 1024);
-    unread.adjust(unread.get(), 0);
-    assert_eq!(unread.ceiling_for_one(&config), config.substream_ceiling);
-}
 
 #[test]
 fn an_open_after_the_end_fails_with_the_cause() {
@@ -37,7 +18,7 @@ fn an_open_after_the_end_fails_with_the_cause() {
     link.end(ConnectionError::ClosedByPeer);
     link.end(ConnectionError::TimedOut);
     assert_eq!(
-        link.cause(),
+        link.siblings.cause(),
         Some(ConnectionError::ClosedByPeer),
         "the first counts"
     );

@@ -30,9 +30,10 @@ mod tell;
 mod unused;
 mod work;
 
+pub use crate::error::{ConnectionError, WebSocketError};
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
-pub use error::{ConnectionError, OpenError};
+pub use error::OpenError;
 pub(crate) use link::Link;
 use link::OpenRequest;
 pub use stats::ConnectionStats;
@@ -129,7 +130,10 @@ impl Connection {
             Ok(result) => result,
             // The driver is gone without an answer.
             Err(_) => Err(OpenError::Connection(
-                self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
+                self.link
+                    .siblings
+                    .cause()
+                    .unwrap_or(ConnectionError::ClosedLocally),
             )),
         }
     }
@@ -199,30 +203,31 @@ impl Connection {
 
     /// Why the connection ended, if it has.
     pub fn close_reason(&self) -> Option<ConnectionError> {
-        self.link.cause()
+        self.link.siblings.cause()
     }
 
     /// The authenticated identity of the peer; `None` where the connection was made without Noise.
     pub fn peer_id(&self) -> Option<PeerId> {
-        self.link.info.peer
+        self.link.siblings.audience.info.peer
     }
 
     /// Where the peer was when the connection was made; `None` for carriers without addresses.
     pub fn remote_address(&self) -> Option<SocketAddr> {
-        self.link.info.remote
+        self.link.siblings.audience.info.remote
     }
 
     /// Number of this connection, unique within the process; that of its
     /// [events](crate::events::Events) and `tracing` spans.
     pub fn id(&self) -> u64 {
-        self.link.info.id
+        self.link.siblings.audience.info.id
     }
 
     /// Counts since the connection was made.
     pub fn stats(&self) -> ConnectionStats {
-        self.link
-            .counters
-            .snapshot(self.link.unread.get(), self.link.queued.get())
+        self.link.counters.snapshot(
+            self.link.siblings.unread.get(),
+            self.link.siblings.queued.get(),
+        )
     }
 
     /// Whether no queue of this connection holds anything. For tests that end with it.
@@ -250,9 +255,9 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("id", &self.link.info.id)
-            .field("peer", &self.link.info.peer)
-            .field("ended", &self.link.cause())
+            .field("id", &self.link.siblings.audience.info.id)
+            .field("peer", &self.link.siblings.audience.info.peer)
+            .field("ended", &self.link.siblings.cause())
             .finish_non_exhaustive()
     }
 }

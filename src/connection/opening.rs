@@ -6,10 +6,11 @@
 
 use super::deadlines::{Deadline, DeadlineKind, NO_CHANNEL};
 use super::driver::{Phase, Turn};
-use super::error::{ConnectionError, OpenError};
+use super::error::OpenError;
 use super::link::OpenRequest;
 use super::work::{OTHERS_PER_ROUND, UNITS_PER_OPENING};
 use crate::carrier::{Carrier, OpenChannelError, Written};
+use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::Message;
 

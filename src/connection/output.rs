@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::config::FinAckPolicy;
 use super::deadlines::{DeadlineKind, deadline_after};
 use super::driver::{Core, Phase, Turn};
-use super::error::ConnectionError;
 use super::tell;
 use super::work::{SERVICES_PER_ROUND, WRITES_PER_ROUND};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
+use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::{DATA_TAILROOM, DataFrameEnds, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
@@ -72,7 +72,7 @@ impl<C: Carrier> Turn<'_, C> {
             }
         }
         if self.core.batch.is_empty() {
-            self.core.link.take_ready(&mut self.core.batch);
+            self.core.link.siblings.take_ready(&mut self.core.batch);
         }
         while left > 0
             && let Some(shared) = self.core.batch.pop_front()
@@ -493,7 +493,7 @@ impl<C: Carrier> Turn<'_, C> {
             return false;
         }
         let until = deadline_after(link.config.teardown_timeout);
-        let cause = link.closing_cause();
+        let cause = link.siblings.closing_cause();
         link.tell(|events, connection| events.connection_closing(connection, &cause));
         self.core.phase = Phase::Draining { until };
         let stop_code = match cause {
@@ -502,7 +502,7 @@ impl<C: Carrier> Turn<'_, C> {
         };
         self.core
             .carrier
-            .begin_close(&self.core.link.closing_cause());
+            .begin_close(&self.core.link.siblings.closing_cause());
         for entry in self.core.substreams.values() {
             entry.shared.close(stop_code);
         }
@@ -517,7 +517,7 @@ impl<C: Carrier> Turn<'_, C> {
         let until = deadline_after(LEAVE_TIMEOUT.min(self.core.link.config.teardown_timeout));
         self.core
             .carrier
-            .begin_close(&self.core.link.closing_cause());
+            .begin_close(&self.core.link.siblings.closing_cause());
         self.core.phase = Phase::ClosingCarrier { until };
     }
 
@@ -538,7 +538,7 @@ impl<C: Carrier> Turn<'_, C> {
             Phase::ClosingCarrier { .. } => {
                 // Asked in any case, so that the peer is told even if the time is over.
                 if self.core.carrier.poll_close(cx).is_ready() || expired {
-                    return Poll::Ready(Some(self.core.link.closing_cause()));
+                    return Poll::Ready(Some(self.core.link.siblings.closing_cause()));
                 }
                 Poll::Pending
             }

@@ -95,7 +95,7 @@ impl<C: Carrier> Turn<'_, C> {
             {
                 if !std::mem::replace(&mut entry.held_back, true) {
                     self.core.held_back += 1;
-                    self.core.link.set_held_back(true);
+                    self.core.link.siblings.set_held_back(true);
                     // The reader may have taken all of it before it was asked to tell.
                     entry.shared.request_service();
                 }
@@ -154,6 +154,9 @@ impl<C: Carrier> Turn<'_, C> {
     pub(super) fn release_hold(&mut self) {
         debug_assert!(self.core.held_back > 0, "a hold that was not counted");
         self.core.held_back = self.core.held_back.saturating_sub(1);
-        self.core.link.set_held_back(self.core.held_back > 0);
+        self.core
+            .link
+            .siblings
+            .set_held_back(self.core.held_back > 0);
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn ended(link: &Link, entry: &Entry) {
 impl<C: Carrier> Turn<'_, C> {
     /// Tells when data begins to wait for credit.
     pub(super) fn tell_stalled(&mut self, shared: &Shared) {
-        if self.core.link.config.events.is_some()
+        if self.core.link.siblings.audience.is_there()
             && shared.waits_for_credit()
             && let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.stalled_since.is_none()

@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
 
-use super::admission::{Admission, Limits};
 use super::config::EndpointConfig;
 use super::error::BindError;
-use super::factory::SocketFactory;
 use super::listener::{self, IncomingQueue, Listener};
-use super::router::Router;
 use super::{Endpoint, Handle, Inner, Security, Tasks};
 use crate::certificate::Certificate;
 use crate::connection::Config;
 use crate::identity::Identity;
+use crate::udp::admission::{Admission, Limits};
+use crate::udp::router::Router;
+use crate::udp::sockets::{Sockets, SystemSockets};
 
 /// Makes an [`Endpoint`].
 ///
@@ -30,7 +30,8 @@ pub struct EndpointBuilder {
     config: Config,
     endpoint_config: EndpointConfig,
     security: Security,
-    sockets: SocketFactory,
+    /// Those of the system, unless there are others.
+    sockets: Option<Arc<dyn Sockets>>,
     #[cfg(feature = "websocket")]
     websocket: WebSocketDialling,
 }
@@ -121,11 +122,10 @@ impl EndpointBuilder {
         self
     }
 
-    /// Uses the sockets of a simulated host, for listening and for dialling, in place of those of
-    /// the system. Addresses have to be literal, and its own or a wildcard.
+    /// Uses these sockets, for listening and for dialling, in place of those of the system.
     #[cfg(any(test, feature = "testing"))]
-    pub fn simulated(mut self, host: &crate::simulator::Host) -> Self {
-        self.sockets = SocketFactory::Simulated(host.clone());
+    pub(crate) fn on_sockets(mut self, sockets: Arc<dyn Sockets>) -> Self {
+        self.sockets = Some(sockets);
         self
     }
 
@@ -176,10 +176,11 @@ impl EndpointBuilder {
             site_rate: config.first_contacts_of_site,
             limit_loopback: config.limit_loopback,
         }));
+        let factory = self.sockets.unwrap_or_else(|| Arc::new(SystemSockets));
         let mut listeners: Vec<Arc<Listener>> = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
-            let sockets = self.sockets.bind_many(address, config.sockets);
+            let sockets = factory.bind_many(address, config.sockets);
             // One router for all sockets of an address: the system may divide the senders anew, when
             // a peer comes from another address, and its connection is to be found all the same.
             let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
@@ -204,7 +205,7 @@ impl EndpointBuilder {
             config: self.endpoint_config,
             locals,
             routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
-            sockets: self.sockets,
+            sockets: factory,
             #[cfg(feature = "websocket")]
             websocket: self.websocket,
             closed: AtomicBool::new(false),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::admission::RateLimit;
 use crate::connection::ConfigError;
+use crate::udp::admission::RateLimit;
 use crate::webrtc::CarrierLimits;
 use anabranch_rtc::{EngineFactory, MAX_ADDRESSES};
 

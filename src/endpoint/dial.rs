@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::error::ConnectError;
-use super::socket::wildcard;
+use super::handshake::{Expectations, Phase};
 use crate::address::Address;
 use crate::connection::Connection;
+use crate::udp::socket::wildcard;
 use crate::ufrag::{ClientCredentials, Version};
-use crate::webrtc::handshake::{Expectations, Phase};
 use crate::webrtc::{Source, WebRtcCarrier};
 
 pub(super) async fn dial(

@@ -4,12 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::handshake::Phase;
 use crate::certificate::Fingerprint;
 use crate::connection::{ConfigError, ConnectionError};
 use crate::identity::PeerId;
 use crate::message::DecodeError;
 use crate::noise::NoiseError;
-use crate::webrtc::handshake::Phase;
 
 /// Why an endpoint could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
-use super::admission::challenge::refusal;
 use super::error::ConnectError;
-use super::router::{FirstContact, Router, Stranger};
-use super::socket::{DatagramSocket, Outgoing};
+use super::handshake::{Expectations, Phase};
 use crate::connection::Connection;
+use crate::udp::admission::challenge::refusal;
+use crate::udp::router::{FirstContact, Router, Stranger};
+use crate::udp::socket::{DatagramSocket, Outgoing};
 use crate::ufrag::Version;
-use crate::webrtc::handshake::{Expectations, Phase};
 use crate::webrtc::{Source, WebRtcCarrier};
 
 /// Receive calls that one poll of the task makes before others get their turn.

@@ -19,37 +19,35 @@ use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
-pub use crate::webrtc::handshake::Phase;
-use crate::webrtc::handshake::{Expectations, Progress, establish};
 pub use anabranch_rtc::EngineFactory;
 use anabranch_rtc::Role;
+pub use handshake::Phase;
+use handshake::{Expectations, Progress, establish};
 
-pub(crate) mod admission;
 mod any;
 mod builder;
 mod config;
 mod dial;
 mod error;
-mod factory;
-pub(crate) mod inbox;
-pub(crate) mod interfaces;
+mod handshake;
 mod listener;
-mod port_watch;
-pub(crate) mod router;
-pub(crate) mod socket;
+#[cfg(any(test, feature = "testing"))]
+mod loopback;
 
-use admission::Admission;
-pub use admission::RateLimit;
+use crate::udp::admission::Admission;
+pub use crate::udp::admission::RateLimit;
+use crate::udp::router::Router;
+use crate::udp::sockets::Sockets;
 pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
 pub use builder::EndpointBuilder;
 #[cfg(feature = "websocket")]
 use builder::WebSocketDialling;
 pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
-use factory::SocketFactory;
 pub use listener::Incoming;
 use listener::IncomingQueue;
-use router::Router;
+#[cfg(any(test, feature = "testing"))]
+pub use loopback::webrtc_pair;
 
 /// How peers prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,7 +100,7 @@ pub(crate) struct Inner {
     /// The addresses that are listened on.
     locals: Vec<SocketAddr>,
     routers: Vec<Arc<Router>>,
-    sockets: SocketFactory,
+    sockets: Arc<dyn Sockets>,
     #[cfg(feature = "websocket")]
     websocket: WebSocketDialling,
     admission: Arc<Admission>,

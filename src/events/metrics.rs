@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
+use super::SubstreamStats;
 use super::{ConnectionInfo, Events, Initiator, PayloadOutcome, PayloadProgress, SubstreamInfo};
-use crate::connection::ConnectionError;
-use crate::payload::PayloadError;
-use crate::substream::{CloseOutcome, SubstreamStats};
+use crate::error::CloseOutcome;
+use crate::error::ConnectionError;
+use crate::error::payload::PayloadError;
 
 /// Counts events with the recorder of the `metrics` crate that the program has installed.
 ///

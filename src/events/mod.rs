@@ -18,18 +18,21 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::connection::ConnectionError;
+use crate::error::payload::PayloadError;
+use crate::error::{CloseOutcome, ConnectionError};
 use crate::identity::PeerId;
-use crate::payload::PayloadError;
-use crate::substream::{CloseOutcome, SubstreamStats};
 
 mod attempt;
+mod audience;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod payload;
+mod stats;
 
 pub(crate) use attempt::Attempt;
+pub(crate) use audience::Audience;
 pub use payload::{PayloadDirection, PayloadOutcome, PayloadProgress};
+pub use stats::SubstreamStats;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::MetricsEvents;

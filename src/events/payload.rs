@@ -1,6 +1,6 @@
 //! What is told of payloads.
 
-use crate::payload::{PayloadError, SendError};
+use crate::error::payload::{PayloadError, SendError};
 
 /// Which way a payload goes, seen from this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -49,7 +49,7 @@ static SLOWEST: AtomicU64 = AtomicU64::new(0);
 /// # Panics
 /// If that is not so.
 pub fn challenge(bytes: &[u8]) {
-    crate::endpoint::admission::fuzzing::run(bytes);
+    crate::udp::admission::fuzzing::run(bytes);
 }
 
 /// Nominations of addresses, and nonces that come back from anywhere: an address counts once its own has come back from

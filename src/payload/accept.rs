@@ -11,9 +11,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::body::Payload;
-use super::error::PayloadError;
 use super::receive::Receiver;
 use crate::connection::{Connection, ConnectionError};
+use crate::error::payload::PayloadError;
 use crate::substream::{Substream, code};
 
 type Header = Pin<Box<dyn Future<Output = Result<Payload, PayloadError>> + Send>>;

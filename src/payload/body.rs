@@ -14,14 +14,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
-use super::error::PayloadError;
 use super::lease::Lease;
 use super::places::Permit;
 use super::tell::Teller;
-use super::watch::{Canceller, Interrupt, Progress, Watch};
-use super::wire::{
-    self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, ReadError, Receipt, Resume, Start,
-};
+use super::watch::{Canceller, Progress, Watch};
+use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
+use crate::error::payload::Interrupt;
+use crate::error::payload::PayloadError;
+use crate::error::payload::{MessageError, ReadError};
 
 /// Most bytes to allocate because of what a header says.
 const PREALLOCATED: u64 = 1024 * 1024;

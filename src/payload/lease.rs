@@ -1,6 +1,6 @@
 //! The substream of one payload.
 
-use super::error::code;
+use crate::error::payload::code;
 use crate::substream::{ReadHalf, Substream, WriteHalf};
 
 /// Resets the substream when it is dropped before [`Lease::release`]: its end by FIN would look like

@@ -77,7 +77,6 @@
 mod accept;
 mod body;
 mod config;
-mod error;
 mod lease;
 mod places;
 mod receive;
@@ -86,14 +85,15 @@ mod tell;
 mod watch;
 mod wire;
 
+pub use crate::error::payload::{
+    MessageError, PayloadError, Rejection, SendError, TimeLimit, code,
+};
 pub use accept::Payloads;
 pub use body::{Payload, PayloadStream, Received};
 pub use config::{PayloadConfig, PayloadConfigError};
-pub use error::{PayloadError, Rejection, SendError, code};
 pub use receive::Receiver;
 pub use send::{Sender, Sent};
-pub use watch::{Canceller, Progress, TimeLimit};
-pub use wire::MessageError;
+pub use watch::{Canceller, Progress};
 
 use bytes::Bytes;
 

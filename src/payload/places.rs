@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use super::error::{PayloadError, code};
 use super::watch::State;
+use crate::error::payload::{PayloadError, code};
 use crate::substream::Shared;
 
 /// How many payloads are open, and which of them has to end first.

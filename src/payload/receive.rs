@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use super::body::{Body, Payload};
 use super::config::{PayloadConfig, PayloadConfigError};
-use super::error::{PayloadError, code};
 use super::lease::Lease;
 use super::places::{Permit, Places};
 use super::tell::Teller;
 use super::watch::{State, Watch};
-use super::wire::{self, Hash, Header, MAX_FIELDS, MessageError};
+use super::wire::{self, Hash, Header, MAX_FIELDS};
+use crate::error::payload::MessageError;
+use crate::error::payload::{PayloadError, code};
 use crate::events::PayloadDirection;
 use crate::substream::{Shared, Substream};
 
@@ -149,7 +150,7 @@ impl Receiver {
 }
 
 fn tell_refused(substream: &Shared, error: &PayloadError) {
-    substream.link.tell(|events, connection| {
+    substream.siblings.audience.tell(|events, connection| {
         events.payload_refused(connection, substream.info(), error);
     });
 }

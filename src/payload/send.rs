@@ -12,11 +12,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::task::coop::consume_budget;
 
 use super::config::{PayloadConfig, PayloadConfigError};
-use super::error::{SendError, code};
 use super::lease::Lease;
 use super::tell::Teller;
-use super::watch::{Canceller, Interrupt, Progress, State, Watch};
-use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, MessageError, Receipt, Resume, Start};
+use super::watch::{Canceller, Progress, State, Watch};
+use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
+use crate::error::payload::Interrupt;
+use crate::error::payload::MessageError;
+use crate::error::payload::{SendError, code};
 use crate::events::PayloadDirection;
 use crate::substream::{CloseOutcome, FinishError, Substream};
 

@@ -12,6 +12,7 @@ use atomic_waker::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::config::PayloadConfig;
+use crate::error::payload::{Interrupt, TimeLimit};
 use crate::substream::Shared;
 
 /// `total` of a payload whose length nobody has told.
@@ -143,23 +144,6 @@ impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Canceller").finish_non_exhaustive()
     }
-}
-
-/// Which time is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TimeLimit {
-    /// [`PayloadConfig::idle_timeout`]: not a byte has moved.
-    Idle,
-    /// [`PayloadConfig::time_limit`]: the payload takes too long as a whole.
-    Total,
-}
-
-/// Why an operation was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Interrupt {
-    Cancelled(u32),
-    Expired { limit: TimeLimit, after: Duration },
 }
 
 /// Waits for operations on a payload, as long as that may take.

@@ -1,10 +1,9 @@
 //! The messages around the bytes of a payload: `proto/payload.proto`, each behind its length.
 
-use std::io;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::error::payload::{MessageError, ReadError};
 use crate::substream::ReadHalf;
 
 mod generated {
@@ -22,71 +21,6 @@ pub(super) const MAX_FIELDS: usize = 256;
 
 /// Bytes of a hash.
 pub(super) const HASH_LEN: usize = 32;
-
-/// Why a message could not be read.
-#[derive(Debug)]
-pub(super) enum ReadError {
-    /// The substream failed.
-    Io(io::Error),
-    /// The stream ended within it, or before it.
-    End,
-    /// It breaks a rule.
-    Bad(MessageError),
-}
-
-/// What is wrong with a header, or another of the messages around the bytes of a payload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// Its length is not a varint in its shortest form.
-    #[error("the length is not a minimal varint")]
-    Length,
-    /// It says that it is longer than allowed. Nothing of it was buffered.
-    #[error("{len} bytes are more than {max}")]
-    TooLong {
-        /// Bytes that it claims to have.
-        len: u64,
-        /// Most bytes of one.
-        max: usize,
-    },
-    /// It is not the protobuf message that it should be.
-    #[error("not protobuf: {0}")]
-    Protobuf(String),
-    /// The metadata is longer than [`PayloadConfig::max_metadata`](super::PayloadConfig::max_metadata).
-    #[error("{len} bytes of metadata are more than {max}")]
-    MetadataTooLong {
-        /// Bytes of metadata.
-        len: usize,
-        /// Most bytes.
-        max: usize,
-    },
-    /// It names a kind of hash that this version does not know.
-    #[error("unknown hash {0}")]
-    UnknownHash(i32),
-    /// It offers to resume, but has no length or no hash, without which that can not be.
-    #[error("resumable without a length and a hash")]
-    NotResumable,
-    /// It names a place in the payload at which that can not be resumed.
-    #[error("can not be resumed at {offset}")]
-    BadOffset {
-        /// The place.
-        offset: u64,
-    },
-    /// A hash has not the length that it should have.
-    #[error("a hash of {0} bytes")]
-    HashLength(usize),
-    /// The receiver confirms another number of bytes than there are.
-    #[error("{confirmed} of {total} bytes confirmed")]
-    BadReceipt {
-        /// What it confirms.
-        confirmed: u64,
-        /// What was sent.
-        total: u64,
-    },
-    /// The stream ended before it was complete.
-    #[error("the stream ended")]
-    End,
-}
 
 /// A message behind its length.
 pub(super) fn encode(message: &impl Message) -> Bytes {

@@ -53,6 +53,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 mod conditions;
+mod endpoint;
 mod link;
 mod socket;
 mod state;

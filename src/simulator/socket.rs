@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Arrived, Shared};
-use crate::endpoint::socket::{DatagramSocket, Outgoing, Received};
+use crate::udp::socket::{DatagramSocket, Outgoing, Received};
 
 /// Datagrams that one call sends or receives at once, as with the offloads of Linux.
 const MAX_SEGMENTS: usize = 64;

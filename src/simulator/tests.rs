@@ -287,7 +287,7 @@ async fn the_rate_spaces_datagrams_and_the_queue_drops_what_it_can_not_hold() {
 
 #[tokio::test(start_paused = true)]
 async fn backpressure_makes_the_sender_wait_in_place_of_dropping() {
-    use crate::endpoint::socket::DatagramSocket;
+    use crate::udp::socket::DatagramSocket;
 
     let conditions = Conditions {
         rate: Some(100_000),
@@ -436,7 +436,7 @@ async fn a_receiver_that_does_not_read_loses_what_its_buffer_can_not_hold() {
 
 #[tokio::test(start_paused = true)]
 async fn segments_are_sent_one_by_one_and_received_together() {
-    use crate::endpoint::socket::{DatagramSocket, Outgoing};
+    use crate::udp::socket::{DatagramSocket, Outgoing};
 
     let pair = Pair::new(18, Conditions::round_trip(Duration::from_millis(2)));
     let contents = vec![7; 2 * 1200 + 300];
@@ -538,7 +538,7 @@ async fn a_later_datagram_that_overtakes_wakes_the_receiver_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_renumbered_host_sends_from_its_new_address_by_sockets_on_a_wildcard_only() {
-    use crate::endpoint::socket::DatagramSocket;
+    use crate::udp::socket::DatagramSocket;
 
     let pair = Pair::new(21, Conditions::round_trip(Duration::from_millis(10)));
     let any = pair.hosts[0].bind("0.0.0.0:8".parse().unwrap()).unwrap();

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::error::{CloseOutcome, FinishError, Finished};
 use super::poll_cooperative;
 use super::shared::Shared;
+use crate::error::{CloseOutcome, FinishError, Finished};
 
 /// The direction from the peer.
 ///

@@ -11,24 +11,25 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 
-mod error;
 mod halves;
 mod io_traits;
 mod recv;
 mod send;
 mod shared;
+mod siblings;
 mod state;
-mod stats;
 
-pub use error::{CloseOutcome, FinishError, Finished, SubstreamError, code};
+pub use crate::error::code;
+pub use crate::error::{CloseOutcome, FinishError, Finished, SubstreamError};
+pub use crate::events::SubstreamStats;
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::{ReceiveBuffer, unpinned};
 pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
 pub(crate) use shared::{Shared, Usage};
+pub(crate) use siblings::{Ceilings, Siblings};
 pub(crate) use state::{ChannelState, Effects, Ended, Event, ReadState, WriteState};
-pub use stats::SubstreamStats;
 
 /// A byte stream to the peer and one back.
 ///
@@ -172,7 +173,7 @@ impl Substream {
 
     /// Why the connection ended, if it has.
     pub(crate) fn connection_error(&self) -> Option<ConnectionError> {
-        self.read.shared.link.cause()
+        self.read.shared.siblings.cause()
     }
 }
 

@@ -22,15 +22,16 @@ use std::task::{Context, Poll};
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 
-use super::error::{CloseOutcome, SubstreamError, code};
 use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
+use super::siblings::Siblings;
 use super::state::{
     Effects, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
 };
-use super::stats::SubstreamStats;
 use crate::carrier::ChannelId;
-use crate::connection::Link;
+use crate::error::code;
+use crate::error::{CloseOutcome, SubstreamError};
+use crate::events::SubstreamStats;
 use crate::events::{Initiator, SubstreamInfo};
 
 mod outcome;
@@ -45,7 +46,7 @@ pub(crate) struct Shared {
     /// Who opened it.
     pub(crate) origin: Initiator,
     /// The connection this substream belongs to.
-    pub(crate) link: Arc<Link>,
+    pub(crate) siblings: Arc<Siblings>,
     /// Everything that is logged of the substream lies in it.
     span: tracing::Span,
     state: AtomicU32,
@@ -105,20 +106,20 @@ impl Shared {
     pub(crate) fn new(
         id: ChannelId,
         origin: Initiator,
-        link: Arc<Link>,
+        siblings: Arc<Siblings>,
         send: SendBuffer,
         receive: ReceiveBuffer,
     ) -> Arc<Self> {
         let span = tracing::debug_span!(
             target: "anabranch",
-            parent: &link.span,
+            parent: &siblings.span,
             "substream",
             id = id.get(),
         );
         Arc::new(Self {
             id,
             origin,
-            link,
+            siblings,
             span,
             state: AtomicU32::new(State::INITIAL.pack()),
             reset_code: AtomicCode::new(),
@@ -211,7 +212,7 @@ impl Shared {
     /// Puts this substream into the ready queue of its connection, once, and wakes the driver.
     pub(crate) fn request_service(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.link.push_ready(Arc::clone(self));
+            self.siblings.push_ready(Arc::clone(self));
         }
     }
 
@@ -252,7 +253,7 @@ impl Shared {
 
     /// Takes payload from the peer in. An error is the code to reset the substream with.
     pub(crate) fn receive_payload(&self, payload: Bytes, enforce_credit: bool) -> Result<(), u32> {
-        let ceiling = self.link.unread.ceiling_for_one(&self.link.config);
+        let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
         let result = self.with_received(|receive| {
             // Looked at under the lock: a stop or reset that comes now discards what this keeps.
             let keep = self.state().keeps_payload();
@@ -261,7 +262,7 @@ impl Shared {
                 .map_err(|_| code::FLOW_CONTROL)?;
             // What was promised to a peer that knows credit has its place already.
             let has_credit = enforce_credit && receive.has_granted();
-            let is_bounded = has_credit || self.link.is_bounded_by_carrier();
+            let is_bounded = has_credit || self.siblings.is_bounded_by_carrier();
             if !is_bounded && receive.cost() > ceiling {
                 return Err(code::RESOURCE_LIMIT);
             }
@@ -276,7 +277,7 @@ impl Shared {
         let mut send = self.send_buffer();
         let before = send.queued();
         let result = change(&mut send);
-        self.link.queued.adjust(before, send.queued());
+        self.siblings.queued.adjust(before, send.queued());
         result
     }
 
@@ -285,8 +286,8 @@ impl Shared {
         let mut receive = self.receive_buffer();
         let (cost, promised) = (receive.cost(), receive.promised());
         let result = change(&mut receive);
-        self.link.unread.adjust(cost, receive.cost());
-        self.link.promised.adjust(promised, receive.promised());
+        self.siblings.unread.adjust(cost, receive.cost());
+        self.siblings.promised.adjust(promised, receive.promised());
         result
     }
 
@@ -295,7 +296,7 @@ impl Shared {
         if !self.state().keeps_payload() && !first {
             return None;
         }
-        let room = self.link.promised.room(&self.link.config);
+        let room = self.siblings.promised.room(self.siblings.ceilings);
         self.receive_buffer().credit_offer(room, first)
     }
 
@@ -349,7 +350,7 @@ impl Shared {
     /// neither this ceiling nor that of the connection can be reached with it. An empty buffer always has room.
     pub(crate) fn has_room_unread(&self, most: usize) -> bool {
         let cost = self.unread_cost();
-        let ceiling = self.link.unread.ceiling_for_one(&self.link.config);
+        let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
         let nears_ceiling = cost > ceiling / 2 && cost.saturating_add(LONG_MESSAGE) > ceiling;
         cost == 0 || (cost < most && !nears_ceiling)
     }
@@ -510,7 +511,7 @@ impl Shared {
             };
             match permit {
                 ReadPermit::EndOfStream if self.cut_off.load(Ordering::Acquire) => {
-                    let cause = SubstreamError::ConnectionLost(self.link.closing_cause());
+                    let cause = SubstreamError::ConnectionLost(self.siblings.closing_cause());
                     return Poll::Ready(Err(cause.into_read_error()));
                 }
                 ReadPermit::EndOfStream => return Poll::Ready(Ok(None)),
@@ -627,10 +628,10 @@ impl Drop for Shared {
             .receive
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        self.link.unread.adjust(receive.cost(), 0);
+        self.siblings.unread.adjust(receive.cost(), 0);
         let send = self.send.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.link.queued.adjust(send.queued(), 0);
-        self.link.promised.adjust(receive.promised(), 0);
+        self.siblings.queued.adjust(send.queued(), 0);
+        self.siblings.promised.adjust(receive.promised(), 0);
     }
 }
 

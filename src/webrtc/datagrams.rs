@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::reachability::{Answer, Beyond};
 use super::{Source, WebRtcCarrier};
-use crate::endpoint::admission::challenge::is_refusal;
-use crate::endpoint::socket::Outgoing;
+use crate::udp::admission::challenge::is_refusal;
+use crate::udp::socket::Outgoing;
 
 /// Bytes that may wait for the proof of the address they go to. What is beyond it is as good as lost
 /// on the way.

@@ -7,7 +7,7 @@ use anabranch_rtc as rtc;
 
 use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 
 /// The channel that both sides open without asking: SCTP stream 0, for Noise.
 pub(crate) const CHANNEL_ZERO: ChannelId = ChannelId::new(rtc::CHANNEL_ZERO.get());

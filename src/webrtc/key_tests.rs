@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::certificate::Certificate;
-use crate::connection::ConnectionError;
 use crate::endpoint::{Endpoint, EndpointConfig, EngineFactory};
+use crate::error::ConnectionError;
 use crate::identity::Identity;
 use crate::simulator::{Conditions, Network};
 use anabranch_rtc::dtls::forced;

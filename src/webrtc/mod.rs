@@ -18,10 +18,7 @@ mod budget;
 mod consent;
 mod datagrams;
 pub(crate) mod engine;
-pub(crate) mod handshake;
 mod limits;
-#[cfg(any(test, feature = "testing"))]
-pub(crate) mod loopback;
 mod notices;
 mod reachability;
 mod source_watch;
@@ -39,10 +36,10 @@ use turns::{Answer, TURNS_PER_POLL};
 use crate::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
 };
-use crate::connection::ConnectionError;
-use crate::endpoint::router::RouteGuard;
-use crate::endpoint::socket::DatagramSocket;
+use crate::error::ConnectionError;
 use crate::message::MAX_FRAME;
+use crate::udp::router::RouteGuard;
+use crate::udp::socket::DatagramSocket;
 
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;

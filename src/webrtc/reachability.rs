@@ -34,7 +34,7 @@ use anabranch_rtc::Probe;
 use tokio::time::Instant;
 
 use super::consent::Consent;
-use crate::endpoint::admission::challenge::{ChallengeKey, PeerCredentials};
+use crate::udp::admission::challenge::{ChallengeKey, PeerCredentials};
 
 /// What may be sent for each byte received.
 const FACTOR: u64 = 3;
@@ -372,7 +372,7 @@ impl Reachability {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::admission::challenge::{success, transaction};
+    use crate::udp::admission::challenge::{success, transaction};
     use crate::ufrag::parse_username;
 
     fn address(port: u16) -> SocketAddr {

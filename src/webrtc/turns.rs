@@ -9,7 +9,7 @@ use super::engine::{CHANNEL_ZERO, EngineEvent};
 use super::reachability::Reachability;
 use super::{MAX_UNSENT, Source, WebRtcCarrier};
 use crate::carrier::CarrierEvent;
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 use crate::message::MAX_FRAME;
 
 /// Turns of receiving and sending before events are looked at again.

@@ -7,8 +7,8 @@ use super::proxy::TrustedProxies;
 use super::request::policy::RequestPolicy;
 use super::tls::{TlsIdentity, TlsTrust};
 use crate::connection::{Config, ConfigError};
-use crate::endpoint::RateLimit;
 use crate::identity::Identity;
+use crate::udp::admission::RateLimit;
 
 /// Limits and timers of one WebSocket.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::config::ListenerConfig;
 use super::error::HandshakeError;
-use crate::endpoint::admission::{Prefix, Rates};
+use crate::udp::admission::{Prefix, Rates};
 
 /// Counts what is under way.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Shared;
-use crate::connection::ConnectionError;
-use crate::substream::error::{CloseOutcome, FinishError, Finished, SubstreamError};
+use crate::error::ConnectionError;
+use crate::error::{CloseOutcome, FinishError, Finished, SubstreamError};
 use crate::substream::state::{Ended, FinishedAs, WritePermit, WriteState};
 
 /// An optional `u32` in an atomic word.
@@ -85,7 +85,7 @@ impl Shared {
     pub(crate) fn shutdown_result(&self) -> io::Result<()> {
         match self.state().write {
             WriteState::FinDelivered | WriteState::Finished(FinishedAs::TimedOut)
-                if self.link.is_delivery_local() =>
+                if self.siblings.is_delivery_local() =>
             {
                 self.finish_result().map(drop).map_err(io::Error::from)
             }
@@ -110,7 +110,9 @@ impl Shared {
     pub(super) fn write_error(&self, refused: WritePermit) -> io::Error {
         match refused {
             WritePermit::Ended(end) => self.error(end).into(),
-            WritePermit::CutOff => SubstreamError::ConnectionLost(self.link.closing_cause()).into(),
+            WritePermit::CutOff => {
+                SubstreamError::ConnectionLost(self.siblings.closing_cause()).into()
+            }
             WritePermit::Stopped => SubstreamError::Stopped(self.stop_code.get()).into(),
             WritePermit::Allowed | WritePermit::ShutDown => SubstreamError::ShutDown.into(),
         }
@@ -119,13 +121,15 @@ impl Shared {
     pub(super) fn error(&self, end: Ended) -> SubstreamError {
         match end {
             Ended::ResetLocally if self.state().is_cut_off() => {
-                SubstreamError::ConnectionLost(self.link.closing_cause())
+                SubstreamError::ConnectionLost(self.siblings.closing_cause())
             }
             Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),
             Ended::ResetByPeer => SubstreamError::ResetByPeer(self.reset_code.get()),
             Ended::Closed => SubstreamError::ChannelClosed,
             Ended::Lost => SubstreamError::ConnectionLost(
-                self.link.cause().unwrap_or(ConnectionError::ClosedLocally),
+                self.siblings
+                    .cause()
+                    .unwrap_or(ConnectionError::ClosedLocally),
             ),
         }
     }

@@ -15,12 +15,12 @@ impl Shared {
         let mut due = false;
         let taken = self.with_received(|receive| {
             let taken = take(receive)?;
-            let room = self.link.promised.room(&self.link.config);
+            let room = self.siblings.promised.room(self.siblings.ceilings);
             due = receive.credit_offer(room, false).is_some();
             Some(taken)
         })?;
         self.used(Usage::Read);
-        if due || self.link.reads_are_awaited() {
+        if due || self.siblings.reads_are_awaited() {
             self.request_service();
         }
         Some(taken)

@@ -9,17 +9,20 @@ use bytes::Bytes;
 
 use super::Shared;
 use crate::carrier::ChannelId;
-use crate::connection::{Config, Link};
-use crate::events::{ConnectionInfo, Initiator};
+use crate::events::{Audience, ConnectionInfo, Initiator};
 use crate::substream::state::Event;
-use crate::substream::{ReceiveBuffer, SendBuffer};
+use crate::substream::{Ceilings, ReceiveBuffer, SendBuffer, Siblings};
 
 pub(super) fn shared() -> Arc<Shared> {
     let info = ConnectionInfo::new(Initiator::Local, None);
-    let link = Link::new(Arc::new(Config::default()), info);
+    let ceilings = Ceilings {
+        connection: 1 << 20,
+        substream: 1 << 18,
+    };
+    let siblings = Arc::new(Siblings::new(Audience::new(info, None), ceilings));
     let send = SendBuffer::new(1024, 1024);
     let receive = ReceiveBuffer::new(1024, 1024);
-    Shared::new(ChannelId::new(0), Initiator::Local, link, send, receive)
+    Shared::new(ChannelId::new(0), Initiator::Local, siblings, send, receive)
 }
 
 fn context() -> Context<'static> {

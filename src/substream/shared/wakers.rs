@@ -130,10 +130,10 @@ fn wait(shared: &Arc<Shared>, closer: Closer) -> (u8, HashMap<u8, Arc<Counter>>)
 /// The driver has looked at everything. The counter says how often it is woken.
 fn let_the_driver_sleep(shared: &Arc<Shared>) -> Arc<Counter> {
     shared.begin_service();
-    shared.link.take_ready(&mut VecDeque::new());
+    shared.siblings.take_ready(&mut VecDeque::new());
     let counter = Arc::<Counter>::default();
     shared
-        .link
+        .siblings
         .register_driver(&Waker::from(Arc::clone(&counter)));
     counter
 }

@@ -30,6 +30,7 @@ mod path;
 pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub))]
 pub(crate) mod validation;
 
 use channels::{Channels, HeldLimits};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anabranch_rtc::{EngineFactory, Role, Setup};
 use tokio::time::Instant;
 
+use super::EndpointConfig;
 use super::handshake::{Expectations, Progress, establish};
-use super::{Source, WebRtcCarrier};
 use crate::carrier::Carrier;
 use crate::certificate::Certificate;
-use crate::endpoint::EndpointConfig;
-use crate::endpoint::socket::{DatagramSocket, UdpDatagramSocket};
+use crate::udp::socket::{DatagramSocket, UdpDatagramSocket};
+use crate::webrtc::{Source, WebRtcCarrier};
 
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 

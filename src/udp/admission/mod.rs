@@ -59,17 +59,17 @@ const CHALLENGES: RateLimit = RateLimit::new(Duration::from_micros(200), 1000);
 
 /// The limits, as configured.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) max_handshakes: usize,
-    pub(super) max_handshakes_per_prefix: usize,
-    pub(super) rate: RateLimit,
-    pub(super) site_rate: RateLimit,
-    pub(super) limit_loopback: bool,
+pub(crate) struct Limits {
+    pub(crate) max_handshakes: usize,
+    pub(crate) max_handshakes_per_prefix: usize,
+    pub(crate) rate: RateLimit,
+    pub(crate) site_rate: RateLimit,
+    pub(crate) limit_loopback: bool,
 }
 
 /// What happens to a first contact.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It may have state, as long as it keeps this.
     Admitted(Slot),
     /// It has to show that it receives at its address.
@@ -80,7 +80,7 @@ pub(super) enum Verdict {
 
 /// Decides about first contacts. Of constant size, but for what `max_handshakes` bounds.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     limits: Limits,
     key: Arc<ChallengeKey>,
     start: Instant,
@@ -101,7 +101,7 @@ struct Book {
 }
 
 impl Admission {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         let rates = || Rates::new(limits.rate, limits.site_rate);
         Self {
             limits,
@@ -125,7 +125,7 @@ impl Admission {
     }
 
     /// Makes challenges, and knows their answers.
-    pub(super) fn key(&self) -> &Arc<ChallengeKey> {
+    pub(crate) fn key(&self) -> &Arc<ChallengeKey> {
         &self.key
     }
 
@@ -134,7 +134,7 @@ impl Admission {
     }
 
     /// Decides about a first contact from `source` with this USERNAME, whose sender answers checks with this password.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
         now: Instant,
         source: SocketAddr,
@@ -177,7 +177,7 @@ impl Admission {
     }
 
     /// Takes in what may be the answer of a stranger to a challenge; `true` if it is.
-    pub(super) fn take_answer(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
+    pub(crate) fn take_answer(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
         if !self.key.is_answer(now, source, datagram) {
             return false;
         }
@@ -199,12 +199,12 @@ impl Admission {
 
     /// Answers to challenges that are kept.
     #[cfg(test)]
-    pub(super) fn proofs(&self) -> usize {
+    pub(crate) fn proofs(&self) -> usize {
         self.book().proofs.answers.len()
     }
 
     /// Whether nothing is under way.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let book = self.book();
         book.taken == 0 && book.by_prefix.is_empty()
     }
@@ -212,7 +212,7 @@ impl Admission {
 
 /// One of the handshakes that may be under way, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     admission: Arc<Admission>,
     prefix: Prefix,
 }

@@ -42,19 +42,19 @@ const ADDRESS_UNUSED: Duration = Duration::from_secs(30);
 
 /// A first contact that passed every check.
 #[derive(Debug)]
-pub(super) struct FirstContact {
-    pub(super) credentials: ServerCredentials,
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
+pub(crate) struct FirstContact {
+    pub(crate) credentials: ServerCredentials,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
     /// Names the request, for an answer to it.
-    pub(super) request: Transaction,
-    pub(super) slot: Slot,
-    pub(super) route: RouteGuard,
+    pub(crate) request: Transaction,
+    pub(crate) slot: Slot,
+    pub(crate) route: RouteGuard,
 }
 
 /// What is to be done about a stranger.
 #[derive(Debug)]
-pub(super) enum Stranger {
+pub(crate) enum Stranger {
     /// It is the first contact of a connection.
     Admitted(Box<FirstContact>),
     /// These two datagrams are to be sent to it, and nothing is to be kept: a challenge, and the
@@ -68,7 +68,7 @@ pub(super) enum Stranger {
 
 /// The connections of listening sockets with one port, by address and by ICE user fragment.
 #[derive(Debug)]
-pub(super) struct Router {
+pub(crate) struct Router {
     admission: Arc<Admission>,
     /// Addresses that one connection may come from; more are refused, none are forgotten for them,
     /// so that a flood can not push the honest ones out (go-libp2p does the same).
@@ -134,7 +134,7 @@ impl Drop for RouteGuard {
 }
 
 impl Router {
-    pub(super) fn new(admission: Arc<Admission>, max_addresses: usize) -> Self {
+    pub(crate) fn new(admission: Arc<Admission>, max_addresses: usize) -> Self {
         Self {
             admission,
             max_addresses,
@@ -149,7 +149,7 @@ impl Router {
 
     /// Routes what has arrived. `local` stands for the address it came to where the system did not
     /// tell. Returns what is to be done if a stranger sent it.
-    pub(super) fn route(
+    pub(crate) fn route(
         self: &Arc<Self>,
         now: Instant,
         received: Received<'_>,
@@ -313,7 +313,7 @@ impl Router {
     }
 
     /// Whether no connection is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let table = self.lock();
         table.by_address.is_empty() && table.by_ufrag.is_empty()
     }

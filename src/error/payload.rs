@@ -4,10 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::watch::{Interrupt, TimeLimit};
-use super::wire::{MessageError, ReadError};
-use crate::connection::ConnectionError;
-use crate::substream::SubstreamError;
+use super::{ConnectionError, SubstreamError};
 
 /// Codes that end a payload, in RESET_STREAM.
 pub mod code {
@@ -29,6 +26,88 @@ pub mod code {
     pub const CANCELLED: u32 = 0x2108;
     /// The application could not read what it sends, or not write what it receives.
     pub const LOCAL_FAILURE: u32 = 0x2109;
+}
+
+/// Which time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// [`PayloadConfig::idle_timeout`](crate::payload::PayloadConfig::idle_timeout): not a byte has moved.
+    Idle,
+    /// [`PayloadConfig::time_limit`](crate::payload::PayloadConfig::time_limit): the payload takes too long as a whole.
+    Total,
+}
+
+/// Why an operation was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    Cancelled(u32),
+    Expired { limit: TimeLimit, after: Duration },
+}
+
+/// Why a message could not be read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// The substream failed.
+    Io(io::Error),
+    /// The stream ended within it, or before it.
+    End,
+    /// It breaks a rule.
+    Bad(MessageError),
+}
+
+/// What is wrong with a header, or another of the messages around the bytes of a payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// Its length is not a varint in its shortest form.
+    #[error("the length is not a minimal varint")]
+    Length,
+    /// It says that it is longer than allowed. Nothing of it was buffered.
+    #[error("{len} bytes are more than {max}")]
+    TooLong {
+        /// Bytes that it claims to have.
+        len: u64,
+        /// Most bytes of one.
+        max: usize,
+    },
+    /// It is not the protobuf message that it should be.
+    #[error("not protobuf: {0}")]
+    Protobuf(String),
+    /// The metadata is longer than [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata).
+    #[error("{len} bytes of metadata are more than {max}")]
+    MetadataTooLong {
+        /// Bytes of metadata.
+        len: usize,
+        /// Most bytes.
+        max: usize,
+    },
+    /// It names a kind of hash that this version does not know.
+    #[error("unknown hash {0}")]
+    UnknownHash(i32),
+    /// It offers to resume, but has no length or no hash, without which that can not be.
+    #[error("resumable without a length and a hash")]
+    NotResumable,
+    /// It names a place in the payload at which that can not be resumed.
+    #[error("can not be resumed at {offset}")]
+    BadOffset {
+        /// The place.
+        offset: u64,
+    },
+    /// A hash has not the length that it should have.
+    #[error("a hash of {0} bytes")]
+    HashLength(usize),
+    /// The receiver confirms another number of bytes than there are.
+    #[error("{confirmed} of {total} bytes confirmed")]
+    BadReceipt {
+        /// What it confirms.
+        confirmed: u64,
+        /// What was sent.
+        total: u64,
+    },
+    /// The stream ended before it was complete.
+    #[error("the stream ended")]
+    End,
 }
 
 /// Why the other side ended a payload: the code that it gave.
@@ -103,8 +182,8 @@ impl fmt::Display for Rejection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
-    /// It is longer than [`PayloadConfig::max_total`](super::PayloadConfig::max_total), or than the
-    /// limit of [`Payload::assemble`](super::Payload::assemble). Nothing was allocated for one
+    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total), or than the
+    /// limit of [`Payload::assemble`](crate::payload::Payload::assemble). Nothing was allocated for one
     /// whose header has its length; one of unknown length is received up to the limit.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
@@ -113,8 +192,8 @@ pub enum PayloadError {
         /// Most bytes.
         max: u64,
     },
-    /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open) payloads are open, or
-    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection) of the same
+    /// [`PayloadConfig::max_open`](crate::payload::PayloadConfig::max_open) payloads are open, or
+    /// [`PayloadConfig::max_open_per_connection`](crate::payload::PayloadConfig::max_open_per_connection) of the same
     /// connection; this one was refused, and none of them was harmed.
     #[error("{open} payloads are open, of at most {max}")]
     TooMany {
@@ -142,7 +221,7 @@ pub enum PayloadError {
         /// Bytes that the header announced.
         want: u64,
     },
-    /// It took too long; see [`PayloadConfig`](super::PayloadConfig).
+    /// It took too long; see [`PayloadConfig`](crate::payload::PayloadConfig).
     #[error("the payload expired after {received} bytes: {}", Limit(.limit, .after))]
     Expired {
         /// Which time is over.
@@ -204,7 +283,7 @@ impl fmt::Display for Limit<'_> {
 
 impl PayloadError {
     /// What the sender is told with RESET_STREAM; `None` where there is nobody to tell.
-    pub(super) fn code(&self) -> Option<u32> {
+    pub(crate) fn code(&self) -> Option<u32> {
         match self {
             Self::TooLarge { .. } => Some(code::TOO_LARGE),
             Self::TooMany { .. } => Some(code::TOO_MANY),
@@ -219,7 +298,7 @@ impl PayloadError {
         }
     }
 
-    pub(super) fn interrupted(interrupt: Interrupt, received: u64) -> Self {
+    pub(crate) fn interrupted(interrupt: Interrupt, received: u64) -> Self {
         match interrupt {
             Interrupt::Cancelled(code) => Self::Cancelled(code),
             Interrupt::Expired { limit, after } => Self::Expired {
@@ -231,7 +310,7 @@ impl PayloadError {
     }
 
     /// The error of a read after `got` bytes of `want`.
-    pub(super) fn read(error: io::Error, got: u64, want: Option<u64>) -> Self {
+    pub(crate) fn read(error: io::Error, got: u64, want: Option<u64>) -> Self {
         match substream_error(&error) {
             Some(SubstreamError::ResetByPeer(code)) => Self::EndedBySender((*code).into()),
             Some(SubstreamError::ResetLocally(code)) => {
@@ -246,7 +325,7 @@ impl PayloadError {
     }
 
     /// The error of a message that could not be read after `got` bytes of `want`.
-    pub(super) fn message(error: ReadError, got: u64, want: Option<u64>) -> Self {
+    pub(crate) fn message(error: ReadError, got: u64, want: Option<u64>) -> Self {
         match error {
             ReadError::Io(error) => Self::read(error, got, want),
             ReadError::End => Self::BadHeader(MessageError::End),
@@ -280,7 +359,7 @@ impl From<PayloadError> for io::Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It is longer than [`PayloadConfig::max_total`](super::PayloadConfig::max_total). Nothing was
+    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total). Nothing was
     /// sent, unless its length was not known: then it was sent up to that.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
@@ -289,7 +368,7 @@ pub enum SendError {
         /// Most bytes.
         max: u64,
     },
-    /// The metadata is longer than [`PayloadConfig::max_metadata`](super::PayloadConfig::max_metadata).
+    /// The metadata is longer than [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata).
     /// Nothing was sent.
     #[error("{len} bytes of metadata are more than {max}")]
     MetadataTooLong {
@@ -319,7 +398,7 @@ pub enum SendError {
         /// Bytes that it should have had.
         want: u64,
     },
-    /// It took too long; see [`PayloadConfig`](super::PayloadConfig).
+    /// It took too long; see [`PayloadConfig`](crate::payload::PayloadConfig).
     #[error("expired after {sent} bytes: {}", Limit(.limit, .after))]
     Expired {
         /// Which time is over.
@@ -336,7 +415,7 @@ pub enum SendError {
 
 impl SendError {
     /// What the receiver is told with RESET_STREAM.
-    pub(super) fn code(&self) -> u32 {
+    pub(crate) fn code(&self) -> u32 {
         match self {
             Self::TooLarge { .. } => code::TOO_LARGE,
             Self::MetadataTooLong { .. } | Self::BadAnswer(_) => code::BAD_MESSAGE,
@@ -348,7 +427,7 @@ impl SendError {
         }
     }
 
-    pub(super) fn interrupted(interrupt: Interrupt, sent: u64) -> Self {
+    pub(crate) fn interrupted(interrupt: Interrupt, sent: u64) -> Self {
         match interrupt {
             Interrupt::Cancelled(code) => Self::Cancelled(code),
             Interrupt::Expired { limit, after } => Self::Expired { limit, after, sent },

@@ -12,18 +12,18 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use super::ConnectError;
 use crate::carrier::{Carrier, CarrierEvent, Class, Written};
 use crate::certificate::Fingerprint;
 use crate::connection::ConnectionError;
-use crate::endpoint::ConnectError;
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::{Handshake, NoiseError};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use super::WebRtcCarrier;
-use super::engine::{CHANNEL_ZERO, EngineEvent};
+use crate::webrtc::WebRtcCarrier;
+use crate::webrtc::engine::{CHANNEL_ZERO, EngineEvent};
 use anabranch_rtc::Role;
 
 /// How far a connection has come.

@@ -1,0 +1,70 @@
+//! Where the sockets of an endpoint come from.
+
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::interfaces;
+use super::port_watch;
+use super::socket::{DatagramSocket, UdpDatagramSocket};
+
+/// Binds sockets: on the operating system, or on whatever stands in for it.
+pub(crate) trait Sockets: Debug + Send + Sync {
+    /// Binds a socket. Must be called within a tokio runtime.
+    fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>>;
+
+    /// Binds up to `count` sockets to one address; fewer, but at least one, where that can not be.
+    /// Must be called within a tokio runtime.
+    fn bind_many(
+        &self,
+        address: SocketAddr,
+        _count: usize,
+    ) -> io::Result<Vec<Arc<dyn DatagramSocket>>> {
+        Ok(vec![self.bind(address)?])
+    }
+
+    /// Completes when it is clear that nobody listens at `remote`; by default never.
+    fn watch_port(&self, _remote: SocketAddr) -> BoxFuture<'static, io::Error> {
+        Box::pin(std::future::pending())
+    }
+
+    /// The addresses that a bound socket can be reached at.
+    fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr>;
+}
+
+/// The operating system.
+#[derive(Debug)]
+pub(crate) struct SystemSockets;
+
+impl Sockets for SystemSockets {
+    fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
+        Ok(Arc::new(UdpDatagramSocket::bind(address)?))
+    }
+
+    #[cfg(unix)]
+    fn bind_many(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> io::Result<Vec<Arc<dyn DatagramSocket>>> {
+        if count <= 1 {
+            return Ok(vec![self.bind(address)?]);
+        }
+        let sockets = UdpDatagramSocket::bind_many(address, count)?.into_iter();
+        Ok(sockets
+            .map(|socket| Arc::new(socket) as Arc<dyn DatagramSocket>)
+            .collect())
+    }
+
+    /// See [`port_watch`].
+    fn watch_port(&self, remote: SocketAddr) -> BoxFuture<'static, io::Error> {
+        Box::pin(port_watch::watch(remote))
+    }
+
+    fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr> {
+        interfaces::concrete(socket)
+    }
+}

@@ -1,0 +1,115 @@
+//! Imports go down: a room of `src` knows those below it and no other (`ARCHITECTURE.md`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms, lowest first. A room is a module of the crate's root.
+const ROOMS: [&str; 16] = [
+    "identity",
+    "certificate",
+    "address",
+    "ufrag",
+    "message",
+    "noise",
+    "error",
+    "events",
+    "carrier",
+    "substream",
+    "connection",
+    "payload",
+    "udp",
+    "webrtc",
+    "websocket",
+    "endpoint",
+];
+
+/// Test rigs, which know every room and which no room knows.
+const RIGS: [&str; 3] = ["fuzzing", "random", "simulator"];
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
+/// Whether the file is a test, or compiled for tests and rigs only.
+fn is_rig(path: &str) -> bool {
+    ["tests", "_tests", "conformance", "hostile", "fuzzing"]
+        .iter()
+        .any(|part| path.contains(part))
+        || RIGS.iter().any(|rig| path.starts_with(rig))
+        // Two carriers connected, for benchmarks.
+        || path == "endpoint/loopback.rs"
+}
+
+/// The code of a file without its comments and the modules of its tests at the end.
+fn code(text: &str) -> String {
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let lines = text[..end].lines();
+    let code = lines.filter(|line| !line.trim_start().starts_with("//"));
+    code.collect::<Vec<_>>().join("\n")
+}
+
+/// The rooms and rigs that a piece of code names by `crate::`.
+fn named(code: &str) -> BTreeSet<String> {
+    let behind = code.split("crate::").skip(1);
+    let names = behind.flat_map(|rest| {
+        let is_list = rest.starts_with('{');
+        let end = if is_list {
+            rest.find('}')
+        } else {
+            Some(rest.len())
+        };
+        let rest = &rest[usize::from(is_list)..end.unwrap_or(rest.len())];
+        let word = |part: &str| {
+            let letters = |c: &char| c.is_alphanumeric() || *c == '_';
+            part.trim_start().chars().take_while(letters).collect()
+        };
+        match is_list {
+            true => rest.split(',').map(word).collect::<Vec<String>>(),
+            false => vec![word(rest)],
+        }
+    });
+    let is_known = |name: &String| ROOMS.contains(&&**name) || RIGS.contains(&&**name);
+    names.filter(is_known).collect()
+}
+
+#[test]
+fn imports_go_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let rank = |room: &str| ROOMS.iter().position(|known| *known == room);
+    let (mut up, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    for path in sources(&root) {
+        let name = path
+            .strip_prefix(&root)
+            .expect("below it")
+            .to_string_lossy();
+        if is_rig(&name) || name == "lib.rs" {
+            continue;
+        }
+        let room = name
+            .split('/')
+            .next()
+            .expect("a name")
+            .trim_end_matches(".rs")
+            .to_owned();
+        let from = rank(&room).unwrap_or_else(|| panic!("{room} has no place among the rooms"));
+        seen.insert(room.clone());
+        let text = fs::read_to_string(&path).expect("it is text");
+        for to in named(&code(&text)) {
+            if rank(&to).is_none_or(|to| to > from) {
+                up.insert((room.clone(), to, name.to_string()));
+            }
+        }
+    }
+    let rooms: Vec<_> = ROOMS.iter().filter(|room| !seen.contains(**room)).collect();
+    assert_eq!(rooms, Vec::<&&str>::new(), "rooms that are not there");
+    let edges: BTreeSet<_> = up.iter().map(|(from, to, _)| (&**from, &**to)).collect();
+    assert_eq!(edges, BTreeSet::new(), "{up:#?}");
+}
