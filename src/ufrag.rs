@@ -1,6 +1,6 @@
 //! ICE credentials of webrtc-direct, which carry the version and need no signalling.
 //!
-//! A listener learns everything from the USERNAME of the first STUN request (`wire.md` section 4,
+//! A listener learns everything from the USERNAME of the first STUN request (`docs/wire.md` section 4,
 //! RFC 8445 section 7.2.2: `<server ufrag>:<client ufrag>`):
 //!
 //! ```text

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 const MIB: usize = 1024 * 1024;
 
-/// wire.md 3, peers.md: before the peer has spoken, 12 KiB and no more.
+/// docs/wire.md 3, docs/interop.md: before the peer has spoken, 12 KiB and no more.
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -79,7 +79,7 @@ async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
     s.finish().await;
 }
 
-/// wire.md 3: the first data shows our credit; a peer that answers without any knows none.
+/// docs/wire.md 3: the first data shows our credit; a peer that answers without any knows none.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_knows_no_credit_is_not_limited() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -116,7 +116,7 @@ async fn a_peer_that_knows_no_credit_is_not_limited() {
     s.finish().await;
 }
 
-/// wire.md 3: a peer with credit slows the writer down at the window, and lets it go on.
+/// docs/wire.md 3: a peer with credit slows the writer down at the window, and lets it go on.
 #[tokio::test(start_paused = true)]
 async fn a_writer_stops_at_the_window_and_goes_on_with_the_next_grant() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -167,7 +167,7 @@ async fn flags_pass_without_credit() {
     s.finish().await;
 }
 
-/// wire.md 3, row J-6.
+/// docs/wire.md 3, row J-6.
 #[tokio::test(start_paused = true)]
 async fn more_than_granted_is_a_flow_control_reset() {
     let mut config = config();

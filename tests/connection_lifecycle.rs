@@ -478,7 +478,7 @@ async fn h11_handles_and_drivers_free_their_configuration() {
     assert_eq!(Arc::strong_count(&shared), 1);
 }
 
-/// wire.md: the data channel of a libp2p substream has the label "". Empty frames while it is opened change nothing.
+/// docs/wire.md: the data channel of a libp2p substream has the label "". Empty frames while it is opened change nothing.
 #[tokio::test(start_paused = true)]
 async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_end_its_opening() {
     for negotiation in [Negotiation::MultistreamSelect, Negotiation::None] {

@@ -82,7 +82,7 @@ async fn l28_a_drop_that_can_not_deliver_ends_in_reset() {
     s.finish().await;
 }
 
-/// wire.md 2: RESET is right only where FIN could not be delivered. A peer that has it and does not
+/// docs/wire.md 2: RESET is right only where FIN could not be delivered. A peer that has it and does not
 /// end its own direction loses the channel, not what it has yet to read.
 #[tokio::test(start_paused = true)]
 async fn l28_a_drop_whose_fin_was_delivered_is_bounded_without_reset() {

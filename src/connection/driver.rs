@@ -477,7 +477,7 @@ impl<C: Carrier> Turn<'_, C> {
             entry.shared.apply(Event::NoFinAckExpected);
             return;
         }
-        // The wait starts now: a slow link is not a silent peer (wire.md section 2).
+        // The wait starts now: a slow link is not a silent peer (docs/wire.md section 2).
         if entry.fin_ack_deadline.is_none() {
             let deadline = self
                 .deadlines
@@ -526,7 +526,7 @@ impl<C: Carrier> Turn<'_, C> {
                 );
                 if state.end().is_some() || (fin_delivered && state.read != ReadState::FinAcked) {
                     // The RESET finds no room, or the peer has all of ours and does not end its
-                    // own: a RESET would let it throw away what it has not read (wire.md 2).
+                    // own: a RESET would let it throw away what it has not read (docs/wire.md 2).
                     shared.apply(Event::ChannelClosed);
                     self.core.carrier.close_channel(deadline.channel);
                     self.remove(deadline.channel);

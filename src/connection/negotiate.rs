@@ -142,7 +142,7 @@ pub(super) async fn negotiate_outbound(
 ) -> Result<Substream, OpenError> {
     let selected = timeout(limit, async {
         // Not the lazy variant: peers may close a channel that gets data before they have agreed
-        // (js-libp2p, peers.md).
+        // (js-libp2p, docs/interop.md).
         // Owned: with borrowed names the compiler finds the future not `Send` for every lifetime, and
         // refuses to spawn what calls `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();

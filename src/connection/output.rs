@@ -147,7 +147,7 @@ impl<C: Carrier> Turn<'_, C> {
             shared.apply(Event::StopWritten);
         }
         // Only to a peer that has shown the field: to rust-libp2p a message without payload and
-        // flag is the end of the stream (peers.md).
+        // flag is the end of the stream (docs/interop.md).
         if self.core.peer_knows_credit
             // Where data can go out, credit rides on it.
             && (self.core.busy || !shared.has_sendable_data())
@@ -188,7 +188,7 @@ impl<C: Carrier> Turn<'_, C> {
         if shared.state().end().is_some() {
             return;
         }
-        // Alone: some peers lose a payload that shares a message with FIN (peers.md).
+        // Alone: some peers lose a payload that shares a message with FIN (docs/interop.md).
         match self.try_control(shared, &Message::flag(Flag::Fin)) {
             Written::Taken => {}
             // Not FinSent: the Closed event is to find that FIN never went out.

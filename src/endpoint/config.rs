@@ -1,4 +1,4 @@
-//! Every limit of an endpoint, with the need or the attack it answers (wire.md section 5).
+//! Every limit of an endpoint, with the need or the attack it answers (docs/reliability.md).
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -96,7 +96,7 @@ fn drain(decoder: &mut FrameDecoder, messages: &mut Vec<Message>) -> Result<(), 
     }
 }
 
-/// The rules of wire.md section 1, read off the whole stream.
+/// The rules of docs/wire.md section 1, read off the whole stream.
 fn model(stream: &Bytes) -> Decoded {
     let mut messages = Vec::new();
     let mut at = 0;

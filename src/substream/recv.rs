@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::send::INITIAL_CREDIT;
 
 /// What a queued payload costs beside its bytes: many small frames must not hide behind a ceiling
-/// that counts bytes only (wire.md section 5).
+/// that counts bytes only (docs/reliability.md).
 pub(crate) const FRAME_COST: usize = 64;
 
 /// Payloads up to this size are copied together instead of being queued one by one: a sender of

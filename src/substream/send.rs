@@ -8,7 +8,7 @@ use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
 
 /// Payload bytes sent on a substream on which the peer has said nothing.
 ///
-/// js-libp2p closes channels that get more than 16 KiB before its muxer exists (peers.md), and our
+/// js-libp2p closes channels that get more than 16 KiB before its muxer exists (docs/interop.md), and our
 /// own peers have then not been able to grant anything.
 pub(crate) const INITIAL_CREDIT: u64 = 12 * 1024;
 
@@ -234,7 +234,7 @@ impl SendBuffer {
         self.chunks.push_front(chunk);
     }
 
-    /// A `max_data` of the peer. Never lowers what was granted (wire.md section 3). Returns whether it is news.
+    /// A `max_data` of the peer. Never lowers what was granted (docs/wire.md section 3). Returns whether it is news.
     pub(crate) fn grant(&mut self, max_data: u64) -> bool {
         if matches!(self.credit, Credit::Granted(before) if before >= max_data) {
             return false;

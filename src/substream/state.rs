@@ -1,7 +1,7 @@
 //! The states of a substream as pure transitions: an [`Event`] in, the next [`State`] and the
 //! [`Effects`] to carry out next. No I/O, no clock, no wakers.
 //!
-//! Write half (wire.md section 2):
+//! Write half (docs/wire.md section 2):
 //!
 //! ```text
 //!         Shutdown         FinWritten         FinDelivered

@@ -1,4 +1,4 @@
-//! Every limit of a WebSocket connection, with the need or the attack it answers (wire.md section 5).
+//! Every limit of a WebSocket connection, with the need or the attack it answers (docs/reliability.md).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -352,7 +352,7 @@ impl Str0mEngine {
             }
             return;
         }
-        // What is not ordered and reliable can not carry a byte stream (wire.md section 4).
+        // What is not ordered and reliable can not carry a byte stream (docs/wire.md section 4).
         let fit = self.rtc.channel(handle).is_some_and(|channel| {
             channel
                 .config()

@@ -43,7 +43,7 @@ const EVENTS: [Event; 20] = [
     Event::CarrierLost,
 ];
 
-/// Who is woken by an event, if it waits. Written from wire.md section 2, not from the code.
+/// Who is woken by an event, if it waits. Written from docs/wire.md section 2, not from the code.
 fn woken(state: State, event: Event) -> u8 {
     use WriteState as W;
     if state.channel != ChannelState::Open {

@@ -337,7 +337,7 @@ impl Channels {
             // The acknowledgement of our own OPEN, which nothing waits for.
             return;
         }
-        // What is not ordered and reliable can not carry a byte stream (wire.md section 4).
+        // What is not ordered and reliable can not carry a byte stream (docs/wire.md section 4).
         let Some(Dcep::Open { label, fit: true }) = message else {
             return self.refuse(number);
         };
