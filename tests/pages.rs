@@ -432,19 +432,13 @@ fn numbers_of_the_pages_are_those_of_the_code() {
     );
 }
 
-/// Packages that the library is built of.
-fn packages(options: &[&str]) -> BTreeSet<String> {
+/// Packages that the library is built of, by these edges of the graph.
+fn packages(edges: &str, options: &[&str]) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .current_dir(ROOT)
-        .args([
-            "tree",
-            "--locked",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-        ])
+        .args(["tree", "--locked", "--package", "anabranch"])
+        .args(["--edges", edges, "--prefix", "none"])
         .args(options)
         .output()
         .expect("cargo runs");
@@ -455,13 +449,31 @@ fn packages(options: &[&str]) -> BTreeSet<String> {
     );
     let text = String::from_utf8(output.stdout).expect("text");
     let names = text.lines().filter_map(|line| line.split(" (").next());
+    let names = names.filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
+}
+
+/// `crates/str0m` is for tests.
+#[test]
+fn no_set_of_features_brings_str0m() {
+    for features in [&[][..], &["--no-default-features"], &["--all-features"]] {
+        let brought = packages("normal,build", features);
+        let has = |name: &str| brought.iter().any(|package| package.starts_with(name));
+        assert!(has("anabranch-rtc "), "{brought:?}");
+        assert!(!has("str0m ") && !has("anabranch-str0m "), "{features:?}");
+    }
 }
 
 #[test]
 fn the_crates_that_a_feature_saves_are_counted() {
-    let saved = packages(&[]).len() - packages(&["--no-default-features"]).len();
+    let count = |edges: &str, options: &[&str]| packages(edges, options).len();
+    let lean = &["--no-default-features"];
+    let saved = count("normal,build", &[]) - count("normal,build", lean);
     let text = format!("without it there are {saved} crates less to build");
+    says("README.md", &text, true);
+    // Without the package itself.
+    let (default, lean) = (count("normal", &[]) - 1, count("normal", lean) - 1);
+    let text = format!("{default} packages with default features, {lean} without");
     says("README.md", &text, true);
 }
 
