@@ -59,7 +59,7 @@ fuzzing = []
 $(for name in bytes prost thiserror unsigned-varint; do dependency "$name"; done)
 
 [build-dependencies]
-$(for name in prost-build protox; do dependency "$name"; done)
+$(for name in prost prost-build prost-types; do dependency "$name"; done)
 
 [dev-dependencies]
 $(for name in proptest; do dependency "$name"; done)
