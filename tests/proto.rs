@@ -17,5 +17,8 @@ fn the_descriptors_are_those_of_the_sources() {
         std::fs::write(&path, &compiled).expect("a place to write");
     }
     let written = std::fs::read(&path).expect("it is there");
-    assert!(written == compiled, "proto/ has changed: write the descriptors anew");
+    assert!(
+        written == compiled,
+        "proto/ has changed: write the descriptors anew"
+    );
 }

@@ -73,7 +73,9 @@ impl Init {
         // aiortc 1.15 drops the pieces of a message that is not whole yet behind the number that it passes on to
         // (`InboundStream.prune_chunks`), and no other stack offers just this.
         init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
-        init.forward_tsn |= extensions.contains(&kind::FORWARD_TSN);
+        // Its parameter alone counts. webrtc-rs names FORWARD-TSN among its extensions, without the
+        // parameter, and says nothing any more once one has come (libp2p-webrtc, one dial in four);
+        // pion does the same in its INIT, and takes them.
         Some((init, cookie))
     }
 
@@ -132,17 +134,17 @@ mod tests {
         }
     }
 
-    /// As they are on the wire: aiortc 1.15, pion, ours.
+    /// As they are on the wire: aiortc 1.15, pion and webrtc-rs, ours.
     #[test]
-    fn who_prunes_is_known_by_what_it_offers() {
+    fn who_takes_forward_tsn_and_who_prunes_is_known_by_what_it_offers() {
         let aiortc: &[u8] = &[0xc0, 0, 0, 4, 0x80, 8, 0, 6, 192, 130, 0, 0];
-        let pion: &[u8] = &[0x80, 8, 0, 6, 130, 192, 0, 0];
+        let extensions_alone: &[u8] = &[0x80, 8, 0, 6, 130, 192, 0, 0];
         let fixed = INIT.encode(None);
         let fixed = &fixed[..16];
         let parse = |parameters| Init::parse(&[fixed, parameters].concat()).unwrap().0;
         let offers = |init: Init| (init.forward_tsn, init.prunes);
         assert_eq!(offers(parse(aiortc)), (true, true));
-        assert_eq!(offers(parse(pion)), (true, false));
+        assert_eq!(offers(parse(extensions_alone)), (false, false));
         assert_eq!(offers(parse(&[])), (false, false));
         let (ours, _) = Init::parse(&INIT.encode(None)).unwrap();
         assert_eq!(offers(ours), (true, false));
