@@ -1,5 +1,5 @@
-//! Generates code for `proto/` from its descriptors, so that a build needs neither `protoc` nor a parser.
-//! `tests/proto.rs` holds the descriptors against the sources, and writes them.
+//! Generates code for `proto/` from its descriptors, so that a build needs neither `protoc` nor a
+//! parser. `tests/proto.rs` holds the descriptors against the sources, and writes them.
 
 use prost::Message;
 use prost_types::FileDescriptorSet;

@@ -91,7 +91,7 @@ impl Siblings {
     pub(crate) fn push_ready(&self, substream: Arc<Shared>) {
         {
             let mut ready = lock(&self.ready);
-            // Without a driver nobody would take it out again, and it keeps this link alive.
+            // Without a driver nobody would take it out again, and it keeps its siblings alive.
             if self.cause.get().is_some() {
                 return;
             }

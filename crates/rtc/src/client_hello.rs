@@ -13,8 +13,8 @@
 //! 1. is a ClientHello from its first to its last byte,
 //! 2. is made of pieces that came in order, behind its beginning, as those of a peer do: what came before it has to
 //!    wait for `GRACE`,
-//! 3. most flights agree with, a repetition counting as one if it comes after `REPETITION`. While there are several,
-//!    none is taken until the peer sends again, for `DISPUTE` at most.
+//! 3. most flights agree with, a repetition counting as one if it comes after `REPETITION`. While
+//!    there are several, none is taken until the peer sends again, for `DISPUTE` at most.
 //!
 //! A forger is left the time between the datagrams of a flight, and a ClientHello that is whole: the answer to
 //! that reaches the peer, whatever comes later (RFC 9147 section 11 leaves both to the network).

@@ -355,8 +355,8 @@ pub trait Engine: Send {
     /// Whether an unread channel holds back its sender.
     fn holds_back_unread(&self) -> bool;
 
-    /// Lets readers that stall shut the window of the whole connection, where they would have to be read
-    /// otherwise.
+    /// Lets readers that stall shut the window of the whole connection, where they would have to
+    /// be read otherwise.
     fn allow_shut_window(&mut self) {}
 
     /// Time for which data may wait below, beyond the round trip, for the tasks of both sides to run.

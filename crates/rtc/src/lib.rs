@@ -15,6 +15,7 @@ mod downgrade;
 pub mod dtls;
 mod engine;
 mod hmac;
+mod limits;
 mod record_number;
 mod records;
 mod transmit;
@@ -25,10 +26,11 @@ pub use engine::{
     MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
 };
 pub use hmac::sha1_hmac;
+pub use limits::{CONTROL_ROOM, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL};
 pub use records::Protected;
 pub use transmit::{Run, TransmitQueue};
 
 #[cfg(feature = "testing")]
-pub use direct::scripted::{CONTROL_ROOM, MAX_EARLY_CHANNELS, MAX_REFUSED, encode_open};
+pub use direct::scripted::{MAX_REFUSED, encode_open};
 #[cfg(feature = "testing")]
 pub use direct::validation::Validations;

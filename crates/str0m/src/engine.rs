@@ -18,8 +18,9 @@ use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, 
 
 use anabranch_rtc::client_hello::{ClientHelloAssembler, Verdict};
 use anabranch_rtc::{
-    CHANNEL_ZERO, ChannelId, Class, EndReason, Engine, Event as EngineEvent, MAX_ADDRESSES,
-    OpenError, Protected, Role, Setup, TransmitQueue, Written,
+    CHANNEL_ZERO, CONTROL_ROOM, ChannelId, Class, EndReason, Engine, Event as EngineEvent,
+    MAX_ADDRESSES, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL, OpenError, Protected,
+    Role, Setup, TransmitQueue, Written,
 };
 
 use crate::dtls::{crypto_provider, take_protected};
@@ -28,23 +29,8 @@ use crate::dtls::{crypto_provider, take_protected};
 /// best in batches of this size, and acknowledgements should not wait longer.
 const DATAGRAMS_PER_DRAIN: u32 = 24;
 
-/// No peer sends longer datagrams, and str0m is not made for them.
-const MAX_DATAGRAM: usize = 2000;
-
 /// Timeouts worked off at once; a few are one step each of opening a channel.
 const MAX_DUE_TIMEOUTS: usize = 8;
-
-/// Room in str0m above the budget of data, for control frames of many substreams.
-const CONTROL_ROOM: usize = 1024 * 1024;
-
-/// Longest label of a data channel, in bytes; DCEP could carry 65 535 (RFC 8832).
-const MAX_LABEL: usize = 1024;
-
-/// Channels, of the 65 536 that SCTP has.
-const MAX_CHANNELS: usize = 32_768;
-
-/// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
-const MAX_EARLY_CHANNELS: usize = 16;
 
 /// Bytes unread before the peer is authenticated. Noise needs less than 2 KiB.
 const MAX_EARLY_BYTES: usize = 128 * 1024;

@@ -13,21 +13,15 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::MAX_LABEL;
 use super::dcep::{self, Dcep};
 use super::numbers::Numbers;
 use crate::engine::{CHANNEL_ZERO, ChannelId, Class, EndReason, Event, OpenError, Role, Written};
+use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
 use anabranch_sctp::{self as sctp, Association, Protocol};
 
 /// Messages without payload that one look for payload skips. A peer can have sent a hundred thousand of
 /// them: the reader comes again for the rest, and its driver counts each time (`connection/work.rs`).
 const SKIPPED_PER_LOOK: usize = 16;
-
-/// Channels, of the 65 535 that SCTP has.
-pub(super) const MAX_CHANNELS: usize = 32_768;
-
-/// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
-pub(super) const MAX_EARLY_CHANNELS: usize = 16;
 
 /// Channels that were refused and that the peer has not closed.
 pub(super) const MAX_REFUSED: usize = 1024;

@@ -1,6 +1,6 @@
 //! The Data Channel Establishment Protocol (RFC 8832): the first message of a channel.
 
-use super::MAX_LABEL;
+use crate::limits::MAX_LABEL;
 
 /// `DATA_CHANNEL_ACK` (RFC 8832 section 5.2), which is all of that message.
 pub(super) const ACK: [u8; 1] = [0x02];

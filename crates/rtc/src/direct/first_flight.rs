@@ -1,15 +1,14 @@
 //! The answer of a listener to a ClientHello, kept for copies of it.
 //!
-//! dimpl answers what comes again by sending its flight again, four times at most, and counts its own
-//! timeouts in the same four. Who sees a dial on its way and can not keep it from arriving needs four
-//! copies of the ClientHello from an address of its own, where the answers then go; the dialler, whose
-//! first answer was lost, gets no other. Here a copy of the question gets a copy of the answer, as if the
-//! network had made both, and DTLS does not hear of it. How much goes to whom is bounded above.
+//! dimpl answers what comes again by sending its flight again, four times at most, and counts its
+//! own timeouts in the same four. Whoever sees a dial and copies its ClientHello four times from
+//! another address gets the answers; the dialler, whose first answer was lost, gets no other. Here
+//! a copy of the question gets a copy of the answer, as if the network had made both, and DTLS does
+//! not hear of it. `webrtc/reachability.rs` bounds how much goes to whom.
 
 use crate::client_hello::message_sequence;
 
-/// Bytes of an answer that are kept: with a chain of certificates it would be longer, and is left to
-/// DTLS.
+/// Bytes of an answer that are kept. A longer one, with a chain of certificates, is left to DTLS.
 const MAX_KEPT: usize = 16 * 1024;
 
 /// What was sent after the last ClientHello that DTLS was given.

@@ -18,6 +18,7 @@ use crate::engine::{
     Certificate, ChannelId, Class, EndReason, Engine, Event, MakeEngine, OpenError, Probe, Role,
     Setup, Written,
 };
+use crate::limits::{CONTROL_ROOM, MAX_DATAGRAM};
 use crate::transmit::TransmitQueue;
 use anabranch_sctp as sctp;
 
@@ -45,9 +46,6 @@ const LATENCY_ALLOWANCE: Duration = Duration::from_micros(500);
 /// acknowledgements, and less is won with each; DTLS takes 256.
 const DATAGRAMS_PER_PUMP: u32 = 24;
 
-/// No peer sends longer datagrams.
-const MAX_DATAGRAM: usize = 2000;
-
 /// Room for one output of DTLS: more than any datagram, in or out.
 const DTLS_OUTPUT: usize = 2048;
 
@@ -56,12 +54,6 @@ const MAX_DTLS_OUTPUT: usize = 32 * 1024;
 
 /// Records encrypted between two drains of DTLS, of those too long to share a datagram.
 const RECORDS_PER_DRAIN: usize = 8;
-
-/// Most data that waits below, beside the budget of data: control frames of many substreams.
-const CONTROL_ROOM: usize = 1024 * 1024;
-
-/// Longest label of a data channel, in bytes; DCEP could carry 65 535 (RFC 8832).
-const MAX_LABEL: usize = 1024;
 
 /// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
 /// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.

@@ -8,14 +8,8 @@ use bytes::Bytes;
 use super::DirectEngine;
 use crate::transmit::TransmitQueue;
 
-/// Channels before the peer is authenticated.
-pub const MAX_EARLY_CHANNELS: usize = super::channels::MAX_EARLY_CHANNELS;
-
 /// Channels that were refused and that the peer has not closed.
 pub const MAX_REFUSED: usize = super::channels::MAX_REFUSED;
-
-/// Most data that waits below, beside the budget of data.
-pub const CONTROL_ROOM: usize = super::CONTROL_ROOM;
 
 /// A `DATA_CHANNEL_OPEN` for an ordered and reliable channel (RFC 8832 section 5.1).
 pub fn encode_open(label: &str) -> Vec<u8> {
@@ -73,9 +67,7 @@ impl DirectEngine {
         }
         let path_timeout = self.path.poll(now, out);
         self.handle_path_event(now);
-        self.fed = 0;
-        self.drain_dtls(now, out);
-        self.channels.handle_events();
+        self.pump_in(now, out);
         let packets = self.take_packets(now);
         self.channels.relieve();
         let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];

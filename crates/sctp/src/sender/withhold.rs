@@ -12,7 +12,7 @@
 //! ```
 //!
 //! In the first case the TSN carries nothing and lies between two messages, so that no message
-//! waits: streams are ordered by their own sequence numbers. All deployed stacks know FORWARD-TSN.
+//! waits: streams are ordered by their own sequence numbers.
 //! In the second case the message is a round trip late.
 //!
 //! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It
