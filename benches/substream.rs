@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use anabranch::carrier::memory::{MemoryCarrier, MemoryConfig, pair};
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
 use anabranch::message::{FrameDecoder, Message};
 use anabranch::{Config, Connection, Negotiation};
+use anabranch_testkit::memory::{MemoryCarrier, MemoryConfig, pair};
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tokio::io::AsyncWriteExt;

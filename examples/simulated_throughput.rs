@@ -5,8 +5,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Counters, Network};
 use anabranch::{Config, Connection, Endpoint, EndpointConfig, EngineFactory};
+use anabranch_testkit::simulator::{Conditions, Counters, Network};
 use tokio::time::{Instant, timeout};
 
 const PROTOCOL: &str = "/sink/1";
@@ -222,14 +222,14 @@ async fn measure(
         endpoint.max_in_flight = bytes as usize;
     }
     let server = Endpoint::builder()
-        .simulated(&hosts[0])
+        .sockets(hosts[0].clone())
         .endpoint_config(endpoint.clone())
         .config(config)
         .protocol(PROTOCOL)
         .bind("10.0.0.1:4001")
         .await?;
     let client = Endpoint::builder()
-        .simulated(&hosts[1])
+        .sockets(hosts[1].clone())
         .endpoint_config(endpoint)
         .dial_only()?;
     let address = server.addresses().remove(0);

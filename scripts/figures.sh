@@ -43,12 +43,12 @@ of() { if $quick; then printf '%s' "$2"; else printf '%s' "$1"; fi; }
 
 build() {
   cargo build --release --example peer --example neighbours --example transfer
-  cargo build --release --features testing --example simulated_throughput
+  cargo build --release --example simulated_throughput
   local section
   for section in "${sections[@]}"; do
     case $section in
       message | substream | websocket) cargo bench --no-run --bench "$section" ;;
-      transfer) cargo bench --no-run --features testing --bench transfer ;;
+      transfer) cargo bench --no-run --bench transfer ;;
       peers) build_peers ;;
     esac
   done
@@ -156,7 +156,7 @@ criterion() {
   done
 }
 
-transfer() { criterion transfer "$(of 1 0.1)" "$(of 3 0.3)" --features testing; }
+transfer() { criterion transfer "$(of 1 0.1)" "$(of 3 0.3)"; }
 message() { criterion message "$(of 0.3 0.02)" "$(of 0.5 0.05)"; }
 substream() { criterion substream "$(of 0.5 0.1)" "$(of 1.5 0.1)"; }
 

@@ -52,8 +52,6 @@ publish = false
 [features]
 default = ["websocket"]
 websocket = []
-testing = []
-fuzzing = []
 
 [dependencies]
 $(for name in bytes prost thiserror unsigned-varint; do dependency "$name"; done)

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use libp2p_identity::KeyType;
-use libp2p_identity::Keypair;
+#[cfg(feature = "transport")]
+use libp2p_identity::{KeyType, Keypair};
 use sha2::Digest;
 use sha2::Sha256;
 use thiserror::Error;
@@ -39,11 +39,13 @@ const MAX_INLINE_KEY: usize = 42;
 /// Cloning copies the key. `Debug` shows the peer id only.
 ///
 /// [`Certificate::derive`]: crate::certificate::Certificate::derive
+#[cfg(feature = "transport")]
 #[derive(Clone)]
 pub struct Identity {
     keypair: Keypair,
 }
 
+#[cfg(feature = "transport")]
 impl Identity {
     /// Makes a new random Ed25519 identity.
     pub fn generate() -> Self {
@@ -109,6 +111,7 @@ impl Identity {
     }
 }
 
+#[cfg(feature = "transport")]
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")

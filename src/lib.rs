@@ -17,49 +17,66 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "transport")]
 pub mod address;
 pub mod carrier;
+#[cfg(feature = "transport")]
 pub mod certificate;
 pub mod connection;
+#[cfg(feature = "webrtc")]
 pub mod endpoint;
 mod error;
 pub mod events;
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod identity;
+#[cfg(feature = "transport")]
+mod interfaces;
 pub mod message;
-mod noise;
+#[cfg(feature = "transport")]
+pub mod noise;
 pub mod payload;
 #[cfg(test)]
 mod random;
-#[cfg(any(test, feature = "testing"))]
-pub mod simulator;
+#[cfg(feature = "transport")]
+mod rates;
 pub mod substream;
-mod udp;
+#[cfg(feature = "webrtc")]
+pub mod udp;
+#[cfg(feature = "webrtc")]
 mod ufrag;
+#[cfg(feature = "webrtc")]
 mod webrtc;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+#[cfg(feature = "transport")]
 pub use address::Address;
+#[cfg(feature = "webrtc")]
+pub use anabranch_rtc as rtc;
+#[cfg(feature = "transport")]
 pub use certificate::{Certificate, Fingerprint};
 pub use connection::{
     CeilingPolicy, Config, ConfigError, Connection, ConnectionStats, Driver, FinAckPolicy,
     Negotiation, OpenError,
 };
+#[cfg(feature = "webrtc")]
 pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
-    EngineFactory, Incoming, RateLimit, Reached, Security,
+    EngineFactory, Incoming, Reached, Security,
 };
 pub use error::ConnectionError;
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
-pub use identity::{Identity, PeerId, PublicKey};
+#[cfg(feature = "transport")]
+pub use identity::Identity;
+pub use identity::{PeerId, PublicKey};
+#[cfg(feature = "transport")]
 pub use noise::NoiseError;
+#[cfg(feature = "transport")]
+pub use rates::RateLimit;
 pub use substream::{
     CloseOutcome, FinishError, Finished, ReadHalf, Substream, SubstreamError, SubstreamStats,
     WriteHalf,
 };
+#[cfg(feature = "webrtc")]
 pub use ufrag::Version as WebRtcDirectVersion;
 
 /// The examples of the README compile.

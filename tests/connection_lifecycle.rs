@@ -8,13 +8,13 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::carrier::memory::{MemoryConfig, pair};
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
 use anabranch::{
     CloseOutcome, Config, Connection, ConnectionError, FinishError, Finished, Negotiation,
     OpenError,
 };
+use anabranch_testkit::memory::{MemoryConfig, pair};
 use common::{Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};

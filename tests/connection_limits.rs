@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anabranch::carrier::memory::{MemoryCarrier, MemoryConfig, pair};
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
@@ -18,6 +17,7 @@ use anabranch::{
     CloseOutcome, Config, ConfigError, Connection, ConnectionError, FinishError, Finished,
     Negotiation, SubstreamError,
 };
+use anabranch_testkit::memory::{MemoryCarrier, MemoryConfig, pair};
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use common::{Pair, config, pattern, scripted, settle, within};

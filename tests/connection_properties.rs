@@ -14,8 +14,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::{Config, FinAckPolicy, FinishError, Finished, Substream};
+use anabranch_testkit::memory::MemoryConfig;
 use common::seeds::seeds;
 use common::{Pair, config, within};
 use rand::rngs::StdRng;

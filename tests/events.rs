@@ -5,11 +5,11 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::{
     Address, CloseOutcome, ConnectError, ConnectionError, ConnectionInfo, Endpoint, Events,
     Finished, Initiator, OpenError, SubstreamInfo, SubstreamStats,
 };
+use anabranch_testkit::memory::MemoryConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

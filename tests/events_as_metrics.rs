@@ -5,9 +5,9 @@ use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::events::MetricsEvents;
 use anabranch::payload::{PayloadConfig, Receiver, Sender, receive, send_bytes};
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anabranch::carrier::memory::{MemoryConfig, pair};
 use anabranch::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
 };
 use anabranch::{Connection, ConnectionError, Driver, Finished, ReadHalf, WriteHalf};
+use anabranch_testkit::memory::{MemoryConfig, pair};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 

@@ -6,10 +6,10 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::events::{PayloadDirection, PayloadOutcome, PayloadProgress};
 use anabranch::payload::{PayloadConfig, PayloadError, Receiver, SendError, Sender, receive};
 use anabranch::{ConnectionInfo, Events, Initiator, Substream, SubstreamInfo};
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

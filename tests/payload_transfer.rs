@@ -10,11 +10,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::payload::{
     MessageError, Payload, PayloadConfig, PayloadError, Payloads, Progress, Received, Receiver,
     Rejection, SendError, Sender, Sent, receive, send_bytes,
 };
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use common::seeds::seeds;
 use common::{Pair, config, pattern, settle, within};

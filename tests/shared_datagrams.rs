@@ -1,12 +1,11 @@
 //! What one side has to say at one time shares a datagram, on a simulated path of 20 ms.
-#![cfg(feature = "testing")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Network, Verdict};
 use anabranch::{Connection, Endpoint, Substream};
+use anabranch_testkit::simulator::{Conditions, Network, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PROTOCOL: &str = "/echo/1.0.0";
@@ -42,13 +41,13 @@ async fn an_echo_on_a_new_substream_takes_8_datagrams() {
     network.set_conditions(Conditions::round_trip(Duration::from_millis(20)));
     let [server, client] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| network.host(ip));
     let listener = Endpoint::builder()
-        .simulated(&server)
+        .sockets(server.clone())
         .protocol(PROTOCOL)
         .bind("0.0.0.0:4001")
         .await
         .expect("a socket");
     let dialler = Endpoint::builder()
-        .simulated(&client)
+        .sockets(client.clone())
         .dial_only()
         .expect("defaults work");
     let accepting = tokio::spawn({

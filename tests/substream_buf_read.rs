@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anabranch::Substream;
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::Flag;
+use anabranch_testkit::memory::MemoryConfig;
 use common::seeds::seeds;
 use common::{CountingWaker, Pair, config, pattern, scripted, settle, within};
 use rand::rngs::StdRng;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
 use anabranch::{CloseOutcome, FinAckPolicy, FinishError, Finished};
+use anabranch_testkit::memory::MemoryConfig;
 use common::{CountingWaker, Pair, config, pattern, scripted, settle, within};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};

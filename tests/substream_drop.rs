@@ -7,9 +7,9 @@ mod common;
 use std::time::Duration;
 
 use anabranch::FinishError;
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
+use anabranch_testkit::memory::MemoryConfig;
 use common::{Pair, config, pattern, scripted, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;

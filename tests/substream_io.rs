@@ -10,10 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
 use anabranch::{Config, Finished};
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use common::seeds::seeds;
 use common::{Pair, config, pattern, scripted, settle, within};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch::carrier::{Carrier, CarrierEvent, Class, Written};
-use anabranch::endpoint::webrtc_pair;
 use anabranch::{Config, Connection, EngineFactory, Negotiation, Substream};
+use anabranch_testkit::loopback::webrtc_pair;
 use tokio::sync::mpsc;
 
 use crate::WRITE;

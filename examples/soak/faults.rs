@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::simulator::{Burst, Conditions, Host, Network};
+use anabranch_testkit::simulator::{Burst, Conditions, Host, Network};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anabranch::simulator::{Host, Network};
 use anabranch::{
     Address, ConnectError, Connection, Endpoint, Finished, OpenError, ReadHalf, Substream,
     SubstreamError, WriteHalf,
 };
+use anabranch_testkit::simulator::{Host, Network};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -26,8 +26,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch::simulator::{Host, Network};
 use anabranch::{Config, Endpoint, EndpointBuilder, EndpointConfig, EngineFactory, RateLimit};
+use anabranch_testkit::simulator::{Host, Network};
 use tokio::time::{sleep, timeout};
 
 use load::{ECHO, SINK, SOURCE};
@@ -120,7 +120,7 @@ fn builder(arguments: &Arguments, host: Option<&Host>) -> EndpointBuilder {
     endpoint.first_contacts = RateLimit::new(Duration::from_millis(1), 10_000);
     let builder = Endpoint::builder().config(config).endpoint_config(endpoint);
     match host {
-        Some(host) => builder.simulated(host),
+        Some(host) => builder.sockets(host.clone()),
         None => builder,
     }
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch::fuzzing::first_contact(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch_testkit::fuzzing::first_contact(bytes));

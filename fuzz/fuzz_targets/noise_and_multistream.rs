@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch::fuzzing::noise_and_multistream(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch_testkit::fuzzing::noise_and_multistream(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch::fuzzing::payload(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch_testkit::fuzzing::payload(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch::fuzzing::substream_states(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch_testkit::fuzzing::substream_states(bytes));

@@ -13,10 +13,6 @@ use bytes::Bytes;
 use crate::error::ConnectionError;
 use crate::message::Message;
 
-#[cfg(any(test, feature = "testing"))]
-pub mod conformance;
-pub mod memory;
-
 /// Name of a channel within one carrier.
 ///
 /// Given by the carrier and never used twice in its life, whatever the numbers on the wire are.

@@ -205,19 +205,23 @@ impl Certificate {
     pub(crate) fn private_key(&self) -> &[u8] {
         self.inner.private_key.as_bytes()
     }
+}
 
-    /// The certificate as engines take it.
-    pub(crate) fn to_engine(&self) -> anabranch_rtc::Certificate {
-        anabranch_rtc::Certificate {
-            der: self.der().to_vec(),
-            private_key: self.private_key().to_vec(),
+/// The certificate as engines take it.
+#[cfg(feature = "webrtc")]
+impl From<&Certificate> for anabranch_rtc::Certificate {
+    fn from(certificate: &Certificate) -> Self {
+        Self {
+            der: certificate.der().to_vec(),
+            private_key: certificate.private_key().to_vec(),
         }
     }
 }
 
 /// Makes the first handshake of a process as quick as the others.
+#[cfg(feature = "webrtc")]
 pub(crate) fn warm_up() {
-    anabranch_rtc::dtls::warm_up(Certificate::generate().to_engine());
+    anabranch_rtc::dtls::warm_up((&Certificate::generate()).into());
 }
 
 impl fmt::Debug for Certificate {

@@ -296,7 +296,7 @@ fn handshake(version: u8, client_cert: &Certificate, server_cert: &Certificate) 
 }
 
 fn to_dtls(certificate: &Certificate) -> dimpl::DtlsCertificate {
-    let anabranch_rtc::Certificate { der, private_key } = certificate.to_engine();
+    let anabranch_rtc::Certificate { der, private_key } = certificate.into();
     dimpl::DtlsCertificate {
         certificate: der,
         private_key,

@@ -71,6 +71,7 @@ impl Connection {
         (Self { link }, driver)
     }
 
+    #[cfg(feature = "webrtc")]
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }

@@ -17,7 +17,7 @@ use crate::connection::Config;
 use crate::identity::Identity;
 use crate::udp::admission::{Admission, Limits};
 use crate::udp::router::Router;
-use crate::udp::sockets::{Sockets, SystemSockets};
+use crate::udp::{Sockets, SystemSockets};
 
 /// Makes an [`Endpoint`].
 ///
@@ -122,10 +122,11 @@ impl EndpointBuilder {
         self
     }
 
-    /// Uses these sockets, for listening and for dialling, in place of those of the system.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn on_sockets(mut self, sockets: Arc<dyn Sockets>) -> Self {
-        self.sockets = Some(sockets);
+    /// Where sockets come from, for listening and for dialling. Default: the system. The simulator
+    /// of `anabranch-testkit` gives others, and so can a program that has to mark or to route its
+    /// sockets.
+    pub fn sockets(mut self, sockets: impl Sockets + 'static) -> Self {
+        self.sockets = Some(Arc::new(sockets));
         self
     }
 

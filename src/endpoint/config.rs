@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::connection::ConfigError;
-use crate::udp::admission::RateLimit;
+use crate::rates::RateLimit;
 use crate::webrtc::CarrierLimits;
 use anabranch_rtc::{EngineFactory, MAX_ADDRESSES};
 

@@ -14,7 +14,7 @@ use super::error::ConnectError;
 use super::handshake::{Expectations, Phase};
 use crate::address::Address;
 use crate::connection::Connection;
-use crate::udp::socket::wildcard;
+use crate::udp::wildcard;
 use crate::ufrag::{ClientCredentials, Version};
 use crate::webrtc::{Source, WebRtcCarrier};
 
@@ -44,7 +44,7 @@ pub(super) async fn dial(
     let refusal_password = credentials.remote_pwd.clone();
     let setup = Setup {
         role: Role::Client,
-        certificate: endpoint.certificate.to_engine(),
+        certificate: (&endpoint.certificate).into(),
         local,
         remote: Some(remote),
         local_credentials: (credentials.local_ufrag, credentials.local_pwd),

@@ -18,7 +18,7 @@ use super::handshake::{Expectations, Phase};
 use crate::connection::Connection;
 use crate::udp::admission::challenge::refusal;
 use crate::udp::router::{FirstContact, Router, Stranger};
-use crate::udp::socket::{DatagramSocket, Outgoing};
+use crate::udp::{DatagramSocket, Transmit};
 use crate::ufrag::Version;
 use crate::webrtc::{Source, WebRtcCarrier};
 
@@ -177,13 +177,13 @@ fn meet(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
 
 /// Sends a datagram if the socket takes it at once; it counts as lost otherwise.
 fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to: SocketAddr) {
-    let outgoing = Outgoing {
+    let transmit = Transmit {
         destination: to,
         source: from.ip(),
         contents,
         segment_size: None,
     };
-    if let Err(error) = socket.try_send(&outgoing) {
+    if let Err(error) = socket.try_send(&transmit) {
         tracing::trace!(target: "anabranch::endpoint", %to, %error, "no answer to a stranger");
     }
 }
@@ -269,7 +269,7 @@ impl Incoming {
         let late_channel_zero = credentials.are_of_libp2p_webrtc();
         let setup = Setup {
             role: Role::Server,
-            certificate: endpoint.certificate.to_engine(),
+            certificate: (&endpoint.certificate).into(),
             local: destination,
             remote: None,
             local_credentials: (credentials.local_ufrag, credentials.local_pwd),

@@ -31,13 +31,11 @@ mod dial;
 mod error;
 mod handshake;
 mod listener;
-#[cfg(any(test, feature = "testing"))]
-mod loopback;
+mod signalling;
 
+use crate::udp::Sockets;
 use crate::udp::admission::Admission;
-pub use crate::udp::admission::RateLimit;
 use crate::udp::router::Router;
-use crate::udp::sockets::Sockets;
 pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
 pub use builder::EndpointBuilder;
 #[cfg(feature = "websocket")]
@@ -46,8 +44,7 @@ pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 pub use listener::Incoming;
 use listener::IncomingQueue;
-#[cfg(any(test, feature = "testing"))]
-pub use loopback::webrtc_pair;
+pub use signalling::{Signalling, connect_signalled};
 
 /// How peers prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

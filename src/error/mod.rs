@@ -75,8 +75,10 @@ pub enum ConnectionError {
 const MAX_REASON: usize = 1024;
 
 impl ConnectionError {
-    /// What the peer is told when this side closes the connection for this cause.
-    pub(crate) fn goodbye(&self) -> Message {
+    /// The frame by which this side reports this cause to the peer before it closes the connection:
+    /// FIN on channel 0, with code and reason where there are any (`docs/wire.md`). For
+    /// implementations of [`Carrier`](crate::carrier::Carrier).
+    pub fn goodbye(&self) -> Message {
         let shortened = |reason: &str| {
             let mut ends = (0..=reason.len().min(MAX_REASON)).rev();
             let end = ends.find(|end| reason.is_char_boundary(*end));
@@ -95,8 +97,11 @@ impl ConnectionError {
         }
     }
 
-    /// The cause of an orderly end, with what the peer has told about it before.
-    pub(crate) fn explained(self, goodbye: Option<Message>) -> Self {
+    /// This cause, with the code and the reason of the peer's [goodbye](Self::goodbye), if it is an
+    /// orderly end and the peer has sent one. For implementations of
+    /// [`Carrier`](crate::carrier::Carrier).
+    #[must_use]
+    pub fn explained(self, goodbye: Option<Message>) -> Self {
         match (self, goodbye) {
             (
                 Self::ClosedByPeer,

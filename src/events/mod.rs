@@ -22,6 +22,7 @@ use crate::error::payload::PayloadError;
 use crate::error::{CloseOutcome, ConnectionError};
 use crate::identity::PeerId;
 
+#[cfg(feature = "transport")]
 mod attempt;
 mod audience;
 #[cfg(feature = "metrics")]
@@ -29,6 +30,7 @@ mod metrics;
 mod payload;
 mod stats;
 
+#[cfg(feature = "transport")]
 pub(crate) use attempt::Attempt;
 pub(crate) use audience::Audience;
 pub use payload::{PayloadDirection, PayloadOutcome, PayloadProgress};

@@ -35,7 +35,7 @@ mod decode;
 mod encode;
 #[cfg(feature = "websocket")]
 pub(crate) mod mux;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(test)]
 pub(crate) mod oracle;
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ const PREFIX_LEN: usize = 2;
 ///
 /// Give it the bytes of the peer ([`Handshake::receive`]) and the peer its bytes
 /// ([`Handshake::poll_send`]) until [`Handshake::finished`]. Any error is final.
-pub(crate) struct Handshake {
+pub struct Handshake {
     state: State,
     /// Boxed for its size of more than a kilobyte.
     noise: Box<HandshakeState>,
@@ -81,7 +81,7 @@ enum State {
 
 impl Handshake {
     /// The side of the listener. It has something to send at once.
-    pub(crate) fn server(
+    pub fn server(
         identity: &Identity,
         client_fingerprint: &Fingerprint,
         server_fingerprint: &Fingerprint,
@@ -94,7 +94,7 @@ impl Handshake {
     }
 
     /// The side of the dialler.
-    pub(crate) fn client(
+    pub fn client(
         identity: &Identity,
         client_fingerprint: &Fingerprint,
         server_fingerprint: &Fingerprint,
@@ -104,16 +104,14 @@ impl Handshake {
     }
 
     /// The side of the listener, on a carrier with a prologue of its own.
-    #[cfg(feature = "websocket")]
-    pub(crate) fn server_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
+    pub fn server_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         let mut handshake = Self::new(identity, prologue, State::AwaitSecond)?;
         handshake.write(&[])?;
         Ok(handshake)
     }
 
     /// The side of the dialler, on a carrier with a prologue of its own.
-    #[cfg(feature = "websocket")]
-    pub(crate) fn client_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
+    pub fn client_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         Self::new(identity, prologue, State::AwaitFirst)
     }
 
@@ -149,18 +147,18 @@ impl Handshake {
 
     /// Refuses every peer but this one, if one is given.
     #[must_use]
-    pub(crate) fn expecting(mut self, peer: Option<PeerId>) -> Self {
+    pub fn expecting(mut self, peer: Option<PeerId>) -> Self {
         self.expected = peer;
         self
     }
 
     /// The next bytes for the peer, length prefix included.
-    pub(crate) fn poll_send(&mut self) -> Option<Vec<u8>> {
+    pub fn poll_send(&mut self) -> Option<Vec<u8>> {
         self.outgoing.take()
     }
 
     /// Takes bytes of the peer, cut anywhere.
-    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), NoiseError> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), NoiseError> {
         self.advance(bytes).inspect_err(|_| {
             self.state = State::Failed;
             self.incoming = Vec::new();
@@ -274,7 +272,7 @@ impl Handshake {
     }
 
     /// Who the peer is, when that is proven and nothing is left to send.
-    pub(crate) fn finished(&self) -> Option<&RemoteIdentity> {
+    pub fn finished(&self) -> Option<&RemoteIdentity> {
         match &self.state {
             State::Finished(remote) if self.outgoing.is_none() => Some(remote),
             _ => None,
@@ -300,9 +298,11 @@ impl fmt::Debug for Handshake {
 
 /// The proven identity of a peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct RemoteIdentity {
-    pub(crate) peer_id: PeerId,
-    pub(crate) public_key: PublicKey,
+pub struct RemoteIdentity {
+    /// Its peer id.
+    pub peer_id: PeerId,
+    /// Its public key, of which the peer id is made.
+    pub public_key: PublicKey,
 }
 
 /// The Noise handshake of a connection failed: it is not known who the peer is.
@@ -373,26 +373,6 @@ fn prologue(client: &Fingerprint, server: &Fingerprint) -> Vec<u8> {
         &server.to_multihash(),
     ]
     .concat()
-}
-
-/// A bare Noise state without libp2p rules, for peers that write what no honest one does.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn bare(
-    initiator: bool,
-    client_fingerprint: &Fingerprint,
-    server_fingerprint: &Fingerprint,
-) -> HandshakeState {
-    let prologue = prologue(client_fingerprint, server_fingerprint);
-    let pattern = PATTERN.parse().expect("a pattern");
-    let builder = snow::Builder::with_resolver(pattern, Box::new(Resolver))
-        .local_private_key(&[3; 32])
-        .and_then(|builder| builder.prologue(&prologue))
-        .expect("a key");
-    let built = match initiator {
-        true => builder.build_initiator(),
-        false => builder.build_responder(),
-    };
-    built.expect("a handshake")
 }
 
 /// What an identity signs.

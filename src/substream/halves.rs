@@ -81,6 +81,12 @@ impl ReadHalf {
         self.shared.stop(code);
     }
 
+    /// See [`Substream::reset`](super::Substream::reset): both directions end, whether the other
+    /// half still exists or not.
+    pub fn reset(&self, code: u32) {
+        self.shared.reset(code);
+    }
+
     /// Payload bytes received that were not read yet. What `fill_buf` returned is unread until it
     /// is consumed.
     pub fn unread(&self) -> usize {

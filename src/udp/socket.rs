@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -25,33 +25,40 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Datagrams from one sender, back to back.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Received<'a> {
-    pub(crate) source: SocketAddr,
-    /// The local address they came to, if the system told.
-    pub(crate) destination: Option<IpAddr>,
-    pub(crate) contents: &'a [u8],
-    /// Size of each datagram but the last, which may be shorter.
-    pub(crate) stride: usize,
+pub struct Received<'a> {
+    /// The sender.
+    pub source: SocketAddr,
+    /// The local address they came to, if the system reports it.
+    pub destination: Option<IpAddr>,
+    /// The datagrams.
+    pub contents: &'a [u8],
+    /// Size of each datagram but the last, which may be shorter. At least one.
+    pub stride: usize,
 }
 
 /// Datagrams to one peer, back to back.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Outgoing<'a> {
-    pub(crate) destination: SocketAddr,
+pub struct Transmit<'a> {
+    /// The receiver.
+    pub destination: SocketAddr,
     /// The local address they go out from; unspecified to leave the choice to the system.
-    pub(crate) source: IpAddr,
-    pub(crate) contents: &'a [u8],
+    pub source: IpAddr,
+    /// The datagrams.
+    pub contents: &'a [u8],
     /// Size of each datagram but the last, where there is more than one.
-    pub(crate) segment_size: Option<usize>,
+    pub segment_size: Option<usize>,
 }
 
 /// Sends and receives datagrams. Many may send; one task receives.
-pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
-    /// Sends at once, or fails with `WouldBlock`.
-    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()>;
+pub trait DatagramSocket: Send + Sync + fmt::Debug {
+    /// Sends at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` while the socket is full; any other error loses the datagrams, as a network may.
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()>;
 
     /// Completes when it is worth trying to send again.
-    fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
+    fn writable(self: Arc<Self>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
     /// Hands what has arrived to `sink`. One task at a time: its waker replaces the one before.
     fn poll_receive(
@@ -149,17 +156,17 @@ impl UdpDatagramSocket {
         })
     }
 
-    fn send_at_once(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
-        let source = outgoing.source;
-        let transmit = quinn_udp::Transmit {
-            destination: outgoing.destination,
+    fn send_at_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let source = transmit.source;
+        let datagrams = quinn_udp::Transmit {
+            destination: transmit.destination,
             ecn: None,
-            contents: outgoing.contents,
-            segment_size: outgoing.segment_size,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
             src_ip: (!source.is_unspecified()).then_some(source),
         };
         self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.io).into(), &transmit)
+            self.state.try_send((&self.io).into(), &datagrams)
         })
     }
 
@@ -168,8 +175,8 @@ impl UdpDatagramSocket {
     /// quinn-udp believes that of every error of this kind. But there is the same for an address that nothing
     /// can be sent to, such as that of a datagram with the source port 0, and one of a stranger's would end
     /// batches to all the others.
-    fn try_without_batch(&self, batch: &Outgoing<'_>) {
-        let first = Outgoing {
+    fn try_without_batch(&self, batch: &Transmit<'_>) {
+        let first = Transmit {
             contents: batch
                 .contents
                 .get(..batch.segment_size.unwrap_or_default())
@@ -197,18 +204,18 @@ thread_local! {
 }
 
 impl DatagramSocket for UdpDatagramSocket {
-    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
-        let sent = self.send_at_once(outgoing);
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let sent = self.send_at_once(transmit);
         if let Err(error) = &sent
-            && outgoing.segment_size.is_some()
+            && transmit.segment_size.is_some()
             && is_of_batches(error)
         {
-            self.try_without_batch(outgoing);
+            self.try_without_batch(transmit);
         }
         sent
     }
 
-    fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
+    fn writable(self: Arc<Self>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> {
         Box::pin(async move { self.io.writable().await })
     }
 
@@ -275,8 +282,8 @@ mod tests {
         destination: SocketAddr,
         contents: &[u8],
         segment_size: Option<usize>,
-    ) -> Outgoing<'_> {
-        Outgoing {
+    ) -> Transmit<'_> {
+        Transmit {
             destination,
             source: destination.ip(),
             contents,

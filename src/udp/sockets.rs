@@ -3,16 +3,15 @@
 use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
-use super::interfaces;
 use super::port_watch;
 use super::socket::{DatagramSocket, UdpDatagramSocket};
+use crate::interfaces;
 
 /// Binds sockets: on the operating system, or on whatever stands in for it.
-pub(crate) trait Sockets: Debug + Send + Sync {
+pub trait Sockets: Debug + Send + Sync {
     /// Binds a socket. Must be called within a tokio runtime.
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>>;
 
@@ -27,7 +26,7 @@ pub(crate) trait Sockets: Debug + Send + Sync {
     }
 
     /// Completes when it is clear that nobody listens at `remote`; by default never.
-    fn watch_port(&self, _remote: SocketAddr) -> BoxFuture<'static, io::Error> {
+    fn watch_port(&self, _remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
         Box::pin(std::future::pending())
     }
 
@@ -35,9 +34,9 @@ pub(crate) trait Sockets: Debug + Send + Sync {
     fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr>;
 }
 
-/// The operating system.
-#[derive(Debug)]
-pub(crate) struct SystemSockets;
+/// Binds sockets on the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemSockets;
 
 impl Sockets for SystemSockets {
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
@@ -60,7 +59,7 @@ impl Sockets for SystemSockets {
     }
 
     /// See [`port_watch`].
-    fn watch_port(&self, remote: SocketAddr) -> BoxFuture<'static, io::Error> {
+    fn watch_port(&self, remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
         Box::pin(port_watch::watch(remote))
     }
 

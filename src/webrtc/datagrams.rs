@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::reachability::{Answer, Beyond};
 use super::{Source, WebRtcCarrier};
+use crate::udp::Transmit;
 use crate::udp::admission::challenge::is_refusal;
-use crate::udp::socket::Outgoing;
 
 /// Bytes that may wait for the proof of the address they go to. What is beyond it is as good as lost
 /// on the way.
@@ -136,14 +136,14 @@ impl WebRtcCarrier {
                     run = shorter;
                 }
             }
-            let mut outgoing = Outgoing::from(run);
+            let mut transmit = Transmit::from(run);
             if let Some(watch) = &self.source_watch {
-                outgoing.source = watch.unspecified();
+                transmit.source = watch.unspecified();
             }
-            match self.socket.try_send(&outgoing) {
+            match self.socket.try_send(&transmit) {
                 Ok(()) => {
                     if let Some(reachability) = &mut self.reachability {
-                        reachability.sent(outgoing.destination, outgoing.contents);
+                        reachability.sent(transmit.destination, transmit.contents);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -202,14 +202,14 @@ impl WebRtcCarrier {
     }
 
     fn send_challenge(&self, challenge: &Probe) -> bool {
-        let outgoing = Outgoing {
+        let transmit = Transmit {
             destination: challenge.destination,
             source: challenge.source.ip(),
             contents: &challenge.contents,
             segment_size: None,
         };
         // As good as lost if it is not taken: what waits for it asks again.
-        let _ = self.socket.try_send(&outgoing);
+        let _ = self.socket.try_send(&transmit);
         true
     }
 }
@@ -232,11 +232,11 @@ impl Drop for WebRtcCarrier {
                 self.unsent.pop(1);
                 continue;
             }
-            let mut outgoing = Outgoing::from(run);
+            let mut transmit = Transmit::from(run);
             if let Some(watch) = &self.source_watch {
-                outgoing.source = watch.unspecified();
+                transmit.source = watch.unspecified();
             }
-            if self.socket.try_send(&outgoing).is_err() {
+            if self.socket.try_send(&transmit).is_err() {
                 break;
             }
             self.unsent.pop(1);
@@ -249,7 +249,7 @@ fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
-impl<'a> From<Run<'a>> for Outgoing<'a> {
+impl<'a> From<Run<'a>> for Transmit<'a> {
     fn from(run: Run<'a>) -> Self {
         Self {
             destination: run.destination,

@@ -38,8 +38,8 @@ use crate::carrier::{
 };
 use crate::error::ConnectionError;
 use crate::message::MAX_FRAME;
+use crate::udp::DatagramSocket;
 use crate::udp::router::RouteGuard;
-use crate::udp::socket::DatagramSocket;
 
 /// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
 const MAX_UNSENT: usize = 512 * 1024;
@@ -455,10 +455,3 @@ impl Carrier for WebRtcCarrier {
         Poll::Ready(())
     }
 }
-
-#[cfg(test)]
-mod hello_tests;
-#[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod key_tests;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::udp::socket::wildcard;
+use crate::udp::wildcard;
 
 /// Silence of the peer after which a look is worth its system calls, and the time between two looks.
 const SILENCE: Duration = Duration::from_millis(250);

@@ -8,7 +8,7 @@ use super::request::policy::RequestPolicy;
 use super::tls::{TlsIdentity, TlsTrust};
 use crate::connection::{Config, ConfigError};
 use crate::identity::Identity;
-use crate::udp::admission::RateLimit;
+use crate::rates::RateLimit;
 
 /// Limits and timers of one WebSocket.
 #[derive(Debug, Clone)]

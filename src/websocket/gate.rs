@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::config::ListenerConfig;
 use super::error::HandshakeError;
-use crate::udp::admission::{Prefix, Rates};
+use crate::rates::{Prefix, Rates};
 
 /// Counts what is under way.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::refused::Refused;
 use super::server::{Arrival, accept_arrived, busy};
 use crate::address::WebSocketAddress;
 use crate::connection::Connection;
-use crate::udp::interfaces;
+use crate::interfaces;
 
 /// Connections that the system queues until they are accepted, as tokio asks for.
 const BACKLOG: i32 = 1024;

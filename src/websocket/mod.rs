@@ -71,6 +71,7 @@ mod tls;
 mod upgrade;
 
 use carrier::WebSocketCarrier;
+#[cfg(feature = "webrtc")]
 pub(crate) use client::connect_guarded;
 pub use client::{connect, connect_over};
 pub use config::{

@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anabranch::carrier::memory::{Faults, MemoryCarrier, MemoryConfig, pair};
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
 use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::{Config, Connection, ConnectionError, Negotiation, Substream};
+use anabranch_testkit::memory::{Faults, MemoryCarrier, MemoryConfig, pair};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};

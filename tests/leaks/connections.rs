@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{Address, Config, Connection, Endpoint, EndpointConfig, EngineFactory, RateLimit};
 use anabranch_str0m::STR0M;
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -100,7 +100,7 @@ impl World {
         let server = Endpoint::builder()
             .config(config)
             .endpoint_config(settings(engine))
-            .simulated(&network.host([10, 0, 0, 1]))
+            .sockets(network.host([10, 0, 0, 1]))
             .bind("10.0.0.1:4001")
             .await
             .unwrap();
@@ -128,7 +128,7 @@ impl World {
     fn dialler(&self, host: &Host) -> Endpoint {
         Endpoint::builder()
             .endpoint_config(settings(self.engine))
-            .simulated(host)
+            .sockets(host.clone())
             .dial_only()
             .unwrap()
     }

@@ -2,7 +2,6 @@
 //! memory.
 //!
 //! `ANABRANCH_LEAKS=5` does five times as many.
-#![cfg(feature = "testing")]
 
 #[path = "../allocator/mod.rs"]
 mod allocator;

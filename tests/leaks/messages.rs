@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::carrier::memory::{MemoryConfig, pair};
 use anabranch::payload::{receive, send_bytes};
-use anabranch::simulator::{Conditions, Network};
 use anabranch::{Config, Connection, Endpoint, Negotiation, Substream};
+use anabranch_testkit::memory::{MemoryConfig, pair};
+use anabranch_testkit::simulator::{Conditions, Network};
 use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
@@ -157,7 +157,7 @@ async fn of_messages_over_webrtc_nothing_is_left() {
     let builder = |ip: [u8; 4]| {
         Endpoint::builder()
             .config(config())
-            .simulated(&network.host(ip))
+            .sockets(network.host(ip))
     };
     let server = builder([10, 0, 0, 1]).bind("10.0.0.1:4001").await.unwrap();
     let client = builder([10, 0, 0, 2]).dial_only().unwrap();

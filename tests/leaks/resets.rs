@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Network, Verdict};
 use anabranch::{Config, Connection, Endpoint, EndpointConfig, Negotiation, Substream};
+use anabranch_testkit::simulator::{Conditions, Network, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -86,11 +86,11 @@ async fn over_webrtc(answers: Answers) {
             .endpoint_config(EndpointConfig::default())
     };
     let server = builder()
-        .simulated(&hosts[0])
+        .sockets(hosts[0].clone())
         .bind("10.0.0.1:4001")
         .await
         .unwrap();
-    let client = builder().simulated(&hosts[1]).dial_only().unwrap();
+    let client = builder().sockets(hosts[1].clone()).dial_only().unwrap();
     let address = server.addresses().remove(0);
     let (a, b) = tokio::join!(client.connect(&address), async {
         server.accept().await.expect("open").accept().await

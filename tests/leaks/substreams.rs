@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::carrier::memory::{Faults, MemoryConfig, pair};
-use anabranch::simulator::{Conditions, Network};
 use anabranch::{
     Config, Connection, ConnectionError, Endpoint, EndpointConfig, EngineFactory, Negotiation,
     Substream,
 };
 use anabranch_str0m::STR0M;
+use anabranch_testkit::memory::{Faults, MemoryConfig, pair};
+use anabranch_testkit::simulator::{Conditions, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -282,7 +282,7 @@ async fn simulated(engine: EngineFactory, count: usize) {
         Endpoint::builder()
             .config(config(Negotiation::MultistreamSelect))
             .endpoint_config(settings.clone())
-            .simulated(&network.host(ip))
+            .sockets(network.host(ip))
     };
     let server = builder([10, 0, 0, 1]).bind("10.0.0.1:4001").await.unwrap();
     let client = builder([10, 0, 0, 2]).dial_only().unwrap();

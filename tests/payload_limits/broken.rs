@@ -2,10 +2,10 @@
 
 use std::io::{Cursor, ErrorKind};
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::payload::{PayloadError, Rejection, SendError, code, receive, send_bytes};
 use anabranch::substream::code as substream_code;
+use anabranch_testkit::memory::MemoryConfig;
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{Pair, config, pattern, scripted, settle, within};

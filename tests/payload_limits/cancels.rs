@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::Message;
 use anabranch::payload::{PayloadError, Receiver, Rejection, SendError, code, receive, send_bytes};
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};

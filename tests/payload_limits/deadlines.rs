@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::payload::{
     MessageError, PayloadError, Payloads, Receiver, SendError, Sender, TimeLimit, code, receive,
     send_bytes,
 };
+use anabranch_testkit::memory::MemoryConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 

@@ -4,12 +4,12 @@ use std::io::Cursor;
 use std::time::Duration;
 
 use anabranch::Config;
-use anabranch::carrier::memory::MemoryConfig;
 use anabranch::message::{Flag, Message};
 use anabranch::payload::{
     MessageError, PayloadError, Payloads, Receiver, Rejection, SendError, Sender, code, receive,
     send_bytes,
 };
+use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use tokio::time::Instant;
 

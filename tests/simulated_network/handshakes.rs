@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch::Finished;
-use anabranch::simulator::{Conditions, TappedDatagram, Verdict};
+use anabranch_testkit::simulator::{Conditions, TappedDatagram, Verdict};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, timeout};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anabranch::carrier::conformance::storm;
 use anabranch::connection::Negotiation;
-use anabranch::simulator::{Conditions, Network, Verdict};
 use anabranch::{Config, Connection, Endpoint, Finished};
+use anabranch_testkit::conformance::storm;
+use anabranch_testkit::simulator::{Conditions, Network, Verdict};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -152,11 +152,11 @@ async fn pair(network: &Network) -> Ends {
     config.max_inbound_substreams = 64;
     let builder = || Endpoint::builder().config(config.clone());
     let listener = builder()
-        .simulated(&hosts[0])
+        .sockets(hosts[0].clone())
         .bind("0.0.0.0:4001")
         .await
         .unwrap();
-    let dialler = builder().simulated(&hosts[1]).dial_only().unwrap();
+    let dialler = builder().sockets(hosts[1].clone()).dial_only().unwrap();
     let address = listener.addresses().remove(0);
     let (ours, theirs) = tokio::join!(dialler.connect(&address), async {
         listener.accept().await.expect("open").accept().await

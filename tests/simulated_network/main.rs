@@ -1,5 +1,4 @@
 //! Real endpoints, from ICE to substreams, on a simulated network in virtual time.
-#![cfg(feature = "testing")]
 
 mod handshakes;
 mod liveness;

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{ConnectError, ConnectionError, EngineFactory, Finished, OpenError};
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};

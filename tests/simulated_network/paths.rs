@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anabranch::simulator::{Burst, Conditions};
 use anabranch::{Finished, WebRtcDirectVersion};
+use anabranch_testkit::simulator::{Burst, Conditions};
 use tokio::time::Instant;
 
 use crate::world::{World, bulk, echo, round_trip, transfer_under};

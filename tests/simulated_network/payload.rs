@@ -4,8 +4,8 @@ use std::io::Cursor;
 use std::time::Duration;
 
 use anabranch::payload::{PayloadError, Payloads, Received, Receiver, SendError, Sender, Sent};
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{Address, Connection, Endpoint};
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use tokio::time::{sleep, timeout};
 
 use crate::world::{FOREVER, endpoint_config, pattern, round_trip};
@@ -28,12 +28,12 @@ impl Two {
         let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
         let builder = Endpoint::builder()
             .endpoint_config(endpoint_config())
-            .simulated(&hosts[0])
+            .sockets(hosts[0].clone())
             .protocol(PAYLOAD);
         let server = builder.bind("0.0.0.0:4001").await.unwrap();
         let client = Endpoint::builder()
             .endpoint_config(endpoint_config())
-            .simulated(&hosts[1])
+            .sockets(hosts[1].clone())
             .dial_only()
             .unwrap();
         let address = server.addresses().remove(0);

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use anabranch::endpoint::Phase;
-use anabranch::simulator::{Burst, Conditions};
 use anabranch::{ConnectError, EndpointConfig, EngineFactory, WebRtcDirectVersion};
 use anabranch_str0m::STR0M;
+use anabranch_testkit::simulator::{Burst, Conditions};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use rand::rngs::StdRng;

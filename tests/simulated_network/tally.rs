@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anabranch::simulator::Conditions;
 use anabranch::{EngineFactory, Finished};
+use anabranch_testkit::simulator::Conditions;
 
 use crate::world::Transferred;
 

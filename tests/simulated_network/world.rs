@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{
     Address, ConnectError, Connection, Endpoint, EndpointConfig, FinishError, Finished, OpenError,
     Substream,
 };
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -59,13 +59,13 @@ impl World {
         let hosts = [network.host([10, 0, 0, 1]), network.host([10, 0, 0, 2])];
         let builder = Endpoint::builder()
             .endpoint_config(config.clone())
-            .simulated(&hosts[0])
+            .sockets(hosts[0].clone())
             .protocol(ECHO)
             .protocol(BULK);
         let server = builder.bind("0.0.0.0:4001").await.unwrap();
         let client = Endpoint::builder()
             .endpoint_config(config)
-            .simulated(&hosts[1])
+            .sockets(hosts[1].clone())
             .dial_only()
             .unwrap();
         let address = server.addresses().remove(0);

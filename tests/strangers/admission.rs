@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anabranch::endpoint::Phase;
-use anabranch::simulator::Verdict;
 use anabranch::{ConnectError, ConnectionError, Endpoint, RateLimit, WebRtcDirectVersion};
+use anabranch_testkit::simulator::Verdict;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::io::AsyncReadExt;
@@ -422,7 +422,7 @@ async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
         let (listener, address) = listen(&server, config.clone()).await;
         let dialler = Endpoint::builder()
             .endpoint_config(config)
-            .simulated(&client)
+            .sockets(client.clone())
             .dial_only()
             .expect("a configuration that works");
         let accepting = listener.clone();

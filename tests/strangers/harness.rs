@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{Address, Connection, Endpoint, EndpointBuilder, EndpointConfig};
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use is::stun::{StunMessage, TransId};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -33,7 +33,9 @@ pub(super) fn network(seed: u64, round_trip_ms: u64) -> (Network, Host, Host) {
 }
 
 pub(super) async fn listen(host: &Host, config: EndpointConfig) -> (Endpoint, Address) {
-    let builder = Endpoint::builder().endpoint_config(config).simulated(host);
+    let builder = Endpoint::builder()
+        .endpoint_config(config)
+        .sockets(host.clone());
     let endpoint = builder
         .protocol(BULK)
         .bind("0.0.0.0:4001")
@@ -46,7 +48,7 @@ pub(super) async fn listen(host: &Host, config: EndpointConfig) -> (Endpoint, Ad
 pub(super) fn dialler(host: &Host) -> Endpoint {
     let builder: EndpointBuilder = Endpoint::builder()
         .endpoint_config(endpoint_config())
-        .simulated(host);
+        .sockets(host.clone());
     builder.dial_only().expect("defaults work")
 }
 

@@ -1,5 +1,4 @@
 //! What those who have proven nothing can make a listener, a dialler and others suffer; on a simulated network.
-#![cfg(feature = "testing")]
 
 mod admission;
 #[path = "../allocator/mod.rs"]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Verdict};
 use anabranch::{Endpoint, WebRtcDirectVersion};
+use anabranch_testkit::simulator::{Conditions, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 

@@ -34,16 +34,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::rates::{Bucket, Prefix, RateLimit, Rates};
+
 pub(crate) mod challenge;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzzing;
-mod rates;
 mod sightings;
 
 use challenge::{ChallengeKey, has_signed, is_signed_success};
-use rates::Bucket;
-pub use rates::RateLimit;
-pub(crate) use rates::{Prefix, Rates};
 use sightings::Sightings;
 
 /// How long an answered challenge is remembered: the next checks of the peer are much closer.
@@ -318,5 +314,7 @@ impl Proofs {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

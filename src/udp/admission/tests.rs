@@ -2,6 +2,10 @@
 
 use super::challenge::{PeerCredentials, success, transaction};
 use super::*;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use crate::ufrag::parse_username;
 
 const LIMITS: Limits = Limits {
@@ -282,4 +286,15 @@ async fn an_answer_of_more_than_256_bytes_proves_nothing_and_is_not_kept() {
 /// A success response with an attribute of this many bytes more, its header included.
 fn signed_answer(asked: super::challenge::Transaction, more: usize) -> Vec<u8> {
     super::challenge::success_with_software(asked, source(1, 1), &"s".repeat(more - 4), PWD)
+}
+
+#[test]
+fn contacts_get_in_as_far_as_their_addresses_are_proven() {
+    for seed in crate::random::seeds(5_000) {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bytes = vec![0; rng.random_range(0..600)];
+        rng.fill(&mut bytes[..]);
+        super::model::run(&bytes);
+    }
 }

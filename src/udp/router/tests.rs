@@ -6,9 +6,10 @@ use is::stun::TransId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::super::admission::Limits;
 use super::super::admission::challenge::refusal;
-use super::super::admission::{Limits, RateLimit};
 use super::*;
+use crate::rates::RateLimit;
 
 const MOST: usize = 32;
 

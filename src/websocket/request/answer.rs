@@ -48,8 +48,9 @@ impl Answer {
         &self.body
     }
 
-    /// As it is sent; without the body in answer to HEAD.
-    pub(crate) fn encode(&self, with_body: bool) -> Vec<u8> {
+    /// The answer as HTTP/1.1, with `Content-Length` and `Connection: close`; without the body in
+    /// answer to HEAD.
+    pub fn encode(&self, with_body: bool) -> Vec<u8> {
         let (status, reason) = (self.status, reason(self.status));
         // Upgrade is an option of the connection (RFC 9110 section 7.8).
         let connection = match self.status {

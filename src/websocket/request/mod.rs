@@ -84,7 +84,11 @@ impl<'a> RequestHead<'a> {
     }
 
     /// Reads a whole head, with the empty line that ends it.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, UpgradeError> {
+    ///
+    /// # Errors
+    /// [`UpgradeError::Malformed`], [`UpgradeError::HeadTooLong`] for too many headers, and
+    /// [`UpgradeError::UnsupportedHttp`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, UpgradeError> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let malformed = |text: &str| UpgradeError::Malformed(text.to_owned());

@@ -79,7 +79,7 @@ impl HeadBuffer {
     }
 
     /// Adds what has come, as much as [`Self::read`] would read.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         let room = MAX_HEAD.saturating_sub(self.bytes.len()).min(bytes.len());
         self.bytes.extend_from_slice(&bytes[..room]);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::connection::Config;
 use crate::endpoint::EndpointConfig;
-use crate::endpoint::RateLimit;
 use crate::payload::PayloadConfig;
+use crate::rates::RateLimit;
 use crate::websocket::{ListenerConfig, RequestPolicy, WebSocketConfig};
 
 const DOCUMENT: &str = include_str!("../../../docs/reliability.md");

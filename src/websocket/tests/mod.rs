@@ -1,6 +1,6 @@
-//! The WebSocket carrier: the suite of every carrier, hostile peers, and whole connections.
+//! The WebSocket carrier: hostile peers, and whole connections.
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -15,6 +15,7 @@ mod defaults;
 mod ends;
 mod hostile;
 mod proxies;
+mod random;
 mod requests;
 mod rfc6455;
 mod simulated;
@@ -37,22 +38,3 @@ where
     let socket = WebSocketStream::from_raw_socket(Metered::new(stream), role, Some(engine)).await;
     WebSocketCarrier::new(socket, is_client, config)
 }
-
-type InMemory = WebSocketCarrier<DuplexStream>;
-
-/// Two carriers; the first one is the client. The pipe between them is shorter than the frames of the suite, so
-/// that "written to the socket" is "read by the peer".
-async fn connect(client_first: bool) -> (InMemory, InMemory) {
-    let (a, b) = duplex(2048);
-    let config = WebSocketConfig::default();
-    let client = carrier(a, true, config.clone()).await;
-    let server = carrier(b, false, config).await;
-    if client_first {
-        (client, server)
-    } else {
-        (server, client)
-    }
-}
-
-crate::carrier_conformance!(paused client_opens, || connect(true));
-crate::carrier_conformance!(paused server_opens, || connect(false));

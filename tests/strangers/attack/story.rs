@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::simulator::{Conditions, Host, Network};
 use anabranch::{
     Address, Config, Connection, Endpoint, EndpointBuilder, EndpointConfig, WebRtcDirectVersion,
 };
+use anabranch_testkit::simulator::{Conditions, Host, Network};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -235,7 +235,7 @@ fn builder(host: &Host, limits: EndpointConfig) -> EndpointBuilder {
     Endpoint::builder()
         .config(config)
         .endpoint_config(limits)
-        .simulated(host)
+        .sockets(host.clone())
 }
 
 async fn listen(host: &Host, limits: EndpointConfig) -> (Endpoint, Address) {

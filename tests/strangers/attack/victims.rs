@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anabranch::simulator::TappedDatagram;
+use anabranch_testkit::simulator::TappedDatagram;
 use rand::RngExt;
 use rand::rngs::StdRng;
 

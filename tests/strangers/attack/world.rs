@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anabranch::simulator::{Network, TappedDatagram, Verdict};
 use anabranch::{Address, Endpoint};
+use anabranch_testkit::simulator::{Network, TappedDatagram, Verdict};
 use bytes::Bytes;
 use is::stun::StunMessage;
 use rand::rngs::StdRng;

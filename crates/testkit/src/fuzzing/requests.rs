@@ -1,0 +1,227 @@
+//! Requests of upgrades, from anybody.
+
+use std::net::SocketAddr;
+
+use super::Input;
+use anabranch::identity::Identity;
+use anabranch::websocket::{
+    Authentication, Origins, RequestHead, ServerConfig, UpgradeError, UpgradeRequest,
+};
+
+/// Longest head that a listener reads.
+const MAX_HEAD: usize = 8 * 1024;
+
+/// Lines of requests, of which an input needs a byte each.
+const LINES: [&str; 48] = [
+    "GET / HTTP/1.1\r\n",
+    "GET /a?b HTTP/1.1\r\n",
+    "GET http://example.org/a HTTP/1.1\r\n",
+    "POST / HTTP/1.1\r\n",
+    "GET / HTTP/1.0\r\n",
+    "PRI * HTTP/2.0\r\n",
+    "Host: example.org\r\n",
+    "host: localhost:80\r\n",
+    "HOST: 127.0.0.1:8080\r\n",
+    "Host: [::1]\r\n",
+    "Host: evil.example\r\n",
+    "Host:\r\n",
+    "Connection: Upgrade\r\n",
+    "Connection: keep-alive\r\n",
+    "Upgrade: websocket\r\n",
+    "Upgrade: h2c\r\n",
+    "Sec-WebSocket-Version: 13\r\n",
+    "Sec-WebSocket-Version: 8\r\n",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    "Sec-WebSocket-Key: x\r\n",
+    "Sec-WebSocket-Protocol: anabranch.v1\r\n",
+    "Sec-WebSocket-Protocol: a, anabranch.noise.v1\r\n",
+    "Origin: http://example.org\r\n",
+    "Origin: http://localhost:80\r\n",
+    "Origin: http://localhost\r\n",
+    "Origin: https://[::1]\r\n",
+    "Origin: http://127.0.0.1:8080\r\n",
+    "Origin: http://evil.example\r\n",
+    "Origin: null\r\n",
+    "Content-Length: 0\r\n",
+    "Content-Length: 1\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "\0",
+    " ",
+    ": ",
+    ",",
+    ";",
+    "\"",
+    "\\",
+    "for=",
+    "192.0.2.1",
+    "[2001:db8::1]:80",
+    "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+    "PROXY UNKNOWN\r\n",
+    "\r\n\r\n\0\r\nQUIT\n",
+];
+
+/// Whether the request was upgraded.
+pub(super) fn run(bytes: &[u8]) -> bool {
+    request_of(&mut Input::new(bytes))
+}
+
+/// Lines of HTTP and of PROXY headers, and what is no line.
+pub fn text(input: &mut Input<'_>) -> Vec<u8> {
+    let mut text = Vec::new();
+    while !input.is_empty() {
+        let byte = input.u8();
+        match LINES.get(usize::from(byte)) {
+            Some(line) => text.extend_from_slice(line.as_bytes()),
+            // Long ones, without long inputs.
+            None if byte == 0xff => text.resize(text.len() + 2000, b'a'),
+            None if byte == 0xfe => text.push(input.u8()),
+            None => text.push(byte & 0x7f),
+        }
+    }
+    text
+}
+
+fn request_of(input: &mut Input<'_>) -> bool {
+    let has_noise = input.bool();
+    let authentication = match has_noise {
+        true => Authentication::noise(identity()),
+        false => Authentication::DangerNone,
+    };
+    let mut config = ServerConfig::new(authentication);
+    let local: SocketAddr = input
+        .pick(&["203.0.113.1:80", "127.0.0.1:80", "[fd00::1]:80"])
+        .parse()
+        .expect("an address");
+    if input.bool() {
+        config.requests.hosts = Some(vec!["example.org".to_owned()]);
+    }
+    if input.bool() {
+        config.requests.paths = Some(vec!["/a".to_owned()]);
+    }
+    config.requests.origins = match input.below(3) {
+        0 => Origins::ByAuthentication,
+        1 => Origins::Same,
+        _ => Origins::Only(vec!["http://example.org".to_owned()]),
+    };
+    let mut bytes = text(input);
+    bytes.truncate(MAX_HEAD);
+    // Empty lines before a request are skipped (RFC 9112 section 2.2).
+    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
+    let bytes = &bytes[start.unwrap_or(bytes.len())..];
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = &bytes[..end + 4];
+    let checked = RequestHead::parse(head)
+        .map(|request| request.with_local_address(local))
+        .and_then(|request| UpgradeRequest::check(&request, &config));
+    match checked {
+        Ok(_) => {
+            check_upgraded(head, &config, has_noise, local);
+            true
+        }
+        Err(error) => {
+            check_answer(&error);
+            false
+        }
+    }
+}
+
+/// Slow to make, and of no interest.
+fn identity() -> Identity {
+    static IDENTITY: std::sync::LazyLock<Identity> = std::sync::LazyLock::new(Identity::generate);
+    IDENTITY.clone()
+}
+
+/// The rules, read off the text of a request that was upgraded.
+fn check_upgraded(head: &[u8], config: &ServerConfig, has_noise: bool, local: SocketAddr) {
+    let text = String::from_utf8_lossy(head);
+    let mut lines = text.split("\r\n");
+    let words: Vec<&str> = lines.next().expect("a line").split(' ').collect();
+    let &["GET", target, "HTTP/1.1"] = &words[..] else {
+        panic!("{words:?}");
+    };
+    let headers: Vec<(String, &str)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim()))
+        .collect();
+    let all = |name: &str| -> Vec<&str> {
+        let found = headers.iter().filter(|(own, _)| own == name);
+        found.map(|(_, value)| *value).collect()
+    };
+    let [host] = all("host")[..] else {
+        panic!("{headers:?}");
+    };
+    assert_eq!(all("sec-websocket-version"), ["13"]);
+    assert_eq!(all("sec-websocket-key").len(), 1);
+    assert!(all("transfer-encoding").is_empty());
+    assert!(all("content-length").iter().all(|length| *length == "0"));
+    let list = |name: &str, wanted: &str| {
+        let joined = all(name).join(",").to_ascii_lowercase();
+        joined.split(',').any(|member| member.trim() == wanted)
+    };
+    assert!(list("connection", "upgrade") && list("upgrade", "websocket"));
+    let subprotocol = config.authentication.subprotocol();
+    assert!(list("sec-websocket-protocol", subprotocol));
+    if config.requests.paths.is_some() {
+        let path = target.strip_prefix("http://example.org").unwrap_or(target);
+        assert_eq!(path.split('?').next(), Some("/a"));
+    }
+    // Without the port, which no line of ours has with this name.
+    let is_listed = host.eq_ignore_ascii_case("example.org") || host.starts_with("example.org:");
+    assert!(config.requests.hosts.is_none() || is_listed, "{host}");
+    let origin = match all("origin")[..] {
+        [] => return,
+        [origin] => origin,
+        _ => panic!("{headers:?}"),
+    };
+    match config.requests.origins {
+        Origins::ByAuthentication if has_noise => {}
+        Origins::Only(_) => assert!(
+            origin
+                .to_ascii_lowercase()
+                .starts_with("http://example.org")
+        ),
+        _ => {
+            let name = |authority: &str| match authority.find(']') {
+                Some(end) => authority[..=end].to_ascii_lowercase(),
+                None => authority
+                    .split(':')
+                    .next()
+                    .expect("one")
+                    .to_ascii_lowercase(),
+            };
+            let (_, page) = origin.split_once("://").expect("a scheme");
+            let host = name(host);
+            assert_eq!(name(page), host);
+            let is_number = host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok();
+            let is_local = host.trim_end_matches('.').ends_with("localhost");
+            let is_public = local.ip().to_string() == "203.0.113.1";
+            let is_listed = config.requests.hosts.is_some();
+            assert!(is_number || is_local || is_public || is_listed, "{origin}");
+        }
+    }
+}
+
+/// An answer is one, whatever was asked.
+fn check_answer(error: &UpgradeError) {
+    let answer = error.answer();
+    let bytes = answer.encode(true);
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(&bytes).expect("HTTP");
+    let httparse::Status::Complete(len) = parsed else {
+        panic!("it does not end");
+    };
+    assert_eq!(response.code, Some(answer.status()));
+    assert!((400..600).contains(&answer.status()));
+    let value = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name == name);
+        String::from_utf8_lossy(found.expect("the header").value).into_owned()
+    };
+    assert_eq!(value("content-length"), (bytes.len() - len).to_string());
+    assert!(value("connection").starts_with("close"));
+}

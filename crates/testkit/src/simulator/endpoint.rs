@@ -1,0 +1,19 @@
+//! Real endpoints on simulated hosts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Host;
+use anabranch::udp::DatagramSocket;
+use anabranch::udp::Sockets;
+
+impl Sockets for Host {
+    fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
+        Ok(Arc::new(Self::bind(self, address)?))
+    }
+
+    fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr> {
+        vec![SocketAddr::new(self.ip(), socket.port())]
+    }
+}

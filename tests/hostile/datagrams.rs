@@ -1,0 +1,298 @@
+//! Whoever is on the path and has no keys: datagrams that come again, late, cut, and long after their
+//! connection is gone.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use super::{CONNECT_TIMEOUT, ENGINES, World, echo, pattern};
+use anabranch::connection::Connection;
+use anabranch::endpoint::{ConnectError, Endpoint, EndpointConfig};
+use anabranch::substream::Finished;
+use anabranch_rtc::dtls::forced;
+use anabranch_testkit::simulator::Verdict;
+
+const SERVER_PORT: u16 = 4001;
+
+/// Another connection of the neighbour's, from its handshake on, with 50 000 bytes each way.
+async fn connect_and_exchange(world: &mut World) -> Connection {
+    let connecting = world.neighbour.connect(&world.address);
+    let connection = timeout(Duration::from_secs(60), connecting)
+        .await
+        .expect("in time")
+        .unwrap_or_else(|error| panic!("{error} on {:?}", world.engine));
+    let (theirs, _) = world.outcome().await;
+    tokio::spawn(echo(theirs.expect("a connection")));
+    let data = pattern(50_000);
+    let exchange = async {
+        let mut substream = connection.open("").await.expect("a substream");
+        let (mut reader, mut writer) = (Vec::new(), &data[..]);
+        let (read, write) = substream.split();
+        let sending = async {
+            write.write_all_buf(&mut writer).await.expect("room");
+            write.finish().await.expect("an end")
+        };
+        let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut reader));
+        read.expect("all");
+        assert_eq!(outcome, Finished::Acked);
+        assert!(reader == data, "{} bytes", reader.len());
+    };
+    timeout(Duration::from_secs(120), exchange)
+        .await
+        .expect("in time");
+    connection
+}
+
+async fn end(world: World, connection: Connection) {
+    connection.close().await;
+    assert!(connection.is_idle());
+    drop(connection);
+    world.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_datagram_comes_three_times_and_again_later() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let network = world.network.clone();
+        let mut earlier: Vec<(SocketAddr, SocketAddr, Vec<u8>)> = Vec::new();
+        let mut rng = StdRng::seed_from_u64(11);
+        world.network.set_tap(move |datagram| {
+            let this = (
+                datagram.source,
+                datagram.destination,
+                datagram.contents.clone(),
+            );
+            earlier.push(this.clone());
+            // One of the whole connection, those of the handshake included, and one of the last hundred.
+            let any = rng.random_range(0..earlier.len());
+            let recent = rng.random_range(earlier.len().saturating_sub(100)..earlier.len());
+            for (from, to, contents) in [
+                this.clone(),
+                this,
+                earlier[any].clone(),
+                earlier[recent].clone(),
+            ] {
+                network.inject(from, to, contents);
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        end(world, connection).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_datagram_is_preceded_by_parts_of_itself() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let network = world.network.clone();
+        let mut count = 0_usize;
+        world.network.set_tap(move |datagram| {
+            count += 1;
+            let length = datagram.contents.len();
+            // Headers of STUN, of records of both versions and of messages within them; any, in turn; all
+            // but the last bytes.
+            for cut in [
+                0,
+                1,
+                5,
+                13,
+                20,
+                25,
+                count % length.max(1),
+                length.saturating_sub(16),
+                length.saturating_sub(1),
+            ] {
+                if let Some(part) = datagram.contents.get(..cut) {
+                    network.inject(datagram.source, datagram.destination, part.to_vec());
+                }
+            }
+            // And followed by more than itself.
+            let longer = [&datagram.contents[..], &[0x17; 40]].concat();
+            network.inject(datagram.source, datagram.destination, longer);
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        end(world, connection).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_connection_that_is_replayed_is_not_one() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let recording = Arc::clone(&recorded);
+        world.network.set_tap(move |datagram| {
+            if datagram.destination.port() == SERVER_PORT {
+                let mut recording = recording.lock().expect("no panic");
+                recording.push((datagram.source, datagram.contents.clone()));
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        connection.close().await;
+        drop(connection);
+        world.network.clear_tap();
+        world.assert_only_the_neighbour_is_left().await;
+
+        let recorded = std::mem::take(&mut *recorded.lock().expect("no panic"));
+        let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
+        for moved in [false, true] {
+            for (source, contents) in &recorded {
+                let source = if moved { stranger } else { *source };
+                let to = world.address.socket_addr();
+                world.network.inject(source, to, contents.clone());
+                sleep(Duration::from_millis(1)).await;
+            }
+            // Its first check is sound, as a check has nothing that would be used once: what it gets is a
+            // place among the handshakes, for as long as one may take.
+            let (result, after) = world.outcome().await;
+            let error = result.expect_err("an echo of the past");
+            assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+            assert!(after <= CONNECT_TIMEOUT + Duration::from_millis(50));
+            // The neighbour's own traffic may have been in the recording, and is not harmed by it.
+            world.assert_only_the_neighbour_is_left().await;
+        }
+        world.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_the_peer_that_come_from_elsewhere_are_dropped() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let network = world.network.clone();
+        let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
+        world.network.set_tap(move |datagram| {
+            if matches!(datagram.contents.first(), Some(20..=63)) {
+                // Ahead of the real one.
+                network.inject(stranger, datagram.destination, datagram.contents.clone());
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        let (victim, elsewhere) = (world.network.host(super::VICTIM), stranger.ip());
+        let elsewhere = world.network.host(elsewhere);
+        let answered = world.network.link_counters(&victim, &elsewhere);
+        assert_eq!(answered.sent, 0, "on {engine:?}");
+        end(world, connection).await;
+    }
+}
+
+/// Of another handshake, to a dialler that waits for the listener's part of its own.
+#[tokio::test(start_paused = true)]
+async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let recording = Arc::clone(&recorded);
+        world.network.set_tap(move |datagram| {
+            if datagram.source.port() == SERVER_PORT
+                && matches!(datagram.contents.first(), Some(20..=63))
+            {
+                let mut recording = recording.lock().expect("no panic");
+                recording.push(datagram.contents.clone());
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        connection.close().await;
+        drop(connection);
+        world.assert_only_the_neighbour_is_left().await;
+
+        let network = world.network.clone();
+        let mut recorded = std::mem::take(&mut *recorded.lock().expect("no panic"));
+        let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
+        world.network.set_tap(move |datagram| {
+            // With the ClientHello: long before the listener's answer.
+            if datagram.contents.first() == Some(&22) && datagram.destination.port() == SERVER_PORT
+            {
+                for contents in recorded.drain(..) {
+                    network.inject(stranger, datagram.source, contents);
+                }
+            }
+            Verdict::Pass
+        });
+        let connection = connect_and_exchange(&mut world).await;
+        world.network.clear_tap();
+        end(world, connection).await;
+    }
+}
+
+/// In DTLS 1.2 the client's certificate is neither encrypted nor proven yet: who forges a source can send it
+/// without having received anything.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_alone_is_no_proof_of_an_address() {
+    const MTU: usize = 1180;
+    forced::set_12(MTU);
+    // A handshake record with message 1, a list of one certificate of one byte.
+    let certificate = [
+        &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 19][..],
+        &[11, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 7],
+        &[0, 0, 4, 0, 0, 1, 7],
+    ]
+    .concat();
+    for engine in ENGINES {
+        let world = World::new(engine).await;
+        let listening = world.address.socket_addr();
+        let dialler = Endpoint::builder()
+            .endpoint_config({
+                let mut config = EndpointConfig::default();
+                config.engine = engine;
+                config.mtu = MTU;
+                config
+            })
+            .sockets(world.attacker.clone())
+            .dial_only()
+            .expect("an endpoint");
+        let attacker = world.attacker.ip();
+        let network = world.network.clone();
+        let certificate = certificate.clone();
+        let bytes = Arc::new(Mutex::new((0, 0)));
+        let counted = Arc::clone(&bytes);
+        let mut said_hello = false;
+        // As with a forged source: nothing but the responses to the first checks arrives, and nothing is sent
+        // behind the ClientHello.
+        world.network.set_tap(move |datagram| {
+            let (to_listener, from_listener) = &mut *counted.lock().expect("no panic");
+            let length = datagram.contents.len();
+            if datagram.source.ip() == attacker {
+                if said_hello {
+                    return Verdict::Drop;
+                }
+                said_hello = datagram.contents.first() == Some(&22);
+                *to_listener += length;
+                if said_hello {
+                    *to_listener += certificate.len();
+                    network.inject(datagram.source, listening, certificate.clone());
+                }
+            } else if datagram.destination.ip() == attacker {
+                *from_listener += length;
+                if !datagram.contents.starts_with(&[1, 1]) {
+                    return Verdict::Drop;
+                }
+            }
+            Verdict::Pass
+        });
+        dialler.connect(&world.address).await.expect_err("no DTLS");
+        world.network.clear_tap();
+        // Nothing came after the last that was sent.
+        let (came, sent) = *bytes.lock().expect("no panic");
+        assert!(sent > 600, "{sent} on {engine:?}");
+        assert!(sent <= 3 * came, "{sent} bytes for {came} on {engine:?}");
+        dialler.close().await;
+        drop(dialler);
+        world.finish().await;
+    }
+    forced::set_12(usize::MAX);
+}

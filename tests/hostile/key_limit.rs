@@ -1,0 +1,123 @@
+//! Connections with DTLS 1.2 whose keys are used up, on both engines, on a simulated network.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use anabranch::ConnectionError;
+use anabranch::certificate::Certificate;
+use anabranch::endpoint::{Endpoint, EndpointConfig, EngineFactory};
+use anabranch::identity::Identity;
+use anabranch_rtc::dtls::forced;
+use anabranch_str0m::STR0M;
+use anabranch_testkit::simulator::{Conditions, Network};
+
+/// MTU of the side that knows DTLS 1.2 only, and of the other.
+const MTUS: [usize; 2] = [1180, 1200];
+
+/// Records that the limited side allows.
+const LIMIT: u64 = 300;
+
+/// Sends tiny messages from the dialler until one side has enough. `limited` is the side that counts: the dialler, which
+/// sends, or the listener, which receives.
+async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
+    let context = format!("{engine:?}, side {limited}, DTLS 1.2: {version_12}");
+    forced::set_12(if version_12 { MTUS[0] } else { usize::MAX });
+    let network = Network::new(5);
+    network.set_conditions(Conditions::round_trip(Duration::from_millis(10)));
+    let builder = |side: usize| {
+        let mut config = {
+            let mut config = EndpointConfig::default();
+            config.engine = engine;
+            config.mtu = MTUS[side];
+            config
+        };
+        if side == limited {
+            config.max_dtls12_records = LIMIT;
+        }
+        let identity = Identity::from_ed25519_seed([side as u8 + 1; 32]);
+        Endpoint::builder()
+            .certificate(Certificate::derive(&identity))
+            .identity(identity)
+            .endpoint_config(config)
+            .sockets(network.host([10, 0, 0, side as u8 + 1]))
+            .protocol("/tiny/1")
+    };
+    let dialler = builder(0).dial_only().expect("an endpoint");
+    let listener = builder(1).bind("10.0.0.2:4001").await.expect("a socket");
+    let address = listener.addresses().remove(0);
+    let (ours, theirs) = tokio::join!(dialler.connect(&address), async {
+        let incoming = listener.accept().await.expect("a first contact");
+        incoming.accept().await.expect("a connection")
+    });
+    let ours = ours.expect("a connection");
+    let reading = tokio::spawn({
+        let theirs = theirs.clone();
+        async move {
+            let mut substream = theirs.accept().await.expect("it lives").expect("one");
+            let mut all = Vec::new();
+            let _ = substream.read_to_end(&mut all).await;
+            all.len() as u64
+        }
+    });
+    let mut substream = ours.open("/tiny/1").await.expect("a substream");
+    let mut written = 0;
+    while written < 3 * LIMIT && substream.write_all(b"x").await.is_ok() {
+        written += 1;
+        sleep(Duration::from_millis(2)).await;
+    }
+    if version_12 {
+        println!("{context}: {written}");
+        // Each is a record. One side alone sends half as many, in which it acknowledges them.
+        assert!(written < LIMIT * 5 / 4, "{context}: {written}");
+        let causes = [ours.closed().await, theirs.closed().await];
+        assert_eq!(causes[limited], ConnectionError::KeysUsedUp, "{context}");
+        let told = causes[1 - limited].to_string();
+        // str0m may find that its DTLS is closed before it hands over why.
+        let is_told = told.contains(&causes[limited].to_string());
+        assert!(is_told || engine == STR0M, "{context}: {told}");
+        drop(substream);
+        let read = reading.await.expect("no panic");
+        // In an orderly way: what the side accepted that closes has arrived.
+        assert!(
+            read == written || limited == 1,
+            "{context}: {read} of {written}"
+        );
+    } else {
+        substream
+            .finish()
+            .await
+            .expect("DTLS 1.3 has no such limit");
+        drop(substream);
+        assert_eq!(reading.await.expect("no panic"), 3 * LIMIT, "{context}");
+    }
+    let closing = async {
+        ours.close().await;
+        theirs.close().await;
+        dialler.close().await;
+        listener.close().await;
+    };
+    timeout(Duration::from_secs(60), closing)
+        .await
+        .expect("everything closes");
+    assert!(ours.is_idle() && theirs.is_idle() && dialler.is_idle() && listener.is_idle());
+    drop((ours, theirs, dialler, listener));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(
+        (network.sockets(), network.in_flight()),
+        (0, 0),
+        "{context}"
+    );
+    forced::set_12(usize::MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tiny_messages_use_up_the_keys_of_dtls_1_2_of_who_sends_and_of_who_receives() {
+    for engine in [EngineFactory::DIRECT, STR0M] {
+        for limited in [0, 1] {
+            uses_up(engine, limited, true).await;
+        }
+        uses_up(engine, 0, false).await;
+    }
+}
