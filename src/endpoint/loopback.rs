@@ -1,5 +1,5 @@
-//! Two WebRTC carriers over UDP on loopback, without an endpoint: for benchmarks, and for the suite that
-//! every carrier has to pass.
+//! Two WebRTC carriers over UDP on loopback, without an endpoint, for benchmarks and the
+//! conformance suite of carriers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use anabranch_rtc::{EngineFactory, Role, Setup};
 use tokio::time::Instant;
 
 use super::EndpointConfig;
-use super::handshake::{Expectations, Progress, establish};
+use super::handshake::{Expectations, HandshakeProgress, establish};
 use crate::carrier::Carrier;
 use crate::certificate::Certificate;
 use crate::udp::socket::{DatagramSocket, UdpDatagramSocket};
@@ -15,10 +15,10 @@ use crate::webrtc::{Source, WebRtcCarrier};
 
 const MAX_IN_FLIGHT: usize = 1024 * 1024;
 
-/// Two carriers on sockets of their own, connected, without Noise. The first one dialled.
+/// Two connected carriers, each on a socket of its own, without Noise. The first one dialled.
 ///
 /// # Panics
-/// If the machine has no loopback, or the two do not connect.
+/// If the machine has no loopback interface, or the two do not connect.
 pub async fn webrtc_pair(engines: [EngineFactory; 2]) -> (impl Carrier, impl Carrier) {
     connect(engines).await
 }
@@ -64,7 +64,7 @@ async fn connect(engines: [EngineFactory; 2]) -> (WebRtcCarrier, WebRtcCarrier) 
         peer_id: None,
         late_channel_zero: false,
     };
-    let (progress, other_progress) = (Progress::default(), Progress::default());
+    let (progress, other_progress) = (HandshakeProgress::default(), HandshakeProgress::default());
     let (a, b) = tokio::join!(
         establish(&mut client, expect(0), &progress),
         establish(&mut server, expect(1), &other_progress)
@@ -87,8 +87,7 @@ mod tests {
     use crate::carrier::{CarrierEvent, Class, Written};
     use crate::message::Message;
 
-    /// `LEFT_TO_PEER`: after a RESET the closing is left to the peer for 2 s, which here does
-    /// nothing.
+    /// `LEFT_TO_PEER`: after a RESET the peer has 2 s to close the channel. Here it does not.
     #[tokio::test]
     async fn a_channel_that_the_peer_does_not_close_is_closed_after_2_s() {
         let (mut a, mut b) = connect([EngineFactory::DIRECT, EngineFactory::DIRECT]).await;
