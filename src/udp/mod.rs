@@ -1,5 +1,5 @@
-//! UDP: sockets, the addresses and ports of this machine, who is let in, and which connection a
-//! datagram is of.
+//! UDP: sockets, local addresses and ports, admission of first contacts, and the routing of
+//! datagrams to connections.
 
 pub(crate) mod admission;
 pub(crate) mod inbox;

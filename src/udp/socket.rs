@@ -1,4 +1,4 @@
-//! A UDP socket with segmentation offload, and the trait behind which a simulator can stand.
+//! A UDP socket with segmentation offload, and the trait that a simulator can implement.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,21 +13,21 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Bytes of the kernel's receive and send buffers that are asked for; the kernel may give less.
-/// A burst of one round trip at 1 Gbit/s and 20 ms fits.
+/// Requested size of the kernel's receive and send buffers, in bytes; the kernel may grant less.
+/// Holds one bandwidth-delay product at 1 Gbit/s and 20 ms.
 const KERNEL_BUFFER: usize = 2 * 1024 * 1024;
 
-/// Buffers filled by one receive call, each with up to 64 KiB of datagrams of one sender.
+/// Maximum buffers in one receive call, each with up to 64 KiB of datagrams from one sender.
 const RECEIVE_BUFFERS: usize = 8;
 
-/// Largest coalesced receive.
+/// Maximum size of a coalesced receive (GRO).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Datagrams from one sender, back to back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received<'a> {
     pub(crate) source: SocketAddr,
-    /// The local address they came to, if the system told.
+    /// The local address that they were sent to, if the system reported it.
     pub(crate) destination: Option<IpAddr>,
     pub(crate) contents: &'a [u8],
     /// Size of each datagram but the last, which may be shorter.
@@ -38,22 +38,23 @@ pub(crate) struct Received<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) destination: SocketAddr,
-    /// The local address they go out from; unspecified to leave the choice to the system.
+    /// The local address to send from; unspecified leaves the choice to the system.
     pub(crate) source: IpAddr,
     pub(crate) contents: &'a [u8],
     /// Size of each datagram but the last, where there is more than one.
     pub(crate) segment_size: Option<usize>,
 }
 
-/// Sends and receives datagrams. Many may send; one task receives.
+/// Sends and receives datagrams. Any task may send; one task receives.
 pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
     /// Sends at once, or fails with `WouldBlock`.
     fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()>;
 
-    /// Completes when it is worth trying to send again.
+    /// Completes when a send may succeed again.
     fn writable(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>>;
 
-    /// Hands what has arrived to `sink`. One task at a time: its waker replaces the one before.
+    /// Passes received datagrams to `sink`. Only one task may poll: its waker replaces the previous
+    /// one.
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
@@ -63,10 +64,10 @@ pub(crate) trait DatagramSocket: Send + Sync + fmt::Debug {
     /// The address the socket is bound to.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Datagrams that one send can carry.
+    /// Maximum datagrams in one send.
     fn max_segments(&self) -> usize;
 
-    /// The address that the system sends from towards `remote` now.
+    /// The source address that the system currently selects for `remote`.
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr>;
 }
 
@@ -78,11 +79,11 @@ pub(crate) fn wildcard(address: SocketAddr) -> IpAddr {
     }
 }
 
-/// The socket of the operating system.
+/// A socket of the operating system.
 pub(crate) struct UdpDatagramSocket {
     io: UdpSocket,
     state: UdpSocketState,
-    /// Datagrams that one send can carry.
+    /// Maximum datagrams in one send.
     max_segments: AtomicUsize,
 }
 
@@ -100,14 +101,14 @@ impl UdpDatagramSocket {
         Self::bind_with(address, |_| Ok(()))
     }
 
-    /// Binds `count` sockets to one address, among which the system divides the senders
+    /// Binds `count` sockets to one address, among which the system distributes the senders
     /// (SO_REUSEPORT). Must be called within a tokio runtime.
     #[cfg(unix)]
     pub(crate) fn bind_many(mut address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
         let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = Self::bind_with(address, |socket| socket.set_reuse_port(true))?;
-            // A port that the system chose is that of all of them.
+            // All of them share the port that the system selected.
             address = socket.local_addr()?;
             sockets.push(socket);
         }
@@ -124,7 +125,7 @@ impl UdpDatagramSocket {
             Some(socket2::Protocol::UDP),
         )?;
         if address.is_ipv6() {
-            // An IPv4 peer is not to show up under a mapped address: ICE compares addresses.
+            // An IPv4 peer must not appear with a mapped address: ICE compares addresses.
             socket.set_only_v6(true)?;
         }
         prepare(&socket)?;
@@ -132,11 +133,11 @@ impl UdpDatagramSocket {
         Self::new(socket.into())
     }
 
-    /// Takes a bound socket. Must be called within a tokio runtime.
+    /// Wraps a bound socket. Must be called within a tokio runtime.
     pub(crate) fn new(socket: StdUdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let options = socket2::SockRef::from(&socket);
-        // Only a wish: a small buffer costs throughput, not correctness.
+        // Best effort: a small buffer costs throughput, not correctness.
         let _ = options.set_recv_buffer_size(KERNEL_BUFFER);
         let _ = options.set_send_buffer_size(KERNEL_BUFFER);
         let state = UdpSocketState::new((&socket).into())?;
@@ -163,11 +164,12 @@ impl UdpDatagramSocket {
         })
     }
 
-    /// A batch was not taken: tries whether its first datagram alone is, in which case this path takes no batches.
+    /// Called when the send of a batch failed. If its first datagram alone succeeds, segmentation
+    /// offload does not work here, and is turned off.
     ///
-    /// quinn-udp believes that of every error of this kind. But there is the same for an address that nothing
-    /// can be sent to, such as that of a datagram with the source port 0, and one of a stranger's would end
-    /// batches to all the others.
+    /// quinn-udp turns it off after any error of this kind. But an address that can not be sent to,
+    /// for example one with port 0, causes the same error, and a forged source would end batches
+    /// for everybody.
     fn try_without_batch(&self, batch: &Outgoing<'_>) {
         let first = Outgoing {
             contents: batch
@@ -178,21 +180,22 @@ impl UdpDatagramSocket {
             ..*batch
         };
         if self.send_at_once(&first).is_ok() {
-            tracing::info!(target: "anabranch::endpoint", "no segmentation offload");
+            tracing::info!(target: "anabranch::endpoint", "segmentation offload turned off");
             self.max_segments.store(1, Ordering::Relaxed);
         }
     }
 }
 
-/// What Linux says to batches where a network adapter can not cut them up: EINVAL or EIO.
+/// Whether this is the error of Linux for a batch that a network adapter can not segment: EINVAL or
+/// EIO.
 fn is_of_batches(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
 thread_local! {
-    /// Received datagrams live here until they were handed on, so that no connection keeps
-    /// half a megabyte of buffers of its own.
+    /// Receive buffers of the thread. With buffers of its own each connection would hold half a
+    /// megabyte.
     static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -244,7 +247,7 @@ impl DatagramSocket for UdpDatagramSocket {
             });
             match result {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // An ICMP error of an earlier send; says nothing about this receive.
+                // An ICMP error of an earlier send, which does not concern this receive.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 result => return Poll::Ready(result),
             }
@@ -261,7 +264,7 @@ impl DatagramSocket for UdpDatagramSocket {
 
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr> {
         let probe = StdUdpSocket::bind((wildcard(remote), 0))?;
-        // Sends nothing: a connected UDP socket only looks the route up.
+        // Sends nothing: `connect` of a UDP socket only looks up the route.
         probe.connect(remote)?;
         Ok(probe.local_addr()?.ip())
     }
@@ -289,7 +292,7 @@ mod tests {
         let socket = UdpDatagramSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         socket.io.writable().await.unwrap();
         let segments = socket.max_segments();
-        // Where a datagram with the source port 0 came from.
+        // The source of a datagram with port 0.
         let nowhere = "127.0.0.1:0".parse().unwrap();
         for segment_size in [None, (segments > 1).then_some(20)] {
             let error = socket.try_send(&datagrams(nowhere, &[7; 40], segment_size));
