@@ -1,16 +1,16 @@
-//! The addresses that a socket on a wildcard can be reached at.
+//! The addresses at which a socket on a wildcard can be reached.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The addresses that stand for `socket`: itself, or for a wildcard those of all interfaces.
+/// Returns `socket` itself, or for a wildcard the addresses of all interfaces of its family.
 ///
-/// Loopback addresses only stand in where there are no others: nobody else can dial them.
+/// Loopback addresses only where there are no others: no other machine can dial them.
 pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
     if !socket.ip().is_unspecified() {
         return vec![socket];
     }
     let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(target: "anabranch::endpoint", %error, "no list of interfaces");
+        tracing::warn!(target: "anabranch::endpoint", %error, "interfaces not listed");
         Vec::new()
     });
     let candidates = interfaces
@@ -26,7 +26,8 @@ pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// A link-local IPv6 address needs a scope, which a multiaddr of this kind can not carry.
+/// Whether the address is link-local IPv6, which needs a scope that a multiaddr of this kind can
+/// not have.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(_) => false,

@@ -1,25 +1,26 @@
-//! How often somebody may knock, by address prefix, in constant memory.
+//! Limits the rate of first contacts by address prefix, in constant memory.
 //!
-//! A table with an entry for each prefix can be filled: by an attacker who forges sources, at the cost of
-//! one datagram an entry. Then it either grows, or forgets honest prefixes, or shuts out new ones.
-//! This one has no entries. A prefix has one cell in each of two rows, by a keyed hash, and shares
-//! it with others; a contact passes if either cell has room (a count-min sketch). So
-//! - the size is fixed, and nothing is evicted, because there is nothing to evict;
-//! - a cell is one instant, that when it is empty again, and empties by the clock: nothing has to expire;
-//! - a prefix is held up by others only if **both** its cells are full of them. Who shares a cell follows from
-//!   random keys, so nobody can choose whom to hold up;
-//! - a flood that fills every cell holds up everybody new, which is why who is held up is asked for
-//!   a proof of its address and not turned away (see [`super`]).
+//! An attacker who forges sources can fill a table with an entry for each prefix, at the cost of
+//! one datagram for each entry. Such a table either grows, or evicts honest prefixes, or rejects
+//! new ones. This one has no entries. A keyed hash assigns a prefix one cell in each of two rows,
+//! shared with other prefixes; a contact passes if either cell has room (a count-min sketch). So
+//! - the size is fixed, and nothing is evicted;
+//! - a cell is one instant, at which it is empty again: it drains by the clock, and nothing has to
+//!   expire;
+//! - other prefixes block a prefix only if they fill **both** its cells. The keys are random, so an
+//!   attacker can not choose whom to block;
+//! - a flood that fills every cell blocks all new prefixes, which is why a contact beyond the rate
+//!   is challenged and not rejected (see [`super`]).
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Cells in a row. With the default limits the table passes 400 first contacts a second from as many
-/// prefixes before it begins to be too strict.
+/// Cells in a row. With the default limits the table passes 400 first contacts a second, from as
+/// many prefixes, before collisions make it too strict.
 const CELLS: usize = 2048;
 
-/// How often something may happen: at most `burst` times at once, and then once each `interval`.
+/// A rate limit: at most `burst` events at once, then one every `interval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     interval: Duration,
@@ -30,32 +31,32 @@ impl RateLimit {
     /// No limit.
     pub const UNLIMITED: Self = Self::new(Duration::ZERO, 1);
 
-    /// At most `burst` times at once (0 counts as 1), and then once each `interval`.
+    /// At most `burst` events at once (0 counts as 1), then one every `interval`.
     pub const fn new(interval: Duration, burst: u32) -> Self {
         Self { interval, burst }
     }
 
-    /// The time between two, once the burst is used up.
+    /// The time between two events after the burst.
     pub const fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// How many may come at once.
+    /// The maximum number of events at once.
     pub const fn burst(&self) -> u32 {
         self.burst
     }
 
-    /// What a full cell holds, as time.
+    /// What a full cell holds, in nanoseconds.
     fn capacity(&self) -> u64 {
         nanos(self.interval).saturating_mul(u64::from(self.burst.max(1)))
     }
 }
 
-/// The part of an address that one party is taken to own.
+/// The part of an address that is assumed to belong to one party.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Prefix {
     V4([u8; 4]),
-    /// The first 56 bits: what a home gets.
+    /// The first 56 bits, the assignment of a home.
     V6([u8; 7]),
 }
 
@@ -70,7 +71,7 @@ impl Prefix {
         }
     }
 
-    /// The first 48 bits of an IPv6 prefix: what a site gets, 256 times the above.
+    /// The first 48 bits of an IPv6 prefix, the assignment of a site: 256 of the above.
     fn site(self) -> Option<[u8; 6]> {
         match self {
             Self::V4(_) => None,
@@ -83,14 +84,14 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A single limit: the time at which it is empty again.
+/// A single token bucket: the time at which it is empty again, in nanoseconds.
 #[cfg(feature = "webrtc")]
 #[derive(Debug, Default)]
 pub(crate) struct Bucket(u64);
 
 #[cfg(feature = "webrtc")]
 impl Bucket {
-    /// Counts one at `now`; `false`, and not counted, if that is too soon.
+    /// Counts an event at `now`. Returns `false`, and does not count it, beyond the limit.
     pub(crate) fn take(&mut self, now: Duration, limit: RateLimit) -> bool {
         let (now, interval) = (nanos(now), nanos(limit.interval));
         let has_room = self.0.saturating_sub(now) <= limit.capacity() - interval;
@@ -101,7 +102,7 @@ impl Bucket {
     }
 }
 
-/// Limits by prefix: by /32 or /56, and for IPv6 by /48 as well.
+/// Rate limits by prefix: by /32 or /56, and for IPv6 by /48 as well.
 #[derive(Debug)]
 pub(crate) struct Rates {
     prefixes: Sketch,
@@ -116,8 +117,8 @@ impl Rates {
         }
     }
 
-    /// Counts one contact at `now`, a time since any fixed instant. `false`, and not counted, if
-    /// the prefix has had as many as it may.
+    /// Counts a contact at `now`, the time since any fixed instant. Returns `false`, and does not
+    /// count it, beyond the limit of the prefix.
     pub(crate) fn take(&mut self, now: Duration, prefix: Prefix) -> bool {
         let now = nanos(now);
         let prefix_cells = self.prefixes.cells_of(&prefix);
@@ -180,7 +181,8 @@ impl Sketch {
 
     fn add(&mut self, now: u64, cells: [usize; 2]) {
         let interval = nanos(self.limit.interval);
-        // A cell that is full already, and passed by for the other row, does not overflow.
+        // A cell that was full already, while the cell of the other row had room, does not
+        // overflow.
         let full = now.saturating_add(self.limit.capacity());
         for (row, cell) in self.rows.iter_mut().zip(cells) {
             if let Some(empty_at) = row.empty_at.get_mut(cell) {
@@ -261,7 +263,7 @@ mod tests {
         for n in 0..200_000_u32 {
             rates.take(Duration::ZERO, Prefix::V4(n.to_be_bytes()));
         }
-        // Those of proven and of unproven addresses are a table each.
+        // Proven and unproven addresses have a table each.
         let sketches = [&rates.prefixes, &rates.sites];
         let rows = sketches.into_iter().flat_map(|sketch| &sketch.rows);
         let bytes: usize = rows.map(|row| size_of_val(&*row.empty_at)).sum();

@@ -1,9 +1,9 @@
-//! One peer by several addresses: WebRTC first, a WebSocket where UDP does not get through.
+//! Dials several addresses of one peer: WebRTC first, a WebSocket where UDP is blocked.
 //!
 //! ```text
-//! 0 ms       webrtc-direct ──────────────────────────► authenticated: the others are dropped
+//! 0 ms       webrtc-direct ──────────────────────────► authenticated: the others are cancelled
 //! 100 ms     the next webrtc-direct address
-//! 300 ms     ws, wss; at once if every attempt before has failed
+//! 300 ms     ws, wss; at once if all earlier attempts have failed
 //! 400 ms     the next of them
 //! ```
 
@@ -24,28 +24,30 @@ use crate::connection::Connection;
 use crate::identity::PeerId;
 use crate::ufrag::Version;
 
-/// Addresses that one call tries. Answers address books that others can write to.
+/// Maximum number of addresses in one call. Limits the dials that an address book can cause to
+/// which others can write.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// A connection by one of several addresses, from [`Endpoint::connect_any`](super::Endpoint::connect_any).
+/// The connection that [`Endpoint::connect_any`](super::Endpoint::connect_any) established, and
+/// what became of the other addresses.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Reached {
     /// The connection.
     pub connection: Connection,
-    /// The address that it was reached by.
+    /// The address of the peer that it uses.
     pub address: PeerAddress,
-    /// The other addresses, and why they did not win.
+    /// The other addresses, and why they were not used.
     pub others: Vec<Lost>,
 }
 
-/// An address that did not win.
+/// An address that was not used for the connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Lost {
     /// The address.
     pub address: PeerAddress,
-    /// Why.
+    /// Why it was not used.
     pub reason: LostReason,
 }
 
@@ -55,18 +57,18 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Why an address did not win.
+/// Why an address was not used for the connection.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LostReason {
     /// The attempt failed.
     #[error("{0}")]
     Failed(#[source] AttemptError),
-    /// It was under way when another one was done, and was broken off.
-    #[error("slower than the one that was reached")]
+    /// Another attempt succeeded first, and this one was cancelled.
+    #[error("slower than the address that was used")]
     Slower,
-    /// Another one was done before this one began.
-    #[error("not tried any more")]
+    /// Another attempt succeeded before this one began.
+    #[error("not tried")]
     NotTried,
 }
 
@@ -81,11 +83,13 @@ pub enum AttemptError {
     #[cfg(feature = "websocket")]
     #[error(transparent)]
     WebSocket(#[from] crate::websocket::HandshakeError),
-    /// The address is `ws`, and [`EndpointBuilder::plaintext_websockets`](super::EndpointBuilder::plaintext_websockets) was not set.
-    #[error("a WebSocket without TLS, which is not allowed")]
+    /// The address is `ws`, and
+    /// [`EndpointBuilder::plaintext_websockets`](super::EndpointBuilder::plaintext_websockets) was
+    /// not set.
+    #[error("WebSockets without TLS are not allowed")]
     Plaintext,
-    /// The address is that of a WebSocket, and the crate was built without the feature `websocket`.
-    #[error("built without WebSockets")]
+    /// The address is a WebSocket address, and the crate was built without the feature `websocket`.
+    #[error("built without the feature websocket")]
     NoWebSocket,
 }
 
@@ -102,33 +106,33 @@ pub enum ConnectAnyError {
         /// How many there were.
         given: usize,
     },
-    /// An address names no peer, so whoever is there would be taken for the one that is wanted. Name it with
-    /// [`Endpoint::connect_peer`](super::Endpoint::connect_peer).
+    /// An address without `/p2p`: whoever answers there would be accepted. Use
+    /// [`Endpoint::connect_peer`](super::Endpoint::connect_peer) to name the peer.
     #[error("{address} names no peer")]
     MissingPeer {
         /// The address.
         address: Box<PeerAddress>,
     },
-    /// An address names another peer than the one that is wanted, or than the addresses before it.
-    #[error("{address} is one of another peer than {expected}")]
+    /// An address names another peer than the expected one, or than the addresses before it.
+    #[error("{address} names another peer than {expected}")]
     AnotherPeer {
         /// The address.
         address: Box<PeerAddress>,
-        /// The peer that is wanted.
+        /// The expected peer.
         expected: PeerId,
     },
-    /// The endpoint has [`Security::CertificateHash`](super::Security::CertificateHash), with which nobody proves to
-    /// be a peer.
-    #[error("without Noise nobody proves to be {expected}")]
+    /// The endpoint has [`Security::CertificateHash`](super::Security::CertificateHash), with which
+    /// no peer proves an identity.
+    #[error("without Noise no peer can prove to be {expected}")]
     NoIdentities {
-        /// The peer that is wanted.
+        /// The expected peer.
         expected: PeerId,
     },
     /// The endpoint is closed.
     #[error("the endpoint is closed")]
     EndpointClosed,
     /// Every address failed.
-    #[error("no address worked: {}", list(.0))]
+    #[error("all addresses failed: {}", list(.0))]
     AllFailed(Vec<Lost>),
 }
 
@@ -137,14 +141,14 @@ fn list(lost: &[Lost]) -> String {
     lines.join("; ")
 }
 
-/// One address, and when its turn comes.
+/// One address, and when to dial it.
 struct Candidate {
     address: PeerAddress,
     begins_at: Instant,
 }
 
-/// WebRTC addresses first, then the WebSockets, each kind in the order that was given.
-fn in_turn(addresses: &[PeerAddress], head_start: Duration, delay: Duration) -> Vec<Candidate> {
+/// Schedules WebRTC addresses first, then WebSockets, each kind in the given order.
+fn schedule(addresses: &[PeerAddress], head_start: Duration, delay: Duration) -> Vec<Candidate> {
     let now = Instant::now();
     let (webrtc, websockets): (Vec<_>, Vec<_>) = addresses
         .iter()
@@ -155,7 +159,7 @@ fn in_turn(addresses: &[PeerAddress], head_start: Duration, delay: Duration) -> 
     } else {
         head_start
     };
-    let turns = |addresses: Vec<PeerAddress>, first: Duration| {
+    let spread = |addresses: Vec<PeerAddress>, first: Duration| {
         addresses
             .into_iter()
             .zip(0..)
@@ -164,15 +168,15 @@ fn in_turn(addresses: &[PeerAddress], head_start: Duration, delay: Duration) -> 
                 begins_at: now + first + delay * index,
             })
     };
-    let mut all: Vec<_> = turns(webrtc, Duration::ZERO)
-        .chain(turns(websockets, head_start))
+    let mut all: Vec<_> = spread(webrtc, Duration::ZERO)
+        .chain(spread(websockets, head_start))
         .collect();
-    // Many WebRTC addresses do not make the WebSocket wait. The sort is stable.
+    // A WebSocket does not wait for a long list of WebRTC addresses. The sort is stable.
     all.sort_by_key(|candidate| candidate.begins_at);
     all
 }
 
-/// The addresses of `peer`, with its id where they have none.
+/// The addresses of `peer`, with its id added where they have none.
 pub(super) fn addresses_of(
     endpoint: &Inner,
     peer: PeerId,
@@ -195,7 +199,7 @@ fn check_number(addresses: &[PeerAddress]) -> Result<(), ConnectAnyError> {
     }
 }
 
-/// Whether all addresses that name a peer name this one, or the same.
+/// Checks that all addresses with a peer id name `peer`, or one and the same peer.
 fn check_peer(addresses: &[PeerAddress], peer: Option<PeerId>) -> Result<(), ConnectAnyError> {
     let named = addresses.iter().find_map(PeerAddress::peer_id);
     let Some(expected) = peer.or(named) else {
@@ -211,7 +215,8 @@ fn check_peer(addresses: &[PeerAddress], peer: Option<PeerId>) -> Result<(), Con
     }
 }
 
-/// Before anything is sent: the first that authenticates wins, so it must not matter which that is.
+/// Runs before anything is sent. The first attempt that authenticates wins, so all have to lead to
+/// the same peer.
 fn check(endpoint: &Inner, addresses: &[PeerAddress]) -> Result<(), ConnectAnyError> {
     check_number(addresses)?;
     check_peer(addresses, None)?;
@@ -233,15 +238,15 @@ pub(super) async fn connect_any(
 ) -> Result<Reached, ConnectAnyError> {
     check(endpoint, addresses)?;
     let config = &endpoint.config;
-    let mut waiting = in_turn(addresses, config.websocket_head_start, config.address_delay)
+    let mut waiting = schedule(addresses, config.websocket_head_start, config.address_delay)
         .into_iter()
         .peekable();
     let mut running = FuturesUnordered::new();
-    // In the order of their beginning.
+    // In the order in which they began.
     let mut begun: Vec<PeerAddress> = Vec::new();
     let mut failed: Vec<(usize, AttemptError)> = Vec::new();
     loop {
-        // With nothing under way the next one has no reason to wait.
+        // With no attempt in progress the next one begins at once.
         let next_at = waiting.peek().map(|candidate| candidate.begins_at);
         let is_due = next_at.is_some_and(|at| running.is_empty() || at <= Instant::now());
         if is_due && let Some(candidate) = waiting.next() {
@@ -251,14 +256,14 @@ pub(super) async fn connect_any(
             running.push(async move { (number, attempt.await) });
             continue;
         }
-        let turn = pin!(async {
+        let next_begins = pin!(async {
             match next_at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
         });
-        // The first is looked at first.
-        let ended = match select(running.next(), turn).await {
+        // `select` polls its first future first: a result takes precedence over the next attempt.
+        let ended = match select(running.next(), next_begins).await {
             Either::Left((ended, _)) => ended,
             Either::Right(_) => continue,
         };
@@ -344,8 +349,8 @@ mod websocket {
     use crate::websocket::{self, Authentication, ChannelBinding, ClientConfig};
 
     impl Inner {
-        /// Over a WebSocket, with the identity and the settings of this endpoint, which counts and closes it
-        /// like any other of its connections.
+        /// Dials a WebSocket with the identity and the settings of this endpoint. The endpoint
+        /// counts and closes the connection like its others.
         pub(super) async fn dial_websocket(
             self: &Arc<Self>,
             address: &WebSocketAddress,
@@ -358,7 +363,7 @@ mod websocket {
             let authentication = match self.noise_identity() {
                 Some(identity) => Authentication::Noise {
                     identity: identity.clone(),
-                    // Plaintext has nothing to be bound to.
+                    // Without TLS there is no channel to bind to.
                     binding: match address.is_tls() {
                         true => self.websocket.binding,
                         false => ChannelBinding::None,

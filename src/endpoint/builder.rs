@@ -1,4 +1,4 @@
-//! How an endpoint is made.
+//! The builder of [`Endpoint`].
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,9 +19,10 @@ use crate::udp::admission::{Admission, Limits};
 use crate::udp::router::Router;
 use crate::udp::{Sockets, SystemSockets};
 
-/// Makes an [`Endpoint`].
+/// Builds an [`Endpoint`].
 ///
-/// Without settings it has a new identity, the certificate that belongs to it, and defaults.
+/// The defaults are a new identity, the certificate derived from it, and the default
+/// configurations.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct EndpointBuilder {
@@ -30,7 +31,7 @@ pub struct EndpointBuilder {
     config: Config,
     endpoint_config: EndpointConfig,
     security: Security,
-    /// Those of the system, unless there are others.
+    /// `None`: the sockets of the operating system.
     sockets: Option<Arc<dyn Sockets>>,
     #[cfg(feature = "websocket")]
     websocket: WebSocketDialling,
@@ -53,21 +54,21 @@ impl EndpointBuilder {
         self
     }
 
-    /// The DTLS certificate, whose hash is in the addresses. Default: the one derived from the
-    /// identity, so that addresses stay the same as long as the identity does.
+    /// The DTLS certificate, whose hash is part of the addresses. Default: derived from the
+    /// identity, so that addresses change only with the identity.
     pub fn certificate(mut self, certificate: Certificate) -> Self {
         self.certificate = Some(certificate);
         self
     }
 
-    /// Adds a protocol that peers may open substreams for. Of several that both sides speak the
+    /// Adds a protocol for which peers may open substreams. Of several that both sides support the
     /// opener chooses.
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
         self.config.protocols.push(protocol.into());
         self
     }
 
-    /// Settings of every connection. Keeps protocols that were added before.
+    /// Configures every connection. Protocols that were added before are kept.
     pub fn config(mut self, mut config: Config) -> Self {
         let mut protocols = std::mem::take(&mut self.config.protocols);
         protocols.append(&mut config.protocols);
@@ -78,67 +79,68 @@ impl EndpointBuilder {
         self
     }
 
-    /// Settings of the endpoint itself.
+    /// Configures the endpoint itself.
     pub fn endpoint_config(mut self, config: EndpointConfig) -> Self {
         self.endpoint_config = config;
         self
     }
 
-    /// How peers prove who they are. Default: Noise.
+    /// How peers authenticate. Default: [`Security::Noise`].
     pub fn security(mut self, security: Security) -> Self {
         self.security = security;
         self
     }
 
-    /// Limits of the WebSockets that [`Endpoint::connect_any`] opens. Their handshake has
-    /// [`EndpointConfig::connect_timeout`].
+    /// Limits of the WebSockets that [`Endpoint::connect_any`] opens.
+    /// [`EndpointConfig::connect_timeout`] replaces the handshake timeout in them.
     #[cfg(feature = "websocket")]
     pub fn websocket(mut self, limits: crate::websocket::WebSocketConfig) -> Self {
         self.websocket.limits = limits;
         self
     }
 
-    /// Which TLS certificates [`Endpoint::connect_any`] trusts, for `wss` addresses.
+    /// Which TLS certificates [`Endpoint::connect_any`] accepts from `wss` addresses.
     #[cfg(feature = "websocket")]
     pub fn tls_trust(mut self, trust: crate::websocket::TlsTrust) -> Self {
         self.websocket.trust = trust;
         self
     }
 
-    /// What Noise is bound to over the `wss` addresses of [`Endpoint::connect_any`]. Default: nothing. Has to be what
-    /// the listeners have.
+    /// The channel binding of Noise over `wss` addresses of [`Endpoint::connect_any`]. Default:
+    /// none. Both sides have to agree on it.
     #[cfg(feature = "websocket")]
     pub fn websocket_binding(mut self, binding: crate::websocket::ChannelBinding) -> Self {
         self.websocket.binding = binding;
         self
     }
 
-    /// Whether [`Endpoint::connect_any`] dials `ws` addresses. Default: no. Noise proves the peer there, too, but what is
-    /// carried after that can be read and changed by everybody on the path, and who blocks UDP
-    /// would decide that it is used.
+    /// Whether [`Endpoint::connect_any`] dials `ws` addresses. Default: no.
+    ///
+    /// Noise authenticates the peer there too, but everybody on the path can read and change what
+    /// is carried after it, and an attacker who blocks UDP can force the fallback.
     #[cfg(feature = "websocket")]
     pub fn plaintext_websockets(mut self, allowed: bool) -> Self {
         self.websocket.allows_plaintext = allowed;
         self
     }
 
-    /// Where sockets come from, for listening and for dialling. Default: the system. The simulator
-    /// of `anabranch-testkit` gives others, and so can a program that has to mark or to route its
-    /// sockets.
+    /// Where sockets come from, for listening and for dialling. Default: the operating system. The
+    /// simulator of `anabranch-testkit` supplies others, and so can a program that marks or routes
+    /// its sockets.
     pub fn sockets(mut self, sockets: impl Sockets + 'static) -> Self {
         self.sockets = Some(Arc::new(sockets));
         self
     }
 
     /// Listens on every address that `addresses` resolves to, for example `"0.0.0.0:4001"` or
-    /// `"[::]:0"`. A wildcard stands for every address of the machine that is of its family: for IPv4 and IPv6 give
-    /// both. Port 0 stands for a free one.
+    /// `"[::]:0"`. A wildcard stands for every address of the machine in its family: for IPv4 and
+    /// IPv6 give both. Port 0 selects a free port.
     ///
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`BindError::Config`] if the settings can not work, [`BindError::Resolve`], and
-    /// [`BindError::Socket`], which names the address that failed.
+    /// [`BindError::Config`] if a setting is out of range, [`BindError::Resolve`] if the name has
+    /// no address, and [`BindError::Socket`], which names the address that failed.
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
             .await
@@ -151,10 +153,10 @@ impl EndpointBuilder {
         self.listen_on(&addresses)
     }
 
-    /// An endpoint that only dials.
+    /// Creates an endpoint that only dials.
     ///
     /// # Errors
-    /// [`BindError::Config`] if the settings can not work.
+    /// [`BindError::Config`] if a setting is out of range.
     pub fn dial_only(self) -> Result<Endpoint, BindError> {
         self.listen_on(&[])
     }
@@ -182,8 +184,8 @@ impl EndpointBuilder {
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
             let sockets = factory.bind_many(address, config.sockets);
-            // One router for all sockets of an address: the system may divide the senders anew, when
-            // a peer comes from another address, and its connection is to be found all the same.
+            // One router for all sockets of an address: the system may assign a peer that changes
+            // its address to another socket, and its connection has to be found there too.
             let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
             for socket in sockets.map_err(failed)? {
                 let local = socket.local_addr().map_err(failed)?;

@@ -1,91 +1,102 @@
-//! Every limit of an endpoint, with the need or the attack it answers (docs/reliability.md).
+//! The limits of an endpoint, each with the need or the attack that it answers
+//! (docs/reliability.md).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use anabranch_rtc::{Certificate, Engine, EngineFactory, MAX_ADDRESSES, Role, Setup};
+use tokio::time::Instant;
+
+use super::error::ConnectError;
+use super::handshake::Phase;
 use crate::connection::ConfigError;
 use crate::rates::RateLimit;
 use crate::webrtc::CarrierLimits;
-use anabranch_rtc::{EngineFactory, MAX_ADDRESSES};
 
-/// Sockets for one address; more than anybody has cores to spare for.
+/// Maximum of [`EndpointConfig::sockets`]: more than machines have cores.
 const MAX_SOCKETS: usize = 64;
 
 /// Limits and settings of an endpoint.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EndpointConfig {
-    /// How long a connection may take to be established, in either direction. Default: 10 s, as
-    /// go-libp2p. Answers peers that fall silent in the handshake.
+    /// Maximum duration of a handshake, in either direction. Default: 10 s, as in go-libp2p.
+    /// Answers peers that fall silent in the handshake.
     pub connect_timeout: Duration,
-    /// How long the webrtc-direct addresses of [`Endpoint::connect_any`](crate::Endpoint::connect_any) are tried
-    /// before its WebSocket addresses too. Default: 300 ms: longer than a handshake to most places takes, and a
-    /// user hardly notices it where UDP is blocked.
+    /// How long [`Endpoint::connect_any`](crate::Endpoint::connect_any) tries webrtc-direct
+    /// addresses before it dials WebSocket addresses too. Default: 300 ms, longer than most
+    /// handshakes take, and hardly noticed by a user where UDP is blocked.
     pub websocket_head_start: Duration,
-    /// Time between the attempts at two addresses of one kind there, so that one peer does not get all of them at once
-    /// (RFC 8305 has 250 ms; these are few). Default: 100 ms.
+    /// Delay between two addresses of one kind in
+    /// [`Endpoint::connect_any`](crate::Endpoint::connect_any), so that a peer does not get all
+    /// attempts at once. Default: 100 ms (RFC 8305 recommends 250 ms, for longer lists).
     pub address_delay: Duration,
-    /// First contacts and handshakes under way at once; more are dropped. Default: 128, as
-    /// go-libp2p. Answers floods of first contacts. From half of them on, a peer has to show that
-    /// its address is not forged, by answering a STUN check, before anything is kept of it.
+    /// Maximum concurrent first contacts and inbound handshakes; more are dropped. Default: 128, as
+    /// in go-libp2p. Answers floods of first contacts. From half of it on, a peer has to validate
+    /// its address by answering a STUN check before any state is kept for it.
     pub max_handshakes: usize,
-    /// The same for one IPv4 address or IPv6 /56, with the same half for peers that have shown that their address is
-    /// not forged. Default: 32. Answers single hosts that would take all of them.
+    /// The same for one IPv4 address or IPv6 /56, of which half is also reserved for validated
+    /// addresses. Default: 32. Answers single hosts that would take all handshakes.
     pub max_handshakes_per_prefix: usize,
-    /// First contacts from one IPv4 address or IPv6 /56. A peer beyond it has to show that its address is
-    /// not forged, and is then counted again, with those that have. Default: 32 at once, and then
-    /// one each 5 s, as go-libp2p. Answers hosts that begin handshakes all the time.
+    /// Rate of first contacts from one IPv4 address or IPv6 /56. A peer beyond it has to validate
+    /// its address, and is then counted against a second limit of the same rate, for validated
+    /// addresses. Default: 32 at once, then one every 5 s, as in go-libp2p. Answers hosts that
+    /// begin handshakes all the time.
     pub first_contacts: RateLimit,
-    /// The same for one IPv6 /48, which a single customer may have. Default: 128 at once, and then
-    /// four each 5 s.
+    /// The same for one IPv6 /48, which a single customer may have. Default: 128 at once, then four
+    /// every 5 s.
     pub first_contacts_of_site: RateLimit,
-    /// Whether loopback addresses have these limits too. Default: no: a program that talks to itself
-    /// a lot, or a proxy in front of it, is no attacker.
+    /// Whether the limits of first contacts also apply to loopback addresses. Default: no: a
+    /// program that dials itself often, or a local proxy, is no attacker.
     pub limit_loopback: bool,
-    /// Addresses that one connection may be reached from; more are ignored, and none is forgotten for them.
-    /// 1 to 32, the default, as go-libp2p. Answers peers that send from address after address.
+    /// Maximum remote addresses of one connection; further ones are ignored, and none is evicted. 1
+    /// to 32. Default: 32, as in go-libp2p. Answers peers that send from address after address.
     pub max_addresses: usize,
-    /// Connections and attempts at once, in both directions. Beyond it first contacts are refused as by
-    /// [`Incoming::refuse`](super::Incoming::refuse), and dials fail. Default: 16 384. Answers peers
-    /// that connect and stay.
+    /// Maximum connections and attempts at once, in both directions. Beyond it first contacts are
+    /// refused as by [`Incoming::refuse`](super::Incoming::refuse), and dials fail. Default: 16
+    /// 384. Answers peers that connect and stay.
     pub max_connections: usize,
-    /// How long nothing may come from the peer of a connection before it counts as dead: the connection then ends
-    /// with [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut), and so does every substream. An
-    /// idle peer is heard of every few seconds, by its ICE checks (RFC 7675), or by its answers to those that a
-    /// listener sends after half of this time. Default: 15 s. More than
-    /// 23 s has no effect on diallers, whose ICE gives up by then.
+    /// How long the peer may be silent before the connection and its substreams end with
+    /// [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut). An idle peer still sends
+    /// every few seconds: its ICE checks (RFC 7675), or its answers to those that a listener sends
+    /// after half of this time. Default: 15 s. More than 23 s has no effect on diallers, whose ICE
+    /// gives up by then.
     pub silence_timeout: Duration,
-    /// Records that may go in one direction of a connection with DTLS 1.2, after which it is closed in an orderly way, as
-    /// [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). Default: 2^26, which are 75 GB in full
-    /// packets and 64 MiB in messages of one byte that are flushed one by one; at least one. The nonces of its AES-GCM are
-    /// random here and in pion, 64 bits, and there is no rekeying: with 2^26 of them two are equal with odds of 2^-13,
-    /// and from then on what they protected can be read. DTLS 1.3, which is preferred, counts them.
+    /// Maximum records in one direction of a DTLS 1.2 connection, which is then closed in an
+    /// orderly way with [`ConnectionError::KeysUsedUp`](crate::ConnectionError::KeysUsedUp). At
+    /// least one. Default: 2^26, that is 75 GB in full packets, or 64 MiB in messages of one byte
+    /// that are flushed one by one.
+    ///
+    /// DTLS 1.2 has no rekeying, and the explicit nonces of its AES-GCM are random here and in
+    /// pion, 64 bits: of 2^26 nonces two are equal with a probability of 2^-13, which exposes what
+    /// they protect. DTLS 1.3, which is preferred, uses a counter.
     pub max_dtls12_records: u64,
-    /// Sockets for each address that is listened on, each with a task of its own, among which the
-    /// system divides the peers (SO_REUSEPORT). 1, the default, to 64; more than one only helps listeners on
-    /// machines with many cores that receive more than one of them can take. On systems without it,
-    /// and in the simulator, there is always one.
+    /// Number of sockets for each listening address, each with a task of its own, among which the
+    /// system distributes the peers (SO_REUSEPORT). 1 to 64. Default: 1. More only help listeners
+    /// that receive more than one core can process. Systems without SO_REUSEPORT, and the
+    /// simulator, always use one.
     pub sockets: usize,
-    /// Largest UDP payload to send, 576 to 1 500 bytes. Default: 1 200, which passes everywhere.
+    /// Maximum UDP payload to send, in bytes; clamped to 576 to 1 500. Default: 1 200, which passes
+    /// everywhere.
     pub mtu: usize,
-    /// Largest UDP payload to send to this machine itself. Default: 1 450.
+    /// The same towards loopback addresses. Default: 1 450.
     pub loopback_mtu: usize,
-    /// Most bytes of a connection that may be unacknowledged. How many are used follows the
-    /// bandwidth-delay product of the path, as measured. Default: 8 MiB, 671 Mbit/s at 100 ms. The
-    /// memory that SCTP holds for them, entries and what arrived behind a gap included, is at most
-    /// a quarter more, and 1 MiB for control frames.
+    /// Maximum bytes in flight of a connection. How much of it is used follows the measured
+    /// bandwidth-delay product of the path. Default: 8 MiB, which is 671 Mbit/s at 100 ms. The
+    /// memory that SCTP holds for it, including bookkeeping and what arrived after a gap, is at
+    /// most a quarter more, plus 1 MiB for control frames.
     pub max_in_flight: usize,
-    /// Most bytes that a connection holds of channels that are not read, before their senders have
-    /// to wait, in engines that hold back unread data. Default: 8 MiB, 671 Mbit/s at 100 ms.
+    /// Maximum unread bytes that a connection buffers before the senders have to wait, in engines
+    /// with receive flow control. Default: 8 MiB, which is 671 Mbit/s at 100 ms.
     pub receive_buffer: usize,
-    /// How long the peer may acknowledge nothing of what was sent, while its receive window is open, before the
-    /// connection ends with [`ConnectionError::NoProgress`](crate::ConnectionError::NoProgress). Default: 30 s,
-    /// a dozen retransmissions. Answers paths that let everything through but data, and peers whose SCTP has
-    /// died while their ICE lives: `silence_timeout` notices neither. Looked at with each retransmission, so
-    /// up to 3 s late. The direct engine only.
+    /// How long the peer may acknowledge nothing, while its receive window is open, before the
+    /// connection ends with [`ConnectionError::NoProgress`](crate::ConnectionError::NoProgress).
+    /// Default: 30 s, a dozen retransmissions. Answers paths that drop data only, and peers whose
+    /// SCTP has died while their ICE lives: `silence_timeout` detects neither. Checked with each
+    /// retransmission, so up to 3 s late. Only the direct engine supports it.
     pub progress_timeout: Duration,
-    /// What makes the engines of connections: ICE, DTLS, SCTP and data channels. Default:
-    /// `direct`, that of `anabranch-rtc`.
+    /// Creates the engine of each connection: ICE, DTLS, SCTP and data channels. Default: `direct`,
+    /// the engine of `anabranch-rtc`.
     pub engine: EngineFactory,
 }
 
@@ -116,10 +127,10 @@ impl Default for EndpointConfig {
 }
 
 impl EndpointConfig {
-    /// Checks that the settings can work together.
+    /// Checks that every setting is in its range.
     ///
     /// # Errors
-    /// [`ConfigError`] names the field.
+    /// [`ConfigError`] names the field that is not.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_time("connect_timeout", self.connect_timeout)?;
         ConfigError::require_time("silence_timeout", self.silence_timeout)?;
@@ -143,13 +154,34 @@ impl EndpointConfig {
     pub(crate) fn carrier_limits(&self) -> CarrierLimits {
         CarrierLimits {
             max_in_flight: self.max_in_flight,
-            // Beyond a day it is none, and this can be added to any time.
+            // Capped at a day, so that adding it to an instant can not overflow.
             silence_timeout: self.silence_timeout.min(Duration::from_secs(86_400)),
             max_dtls12_records: self.max_dtls12_records.max(1),
         }
     }
 
-    pub(super) fn mtu_towards(&self, remote: IpAddr) -> usize {
+    /// Makes the engine of one connection, with these limits.
+    pub(super) fn make_engine(&self, peers: EnginePeers) -> Result<Box<dyn Engine>, ConnectError> {
+        let setup = Setup {
+            role: peers.role,
+            certificate: peers.certificate,
+            local: peers.local,
+            remote: (peers.role == Role::Client).then_some(peers.remote),
+            local_credentials: peers.local_credentials,
+            remote_credentials: peers.remote_credentials,
+            mtu: self.mtu_towards(peers.remote.ip()),
+            max_in_flight: self.max_in_flight,
+            receive_buffer: self.receive_buffer,
+            progress_timeout: self.progress_timeout,
+        };
+        let engine = self.engine.make(setup, Instant::now().into_std());
+        engine.map_err(|cause| ConnectError::Ended {
+            phase: Phase::Ice,
+            cause: cause.into(),
+        })
+    }
+
+    fn mtu_towards(&self, remote: IpAddr) -> usize {
         let mtu = if remote.is_loopback() {
             self.loopback_mtu
         } else {
@@ -157,4 +189,17 @@ impl EndpointConfig {
         };
         mtu.clamp(576, 1500)
     }
+}
+
+/// The part of an engine's [`Setup`] that differs between the connections of an endpoint.
+pub(super) struct EnginePeers {
+    pub(super) role: Role,
+    pub(super) certificate: Certificate,
+    pub(super) local: SocketAddr,
+    /// The dialled address, or the source of the first contact.
+    pub(super) remote: SocketAddr,
+    /// ufrag and password of this side.
+    pub(super) local_credentials: (String, String),
+    /// ufrag and password of the peer.
+    pub(super) remote_credentials: (String, String),
 }

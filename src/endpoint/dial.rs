@@ -1,17 +1,17 @@
-//! Connections to others.
+//! Outbound connections.
 //!
-//! Every dial has a socket of its own: several connections to one listener would have the same pair
-//! of addresses on a shared one, and a socket that only one task reads is the shortest way in.
+//! Every dial has a socket of its own: on a shared one several connections to one listener would
+//! have the same pair of addresses, and a socket that only one task reads needs no routing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch_rtc::{Role, Setup};
-use tokio::time::Instant;
+use anabranch_rtc::Role;
 
 use super::Inner;
+use super::config::EnginePeers;
 use super::error::ConnectError;
-use super::handshake::{Expectations, Phase};
+use super::handshake::Expectations;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::udp::wildcard;
@@ -29,7 +29,8 @@ pub(super) async fn dial(
     }
     let remote = address.socket_addr();
     let refused = |source| ConnectError::Socket { remote, source };
-    // A wildcard: the system chooses the address anew when the one in use disappears or the route changes.
+    // On a wildcard the system selects another source address when the one in use disappears or the
+    // route changes.
     let socket = endpoint
         .sockets
         .bind(SocketAddr::new(wildcard(remote), 0))
@@ -42,22 +43,13 @@ pub(super) async fn dial(
     let credentials = ClientCredentials::generate(version);
     let config = &endpoint.config;
     let refusal_password = credentials.remote_pwd.clone();
-    let setup = Setup {
+    let engine = config.make_engine(EnginePeers {
         role: Role::Client,
         certificate: (&endpoint.certificate).into(),
         local,
-        remote: Some(remote),
+        remote,
         local_credentials: (credentials.local_ufrag, credentials.local_pwd),
         remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
-        mtu: config.mtu_towards(remote.ip()),
-        max_in_flight: config.max_in_flight,
-        receive_buffer: config.receive_buffer,
-        progress_timeout: config.progress_timeout,
-    };
-    let engine = config.engine.make(setup, Instant::now().into_std());
-    let engine = engine.map_err(|cause| ConnectError::Ended {
-        phase: Phase::Ice,
-        cause: cause.into(),
     })?;
     let mut carrier = WebRtcCarrier::new(
         engine,

@@ -1,4 +1,4 @@
-//! Why an endpoint could not be made, or a connection not be established.
+//! The errors of binding an endpoint and of establishing a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use crate::identity::PeerId;
 use crate::message::DecodeError;
 use crate::noise::NoiseError;
 
-/// Why an endpoint could not be made.
+/// Why an endpoint could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// The configuration can not work.
+    /// A setting is out of range.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
     /// The name resolved to no address, or not at all.
@@ -26,7 +26,7 @@ pub enum BindError {
     Socket {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -35,39 +35,39 @@ pub enum BindError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address has no certificate hash, so the peer could not be told from anybody else.
+    /// The address has no certificate hash, so the peer could not be authenticated.
     #[error("the address has no certhash")]
     MissingCerthash,
-    /// No socket for the connection.
-    #[error("no socket towards {remote}: {source}")]
+    /// No socket could be bound for the connection.
+    #[error("no socket for {remote}: {source}")]
     Socket {
         /// Where the connection was to go.
         remote: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Nobody listens at the port: the host, or a firewall, has answered several times with an ICMP error, and
-    /// nothing else came.
+    /// Nobody listens at the port: the host, or a firewall, answered repeatedly with ICMP errors
+    /// and nothing else arrived.
     #[error("nobody listens at {remote}: {source}")]
     Unreachable {
         /// Where the connection was to go.
         remote: SocketAddr,
-        /// What the system says: [`io::ErrorKind::ConnectionRefused`], on Windows
+        /// The error of the system: [`io::ErrorKind::ConnectionRefused`], on Windows
         /// [`io::ErrorKind::ConnectionReset`].
         source: io::Error,
     },
-    /// The peer, or the path to it, was too slow, or nobody is there.
-    #[error("no connection within {after:?}: got as far as {phase}")]
+    /// The handshake took too long: the peer or the path is slow, or nobody answers.
+    #[error("no connection within {after:?}: timed out during {phase}")]
     TimedOut {
         /// What was not completed.
         phase: Phase,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
-    /// The peer's certificate is none of those in the address.
-    #[error("the peer's certificate has another hash: {got}")]
+    /// The hash of the peer's certificate is not in the address.
+    #[error("certificate hash of the peer is not in the address: {got}")]
     CertificateMismatch {
-        /// The certificate's fingerprint.
+        /// The fingerprint of the peer's certificate.
         got: Fingerprint,
     },
     /// The peer proved another identity than the address names.
@@ -75,17 +75,17 @@ pub enum ConnectError {
     UnexpectedPeer {
         /// The identity in the address.
         expected: PeerId,
-        /// The identity that was proven.
+        /// The identity that the peer proved.
         got: PeerId,
     },
     /// The Noise handshake failed.
     #[error("Noise: {0}")]
     Noise(#[source] NoiseError),
-    /// The peer broke the framing during the handshake.
+    /// The peer sent a malformed frame during the handshake.
     #[error("framing during the handshake: {0}")]
     Framing(#[from] DecodeError),
-    /// The peer broke the handshake off.
-    #[error("the peer broke the handshake off")]
+    /// The peer aborted the handshake.
+    #[error("the peer aborted the handshake")]
     HandshakeAborted,
     /// The connection ended before it was established.
     #[error("ended during {phase}: {cause}")]
@@ -95,11 +95,13 @@ pub enum ConnectError {
         /// Why it ended.
         cause: ConnectionError,
     },
-    /// The listener answered that it does not want this peer, or no more of them now.
-    #[error("the listener refused")]
+    /// The listener refused the connection, because it does not accept this peer, or no more peers
+    /// now.
+    #[error("the listener refused the connection")]
     Refused,
-    /// This endpoint has as many connections as it may.
-    #[error("the endpoint has {max} connections, and may have no more")]
+    /// The endpoint has reached
+    /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
+    #[error("the endpoint has its maximum of {max} connections")]
     TooManyConnections {
         /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
         max: usize,

@@ -1,4 +1,4 @@
-//! From the first datagram to an authenticated connection.
+//! The handshake, from the first datagram to an authenticated connection.
 //!
 //! ```text
 //! Ice ──► Dtls ──► DataChannel ──► Noise ──► done
@@ -26,17 +26,17 @@ use crate::webrtc::WebRtcCarrier;
 use crate::webrtc::engine::{CHANNEL_ZERO, EngineEvent};
 use anabranch_rtc::Role;
 
-/// How far a connection has come.
+/// A phase of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// ICE looks for a path: nothing that the peer answers has arrived yet.
+    /// ICE looks for a path; no valid answer of the peer has arrived yet.
     Ice,
-    /// DTLS is being set up.
+    /// The DTLS handshake.
     Dtls,
-    /// SCTP and the first data channel are being set up.
+    /// SCTP association setup, and the first data channel.
     DataChannel,
-    /// Noise proves the identities.
+    /// The Noise handshake, which proves the identities.
     Noise,
 }
 
@@ -51,11 +51,11 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The phase of a handshake, readable when its future was dropped by a timeout.
+/// The phase of a handshake, still readable after a timeout has dropped its future.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(AtomicU8);
+pub(crate) struct HandshakeProgress(AtomicU8);
 
-impl Progress {
+impl HandshakeProgress {
     fn set(&self, phase: Phase) {
         let number = match phase {
             Phase::Ice => 0,
@@ -76,35 +76,35 @@ impl Progress {
     }
 }
 
-/// Whom to expect, and who we are.
+/// The local identity, and what is expected of the peer.
 #[derive(Debug)]
 pub(crate) struct Expectations<'a> {
     pub(crate) role: Role,
-    /// Certificates that the peer may have; empty for any.
+    /// Accepted certificate hashes of the peer; empty for any.
     pub(crate) certhashes: &'a [Fingerprint],
     pub(crate) own_fingerprint: Fingerprint,
-    /// Noise is run with this identity; `None` where the certificate is all.
+    /// The identity for Noise; `None` if certificates alone authenticate.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) peer_id: Option<PeerId>,
-    /// Whether the peer may need a moment, after SCTP is set up, to open channel 0 on its side.
+    /// Whether the peer may open channel 0 only some time after SCTP is up.
     pub(crate) late_channel_zero: bool,
 }
 
-/// How long the first Noise message is held back from a peer that may open channel 0 late.
+/// Delay of the first Noise message to a peer that may open channel 0 late.
 ///
-/// libp2p-webrtc 0.10.0-alpha takes a message on a channel that it has not opened yet for a channel
-/// of ours, can not open its own any more, and gives up after 10 s. Nothing on the wire tells when a
-/// negotiated channel is open. It takes a peer 200 ms to get here.
+/// libp2p-webrtc 0.10.0-alpha takes a message on a channel that it has not opened yet for a remote
+/// channel, then fails to open its own, and gives up after 10 s. Nothing on the wire shows when a
+/// negotiated channel is open. Such a peer needs 200 ms to get here.
 const LATE_CHANNEL_ZERO: Duration = Duration::from_millis(20);
 
-/// Runs the handshake. Returns who the peer is, if Noise was run.
+/// Runs the handshake. Returns the id of the peer, if Noise was run.
 ///
-/// What the peer opens meanwhile stays in the carrier: nothing reaches the application before this
-/// is done (CVE-2021-28681 was data channels that were usable before the check).
+/// What the peer opens meanwhile stays in the carrier: nothing reaches the application before the
+/// peer is authenticated (CVE-2021-28681: data channels usable before the fingerprint check).
 pub(crate) async fn establish(
     carrier: &mut WebRtcCarrier,
     expectations: Expectations<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<Option<PeerId>, ConnectError> {
     let mut early = VecDeque::new();
     let result = run(carrier, &expectations, progress, &mut early).await;
@@ -117,7 +117,7 @@ pub(crate) async fn establish(
 async fn run(
     carrier: &mut WebRtcCarrier,
     expectations: &Expectations<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
     early: &mut VecDeque<CarrierEvent>,
 ) -> Result<Option<PeerId>, ConnectError> {
     let mut peer_fingerprint = None;
@@ -164,11 +164,12 @@ async fn run(
         .map(Some)
 }
 
-/// Runs Noise over channel 0. Says nothing before `hold`, unless the peer does.
+/// Runs Noise over channel 0. Sends nothing before `hold`, unless a message of the peer arrives
+/// first.
 async fn exchange(
     carrier: &mut WebRtcCarrier,
     mut noise: Handshake,
-    progress: &Progress,
+    progress: &HandshakeProgress,
     early: &mut VecDeque<CarrierEvent>,
     mut hold: Option<Instant>,
 ) -> Result<PeerId, ConnectError> {
@@ -179,7 +180,8 @@ async fn exchange(
         {
             let frame = Message::data(Bytes::from(bytes)).encode();
             if carrier.write(CHANNEL_ZERO, &frame, Class::Control) != Written::Taken {
-                let cause = ConnectionError::Carrier("channel 0 takes no message".to_owned());
+                let cause =
+                    ConnectionError::Carrier("channel 0 does not accept messages".to_owned());
                 return Err(ended(progress, cause));
             }
         }
@@ -215,8 +217,9 @@ async fn exchange(
     }
 }
 
-/// Feeds Noise with what came on channel 0. Payload acts before the flag of the same message, and what
-/// follows the end of Noise is no matter: libp2p-webrtc closes the channel right behind it.
+/// Passes a message of channel 0 to Noise. The payload counts before the flag of the same message.
+/// Anything after the last Noise message is ignored: libp2p-webrtc closes the channel right after
+/// it.
 fn receive(
     noise: &mut Handshake,
     decoder: &mut FrameDecoder,
@@ -238,7 +241,7 @@ async fn next_event(carrier: &mut WebRtcCarrier) -> EngineEvent {
     poll_fn(|cx| carrier.poll_engine(cx)).await
 }
 
-fn ended(progress: &Progress, cause: ConnectionError) -> ConnectError {
+fn ended(progress: &HandshakeProgress, cause: ConnectionError) -> ConnectError {
     ConnectError::Ended {
         phase: progress.phase(),
         cause,
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_closed_right_behind_noise_is_no_failure() {
+    fn a_channel_closed_right_after_noise_is_no_failure() {
         let (mut client, last) = before_the_last_message();
         let fin = Message::flag(Flag::Fin).encode();
         received(&mut client, &[&last, &fin, &fin]).unwrap();
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_closed_within_noise_is_one() {
+    fn a_channel_closed_during_noise_is_a_failure() {
         for flag in [Flag::Fin, Flag::ResetStream] {
             let (mut client, last) = before_the_last_message();
             let error = received(&mut client, &[&Message::flag(flag).encode(), &last]);

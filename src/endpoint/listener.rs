@@ -1,4 +1,4 @@
-//! Connections from others: one task a listening socket, and the queue of first contacts.
+//! Inbound connections: one task for each listening socket, and the queue of first contacts.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,13 +8,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, ready};
 
-use anabranch_rtc::{Role, Setup};
+use anabranch_rtc::Role;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
+use super::config::EnginePeers;
 use super::error::ConnectError;
-use super::handshake::{Expectations, Phase};
+use super::handshake::Expectations;
 use crate::connection::Connection;
 use crate::udp::admission::challenge::refusal;
 use crate::udp::router::{FirstContact, Router, Stranger};
@@ -22,7 +23,7 @@ use crate::udp::{DatagramSocket, Transmit};
 use crate::ufrag::Version;
 use crate::webrtc::{Source, WebRtcCarrier};
 
-/// Receive calls that one poll of the task makes before others get their turn.
+/// Receive calls in one poll of the task, before it yields to other tasks.
 const RECEIVES_PER_POLL: usize = 16;
 
 /// A listening socket with its router.
@@ -33,8 +34,8 @@ pub(super) struct Listener {
     pub(super) router: Arc<Router>,
 }
 
-/// First contacts that wait for the application. Each holds the place of a handshake, which bounds
-/// their number, and goes when its time is over.
+/// First contacts that wait for the application. Each holds an admission slot, which bounds their
+/// number, and expires.
 #[derive(Debug, Default)]
 pub(super) struct IncomingQueue {
     waiting: Mutex<VecDeque<Incoming>>,
@@ -43,12 +44,12 @@ pub(super) struct IncomingQueue {
 
 impl IncomingQueue {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Incoming>> {
-        // A queue of whole entries.
+        // The queue is valid after a panic: no entry is half written.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops those that nobody took in time; they would not answer any more. Returns when the next
-    /// one's time is over.
+    /// Drops the contacts that were not accepted in time: their peers have given up. Returns when
+    /// the next one expires.
     fn drop_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut expired = Vec::new();
@@ -59,7 +60,7 @@ impl IncomingQueue {
             }
             waiting.front().map(|first| first.expires)
         };
-        // Outside of the lock: dropping one takes it out of its router.
+        // Outside of the lock: the drop of a contact locks its router.
         drop(expired);
         next
     }
@@ -69,7 +70,7 @@ impl IncomingQueue {
         self.notify.notify_one();
     }
 
-    /// The next first contact; `None` once `is_closed` says so. Cancel safe.
+    /// The next first contact; `None` once `is_closed` returns `true`. Cancel safe.
     pub(super) async fn next(&self, is_closed: impl Fn() -> bool) -> Option<Incoming> {
         loop {
             let notified = self.notify.notified();
@@ -83,7 +84,7 @@ impl IncomingQueue {
                 let mut waiting = self.lock();
                 if let Some(incoming) = waiting.pop_front() {
                     if !waiting.is_empty() {
-                        // Another task may wait for what is left.
+                        // Another task may wait for the remaining ones.
                         self.notify.notify_one();
                     }
                     return Some(incoming);
@@ -100,16 +101,16 @@ impl IncomingQueue {
     }
 }
 
-/// Receives for a listening socket until its endpoint is gone.
+/// Receives on a listening socket until its endpoint is dropped.
 ///
-/// Never waits for a connection or the application: what finds no room is dropped.
+/// Never waits for a connection or the application: datagrams without room are dropped.
 pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
     let mut expiry = pin!(sleep_until(Instant::now()));
     poll_fn(|cx| {
         let Some(endpoint) = endpoint.upgrade() else {
             return Poll::Ready(());
         };
-        // Also while so much arrives that this never has to wait.
+        // Here as well, for a socket that is so busy that this never returns `Pending` below.
         endpoint.incoming.drop_expired();
         for _ in 0..RECEIVES_PER_POLL {
             let mut strangers = Vec::new();
@@ -118,18 +119,18 @@ pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
                 strangers.extend(listener.router.route(now, received, listener.local));
             });
             for stranger in strangers {
-                meet(&listener, &endpoint, stranger);
+                handle_stranger(&listener, &endpoint, stranger);
             }
             match polled {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
-                    // Errors of a UDP socket are about single datagrams; a socket that is really
-                    // broken says so again, at the pace of the scheduler.
+                    // Errors of a UDP socket concern single datagrams. A broken socket fails again,
+                    // at the pace of the scheduler.
                     tracing::warn!(target: "anabranch::endpoint", %error, "receive failed");
                     break;
                 }
                 Poll::Pending => {
-                    // Behind the first contacts that have just come.
+                    // After the first contacts that have just arrived.
                     while let Some(next) = endpoint.incoming.drop_expired() {
                         if expiry.deadline() != next {
                             expiry.as_mut().reset(next);
@@ -146,7 +147,7 @@ pub(super) async fn receive(listener: Arc<Listener>, endpoint: Weak<Inner>) {
     .await;
 }
 
-fn meet(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
+fn handle_stranger(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
     match stranger {
         Stranger::Admitted(contact) => {
             let incoming = Incoming {
@@ -175,7 +176,7 @@ fn meet(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: Stranger) {
     }
 }
 
-/// Sends a datagram if the socket takes it at once; it counts as lost otherwise.
+/// Sends a datagram if the socket takes it at once, and drops it otherwise.
 fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to: SocketAddr) {
     let transmit = Transmit {
         destination: to,
@@ -184,50 +185,50 @@ fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to:
         segment_size: None,
     };
     if let Err(error) = socket.try_send(&transmit) {
-        tracing::trace!(target: "anabranch::endpoint", %to, %error, "no answer to a stranger");
+        tracing::trace!(target: "anabranch::endpoint", %to, %error, "answer not sent");
     }
 }
 
-/// Somebody who wants to connect, with nothing spent on it yet but a place in the queue.
+/// A first contact: a peer that wants to connect. Only its place in the queue has been allocated.
 ///
-/// It holds one of [`EndpointConfig::max_handshakes`](super::EndpointConfig::max_handshakes) until it
-/// is accepted and established, refused, or dropped: decide soon. While it waits for
+/// It counts against [`EndpointConfig::max_handshakes`](super::EndpointConfig::max_handshakes)
+/// until it is established, refused or dropped: decide soon. While it waits for
 /// [`Endpoint::accept`](super::Endpoint::accept) it expires after
 /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout).
 ///
 /// # Drop
-/// As [`Incoming::ignore`].
+/// The same as [`Incoming::ignore`].
 pub struct Incoming {
     contact: Box<FirstContact>,
     expires: Instant,
-    /// Weak: who forgets this somewhere must not keep the port of a closed endpoint.
+    /// Weak: an `Incoming` that the application keeps must not hold the port of a closed endpoint.
     socket: Weak<dyn DatagramSocket>,
-    /// Weak: a queue that the endpoint owns must not own the endpoint.
+    /// Weak: the endpoint owns the queue of these.
     endpoint: Weak<Inner>,
 }
 
 impl Incoming {
-    /// Where the peer sends from. Not proven yet: it could be forged.
+    /// The source address of the peer. It may be forged: it is not validated yet.
     pub fn remote_address(&self) -> SocketAddr {
         self.contact.source
     }
 
-    /// The version of webrtc-direct that the peer speaks.
+    /// The version of webrtc-direct that the peer uses.
     pub fn version(&self) -> Version {
         self.contact.credentials.version
     }
 
-    /// Lets the peer go without an answer; the same as dropping this. Its next check, which comes
-    /// soon, is a new first contact.
+    /// Drops the first contact without an answer; the same as dropping this. The next check of the
+    /// peer, which follows soon, is a new first contact.
     pub fn ignore(self) {}
 
-    /// Tells the peer that it is not wanted, and forgets it. Nothing is repeated or waited for: if
-    /// the answer is lost, the peer's next check is a new first contact.
+    /// Refuses the peer and drops the first contact. Nothing is retransmitted: if the answer is
+    /// lost, the next check of the peer is a new first contact.
     ///
-    /// The answer is an error response to the peer's STUN check, with the code 403 (Forbidden). A dial
-    /// of this crate then fails at once, with [`ConnectError::Refused`]; libwebrtc, and so Chromium,
-    /// gives the pair of candidates up, and its ICE fails once it has no other; str0m ignores the
-    /// answer and goes on until its time is over, as after [`Incoming::ignore`].
+    /// The answer is an error response to the peer's STUN check, with the code 403 (Forbidden). A
+    /// dial of this crate then fails at once, with [`ConnectError::Refused`]; libwebrtc, and so
+    /// Chromium, discards the candidate pair, and its ICE fails once it has no other; str0m ignores
+    /// the answer and continues until its timeout, as after [`Incoming::ignore`].
     pub fn refuse(self) {
         let contact = &self.contact;
         let answer = refusal(contact.request, &contact.credentials.local_pwd);
@@ -236,17 +237,17 @@ impl Incoming {
         }
     }
 
-    /// Sets the connection up: DTLS, the first data channel, and Noise unless the endpoint does
-    /// without.
+    /// Runs the handshake: DTLS, the first data channel, and Noise unless the endpoint has
+    /// [`Security::CertificateHash`](super::Security::CertificateHash).
     ///
     /// # Errors
-    /// [`ConnectError::TimedOut`] if that takes longer than
+    /// [`ConnectError::TimedOut`] if the handshake takes longer than
     /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout);
     /// [`ConnectError::TooManyConnections`] beyond
     /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
     ///
     /// # Cancel safety
-    /// If the future is dropped, the peer gets no answer any more.
+    /// Dropping the future aborts the handshake.
     pub async fn accept(self) -> Result<Connection, ConnectError> {
         let Self {
             contact,
@@ -267,22 +268,13 @@ impl Incoming {
         } = *contact;
         let config = &endpoint.config;
         let late_channel_zero = credentials.are_of_libp2p_webrtc();
-        let setup = Setup {
+        let engine = config.make_engine(EnginePeers {
             role: Role::Server,
             certificate: (&endpoint.certificate).into(),
             local: destination,
-            remote: None,
+            remote: source,
             local_credentials: (credentials.local_ufrag, credentials.local_pwd),
             remote_credentials: (credentials.remote_ufrag, credentials.remote_pwd),
-            mtu: config.mtu_towards(source.ip()),
-            max_in_flight: config.max_in_flight,
-            receive_buffer: config.receive_buffer,
-            progress_timeout: config.progress_timeout,
-        };
-        let engine = config.engine.make(setup, Instant::now().into_std());
-        let engine = engine.map_err(|cause| ConnectError::Ended {
-            phase: Phase::Ice,
-            cause: cause.into(),
         })?;
         let carrier = WebRtcCarrier::new(
             engine,

@@ -1,4 +1,4 @@
-//! Listening, dialling, and what all connections of a program share.
+//! Endpoints: listening, dialling, and the state that their connections share.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::webrtc::WebRtcCarrier;
 pub use anabranch_rtc::EngineFactory;
 use anabranch_rtc::Role;
 pub use handshake::Phase;
-use handshake::{Expectations, Progress, establish};
+use handshake::{Expectations, HandshakeProgress, establish};
 
 mod any;
 mod builder;
@@ -46,32 +46,32 @@ pub use listener::Incoming;
 use listener::IncomingQueue;
 pub use signalling::{Signalling, connect_signalled};
 
-/// How peers prove who they are.
+/// How peers authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Security {
-    /// Noise with libp2p identities, as every libp2p peer does.
+    /// Noise with libp2p identities, as all libp2p peers use.
     #[default]
     Noise,
-    /// The dialler knows the listener by the certificate hash in its address; the dialler itself is
-    /// anybody. For plain applications whose peers are ours. Both sides have to be set to it.
+    /// The dialler authenticates the listener by the certificate hash in its address; the dialler
+    /// stays anonymous. For applications without libp2p. Both sides have to use it.
     CertificateHash,
 }
 
-/// The receiving tasks, which own the listening sockets. They end when nobody needs them: neither the
-/// application nor a connection.
+/// The receiving tasks, which own the listening sockets. They are aborted on drop, when neither the
+/// application nor a connection holds the endpoint.
 #[derive(Debug)]
 struct Tasks(tokio::sync::Mutex<Vec<JoinHandle<()>>>);
 
 impl Tasks {
-    /// Ends the tasks and waits until they are gone. Cancel safe: another call goes on.
+    /// Aborts the tasks and waits until they are gone. Cancel safe: another call continues.
     async fn end(&self) {
         let mut tasks = self.0.lock().await;
         for task in tasks.iter() {
             task.abort();
         }
         while let Some(task) = tasks.last_mut() {
-            // An error says that it was aborted.
+            // The error only reports the abort.
             let _ = task.await;
             tasks.pop();
         }
@@ -86,7 +86,7 @@ impl Drop for Tasks {
     }
 }
 
-/// What an endpoint's handles and the tasks of its connections share.
+/// The state that the handles of an endpoint and the tasks of its connections share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     identity: Identity,
@@ -94,7 +94,7 @@ pub(crate) struct Inner {
     security: Security,
     connection_config: Arc<Config>,
     config: EndpointConfig,
-    /// The addresses that are listened on.
+    /// The listening addresses.
     locals: Vec<SocketAddr>,
     routers: Vec<Arc<Router>>,
     sockets: Arc<dyn Sockets>,
@@ -103,7 +103,7 @@ pub(crate) struct Inner {
     admission: Arc<Admission>,
     incoming: IncomingQueue,
     closed: AtomicBool,
-    /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
+    /// Every connection and, as `None`, every attempt; for [`Endpoint::close`].
     connections: Mutex<HashMap<u64, Option<Weak<Link>>>>,
     next_connection: AtomicU64,
     connection_ended: Notify,
@@ -113,7 +113,7 @@ pub(crate) struct Inner {
 
 impl Inner {
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<Link>>>> {
-        // Whole entries only.
+        // Valid after a panic: no entry is half written.
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +123,7 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// The identity for Noise, if Noise is run.
+    /// The identity for Noise; `None` with [`Security::CertificateHash`].
     fn noise_identity(&self) -> Option<&Identity> {
         match self.security {
             Security::Noise => Some(&self.identity),
@@ -131,16 +131,17 @@ impl Inner {
         }
     }
 
-    /// Whether there may be no more connections, counting attempts.
+    /// Whether the maximum of connections, attempts included, is reached.
     fn is_full(&self) -> bool {
         self.connections().len() >= self.config.max_connections
     }
 
-    /// Enters an attempt to connect.
+    /// Registers an attempt to connect.
     fn register(self: &Arc<Self>) -> Result<Registration, ConnectError> {
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut connections = self.connections();
-        // Under the lock that `close` takes behind the flag: it sees this one, or we see the flag.
+        // Under the lock that `close` takes after it has set the flag: it sees this attempt, or
+        // this sees the flag.
         if self.is_closed() {
             return Err(ConnectError::EndpointClosed);
         }
@@ -169,7 +170,7 @@ impl Inner {
         };
         let info = ConnectionInfo::new(initiator, Some(remote));
         let attempt = Attempt::begin(self.connection_config.events.as_ref(), info);
-        let peer = match self.shake_hands(&mut carrier, expectations).await {
+        let peer = match self.handshake(&mut carrier, expectations).await {
             Ok(peer) => peer,
             Err(error) => {
                 attempt.failed(&error);
@@ -188,24 +189,24 @@ impl Inner {
         Ok(connection)
     }
 
-    /// Puts a connection in the place of the attempt that it was.
+    /// Replaces the entry of an attempt by its connection.
     fn enter(&self, number: u64, connection: &Connection) {
         if let Some(entry) = self.connections().get_mut(&number) {
             *entry = Some(Arc::downgrade(connection.link()));
         }
         if self.is_closed() {
-            // Closed between the handshake and the entry: nobody else will tell it.
+            // `close` ran between the handshake and the entry, and has missed this connection.
             connection.link().begin_close();
         }
     }
 
-    /// Returns who the peer is, where there is Noise.
-    async fn shake_hands(
+    /// Runs the handshake within `connect_timeout`. Returns the id of the peer, if Noise was run.
+    async fn handshake(
         &self,
         carrier: &mut WebRtcCarrier,
         expectations: Expectations<'_>,
     ) -> Result<Option<PeerId>, ConnectError> {
-        let progress = Progress::default();
+        let progress = HandshakeProgress::default();
         let limit = self.config.connect_timeout;
         let handshake = pin!(timeout(limit, establish(carrier, expectations, &progress)));
         let closing = pin!(self.closing());
@@ -239,7 +240,7 @@ impl Inner {
     }
 }
 
-/// A connection, or an attempt at one, in the books of its endpoint until it is dropped.
+/// The entry of a connection, or of an attempt, at its endpoint. Removed on drop.
 #[derive(Debug)]
 struct Registration {
     inner: Arc<Inner>,
@@ -253,7 +254,7 @@ impl Drop for Registration {
     }
 }
 
-/// Closes the endpoint to new connections with its last handle.
+/// Closes the endpoint to new connections on drop, with its last handle.
 #[derive(Debug)]
 struct Handle {
     inner: Arc<Inner>,
@@ -265,20 +266,20 @@ impl Drop for Handle {
     }
 }
 
-/// A place to listen and to dial from.
+/// Listens for connections and dials.
 ///
-/// Cheap to clone; every clone is the same endpoint.
+/// Cheap to clone; all clones are handles of the same endpoint.
 ///
 /// # Drop
-/// With its last handle an endpoint takes no new connections. Those that exist live on until they
-/// are closed or dropped themselves; [`Endpoint::close`] ends them too.
+/// After the drop of its last handle an endpoint accepts and makes no more connections. Existing
+/// ones live on until they are closed or dropped; [`Endpoint::close`] ends them too.
 #[derive(Clone)]
 pub struct Endpoint {
     handle: Arc<Handle>,
 }
 
 impl Endpoint {
-    /// Settings for a new endpoint.
+    /// Returns a builder with default settings.
     pub fn builder() -> EndpointBuilder {
         EndpointBuilder::default()
     }
@@ -287,7 +288,7 @@ impl Endpoint {
         &self.handle.inner
     }
 
-    /// The identity that peers know this endpoint by.
+    /// The id by which peers know this endpoint.
     pub fn peer_id(&self) -> PeerId {
         self.inner().identity.peer_id()
     }
@@ -297,14 +298,14 @@ impl Endpoint {
         self.inner().identity.public_key()
     }
 
-    /// The certificate whose hash is in the addresses.
+    /// The DTLS certificate, whose hash is part of the addresses.
     pub fn certificate(&self) -> &Certificate {
         &self.inner().certificate
     }
 
-    /// The full addresses that peers can dial, with certificate hash, and peer id with
+    /// The addresses that peers can dial, with certificate hash, and with peer id under
     /// [`Security::Noise`]. A socket on a wildcard has one for every address of its family that the
-    /// machine has now; link-local IPv6 is left out, and loopback unless there is nothing else.
+    /// machine has now, without link-local IPv6, and without loopback unless there is no other.
     pub fn addresses(&self) -> Vec<Address> {
         let inner = self.inner();
         let full = |socket: SocketAddr| {
@@ -322,36 +323,38 @@ impl Endpoint {
             .collect()
     }
 
-    /// The next peer that wants to connect; `None` when the endpoint is closed.
+    /// Waits for the next peer that wants to connect; `None` when the endpoint is closed.
     ///
-    /// Nothing has been spent on it yet, so accepting or not is up to the application:
+    /// Hardly anything has been allocated for it yet; the application decides whether to accept it:
     /// see [`Incoming`].
     ///
     /// # Cancel safety
-    /// Nothing is lost if the future is dropped.
+    /// No first contact is lost if the future is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         let inner = self.inner();
         inner.incoming.next(|| inner.is_closed()).await
     }
 
-    /// Connects to a listener, with webrtc-direct v1, which every deployed one speaks.
+    /// Connects to a listener with webrtc-direct v1, which all deployed listeners support.
     ///
-    /// The connection outlives the address that it is made from: when that disappears, or the route to the listener
-    /// moves to another interface, it goes on from the address that the system chooses then.
+    /// The connection survives a change of the local address: when that disappears, or the route to
+    /// the listener moves to another interface, it continues from the address that the system
+    /// selects.
     ///
     /// # Errors
     /// [`ConnectError::TimedOut`] names the phase that was not completed within
-    /// [`EndpointConfig::connect_timeout`]; [`ConnectError::Unreachable`] says after two thirds of a second that nobody
-    /// listens at the port, where the system hears of that; see [`ConnectError`] for the rest.
+    /// [`EndpointConfig::connect_timeout`]. [`ConnectError::Unreachable`] reports after two thirds
+    /// of a second that nobody listens at the port, where the system receives ICMP errors for it.
+    /// See [`ConnectError`] for the others.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the attempt ends.
+    /// Dropping the future aborts the attempt.
     pub async fn connect(&self, address: &Address) -> Result<Connection, ConnectError> {
         self.connect_with(address, Version::V1).await
     }
 
-    /// Connects to a listener with a version of webrtc-direct. Errors and cancel safety as
-    /// [`Endpoint::connect`].
+    /// Connects to a listener with the given version of webrtc-direct. Errors and cancel safety are
+    /// those of [`Endpoint::connect`].
     pub async fn connect_with(
         &self,
         address: &Address,
@@ -360,38 +363,42 @@ impl Endpoint {
         dial::dial(self.inner(), address, version).await
     }
 
-    /// Connects to one peer by whichever of its addresses works first: webrtc-direct, and a WebSocket after
-    /// [`EndpointConfig::websocket_head_start`], for networks where UDP is blocked. The first attempt that
-    /// authenticates the peer wins, the others are broken off.
+    /// Connects to one peer by the first of its addresses that works: webrtc-direct, and after
+    /// [`EndpointConfig::websocket_head_start`] WebSockets, for networks that block UDP. The first
+    /// attempt that authenticates the peer wins; the others are cancelled.
     ///
-    /// All addresses have to name the same peer by `/p2p`, so that it does not matter which of them wins: an entry of
-    /// another peer in an address book would win by being faster. [`Endpoint::connect_peer`] takes addresses that
-    /// name none. With [`Security::CertificateHash`] nobody proves to be a peer, and the addresses alone decide.
+    /// All addresses have to name the same peer by `/p2p`: otherwise another peer in an address
+    /// book could win by being faster. [`Endpoint::connect_peer`] accepts addresses without a peer
+    /// id. With [`Security::CertificateHash`] no peer proves an identity, and the certificate
+    /// hashes alone decide.
     ///
-    /// Over WebSockets the peer proves itself by Noise, or with [`Security::CertificateHash`] by its TLS
-    /// certificate. There TLS and not DTLS protects what is carried: addresses with `ws` are dialled only with
-    /// [`EndpointBuilder::plaintext_websockets`], and against somebody in the middle whose certificate is trusted
-    /// [`EndpointBuilder::websocket_binding`] helps.
+    /// Over a WebSocket the peer authenticates by Noise, or with [`Security::CertificateHash`] by
+    /// its TLS certificate. There TLS protects the data, not DTLS: `ws` addresses are dialled only
+    /// with [`EndpointBuilder::plaintext_websockets`], and [`EndpointBuilder::websocket_binding`]
+    /// protects against a man in the middle with a trusted certificate.
     ///
     /// # Errors
-    /// [`ConnectAnyError::MissingPeer`], [`ConnectAnyError::AnotherPeer`], and
-    /// [`ConnectAnyError::TooManyAddresses`] for more than [`MAX_ADDRESSES`], before anything is
-    /// sent; [`ConnectAnyError::AllFailed`] says why each address failed.
+    /// [`ConnectAnyError::NoAddresses`], [`ConnectAnyError::MissingPeer`],
+    /// [`ConnectAnyError::AnotherPeer`], and [`ConnectAnyError::TooManyAddresses`] for more than
+    /// [`MAX_ADDRESSES`], before anything is sent; [`ConnectAnyError::AllFailed`] has the error of
+    /// each address.
     ///
     /// # Cancel safety
-    /// If the future is dropped, all attempts are.
+    /// Dropping the future aborts all attempts.
     pub async fn connect_any(&self, addresses: &[PeerAddress]) -> Result<Reached, ConnectAnyError> {
         any::connect_any(self.inner(), addresses, Version::V1).await
     }
 
-    /// As [`Endpoint::connect_any`], to a peer that is named: it is expected at addresses that name none, too.
+    /// Connects to `peer` as [`Endpoint::connect_any`] does, and expects it at addresses without a
+    /// peer id too.
     ///
     /// # Errors
-    /// [`ConnectAnyError::AnotherPeer`] if an address names another one, and [`ConnectAnyError::NoIdentities`] with
-    /// [`Security::CertificateHash`], before anything is sent; else those of [`Endpoint::connect_any`].
+    /// [`ConnectAnyError::AnotherPeer`] if an address names another peer, and
+    /// [`ConnectAnyError::NoIdentities`] with [`Security::CertificateHash`], before anything is
+    /// sent; otherwise those of [`Endpoint::connect_any`].
     ///
     /// # Cancel safety
-    /// If the future is dropped, all attempts are.
+    /// Dropping the future aborts all attempts.
     pub async fn connect_peer(
         &self,
         peer: PeerId,
@@ -401,7 +408,8 @@ impl Endpoint {
         self.connect_any(&addresses).await
     }
 
-    /// As [`Endpoint::connect_any`], with a version of webrtc-direct.
+    /// Connects as [`Endpoint::connect_any`] does, with the given version of webrtc-direct. Errors
+    /// and cancel safety are the same.
     pub async fn connect_any_with(
         &self,
         addresses: &[PeerAddress],
@@ -410,18 +418,18 @@ impl Endpoint {
         any::connect_any(self.inner(), addresses, version).await
     }
 
-    /// Connections that are established now.
+    /// Number of established connections.
     pub fn connections(&self) -> usize {
         self.inner().connections().values().flatten().count()
     }
 
-    /// Takes no new connections, ends attempts that are under way, closes the connections that exist
-    /// as [`Connection::close`] does, and waits until all are gone, with their tasks, timers and sockets, the
-    /// listening ones as well: their ports are free again.
+    /// Closes the endpoint: rejects new connections, aborts attempts, closes existing connections
+    /// as [`Connection::close`] does, and waits until all of them are gone, with their tasks,
+    /// timers and sockets. The listening sockets are closed too, and their ports are free.
     ///
     /// # Cancel safety
-    /// The close goes on if the future is dropped; only the listening sockets then stay until another
-    /// call, or until the last handle is dropped.
+    /// The close continues if the future is dropped; only the listening sockets then stay open
+    /// until another call, or until the last handle is dropped.
     pub async fn close(&self) {
         let inner = self.inner();
         inner.close();
@@ -443,7 +451,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether no listening socket knows a connection any more. For tests that end with it.
+    /// Whether no connection, route or handshake is left. For tests, which end with it.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
         self.inner().connections().is_empty()

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch_rtc::{Role, Setup};
-use tokio::time::{Instant, timeout};
+use anabranch_rtc::Role;
+use tokio::time::timeout;
 
 use super::EndpointConfig;
+use super::config::EnginePeers;
 use super::error::ConnectError;
-use super::handshake::{Expectations, Phase, Progress, establish};
+use super::handshake::{Expectations, HandshakeProgress, establish};
 use crate::carrier::Carrier;
 use crate::certificate::{Certificate, Fingerprint};
 use crate::udp::DatagramSocket;
@@ -54,22 +55,13 @@ pub async fn connect_signalled(
         .local_addr()
         .map_err(|source| ConnectError::Socket { remote, source })?;
     let role = signalling.role;
-    let setup = Setup {
+    let engine = config.make_engine(EnginePeers {
         role,
         certificate: (&signalling.certificate).into(),
         local,
-        remote: (role == Role::Client).then_some(remote),
+        remote,
         local_credentials: signalling.local_credentials,
         remote_credentials: signalling.remote_credentials,
-        mtu: config.mtu_towards(remote.ip()),
-        max_in_flight: config.max_in_flight,
-        receive_buffer: config.receive_buffer,
-        progress_timeout: config.progress_timeout,
-    };
-    let engine = config.engine.make(setup, Instant::now().into_std());
-    let engine = engine.map_err(|cause| ConnectError::Ended {
-        phase: Phase::Ice,
-        cause: cause.into(),
     })?;
     let source = Source::Socket { remote };
     let mut carrier = WebRtcCarrier::new(engine, socket, source, local, config.carrier_limits());
@@ -81,7 +73,7 @@ pub async fn connect_signalled(
         peer_id: None,
         late_channel_zero: false,
     };
-    let progress = Progress::default();
+    let progress = HandshakeProgress::default();
     let limit = config.connect_timeout;
     let handshake = establish(&mut carrier, expectations, &progress);
     match timeout(limit, handshake).await {

@@ -1,4 +1,4 @@
-//! Datagrams that a listener has sorted out for one connection.
+//! Datagrams that a listener has received for one connection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,17 +9,17 @@ use std::task::Context;
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 
-/// Bytes that wait for a connection before more are dropped, as a full socket buffer would.
+/// Maximum bytes in an inbox. More are dropped, as by a full socket buffer.
 ///
-/// Less than the receive window that SCTP may announce: what is dropped here is sent again, and the
-/// peer slows down, as with any full socket buffer.
+/// Less than the receive window that SCTP may advertise: SCTP retransmits what is dropped here, and
+/// the peer slows down.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// The same before the peer is authenticated. A handshake is a dozen datagrams, and strangers have
-/// as many inboxes as handshakes may be under way.
+/// The same before the peer is authenticated. A handshake is a dozen datagrams, and unauthenticated
+/// peers have as many inboxes as there may be concurrent handshakes.
 const MAX_EARLY_BYTES: usize = 32 * 1024;
 
-/// Fixed cost of an entry, so that tiny datagrams are bounded too.
+/// Bytes counted for an entry beside its contents, so that tiny datagrams are bounded too.
 const ENTRY_COST: usize = 128;
 
 #[derive(Debug)]
@@ -57,11 +57,11 @@ impl Default for Inbox {
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Whole batches only: nothing is half done under this lock.
+        // Valid after a panic: no entry is half written.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds datagrams, or drops them if too many wait.
+    /// Adds datagrams, or drops them if the inbox is full.
     pub(crate) fn push(
         &self,
         source: SocketAddr,
@@ -87,16 +87,17 @@ impl Inbox {
         self.waker.wake();
     }
 
-    /// The peer is authenticated: more may wait for the connection.
+    /// Raises the limit once the peer is authenticated.
     pub(crate) fn authenticated(&self) {
         self.max_bytes.store(MAX_BYTES, Ordering::Relaxed);
     }
 
-    /// Hands what waits to `feed`; `false` when nothing did, and then a wake-up is arranged.
+    /// Passes the queued datagrams to `sink`. Returns `false` if there were none, and then wakes
+    /// the task when one arrives.
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        mut feed: impl FnMut(SocketAddr, SocketAddr, &[u8], usize),
+        mut sink: impl FnMut(SocketAddr, SocketAddr, &[u8], usize),
     ) -> bool {
         let mut batches = self.take();
         if batches.is_empty() {
@@ -105,7 +106,7 @@ impl Inbox {
         }
         let received = !batches.is_empty();
         for batch in batches {
-            feed(
+            sink(
                 batch.source,
                 batch.destination,
                 &batch.contents,
@@ -121,7 +122,7 @@ impl Inbox {
         std::mem::take(&mut queue.batches)
     }
 
-    /// Drops what waits, and whatever comes later.
+    /// Drops what is queued, and everything that arrives later.
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;

@@ -1,8 +1,8 @@
-//! UDP: sockets, the addresses and ports of this machine, who is let in, and which connection a
-//! datagram is of.
+//! UDP: sockets, local addresses and ports, admission of first contacts, and the routing of
+//! datagrams to connections.
 //!
 //! Public is the seam to the sockets: an endpoint binds them through [`Sockets`], by default on the
-//! system ([`SystemSockets`]), and sends and receives through [`DatagramSocket`].
+//! operating system ([`SystemSockets`]), and sends and receives through [`DatagramSocket`].
 
 pub(crate) mod admission;
 pub(crate) mod inbox;

@@ -1,15 +1,16 @@
-//! Whether anybody listens at a UDP port, as far as the system hears of it.
+//! Detects by ICMP errors that nobody listens at a UDP port.
 //!
-//! A host without a listener answers with an ICMP error, and the system reports that to a connected socket only. The
-//! socket of a dial is not connected: it must be able to move to another source address, and what a
-//! system reports to it would have to be told from errors of its own sends for as long as the connection lives; on Linux
-//! an error also makes the readiness of a socket useless for good. So a dial that is not answered has a second socket,
-//! which is connected and gone as soon as anything comes from the peer. It sends STUN indications, which are
-//! keepalives, and which no agent answers (RFC 8445 section 11).
+//! A host without a listener answers with an ICMP error, which the system reports only to a
+//! connected socket. The socket of a dial is not connected: it has to move between source
+//! addresses, it could not distinguish these errors from those of its own sends, and on Linux an
+//! error makes the readiness of a socket useless for good. So a dial that is not answered has a
+//! second, connected socket until anything arrives from the peer. It sends STUN indications, which
+//! are keepalives that no agent answers (RFC 8445 section 11).
 //!
-//! Who can not see the datagrams does not know the port of that socket, and the system compares all four of addresses and
-//! ports with those in the ICMP error. Who does see them can break a dial off in other ways too. Still, one
-//! error ends nothing: a listener may be restarting. It takes [`REFUSALS`] of them, and 400 ms.
+//! An off-path attacker does not know the port of that socket, and the system compares addresses
+//! and ports with those in the ICMP error. An on-path attacker can abort a dial in other ways too.
+//! Still, one error is not enough, since a listener may be restarting: it takes [`REFUSALS`]
+//! errors, and 400 ms.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -19,26 +20,26 @@ use tokio::time::sleep;
 
 use super::socket::wildcard;
 
-/// Errors that end a dial.
+/// Number of ICMP errors that ends a dial.
 const REFUSALS: u32 = 3;
 
-/// Time to the first datagram: a listener within 50 ms never sees one.
+/// Delay of the first datagram: a listener within a round trip of 50 ms never sees one.
 const FIRST: Duration = Duration::from_millis(50);
 
-/// Time between the first datagrams, and in which an error is waited for. Linux sends six errors to one host at
-/// once, and one a second then; the checks of ICE use them up as well.
+/// Interval of the first datagrams, and how long each waits for an error. Linux sends six errors to
+/// one host at once and then one per second, and the checks of ICE count as well.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Datagrams before the time between them doubles.
+/// Datagrams before the interval begins to double.
 const QUICK: u32 = 4;
 
-/// Completes with what the system says when it has said it often enough, and never otherwise.
+/// Completes with the last of [`REFUSALS`] errors, and never without them.
 pub(super) async fn watch(remote: SocketAddr) -> io::Error {
     match refusals(remote).await {
         Ok(refused) => refused,
         Err(error) => {
             // The dial has its own time limit.
-            tracing::debug!(target: "anabranch::endpoint", %remote, %error, "port not watched");
+            tracing::debug!(target: "anabranch::endpoint", %remote, %error, "no port watch");
             std::future::pending().await
         }
     }
@@ -53,7 +54,7 @@ async fn refusals(remote: SocketAddr) -> io::Result<io::Error> {
     let (mut sent, mut refusals) = (0, 0);
     loop {
         let error = match socket.send(&indication()) {
-            // The error that the one before has caused is reported once, by whatever is called first.
+            // The error that the previous datagram caused is reported once, by the next call.
             Err(error) if is_refusal(&error) => Some(error),
             _ => {
                 sleep(interval).await;

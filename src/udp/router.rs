@@ -1,19 +1,19 @@
-//! Which connection a datagram belongs to.
+//! Routes each datagram to its connection.
 //!
 //! ```text
-//! datagram ── known source address ───────────────────────────► that connection's inbox
-//!     │            └─ check of another connection, and long unused ─► as from an unknown address
+//! datagram ── known source address ───────────────────────────► inbox of that connection
+//!     │            └─ check of another connection, and long unused ─► treated as unknown
 //!     │
-//!     ├─ STUN request ── USERNAME known ── integrity holds ───► the same, and its address is known
+//!     ├─ STUN request ── USERNAME known ── integrity holds ───► inbox; adds its address
 //!     │      │
 //!     │      └─ USERNAME new ── well formed ── integrity holds ─► admission decides
 //!     │
-//!     └─ answer to a challenge ───────────────────────────────► admission remembers the address
+//!     └─ answer to a challenge ───────────────────────────────► admission stores the answer
 //! ```
 //!
-//! Anything else is dropped before any state is made for it. DTLS thus only passes from addresses
-//! that ICE has heard of with the right password (the ClientHello race of several servers was to
-//! take it from anywhere).
+//! Anything else is dropped before any state is allocated. DTLS is thus accepted only from
+//! addresses with a STUN check that has the right MESSAGE-INTEGRITY (several servers accepted a
+//! ClientHello from anywhere, and lost the race against an attacker).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,32 +33,32 @@ use super::socket::Received;
 use crate::ufrag::{ServerCredentials, parse_username};
 use anabranch_rtc::sha1_hmac;
 
-/// How long a connection has to be unheard of at an address before that may be another's. A peer that is
-/// there sends checks more often (RFC 7675 section 5.1).
+/// How long an address has to be silent before another connection may take it over. A peer that
+/// still uses it sends checks more often (RFC 7675 section 5.1).
 ///
-/// A connection may live on at another address for days, while a NAT gives the port that it had to somebody
-/// else. In use an address stays where it is: whoever forges it must not take it away.
+/// A connection may continue at another address for days while a NAT assigns its old port to
+/// somebody else. An address in use is not taken over: a forged source must not hijack it.
 const ADDRESS_UNUSED: Duration = Duration::from_secs(30);
 
-/// A first contact that passed every check.
+/// A first contact that passed all checks and was admitted.
 #[derive(Debug)]
 pub(crate) struct FirstContact {
     pub(crate) credentials: ServerCredentials,
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
-    /// Names the request, for an answer to it.
+    /// The transaction ID of the request, for the response.
     pub(crate) request: Transaction,
     pub(crate) slot: Slot,
     pub(crate) route: RouteGuard,
 }
 
-/// What is to be done about a stranger.
+/// What the listener has to do about datagrams from an unknown address.
 #[derive(Debug)]
 pub(crate) enum Stranger {
-    /// It is the first contact of a connection.
+    /// Offer this first contact to the application.
     Admitted(Box<FirstContact>),
-    /// These two datagrams are to be sent to it, and nothing is to be kept: a challenge, and the
-    /// response to its own check, in this order, so that its answer comes before what it does next.
+    /// Send these datagrams and keep no state: a challenge, then the response to the check of the
+    /// peer. In this order, so that the answer arrives before the next check.
     Challenged {
         source: SocketAddr,
         destination: SocketAddr,
@@ -66,12 +66,13 @@ pub(crate) enum Stranger {
     },
 }
 
-/// The connections of listening sockets with one port, by address and by ICE user fragment.
+/// The connections of the sockets of one listening address, by remote address and by ICE user
+/// fragment.
 #[derive(Debug)]
 pub(crate) struct Router {
     admission: Arc<Admission>,
-    /// Addresses that one connection may come from; more are refused, none are forgotten for them,
-    /// so that a flood can not push the honest ones out (go-libp2p does the same).
+    /// Maximum remote addresses of one connection. Further ones are ignored and none is evicted, so
+    /// that a flood can not displace the honest ones (as in go-libp2p).
     max_addresses: usize,
     table: Mutex<Table>,
 }
@@ -82,11 +83,11 @@ struct Table {
     by_ufrag: HashMap<String, Route>,
 }
 
-/// Where datagrams from an address go.
+/// The connection of a remote address.
 #[derive(Debug)]
 struct Known {
     inbox: Arc<Inbox>,
-    /// When something of that connection last came from there.
+    /// When a datagram of the connection last came from the address.
     heard: Instant,
 }
 
@@ -96,17 +97,17 @@ struct Route {
     addresses: Vec<SocketAddr>,
 }
 
-/// A datagram that is no first contact.
+/// The datagram is not a valid STUN check.
 #[derive(Debug)]
-struct Unsound;
+struct InvalidCheck;
 
-/// Takes a connection out of its router when it is dropped.
+/// Removes a connection from its router on drop.
 #[derive(Debug)]
 pub(crate) struct RouteGuard {
     router: Arc<Router>,
     ufrag: String,
     pub(crate) inbox: Arc<Inbox>,
-    /// For challenges to the addresses of this connection.
+    /// The credentials for challenges to the addresses of this connection.
     pub(crate) peer: PeerCredentials,
 }
 
@@ -122,7 +123,7 @@ impl Drop for RouteGuard {
         let mut table = self.router.lock();
         if let Some(route) = table.by_ufrag.remove(&self.ufrag) {
             for address in route.addresses {
-                // It may have become another's meanwhile.
+                // Another connection may have taken the address over.
                 if let Entry::Occupied(known) = table.by_address.entry(address)
                     && Arc::ptr_eq(&known.get().inbox, &self.inbox)
                 {
@@ -143,12 +144,12 @@ impl Router {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // Both maps change together under this lock, and nothing in between can panic.
+        // Both maps change under one lock, and nothing in between can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Routes what has arrived. `local` stands for the address it came to where the system did not
-    /// tell. Returns what is to be done if a stranger sent it.
+    /// Routes received datagrams. `local` is the destination where the system did not report one.
+    /// Returns what to do if they are the check of a new peer.
     pub(crate) fn route(
         self: &Arc<Self>,
         now: Instant,
@@ -173,20 +174,20 @@ impl Router {
         let mut rest = received;
         let stride = received.stride.max(1);
         while !rest.contents.is_empty() {
-            let (first, behind) = rest.contents.split_at(stride.min(rest.contents.len()));
-            // A sender has to convince us with one datagram. What stands in front of that was glued to it by the
-            // system (GRO), and may be of somebody who forges the sender's address.
+            let (first, others) = rest.contents.split_at(stride.min(rest.contents.len()));
+            // One valid datagram suffices. Those before it were coalesced with it by the system
+            // (GRO), and may be of an attacker who forges the source.
             if !self.admission.take_answer(now, received.source, first)
-                && let Ok(met) = self.meet(now, rest, first, destination)
+                && let Ok(stranger) = self.handle_unknown(now, rest, first, destination)
             {
-                return met;
+                return stranger;
             }
-            rest.contents = behind;
+            rest.contents = others;
         }
         None
     }
 
-    /// The connection that is known at the address which this came from.
+    /// The inbox of the connection that owns the source address.
     fn inbox_of(&self, now: Instant, received: &Received<'_>) -> Option<Arc<Inbox>> {
         let mut table = self.lock();
         let Table {
@@ -207,35 +208,35 @@ impl Router {
         Some(Arc::clone(&known.inbox))
     }
 
-    /// Looks at the `first` datagram of those that came from an unknown address; what it is no first
-    /// contact for is [`Unsound`].
-    fn meet(
+    /// Handles the `first` datagram of a batch from an unknown address. Returns [`InvalidCheck`]
+    /// unless it is a valid STUN check.
+    fn handle_unknown(
         self: &Arc<Self>,
         now: Instant,
         received: Received<'_>,
         first: &[u8],
         destination: SocketAddr,
-    ) -> Result<Option<Stranger>, Unsound> {
+    ) -> Result<Option<Stranger>, InvalidCheck> {
         let source = received.source;
-        let message = parse_request(first).ok_or(Unsound)?;
-        let request = transaction(first).ok_or(Unsound)?;
-        let username = message.username().ok_or(Unsound)?;
+        let message = parse_request(first).ok_or(InvalidCheck)?;
+        let request = transaction(first).ok_or(InvalidCheck)?;
+        let username = message.username().ok_or(InvalidCheck)?;
         let credentials = parse_username(username)
             .inspect_err(|error| {
-                tracing::debug!(target: "anabranch::endpoint", %source, %error, "STUN refused");
+                tracing::debug!(target: "anabranch::endpoint", %source, %error, "invalid USERNAME");
             })
-            .map_err(|_| Unsound)?;
-        // The password is no secret, but in the request itself: this only tells who speaks ICE.
+            .map_err(|_| InvalidCheck)?;
+        // The password is derived from the request, so this does not authenticate the sender.
         let is_intact = || message.verify(credentials.local_pwd.as_bytes(), sha1_hmac);
         let mut table = self.lock();
         if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
-            // It may have been there before, and the address another's meanwhile.
+            // The connection may have used the address before and lost it to another.
             let is_new = !route.addresses.contains(&source);
             if is_new && route.addresses.len() >= self.max_addresses {
                 return Ok(None);
             }
             if !is_intact() {
-                return Err(Unsound);
+                return Err(InvalidCheck);
             }
             if is_new {
                 route.addresses.push(source);
@@ -250,10 +251,10 @@ impl Router {
             inbox.push(source, destination, received.contents, received.stride);
             return Ok(None);
         }
-        // Nobody who dials a lite agent is controlled (RFC 8445 section 6.1.1): this is the challenge of another listener,
-        // which must not have our response for a proof of our address.
+        // A dialler of a lite agent is controlling (RFC 8445 section 6.1.1), so this is the
+        // challenge of another listener. A response to it would validate the address of this one.
         if message.ice_controlled().is_some() {
-            return Err(Unsound);
+            return Err(InvalidCheck);
         }
         let peer_password = &credentials.remote_pwd;
         let admitted = self.admission.admit(now, source, username, peer_password);
@@ -262,13 +263,14 @@ impl Router {
             Verdict::Challenged => {
                 drop(table);
                 if !is_intact() {
-                    return Err(Unsound);
+                    return Err(InvalidCheck);
                 }
                 let peer = PeerCredentials::from(&credentials);
                 let challenge = self.admission.key().challenge(now, source, &peer);
                 let mut datagrams = vec![challenge];
-                // A check that nominates already, as Firefox sends first, would be the last for seconds if it were
-                // answered. Without an answer it is repeated, and then admitted.
+                // A check with USE-CANDIDATE, which Firefox sends first, is not answered: the next
+                // one would follow only after seconds. Without a response Firefox repeats it, and
+                // the repetition is admitted.
                 if !message.use_candidate() {
                     datagrams.push(success(request, source, &credentials.local_pwd));
                 }
@@ -278,7 +280,7 @@ impl Router {
                     datagrams,
                 }));
             }
-            Verdict::Admitted(_) => return Err(Unsound),
+            Verdict::Admitted(_) => return Err(InvalidCheck),
             Verdict::Dropped => return Ok(None),
         };
         let peer = PeerCredentials::from(&credentials);
@@ -312,14 +314,14 @@ impl Router {
         }))))
     }
 
-    /// Whether no connection is left.
+    /// Whether there are no connections.
     pub(crate) fn is_empty(&self) -> bool {
         let table = self.lock();
         table.by_address.is_empty() && table.by_ufrag.is_empty()
     }
 }
 
-/// The ufrag of this side in a check at the beginning of a batch, if there is one.
+/// The local ufrag of the STUN check at the beginning of a batch, if there is one.
 fn ufrag_of_check<'a>(received: &Received<'a>) -> Option<&'a str> {
     let first = received.contents.chunks(received.stride.max(1)).next()?;
     let request = parse_request(first)?;
@@ -327,7 +329,7 @@ fn ufrag_of_check<'a>(received: &Received<'a>) -> Option<&'a str> {
     Some(ufrag)
 }
 
-/// A STUN binding request, if it is one (RFC 8489; the first byte tells STUN apart, RFC 7983).
+/// Parses a STUN binding request (RFC 8489; RFC 7983 for the first byte).
 fn parse_request(datagram: &[u8]) -> Option<StunMessage<'_>> {
     if !matches!(datagram.first(), Some(0..=3)) || datagram.len() < 20 {
         return None;

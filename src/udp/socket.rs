@@ -1,4 +1,4 @@
-//! A UDP socket with segmentation offload, and the trait behind which a simulator can stand.
+//! A UDP socket with segmentation offload, and the trait that a simulator can implement.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,14 +13,14 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Bytes of the kernel's receive and send buffers that are asked for; the kernel may give less.
-/// A burst of one round trip at 1 Gbit/s and 20 ms fits.
+/// Requested size of the kernel's receive and send buffers, in bytes; the kernel may grant less.
+/// Holds one bandwidth-delay product at 1 Gbit/s and 20 ms.
 const KERNEL_BUFFER: usize = 2 * 1024 * 1024;
 
-/// Buffers filled by one receive call, each with up to 64 KiB of datagrams of one sender.
+/// Maximum buffers in one receive call, each with up to 64 KiB of datagrams from one sender.
 const RECEIVE_BUFFERS: usize = 8;
 
-/// Largest coalesced receive.
+/// Maximum size of a coalesced receive (GRO).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Datagrams from one sender, back to back.
@@ -28,7 +28,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 pub struct Received<'a> {
     /// The sender.
     pub source: SocketAddr,
-    /// The local address they came to, if the system reports it.
+    /// The local address that they were sent to, if the system reported it.
     pub destination: Option<IpAddr>,
     /// The datagrams.
     pub contents: &'a [u8],
@@ -41,7 +41,7 @@ pub struct Received<'a> {
 pub struct Transmit<'a> {
     /// The receiver.
     pub destination: SocketAddr,
-    /// The local address they go out from; unspecified to leave the choice to the system.
+    /// The local address to send from; unspecified leaves the choice to the system.
     pub source: IpAddr,
     /// The datagrams.
     pub contents: &'a [u8],
@@ -49,18 +49,20 @@ pub struct Transmit<'a> {
     pub segment_size: Option<usize>,
 }
 
-/// Sends and receives datagrams. Many may send; one task receives.
+/// Sends and receives datagrams. Any task may send; one task receives.
 pub trait DatagramSocket: Send + Sync + fmt::Debug {
     /// Sends at once.
     ///
     /// # Errors
-    /// `WouldBlock` while the socket is full; any other error loses the datagrams, as a network may.
+    /// `WouldBlock` while the socket is full. Any other error drops the datagrams, which counts as
+    /// packet loss.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()>;
 
-    /// Completes when it is worth trying to send again.
+    /// Completes when a send may succeed again.
     fn writable(self: Arc<Self>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-    /// Hands what has arrived to `sink`. One task at a time: its waker replaces the one before.
+    /// Passes received datagrams to `sink`. Only one task may poll: its waker replaces the previous
+    /// one.
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
@@ -70,10 +72,10 @@ pub trait DatagramSocket: Send + Sync + fmt::Debug {
     /// The address the socket is bound to.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Datagrams that one send can carry.
+    /// Maximum datagrams in one send.
     fn max_segments(&self) -> usize;
 
-    /// The address that the system sends from towards `remote` now.
+    /// The source address that the system currently selects for `remote`.
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr>;
 }
 
@@ -85,11 +87,11 @@ pub(crate) fn wildcard(address: SocketAddr) -> IpAddr {
     }
 }
 
-/// The socket of the operating system.
+/// A socket of the operating system.
 pub(crate) struct UdpDatagramSocket {
     io: UdpSocket,
     state: UdpSocketState,
-    /// Datagrams that one send can carry.
+    /// Maximum datagrams in one send.
     max_segments: AtomicUsize,
 }
 
@@ -107,14 +109,14 @@ impl UdpDatagramSocket {
         Self::bind_with(address, |_| Ok(()))
     }
 
-    /// Binds `count` sockets to one address, among which the system divides the senders
+    /// Binds `count` sockets to one address, among which the system distributes the senders
     /// (SO_REUSEPORT). Must be called within a tokio runtime.
     #[cfg(unix)]
     pub(crate) fn bind_many(mut address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
         let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = Self::bind_with(address, |socket| socket.set_reuse_port(true))?;
-            // A port that the system chose is that of all of them.
+            // All of them share the port that the system selected.
             address = socket.local_addr()?;
             sockets.push(socket);
         }
@@ -131,7 +133,7 @@ impl UdpDatagramSocket {
             Some(socket2::Protocol::UDP),
         )?;
         if address.is_ipv6() {
-            // An IPv4 peer is not to show up under a mapped address: ICE compares addresses.
+            // An IPv4 peer must not appear with a mapped address: ICE compares addresses.
             socket.set_only_v6(true)?;
         }
         prepare(&socket)?;
@@ -139,11 +141,11 @@ impl UdpDatagramSocket {
         Self::new(socket.into())
     }
 
-    /// Takes a bound socket. Must be called within a tokio runtime.
+    /// Wraps a bound socket. Must be called within a tokio runtime.
     pub(crate) fn new(socket: StdUdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let options = socket2::SockRef::from(&socket);
-        // Only a wish: a small buffer costs throughput, not correctness.
+        // Best effort: a small buffer costs throughput, not correctness.
         let _ = options.set_recv_buffer_size(KERNEL_BUFFER);
         let _ = options.set_send_buffer_size(KERNEL_BUFFER);
         let state = UdpSocketState::new((&socket).into())?;
@@ -170,11 +172,12 @@ impl UdpDatagramSocket {
         })
     }
 
-    /// A batch was not taken: tries whether its first datagram alone is, in which case this path takes no batches.
+    /// Called when the send of a batch failed. If its first datagram alone succeeds, segmentation
+    /// offload does not work here, and is turned off.
     ///
-    /// quinn-udp believes that of every error of this kind. But there is the same for an address that nothing
-    /// can be sent to, such as that of a datagram with the source port 0, and one of a stranger's would end
-    /// batches to all the others.
+    /// quinn-udp turns it off after any error of this kind. But an address that can not be sent to,
+    /// for example one with port 0, causes the same error, and a forged source would end batches
+    /// for everybody.
     fn try_without_batch(&self, batch: &Transmit<'_>) {
         let first = Transmit {
             contents: batch
@@ -185,21 +188,22 @@ impl UdpDatagramSocket {
             ..*batch
         };
         if self.send_at_once(&first).is_ok() {
-            tracing::info!(target: "anabranch::endpoint", "no segmentation offload");
+            tracing::info!(target: "anabranch::endpoint", "segmentation offload turned off");
             self.max_segments.store(1, Ordering::Relaxed);
         }
     }
 }
 
-/// What Linux says to batches where a network adapter can not cut them up: EINVAL or EIO.
+/// Whether this is the error of Linux for a batch that a network adapter can not segment: EINVAL or
+/// EIO.
 fn is_of_batches(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
 thread_local! {
-    /// Received datagrams live here until they were handed on, so that no connection keeps
-    /// half a megabyte of buffers of its own.
+    /// Receive buffers of the thread. With buffers of its own each connection would hold half a
+    /// megabyte.
     static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -251,7 +255,7 @@ impl DatagramSocket for UdpDatagramSocket {
             });
             match result {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // An ICMP error of an earlier send; says nothing about this receive.
+                // An ICMP error of an earlier send, which does not concern this receive.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 result => return Poll::Ready(result),
             }
@@ -268,7 +272,7 @@ impl DatagramSocket for UdpDatagramSocket {
 
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr> {
         let probe = StdUdpSocket::bind((wildcard(remote), 0))?;
-        // Sends nothing: a connected UDP socket only looks the route up.
+        // Sends nothing: `connect` of a UDP socket only looks up the route.
         probe.connect(remote)?;
         Ok(probe.local_addr()?.ip())
     }
@@ -296,7 +300,7 @@ mod tests {
         let socket = UdpDatagramSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         socket.io.writable().await.unwrap();
         let segments = socket.max_segments();
-        // Where a datagram with the source port 0 came from.
+        // The source of a datagram with port 0.
         let nowhere = "127.0.0.1:0".parse().unwrap();
         for segment_size in [None, (segments > 1).then_some(20)] {
             let error = socket.try_send(&datagrams(nowhere, &[7; 40], segment_size));

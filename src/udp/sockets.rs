@@ -1,4 +1,4 @@
-//! Where the sockets of an endpoint come from.
+//! The source of an endpoint's sockets.
 
 use std::fmt::Debug;
 use std::io;
@@ -10,13 +10,13 @@ use super::port_watch;
 use super::socket::{DatagramSocket, UdpDatagramSocket};
 use crate::interfaces;
 
-/// Binds sockets: on the operating system, or on whatever stands in for it.
+/// Binds sockets, of the operating system or of a simulator.
 pub trait Sockets: Debug + Send + Sync {
     /// Binds a socket. Must be called within a tokio runtime.
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>>;
 
-    /// Binds up to `count` sockets to one address; fewer, but at least one, where that can not be.
-    /// Must be called within a tokio runtime.
+    /// Binds up to `count` sockets to one address; fewer, but at least one, where the system does
+    /// not support it. Must be called within a tokio runtime.
     fn bind_many(
         &self,
         address: SocketAddr,
@@ -25,16 +25,16 @@ pub trait Sockets: Debug + Send + Sync {
         Ok(vec![self.bind(address)?])
     }
 
-    /// Completes when it is clear that nobody listens at `remote`; by default never.
+    /// Completes when it is certain that nobody listens at `remote`; by default never.
     fn watch_port(&self, _remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
         Box::pin(std::future::pending())
     }
 
-    /// The addresses that a bound socket can be reached at.
+    /// The addresses at which a bound socket can be reached.
     fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr>;
 }
 
-/// Binds sockets on the operating system.
+/// The sockets of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemSockets;
 

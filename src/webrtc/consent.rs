@@ -1,34 +1,36 @@
-//! Whether the address that is sent to still wants it (RFC 7675).
+//! Consent freshness (RFC 7675): whether the remote address still agrees to receive.
 //!
-//! Who has received at an address once may be gone: a port of a NAT and the address of a phone become another's, and a peer
-//! that goes on to acknowledge what it can not have received directs a transfer at that one. So the address is asked while
-//! it is sent to, and the answer has to be signed. An idle connection costs nothing: nothing is sent, nothing is asked.
+//! A peer that once received at an address may be gone: the port of a NAT or the address of a phone
+//! is reassigned, and a peer that keeps acknowledging what it can not have received directs a
+//! transfer at the new owner. So the address is checked while it is sent to, and the answer has to
+//! be signed. An idle connection costs nothing: without traffic there are no checks.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time between two questions that are answered (RFC 7675 section 5.1).
+/// Interval of checks that are answered (RFC 7675 section 5.1).
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Time until one that is not answered is put again: sooner, so that a path with losses is not taken for a refusal.
-const REPETITION: Duration = Duration::from_secs(1);
+/// Interval of checks that are not answered: shorter, so that packet loss is not taken for lost
+/// consent.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long after the first unanswered question the consent expires (RFC 7675 section 5.1)...
+/// How long after the first unanswered check the consent expires (RFC 7675 section 5.1)...
 const EXPIRY: Duration = Duration::from_secs(30);
 
-/// ...after this many at least. Who pauses is asked rarely.
-const LEAST_QUESTIONS: u32 = 10;
+/// ...but only after this many checks. With pauses in the traffic there are few.
+const MIN_CHECKS: u32 = 10;
 
-/// The consent of one address.
+/// The consent of one remote address.
 #[derive(Debug)]
 pub(super) struct Consent {
-    /// When the address last answered.
+    /// When the address last answered a check.
     given: Instant,
     unanswered: Option<Unanswered>,
 }
 
-/// Questions since then.
+/// Checks since then.
 #[derive(Debug)]
 struct Unanswered {
     first: Instant,
@@ -37,7 +39,7 @@ struct Unanswered {
 }
 
 impl Consent {
-    /// That of an address which has just shown that it receives.
+    /// The consent of an address that has just proved that it receives.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             given: now,
@@ -45,21 +47,21 @@ impl Consent {
         }
     }
 
-    /// The address has answered.
+    /// The address has answered a check.
     pub(super) fn renew(&mut self, now: Instant) {
         *self = Self::new(now);
     }
 
-    /// Whether it is time to ask, if the address is sent to.
+    /// Whether a check is due, if the address is sent to.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         match &self.unanswered {
-            Some(unanswered) => now >= unanswered.last + REPETITION,
+            Some(unanswered) => now >= unanswered.last + RETRY_INTERVAL,
             None => now >= self.given + INTERVAL,
         }
     }
 
-    /// The address was asked.
-    pub(super) fn asked(&mut self, now: Instant) {
+    /// A check was sent.
+    pub(super) fn checked(&mut self, now: Instant) {
         let unanswered = self.unanswered.get_or_insert(Unanswered {
             first: now,
             last: now,
@@ -69,10 +71,10 @@ impl Consent {
         unanswered.count = unanswered.count.saturating_add(1);
     }
 
-    /// Whether nothing may be sent to the address any more.
+    /// Whether the consent has expired, so that nothing more may be sent.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.unanswered.as_ref().is_some_and(|unanswered| {
-            unanswered.count >= LEAST_QUESTIONS && now >= unanswered.first + EXPIRY
+            unanswered.count >= MIN_CHECKS && now >= unanswered.first + EXPIRY
         })
     }
 }
@@ -93,7 +95,7 @@ mod tests {
                 break;
             }
             if consent.is_due(now) {
-                consent.asked(now);
+                consent.checked(now);
                 asked.push((now - start).as_secs());
             }
         }
@@ -105,10 +107,10 @@ mod tests {
     async fn an_answer_renews_the_consent_and_who_is_asked_rarely_keeps_it() {
         let start = Instant::now();
         let mut consent = Consent::new(start);
-        consent.asked(start + INTERVAL);
+        consent.checked(start + INTERVAL);
         assert!(
             !consent.is_expired(start + EXPIRY * 100),
-            "one question is none"
+            "one check is not enough"
         );
         consent.renew(start + INTERVAL * 2);
         assert!(!consent.is_due(start + INTERVAL * 3 - Duration::from_millis(1)));

@@ -1,4 +1,4 @@
-//! The datagrams of a connection, in and out: from whom they are taken, and how much goes to whom.
+//! Receives and sends the datagrams of a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use anabranch_rtc::{Probe, Run};
 use tokio::time::Instant;
 
-use super::reachability::{Answer, Beyond};
-use super::{Source, WebRtcCarrier};
+use super::reachability::{ChallengeAnswer, Excess};
+use super::{Phase, Refusal, Source, WebRtcCarrier};
 use crate::udp::Transmit;
 use crate::udp::admission::challenge::is_refusal;
 
-/// Bytes that may wait for the proof of the address they go to. What is beyond it is as good as lost
-/// on the way.
+/// Maximum bytes queued for an address that is not proven. More are dropped, which counts as packet
+/// loss.
 const MAX_HELD: usize = 64 * 1024;
 
 impl WebRtcCarrier {
@@ -27,23 +27,22 @@ impl WebRtcCarrier {
             unsent,
             source_watch,
             reachability,
-            refusal_password,
-            refused_by_peer,
+            refusal,
             port_watch,
             lifetime,
             ..
         } = self;
         let now = Instant::now();
-        let mut feed = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
+        let mut handle = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
             if let Some(reachability) = reachability {
                 reachability.received(from, to, contents.len());
             }
             for datagram in contents.chunks(stride.max(1)) {
                 if let Some(reachability) = reachability {
                     match reachability.take_answer(now, from, datagram) {
-                        Answer::No => {}
-                        Answer::Unsigned => continue,
-                        Answer::OfPeer => {
+                        ChallengeAnswer::No => {}
+                        ChallengeAnswer::Unsigned => continue,
+                        ChallengeAnswer::OfPeer => {
                             lifetime.heard(now);
                             if let Some(check) = reachability.take_withheld(from) {
                                 engine.handle_datagram(now.into_std(), from, to, &check, unsent);
@@ -55,8 +54,10 @@ impl WebRtcCarrier {
                         continue;
                     }
                 }
-                if let Some(password) = refusal_password {
-                    *refused_by_peer |= is_refusal(datagram, password);
+                if let Refusal::Expected(password) = refusal
+                    && is_refusal(datagram, password)
+                {
+                    *refusal = Refusal::Received;
                 }
                 engine.handle_datagram(now.into_std(), from, to, datagram, unsent);
             }
@@ -64,17 +65,17 @@ impl WebRtcCarrier {
         let received = match source {
             Source::Socket { remote } => {
                 let polled = socket.poll_receive(cx, &mut |received| {
-                    // A listener of webrtc-direct has one address. Whoever forges a check from another one would have
-                    // all that this side sends directed there.
+                    // A listener of webrtc-direct has one address. A forged check from another one
+                    // would redirect everything that this side sends.
                     if !is_same_address(received.source, *remote) {
                         return;
                     }
                     *port_watch = None;
-                    // Whichever address of this machine it came to: ICE has one candidate.
+                    // The one local candidate of ICE, whichever local address it was sent to.
                     if let Some(watch) = source_watch {
                         watch.received(now, received.contents);
                     }
-                    feed(received.source, *local, received.contents, received.stride);
+                    handle(received.source, *local, received.contents, received.stride);
                 });
                 match polled {
                     Poll::Ready(Ok(())) => true,
@@ -85,13 +86,13 @@ impl WebRtcCarrier {
                     Poll::Pending => false,
                 }
             }
-            Source::Inbox(route) => route.inbox.poll_receive(cx, feed),
+            Source::Inbox(route) => route.inbox.poll_receive(cx, handle),
         };
         self.dirty |= received;
         received
     }
 
-    /// Sends what waits; returns whether anything went out.
+    /// Sends queued datagrams. Returns whether any were sent.
     pub(super) fn send(&mut self, cx: &mut Context<'_>) -> bool {
         let mut sent = self.challenge();
         if !self.unsent.is_empty()
@@ -118,9 +119,9 @@ impl WebRtcCarrier {
                     let size = run.segment_size.unwrap_or(run.contents.len());
                     max_segments = room / size.max(1);
                     let is_lost =
-                        reachability.beyond() == Beyond::Lost || self.unsent.len() > MAX_HELD;
+                        reachability.excess() == Excess::Drop || self.unsent.len() > MAX_HELD;
                     if max_segments == 0 && is_lost {
-                        reachability.want(run.destination);
+                        reachability.request_challenge(run.destination);
                         self.unsent.pop(1);
                         continue;
                     }
@@ -128,8 +129,8 @@ impl WebRtcCarrier {
                         return sent;
                     };
                     if max_segments == 0 {
-                        // Held until the address is proven, or has sent more.
-                        reachability.want(shorter.destination);
+                        // Held until the address is proven, or more has arrived from it.
+                        reachability.request_challenge(shorter.destination);
                         let (challenged, probed) = (self.challenge(), self.probe());
                         return challenged || probed || sent;
                     }
@@ -150,7 +151,7 @@ impl WebRtcCarrier {
                     self.blocked = Some(Arc::clone(&self.socket).writable());
                     continue;
                 }
-                // As good as lost on the way: ICE and SCTP find out whether that lasts.
+                // Counts as packet loss: ICE and SCTP detect whether it lasts.
                 Err(error) => {
                     tracing::debug!(target: "anabranch::webrtc", %error, "datagrams not sent");
                     if let Some(watch) = &mut self.source_watch {
@@ -164,18 +165,18 @@ impl WebRtcCarrier {
     }
 }
 
-/// What asks addresses for proofs, past the queue.
+/// Challenges and probes, which bypass the queue.
 impl WebRtcCarrier {
-    /// Asks a peer that has been silent for a while whether it is there.
-    pub(super) fn ask_for_life(&mut self, now: Instant) {
-        let is_due = self.lifetime.ask_at().is_some_and(|at| at <= now);
+    /// Checks the liveness of a silent peer.
+    pub(super) fn check_liveness(&mut self, now: Instant) {
+        let is_due = self.lifetime.check_at().is_some_and(|at| at <= now);
         if is_due && let Some(reachability) = &mut self.reachability {
-            reachability.ask();
-            self.lifetime.asked(now);
+            reachability.request_check();
+            self.lifetime.checked(now);
         }
     }
 
-    /// Asks an address for a proof where one is wanted; returns whether a datagram went out.
+    /// Challenges an address if that is due. Returns whether a datagram was sent.
     fn challenge(&mut self) -> bool {
         let Some(reachability) = &mut self.reachability else {
             return false;
@@ -187,8 +188,8 @@ impl WebRtcCarrier {
         }
     }
 
-    /// Lets the engine ask an address for a proof; returns whether a datagram went out. What was made before has to have
-    /// gone out: the records of DTLS may not overtake each other by much.
+    /// Sends the next address validation of the engine. Returns whether a datagram was sent. The
+    /// queue has to be empty: DTLS tolerates only little reordering of records.
     fn probe(&mut self) -> bool {
         let Some(reachability) = &mut self.reachability else {
             return false;
@@ -197,8 +198,7 @@ impl WebRtcCarrier {
         let Some(probe) = self.engine.next_probe(now, &mut self.unsent) else {
             return false;
         };
-        reachability.take_room(probe.destination, probe.contents.len())
-            && self.send_challenge(&probe)
+        reachability.reserve(probe.destination, probe.contents.len()) && self.send_challenge(&probe)
     }
 
     fn send_challenge(&self, challenge: &Probe) -> bool {
@@ -208,17 +208,18 @@ impl WebRtcCarrier {
             contents: &challenge.contents,
             segment_size: None,
         };
-        // As good as lost if it is not taken: what waits for it asks again.
+        // A failed send counts as packet loss: the challenge is repeated.
         let _ = self.socket.try_send(&transmit);
         true
     }
 }
 
 impl Drop for WebRtcCarrier {
-    /// A connection that is given up, in the handshake or because its task was, still tells the
-    /// peer, which would otherwise wait for a timeout. Once, and only if the socket takes it.
+    /// A connection that is dropped without a close, in the handshake or with its task, still
+    /// notifies the peer, which would otherwise wait for a timeout. Once, and only if the socket
+    /// takes it.
     fn drop(&mut self) {
-        if self.closing || self.ended {
+        if self.phase != Phase::Open {
             return;
         }
         let now = Instant::now().into_std();
@@ -228,7 +229,7 @@ impl Drop for WebRtcCarrier {
             if let Some(reachability) = &mut self.reachability
                 && run.contents.len() > reachability.room(run.destination)
             {
-                // The end may stand behind an answer to an address that a forger has added.
+                // Skips datagrams to an unproven address, so that they do not hold up the close.
                 self.unsent.pop(1);
                 continue;
             }
@@ -244,7 +245,7 @@ impl Drop for WebRtcCarrier {
     }
 }
 
-/// Whether these are one address, as far as a datagram tells: not the scope of a link-local one.
+/// Whether two addresses are equal except for the scope of link-local ones, which a datagram lacks.
 fn is_same_address(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }

@@ -1,4 +1,4 @@
-//! What the carrier makes of its engine: the types of the engine's crate in those of this one.
+//! Converts the types of the engine's crate into those of this one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,38 +9,37 @@ use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
 use crate::error::ConnectionError;
 
-/// The channel that both sides open without asking: SCTP stream 0, for Noise.
+/// The pre-negotiated channel for Noise: SCTP stream 0.
 pub(crate) const CHANNEL_ZERO: ChannelId = ChannelId::new(rtc::CHANNEL_ZERO.get());
 
-/// What has happened below a carrier.
+/// An event of the engine, or of the carrier during the handshake.
 #[derive(Debug)]
 pub(crate) enum EngineEvent {
-    /// A candidate pair works.
+    /// A candidate pair is valid.
     IceConnected,
-    /// The peer has shown that it receives at this address, which is another than that of the
-    /// handshake.
+    /// The peer has proved that it receives at this further address.
     AddressValidated(SocketAddr),
     /// DTLS is up; the peer's certificate has this fingerprint.
     DtlsConnected(Fingerprint),
     /// SCTP is up and channel 0 is open.
     ChannelZeroOpen,
-    /// The listener does not want this connection. Reported by the carrier, not by engines.
+    /// The listener has refused the connection. Reported by the carrier, not by engines.
     Refused,
-    /// Nobody listens at the port that was dialled. Reported by the carrier as well.
+    /// Nobody listens at the dialled port. Reported by the carrier as well.
     Unreachable {
         /// The address.
         remote: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Something for the connection above.
+    /// An event for the driver of the connection.
     Carrier(CarrierEvent),
-    /// The connection is gone.
+    /// The connection has ended.
     Ended(ConnectionError),
 }
 
 impl EngineEvent {
-    /// `None` for an event that this version does not know.
+    /// Returns `None` for an event that this version does not support.
     pub(super) fn from_engine(event: rtc::Event) -> Option<Self> {
         Some(match event {
             rtc::Event::IceConnected => Self::IceConnected,

@@ -1,10 +1,10 @@
-//! When a connection has lived, or carried, enough.
+//! The silence timeout, and the key usage limit of DTLS 1.2.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Limits of a carrier; from [`EndpointConfig`](crate::EndpointConfig).
+/// The limits of a carrier, from [`EndpointConfig`](crate::EndpointConfig).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CarrierLimits {
     pub(crate) max_in_flight: usize,
@@ -12,16 +12,16 @@ pub(crate) struct CarrierLimits {
     pub(crate) max_dtls12_records: u64,
 }
 
-/// Counts against [`CarrierLimits`].
+/// Tracks a connection against its [`CarrierLimits`].
 #[derive(Debug)]
 pub(super) struct Lifetime {
     limits: CarrierLimits,
-    /// When something last came from the peer, once it is authenticated: the handshake has a
-    /// time limit of its own.
+    /// When the peer was last heard, once it is authenticated: the handshake has a time limit of
+    /// its own.
     heard: Option<Instant>,
-    /// When a peer that is silent was last asked for a sign of life.
-    asked: Option<Instant>,
-    /// That the keys are used up was reported.
+    /// When the liveness of a silent peer was last checked.
+    checked: Option<Instant>,
+    /// The key usage limit has been reported.
     reported: bool,
 }
 
@@ -30,44 +30,45 @@ impl Lifetime {
         Self {
             limits,
             heard: None,
-            asked: None,
+            checked: None,
             reported: false,
         }
     }
 
-    /// The handshake is done: from now on silence counts.
+    /// The handshake is complete: the silence timeout begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.heard = Some(now);
     }
 
-    /// Something came from the peer.
+    /// A datagram of the peer was received.
     pub(super) fn heard(&mut self, now: Instant) {
         if self.heard.is_some() {
             self.heard = Some(now);
         }
     }
 
-    /// When the peer counts as dead, if nothing comes before.
+    /// When the silence timeout expires.
     pub(super) fn silent_at(&self) -> Option<Instant> {
         Some(self.heard? + self.limits.silence_timeout)
     }
 
-    /// When to ask a peer for a sign of life, if nothing comes before: twice until it counts as dead.
-    pub(super) fn ask_at(&self) -> Option<Instant> {
+    /// When to check the liveness of a silent peer: after half and after three quarters of the
+    /// silence timeout.
+    pub(super) fn check_at(&self) -> Option<Instant> {
         let heard = self.heard?;
         let timeout = self.limits.silence_timeout;
-        Some(match self.asked {
-            Some(asked) if asked > heard => asked + timeout / 4,
+        Some(match self.checked {
+            Some(checked) if checked > heard => checked + timeout / 4,
             _ => heard + timeout / 2,
         })
     }
 
-    /// A silent peer was asked for a sign of life.
-    pub(super) fn asked(&mut self, now: Instant) {
-        self.asked = Some(now);
+    /// The liveness of a silent peer was checked.
+    pub(super) fn checked(&mut self, now: Instant) {
+        self.checked = Some(now);
     }
 
-    /// Whether keys of DTLS 1.2 that have protected so many records are used up now; `true` once.
+    /// Whether `records` reaches the key usage limit of DTLS 1.2; `true` once.
     pub(super) fn keys_used_up(&mut self, records: u64) -> bool {
         let used_up = !self.reported && records >= self.limits.max_dtls12_records;
         self.reported |= used_up;

@@ -1,4 +1,4 @@
-//! The WebRTC carrier: an engine, a path for its datagrams, and a timer.
+//! The WebRTC carrier: an engine, a socket for its datagrams, and a timer.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,7 @@ mod limits;
 mod notices;
 mod reachability;
 mod source_watch;
-mod turns;
+mod steps;
 
 use budget::Budget;
 use engine::EngineEvent;
@@ -31,7 +31,7 @@ use limits::Lifetime;
 use notices::Notices;
 use reachability::{Reachability, Validation};
 use source_watch::SourceWatch;
-use turns::{Answer, TURNS_PER_POLL};
+use steps::{AnswerTime, STEPS_PER_POLL};
 
 use crate::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
@@ -41,31 +41,32 @@ use crate::message::MAX_FRAME;
 use crate::udp::DatagramSocket;
 use crate::udp::router::RouteGuard;
 
-/// Bytes that may wait for a blocked socket before the engine is left alone until it drains.
+/// Maximum bytes queued for a blocked socket. Excess it the engine is not polled until the queue
+/// drains.
 const MAX_UNSENT: usize = 512 * 1024;
 
-/// How long the closing of a channel is left to the peer.
+/// How long the peer has to close a channel before this side does.
 ///
-/// SCTP closes a channel by resetting its stream in both directions (RFC 8831 section 6.7). When both
-/// sides begin that at once, str0m resets a second time to answer the peer; js-libp2p in Node,
-/// which uses a number again without waiting for our side of the reset, then has its next channel
-/// closed under it. So whoever opened a channel closes it, and the other side only if that does not
-/// happen. And js in Node loses a RESET_STREAM that the closing follows at once, so behind one
-/// the closing is left to the peer in any case.
+/// A channel is closed by resetting its stream in both directions (RFC 8831 section 6.7). When both
+/// sides begin at once, str0m resets a second time to answer the peer; js-libp2p in Node, which
+/// reuses a stream number without waiting for the reset of the other side, then has its next
+/// channel closed. So the side that opened a channel closes it, and the other side only if that
+/// does not happen. js-libp2p in Node also loses a RESET_STREAM that is followed at once by the
+/// close, so after a RESET_STREAM the peer always closes the channel.
 const LEFT_TO_PEER: Duration = Duration::from_secs(2);
 
-/// Channels whose closing is left to the peer. With more, the oldest is closed.
+/// Maximum channels that wait for the peer to close them. Excess it the oldest is closed.
 const MAX_LEFT_TO_PEER: usize = 1024;
 
-/// Where the datagrams of a connection come from.
+/// The source of a connection's datagrams.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// The socket is this connection's own, and the system chooses the address that it sends from.
+    /// The connection owns its socket, and the system selects the source address.
     Socket {
-        /// The address that was dialled.
+        /// The dialled address.
         remote: SocketAddr,
     },
-    /// A listener shares its socket and sorts what arrives.
+    /// A listener shares its socket and routes what arrives.
     Inbox(RouteGuard),
 }
 
@@ -74,43 +75,65 @@ pub(crate) struct WebRtcCarrier {
     engine: Box<dyn Engine>,
     socket: Arc<dyn DatagramSocket>,
     source: Source,
-    /// The address that stands for "here" where the system does not tell.
+    /// The local address, as ICE knows it.
     local: SocketAddr,
     timer: Pin<Box<Sleep>>,
     budget: Budget,
     messages: MessageCounts,
-    /// A write was refused for want of budget, and `Writable` is owed.
-    refused: bool,
-    /// A channel that was not open yet was written to, and `Writable` is owed.
-    not_open: bool,
-    /// The engine was changed and has to be polled before this task waits.
+    writers: Writers,
+    /// The engine has been changed, and has to be polled before this task waits.
     dirty: bool,
-    /// Something was received and not answered yet: the next turn sends before it receives.
+    /// Something was received and not answered yet: the next step sends before it receives.
     owes_answer: bool,
-    /// When the engine wants to know of the time.
+    /// When the engine has to handle a timeout.
     engine_timeout: Instant,
-    /// Channels whose closing is left to the peer, and until when, oldest first. Those that the
-    /// peer has closed are skipped when their time comes.
+    /// Channels that the peer has to close, with the time at which this side does, oldest first. A
+    /// channel that is closed already ignores the second close.
     left_to_peer: VecDeque<(Instant, ChannelId)>,
     unsent: TransmitQueue,
-    /// Where the system sends from, if the socket is ours.
+    /// Detects a new source address, if the connection owns its socket.
     source_watch: Option<SourceWatch>,
-    /// What may be sent where, if whoever is there has come to us.
+    /// What may be sent to each address of the peer, on a listener.
     reachability: Option<Reachability>,
-    /// The password that a refusal of the listener is made with, until the handshake is done.
-    refusal_password: Option<String>,
-    /// The listener has refused, and that has yet to be reported.
-    refused_by_peer: bool,
-    /// Completes when nobody listens at the port that was dialled, until anything comes from there.
+    refusal: Refusal,
+    /// Completes when nobody listens at the dialled port. Dropped when anything arrives from there.
     port_watch: Option<BoxFuture<'static, io::Error>>,
     lifetime: Lifetime,
     blocked: Option<BoxFuture<'static, io::Result<()>>>,
-    /// What happened before the peer was authenticated. Bounded by the engine's limits for that
-    /// time.
+    /// Events from before the peer was authenticated. Bounded by the engine's limits for that time.
     early: VecDeque<CarrierEvent>,
     notices: Notices,
-    ended: bool,
-    closing: bool,
+    phase: Phase,
+}
+
+/// How far the end of a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// This side closes: the engine sends close_notify.
+    Closing,
+    Ended,
+}
+
+/// What the writers wait for that were refused, and are owed `Writable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Writers {
+    /// No writer was refused.
+    Idle,
+    /// The budget was exceeded: room for a whole frame.
+    NeedBudget,
+    /// A channel was not open or no stream number was free: any event of the engine.
+    NeedChannel,
+}
+
+/// Whether the listener has refused the dial, with a STUN error.
+enum Refusal {
+    /// This side listens, or the handshake is complete.
+    NotExpected,
+    /// A refusal is signed with this password.
+    Expected(String),
+    /// It has yet to be reported.
+    Received,
 }
 
 impl fmt::Debug for WebRtcCarrier {
@@ -151,8 +174,7 @@ impl WebRtcCarrier {
             timer: Box::pin(sleep_until(Instant::now())),
             budget,
             messages: MessageCounts::default(),
-            refused: false,
-            not_open: false,
+            writers: Writers::Idle,
             dirty: true,
             owes_answer: false,
             engine_timeout: Instant::now(),
@@ -160,34 +182,32 @@ impl WebRtcCarrier {
             unsent: TransmitQueue::default(),
             source_watch,
             reachability,
-            refusal_password: None,
-            refused_by_peer: false,
+            refusal: Refusal::NotExpected,
             port_watch: None,
             lifetime: Lifetime::new(limits),
             blocked: None,
             early: VecDeque::new(),
             notices: Notices::default(),
-            ended: false,
-            closing: false,
+            phase: Phase::Open,
         }
     }
 
-    /// Looks out for a refusal by a listener that knows this password, until the handshake is done.
+    /// Accepts a refusal that is signed with this password, until the handshake is complete.
     pub(crate) fn expect_refusal(&mut self, password: String) {
-        self.refusal_password = Some(password);
+        self.refusal = Refusal::Expected(password);
     }
 
-    /// Ends the handshake with what `watch` completes with, unless anything comes from the peer before.
+    /// Ends the handshake with the error of `watch`, unless anything arrives from the peer before.
     pub(crate) fn watch_port(&mut self, watch: BoxFuture<'static, io::Error>) {
         self.port_watch = Some(watch);
     }
 
-    /// The peer is authenticated, or does not have to be. `early` is what it did meanwhile.
+    /// Begins the connection, after authentication. `early` are the events of the handshake.
     pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>) {
         self.engine.authenticated();
-        self.refusal_password = None;
+        self.refusal = Refusal::NotExpected;
         self.lifetime.begin(Instant::now());
-        // The timer has to know of it, also where nothing else moves.
+        // The timer now has the deadline of silence, even if nothing else happens.
         self.dirty = true;
         if let Source::Inbox(route) = &self.source {
             route.inbox.authenticated();
@@ -195,30 +215,32 @@ impl WebRtcCarrier {
         self.early = early;
     }
 
-    /// Sets the timer for the next look, which what was received or sent may have called for. `true` if it has to
-    /// be polled.
+    /// Sets the timer for a look at the source address that receiving or sending has scheduled.
+    /// Returns `true` if the timer has to be polled.
     fn arm_source_watch(&mut self, now: Instant) -> bool {
         let look_at = self.source_watch.as_ref().and_then(SourceWatch::look_at);
-        let is_sooner = !self.ended && look_at.is_some_and(|at| at < self.timer.deadline());
+        let is_sooner =
+            self.phase != Phase::Ended && look_at.is_some_and(|at| at < self.timer.deadline());
         if is_sooner {
             self.set_timer(now);
         }
         is_sooner
     }
 
-    /// Looks up which address the system sends from, when it is time to, and tells the engine of another one.
+    /// Looks up the source address when it is due, and moves the engine to a new one.
     fn watch_source(&mut self, now: Instant) {
         let Some(watch) = &mut self.source_watch else {
             return;
         };
-        if self.ended || !watch.is_due(now) {
+        if self.phase == Phase::Ended || !watch.is_due(now) {
             return;
         }
         let source = self.socket.source_towards(watch.remote());
         watch.looked(now, source.is_ok());
         match source {
             Ok(source) if source != self.local.ip() => {
-                tracing::debug!(target: "anabranch::webrtc", from = %self.local.ip(), to = %source, "moved");
+                let from = self.local.ip();
+                tracing::debug!(target: "anabranch::webrtc", %from, to = %source, "moved");
                 self.local.set_ip(source);
                 self.engine.move_to(now.into_std(), self.local);
                 self.dirty = true;
@@ -238,13 +260,13 @@ impl WebRtcCarrier {
         if let Some(silent_at) = self.lifetime.silent_at() {
             next = next.min(silent_at);
         }
-        if let (Some(ask_at), Some(_)) = (self.lifetime.ask_at(), &self.reachability) {
-            next = next.min(ask_at);
+        if let (Some(check_at), Some(_)) = (self.lifetime.check_at(), &self.reachability) {
+            next = next.min(check_at);
         }
         if let Some((until, _)) = self.left_to_peer.front() {
             next = next.min(*until);
         }
-        // Never in the past: what is due is handled in the next turn.
+        // Not in the past: what is due is handled in the next step.
         let next = next.max(now);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
@@ -273,7 +295,7 @@ impl WebRtcCarrier {
         }
     }
 
-    /// Whether the budget allows so many bytes more. A single message always passes.
+    /// Whether the budget allows `bytes` more. A single message always fits.
     fn has_room(&self, bytes: usize) -> bool {
         let held = self.engine.unacknowledged();
         held == 0 || held + bytes <= self.budget.bytes()
@@ -291,17 +313,17 @@ impl Carrier for WebRtcCarrier {
         if let Some(event) = self.next_early(cx) {
             return Poll::Ready(Ok(event));
         }
-        for _ in 0..TURNS_PER_POLL {
+        for _ in 0..STEPS_PER_POLL {
             if self.lifetime.keys_used_up(self.engine.dtls12_records()) {
                 let cause = ConnectionError::KeysUsedUp;
                 return Poll::Ready(Ok(CarrierEvent::Expiring { cause }));
             }
-            let event = std::task::ready!(self.poll_turns(cx, Answer::NextTurn));
+            let event = std::task::ready!(self.poll_steps(cx, AnswerTime::NextStep));
             if let Some(event) = self.report(event, cx) {
                 return Poll::Ready(event);
             }
         }
-        // Events that nobody waits for, and there may be more.
+        // Only events without a report so far, and there may be more.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -322,7 +344,7 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError> {
-        if self.closing || self.ended {
+        if self.phase != Phase::Open {
             return Err(OpenChannelError::Closed);
         }
         if self.notices.goodbye.is_some() {
@@ -331,8 +353,10 @@ impl Carrier for WebRtcCarrier {
         self.dirty = true;
         let opened = self.engine.open(label).map(ChannelId::from);
         let opened = opened.map_err(OpenChannelError::from);
-        // Whoever waits for a number is told as whoever waits for a channel.
-        self.not_open |= opened == Err(OpenChannelError::NotNow);
+        // A writer that waits for a stream number also gets `Writable`.
+        if opened == Err(OpenChannelError::NotNow) {
+            self.writers = Writers::NeedChannel;
+        }
         opened
     }
 
@@ -341,13 +365,13 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
-        if self.closing || self.ended {
+        if self.phase != Phase::Open {
             return Written::Closed;
         }
         let length = pieces.iter().map(|piece| piece.len()).sum();
         if class == Class::Data && !self.has_room(length) {
             self.budget.on_refused();
-            self.refused = true;
+            self.writers = self.writers.max(Writers::NeedBudget);
             return Written::Busy;
         }
         let written = self
@@ -360,10 +384,10 @@ impl Carrier for WebRtcCarrier {
                 self.messages.sent += 1;
                 self.dirty = true;
             }
-            Written::Busy => self.refused = true,
+            Written::Busy => self.writers = self.writers.max(Writers::NeedBudget),
             Written::NotOpen => {
-                self.not_open = true;
-                // It may have to ask the peer for room.
+                self.writers = Writers::NeedChannel;
+                // The engine may have to request room from the peer.
                 self.dirty = true;
             }
             Written::Closed => {}
@@ -429,7 +453,7 @@ impl Carrier for WebRtcCarrier {
         if !self.notices.are_known || std::mem::replace(&mut self.notices.said_goodbye, true) {
             return;
         }
-        // It is as good as said where it is not taken: the peer learns of the end in any case.
+        // Best effort: the peer learns of the end in any case.
         let _ = self.write(
             engine::CHANNEL_ZERO,
             &cause.goodbye().encode(),
@@ -438,17 +462,20 @@ impl Carrier for WebRtcCarrier {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.ended {
-            if self.engine.unacknowledged() == 0 && !std::mem::replace(&mut self.closing, true) {
-                // All is delivered: only now may the peer be told to forget the connection.
+        while self.phase != Phase::Ended {
+            if self.phase == Phase::Open && self.engine.unacknowledged() == 0 {
+                self.phase = Phase::Closing;
+                // Everything is delivered; close_notify before that would discard it.
                 self.engine.close(Instant::now().into_std());
                 self.dirty = true;
             }
             match self.poll_engine(cx) {
-                Poll::Ready(EngineEvent::Ended(_)) => self.ended = true,
+                Poll::Ready(EngineEvent::Ended(_)) => self.phase = Phase::Ended,
                 Poll::Ready(_) => {}
-                // The peer may never answer, and nothing depends on it.
-                Poll::Pending if self.closing && self.unsent.is_empty() => self.ended = true,
+                // An answer of the peer is not needed.
+                Poll::Pending if self.phase == Phase::Closing && self.unsent.is_empty() => {
+                    self.phase = Phase::Ended;
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -1,4 +1,4 @@
-//! Frames about the connection itself.
+//! Notices: frames about the connection itself, on channel 0.
 
 use std::task::Context;
 
@@ -6,25 +6,27 @@ use super::WebRtcCarrier;
 use crate::carrier::CarrierEvent;
 use crate::message::{FrameDecoder, Message};
 
-/// Messages on channel 0 that are looked at for one frame.
+/// Messages read from channel 0 in one call.
 const MESSAGES_PER_NOTICE: usize = 64;
 
-/// Frames about the connection itself, on channel 0, which has no other use once Noise is over.
+/// The state of notices: frames about the connection itself on channel 0, which has no other use
+/// after Noise.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     decoder: FrameDecoder,
-    /// There may be more to read.
+    /// Channel 0 may have more to read.
     pub(super) unread: bool,
-    /// The peer knows them: it is one of ours.
+    /// The peer supports notices: it runs this crate.
     pub(super) are_known: bool,
-    /// The reason that the peer has given for its close.
+    /// The frame in which the peer gave the reason of its close.
     pub(super) goodbye: Option<Message>,
     pub(super) said_goodbye: bool,
 }
 
 impl WebRtcCarrier {
-    /// The next frame about the connection. Anything else that comes on channel 0 is left over from Noise: some peers
-    /// end or close it. It is passed on all the same, as a frame without effect, of which there are few.
+    /// Reads the next notice. Other frames on channel 0 belong to the end of Noise, after which
+    /// some peers end or close the channel. They are passed on too, and count as frames without
+    /// effect.
     pub(super) fn read_notice(&mut self, cx: &mut Context<'_>) -> Option<CarrierEvent> {
         self.notices.unread = true;
         for _ in 0..MESSAGES_PER_NOTICE {
@@ -40,7 +42,7 @@ impl WebRtcCarrier {
                         return None;
                     }
                 },
-                // Not frames: whatever it is, it is not for us.
+                // Malformed: counted as a frame without effect.
                 Err(_) => {
                     self.notices.decoder = FrameDecoder::new();
                     Message::default()
@@ -52,7 +54,7 @@ impl WebRtcCarrier {
             }
             return Some(CarrierEvent::Notice { message });
         }
-        // One frame in many parts: the driver has other work too.
+        // A frame in many parts: yields to the driver's other work.
         cx.waker().wake_by_ref();
         None
     }

@@ -1,30 +1,34 @@
-//! How much a listener sends to an address that nobody has shown to receive at.
+//! Limits what a listener sends to an address that has not proved to receive it.
 //!
 //! The source of a datagram can be forged, and the answer to a ClientHello, with a certificate and
-//! repeated while nobody acknowledges it, is much longer than that. So no address gets more than
-//! three times what came from it (RFC 9000 section 8.1 does the same), until it is proven: what came back from there
-//! can be known to nobody but the peer who receives there.
-//! - It completed the DTLS handshake, which nobody can who does not receive the server's part.
-//! - Or the engine had a nonce back from there that only the peer can read ([`Validation::ByEngine`]).
-//! - Or, with an engine that has no such nonce, it answered a challenge (`endpoint/admission/challenge.rs`) with the
-//!   password of the peer ([`Validation::ByChallenge`]).
+//! retransmitted while nobody acknowledges it, is much longer than the ClientHello. So no address
+//! gets more than three times what came from it (as RFC 9000 section 8.1), until it is proven by
+//! something that only a peer that receives there can send:
+//! - It completed the DTLS handshake, which is impossible without the server's flight.
+//! - Or it returned a nonce of the engine that only the peer can read ([`Validation::ByEngine`]).
+//! - Or, with an engine that has no such nonce, it answered a challenge
+//!   (`udp/admission/challenge.rs`) with the password of the peer ([`Validation::ByChallenge`]).
 //!
-//! An answered challenge alone is not enough where there is a better proof: the password of version 1 is the ufrag, from
-//! which every listener of webrtc-direct derives it, so a forger could direct a connection at one of these.
+//! An answered challenge is not enough where the engine has a better proof: the password of version
+//! 1 is the ufrag, from which every listener of webrtc-direct derives it, so an attacker could
+//! direct a connection at another listener.
 //!
-//! An honest handshake stays below the limit and pays nothing for it. The further addresses of a connection matter: a peer
-//! that forges its nomination could direct all that a connection sends at somebody else.
+//! An honest handshake stays below the limit and pays nothing for it. Further addresses of a
+//! connection need it: a peer that forges the source of its nomination could direct everything that
+//! a connection sends at somebody else.
 //!
-//! And whoever reads a check on its way knows all that a nomination is made of: one that is forged, with a
-//! PRIORITY above the real one, would move the connection to where nobody is, and the peer would hear nothing
-//! any more. So ICE is not told of checks from a further address before that has answered a challenge.
+//! An attacker who can read a check has all that a nomination needs: a forged one, with a PRIORITY
+//! above the real one, would move the connection to an address where nobody receives, and cut off
+//! the peer. So checks from a further address are withheld from ICE until it has answered a
+//! challenge.
 //!
-//! The first address is challenged too, once, after the first response to it. pion nominates a pair at its next
-//! tick of 200 ms, or at once when a check of the peer arrives after its own has succeeded: without one
-//! each dial of pion and go-libp2p took 206 to 221 ms, with it 6 to 14 ms.
+//! The first address is challenged too, once, after the first response to it. pion nominates a pair
+//! at its next tick of 200 ms, or at once when a check of the peer arrives after its own has
+//! succeeded: without a challenge each dial of pion and go-libp2p took 206 to 221 ms, with it 6 to
+//! 14 ms.
 //!
-//! And the same check asks a peer that has been silent for a while for a sign of life (go-libp2p sends its own only
-//! after 15 s without traffic), and the address that is sent to for its consent ([`Consent`]).
+//! The same check tests the liveness of a silent peer (go-libp2p sends checks only after 15 s
+//! without traffic), and the consent of the address in use ([`Consent`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,57 +40,57 @@ use tokio::time::Instant;
 use super::consent::Consent;
 use crate::udp::admission::challenge::{ChallengeKey, PeerCredentials};
 
-/// What may be sent for each byte received.
+/// Bytes that may be sent for each byte received.
 const FACTOR: u64 = 3;
 
-/// Time between two challenges of one address.
+/// Minimum interval of challenges to one address.
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Longest check that is kept until its address has answered: those of all known peers are shorter. Beyond it the
-/// repetition is waited for.
+/// Maximum length of a withheld check, in bytes: those of all known peers are shorter. A longer one
+/// is dropped, and the peer repeats it.
 const MAX_WITHHELD: usize = 256;
 
-/// Who finds out whether the peer receives at an address.
+/// What proves that the peer receives at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Validation {
-    /// The engine, which says so with [`Reachability::validated`].
+    /// The engine, which reports it by [`Reachability::validated`].
     ByEngine,
-    /// Nobody does better than a challenge.
+    /// An answered challenge.
     ByChallenge,
 }
 
-/// The addresses of a peer. As many as its router takes at the most.
+/// The addresses of a peer. The router limits their number.
 #[derive(Debug)]
 pub(super) struct Reachability {
     key: Arc<ChallengeKey>,
     peer: PeerCredentials,
     validation: Validation,
     addresses: Vec<Remote>,
-    /// The proven address that was looked up last; most of the time it is the only one.
+    /// The proven address that was used last; usually the only one.
     proven: Option<SocketAddr>,
-    /// Something was sent to that since it was last asked for its consent.
-    is_used: bool,
-    /// Where the DTLS handshake went.
+    /// Something was sent to it since its consent was last checked.
+    used_since_check: bool,
+    /// The address to which the DTLS handshake was sent.
     handshake_to: HandshakeTo,
-    /// An address to challenge.
-    wanted: Option<SocketAddr>,
-    /// A proven address is to be checked as well, for a sign of life.
-    asks: bool,
+    /// The address to challenge next.
+    challenge_next: Option<SocketAddr>,
+    /// A liveness check of the address in use is requested.
+    check_requested: bool,
 }
 
 #[derive(Debug)]
 struct Remote {
     address: SocketAddr,
-    /// Our address that it sends to.
+    /// The local address to which it sends.
     local: SocketAddr,
     received: u64,
     sent: u64,
-    /// It has answered a challenge: ICE may hear of its checks.
+    /// It has answered a challenge: its checks are passed to ICE.
     answered: bool,
-    /// There is no limit to what it gets, as long as it consents.
+    /// Proven addresses have no limit while they consent.
     proven: Option<Consent>,
     challenged: Option<Instant>,
-    /// The last check that waits for the answer.
+    /// The last check, withheld until the address answers a challenge.
     withheld: Option<Box<[u8]>>,
 }
 
@@ -94,27 +98,27 @@ struct Remote {
 enum HandshakeTo {
     Nobody,
     One(SocketAddr),
-    /// It is not known who of them received it.
+    /// It is unknown which of them received it.
     Several,
 }
 
-/// What is to become of datagrams to an address for which there is no room.
+/// What to do with datagrams beyond the limit of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beyond {
-    /// They are part of the handshake, and wait until more has come from there.
-    Held,
-    /// They are as good as lost: the connection is elsewhere.
-    Lost,
+pub(super) enum Excess {
+    /// Hold them until more has arrived from there: they are part of the handshake.
+    Hold,
+    /// Drop them: the connection uses another address.
+    Drop,
 }
 
-/// What the answer to a challenge was.
+/// Whether a datagram answers a challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// None.
+pub(super) enum ChallengeAnswer {
+    /// It does not.
     No,
-    /// One that proves nothing.
+    /// An answer without a valid signature, which proves nothing.
     Unsigned,
-    /// One of the peer.
+    /// An answer of the peer.
     OfPeer,
 }
 
@@ -148,10 +152,10 @@ impl Reachability {
             validation,
             addresses: Vec::new(),
             proven: None,
-            is_used: false,
+            used_since_check: false,
             handshake_to: HandshakeTo::Nobody,
-            wanted: None,
-            asks: false,
+            challenge_next: None,
+            check_requested: false,
         }
     }
 
@@ -159,7 +163,7 @@ impl Reachability {
         self.addresses.iter_mut().find(|a| a.address == address)
     }
 
-    /// Bytes came from `address`, to our address `local`.
+    /// Bytes were received from `address` at the local address `local`.
     pub(super) fn received(&mut self, address: SocketAddr, local: SocketAddr, bytes: usize) {
         if self.proven == Some(address) {
             return;
@@ -169,7 +173,7 @@ impl Reachability {
             return;
         }
         if !self.addresses.is_empty() {
-            self.wanted = Some(address);
+            self.challenge_next = Some(address);
         }
         self.addresses.push(Remote {
             address,
@@ -183,8 +187,8 @@ impl Reachability {
         });
     }
 
-    /// Whether a datagram is a check that has to wait until the address it comes from has answered, which is then
-    /// asked for: see [`Self::take_withheld`].
+    /// Whether a datagram is a check from an address that has not answered a challenge. If so,
+    /// withholds it and requests a challenge: see [`Self::take_withheld`].
     pub(super) fn withholds(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
         // RFC 7983: STUN.
         if self.proven == Some(from) || !matches!(datagram.first(), Some(0..=3)) {
@@ -195,29 +199,29 @@ impl Reachability {
             return false;
         };
         remote.withheld = (datagram.len() <= MAX_WITHHELD).then(|| datagram.into());
-        self.wanted = Some(from);
+        self.challenge_next = Some(from);
         true
     }
 
-    /// The check that was withheld from an address, if that has answered now. The peer would not repeat it before
-    /// its timer runs out, and it may move the connection to where the peer is now.
+    /// Takes the withheld check of an address that has answered a challenge. The peer would repeat
+    /// it only when its timer expires, and it may move the connection to the peer's new address.
     pub(super) fn take_withheld(&mut self, from: SocketAddr) -> Option<Box<[u8]>> {
         let remote = self.find(from).filter(|remote| remote.answered)?;
         remote.withheld.take()
     }
 
-    /// Takes in a datagram that may answer a challenge.
+    /// Handles a datagram that may answer a challenge.
     pub(super) fn take_answer(
         &mut self,
         now: Instant,
         from: SocketAddr,
         datagram: &[u8],
-    ) -> Answer {
+    ) -> ChallengeAnswer {
         if !self.key.is_answer(now, from, datagram) {
-            return Answer::No;
+            return ChallengeAnswer::No;
         }
         if !self.peer.have_signed(datagram) {
-            return Answer::Unsigned;
+            return ChallengeAnswer::Unsigned;
         }
         let proves = self.validation == Validation::ByChallenge;
         if let Some(remote) = self.find(from) {
@@ -228,17 +232,17 @@ impl Reachability {
                 None => {}
             }
         }
-        Answer::OfPeer
+        ChallengeAnswer::OfPeer
     }
 
-    /// The DTLS handshake is complete.
+    /// The DTLS handshake is complete, which proves the address that it was sent to.
     pub(super) fn handshake_completed(&mut self, now: Instant) {
         if let HandshakeTo::One(address) = self.handshake_to {
             self.validated(address, now);
         }
     }
 
-    /// The peer receives at this address.
+    /// The peer has proved that it receives at this address.
     pub(super) fn validated(&mut self, address: SocketAddr, now: Instant) {
         if let Some(remote) = self.find(address) {
             remote.prove(now);
@@ -253,32 +257,33 @@ impl Reachability {
         let room = self.find(address).map_or(0, |remote| remote.room());
         if room == usize::MAX {
             self.proven = Some(address);
-            self.is_used = false;
+            self.used_since_check = false;
         }
         room
     }
 
-    /// What becomes of that for which there is no room. Something for an address that a forger has added must not hold up
-    /// what goes to where the peer is.
-    pub(super) fn beyond(&self) -> Beyond {
+    /// What to do with datagrams beyond the limit. Those to an address that an attacker has added
+    /// must not hold up those to the peer.
+    pub(super) fn excess(&self) -> Excess {
         match self.addresses.iter().any(|remote| remote.proven.is_some()) {
-            true => Beyond::Lost,
-            false => Beyond::Held,
+            true => Excess::Drop,
+            false => Excess::Hold,
         }
     }
 
-    /// Datagrams went out.
+    /// Datagrams were sent.
     pub(super) fn sent(&mut self, address: SocketAddr, contents: &[u8]) {
         if self.proven == Some(address) {
-            self.is_used = true;
+            self.used_since_check = true;
             return;
         }
         if let Some(remote) = self.find(address) {
             remote.sent = remote.sent.saturating_add(contents.len() as u64);
         }
-        // RFC 7983: STUN. The first is the response to its first check, which ours has to follow.
+        // RFC 7983: STUN. The first is the response to the peer's first check, after which the
+        // challenge follows.
         if matches!(contents.first(), Some(0..=3)) && self.is_unchecked(address) {
-            self.wanted = Some(address);
+            self.challenge_next = Some(address);
         }
         // RFC 7983: everything but STUN.
         if matches!(contents.first(), Some(20..)) {
@@ -290,26 +295,26 @@ impl Reachability {
         }
     }
 
-    /// Whether the address is the first of the peer and was never challenged.
+    /// Whether the address is the first of the peer and has never been challenged.
     fn is_unchecked(&self, address: SocketAddr) -> bool {
         self.addresses.first().is_some_and(|first| {
             first.address == address && first.proven.is_none() && first.challenged.is_none()
         })
     }
 
-    /// Something waits for the proof of an address.
-    pub(super) fn want(&mut self, address: SocketAddr) {
-        self.wanted = Some(address);
+    /// Requests a challenge: datagrams wait for the proof of this address.
+    pub(super) fn request_challenge(&mut self, address: SocketAddr) {
+        self.challenge_next = Some(address);
     }
 
-    /// Checks the address that is in use, whose answer shows that the peer lives. A lite agent sends no checks
-    /// of its own accord, and go-libp2p sends none for up to 17 s.
-    pub(super) fn ask(&mut self) {
-        self.asks = true;
+    /// Requests a check of the address in use, to test the liveness of the peer. A lite agent sends
+    /// no checks of its own, and go-libp2p sends none for up to 17 s.
+    pub(super) fn request_check(&mut self) {
+        self.check_requested = true;
     }
 
-    /// Whether the address that is sent to has not consented to it for too long.
-    pub(super) fn is_unwanted(&mut self, now: Instant) -> bool {
+    /// Whether the consent of the address in use has expired.
+    pub(super) fn is_consent_expired(&mut self, now: Instant) -> bool {
         let consent = self.proven.and_then(|address| self.consent(address));
         consent.is_some_and(|consent| consent.is_expired(now))
     }
@@ -318,16 +323,16 @@ impl Reachability {
         self.find(address)?.proven.as_mut()
     }
 
-    /// The challenge to send now, if there is one. Counts it as sent.
+    /// The next challenge to send, if one is due. Counts it as sent.
     pub(super) fn next_challenge(&mut self, now: Instant) -> Option<Probe> {
-        let asks = std::mem::take(&mut self.asks);
-        if (asks || self.is_used)
+        let check_requested = std::mem::take(&mut self.check_requested);
+        if (check_requested || self.used_since_check)
             && let Some(address) = self.proven
             && let Some(consent) = self.consent(address)
-            && (asks || consent.is_due(now))
+            && (check_requested || consent.is_due(now))
         {
-            consent.asked(now);
-            self.is_used = false;
+            consent.checked(now);
+            self.used_since_check = false;
             let source = self.find(address)?.local;
             return Some(Probe {
                 source,
@@ -335,8 +340,11 @@ impl Reachability {
                 contents: self.key.challenge(now, address, &self.peer),
             });
         }
-        let wanted = self.wanted.take()?;
-        let remote = self.addresses.iter_mut().find(|a| a.address == wanted)?;
+        let challenge_next = self.challenge_next.take()?;
+        let remote = self
+            .addresses
+            .iter_mut()
+            .find(|a| a.address == challenge_next)?;
         if remote.answered
             || remote
                 .challenged
@@ -344,7 +352,7 @@ impl Reachability {
         {
             return None;
         }
-        let contents = self.key.challenge(now, wanted, &self.peer);
+        let contents = self.key.challenge(now, challenge_next, &self.peer);
         if contents.len() > remote.room() {
             return None;
         }
@@ -352,13 +360,14 @@ impl Reachability {
         remote.sent = remote.sent.saturating_add(contents.len() as u64);
         Some(Probe {
             source: remote.local,
-            destination: wanted,
+            destination: challenge_next,
             contents,
         })
     }
 
-    /// Counts a datagram to `address` that was sent past the queue; `false` if there is no room for it.
-    pub(super) fn take_room(&mut self, address: SocketAddr, bytes: usize) -> bool {
+    /// Counts a datagram to `address` that bypasses the queue. Returns `false` if it is beyond the
+    /// limit.
+    pub(super) fn reserve(&mut self, address: SocketAddr, bytes: usize) -> bool {
         if self.room(address) < bytes {
             return false;
         }
@@ -386,10 +395,10 @@ mod tests {
         Reachability::new(key, PeerCredentials::from(&credentials), validation)
     }
 
-    /// Of the peer.
+    /// The password of the peer.
     const PWD: &str = "pppppppppppppppppppppp";
 
-    /// What who has this password says to a challenge.
+    /// The answer to a challenge, signed with `password`.
     fn answer_to(challenge: &Probe, password: &str) -> Vec<u8> {
         let request = transaction(&challenge.contents).expect("a check");
         success(request, challenge.source, password)
@@ -466,25 +475,34 @@ mod tests {
         assert_eq!(challenge.destination, address(2));
         assert_eq!(challenge.source, address(9));
         assert_eq!(to.room(address(2)), 3000 - challenge.contents.len());
-        to.want(address(2));
+        to.request_challenge(address(2));
         assert!(to.next_challenge(now).is_none(), "not so soon again");
-        to.want(address(2));
+        to.request_challenge(address(2));
         assert!(to.next_challenge(now + CHALLENGE_INTERVAL).is_some());
 
         let answer = answer_to(&challenge, PWD);
-        assert_eq!(to.take_answer(now, address(1), &answer), Answer::No);
+        assert_eq!(
+            to.take_answer(now, address(1), &answer),
+            ChallengeAnswer::No
+        );
         let unsigned = answer_to(&challenge, "that of somebody else");
-        assert_eq!(to.take_answer(now, address(2), &unsigned), Answer::Unsigned);
+        assert_eq!(
+            to.take_answer(now, address(2), &unsigned),
+            ChallengeAnswer::Unsigned
+        );
         let room = to.room(address(2));
         assert!(room < 3000);
-        assert_eq!(to.take_answer(now, address(2), &answer), Answer::OfPeer);
+        assert_eq!(
+            to.take_answer(now, address(2), &answer),
+            ChallengeAnswer::OfPeer
+        );
         if validation == Validation::ByEngine {
             assert_eq!(to.room(address(2)), room, "anybody may have the password");
             to.validated(address(2), now);
         }
         assert_eq!(to.room(address(2)), usize::MAX);
         assert_eq!(to.room(address(1)), 3000);
-        assert_eq!(to.beyond(), Beyond::Lost);
+        assert_eq!(to.excess(), Excess::Drop);
     }
 
     #[tokio::test(start_paused = true)]
@@ -501,12 +519,15 @@ mod tests {
         let challenge = to.next_challenge(later).expect("a question");
         assert_eq!(challenge.destination, address(1));
         let answer = answer_to(&challenge, PWD);
-        assert_eq!(to.take_answer(later, address(1), &answer), Answer::OfPeer);
+        assert_eq!(
+            to.take_answer(later, address(1), &answer),
+            ChallengeAnswer::OfPeer
+        );
         let mut asked = 0;
         for second in 0..40 {
             to.sent(address(1), &DTLS);
             let now = later + Duration::from_secs(second);
-            assert_eq!(to.is_unwanted(now), second >= 35, "{second}");
+            assert_eq!(to.is_consent_expired(now), second >= 35, "{second}");
             asked += usize::from(to.next_challenge(now).is_some());
         }
         assert_eq!(asked, 35);
@@ -525,7 +546,10 @@ mod tests {
         let challenge = to.next_challenge(now).expect("a challenge");
         assert!(to.withholds(address(2), &STUN));
         let answer = answer_to(&challenge, PWD);
-        assert_eq!(to.take_answer(now, address(2), &answer), Answer::OfPeer);
+        assert_eq!(
+            to.take_answer(now, address(2), &answer),
+            ChallengeAnswer::OfPeer
+        );
         assert!(!to.withholds(address(2), &STUN));
     }
 
@@ -533,7 +557,7 @@ mod tests {
     async fn a_challenge_keeps_to_the_limit_too() {
         let mut to = reachability(Validation::ByEngine);
         to.received(address(1), address(9), 20);
-        to.want(address(1));
+        to.request_challenge(address(1));
         assert!(to.next_challenge(Instant::now()).is_none());
     }
 }

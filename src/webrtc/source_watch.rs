@@ -1,16 +1,16 @@
-//! Which address the system sends a dialler's datagrams from, and when that is looked up.
+//! Detects that the system sends a dialler's datagrams from a new source address.
 //!
-//! A dialler's socket is bound to a wildcard, and the system chooses the source by its routes, for each datagram: when
-//! the address in use disappears, or another route becomes the best one, the next datagram leaves from elsewhere.
-//! The listener drops what comes from an address that has not passed a check, so ICE has to check the
-//! new one at once, and the system does not say that it is new. A look costs five system calls, so there is one
-//! only where something is amiss:
+//! A dialler's socket is bound to a wildcard, and the system selects the source of each datagram by
+//! its routes: when the address in use disappears, or another route becomes the best one, the next
+//! datagram has another source. The listener drops datagrams from an address that has not passed a
+//! check, so ICE has to check the new one at once, and the system does not report the change. A
+//! lookup costs five system calls, so it happens only on signs of a change:
 //! - a send failed;
-//! - records came from the peer, and then nothing for [`SILENCE`];
-//! - something is about to be sent, and the peer was silent for that long: a request on an idle connection, a
-//!   retransmission, a consent check (RFC 7675).
+//! - DTLS records came from the peer, and then nothing for [`SILENCE`];
+//! - something is about to be sent, and the peer was silent for that long: a request on an idle
+//!   connection, a retransmission, a consent check (RFC 7675).
 //!
-//! An idle connection wakes up no more often for it.
+//! It adds no wake-ups to an idle connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,19 +19,19 @@ use tokio::time::Instant;
 
 use crate::udp::wildcard;
 
-/// Silence of the peer after which a look is worth its system calls, and the time between two looks.
+/// Silence of the peer after which a lookup is worth its system calls, and the interval of lookups.
 const SILENCE: Duration = Duration::from_millis(250);
 
-/// When to look.
+/// Schedules the lookups of the source address.
 #[derive(Debug)]
 pub(super) struct SourceWatch {
     remote: SocketAddr,
     /// When something last came from the peer.
     heard: Instant,
     looked: Instant,
-    /// When to look next, unless something comes from the peer meanwhile.
+    /// When the next lookup is due, if one is.
     look_at: Option<Instant>,
-    /// Whether what comes from the peer makes the look unnecessary.
+    /// Whether a datagram from the peer cancels the lookup.
     only_if_silent: bool,
 }
 
@@ -50,7 +50,7 @@ impl SourceWatch {
         self.remote
     }
 
-    /// The source of what is sent: the system's choice.
+    /// The unspecified address, which leaves the source to the system.
     pub(super) fn unspecified(&self) -> IpAddr {
         wildcard(self.remote)
     }
@@ -58,7 +58,7 @@ impl SourceWatch {
     /// Datagrams came from the peer.
     pub(super) fn received(&mut self, now: Instant, contents: &[u8]) {
         self.heard = now;
-        // RFC 7983: STUN. An idle connection has nothing else, and needs no timer for what follows.
+        // RFC 7983: STUN. An idle connection has nothing else, and needs no timer.
         if !matches!(contents.first(), Some(0..=3)) && self.look_at.is_none() {
             self.look_at = Some(now + SILENCE);
             self.only_if_silent = true;
@@ -72,7 +72,7 @@ impl SourceWatch {
         }
     }
 
-    /// The system did not take a datagram.
+    /// The system rejected a datagram.
     pub(super) fn send_failed(&mut self) {
         self.look_soon();
     }
@@ -82,12 +82,12 @@ impl SourceWatch {
         self.only_if_silent = false;
     }
 
-    /// When [`Self::is_due`] is to be asked next.
+    /// When [`Self::is_due`] has to be called next.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.look_at
     }
 
-    /// Whether to look now.
+    /// Whether a lookup is due.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         if self.look_at.is_none_or(|at| now < at) {
             return false;
@@ -100,7 +100,7 @@ impl SourceWatch {
         true
     }
 
-    /// There was a look. Without a source address there is another one soon.
+    /// A lookup took place. Without a result another one follows soon.
     pub(super) fn looked(&mut self, now: Instant, found: bool) {
         self.looked = now;
         self.look_at = None;

@@ -1,5 +1,5 @@
-//! Whole connections whose ClientHello comes in pieces, as those of browsers do: on both engines,
-//! for DTLS 1.2 and 1.3, on a simulated network.
+//! Connections whose ClientHello arrives in fragments, as from browsers, on both engines, with DTLS
+//! 1.2 and 1.3, on a simulated network.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -19,10 +19,12 @@ use anabranch_testkit::simulator::{Conditions, Network, Verdict};
 const RECORD_HEADER: usize = 13;
 const HANDSHAKE_HEADER: usize = 12;
 
-/// Records of the dialler get numbers this far apart, so that there is room for those of pieces.
+/// Distance between the record numbers of the dialler, which leaves room for those of the
+/// fragments.
 const NUMBERS_APART: u64 = 16;
 
-/// MTU of the listener, and of the dialler: by it the one that knows DTLS 1.2 only is told apart.
+/// MTU of the listener and of the dialler. `forced::set_12` selects by MTU the side that supports
+/// only DTLS 1.2.
 const MTUS: [usize; 2] = [1200, 1180];
 
 static CREDENTIALS: LazyLock<[(Identity, Certificate); 2]> = LazyLock::new(|| {
@@ -36,20 +38,20 @@ static CREDENTIALS: LazyLock<[(Identity, Certificate); 2]> = LazyLock::new(|| {
 /// A part of a ClientHello, as fractions of its length.
 type Part = (f64, f64);
 
-/// Parts whose bytes are not those of the dialler: at the beginning, in front of everything else.
+/// Fragments with forged contents, which arrive before everything else.
 type Forged = &'static [Part];
 
-/// What arrives of each attempt to send the ClientHello: datagrams, of one or more parts. The last
-/// attempt stands for all behind it.
+/// What arrives of each transmission of the ClientHello: datagrams of one or more fragments. The
+/// last one also stands for all later transmissions.
 type Attempts = &'static [&'static [&'static [Part]]];
 
-/// Firefox's 1 383 of 1 461 bytes, and where it cuts after three losses: 1 163.
+/// Where Firefox splits its ClientHello of 1 461 bytes: at 1 383, and after three losses at 1 163.
 const FIRST_CUT: f64 = 1383.0 / 1461.0;
 const SECOND_CUT: f64 = 1163.0 / 1461.0;
 
 /// A ClientHello in one fragment.
 struct Hello {
-    /// Of the record, without its length.
+    /// The record header, without the length.
     header: [u8; RECORD_HEADER - 2],
     message_sequence: [u8; 2],
     body: Vec<u8>,
@@ -96,7 +98,7 @@ impl Hello {
     }
 }
 
-/// Spreads the numbers of the plaintext records in a datagram.
+/// Multiplies the numbers of the plaintext records in a datagram by [`NUMBERS_APART`].
 fn spread_numbers(mut rest: &mut [u8]) {
     while rest.len() >= RECORD_HEADER && matches!(rest[0], 20..=22) {
         let number = u64::from_be_bytes(rest[3..11].try_into().expect("eight"));
@@ -112,7 +114,7 @@ fn spread_numbers(mut rest: &mut [u8]) {
     }
 }
 
-/// Connects while a network does that to every ClientHello, and transfers.
+/// Connects while the network fragments every ClientHello, and transfers data.
 async fn connect_in_pieces(
     engine: EngineFactory,
     only_12: Option<usize>,
@@ -230,12 +232,12 @@ async fn connect_in_pieces(
     forced::set_12(usize::MAX);
 }
 
-/// On both engines; with both versions, with a dialler and with a listener that know only 1.2.
+/// On both engines: with DTLS 1.3, and with a listener or a dialler that supports only DTLS 1.2.
 async fn connects(attempts: Attempts) {
     connects_beside(&[], attempts).await;
 }
 
-/// The same while somebody forges the address of the dialler, and is first.
+/// The same with forged fragments that arrive first, from the address of the dialler.
 async fn connects_beside(forged: Forged, attempts: Attempts) {
     for engine in [EngineFactory::DIRECT, STR0M] {
         for only_12 in [None, Some(0), Some(1)] {

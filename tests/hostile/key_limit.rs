@@ -1,4 +1,4 @@
-//! Connections with DTLS 1.2 whose keys are used up, on both engines, on a simulated network.
+//! The key usage limit of DTLS 1.2, on both engines, on a simulated network.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use anabranch_rtc::dtls::forced;
 use anabranch_str0m::STR0M;
 use anabranch_testkit::simulator::{Conditions, Network};
 
-/// MTU of the side that knows DTLS 1.2 only, and of the other.
+/// MTU of the dialler, which may be forced to DTLS 1.2, and of the listener.
 const MTUS: [usize; 2] = [1180, 1200];
 
-/// Records that the limited side allows.
+/// The key usage limit of the limited side, in records.
 const LIMIT: u64 = 300;
 
-/// Sends tiny messages from the dialler until one side has enough. `limited` is the side that counts: the dialler, which
-/// sends, or the listener, which receives.
+/// Sends tiny messages from the dialler until the limit is reached. `limited` is the side that has
+/// it: 0, the dialler, which sends, or 1, the listener, which receives.
 async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
     let context = format!("{engine:?}, side {limited}, DTLS 1.2: {version_12}");
     forced::set_12(if version_12 { MTUS[0] } else { usize::MAX });
@@ -69,17 +69,17 @@ async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
     }
     if version_12 {
         println!("{context}: {written}");
-        // Each is a record. One side alone sends half as many, in which it acknowledges them.
+        // Each message is a record. The receiver sends half as many, which acknowledge them.
         assert!(written < LIMIT * 5 / 4, "{context}: {written}");
         let causes = [ours.closed().await, theirs.closed().await];
         assert_eq!(causes[limited], ConnectionError::KeysUsedUp, "{context}");
         let told = causes[1 - limited].to_string();
-        // str0m may find that its DTLS is closed before it hands over why.
+        // str0m may see the close of DTLS before it delivers the reason.
         let is_told = told.contains(&causes[limited].to_string());
         assert!(is_told || engine == STR0M, "{context}: {told}");
         drop(substream);
         let read = reading.await.expect("no panic");
-        // In an orderly way: what the side accepted that closes has arrived.
+        // An orderly close: everything that the closing side accepted has arrived.
         assert!(
             read == written || limited == 1,
             "{context}: {read} of {written}"

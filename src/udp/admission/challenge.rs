@@ -1,12 +1,12 @@
-//! STUN messages of a listener that remembers nothing.
+//! The STUN messages that a listener sends without state.
 //!
-//! A challenge is a connectivity check (RFC 8445 section 7.2) whose transaction ID is a keyed hash of the
-//! address it goes to. Every dialler is a full ICE agent and answers it, and the answer carries
-//! the transaction ID back: so the address is that of somebody who receives there. It is to ICE what a
-//! SYN cookie is to TCP, but rides beside the exchange that takes place in any case.
+//! A challenge is a connectivity check (RFC 8445 section 7.2) whose transaction ID is a keyed hash
+//! of its destination. Every dialler is a full ICE agent and answers it. The answer returns the
+//! transaction ID, and so proves that its sender receives at the address. It is to ICE what a SYN
+//! cookie is to TCP, but adds no round trip.
 //!
-//! That alone would make a peer of every STUN server, each of which answers whoever asks: so an answer counts if it
-//! is a success response whose MESSAGE-INTEGRITY was made with the password of the peer.
+//! Any STUN server answers such a request too. So an answer counts only if it is a success response
+//! whose MESSAGE-INTEGRITY has the key of the peer's password.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use crate::ufrag::ServerCredentials;
 use anabranch_rtc::sha1_hmac;
 
-/// Two of these is how long an answer is good for.
+/// An answer is valid in the period of its challenge and in the next.
 const PERIOD: Duration = Duration::from_secs(15);
 
-/// Header and magic cookie of a STUN message (RFC 8489 section 5).
+/// Length of a STUN header, and the magic cookie (RFC 8489 section 5).
 const HEADER: usize = 20;
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
@@ -39,31 +39,31 @@ const PRIORITY: u16 = 0x0024;
 const FINGERPRINT: u16 = 0x8028;
 const ICE_CONTROLLED: u16 = 0x8029;
 
-/// What a FINGERPRINT is XORed with (RFC 8489 section 14.7).
+/// The value with which a FINGERPRINT is XORed (RFC 8489 section 14.7).
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 
-/// Made once. The crate that reads STUN here makes the table for each message, which takes longer than all
-/// the rest.
+/// Built once. The crate `is`, which parses STUN here, builds the table for each message, which
+/// takes longer than all the rest.
 static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
-/// Names one exchange; chosen by who asks.
+/// A STUN transaction ID.
 pub(crate) type Transaction = [u8; 12];
 
-/// RFC 8489 has no code for "not now"; that of TURN for "by policy" says it. Not 401, 420 or 500, after
-/// which libwebrtc tries again.
+/// The error code of a refusal. RFC 8489 has none for it; this is the one of TURN for a policy (RFC
+/// 8656). Not 401, 420 or 500, after which libwebrtc tries again.
 const FORBIDDEN: u16 = 403;
 
-/// Loses every conflict of roles: a peer that thinks to be controlled too stays as it is. Not 0, which libjuice,
-/// below js-libp2p in Node, takes for none and answers with 400.
+/// Loses every role conflict: a peer that is controlled too keeps its role. Not 0, which libjuice,
+/// used by js-libp2p in Node, takes for a missing attribute and answers with 400.
 const TIE_BREAKER: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
 
-/// The PRIORITY of a check; any will do, since no candidate comes of it.
+/// The PRIORITY of a challenge. Any value will do: it adds no candidate.
 const CHECK_PRIORITY: [u8; 4] = [0, 0, 0, 1];
 
-/// Makes challenges, and knows their answers.
+/// Creates challenges and recognizes their answers.
 pub(crate) struct ChallengeKey {
-    /// SipHash with random keys: a transaction ID can not be told without them, and it costs a tenth of
-    /// an HMAC, which counts when it is made for a flood.
+    /// SipHash with random keys: without them a transaction ID can not be predicted. It costs a
+    /// tenth of an HMAC, which matters in a flood.
     keys: [RandomState; 2],
     start: Instant,
 }
@@ -97,7 +97,7 @@ impl ChallengeKey {
         transaction
     }
 
-    /// A challenge for the peer at `address`.
+    /// Creates a challenge for the peer at `address`.
     pub(crate) fn challenge(
         &self,
         now: Instant,
@@ -112,8 +112,8 @@ impl ChallengeKey {
             .finish(&credentials.password)
     }
 
-    /// Whether `datagram`, which came from `address`, answers a challenge that went there. What it proves
-    /// [`PeerCredentials::have_signed`] tells.
+    /// Whether `datagram`, received from `address`, answers a challenge that was sent there. It
+    /// proves the address only if [`PeerCredentials::have_signed`] holds too.
     pub(crate) fn is_answer(&self, now: Instant, address: SocketAddr, datagram: &[u8]) -> bool {
         let answers = [BINDING_SUCCESS, BINDING_ERROR];
         let Some(transaction) = answers
@@ -130,7 +130,7 @@ impl ChallengeKey {
     }
 }
 
-/// What a check towards a dialler is made with.
+/// The credentials of a check towards a dialler.
 #[derive(Clone)]
 pub(crate) struct PeerCredentials {
     username: String,
@@ -138,13 +138,13 @@ pub(crate) struct PeerCredentials {
 }
 
 impl PeerCredentials {
-    /// Whether `datagram` is an answer of this peer to a challenge: see [`has_signed`].
+    /// Whether this peer has signed the answer `datagram`: see [`has_signed`].
     pub(crate) fn have_signed(&self, datagram: &[u8]) -> bool {
         has_signed(datagram, &self.password)
     }
 }
 
-// The passwords stay out of logs.
+// Without the password, which must not be logged.
 impl std::fmt::Debug for PeerCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PeerCredentials")
@@ -201,7 +201,7 @@ pub(super) fn success_with_software(
         .finish(password)
 }
 
-/// The error response that says that the listener does not want this peer.
+/// The error response with which a listener refuses a connection.
 pub(crate) fn refusal(request: Transaction, password: &str) -> Vec<u8> {
     // The hundreds and the rest of the code have a byte each (RFC 8489 section 14.8).
     let mut value = vec![0, 0, (FORBIDDEN / 100) as u8, (FORBIDDEN % 100) as u8];
@@ -211,16 +211,18 @@ pub(crate) fn refusal(request: Transaction, password: &str) -> Vec<u8> {
         .finish(password)
 }
 
-/// Whether `datagram` is a success response to a check, made with this password (RFC 8445 section 7.2.5).
+/// Whether `datagram` is a success response to a check, signed with `password` (RFC 8445 section
+/// 7.2.5).
 pub(super) fn has_signed(datagram: &[u8], password: &str) -> bool {
     transaction_of(datagram, BINDING_SUCCESS).is_some()
         && StunMessage::parse(datagram)
             .is_ok_and(|message| message.verify(password.as_bytes(), sha1_hmac))
 }
 
-/// Whether `datagram` is a success response that anybody can have signed at all. A STUN server signs none.
+/// Whether `datagram` is a success response with MESSAGE-INTEGRITY. Those of a STUN server have
+/// none.
 pub(super) fn is_signed_success(datagram: &[u8]) -> bool {
-    // Without MESSAGE-INTEGRITY a response is not read (RFC 8445 section 7.2.2).
+    // `StunMessage::parse` rejects a response without MESSAGE-INTEGRITY (RFC 8445 section 7.2.2).
     transaction_of(datagram, BINDING_SUCCESS).is_some() && StunMessage::parse(datagram).is_ok()
 }
 
@@ -229,7 +231,7 @@ pub(crate) fn transaction(datagram: &[u8]) -> Option<Transaction> {
     datagram.get(8..HEADER)?.try_into().ok()
 }
 
-/// Whether `datagram` is such a refusal, from somebody who knows the password.
+/// Whether `datagram` is a [`refusal`], signed with `password`.
 pub(crate) fn is_refusal(datagram: &[u8], password: &str) -> bool {
     transaction_of(datagram, BINDING_ERROR).is_some()
         && StunMessage::parse(datagram).is_ok_and(|message| {
@@ -263,7 +265,7 @@ impl Writer {
     }
 
     fn attribute(mut self, name: u16, value: &[u8]) -> Self {
-        // Longer than 65 535 bytes is none: a USERNAME has two ufrags of 256 at the most.
+        // No value is longer than 65 535 bytes: a USERNAME has two ufrags of at most 256.
         let length = u16::try_from(value.len()).unwrap_or_default();
         self.0.extend_from_slice(&name.to_be_bytes());
         self.0.extend_from_slice(&length.to_be_bytes());
@@ -272,7 +274,7 @@ impl Writer {
         self
     }
 
-    /// Announces the length up to and with an attribute of `next` bytes that follows.
+    /// Sets the length in the header, including an attribute of `next` bytes that follows.
     fn announce(&mut self, next: usize) {
         const ATTRIBUTE_HEADER: usize = 4;
         let length = self.0.len() - HEADER + ATTRIBUTE_HEADER + next;
@@ -282,7 +284,7 @@ impl Writer {
         }
     }
 
-    /// Adds integrity and fingerprint.
+    /// Adds MESSAGE-INTEGRITY and FINGERPRINT.
     fn finish(mut self, password: &str) -> Vec<u8> {
         self.announce(20);
         let mac = sha1_hmac(password.as_bytes(), &[&self.0]);
@@ -309,7 +311,7 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// What a dialler makes of a check: a success response with the same transaction ID.
+    /// The answer of a dialler to a check: a success response with the same transaction ID.
     fn answer(check: &[u8], from: SocketAddr) -> Vec<u8> {
         let request = StunMessage::parse(check).expect("a message");
         assert!(request.is_binding_request());
@@ -359,14 +361,14 @@ mod tests {
         assert!(peer.have_signed(&success([7; 12], address(PEER), &pwd)));
         assert!(!peer.have_signed(&success([7; 12], address(PEER), "another")));
         assert!(!peer.have_signed(&refusal([7; 12], &pwd)), "no success");
-        // What a STUN server says, which knows no password.
+        // The response of a STUN server, which has no password.
         let bare = Writer::new(BINDING_SUCCESS, [7; 12])
             .attribute(XOR_MAPPED_ADDRESS, &[0, 1, 1, 2, 3, 4, 5, 6]);
         let mut bare = bare.0;
         bare[3] = 12;
         assert!(!peer.have_signed(&bare) && !is_signed_success(&bare));
         let signed = success([7; 12], address(PEER), "another");
-        assert!(is_signed_success(&signed), "whose it is shows later");
+        assert!(is_signed_success(&signed), "the signer is checked later");
         assert!(!is_signed_success(&refusal([7; 12], &pwd)));
     }
 

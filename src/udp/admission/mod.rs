@@ -1,31 +1,34 @@
-//! Who may make a listener keep state.
+//! Decides for which first contacts a listener allocates state.
 //!
 //! ```text
 //! first contact ── handshakes full, or the share of its prefix ──────────► dropped
 //!      │
 //!      ├─ its address is proven ── within the rate of its prefix ────────► admitted
 //!      │
-//!      └─ not proven ── calm, and within the rate of its prefix ─────────► admitted
+//!      └─ not proven ── below half, and within the rate of its prefix ──► admitted
 //!                  └─── half of the handshakes, or of the share of its
 //!                       prefix, taken, or beyond the rate ───────────────► challenged
 //! ```
 //!
-//! In calm times a first contact is admitted at once. The source of a datagram can be forged, so
-//! - at most half of the handshakes, and half of the share of a prefix, are for contacts whose address is not
-//!   proven; what nobody answers to can not take the other half;
-//! - who would be one too many, or too fast, is not turned away but challenged: it gets the response to its
-//!   check and a check of ours, and nothing is remembered. An honest peer answers within a round trip,
-//!   and its next check is admitted: the nomination, or, where it nominates with its first check as Firefox does
-//!   and gets no response to that, the repetition. A forger sees neither.
+//! Below these limits a first contact is admitted at once. The source of a datagram can be forged,
+//! so
+//! - at most half of the handshakes, and half of the share of a prefix, are for unproven addresses:
+//!   forged sources can not take the other half;
+//! - a contact beyond that half, or beyond the rate, is not rejected but challenged: it gets the
+//!   response to its check and a check of the listener, and no state is kept. An honest peer
+//!   answers within a round trip, and its next check is admitted: the nomination, or the repetition
+//!   if its first check nominates, as Firefox's does, and is not answered. A forger sees neither
+//!   datagram.
 //!
-//! The answer names no user, so it is kept until a check does, whose credentials it must have been signed with: else any
-//! STUN server, which answers whoever asks, would prove its address for a forger.
+//! The answer has no USERNAME. So it is stored until a check arrives that has one, and it has to be
+//! signed with the password of that check. Otherwise a STUN server, which answers everybody, would
+//! prove its own address for a forger.
 //!
-//! So a flood of forged sources costs work, but neither memory nor honest peers their turn: the rates of proven
-//! addresses are counted apart from those that a forger can use up. Beyond some thousand challenges
-//! a second only who repeats its check is challenged (see [`sightings`]), so that a flood costs little
-//! more than its reception. What real addresses can take is
-//! limited by the rate and the share of each prefix. Nobody who was admitted is ever evicted.
+//! A flood of forged sources thus costs work, but no memory, and keeps no honest peer out: proven
+//! addresses have rate limits of their own. Beyond some thousand challenges a second only a
+//! repeated check is challenged (see [`sightings`]), so that a flood costs little more than its
+//! reception. The rate and the share of its prefix limit what real addresses can take. An admitted
+//! contact is never evicted.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -42,18 +45,18 @@ mod sightings;
 use challenge::{ChallengeKey, has_signed, is_signed_success};
 use sightings::Sightings;
 
-/// How long an answered challenge is remembered: the next checks of the peer are much closer.
+/// Lifetime of an answered challenge. The next check of the peer follows much sooner.
 const PROOF_LIFETIME: Duration = Duration::from_secs(5);
 
-/// Longest answer that is kept until a check names its user. With an IPv6 address and a SOFTWARE attribute those of the
-/// known peers have less than half of it.
+/// Maximum length of a stored answer, in bytes. Answers of the known peers have less than half of
+/// it, with an IPv6 address and a SOFTWARE attribute.
 const MAX_ANSWER: usize = 256;
 
-/// Challenges of strangers that were never heard of. Honest ones are far fewer; answering these takes
-/// about a twentieth of a core.
+/// Rate of challenges for peers that have not been seen before. Honest ones are far fewer; this
+/// many take about a twentieth of a core.
 const CHALLENGES: RateLimit = RateLimit::new(Duration::from_micros(200), 1000);
 
-/// The limits, as configured.
+/// The configured limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) max_handshakes: usize,
@@ -63,18 +66,18 @@ pub(crate) struct Limits {
     pub(crate) limit_loopback: bool,
 }
 
-/// What happens to a first contact.
+/// The decision about a first contact.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It may have state, as long as it keeps this.
+    /// State may be allocated for it while the slot is held.
     Admitted(Slot),
-    /// It has to show that it receives at its address.
+    /// It has to prove its address.
     Challenged,
-    /// There is no room for it, or it has to ask again.
+    /// There is no room for it, or it has to repeat its check first.
     Dropped,
 }
 
-/// Decides about first contacts. Of constant size, but for what `max_handshakes` bounds.
+/// Decides about first contacts. Its size is constant, except for what `max_handshakes` bounds.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
@@ -85,9 +88,9 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 struct Book {
-    /// Handshakes under way.
+    /// Handshakes in progress.
     taken: usize,
-    /// The same by prefix. No entry is zero, so there are at most `max_handshakes`.
+    /// The same by prefix. No count is zero, so there are at most `max_handshakes` entries.
     by_prefix: HashMap<Prefix, usize>,
     unproven_rates: Rates,
     proven_rates: Rates,
@@ -116,11 +119,11 @@ impl Admission {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        // Counters and whole entries; nothing under this lock panics.
+        // Nothing under this lock panics.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes challenges, and knows their answers.
+    /// The key that creates challenges and recognizes their answers.
     pub(crate) fn key(&self) -> &Arc<ChallengeKey> {
         &self.key
     }
@@ -129,7 +132,8 @@ impl Admission {
         ip.to_canonical().is_loopback() && !self.limits.limit_loopback
     }
 
-    /// Decides about a first contact from `source` with this USERNAME, whose sender answers checks with this password.
+    /// Decides about a first contact. `password` is the one with which the peer signs answers to
+    /// checks.
     pub(crate) fn admit(
         self: &Arc<Self>,
         now: Instant,
@@ -172,7 +176,7 @@ impl Admission {
         })
     }
 
-    /// Takes in what may be the answer of a stranger to a challenge; `true` if it is.
+    /// Stores the answer to a challenge. Returns whether `datagram` is one.
     pub(crate) fn take_answer(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
         if !self.key.is_answer(now, source, datagram) {
             return false;
@@ -185,7 +189,7 @@ impl Admission {
         } else {
             self.limits.max_handshakes_per_prefix
         };
-        // Enough for as many as can be admitted, twice.
+        // Twice as many as can be admitted.
         let most = self.limits.max_handshakes.saturating_mul(2);
         let mut book = self.book();
         book.proofs
@@ -193,20 +197,20 @@ impl Admission {
         true
     }
 
-    /// Answers to challenges that are kept.
+    /// Number of stored answers to challenges.
     #[cfg(test)]
     pub(crate) fn proofs(&self) -> usize {
         self.book().proofs.answers.len()
     }
 
-    /// Whether nothing is under way.
+    /// Whether no handshake is in progress.
     pub(crate) fn is_idle(&self) -> bool {
         let book = self.book();
         book.taken == 0 && book.by_prefix.is_empty()
     }
 }
 
-/// One of the handshakes that may be under way, until it is dropped.
+/// The place of one handshake, released on drop.
 #[derive(Debug)]
 pub(crate) struct Slot {
     admission: Arc<Admission>,
@@ -226,15 +230,15 @@ impl Drop for Slot {
     }
 }
 
-/// Addresses that have answered a challenge and have no state yet.
+/// Answers to challenges from addresses that have no connection yet.
 ///
-/// Only who receives at an address can enter it, each prefix has a share, and an entry lives for
-/// [`PROOF_LIFETIME`]. With the table full no more enter; their next check is challenged again.
+/// An entry requires that its address receives. Each prefix has a share, and an entry expires after
+/// [`PROOF_LIFETIME`]. A full table takes no more; those peers are challenged again.
 #[derive(Debug, Default)]
 struct Proofs {
     answers: HashMap<SocketAddr, Answer>,
     by_prefix: HashMap<Prefix, usize>,
-    /// Every entry of `answers`, oldest first, and some that were forgotten since.
+    /// Every entry of `answers`, oldest first, and some that have been removed since.
     order: VecDeque<(Instant, SocketAddr)>,
 }
 
@@ -257,14 +261,14 @@ impl Proofs {
         self.expire(now);
         let prefix = Prefix::of(address.ip());
         let share = self.by_prefix.get(&prefix).copied().unwrap_or_default();
-        // An address that answers again and again is entered once.
+        // A repeated answer does not extend the entry.
         if self.answers.contains_key(&address)
             || self.answers.len() >= most
             || share >= most_of_prefix
         {
             return;
         }
-        // Those that were admitted leave their place in `order` behind.
+        // Removed entries stay in `order`.
         if self.order.len() > 2 * most {
             let known = &self.answers;
             self.order.retain(|(until, address)| {
@@ -286,7 +290,7 @@ impl Proofs {
                 break;
             }
             self.order.pop_front();
-            // It may have been forgotten, and entered again later.
+            // The entry may have been removed, and inserted again later.
             let known = self.answers.get(&address);
             if known.is_some_and(|answer| answer.until == until) {
                 self.forget(address);
@@ -294,7 +298,7 @@ impl Proofs {
         }
     }
 
-    /// Whether who has this password has answered at this address.
+    /// Whether the owner of `password` has answered from `address`.
     fn holds(&self, now: Instant, address: SocketAddr, password: &str) -> bool {
         self.answers
             .get(&address)

@@ -1,4 +1,5 @@
-//! First contacts and answers to challenges, of hosts that lie, held against a model of who has proven what.
+//! First contacts and answers to challenges, of honest and lying hosts, checked against a model of
+//! the proofs.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +23,7 @@ const LIMITS: Limits = Limits {
     limit_loopback: true,
 };
 
-/// One of a few users, whose passwords differ.
+/// One of a few users with different passwords.
 fn user(input: &mut Input<'_>) -> ServerCredentials {
     let letter = input.pick(&["a", "b", "c"]);
     let username = format!("libp2p+webrtc+v2/{}:abcd", letter.repeat(22));
@@ -36,7 +37,7 @@ fn source(input: &mut Input<'_>) -> SocketAddr {
     ))
 }
 
-/// An answer with the right transaction that was signed.
+/// A signed answer with the right transaction ID.
 struct Proof {
     source: SocketAddr,
     password: String,
@@ -67,10 +68,10 @@ impl Model {
     }
 }
 
-/// Runs the steps that `bytes` describe.
+/// Runs the steps encoded in `bytes`.
 ///
 /// # Panics
-/// If a contact gets in that may not, or anything is left in the end.
+/// If a contact is admitted against the rules, or anything is left at the end.
 pub(super) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let admission = std::sync::Arc::new(Admission::new(LIMITS));
@@ -102,7 +103,7 @@ pub(super) fn run(bytes: &[u8]) {
         }
     }
     model.slots.clear();
-    assert!(admission.is_idle(), "a handshake that nobody has");
+    assert!(admission.is_idle(), "a handshake without a slot");
 }
 
 fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mut Model) {
@@ -121,7 +122,7 @@ fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mu
             });
         }
         2 => {
-            // As a STUN server: the header, and the address of 12 bytes.
+            // As from a STUN server: the header, and an address attribute of 12 bytes.
             answer.truncate(32);
             answer[2..4].copy_from_slice(&[0, 12]);
             assert!(admission.take_answer(now, source, &answer), "an answer");
@@ -135,7 +136,7 @@ fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mu
             );
         }
         4 => {
-            // Its integrity holds no more; what comes behind that is not covered by it.
+            // Invalidates MESSAGE-INTEGRITY, which does not cover the bytes after it.
             let covered = answer.len() - 32;
             let at = input.below(covered);
             answer[at] ^= input.u8() | 1;

@@ -1,38 +1,40 @@
-//! Which strangers have been heard of lately, in constant memory.
+//! Remembers recent first contacts in constant memory.
 //!
-//! Answering a flood costs more than receiving it: two HMACs and two datagrams each. A dialler that gets no
-//! answer sends its check again after 50 to 500 ms, with the same USERNAME; a flood has each once, or
-//! pays twice. So beyond a rate only who has been heard of before is answered. Two Bloom filters take
-//! turns, which forgets everything by the clock.
+//! An answer to a flood costs more than its reception: two HMACs and two datagrams for each
+//! contact. A dialler without a response repeats its check after 50 to 500 ms, with the same
+//! USERNAME; a flood sends each contact once, or has twice the cost. So beyond a rate only a
+//! repeated check is answered. Two Bloom filters alternate, so that everything expires by the
+//! clock.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long a filter is written to; then it is read for as long. Diallers repeat their checks much sooner.
-const TURN: Duration = Duration::from_secs(2);
+/// How long a filter is written to; after that it is read for as long. Diallers repeat their checks
+/// much sooner.
+const PERIOD: Duration = Duration::from_secs(2);
 
-/// Bits of a filter, as 64-bit words: 128 KiB. With 100 000 strangers in a turn, 3 % of the others seem
-/// familiar, and are answered at once.
+/// Size of a filter in 64-bit words: 128 KiB. With 100 000 contacts in one period, 3 % of the
+/// others are false positives, and are answered at once.
 const WORDS: u64 = 1 << 14;
 
-/// Strangers of the last [`TURN`] and the one before.
+/// The first contacts of the current and the previous [`PERIOD`].
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
     keys: RandomState,
-    /// The number of the turn that `current` belongs to.
-    turn: u64,
+    /// The number of the period of `current`.
+    period: u64,
     current: Vec<u64>,
     previous: Vec<u64>,
 }
 
 impl Sightings {
-    /// Notes that a stranger was heard of at `now`, a time since any fixed instant. Returns whether it has been
-    /// before.
+    /// Records a first contact at `now`, the time since any fixed instant. Returns whether it has
+    /// been recorded before.
     pub(super) fn note(&mut self, now: Duration, source: SocketAddr, username: &str) -> bool {
-        self.turn_over(now);
+        self.rotate(now);
         if self.current.is_empty() {
-            // With the first flood, so that calm endpoints do without.
+            // Allocated with the first flood.
             self.current = vec![0; WORDS as usize];
             self.previous = vec![0; WORDS as usize];
         }
@@ -55,17 +57,17 @@ impl Sightings {
         seen
     }
 
-    fn turn_over(&mut self, now: Duration) {
-        let turn = now.as_secs() / TURN.as_secs();
-        if turn == self.turn {
+    fn rotate(&mut self, now: Duration) {
+        let period = now.as_secs() / PERIOD.as_secs();
+        if period == self.period {
             return;
         }
         std::mem::swap(&mut self.current, &mut self.previous);
         self.current.fill(0);
-        if turn != self.turn + 1 {
+        if period != self.period + 1 {
             self.previous.fill(0);
         }
-        self.turn = turn;
+        self.period = period;
     }
 }
 
@@ -84,12 +86,12 @@ mod tests {
         assert!(!sightings.note(at(1900), source(1), "a"));
         assert!(
             !sightings.note(at(1940), source(1), "b"),
-            "not another of there"
+            "another user at the same address"
         );
         assert!(sightings.note(at(1950), source(1), "a"));
         assert!(
             sightings.note(at(2200), source(1), "a"),
-            "in the next turn too"
+            "in the next period too"
         );
         assert!(
             !sightings.note(at(9000), source(1), "a"),

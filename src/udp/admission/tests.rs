@@ -1,4 +1,4 @@
-//! What admission decides, and what it remembers.
+//! Tests of the decisions of admission, and of the state that it keeps.
 
 use super::challenge::{PeerCredentials, success, transaction};
 use super::*;
@@ -20,7 +20,7 @@ fn admission(limits: Limits) -> Arc<Admission> {
     Arc::new(Admission::new(limits))
 }
 
-/// Of the peers.
+/// The password of the peers.
 const PWD: &str = "pppppppppppppppppppppp";
 
 /// Port `port` of the `n`-th host.
@@ -41,7 +41,7 @@ fn prove(admission: &Admission, now: Instant, source: SocketAddr) {
     answer(admission, now, source, PWD);
 }
 
-/// Answers a challenge, as who has another password does.
+/// Answers a challenge with another password.
 fn answer(admission: &Admission, now: Instant, source: SocketAddr, password: &str) {
     let credentials = parse_username(&format!("libp2p+webrtc+v2/{PWD}:abcd")).expect("well formed");
     let peer = PeerCredentials::from(&credentials);
@@ -59,7 +59,7 @@ async fn forged_sources_take_half_of_the_handshakes_and_proven_peers_the_rest() 
         match admission.admit(now, source(n, 1), "a:b", PWD) {
             Verdict::Admitted(slot) => slots.push(slot),
             Verdict::Challenged => {}
-            Verdict::Dropped => panic!("nobody is turned away unheard"),
+            Verdict::Dropped => panic!("no contact is dropped without a challenge"),
         }
     }
     assert_eq!(slots.len(), 8);
@@ -118,7 +118,7 @@ async fn one_prefix_gets_its_share_of_the_handshakes_only() {
     assert!(admission.is_idle());
 }
 
-/// Found by `strangers::attack`: whoever forged the address of one host could keep that one out.
+/// Found by `strangers::attack`: an attacker could keep one host out by forging its address.
 #[tokio::test(start_paused = true)]
 async fn a_forger_of_one_prefix_takes_half_of_its_share_and_who_is_there_the_rest() {
     let mut limits = LIMITS;
@@ -130,7 +130,7 @@ async fn a_forger_of_one_prefix_takes_half_of_its_share_and_who_is_there_the_res
         match admission.admit(now, source(1, port), "a:b", PWD) {
             Verdict::Admitted(slot) => slots.push(slot),
             Verdict::Challenged => {}
-            Verdict::Dropped => panic!("nobody is turned away unheard"),
+            Verdict::Dropped => panic!("no contact is dropped without a challenge"),
         }
     }
     assert_eq!(slots.len(), 2);
@@ -263,7 +263,7 @@ async fn a_fast_flood_is_answered_only_where_it_repeats_itself() {
     ));
 }
 
-/// An answer is kept until a check names its user, so its length is bounded too.
+/// An answer is stored until a check with its user arrives, so its length is bounded too.
 #[tokio::test(start_paused = true)]
 async fn an_answer_of_more_than_256_bytes_proves_nothing_and_is_not_kept() {
     let admission = admission(LIMITS);
@@ -283,7 +283,7 @@ async fn an_answer_of_more_than_256_bytes_proves_nothing_and_is_not_kept() {
     }
 }
 
-/// A success response with an attribute of this many bytes more, its header included.
+/// A success response with `more` bytes in a further attribute, including its header.
 fn signed_answer(asked: super::challenge::Transaction, more: usize) -> Vec<u8> {
     super::challenge::success_with_software(asked, source(1, 1), &"s".repeat(more - 4), PWD)
 }

@@ -1,4 +1,4 @@
-//! What garbage leaves behind at a listener: nothing.
+//! Garbage leaves no state at a listener.
 
 use std::net::IpAddr;
 
@@ -68,7 +68,8 @@ fn arrives(
     router.route(now, received, local())
 }
 
-/// What nobody who means well sends: noise, messages of others, and good ones that were changed.
+/// Datagrams that no honest peer sends: noise, messages of other exchanges, and modified valid
+/// ones.
 fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) -> Vec<u8> {
     let noise = |rng: &mut StdRng, most: usize| -> Vec<u8> {
         (0..rng.random_range(0..most))
@@ -80,14 +81,14 @@ fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) 
     let transaction: Transaction = rng.random();
     match rng.random_range(0..10) {
         0 => noise(rng, 1500),
-        // A header of STUN, and anything behind it.
+        // A STUN header, followed by noise.
         1 => {
             let mut bytes = good[..20].to_vec();
             bytes.extend(noise(rng, 200));
             bytes[3] = (bytes.len() - 20) as u8;
             bytes
         }
-        // What the integrity covers: all in front of it, and it.
+        // A bit flip in what MESSAGE-INTEGRITY covers, or in itself.
         2 | 3 => {
             let at = rng.random_range(0..good.len() - 8);
             good[at] ^= 1 << rng.random_range(0..8);
@@ -98,10 +99,10 @@ fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) 
             good.truncate(length);
             good
         }
-        // Answers to what was not asked, signed or not.
+        // Responses without a request.
         5 => success(transaction, source, &ufrag),
         6 => refusal(transaction, &ufrag),
-        // The answer of somebody else, to whom a challenge went.
+        // The answer to a challenge that was sent to another address.
         7 => {
             let elsewhere = host(12, rng.random());
             let peer = PeerCredentials::from(
@@ -111,14 +112,14 @@ fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) 
             let asked = super::transaction(&challenge).expect("a check");
             success(asked, source, &ufrag)
         }
-        // A challenge of another listener, which has to get no answer.
+        // A challenge of another listener, which must not be answered.
         8 => {
             let peer = PeerCredentials::from(
                 &parse_username(&format!("{ufrag}:{ufrag}")).expect("well formed"),
             );
             ChallengeKey::generate().challenge(now, source, &peer)
         }
-        // Records of DTLS, from where ICE has heard of nobody.
+        // DTLS records from an address without a STUN check.
         _ => {
             let mut bytes = vec![22, 254, 253];
             bytes.extend(noise(rng, 1400));
@@ -127,8 +128,8 @@ fn garbage(rng: &mut StdRng, router: &Router, now: Instant, source: SocketAddr) 
     }
 }
 
-/// Sends garbage from one host after another, one each millisecond. Nothing of it is answered or
-/// kept.
+/// Sends garbage from 10 000 hosts, one each millisecond, and asserts that it is neither answered
+/// nor stored.
 fn pour(rng: &mut StdRng, router: &Arc<Router>, now: &mut Instant, connections: usize) {
     for n in 0..10_000 {
         *now += Duration::from_millis(1);
@@ -143,8 +144,8 @@ fn pour(rng: &mut StdRng, router: &Arc<Router>, now: &mut Instant, connections: 
     }
 }
 
-/// Row H-13: in calm times and under pressure garbage leaves no state, takes nobody's place, and
-/// proves nothing; honest peers get in beside it.
+/// Row H-13: with and without load, garbage leaves no state, takes no slot, and proves nothing;
+/// honest peers are still admitted.
 #[tokio::test(start_paused = true)]
 async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
     for seed in crate::random::seeds(2) {
@@ -155,7 +156,7 @@ async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
         pour(&mut rng, &router, &mut now, 0);
         assert!(router.is_empty() && router.admission.is_idle());
 
-        // Half of the handshakes are taken: from now on strangers are challenged.
+        // Half of the handshakes are taken: from now on first contacts are challenged.
         let mut contacts = Vec::new();
         for n in 0..MOST / 2 {
             let ufrag = ufrag(&mut rng);
@@ -181,7 +182,7 @@ async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
                 other => panic!("{n}: {other:?}"),
             }
         }
-        // All places are taken.
+        // All slots are taken.
         pour(&mut rng, &router, &mut now, MOST);
         contacts.clear();
         assert!(router.is_empty() && router.admission.is_idle());

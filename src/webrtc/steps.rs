@@ -1,5 +1,4 @@
-//! The turns of a connection: what comes in, what is due and what goes out, and what the driver hears
-//! of it.
+//! The steps of a connection: receive, handle what is due, send, and report events to the driver.
 
 use std::task::{Context, Poll};
 
@@ -7,42 +6,46 @@ use tokio::time::Instant;
 
 use super::engine::{CHANNEL_ZERO, EngineEvent};
 use super::reachability::Reachability;
-use super::{MAX_UNSENT, Source, WebRtcCarrier};
+use super::{MAX_UNSENT, Phase, Refusal, Source, WebRtcCarrier, Writers};
 use crate::carrier::CarrierEvent;
 use crate::error::ConnectionError;
 use crate::message::MAX_FRAME;
 
-/// Turns of receiving and sending before events are looked at again.
-pub(super) const TURNS_PER_POLL: usize = 16;
+/// Maximum steps of receiving and sending in one poll.
+pub(super) const STEPS_PER_POLL: usize = 16;
 
-/// When what was received is answered.
+/// When received datagrams are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Before its events are reported, to a caller that may not come again.
+pub(super) enum AnswerTime {
+    /// Before the events are reported, for a caller that may not poll again.
     AtOnce,
-    /// When the driver has handled the events: what it writes then shares packets with the
+    /// After the driver has handled the events: what it writes then shares packets with the
     /// acknowledgement.
-    NextTurn,
+    NextStep,
 }
 
 impl WebRtcCarrier {
-    /// Drives the engine and returns its next event. The peer has its answer by then.
+    /// Drives the engine and returns its next event. Received datagrams are answered before.
     pub(crate) fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
-        self.poll_turns(cx, Answer::AtOnce)
+        self.poll_steps(cx, AnswerTime::AtOnce)
     }
 
-    pub(super) fn poll_turns(&mut self, cx: &mut Context<'_>, answer: Answer) -> Poll<EngineEvent> {
-        for _ in 0..TURNS_PER_POLL {
+    pub(super) fn poll_steps(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: AnswerTime,
+    ) -> Poll<EngineEvent> {
+        for _ in 0..STEPS_PER_POLL {
             if let Some(event) = self.next_event() {
                 return Poll::Ready(event);
             }
-            let moved = self.turn(cx, answer);
+            let moved = self.step(cx, answer);
             if !moved {
                 let event = self.next_event().or_else(|| self.poll_port_watch(cx));
                 return event.map_or(Poll::Pending, Poll::Ready);
             }
         }
-        // More to do, but the driver has other work too.
+        // Yields to the driver's other work.
         cx.waker().wake_by_ref();
         self.next_event().map_or(Poll::Pending, Poll::Ready)
     }
@@ -68,14 +71,15 @@ impl WebRtcCarrier {
     }
 
     pub(super) fn next_event(&mut self) -> Option<EngineEvent> {
-        if std::mem::take(&mut self.refused_by_peer) {
+        if matches!(self.refusal, Refusal::Received) {
+            self.refusal = Refusal::NotExpected;
             return Some(EngineEvent::Refused);
         }
         let now = Instant::now();
         let event = self.next_of_engine().or_else(|| {
             let is_silent = self.lifetime.silent_at().is_some_and(|at| at <= now);
-            let is_unwanted = |to: &mut Reachability| to.is_unwanted(now);
-            (is_silent || self.reachability.as_mut().is_some_and(is_unwanted))
+            let is_consent_expired = |to: &mut Reachability| to.is_consent_expired(now);
+            (is_silent || self.reachability.as_mut().is_some_and(is_consent_expired))
                 .then_some(EngineEvent::Ended(ConnectionError::TimedOut))
         });
         if let Some(reachability) = &mut self.reachability {
@@ -90,18 +94,19 @@ impl WebRtcCarrier {
         event
     }
 
-    /// Receives, lets time pass, polls the engine and sends. `false` when nothing moved and the
-    /// wake-ups for all of that are arranged.
-    fn turn(&mut self, cx: &mut Context<'_>, answer: Answer) -> bool {
+    /// Receives, handles timeouts, polls the engine and sends. Returns `false` when there was
+    /// nothing to do; then all wakers are registered.
+    fn step(&mut self, cx: &mut Context<'_>, answer: AnswerTime) -> bool {
         if self.unsent.len() > MAX_UNSENT {
-            // What is not fed is dropped by the kernel or the inbox, like on any full link.
+            // Datagrams that are not received are dropped by the kernel or the inbox, as on any
+            // full link.
             return self.send(cx);
         }
         let owes_answer = std::mem::take(&mut self.owes_answer);
-        let received = !owes_answer && !self.ended && self.receive(cx);
+        let received = !owes_answer && self.phase != Phase::Ended && self.receive(cx);
         let now = Instant::now();
         if received
-            && answer == Answer::NextTurn
+            && answer == AnswerTime::NextStep
             && self.engine.take_in(now.into_std(), &mut self.unsent)
         {
             if self.engine.take_heard(received) {
@@ -110,13 +115,13 @@ impl WebRtcCarrier {
             self.owes_answer = true;
             return true;
         }
-        if self.timer.as_mut().poll(cx).is_ready() && !self.ended {
+        if self.timer.as_mut().poll(cx).is_ready() && self.phase != Phase::Ended {
             if self.engine_timeout <= now {
                 self.engine.handle_timeout(now.into_std());
             }
             self.close_overdue(now);
             self.watch_source(now);
-            self.ask_for_life(now);
+            self.check_liveness(now);
             self.dirty = true;
         }
         let polled = std::mem::take(&mut self.dirty);
@@ -134,7 +139,7 @@ impl WebRtcCarrier {
         received || owes_answer || polled || sent || armed || self.dirty
     }
 
-    /// What happened before the driver began, and frames about the connection that wait to be read.
+    /// The events of the handshake, and unread notices.
     pub(super) fn next_early(&mut self, cx: &mut Context<'_>) -> Option<CarrierEvent> {
         if let Some(event) = self.early.pop_front() {
             return Some(event);
@@ -145,7 +150,7 @@ impl WebRtcCarrier {
         None
     }
 
-    /// What the driver hears of an event of the engine.
+    /// Translates an event of the engine for the driver.
     pub(super) fn report(
         &mut self,
         event: EngineEvent,
@@ -153,12 +158,15 @@ impl WebRtcCarrier {
     ) -> Option<Result<CarrierEvent, ConnectionError>> {
         match event {
             EngineEvent::Carrier(CarrierEvent::Writable) => {
-                // Acknowledgements come all the time; only who was refused wants to know,
-                // and only once there is room for a whole frame.
-                let is_wanted = self.not_open || (self.refused && self.has_room(MAX_FRAME));
-                is_wanted.then(|| {
-                    self.refused = false;
-                    self.not_open = false;
+                // Acknowledgements arrive all the time. Only a refused writer needs the event, and
+                // only when there is room for a whole frame.
+                let is_due = match self.writers {
+                    Writers::Idle => false,
+                    Writers::NeedBudget => self.has_room(MAX_FRAME),
+                    Writers::NeedChannel => true,
+                };
+                is_due.then(|| {
+                    self.writers = Writers::Idle;
                     Ok(CarrierEvent::Writable)
                 })
             }
@@ -167,7 +175,7 @@ impl WebRtcCarrier {
             }
             EngineEvent::Carrier(event) => Some(Ok(event)),
             EngineEvent::Ended(cause) => {
-                self.ended = true;
+                self.phase = Phase::Ended;
                 Some(Err(cause.explained(self.notices.goodbye.take())))
             }
             EngineEvent::Refused
