@@ -469,7 +469,7 @@ fn the_crates_that_a_feature_saves_are_counted() {
     let count = |edges: &str, options: &[&str]| packages(edges, options).len();
     let lean = &["--no-default-features"];
     let saved = count("normal,build", &[]) - count("normal,build", lean);
-    let text = format!("without it there are {saved} crates less to build");
+    let text = format!("without it {saved} fewer crates are built");
     says("README.md", &text, true);
     // Without the package itself.
     let (default, lean) = (count("normal", &[]) - 1, count("normal", lean) - 1);
