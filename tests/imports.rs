@@ -111,3 +111,52 @@ fn imports_go_down() {
     let edges: BTreeSet<_> = up.iter().map(|(from, to, _)| (&**from, &**to)).collect();
     assert_eq!(edges, BTreeSet::new(), "{up:#?}");
 }
+
+/// Every import of a room by a room, without those that follow from others.
+fn direct_imports(root: &Path) -> BTreeSet<(String, String)> {
+    let mut edges = BTreeSet::new();
+    for path in sources(root) {
+        let name = path.strip_prefix(root).expect("below it").to_string_lossy();
+        if is_rig(&name) || name == "lib.rs" {
+            continue;
+        }
+        let room = name.split('/').next().expect("a name");
+        let room = room.trim_end_matches(".rs");
+        let text = fs::read_to_string(&path).expect("it is text");
+        let others = named(&code(&text)).into_iter().filter(|to| to != room);
+        edges.extend(others.map(|to| (room.to_owned(), to)));
+    }
+    let of = |room: &str| {
+        let of_room = edges.iter().filter(move |(from, _)| from == room);
+        of_room.map(|(_, to)| to.clone()).collect::<Vec<_>>()
+    };
+    // A room imports rooms below it only, so that this ends.
+    let follows = |from: &str, to: &String| {
+        let mut left: Vec<_> = of(from).into_iter().filter(|other| other != to).collect();
+        while let Some(room) = left.pop() {
+            let next = of(&room);
+            if next.contains(to) {
+                return true;
+            }
+            left.extend(next);
+        }
+        false
+    };
+    let direct = edges.iter().filter(|(from, to)| !follows(from, to));
+    direct.cloned().collect()
+}
+
+#[test]
+fn the_drawing_of_the_rooms_is_that_of_the_imports() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("it is text");
+    let drawing = page.split("```").nth(1).expect("a drawing");
+    let is_room = |name: &str| ROOMS.contains(&name);
+    let arrows = drawing
+        .lines()
+        .filter_map(|line| line.trim().split_once(" --> "))
+        .filter(|(from, to)| is_room(from) && is_room(to))
+        .map(|(from, to)| (from.to_owned(), to.to_owned()));
+    let drawn: BTreeSet<_> = arrows.collect();
+    assert_eq!(drawn, direct_imports(&root.join("src")));
+}

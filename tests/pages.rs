@@ -1,5 +1,5 @@
-//! What the pages say of the code, as far as a program can check it: paths, links, the names of tests, numbers,
-//! the tables of `docs/interop.md`, and what is made by `scripts/figures.sh`.
+//! Checks the Markdown pages against the code: paths, links, names of tests, numbers, the tables of
+//! `docs/interop.md`, and what `scripts/figures.sh` writes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ mod figures;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What is built or installed here.
+/// Directories that are built or installed, and corpora.
 const NOT_OURS: [&str; 6] = [
     "target",
     "node_modules",
@@ -23,7 +23,7 @@ const NOT_OURS: [&str; 6] = [
     "corpus",
 ];
 
-/// All files, relative to the root, with `/` between their parts.
+/// All files, relative to the root, with `/` as separator.
 fn files() -> Vec<String> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from(ROOT)];
@@ -53,14 +53,14 @@ fn pages() -> Vec<String> {
     files().into_iter().filter(|f| f.ends_with(".md")).collect()
 }
 
-/// The text without blocks of code.
+/// The text of a page without its code blocks.
 fn prose(page: &str) -> String {
     let text = read(page);
     let parts = text.split("```").step_by(2);
     parts.collect::<Vec<_>>().join("\n")
 }
 
-/// What stands between backticks, each with the line that it stands in.
+/// Every code span, with the line that contains it.
 fn code_spans(text: &str) -> Vec<(&str, &str)> {
     let of_line = |line| {
         let spans = str::split(line, '`').skip(1).step_by(2);
@@ -91,12 +91,12 @@ fn what_pages_link_to_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// What a name of a file ends with.
+/// Extensions by which a span counts as the name of a file.
 const ENDINGS: [&str; 11] = [
     ".rs", ".sh", ".md", ".py", ".mjs", ".go", ".toml", ".txt", ".proto", ".json", ".svg",
 ];
 
-/// Files that appear when something runs, and one of somebody else's.
+/// Files that a program writes at run time, and one of a foreign project.
 const MADE: [&str; 3] = ["received", "me.key", "_udp_mux.py"];
 
 #[test]
@@ -105,11 +105,11 @@ fn files_that_pages_name_exist() {
     let mut missing = Vec::new();
     for page in pages() {
         for (span, _) in code_spans(&prose(&page)) {
-            // The first word, without what names something inside of the file.
+            // The first word, without the name of an item inside the file.
             let word = span.split([' ', ',']).next().unwrap_or_default();
             let name = word.split("::").next().unwrap_or_default();
             let name = name.trim_start_matches("./").trim_end_matches('/');
-            let name = name.replace("H/", "src/webrtc/hostile/");
+            let name = name.replace("H/", "tests/hostile/");
             let name = name.strip_prefix("../").unwrap_or(&name);
             let is_file = ENDINGS.iter().any(|ending| name.ends_with(ending));
             let has_root = [
@@ -125,7 +125,7 @@ fn files_that_pages_name_exist() {
             .iter()
             .any(|root| name.starts_with(root));
             let is_pattern = name.contains(['*', '<', '$', '(', '[', '|']);
-            // An ending alone is a kind of file.
+            // An extension alone names a kind of file.
             if !(is_file || has_root) || is_pattern || MADE.contains(&name) || name.starts_with('.')
             {
                 continue;
@@ -134,7 +134,7 @@ fn files_that_pages_name_exist() {
                 file == name
                     || file.ends_with(&format!("/{name}"))
                     || file.contains(&format!("{name}/"))
-                    // A module of several files, or a target of cargo.
+                    // A module of several files, or a cargo target.
                     || file.starts_with(&format!("{name}."))
             });
             if !exists && !name.contains("/target") && !name.contains("/artifacts") {
@@ -145,7 +145,7 @@ fn files_that_pages_name_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// A function of our sources, and the parts of its path.
+/// A function in the sources, with the components of its path.
 struct Function {
     name: String,
     path: Vec<String>,
@@ -168,7 +168,6 @@ fn functions() -> Vec<Function> {
         if text.contains("mod tests {") {
             path.push("tests".to_owned());
         }
-        // "conformance" alone names its cases, whose path is that of the carrier.
         for line in text.lines() {
             let Some((_, rest)) = line.split_once("fn ") else {
                 continue;
@@ -185,7 +184,7 @@ fn is_part_of_name(character: char) -> bool {
     character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_'
 }
 
-/// Whether a name is meant by a pattern, in which `*` or `...` stand for anything.
+/// Whether a name matches a pattern, in which `*` and `...` match anything.
 fn is_meant(name: &str, pattern: &str) -> bool {
     let pattern = pattern.replace("...", "*");
     let mut parts = pattern.split('*');
@@ -202,14 +201,14 @@ fn is_meant(name: &str, pattern: &str) -> bool {
     }
     match last {
         None => rest.is_empty(),
-        // The last part may come more than once, and has to be the end.
+        // The last part may occur more than once, and has to end the name.
         Some(part) => part.is_empty() || name.ends_with(part),
     }
 }
 
-/// A span that can be nothing but the path of a function: `module::name`, in lower case.
+/// Parses a span that can only be the path of a function: `module::name`, in lower case.
 fn as_function(span: &str) -> Option<(Vec<String>, &str)> {
-    let span = span.replace("H/", "src/webrtc/hostile/");
+    let span = span.replace("H/", "tests/hostile/");
     let span: &str = span.leak();
     let (path, name) = span.rsplit_once("::")?;
     let pattern = |c: char| is_part_of_name(c) || c == '*' || c == '.';
@@ -243,7 +242,7 @@ fn tests_that_pages_name_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// A row of the requirements in `tests/README.md`: its ids, and what stands for them.
+/// The rows of the requirements in `tests/README.md`: their ids, and the cell with their tests.
 fn rows() -> Vec<(String, String)> {
     let text = read("tests/README.md");
     let cells = text.lines().filter_map(|line| {
@@ -269,7 +268,7 @@ fn rows() -> Vec<(String, String)> {
     cells.collect()
 }
 
-/// Each row has a test that exists, or says in so many words why it has none.
+/// Each row names a test that exists, or states why it has none.
 #[test]
 fn rows_of_the_requirements_have_tests_or_a_reason() {
     const REASONS: [&str; 7] = [
@@ -298,12 +297,12 @@ fn rows_of_the_requirements_have_tests_or_a_reason() {
             let has_part = |part: &String| function.path.contains(part);
             is_meant(&function.name, name) && path.iter().all(has_part)
         });
-        // Cases of the conformance suite are made by a macro, and a file stands for all of its
+        // A macro generates the cases of the conformance suite, and a file stands for all of its
         // tests.
         let is_case = || {
             let mut cases = files
                 .iter()
-                .filter(|f| f.starts_with("src/carrier/conformance/"));
+                .filter(|f| f.starts_with("crates/testkit/src/conformance/"));
             cases.any(|file| read(file).contains(&format!("{name}, ")))
         };
         let is_file = || files.iter().any(|f| f.ends_with(&format!("/{name}.rs")));
@@ -332,7 +331,7 @@ fn rows_of_the_requirements_have_tests_or_a_reason() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Long names without a path: of tests, fields, functions or cases of foreign peers.
+/// Long names without a path: tests, fields, functions or cases of foreign peers.
 #[test]
 fn names_that_pages_use_are_used_in_the_code() {
     let mut words = BTreeSet::new();
@@ -350,7 +349,7 @@ fn names_that_pages_use_are_used_in_the_code() {
         false => words.contains(name),
         true => words.iter().any(|word| is_meant(word, name)),
     };
-    // What was renamed stands in the one, and names of others in the other.
+    // The one has names from before a renaming, the other names of foreign projects.
     let others = ["CHANGELOG.md", "interop/python/README.md"];
     let mut missing = Vec::new();
     for page in pages().iter().filter(|page| !others.contains(&&***page)) {
@@ -366,7 +365,7 @@ fn names_that_pages_use_are_used_in_the_code() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// Asserts that a page says this, which is only true while `holds`.
+/// Asserts that a page contains this text, which is true only while `holds`.
 fn says(page: &str, text: &str, holds: bool) {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
@@ -432,7 +431,7 @@ fn numbers_of_the_pages_are_those_of_the_code() {
     );
 }
 
-/// Packages that the library is built of, by these edges of the graph.
+/// Packages that the library is built from, along these edges of the dependency graph.
 fn packages(edges: &str, options: &[&str]) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
@@ -453,7 +452,7 @@ fn packages(edges: &str, options: &[&str]) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// `crates/str0m` is for tests.
+/// `crates/str0m` is for tests only.
 #[test]
 fn no_set_of_features_brings_str0m() {
     for features in [&[][..], &["--no-default-features"], &["--all-features"]] {
@@ -506,8 +505,8 @@ const COLUMNS: [&str; 7] = [
     "tests",
 ];
 
-/// Whether `case` is a text of the sources, in which `{...}` stands for anything. Four letters at
-/// least: "{}" is everything.
+/// Whether `case` is a string of the sources, in which `{...}` matches anything. It needs at
+/// least four letters: "{}" would match everything.
 fn is_case(case: &str, sources: &str) -> bool {
     let mut texts = sources.split('"');
     texts.any(|text| {
@@ -573,7 +572,7 @@ fn the_tables_of_foreign_peers_name_only_tests_and_cases_that_exist() {
     assert!(rows > 20, "{rows} rows");
 }
 
-/// Those that were longer when the rule was written.
+/// Files that were longer when the rule was introduced.
 const LONG: [&str; 8] = [
     "crates/rtc/src/client_hello.rs",
     "crates/sctp/src/differential.rs",
@@ -585,12 +584,12 @@ const LONG: [&str; 8] = [
     "tests/substream_close.rs",
 ];
 
-/// `CONTRIBUTING.md` says so.
+/// The rule of `CONTRIBUTING.md`.
 #[test]
 fn files_are_short() {
     says("CONTRIBUTING.md", "New files stay under 600 lines", true);
     let is_long = |file: &String| file.ends_with(".rs") && read(file).lines().count() > 600;
     let long: BTreeSet<_> = files().into_iter().filter(is_long).collect();
-    // Nor does one stay on the list that has become short.
+    // A file that has become short leaves the list.
     assert_eq!(long, LONG.map(str::to_owned).into());
 }

@@ -550,4 +550,6 @@ impl State {
 }
 
 #[cfg(test)]
+mod diagrams;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! The blocks that `scripts/figures.sh` writes, and what is made of them: the pictures, and what `README.md` says of
-//! throughput and paths.
+//! Checks the blocks that `scripts/figures.sh` writes, the plots, and the claims of `README.md`
+//! about throughput and paths.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use super::{files, read};
 const PAGE: &str = "docs/benchmarks.md";
 const END: &str = "<!-- end of figures -->";
 
-/// Each picture, and the block that it shows.
+/// Each plot, and the block that it shows.
 const PICTURES: [(&str, &str); 3] = [
     ("docs/figures/goodput.svg", "paths"),
     ("docs/figures/memory.svg", "peers"),
     ("docs/figures/throughput.svg", "peers"),
 ];
 
-/// What stands between the markers of a page, by name.
+/// The blocks between the markers of a page, by name.
 fn blocks(page: &str) -> BTreeMap<String, String> {
     let text = read(page);
     let parts = text.split("<!-- figures: ").skip(1);
@@ -33,7 +33,7 @@ fn block(name: &str) -> String {
         .unwrap_or_else(|| panic!("{PAGE} has no figures of {name}"))
 }
 
-/// What the first line of a block says.
+/// The first line of a block, parsed.
 struct Head {
     date: String,
     commit: String,
@@ -41,7 +41,7 @@ struct Head {
 }
 
 impl Head {
-    /// `None` if something is missing of date, commit, rounds, machine and command.
+    /// `None` unless date, commit, rounds, machine and command are all present.
     fn of(name: &str, block: &str) -> Option<Self> {
         let line = block.trim_start().lines().next()?;
         let (date, rest) = line.split_once(", commit ")?;
@@ -68,7 +68,7 @@ impl Head {
         })
     }
 
-    /// As the pictures say it.
+    /// The form that the plots use.
     fn short(&self) -> String {
         let quick = if self.is_quick { ", quick run" } else { "" };
         format!("{}, commit {}{quick}", self.date, self.commit)
@@ -86,7 +86,7 @@ fn rows(block: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The median that a cell begins with, as it stands there; `None` where all rounds failed.
+/// The median at the beginning of a cell, verbatim; `None` if all rounds failed.
 fn shown(cell: &str) -> Option<&str> {
     let first = cell.split([' ', ',']).next().unwrap_or_default();
     first.parse::<f64>().is_ok().then_some(first)
@@ -174,7 +174,7 @@ fn pictures_show_the_block_that_they_stand_beside() {
         let svg = read(picture);
         let is_whole = svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>");
         assert!(is_whole, "{picture} is cut");
-        // Black on the dark theme's black otherwise.
+        // Otherwise black on black in a dark theme.
         assert!(svg.contains("fill=\"#ffffff\""), "{picture}: no background");
         let made = head(block).short();
         assert!(svg.contains(&made), "{picture} is not of {made}");
@@ -219,7 +219,7 @@ fn bulk_row<'a>(peers: &'a str, row: &str) -> Vec<&'a str> {
     rows.find(|cells| cells.first() == Some(&row)).expect(row)
 }
 
-/// The least and the most of the medians in a column of the bulk transfers.
+/// The minimum and the maximum of the medians in a column of the bulk transfers.
 fn range(peers: &str, title: &str) -> (f64, f64) {
     let at = column(&columns(peers), title);
     let cells = BULK.map(|row| bulk_row(peers, row)[at]);
@@ -250,15 +250,15 @@ fn the_readme_says_of_throughput_and_paths_what_the_tables_say() {
     let is_quick = head("peers").is_quick || head("paths").is_quick;
     let claims = format!(
         "{least:.0} to {most:.0} MB/s between two processes on {cores} cores, {webrtc:.0} to \
-         {webrtc_most:.0} times libp2p-webrtc and {quic:.1} to {quic_most:.1} times libp2p-quic in the \
-         same run; on a simulated path, in virtual time, {gigabit:.0} % of 1 Gbit/s at 50 ms, and \
-         {lossy:.0} % of 100 Mbit/s there with 1 % of loss{}",
+         {webrtc_most:.0} times libp2p-webrtc and {quic:.1} to {quic_most:.1} times libp2p-quic in \
+         the same run; on a simulated path, in virtual time, {gigabit:.0} % of 1 Gbit/s at 50 ms, \
+         and {lossy:.0} % of 100 Mbit/s there with 1 % of loss{}",
         if is_quick { " (quick runs)" } else { "" }
     );
     let readme_s = blocks("README.md").remove("claims").expect("claims");
     let words: Vec<_> = readme_s.split_whitespace().collect();
     assert_eq!(words.join(" "), claims);
-    // Nowhere else, where nothing would hold them.
+    // No figures elsewhere on the page, where nothing would check them.
     let mut readme = read("README.md");
     let begin = readme.find("<!-- figures: claims").expect("a begin");
     let end = begin + readme[begin..].find(END).expect("an end");

@@ -13,7 +13,7 @@ const TIMED_OUT: W = W::Finished(FinishedAs::TimedOut);
 const STOPPED: W = W::Finished(FinishedAs::Stopped);
 const DISCARDED: W = W::Finished(FinishedAs::Discarded);
 
-const WRITE_STATES: [W; 11] = [
+pub(super) const WRITE_STATES: [W; 11] = [
     W::Open,
     W::Closing,
     W::CutOff,
@@ -26,14 +26,14 @@ const WRITE_STATES: [W; 11] = [
     STOPPED,
     DISCARDED,
 ];
-const READ_STATES: [R; 5] = [
+pub(super) const READ_STATES: [R; 5] = [
     R::Open,
     R::StopOwed,
     R::StopSent,
     R::FinReceived,
     R::FinAcked,
 ];
-const CHANNEL_STATES: [C; 6] = [
+pub(super) const CHANNEL_STATES: [C; 6] = [
     C::Open,
     C::ResetOwed,
     C::ResetLocally,
@@ -41,7 +41,7 @@ const CHANNEL_STATES: [C; 6] = [
     C::Closed,
     C::Lost,
 ];
-const EVENTS: [E; 20] = [
+pub(super) const EVENTS: [E; 20] = [
     E::Shutdown,
     E::ConnectionClosing,
     E::CutOffDrained,
