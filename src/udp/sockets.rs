@@ -58,7 +58,7 @@ impl Sockets for SystemSockets {
             .collect())
     }
 
-    /// See [`port_watch`].
+    /// By the ICMP errors that the operating system reports to a connected socket.
     fn watch_port(&self, remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
         Box::pin(port_watch::watch(remote))
     }
