@@ -1,8 +1,10 @@
-//! What an idle substream keeps in memory, both sides together.
+//! What an idle substream and an idle connection keep in memory.
 
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::Duration;
 
 use anabranch::{Config, Connection, Endpoint, Substream};
+use anabranch_testkit::simulator::{Conditions, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod allocator;
@@ -83,4 +85,53 @@ async fn an_idle_substream_keeps_at_most_2_kib_a_side() {
     drop((ours, theirs));
     dialler.close().await;
     listener.close().await;
+}
+
+/// On a simulated network, where a minute without traffic takes no time. The simulator keeps nothing
+/// of its own then.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_keeps_at_most_28_kib_a_side() {
+    const CONNECTIONS: usize = 50;
+    let network = Network::new(3);
+    network.set_conditions(Conditions::round_trip(Duration::from_millis(10)));
+    let listener = Endpoint::builder()
+        .sockets(network.host([10, 0, 0, 1]))
+        .config(config())
+        .bind("10.0.0.1:4001")
+        .await
+        .expect("a socket");
+    let dialler = Endpoint::builder()
+        .sockets(network.host([10, 0, 0, 2]))
+        .config(config())
+        .dial_only()
+        .expect("defaults work");
+    let address = listener.addresses().remove(0);
+    let connect = async |n: usize| {
+        let mut all = Vec::new();
+        for _ in 0..n {
+            let (ours, theirs) = tokio::join!(dialler.connect(&address), async {
+                let incoming = listener.accept().await.expect("the dialler comes");
+                incoming.accept().await.expect("it is authenticated")
+            });
+            let (ours, theirs) = (ours.expect("the listener answers"), theirs);
+            // What a first transfer makes them allocate.
+            drop(open(&ours, &theirs, 1).await);
+            all.extend([ours, theirs]);
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        all
+    };
+    // What endpoints have once.
+    let first = connect(10).await;
+    let before = BYTES.load(Ordering::Relaxed);
+    let more = connect(CONNECTIONS).await;
+    let kept = (BYTES.load(Ordering::Relaxed) - before).cast_unsigned();
+    let each = kept / CONNECTIONS / 2;
+    println!("{each} bytes a side");
+    assert!(each <= 28 * 1024, "{each}");
+
+    drop((first, more));
+    dialler.close().await;
+    listener.close().await;
+    assert!(dialler.is_idle() && listener.is_idle());
 }

@@ -16,6 +16,8 @@ mod deadlines;
 mod driver;
 mod entry;
 mod error;
+#[cfg(feature = "transport")]
+mod guarded;
 mod ineffective;
 mod link;
 #[cfg(test)]
@@ -34,6 +36,8 @@ pub use crate::error::{ConnectionError, WebSocketError};
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
 pub use error::OpenError;
+#[cfg(feature = "transport")]
+pub(crate) use guarded::Guarded;
 pub(crate) use link::Link;
 use link::OpenRequest;
 pub use stats::ConnectionStats;

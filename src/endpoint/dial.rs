@@ -68,7 +68,5 @@ pub(super) async fn dial(
         peer_id: address.peer_id(),
         late_channel_zero: false,
     };
-    endpoint
-        .establish(registration, carrier, expectations, remote)
-        .await
+    Box::pin(endpoint.establish(registration, carrier, expectations, remote)).await
 }

@@ -291,9 +291,10 @@ impl Incoming {
             peer_id: None,
             late_channel_zero,
         };
-        let established = endpoint
-            .establish(registration, carrier, expectations, source)
-            .await;
+        // Boxed: the task that accepts often serves the connection, and would keep the room of the
+        // handshake as long.
+        let established =
+            Box::pin(endpoint.establish(registration, carrier, expectations, source)).await;
         drop(slot);
         established
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
-use crate::connection::{Config, Connection, Link};
+use crate::connection::{Config, Connection, Guarded, Link};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
@@ -182,10 +182,7 @@ impl Inner {
         info.peer = peer;
         let (connection, driver) = Connection::authenticated(carrier, config, info);
         self.enter(registration.number, &connection);
-        tokio::spawn(async move {
-            driver.await;
-            drop(registration);
-        });
+        tokio::spawn(Guarded::new(driver, registration));
         Ok(connection)
     }
 

@@ -115,7 +115,8 @@ impl WebRtcCarrier {
             self.owes_answer = true;
             return true;
         }
-        if self.timer.as_mut().poll(cx).is_ready() && self.phase != Phase::Ended {
+        let timed_out = self.timer.as_mut().poll(cx).is_ready() && self.phase != Phase::Ended;
+        if timed_out {
             if self.engine_timeout <= now {
                 self.engine.handle_timeout(now.into_std());
             }
@@ -135,6 +136,10 @@ impl WebRtcCarrier {
             self.lifetime.heard(now);
         }
         let sent = self.send(cx);
+        if timed_out {
+            self.unsent.handle_timeout();
+        }
+        self.unsent.trim();
         let armed = self.arm_source_watch(now);
         received || owes_answer || polled || sent || armed || self.dirty
     }

@@ -90,7 +90,7 @@ pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;
 
 use crate::carrier::Carrier;
-use crate::connection::{Config, ConfigError, Connection};
+use crate::connection::{Config, ConfigError, Connection, Guarded};
 use crate::events::{Attempt, ConnectionInfo};
 use crate::identity::PeerId;
 
@@ -164,9 +164,6 @@ async fn establish<G: Send + 'static>(
     info.remote = established.remote;
     let config = Arc::clone(config);
     let (connection, driver) = Connection::authenticated(established.carrier, config, info);
-    tokio::spawn(async move {
-        driver.await;
-        drop(guard);
-    });
+    tokio::spawn(Guarded::new(driver, guard));
     Ok(connection)
 }

@@ -6,12 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Most bytes one segmented send can carry: a UDP datagram's length field has 16 bits.
 const MAX_BATCH: usize = 65_507;
 
-/// Memory that an idle queue keeps.
-const IDLE_BUFFER: usize = 4096;
-
-/// Small batches in a row after which a queue is idle. Acknowledgements go out between two bursts,
-/// and memory that is given back after each burst is asked of the kernel again for the next.
-const IDLE_BATCHES: u32 = 16;
+/// Bytes between two timeouts of an engine up to which its connection counts as idle: signs of life,
+/// and acknowledgements of little data.
+const IDLE_BYTES: usize = 4096;
 
 /// A datagram in the buffer of a [`TransmitQueue`].
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +30,9 @@ pub struct TransmitQueue {
     /// Where the first unsent datagram begins.
     start: usize,
     segments: VecDeque<Segment>,
-    /// Batches in a row for which [`IDLE_BUFFER`] was enough.
-    small_batches: u32,
+    /// Bytes sent since the last timeout.
+    sent: usize,
+    is_idle: bool,
 }
 
 /// A run of datagrams of one size to one destination, the last of which may be shorter.
@@ -128,19 +126,25 @@ impl TransmitQueue {
             self.start = segment.end;
         }
         if self.segments.is_empty() {
-            // A burst must not keep its memory, as an idle connection is to be small.
-            if self.end > IDLE_BUFFER {
-                self.small_batches = 0;
-            } else if self.buffer.len() > IDLE_BUFFER {
-                self.small_batches += 1;
-                if self.small_batches >= IDLE_BATCHES {
-                    self.buffer.truncate(IDLE_BUFFER);
-                    self.buffer.shrink_to_fit();
-                    self.segments.shrink_to(IDLE_BATCHES as usize);
-                }
-            }
+            self.sent = self.sent.saturating_add(self.end);
+            self.is_idle &= self.sent <= IDLE_BYTES;
             self.start = 0;
             self.end = 0;
+        }
+    }
+
+    /// Notes that a timeout of the engine has passed. If next to nothing was sent since the last one,
+    /// the connection is idle, until more is sent.
+    pub fn handle_timeout(&mut self) {
+        self.is_idle = std::mem::take(&mut self.sent) <= IDLE_BYTES;
+    }
+
+    /// Frees the memory of an idle connection, if nothing waits. Of any other it is kept: memory that
+    /// is freed between two bursts would be allocated again.
+    pub fn trim(&mut self) {
+        if self.is_idle && self.is_empty() {
+            self.buffer = Vec::new();
+            self.segments = VecDeque::new();
         }
     }
 }
@@ -170,6 +174,24 @@ mod tests {
         assert_eq!(queue.len(), 0);
         assert!(queue.is_empty());
         runs
+    }
+
+    #[test]
+    fn an_idle_queue_keeps_no_memory() {
+        let mut queue = queue(&[(1200, 1); 40]);
+        while queue.front(64).is_some() {
+            queue.pop(64);
+        }
+        queue.handle_timeout();
+        queue.trim();
+        assert!(!queue.buffer.is_empty(), "a burst may follow");
+        queue.push(&[0; 100], addr(0).ip(), addr(1));
+        queue.handle_timeout();
+        queue.trim();
+        assert!(!queue.is_empty(), "what waits is kept");
+        queue.pop(64);
+        queue.trim();
+        assert_eq!((queue.buffer.capacity(), queue.segments.capacity()), (0, 0));
     }
 
     #[test]

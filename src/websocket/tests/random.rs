@@ -1,7 +1,7 @@
 //! Random lines where a request, a PROXY header or what a proxy forwards is expected, cut anywhere.
 
 use anabranch_testkit::fuzzing::Input;
-use anabranch_testkit::fuzzing::requests::text;
+use anabranch_testkit::fuzzing::lines::text;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -7,12 +7,13 @@ mod engine;
 mod first_contact;
 mod frames;
 mod input;
+pub mod lines;
 mod negotiation;
 mod oracle;
 mod payload;
 mod peer;
 #[cfg(feature = "websocket")]
-pub mod requests;
+mod requests;
 mod stun;
 mod substreams;
 #[cfg(test)]
