@@ -17,7 +17,7 @@ use super::dcep::{self, Dcep};
 use super::numbers::Numbers;
 use crate::engine::{CHANNEL_ZERO, ChannelId, Class, EndReason, Event, OpenError, Role, Written};
 use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
-use anabranch_sctp::{self as sctp, Association, Protocol};
+use anabranch_sctp::{self as sctp, Association, Ppid};
 
 /// Messages without payload that one look for payload skips. A peer can have sent a hundred thousand of
 /// them: the reader comes again for the rest, and its driver counts each time (`connection/work.rs`).
@@ -172,7 +172,7 @@ impl Channels {
                 sctp::Event::ResetComplete { id } => self.on_reset_complete(id),
                 sctp::Event::ResetFailed { id } => self.on_reset_failed(id),
                 sctp::Event::Acknowledged { id } => self.on_acknowledged(id),
-                sctp::Event::Room => self.events.push_back(Event::Writable),
+                sctp::Event::Writable => self.events.push_back(Event::Writable),
             }
         }
     }
@@ -306,13 +306,11 @@ impl Channels {
             let Some(message) = self.sctp.read(number) else {
                 return Filled::Nothing;
             };
-            match message.protocol {
-                Protocol::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
+            match message.ppid {
+                Ppid::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
                 // Data in front of OPEN is out of order (RFC 8832 section 6).
                 _ if channel.stage == Stage::AwaitOpen => self.refuse(number),
-                Protocol::Binary | Protocol::String
-                    if !channel.ignored && !message.bytes.is_empty() =>
-                {
+                Ppid::Binary | Ppid::String if !channel.ignored && !message.bytes.is_empty() => {
                     channel.unread = Some(message.bytes);
                 }
                 // An empty message, sent as one byte (RFC 8831 section 6.6) or as none, which is a
@@ -347,7 +345,7 @@ impl Channels {
             && channel.ack_owed
             && self
                 .sctp
-                .write(number, Bytes::from_static(&dcep::ACK), Protocol::Dcep)
+                .write(number, Bytes::from_static(&dcep::ACK), Ppid::Dcep)
         {
             channel.ack_owed = false;
         }
@@ -442,7 +440,7 @@ impl Channels {
             let name = self.new_name(number);
             self.insert(number, name, Stage::Open, true);
             let open = dcep::encode_open(label);
-            if !self.sctp.write(number, open.into(), Protocol::Dcep) {
+            if !self.sctp.write(number, open.into(), Ppid::Dcep) {
                 self.remove(number);
                 return Err(OpenError::Closed);
             }
@@ -481,7 +479,7 @@ impl Channels {
         }
         // SCTP keeps it until it is acknowledged, so it is copied: here, the only time.
         let message = Bytes::from(pieces.concat());
-        if !self.sctp.write(number, message, Protocol::Binary) {
+        if !self.sctp.write(number, message, Ppid::Binary) {
             // The peer has reset its side, and what came before that is not read yet.
             return Written::Closed;
         }
@@ -509,7 +507,7 @@ impl Channels {
     }
 
     pub(super) fn unacknowledged(&self) -> usize {
-        self.sctp.all_unacknowledged()
+        self.sctp.total_unacknowledged()
     }
 
     pub(super) fn notify_delivered(&mut self, name: ChannelId) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use anabranch_rtc::{Class, Engine, OpenError, Written};
-use anabranch_sctp::Protocol;
+use anabranch_sctp::Ppid;
 
 use super::harness::Options;
 use super::{Direct, pattern};
@@ -270,17 +270,17 @@ fn empty_messages_stop_nothing() {
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(&[0]),
-        Protocol::BinaryEmpty
+        Ppid::BinaryEmpty
     ));
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(&[0]),
-        Protocol::StringEmpty
+        Ppid::StringEmpty
     ));
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(b"text "),
-        Protocol::String
+        Ppid::String
     ));
     pair.client.write(ours, b"bytes");
     pair.until(SOON, |pair| {

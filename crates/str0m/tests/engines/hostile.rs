@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use anabranch_sctp::Protocol;
+use anabranch_sctp::Ppid;
 
 use anabranch_rtc::{
     CHANNEL_ZERO, EndReason, Engine, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
@@ -33,12 +33,12 @@ fn channels_that_do_not_fit_are_reset() {
     for (index, open) in foreign.iter().enumerate() {
         let number = 100 + 2 * u16::try_from(index).expect("few");
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, Bytes::copy_from_slice(open), Protocol::Dcep));
+        assert!(raw(&mut pair).write(number, Bytes::copy_from_slice(open), Ppid::Dcep));
     }
     // Data without OPEN, and a number that is the server's.
-    for (number, protocol) in [(200, Protocol::Binary), (201, Protocol::Dcep)] {
+    for (number, ppid) in [(200, Ppid::Binary), (201, Ppid::Dcep)] {
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, encode_open("").into(), protocol));
+        assert!(raw(&mut pair).write(number, encode_open("").into(), ppid));
     }
     pair.run(Duration::from_secs(2));
     assert_eq!(pair.server.opened, []);
