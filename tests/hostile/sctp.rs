@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_sctp::Protocol;
+use anabranch_sctp::Ppid;
 use bytes::{BufMut, Bytes};
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
@@ -252,9 +252,9 @@ async fn channels_that_are_not_ordered_and_reliable_are_no_substreams() {
                 open[1] = kind;
                 let sctp = peer.engine.association();
                 assert!(sctp.open_stream(number));
-                assert!(sctp.write(number, open.into(), Protocol::Dcep));
+                assert!(sctp.write(number, open.into(), Ppid::Dcep));
                 let frame = Message::data("unordered".into()).encode();
-                assert!(sctp.write(number, frame, Protocol::Binary));
+                assert!(sctp.write(number, frame, Ppid::Binary));
                 number += 2;
             }
             peer.run(Duration::from_secs(3)).await;

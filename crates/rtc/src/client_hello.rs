@@ -1,48 +1,51 @@
-//! Puts the first ClientHello together before the DTLS crate sees any of it.
+//! Reassembles the first ClientHello before DTLS sees any of it.
 //!
-//! Browsers send a ClientHello that does not fit one datagram, and cut it differently when they
-//! send it again (Firefox after three losses: 1 383 + 78 bytes become 1 163 + 298). dimpl's DTLS 1.2
-//! server keeps fragments by their offset, never replaces one, and so waits for ever for a gap to
-//! fill. Handing it one whole record hides every cut: the handshake hash is over the message, not
-//! over its fragments (RFC 6347 section 4.2.6).
+//! Browsers send a ClientHello that does not fit one datagram, and fragment it differently when
+//! they retransmit it (Firefox after three losses: 1 383 + 78 bytes become 1 163 + 298). dimpl's
+//! DTLS 1.2 server keeps fragments by their offset, never replaces one, and so waits forever for a
+//! gap to close. A single record hides the fragmentation: the handshake hash covers the message,
+//! not its fragments (RFC 6347 section 4.2.6).
 //!
-//! Nothing protects a ClientHello, and whoever forges the address of the peer can send parts of one. What is put
-//! together with such a part makes the handshake fail at its end. So pieces are kept as they came, and of all
-//! messages that they make together the one is taken that
+//! Nothing protects a ClientHello, and anybody who can forge the peer's address can send fragments
+//! of one. A message reassembled with a forged fragment fails at the end of the handshake. So
+//! fragments are kept as they arrived, and of all messages that they form the one is chosen that
 //!
-//! 1. is a ClientHello from its first to its last byte,
-//! 2. is made of pieces that came in order, behind its beginning, as those of a peer do: what came before it has to
-//!    wait for `GRACE`,
-//! 3. most flights agree with, a repetition counting as one if it comes after `REPETITION`. While
-//!    there are several, none is taken until the peer sends again, for `DISPUTE` at most.
+//! 1. is a complete ClientHello,
+//! 2. consists of fragments that arrived in order after its beginning, as those of a peer do: one
+//!    with an earlier fragment has to wait for `GRACE`,
+//! 3. most flights agree with; a repeated fragment counts as another flight if it arrives after
+//!    `REPETITION`. While there is a tie, none is chosen until the peer retransmits, for at most
+//!    `DISPUTE`.
 //!
-//! A forger is left the time between the datagrams of a flight, and a ClientHello that is whole: the answer to
-//! that reaches the peer, whatever comes later (RFC 9147 section 11 leaves both to the network).
+//! That leaves a forger the time between the datagrams of a flight, and a complete ClientHello: the
+//! response to it reaches the peer, whatever follows (RFC 9147 section 11 leaves both to the
+//! network).
 
 use std::time::{Duration, Instant};
 
-/// Longest ClientHello put together. Chromium's with X25519MLKEM768 has about 1 460 bytes.
+/// Longest ClientHello. Chromium's with X25519MLKEM768 has about 1 460 bytes.
 const MAX_LENGTH: usize = 8192;
 
-/// Bytes that are kept, and pieces of them.
+/// Maximum bytes and fragments kept.
 const MAX_KEPT: usize = 2 * MAX_LENGTH;
 const MAX_PIECES: usize = 16;
 
-/// Steps of putting pieces together at a time. Honest ones take as many as there are pieces.
+/// Maximum steps of one reassembly. Genuine fragments take one each.
 const MAX_STEPS: usize = 64;
 
-/// Messages that are looked at. All pieces of an honest peer make one.
-const MAX_MESSAGES: usize = 8;
+/// Maximum candidate messages. The fragments of an honest peer form one.
+const MAX_CANDIDATES: usize = 8;
 
-/// How long a piece that came before the beginning of its message waits for one that contradicts it. Datagrams of one
-/// flight overtake each other by less.
+/// How long a fragment that arrived before the beginning of its message waits for one that
+/// contradicts it. Reordering within a flight takes less.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// What comes again within this time is no repetition by the timer of a peer. libwebrtc's begins with 50 ms, which is
-/// the least that is known; RFC 9147 section 5.8.2 recommends a second, and 400 ms with DTLS-SRTP.
+/// Minimum delay of a retransmission. The shortest known timer is that of libwebrtc, which starts
+/// at 50 ms; RFC 9147 section 5.8.2 recommends a second, and 400 ms with DTLS-SRTP.
 const REPETITION: Duration = Duration::from_millis(40);
 
-/// How long messages that differ wait for repetitions: two of a peer whose timer begins with a second.
+/// How long candidates in a tie wait for retransmissions: two of a peer whose timer starts at a
+/// second.
 const DISPUTE: Duration = Duration::from_millis(3500);
 
 const RECORD_HEADER: usize = 13;
@@ -53,46 +56,47 @@ const HANDSHAKE_CLIENT_HELLO: u8 = 1;
 /// What to do with a datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is nothing to put together: hand it on as it is.
+    /// Pass it to DTLS unchanged: there is nothing to reassemble.
     Pass,
-    /// It was kept, or dropped as malformed; [`ClientHelloAssembler::poll`] tells what to hand on.
+    /// It was kept, or dropped as malformed; [`ClientHelloAssembler::poll`] returns what to pass to
+    /// DTLS.
     Held,
 }
 
-/// Collects the fragments of the first ClientHello of a connection.
+/// Reassembles the first ClientHello of a connection.
 #[derive(Debug, Default)]
 pub struct ClientHelloAssembler {
-    /// In the order of their first arrival.
+    /// In the order of first arrival.
     pieces: Vec<Piece>,
     /// Arrivals so far.
     arrivals: u32,
-    /// Something has come since the last look.
+    /// Something arrived since the last poll.
     is_new: bool,
-    /// When there is to be another look, if nothing comes before.
-    look_at: Option<Instant>,
-    /// Since when several messages are complete.
+    /// When to poll again if nothing arrives.
+    poll_at: Option<Instant>,
+    /// Since when candidates have been in a tie.
     disputed_since: Option<Instant>,
     done: bool,
 }
 
-/// A fragment as it came.
+/// A kept fragment.
 #[derive(Debug)]
 struct Piece {
-    /// Content type, version, epoch and number of its record.
+    /// Content type, version, epoch and sequence number of its record.
     header: [u8; RECORD_HEADER - 2],
     /// `message_seq` of the handshake message (RFC 6347 section 4.2.2).
     sequence: [u8; 2],
     total: usize,
     offset: usize,
     data: Vec<u8>,
-    /// Flights that it was in.
+    /// Flights that contained it.
     flights: u32,
-    /// The number of its arrival, or of its last repetition.
+    /// Index of its arrival, or of its last retransmission.
     arrival: u32,
-    /// When that was; `None` until the end of the batch.
+    /// Time of that; `None` until the end of the batch.
     at: Option<Instant>,
-    /// It has come again in this batch.
-    is_again: bool,
+    /// It arrived again in this batch.
+    is_repeated: bool,
 }
 
 impl Piece {
@@ -100,11 +104,11 @@ impl Piece {
         self.offset.saturating_add(self.data.len())
     }
 
-    fn is_of_message_of(&self, other: &Self) -> bool {
+    fn is_same_message(&self, other: &Self) -> bool {
         self.sequence == other.sequence && self.total == other.total
     }
 
-    /// Whether the message, as far as it goes, has these bytes.
+    /// Whether the fragment matches the message, as far as that goes.
     fn agrees_with(&self, message: &[u8]) -> bool {
         let known = message.get(self.offset..).unwrap_or_default();
         known
@@ -114,19 +118,19 @@ impl Piece {
     }
 }
 
-/// A message that pieces make together.
+/// A complete message formed by fragments.
 #[derive(Debug)]
-struct Whole {
+struct Candidate {
     body: Vec<u8>,
-    /// The piece that it begins with.
+    /// Index of its first fragment.
     first: usize,
-    /// Each piece came with the beginning or behind it.
+    /// No fragment arrived before the first.
     in_order: bool,
-    /// Flights of pieces that agree with it.
+    /// Flights of fragments that agree with it.
     support: u32,
 }
 
-/// One handshake fragment of a plaintext record.
+/// A handshake fragment in a plaintext record.
 struct Fragment<'a> {
     sequence: [u8; 2],
     total: usize,
@@ -135,50 +139,51 @@ struct Fragment<'a> {
 }
 
 impl ClientHelloAssembler {
-    /// Looks at a datagram that a server received before its handshake is complete.
+    /// Handles a datagram that a server received before its handshake is complete.
     pub fn handle(&mut self, datagram: &[u8]) -> Verdict {
         if self.done || !starts_with_client_hello(datagram) {
             return Verdict::Pass;
         }
         let mut rest = datagram;
-        while let Some((header, record, behind)) = split_record(rest) {
-            rest = behind;
+        while let Some((header, record, after)) = split_record(rest) {
+            rest = after;
             if let Some(fragment) = parse_fragment(record) {
-                self.keep(header, &fragment);
+                self.insert(header, &fragment);
             }
         }
         Verdict::Held
     }
 
-    /// The ClientHello, in one record, once it is known: after all datagrams of a batch, and at [`Self::timeout`].
+    /// The ClientHello in one record once it is decided. To be called after each batch of
+    /// datagrams, and at [`Self::timeout`].
     pub fn poll(&mut self, now: Instant) -> Option<Vec<u8>> {
-        let is_due = self.look_at.is_some_and(|at| at <= now);
+        let is_due = self.poll_at.is_some_and(|at| at <= now);
         if self.done || !(std::mem::take(&mut self.is_new) || is_due) {
             return None;
         }
-        self.look_at = None;
+        self.poll_at = None;
         self.stamp(now);
-        let mut wholes = self.wholes();
-        wholes.sort_by_key(|whole| (whole.in_order, whole.support));
-        let best = wholes.pop()?;
+        let mut candidates = self.candidates();
+        candidates.sort_by_key(|candidate| (candidate.in_order, candidate.support));
+        let best = candidates.pop()?;
         let is_settled_at = self.pieces.get(best.first)?.at? + GRACE;
         if !best.in_order && now < is_settled_at {
-            self.look_at = Some(is_settled_at);
+            self.poll_at = Some(is_settled_at);
             return None;
         }
-        let rank = |whole: &Whole| (whole.in_order, whole.support);
-        if wholes
+        let rank = |candidate: &Candidate| (candidate.in_order, candidate.support);
+        if candidates
             .last()
             .is_some_and(|second| rank(second) == rank(&best))
         {
             let until = *self.disputed_since.get_or_insert(now) + DISPUTE;
             if now < until {
-                self.look_at = Some(until);
+                self.poll_at = Some(until);
                 return None;
             }
         }
         let record = self.record(&best);
-        // What comes later is a repetition, or belongs to the next flight.
+        // What follows is a retransmission, or belongs to the next flight.
         *self = Self {
             done: true,
             ..Self::default()
@@ -186,18 +191,18 @@ impl ClientHelloAssembler {
         record
     }
 
-    /// When [`Self::poll`] may know more.
+    /// When [`Self::poll`] may decide without further datagrams.
     pub fn timeout(&self) -> Option<Instant> {
-        self.look_at
+        self.poll_at
     }
 
-    /// Counts what has come in this batch.
+    /// Timestamps what arrived in this batch.
     fn stamp(&mut self, now: Instant) {
         for piece in &mut self.pieces {
-            let is_again = std::mem::take(&mut piece.is_again);
+            let is_repeated = std::mem::take(&mut piece.is_repeated);
             match piece.at {
                 None => piece.at = Some(now),
-                Some(at) if is_again && now.saturating_duration_since(at) >= REPETITION => {
+                Some(at) if is_repeated && now.saturating_duration_since(at) >= REPETITION => {
                     piece.flights = piece.flights.saturating_add(1);
                     piece.at = Some(now);
                     self.arrivals = self.arrivals.saturating_add(1);
@@ -208,7 +213,7 @@ impl ClientHelloAssembler {
         }
     }
 
-    fn keep(&mut self, header: [u8; RECORD_HEADER - 2], fragment: &Fragment<'_>) {
+    fn insert(&mut self, header: [u8; RECORD_HEADER - 2], fragment: &Fragment<'_>) {
         let end = fragment.offset.saturating_add(fragment.data.len());
         if fragment.total > MAX_LENGTH || end > fragment.total || fragment.data.is_empty() {
             return;
@@ -221,7 +226,7 @@ impl ClientHelloAssembler {
                 && piece.data == fragment.data
         });
         if let Some(piece) = known {
-            piece.is_again = true;
+            piece.is_repeated = true;
             return;
         }
         self.arrivals = self.arrivals.saturating_add(1);
@@ -234,9 +239,9 @@ impl ClientHelloAssembler {
             flights: 1,
             arrival: self.arrivals,
             at: None,
-            is_again: false,
+            is_repeated: false,
         });
-        // What came last is the most likely to be of the flight under way.
+        // The latest arrivals most likely belong to the current flight.
         let mut kept: usize = self.pieces.iter().map(|piece| piece.data.len()).sum();
         while kept > MAX_KEPT || self.pieces.len() > MAX_PIECES {
             let oldest = self.pieces.iter().enumerate();
@@ -248,63 +253,72 @@ impl ClientHelloAssembler {
         }
     }
 
-    /// The messages that the pieces make, each once.
-    fn wholes(&self) -> Vec<Whole> {
-        let mut wholes = Vec::new();
+    /// The distinct messages that the fragments form.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
         let mut steps = 0;
         for (first, piece) in self.pieces.iter().enumerate() {
             if piece.offset == 0 {
-                self.complete(first, piece.data.clone(), true, &mut wholes, &mut steps);
+                self.complete(first, piece.data.clone(), true, &mut candidates, &mut steps);
             }
         }
-        wholes
+        candidates
     }
 
-    /// Completes `body` with the pieces that go on where it ends, in every way that they do.
+    /// Extends `body` with every fragment that continues it.
     fn complete(
         &self,
         first: usize,
         body: Vec<u8>,
         in_order: bool,
-        wholes: &mut Vec<Whole>,
+        candidates: &mut Vec<Candidate>,
         steps: &mut usize,
     ) {
         let Some(beginning) = self.pieces.get(first) else {
             return;
         };
         *steps += 1;
-        if *steps > MAX_STEPS || wholes.len() >= MAX_MESSAGES {
+        if *steps > MAX_STEPS || candidates.len() >= MAX_CANDIDATES {
             return;
         }
         if body.len() == beginning.total {
-            return self.add_whole(first, body, in_order, wholes);
+            return self.add_candidate(first, body, in_order, candidates);
         }
         let comes_in_order = |piece: &Piece| in_order && piece.arrival >= beginning.arrival;
         let mut next: Vec<&Piece> = self
             .pieces
             .iter()
-            .filter(|piece| piece.is_of_message_of(beginning))
+            .filter(|piece| piece.is_same_message(beginning))
             .filter(|piece| piece.offset <= body.len() && piece.end() > body.len())
             .filter(|piece| piece.agrees_with(&body))
             .collect();
-        // The longest first, so that an honest message is complete in few steps.
+        // Longest first, so that a genuine message is complete in few steps.
         next.sort_by_key(|piece| std::cmp::Reverse((comes_in_order(piece), piece.end())));
         let mut tried: Vec<&[u8]> = Vec::new();
         for piece in next {
             let known = body.len().saturating_sub(piece.offset);
             let added = piece.data.get(known..).unwrap_or_default();
-            // What a longer one says as well leads to nothing else.
+            // A prefix of a longer fragment leads to the same messages.
             if tried.iter().any(|longer| longer.starts_with(added)) {
                 continue;
             }
             tried.push(added);
             let longer = [&body[..], added].concat();
-            self.complete(first, longer, comes_in_order(piece), wholes, steps);
+            self.complete(first, longer, comes_in_order(piece), candidates, steps);
         }
     }
 
-    fn add_whole(&self, first: usize, body: Vec<u8>, in_order: bool, wholes: &mut Vec<Whole>) {
-        if let Some(known) = wholes.iter_mut().find(|whole| whole.body == body) {
+    fn add_candidate(
+        &self,
+        first: usize,
+        body: Vec<u8>,
+        in_order: bool,
+        candidates: &mut Vec<Candidate>,
+    ) {
+        if let Some(known) = candidates
+            .iter_mut()
+            .find(|candidate| candidate.body == body)
+        {
             if in_order && !known.in_order {
                 known.in_order = true;
                 known.first = first;
@@ -320,10 +334,10 @@ impl ClientHelloAssembler {
         let support = self
             .pieces
             .iter()
-            .filter(|piece| piece.is_of_message_of(beginning) && piece.agrees_with(&body))
+            .filter(|piece| piece.is_same_message(beginning) && piece.agrees_with(&body))
             .map(|piece| piece.flights)
             .fold(0, u32::saturating_add);
-        wholes.push(Whole {
+        candidates.push(Candidate {
             body,
             first,
             in_order,
@@ -331,16 +345,16 @@ impl ClientHelloAssembler {
         });
     }
 
-    /// One record with the whole message as one fragment, with the version, epoch and number of the record that came
-    /// last of those that it is made of.
-    fn record(&self, whole: &Whole) -> Option<Vec<u8>> {
-        let beginning = self.pieces.get(whole.first)?;
+    /// A record with the complete message as one fragment. Version, epoch and sequence number are
+    /// those of the latest of its records.
+    fn record(&self, candidate: &Candidate) -> Option<Vec<u8>> {
+        let beginning = self.pieces.get(candidate.first)?;
         let last = self
             .pieces
             .iter()
-            .filter(|piece| piece.is_of_message_of(beginning) && piece.agrees_with(&whole.body))
+            .filter(|piece| piece.is_same_message(beginning) && piece.agrees_with(&candidate.body))
             .max_by_key(|piece| piece.arrival)?;
-        let body = &whole.body;
+        let body = &candidate.body;
         let total = u32::try_from(body.len()).ok()?.to_be_bytes();
         let length = u16::try_from(body.len() + HANDSHAKE_HEADER).ok()?;
         let mut record = Vec::with_capacity(RECORD_HEADER + HANDSHAKE_HEADER + body.len());
@@ -356,11 +370,11 @@ impl ClientHelloAssembler {
     }
 }
 
-/// Whether these bytes are a ClientHello to their end, as far as their lengths tell (RFC 6347 section 4.2.1, RFC 8446
-/// section 4.1.2).
+/// Whether the lengths in `body` are those of a complete ClientHello (RFC 6347 section 4.2.1, RFC
+/// 8446 section 4.1.2).
 fn is_client_hello(body: &[u8]) -> bool {
-    /// Bytes behind a vector whose length has this many bytes.
-    fn behind_vector(bytes: &[u8], length_bytes: usize) -> Option<&[u8]> {
+    /// The bytes after a vector whose length field has this many bytes.
+    fn skip_vector(bytes: &[u8], length_bytes: usize) -> Option<&[u8]> {
         let (length, rest) = bytes.split_at_checked(length_bytes)?;
         let length = length
             .iter()
@@ -369,19 +383,19 @@ fn is_client_hello(body: &[u8]) -> bool {
     }
     let has_lengths = || -> Option<bool> {
         // Version and random, session ID, cookie, cipher suites, compression methods.
-        let rest = behind_vector(body.get(34..)?, 1)?;
-        let rest = behind_vector(rest, 1)?;
-        let rest = behind_vector(rest, 2)?;
-        let rest = behind_vector(rest, 1)?;
+        let rest = skip_vector(body.get(34..)?, 1)?;
+        let rest = skip_vector(rest, 1)?;
+        let rest = skip_vector(rest, 2)?;
+        let rest = skip_vector(rest, 1)?;
         if rest.is_empty() {
             return Some(true);
         }
-        if !behind_vector(rest, 2)?.is_empty() {
+        if !skip_vector(rest, 2)?.is_empty() {
             return Some(false);
         }
         let mut extensions = rest.get(2..)?;
         while !extensions.is_empty() {
-            extensions = behind_vector(extensions.get(2..)?, 2)?;
+            extensions = skip_vector(extensions.get(2..)?, 2)?;
         }
         Some(true)
     };
@@ -395,13 +409,13 @@ fn starts_with_client_hello(datagram: &[u8]) -> bool {
         && datagram.get(RECORD_HEADER) == Some(&HANDSHAKE_CLIENT_HELLO)
 }
 
-/// The `message_seq` of the ClientHello that a datagram begins with; 1 after a HelloRetryRequest.
+/// The `message_seq` of a datagram that starts with a ClientHello; 1 after a HelloRetryRequest.
 pub(crate) fn message_sequence(datagram: &[u8]) -> Option<u16> {
     let sequence = datagram.get(RECORD_HEADER + 4..RECORD_HEADER + 6)?;
     starts_with_client_hello(datagram).then_some(u16::from_be_bytes(sequence.try_into().ok()?))
 }
 
-/// Splits the first record from what is behind it, and the length off its header.
+/// Splits off the first record: its header without the length, its content, and the rest.
 fn split_record(datagram: &[u8]) -> Option<([u8; RECORD_HEADER - 2], &[u8], &[u8])> {
     let header = *datagram.first_chunk()?;
     let length = u16::from_be_bytes(datagram.get(11..13)?.try_into().ok()?);
@@ -435,7 +449,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `ANABRANCH_SEEDS` says how many, as for every random test.
+    /// Number of cases: `ANABRANCH_SEEDS`, as for every randomised test.
     fn cases() -> u32 {
         let asked_for = std::env::var("ANABRANCH_SEEDS").ok();
         asked_for.map_or(256, |count| count.parse().expect("a number"))
@@ -455,10 +469,10 @@ mod tests {
         datagram
     }
 
-    /// Shortest message that [`message`] makes.
+    /// Length of the shortest [`message`].
     const SHORTEST: usize = 48;
 
-    /// A ClientHello of this length: with an extension that fills it.
+    /// A ClientHello of this length, filled up by an extension.
     fn message(length: usize) -> Vec<u8> {
         let mut body = vec![254, 253];
         body.extend(0..32);
@@ -477,12 +491,12 @@ mod tests {
         fragment(body.len(), from, &body[from..to])
     }
 
-    /// The same with other bytes.
+    /// The same fragment with other bytes.
     fn forged(body: &[u8], from: usize, to: usize) -> Vec<u8> {
         fragment(body.len(), from, &vec![0xee; to - from])
     }
 
-    /// An assembler, and the time.
+    /// An assembler and its time.
     struct Listener {
         assembler: ClientHelloAssembler,
         now: Instant,
@@ -496,7 +510,7 @@ mod tests {
             }
         }
 
-        /// Datagrams that come together.
+        /// Handles a batch of datagrams.
         fn gets(&mut self, batch: &[Vec<u8>]) -> Option<Vec<u8>> {
             for datagram in batch {
                 assert_eq!(self.assembler.handle(datagram), Verdict::Held);
@@ -504,7 +518,7 @@ mod tests {
             self.assembler.poll(self.now)
         }
 
-        /// Lets time pass, and looks when it is asked to.
+        /// Advances the time, and polls at each timeout.
         fn waits(&mut self, time: Duration) -> Option<Vec<u8>> {
             let until = self.now + time;
             while let Some(at) = self.assembler.timeout().filter(|at| *at <= until) {
@@ -569,16 +583,16 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_not_believed() {
         let body = message(100);
-        let liars = [
+        let invalid = [
             fragment(MAX_LENGTH + 1, 0, &body),
             fragment(50, 0, &body),
             fragment(100, 1, &body),
             fragment(0, 0, &[]),
             fragment((1 << 24) - 1, (1 << 24) - 2, &[1]),
         ];
-        for liar in liars {
+        for datagram in invalid {
             let mut listener = Listener::new();
-            assert_eq!(listener.gets(&[liar]), None);
+            assert_eq!(listener.gets(&[datagram]), None);
             assert!(listener.assembler.pieces.is_empty(), "nothing is kept");
         }
     }
@@ -598,7 +612,7 @@ mod tests {
             fragment(900, 0, &[0; 900]),
             fragment(1461, 0, &[0; 1461]),
         ] {
-            // Long before, just before, and between them where they do not come together.
+            // Long before, just before, and between two that arrive separately.
             let mut listener = Listener::new();
             assert_eq!(listener.gets(std::slice::from_ref(&forged)), None);
             assert_eq!(listener.waits(Duration::from_millis(200)), None);
@@ -614,17 +628,17 @@ mod tests {
         let body = message(1461);
         let whole = Some(cut(&body, 0, 1461));
         let [first, second] = [cut(&body, 0, 1383), cut(&body, 1383, 1461)];
-        // What looks like a ClientHello as well: in the bytes of an extension nobody can tell.
+        // It forms a ClientHello as well: the bytes of an extension reveal nothing.
         let end = forged(&body, 1383, 1461);
         let mut listener = Listener::new();
         let batch = [first.clone(), end.clone(), second.clone(), end.clone()];
         assert_eq!(listener.gets(&batch), None);
         assert_eq!(listener.waits(Duration::from_secs(1)), None);
         assert_eq!(listener.gets(&[first.clone(), second.clone()]), whole);
-        // What contradicts the beginning is no part of the same message.
+        // A fragment that contradicts the beginning does not belong to the message.
         let batch = [first.clone(), forged(&body, 700, 1461), second.clone()];
         assert_eq!(Listener::new().gets(&batch), whole);
-        // A flight that is cut in another way is a repetition too.
+        // A flight that is fragmented differently also counts as a retransmission.
         let mut listener = Listener::new();
         let batch = [first, end, second];
         assert_eq!(listener.gets(&batch), None);
@@ -668,7 +682,7 @@ mod tests {
 
     #[test]
     fn contradictions_without_end_take_a_bounded_time() {
-        // Each piece in two versions: 2^8 messages.
+        // Each fragment in two versions: 2^8 messages.
         let body = message(800);
         let mut listener = Listener::new();
         let batch: Vec<_> = (0..800)
@@ -681,7 +695,7 @@ mod tests {
         for datagram in &batch {
             assert_eq!(listener.assembler.handle(datagram), Verdict::Held);
         }
-        assert!(listener.assembler.wholes().len() <= MAX_MESSAGES);
+        assert!(listener.assembler.candidates().len() <= MAX_CANDIDATES);
     }
 
     #[test]

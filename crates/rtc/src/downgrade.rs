@@ -1,14 +1,16 @@
-//! A listener that speaks DTLS 1.3, and whose hello says that it was offered 1.2 alone.
+//! Downgrade protection: a server that supports DTLS 1.3, and whose ServerHello says that it was
+//! offered 1.2 only.
 //!
-//! Such a server ends its random with a mark, which the signature over the key exchange protects, and a client that
-//! has offered 1.3 must not go on (RFC 8446 section 4.1.3, RFC 9147 section 5.3): somebody has taken the offer away.
-//! dimpl looks for no such mark. The hello is dropped in place of ending the attempt: it could be forged as well, and the real
-//! one then follows.
+//! Such a server ends its random with a mark. The signature over the key exchange protects it, and
+//! a client that has offered 1.3 must not continue (RFC 8446 section 4.1.3, RFC 9147 section 5.3):
+//! somebody has removed the offer. dimpl does not check the mark. The hello is dropped instead of
+//! ending the handshake: it may be forged, and then the genuine one follows.
 //!
-//! dimpl sets no mark either, and nothing lets us choose the random of a listener. So a dialler that looks for it does
-//! not find out that its offer did not reach a listener of ours. What is left to it is Finished, which is over both hellos.
+//! dimpl does not set the mark either, and the random of a listener can not be chosen from outside.
+//! So a dialler that checks the mark does not notice that its offer did not reach a listener of
+//! this crate. It still has Finished, which covers both hellos.
 
-/// The ends of a random that name 1.2, and what is older.
+/// The last bytes of a random for 1.2, and for older versions.
 const MARKS: [&[u8; 8]; 2] = [b"DOWNGRD\x01", b"DOWNGRD\x00"];
 
 const RECORD_HEADER: usize = 13;
@@ -16,11 +18,11 @@ const HANDSHAKE_HEADER: usize = 12;
 const CONTENT_TYPE_HANDSHAKE: u8 = 22;
 const HANDSHAKE_SERVER_HELLO: u8 = 2;
 
-/// Where the random ends in a ServerHello, behind the version.
+/// End of the random in a ServerHello, after the version.
 const RANDOM_END: usize = 2 + 32;
 
-/// Whether a plaintext record has a ServerHello with such a mark, or one that is cut within its random: no server does
-/// that.
+/// Whether a plaintext record contains a ServerHello with such a mark, or one fragmented within its
+/// random, which no server sends.
 pub(super) fn is_downgrade(record: &[u8]) -> bool {
     let is_plaintext_handshake =
         record.first() == Some(&CONTENT_TYPE_HANDSHAKE) && record.get(3..5) == Some(&[0, 0]);
@@ -28,11 +30,11 @@ pub(super) fn is_downgrade(record: &[u8]) -> bool {
         return false;
     }
     let mut rest = record.get(RECORD_HEADER..).unwrap_or_default();
-    while let Some((header, behind)) = rest.split_first_chunk::<HANDSHAKE_HEADER>() {
+    while let Some((header, after)) = rest.split_first_chunk::<HANDSHAKE_HEADER>() {
         let [kind, _, _, _, _, _, a, b, c, d, e, f] = *header;
         let u24 = |a, b, c| usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
         let (offset, length) = (u24(a, b, c), u24(d, e, f));
-        let (fragment, next) = behind.split_at(length.min(behind.len()));
+        let (fragment, next) = after.split_at(length.min(after.len()));
         if kind == HANDSHAKE_SERVER_HELLO && offset < RANDOM_END {
             let mark = fragment.get(RANDOM_END - 8..RANDOM_END);
             let is_whole = offset == 0 && mark.is_some();
@@ -49,7 +51,7 @@ pub(super) fn is_downgrade(record: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A message of a handshake, or a part of it.
+    /// A handshake message, or a fragment of it.
     fn fragment(kind: u8, body: &[u8], from: usize, to: usize) -> Vec<u8> {
         let u24 = |number: usize| u32::try_from(number).unwrap().to_be_bytes();
         let mut message = vec![kind];
@@ -79,11 +81,11 @@ mod tests {
             let body = hello(mark);
             let whole = fragment(2, &body, 0, body.len());
             assert!(is_downgrade(&record(0, std::slice::from_ref(&whole))));
-            // Behind another message, with another behind it, and without the end.
+            // After another message, before another, and without its end.
             let other = fragment(11, &[1; 50], 0, 50);
             assert!(is_downgrade(&record(0, &[other.clone(), whole, other])));
             assert!(is_downgrade(&record(0, &[fragment(2, &body, 0, 34)])));
-            // Cut within the random it would not be seen.
+            // Fragmented within the random, which would hide the mark.
             assert!(is_downgrade(&record(0, &[fragment(2, &body, 0, 30)])));
             assert!(is_downgrade(&record(0, &[fragment(2, &body, 30, 36)])));
         }

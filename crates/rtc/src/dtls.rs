@@ -1,7 +1,7 @@
-//! DTLS: dimpl, with configurations that are made once.
+//! DTLS: dimpl with shared configurations.
 //!
 //! Building a `dimpl::Config` runs the self-tests of the crypto library, 1.1 ms each time: with one
-//! for every connection, 800 first contacts a second would fill a core.
+//! per connection, 800 handshakes a second would occupy a core.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,36 +14,37 @@ use super::downgrade::is_downgrade;
 use super::records::{Protected, records};
 use crate::engine::{Certificate, EndReason};
 
-/// Datagrams that may wait in a DTLS instance between two polls. More than an engine feeds at a
-/// time, so that a burst does not look like loss.
+/// Maximum datagrams queued in a DTLS instance between two polls. More than an engine passes at a
+/// time, so that a burst does not cause loss.
 const MAX_QUEUE_RX: usize = 256;
 
-/// Datagrams that may wait to be taken out of a DTLS instance. More than an engine encrypts
-/// between two polls.
+/// Maximum datagrams queued for output in a DTLS instance. More than an engine encrypts between two
+/// polls.
 const MAX_QUEUE_TX: usize = 64;
 
-/// What dimpl encrypts with.
+/// The crypto provider of dimpl.
 static DIMPL_PROVIDER: LazyLock<dimpl::crypto::CryptoProvider> =
     LazyLock::new(super::record_number::crypto_provider);
 
-/// One configuration for each MTU in use; MTUs come from our own settings, not from peers.
+/// One configuration per MTU in use; MTUs come from our own settings, not from peers.
 static BY_MTU: Mutex<BTreeMap<usize, Arc<dimpl::Config>>> = Mutex::new(BTreeMap::new());
 
-/// Timeouts that a DTLS instance takes within [`TIMEOUT_WINDOW`]. The first steps need two at once.
+/// Maximum timeouts passed to a DTLS instance within [`TIMEOUT_WINDOW`]. The first steps need two
+/// at once.
 ///
 /// While a message in the middle of the peer's flight is missing, dimpl 0.9 acknowledges the others
-/// at once, and at the next timeout again; and str0m lets a timeout follow every datagram. Together
-/// that is a loop without end within one `Rtc::poll_output`, which a lossy path, or a peer
-/// that wants to, sets off.
+/// at once, and again at the next timeout; and str0m follows every datagram with a timeout.
+/// Together that is an endless loop within one `Rtc::poll_output`, which a lossy path or a
+/// malicious peer triggers.
 const MAX_TIMEOUTS: u32 = 4;
 
-/// See [`MAX_TIMEOUTS`]. Short beside the second after which a flight is sent again.
+/// See [`MAX_TIMEOUTS`]. Short compared to the second after which a flight is retransmitted.
 const TIMEOUT_WINDOW: Duration = Duration::from_millis(100);
 
-/// Which versions one side speaks.
+/// The versions that one side supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Versions {
-    /// 1.3 where the peer has it, 1.2 otherwise.
+    /// 1.3 if the peer supports it, 1.2 otherwise.
     Both,
     /// 1.2.
     Only12,
@@ -51,17 +52,17 @@ pub enum Versions {
     Only13,
 }
 
-/// Makes the first handshake of a process as quick as the others, by having the crypto library
-/// test itself and gather its entropy now: 25 to 80 ms. With any certificate.
+/// Makes the first handshake of a process as fast as later ones: the crypto library runs its
+/// self-tests and gathers entropy now, which takes 25 to 80 ms. Any certificate will do.
 pub fn warm_up(certificate: Certificate) {
     let now = Instant::now();
     match PacedDtls::new(certificate, Versions::Both, None, now) {
         Ok(mut dtls) => {
             dtls.set_active(true);
-            // The first flight takes random numbers and a key pair.
+            // The first flight needs random numbers and a key pair.
             let _ = dtls.handle_timeout(now);
         }
-        Err(error) => tracing::debug!(target: "anabranch::webrtc", %error, "no warm-up"),
+        Err(error) => tracing::debug!(target: "anabranch::webrtc", %error, "warm-up failed"),
     }
 }
 
@@ -70,7 +71,7 @@ fn config(mtu: Option<usize>) -> Result<Arc<dimpl::Config>, EndReason> {
     if let Some(config) = by_mtu.get(&mtu.unwrap_or(0)) {
         return Ok(Arc::clone(config));
     }
-    // ICE has shown that the peer receives at its address: a cookie would show it again.
+    // No cookie: ICE has proven that the peer receives at its address.
     let mut builder = dimpl::Config::builder()
         .with_crypto_provider(DIMPL_PROVIDER.clone())
         .use_server_cookie(false)
@@ -81,31 +82,31 @@ fn config(mtu: Option<usize>) -> Result<Arc<dimpl::Config>, EndReason> {
     }
     let config = builder
         .build()
-        .map_err(|error| EndReason::Dtls(format!("no configuration: {error}")))?;
+        .map_err(|error| EndReason::Dtls(format!("invalid configuration: {error}")))?;
     let config = Arc::new(config);
     by_mtu.insert(mtu.unwrap_or(0), Arc::clone(&config));
     Ok(config)
 }
 
-/// A `dimpl::Dtls` with the shared configuration, that takes no more timeouts than 4 in 100 ms,
-/// and no hello of a listener that was made to choose DTLS 1.2.
+/// A `dimpl::Dtls` with a shared configuration, which accepts at most 4 timeouts in 100 ms and
+/// drops a ServerHello that was downgraded to DTLS 1.2.
 pub struct PacedDtls {
     dtls: dimpl::Dtls,
-    /// The other side may choose 1.3.
+    /// The peer may choose 1.3.
     offers_13: bool,
     is_connected: bool,
     protected: Arc<Protected>,
-    /// When the running window of timeouts began.
-    window: Instant,
-    /// Timeouts taken in it.
+    /// When the current timeout window began.
+    window_start: Instant,
+    /// Timeouts passed in it.
     timeouts: u32,
 }
 
 impl PacedDtls {
-    /// An instance for datagrams of at most `mtu` bytes.
+    /// Creates an instance for datagrams of at most `mtu` bytes.
     ///
     /// # Errors
-    /// If the crypto library fails its tests.
+    /// If the crypto library fails its self-tests.
     pub fn new(
         certificate: Certificate,
         versions: Versions,
@@ -132,48 +133,49 @@ impl PacedDtls {
             offers_13: versions != Versions::Only12,
             is_connected: false,
             protected: Arc::default(),
-            window: now,
+            window_start: now,
             timeouts: 0,
         })
     }
 
-    /// Counts of its records.
+    /// Counts of protected records.
     pub fn protected(&self) -> &Arc<Protected> {
         &self.protected
     }
 
-    /// Whether this record is to be kept from DTLS.
+    /// Whether this record must not reach DTLS.
     fn is_refused(&self, record: &[u8]) -> bool {
         let may_be_hello = !self.is_connected && self.offers_13 && self.dtls.is_active();
         may_be_hello && is_downgrade(record)
     }
 
-    /// Until when no timeout is taken any more.
+    /// Until when no timeout is passed, if the limit is reached.
     fn paused_until(&self) -> Option<Instant> {
-        (self.timeouts >= MAX_TIMEOUTS).then(|| self.window + TIMEOUT_WINDOW)
+        (self.timeouts >= MAX_TIMEOUTS).then(|| self.window_start + TIMEOUT_WINDOW)
     }
 
-    /// Makes this side begin the handshake, or wait.
+    /// Sets whether this side starts the handshake.
     pub fn set_active(&mut self, active: bool) {
         self.dtls.set_active(active);
     }
 
-    /// Takes in a datagram.
+    /// Handles a datagram, record by record.
     ///
-    /// Record by record: dimpl takes all of a datagram or none, but remembers the numbers of those records
-    /// that it has read. Whoever sees a datagram with several and is first with a part of it would make
-    /// dimpl take the real one for a repetition; and of more than 8 records it takes none.
+    /// dimpl accepts a datagram as a whole or not at all, but remembers the numbers of the records
+    /// it has read. An attacker who sees a datagram with several records and delivers a part of it
+    /// first would make dimpl reject the original as a replay; and dimpl rejects a datagram with
+    /// more than 8 records.
     ///
     /// # Errors
-    /// That of the last record that was of no use. The others were taken.
+    /// The error of the last invalid record. All others were handled.
     pub fn handle_packet(&mut self, packet: &[u8]) -> Result<(), Error> {
         let mut result = Ok(());
         for record in records(packet) {
             if self.is_refused(record) {
-                tracing::debug!(target: "anabranch::webrtc", "a hello that was made to choose DTLS 1.2");
+                tracing::debug!(target: "anabranch::webrtc", "downgraded ServerHello dropped");
                 continue;
             }
-            // One that is of no use says nothing about those behind it.
+            // The records after an invalid one may be valid.
             if let Err(error) = self.dtls.handle_packet(record) {
                 result = Err(error);
             }
@@ -181,7 +183,7 @@ impl PacedDtls {
         result
     }
 
-    /// The next thing that there is to send, to take or to know; a timeout when there is no more.
+    /// The next output: a packet, data or event, or a timeout if there is nothing else.
     pub fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> Output<'a> {
         let paused_until = self.paused_until();
         let output = self.dtls.poll_output(buf);
@@ -203,13 +205,13 @@ impl PacedDtls {
         }
     }
 
-    /// Takes in the time.
+    /// Advances the time.
     ///
     /// # Errors
-    /// If the handshake has been repeated too often.
+    /// If the handshake was retransmitted too often.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        if now >= self.window + TIMEOUT_WINDOW {
-            self.window = now;
+        if now >= self.window_start + TIMEOUT_WINDOW {
+            self.window_start = now;
             self.timeouts = 0;
         }
         if self.paused_until().is_some() {
@@ -219,38 +221,38 @@ impl PacedDtls {
         self.dtls.handle_timeout(now)
     }
 
-    /// Encrypts a message, for [`PacedDtls::poll_output`]; returns how much of it was taken.
+    /// Encrypts a message for [`PacedDtls::poll_output`]; returns how much of it was accepted.
     ///
     /// # Errors
-    /// Before the handshake is done, and after [`PacedDtls::close`].
+    /// Before the handshake is complete, and after [`PacedDtls::close`].
     pub fn send_application_data(&mut self, data: &[u8]) -> Result<usize, Error> {
         self.dtls.send_application_data(data)
     }
 
-    /// Whether this side begins the handshake.
+    /// Whether this side starts the handshake.
     pub fn is_active(&self) -> bool {
         self.dtls.is_active()
     }
 
-    /// The version, once both have agreed on one.
+    /// The negotiated version.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.dtls.protocol_version()
     }
 
-    /// Whether close_notify is on its way.
+    /// Whether close_notify was sent.
     pub fn is_closing(&self) -> bool {
         self.dtls.is_closing()
     }
 
-    /// Whether it was received.
+    /// Whether close_notify was received.
     pub fn is_closed(&self) -> bool {
         self.dtls.is_closed()
     }
 
-    /// Makes close_notify.
+    /// Queues close_notify.
     ///
     /// # Errors
-    /// Before the handshake is done.
+    /// Before the handshake is complete.
     pub fn close(&mut self) -> Result<(), Error> {
         self.dtls.close()
     }
@@ -262,7 +264,7 @@ impl fmt::Debug for PacedDtls {
     }
 }
 
-/// Peers that know DTLS 1.2 only, for tests.
+/// Peers that only support DTLS 1.2, for tests.
 #[cfg(feature = "testing")]
 pub mod forced {
     use std::cell::Cell;
@@ -271,7 +273,7 @@ pub mod forced {
         static MTU: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
-    /// From now on, connections of this thread with this MTU know DTLS 1.2 only.
+    /// From now on, connections of this thread with this MTU only support DTLS 1.2.
     pub fn set_12(mtu: usize) {
         MTU.set(mtu);
     }
@@ -297,7 +299,7 @@ mod tests {
         dtls
     }
 
-    /// Datagrams that an instance has to send, and data that it has received.
+    /// The datagrams to send, and the number of messages received.
     fn outputs(dtls: &mut PacedDtls) -> (Vec<Vec<u8>>, usize) {
         let (mut datagrams, mut messages) = (Vec::new(), 0);
         let mut buffer = [0; 2048];
@@ -311,7 +313,7 @@ mod tests {
         }
     }
 
-    /// The same record, of a server that was offered less than it speaks.
+    /// The same record with the downgrade mark in its random.
     fn marked(hello: &[u8]) -> Vec<u8> {
         let mut marked = hello.to_vec();
         assert_eq!((marked[0], marked[13]), (22, 2), "a ServerHello");
@@ -319,7 +321,7 @@ mod tests {
         marked
     }
 
-    /// Runs a handshake, with each flight of the server changed.
+    /// Runs a handshake in which `change` modifies each flight of the server.
     fn handshake(
         client: &mut PacedDtls,
         server: &mut PacedDtls,
@@ -407,7 +409,7 @@ mod tests {
             let before = [client.protected.most(), server.protected.most()];
             let mut received = 0;
             for _ in 0..100 {
-                // Two of them share a datagram.
+                // Two messages that share a datagram.
                 client.send_application_data(b"x").unwrap();
                 client.send_application_data(b"y").unwrap();
                 for datagram in outputs(&mut client).0 {

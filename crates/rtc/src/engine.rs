@@ -1,7 +1,7 @@
-//! The seam: what a connection needs of ICE, DTLS, SCTP and data channels, without I/O.
+//! The engine interface: what a connection needs of ICE, DTLS, SCTP and data channels, without I/O.
 //!
-//! Datagrams and time go in; datagrams and events come out. An engine owns no socket, no timer and
-//! no task, so that any of them runs on the real network and in a simulator alike.
+//! Datagrams and the time go in; datagrams and events come out. An engine owns no socket, no timer
+//! and no task, so it runs on a real network and in a simulator alike.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,23 +11,24 @@ use bytes::Bytes;
 
 use super::transmit::TransmitQueue;
 
-/// Addresses of one peer; go-libp2p's limit for one ufrag. More are not taken, and none is evicted.
+/// Maximum addresses of one peer; go-libp2p's limit for one ufrag. Further ones are rejected, and
+/// none is evicted.
 pub const MAX_ADDRESSES: usize = 32;
 
-/// The channel that both sides open without asking: SCTP stream 0, for Noise.
+/// The pre-negotiated channel on SCTP stream 0, for Noise.
 pub const CHANNEL_ZERO: ChannelId = ChannelId::new(0);
 
-/// The name of a channel, never used twice by one engine, whatever the number of its stream is.
+/// Identifies a channel. Never reused by an engine, unlike the id of its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(u64);
 
 impl ChannelId {
-    /// Names a channel.
+    /// Creates a channel id.
     pub const fn new(id: u64) -> Self {
         Self(id)
     }
 
-    /// The number of this name.
+    /// The id as a number.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -39,24 +40,24 @@ impl fmt::Display for ChannelId {
     }
 }
 
-/// Which budget a message is counted against.
+/// The limit that a message counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Payload, which may fill its channel's part of the peer's window.
+    /// Payload, which may fill its channel's share of the peer's window.
     Data,
-    /// Small messages that end or acknowledge something: exempt from the budget of data.
+    /// Small messages that end or acknowledge something: exempt from the limit of data.
     Control,
 }
 
-/// What became of a message.
+/// Result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// SCTP has it.
+    /// SCTP has the message.
     Taken,
     /// There is no room; [`Event::Writable`] follows.
     Busy,
-    /// This channel takes nothing yet: it is still being opened, or has used up its part of the
-    /// peer's window. [`Event::Writable`] follows.
+    /// This channel is not writable: it is being opened, or has used its share of the peer's
+    /// window. [`Event::Writable`] follows.
     NotOpen,
     /// The channel is closed, or the connection has ended.
     Closed,
@@ -66,19 +67,19 @@ pub enum Written {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// No number is left.
-    #[error("no channel number is free")]
+    /// No stream id is left.
+    #[error("no stream id is free")]
     Exhausted,
-    /// No number is free before the close of an earlier channel is complete; [`Event::Writable`]
-    /// follows when one is.
-    #[error("every channel number is taken until a channel has closed")]
+    /// No stream id is free until an earlier channel is completely closed; [`Event::Writable`]
+    /// follows.
+    #[error("no stream id is free until a channel is closed")]
     NotNow,
-    /// The label is longer than is sent.
-    #[error("the label of {len} bytes is longer than {max}")]
+    /// The label is too long.
+    #[error("the label of {len} bytes exceeds {max}")]
     LabelTooLong {
         /// Length of the label.
         len: usize,
-        /// Longest label.
+        /// Maximum length.
         max: usize,
     },
     /// The connection has ended.
@@ -90,87 +91,86 @@ pub enum OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// The peer has closed it in order.
-    #[error("the peer has closed the connection")]
+    /// Closed by the peer, in order.
+    #[error("closed by the peer")]
     ClosedByPeer,
-    /// The peer does not answer any more.
-    #[error("the peer does not answer")]
+    /// The peer stopped responding.
+    #[error("the peer stopped responding")]
     TimedOut,
     /// The peer acknowledges nothing, although its window is open.
-    #[error("nothing is acknowledged")]
+    #[error("the peer stopped acknowledging data")]
     NoProgress,
-    /// The peer has aborted the association.
-    #[error("SCTP: aborted by the peer")]
+    /// The peer aborted the association.
+    #[error("SCTP association aborted by the peer")]
     Aborted,
-    /// The peer has broken a rule of SCTP.
+    /// The peer violated SCTP.
     #[error("SCTP: the peer has sent {0}")]
     Violation(anabranch_sctp::Violation),
-    /// The peer has exceeded a limit: what it was.
+    /// The peer exceeded a limit.
     #[error("{0}")]
     Limit(&'static str),
-    /// DTLS has failed.
+    /// DTLS failed.
     #[error("DTLS: {0}")]
     Dtls(String),
-    /// Anything else, in the words of the layer that failed.
+    /// Another failure, in the words of the layer that failed.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Which end of a connection an engine is.
+/// The end of a connection that an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// ICE controlling, DTLS active, even channel numbers.
+    /// ICE controlling, DTLS active, even stream ids.
     Client,
-    /// ICE lite and controlled, DTLS passive, odd channel numbers.
+    /// ICE lite and controlled, DTLS passive, odd stream ids.
     Server,
 }
 
-/// What an engine reports.
+/// An event of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A candidate pair works.
     IceConnected,
-    /// The peer has shown that it receives at this address, which is another than that of the
-    /// handshake.
+    /// The peer has proven that it receives at this address, which is not that of the handshake.
     AddressValidated(SocketAddr),
-    /// DTLS is up. Whose certificate it is has to be compared by whoever knows.
+    /// The DTLS handshake is complete. The caller has to verify the certificate.
     DtlsConnected {
         /// SHA-256 of the peer's certificate.
         sha256: [u8; 32],
     },
-    /// SCTP is up and channel 0 is open.
+    /// SCTP is established and channel 0 is open.
     ChannelZeroOpen,
-    /// The peer has opened a channel.
+    /// The peer opened a channel.
     Opened {
         /// The new channel.
         channel: ChannelId,
         /// Its label.
         label: String,
     },
-    /// A channel has something to read.
+    /// A channel can be read.
     Readable {
         /// The channel.
         channel: ChannelId,
     },
-    /// There may be room again for whoever was refused.
+    /// A write or open that was refused may succeed now.
     Writable,
     /// Everything written to a channel is acknowledged, after [`Engine::notify_delivered`].
     Delivered {
         /// The channel.
         channel: ChannelId,
     },
-    /// A channel was closed by the peer, or its closing is complete. What arrived before stays
-    /// readable until it was read.
+    /// The peer closed a channel, or our close of it is complete. What arrived before stays
+    /// readable.
     Closed {
         /// The channel.
         channel: ChannelId,
     },
-    /// The connection is over.
+    /// The connection has ended.
     Ended(EndReason),
 }
 
-/// A certificate and its key, as DTLS takes them.
+/// A certificate and its private key, for DTLS.
 #[derive(Clone)]
 pub struct Certificate {
     /// X.509 in DER.
@@ -186,55 +186,56 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// How one connection is to be made.
+/// Parameters of one connection.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// Which end this is.
+    /// The end that the engine is.
     pub role: Role,
     /// The certificate of this side.
     pub certificate: Certificate,
     /// The address of this side.
     pub local: SocketAddr,
-    /// Where the peer is, if that is known before it speaks.
+    /// The address of the peer, if it is known in advance.
     pub remote: Option<SocketAddr>,
     /// ufrag and password of this side.
     pub local_credentials: (String, String),
     /// ufrag and password of the peer.
     pub remote_credentials: (String, String),
-    /// Largest UDP payload to send.
+    /// Maximum UDP payload to send.
     pub mtu: usize,
-    /// Most data that will be unacknowledged.
+    /// Maximum unacknowledged data.
     pub max_in_flight: usize,
-    /// Most data that may be unread in SCTP; for engines that hold back unread data.
+    /// Maximum unread data in SCTP, for engines with backpressure.
     pub receive_buffer: usize,
-    /// How long the peer may acknowledge nothing while its window is open; for engines that look.
+    /// How long the peer may acknowledge nothing while its window is open, for engines that check
+    /// that.
     pub progress_timeout: Duration,
 }
 
-/// A datagram that asks an address for a proof that the peer receives there.
+/// A datagram that challenges an address to prove that the peer receives there.
 #[derive(Debug)]
 pub struct Probe {
     /// The address of this side.
     pub source: SocketAddr,
-    /// The address that is asked.
+    /// The address to validate.
     pub destination: SocketAddr,
     /// The datagram.
     pub contents: Vec<u8>,
 }
 
-/// Makes engines of one kind.
+/// Creates engines of one kind.
 pub trait MakeEngine: fmt::Debug + Send + Sync {
-    /// What programs call this kind on their command lines.
+    /// The name of this kind on command lines.
     fn name(&self) -> &'static str;
 
-    /// An engine for one connection.
+    /// Creates an engine for one connection.
     ///
     /// # Errors
-    /// If the crypto library fails, or an address can be no candidate.
+    /// If the crypto library fails, or an address can not be a candidate.
     fn make(&self, setup: Setup, now: Instant) -> Result<Box<dyn Engine>, EndReason>;
 }
 
-/// The engine that connections run on. Two of one name are equal.
+/// The kind of engine that connections use. Two with the same name are equal.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineFactory(&'static dyn MakeEngine);
 
@@ -242,17 +243,17 @@ impl EngineFactory {
     /// The engine of this crate, `direct`.
     pub const DIRECT: Self = Self::new(&super::direct::Direct);
 
-    /// The engine of a crate beside this one.
+    /// The engine of another crate.
     pub const fn new(make: &'static dyn MakeEngine) -> Self {
         Self(make)
     }
 
-    /// What this kind is called.
+    /// The name of this kind.
     pub fn name(&self) -> &'static str {
         self.0.name()
     }
 
-    /// An engine for one connection.
+    /// Creates an engine for one connection.
     ///
     /// # Errors
     /// See [`MakeEngine::make`].
@@ -284,9 +285,10 @@ impl fmt::Display for EngineFactory {
 
 /// One WebRTC connection without I/O.
 ///
-/// After any call, [`Engine::poll`] is due before the caller waits; it then says until when.
+/// After any other call, the caller has to call [`Engine::poll`] before it waits, until the time
+/// that `poll` returns.
 pub trait Engine: Send {
-    /// Takes in one datagram. Never fails: what can not be used is dropped.
+    /// Handles a datagram. An invalid one is dropped.
     fn handle_datagram(
         &mut self,
         now: Instant,
@@ -296,32 +298,33 @@ pub trait Engine: Send {
         out: &mut TransmitQueue,
     );
 
-    /// Finds the events in what was taken in, and leaves the answers to [`Engine::poll`]. `false`
-    /// where they can not wait: the connection has ended, or the engine does both at once.
+    /// Derives events from the handled datagrams, and leaves the responses to [`Engine::poll`].
+    /// Returns `false` if `poll` can not wait: the connection has ended, or the engine does both at
+    /// once.
     fn take_in(&mut self, _now: Instant, _out: &mut TransmitQueue) -> bool {
         false
     }
 
-    /// Takes in the time.
+    /// Advances the time.
     fn handle_timeout(&mut self, now: Instant);
 
-    /// Does what is due and puts datagrams to send into `out`. Returns when to call
+    /// Does what is due and puts outgoing datagrams into `out`. Returns when to call
     /// [`Engine::handle_timeout`] next.
     fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant;
 
-    /// The next event, if there is one.
+    /// The next event.
     fn next_event(&mut self) -> Option<Event>;
 
-    /// Opens a data channel in-band (RFC 8832), ordered and reliable.
+    /// Opens an ordered and reliable data channel in-band (RFC 8832).
     ///
     /// # Errors
-    /// [`OpenError`] says what is missing.
+    /// See [`OpenError`].
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenError>;
 
-    /// Hands a message to SCTP, whole or not at all. It is given in pieces that follow each other.
+    /// Writes a message, given in consecutive pieces, completely or not at all.
     fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written;
 
-    /// The same for a message in one piece.
+    /// Writes a message given in one piece.
     fn write(&mut self, channel: ChannelId, message: &[u8]) -> Written {
         self.write_vectored(channel, &[message], Class::Data)
     }
@@ -329,76 +332,77 @@ pub trait Engine: Send {
     /// The next message of a channel.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 
-    /// Whether reads have left something to do for [`Engine::poll`].
+    /// Whether reads have caused something that [`Engine::poll`] has to send.
     fn wants_poll(&self) -> bool {
         false
     }
 
-    /// Bytes written that the peer's SCTP has not acknowledged, over all channels.
+    /// Bytes written and not acknowledged by the peer's SCTP, over all channels.
     fn unacknowledged(&self) -> usize;
 
-    /// Asks for one `Delivered` when the peer's SCTP has acknowledged all of a channel.
+    /// Requests one `Delivered` event once the peer's SCTP has acknowledged everything on a
+    /// channel.
     fn notify_delivered(&mut self, channel: ChannelId);
 
-    /// Closes a channel after what was written to it (RFC 8831 section 6.7).
+    /// Closes a channel after everything written to it (RFC 8831 section 6.7).
     fn close_channel(&mut self, channel: ChannelId);
 
-    /// Drops what a channel has unread, and what still arrives on it.
+    /// Drops what is unread on a channel, and what arrives on it from now on.
     fn ignore_channel(&mut self, channel: ChannelId);
 
-    /// Whether this side opened the channel, and so owns its number.
+    /// Whether this side opened the channel, and so owns its stream id.
     fn is_own_channel(&self, channel: ChannelId) -> bool;
 
-    /// The peer is who it should be: the limits of an unknown peer are lifted.
+    /// The peer is authenticated: the limits of an unknown peer are lifted.
     fn authenticated(&mut self);
 
     /// Whether an unread channel holds back its sender.
     fn holds_back_unread(&self) -> bool;
 
-    /// Lets readers that stall shut the window of the whole connection, where they would have to
-    /// be read otherwise.
+    /// Lets stalled readers close the receive window of the whole connection. Otherwise they have
+    /// to be read.
     fn allow_shut_window(&mut self) {}
 
-    /// Time for which data may wait below, beyond the round trip, for the tasks of both sides to run.
-    /// Zero where every byte in flight costs the engine time.
+    /// Queueing delay to allow in addition to the round trip, for the tasks of both sides to run.
+    /// Zero for an engine whose processing time grows with the bytes in flight.
     fn latency_allowance(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Records under the keys of DTLS 1.2, which live as long as the connection: those sent or those received, whichever
-    /// are more. Zero with any other version.
+    /// Records under one key of DTLS 1.2, which never changes: the larger count of both directions.
+    /// Zero with any other version.
     fn dtls12_records(&self) -> u64;
 
-    /// Bytes of a message that one packet carries, if that is known.
+    /// Maximum payload of a message that fits one packet, if known.
     fn packet_payload(&self) -> Option<usize> {
         None
     }
 
-    /// The system sends from `local` now: makes it the only candidate of this side, and checks it at once.
+    /// The system sends from `local` now: makes it the only local candidate and checks it at once.
     ///
-    /// For a [`Role::Client`]; a listener stays at its address.
+    /// For a [`Role::Client`]; a listener never moves.
     fn move_to(&mut self, now: Instant, local: SocketAddr);
 
-    /// Whether something authentic has come from the peer since this was last asked. Anybody can forge an address, and
-    /// junk from that of a dead peer must not keep its connection.
+    /// Whether something authentic has arrived from the peer since the last call. Anybody can forge
+    /// an address, and junk from that of a dead peer must not keep its connection alive.
     ///
-    /// An engine that can not tell says yes if anything has been `received`.
+    /// An engine that can not tell returns `received`: whether anything arrived.
     fn take_heard(&mut self, received: bool) -> bool {
         received
     }
 
-    /// Whether the engine finds out by itself that the peer receives at a further address, with
-    /// [`Engine::next_probe`], and does not move there before it has.
+    /// Whether the engine validates further addresses of the peer by itself, with
+    /// [`Engine::next_probe`], and does not move to one before.
     fn validates_addresses(&self) -> bool {
         false
     }
 
-    /// A datagram that asks a further address for a proof, if one is due. Lost if it is not sent at once, and repeated.
-    /// [`Event::AddressValidated`] follows when it has come back.
+    /// A challenge to a further address, if one is due. It is lost unless it is sent at once, and
+    /// is retransmitted. [`Event::AddressValidated`] follows the response.
     fn next_probe(&mut self, _now: Instant, _out: &mut TransmitQueue) -> Option<Probe> {
         None
     }
 
-    /// Tells the peer that the connection is over.
+    /// Closes the connection and notifies the peer.
     fn close(&mut self, now: Instant);
 }

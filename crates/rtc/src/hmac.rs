@@ -1,4 +1,4 @@
-//! HMAC-SHA1, which is what protects STUN (RFC 8489 section 14.5), from the crypto library of DTLS.
+//! HMAC-SHA1 for STUN (RFC 8489 section 14.5), by the crypto library of DTLS.
 
 use aws_lc_rs::hmac;
 use is::Sha1HmacProvider;
@@ -15,7 +15,7 @@ impl Sha1HmacProvider for Hmac {
     }
 }
 
-/// HMAC-SHA1 over the concatenation of `parts`, for the MESSAGE-INTEGRITY of STUN.
+/// HMAC-SHA1 over the concatenation of `parts`, for MESSAGE-INTEGRITY of STUN.
 pub fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
     let mut context = hmac::Context::with_key(&key);

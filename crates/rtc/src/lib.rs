@@ -3,7 +3,7 @@
 //! ## Inside
 //!
 //! ```text
-//! datagram ─► Path: ICE, which addresses count            Path ─► datagram
+//! datagram ─► Path: ICE, address validation               Path ─► datagram
 //!        └──► DTLS ─► plaintext ─► SCTP ─► Channels ─► SCTP ─► DTLS ─► datagram
 //! ```
 

@@ -1,16 +1,16 @@
 //! Limits that every engine has.
 
-/// No peer sends longer datagrams.
+/// Maximum length of inbound datagrams; no peer sends longer ones.
 pub const MAX_DATAGRAM: usize = 2000;
 
-/// Most data that waits below, beside the budget of data: control frames of many substreams.
+/// Memory for outgoing control frames of many substreams, in addition to the limit of data.
 pub const CONTROL_ROOM: usize = 1024 * 1024;
 
-/// Longest label of a data channel, in bytes; DCEP could carry 65 535 (RFC 8832).
+/// Maximum length of a data channel label in bytes; DCEP allows 65 535 (RFC 8832).
 pub const MAX_LABEL: usize = 1024;
 
-/// Channels, of the 65 535 that SCTP has.
+/// Maximum channels, of the 65 535 that SCTP allows.
 pub const MAX_CHANNELS: usize = 32_768;
 
-/// Channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
+/// Maximum channels before the peer is authenticated. No known peer opens any; js-libp2p allows 10.
 pub const MAX_EARLY_CHANNELS: usize = 16;

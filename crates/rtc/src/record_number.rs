@@ -1,10 +1,10 @@
 //! Record number encryption of DTLS 1.3 (RFC 9147 section 4.2.3) without a key setup in the crypto
 //! library for each record.
 //!
-//! The number of every record is masked with one AES block. dimpl's provider makes a cipher of
-//! aws-lc for each: allocated, set up, used for 16 bytes, wiped and freed, 6 % of the time of a
-//! receiver. Nothing in its interface has room for a key that is set up once, but a key schedule on
-//! the stack takes a few dozen nanoseconds.
+//! The number of every record is masked with one AES block. For each, dimpl's provider creates an
+//! aws-lc cipher: allocated, initialised, used for 16 bytes, wiped and freed, which takes 6 % of
+//! the time of a receiver. Its interface has no place for a key that is set up once, but a key
+//! schedule on the stack takes a few dozen nanoseconds.
 
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes256};
@@ -13,7 +13,7 @@ use dimpl::crypto::{
     Cipher, CryptoProvider, Dtls13CipherSuite, HashAlgorithm, SupportedDtls13CipherSuite,
 };
 
-/// A cipher suite as it was, but for the mask of the record number.
+/// A cipher suite with a faster mask of the record number.
 #[derive(Debug)]
 struct WithQuickMask(&'static dyn SupportedDtls13CipherSuite);
 
@@ -63,7 +63,7 @@ impl SupportedDtls13CipherSuite for WithQuickMask {
     }
 }
 
-/// dimpl's provider on aws-lc with quick masks. Leaks a few words: call it once.
+/// dimpl's aws-lc provider with fast masks. Leaks a few words: to be called once.
 pub(super) fn crypto_provider() -> CryptoProvider {
     let provider = dimpl::crypto::aws_lc_rs::default_provider();
     let suites: Vec<&'static dyn SupportedDtls13CipherSuite> = provider

@@ -1,27 +1,28 @@
-//! Records of DTLS: where they begin and end in a datagram, and how many a key has protected.
+//! DTLS records: their boundaries in a datagram, and how many a key has protected.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dimpl::ProtocolVersion;
 
-/// The records of a datagram. The last may be cut off, or be none.
+/// The records of a datagram. The last may be truncated or invalid.
 pub(super) fn records(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         if datagram.is_empty() {
             return None;
         }
         let length = record_length(datagram).unwrap_or(datagram.len());
-        let (record, behind) = datagram.split_at(length.min(datagram.len()));
-        datagram = behind;
+        let (record, rest) = datagram.split_at(length.min(datagram.len()));
+        datagram = rest;
         Some(record)
     })
 }
 
-/// Bytes of the record that this begins with; `None` if it is the last, whatever its length.
+/// Length of the first record; `None` if it extends to the end of the datagram.
 fn record_length(datagram: &[u8]) -> Option<usize> {
     let header = match *datagram.first()? {
-        // The unified header of DTLS 1.3 (RFC 9147 section 4), 0b001CSLEE: with a connection ID, which nobody
-        // has agreed on, its length is not known, and without L it is the rest of the datagram.
+        // The unified header of DTLS 1.3 (RFC 9147 section 4), 0b001CSLEE. With a connection ID,
+        // which was not negotiated, its length is unknown; without L the record extends to the end
+        // of the datagram.
         first @ 0x20..=0x3f if first & 0x14 == 0x04 => {
             if first & 0x08 == 0 {
                 4
@@ -36,10 +37,11 @@ fn record_length(datagram: &[u8]) -> Option<usize> {
     Some(header + usize::from(u16::from_be_bytes(length)))
 }
 
-/// Records under the keys of DTLS 1.2, which are never changed.
+/// Counts of records under the keys of DTLS 1.2, which never change.
 ///
-/// Its AES-GCM takes nonces of 64 random bits, for a record of one byte as for a full one, so what counts is their
-/// number and not their length. Those of the peer are under another key, but it may choose its nonces alike.
+/// Its AES-GCM uses random nonces of 64 bits for each record, whatever its length, so the number of
+/// records matters. Those of the peer are under another key, but it may choose its nonces in the
+/// same way.
 #[derive(Debug, Default)]
 pub struct Protected {
     sent: AtomicU64,
@@ -47,24 +49,24 @@ pub struct Protected {
 }
 
 impl Protected {
-    /// Counts the records of a datagram that DTLS has made.
+    /// Counts the records in an outgoing datagram.
     pub(super) fn sent(&self, version: Option<ProtocolVersion>, datagram: &[u8]) {
         if version == Some(ProtocolVersion::DTLS1_2) {
-            // Those of epoch 0 are plaintext (RFC 6347 section 4.1).
+            // Records of epoch 0 are plaintext (RFC 6347 section 4.1).
             let is_protected = |record: &&[u8]| record.get(3..5) != Some(&[0, 0]);
             let records = records(datagram).filter(is_protected).count();
             self.sent.fetch_add(records as u64, Ordering::Relaxed);
         }
     }
 
-    /// Counts a record with data of the peer: one that is authentic, as nobody else may use up its key.
+    /// Counts an authentic record with data of the peer: nobody else may use up its key.
     pub(super) fn opened(&self, version: Option<ProtocolVersion>) {
         if version == Some(ProtocolVersion::DTLS1_2) {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Records under the key that has been used more.
+    /// Records under the key that was used more.
     pub fn most(&self) -> u64 {
         let sent = self.sent.load(Ordering::Relaxed);
         sent.max(self.opened.load(Ordering::Relaxed))
@@ -87,7 +89,7 @@ mod tests {
         assert_eq!(records(&all).collect::<Vec<_>>(), expected);
         let all = [&with_id[..], &plain].concat();
         assert_eq!(records(&all).collect::<Vec<_>>(), [&all[..]]);
-        // Cut anywhere it is what is there, and nothing gets lost.
+        // Cut anywhere, the parts add up to the datagram.
         let all = [&plain[..], &short, &long].concat();
         for cut in 0..all.len() {
             let parts: Vec<_> = records(&all[..cut]).collect();

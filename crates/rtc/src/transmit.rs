@@ -1,9 +1,9 @@
-//! Datagrams on their way out, laid out so that runs of them go to the kernel in one call.
+//! Outgoing datagrams, laid out so that one system call sends a run of them.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-/// Most bytes one segmented send can carry: a UDP datagram's length field has 16 bits.
+/// Maximum bytes of one segmented send: the length field of UDP has 16 bits.
 const MAX_BATCH: usize = 65_507;
 
 /// Bytes between two timeouts of an engine up to which its connection counts as idle: signs of life,
@@ -18,16 +18,16 @@ struct Segment {
     source: IpAddr,
 }
 
-/// Datagrams in the order of their making, back to back in one buffer.
+/// Datagrams in the order of their creation, contiguous in one buffer.
 ///
-/// Bounded by what SCTP's congestion window and the handshakes let an engine emit at a time, and
+/// Bounded by what SCTP's congestion window and the handshakes let an engine send at a time. It is
 /// not filled further while the socket is blocked.
 #[derive(Debug, Default)]
 pub struct TransmitQueue {
-    /// Initialised memory; datagrams fill it up to `end`.
+    /// Initialised memory, in use up to `end`.
     buffer: Vec<u8>,
     end: usize,
-    /// Where the first unsent datagram begins.
+    /// Offset of the first unsent datagram.
     start: usize,
     segments: VecDeque<Segment>,
     /// Bytes sent since the last timeout.
@@ -35,16 +35,16 @@ pub struct TransmitQueue {
     is_idle: bool,
 }
 
-/// A run of datagrams of one size to one destination, the last of which may be shorter.
+/// A run of datagrams of one size to one destination; the last may be shorter.
 #[derive(Debug)]
 pub struct Run<'a> {
-    /// The datagrams, back to back.
+    /// The contiguous datagrams.
     pub contents: &'a [u8],
-    /// Size of the datagrams, where there is more than one.
+    /// Size of the datagrams, if there are several.
     pub segment_size: Option<usize>,
-    /// Where they go.
+    /// Their destination.
     pub destination: SocketAddr,
-    /// The address of this side that they are sent from.
+    /// The local address to send from.
     pub source: IpAddr,
     datagrams: usize,
 }
@@ -58,7 +58,7 @@ impl TransmitQueue {
         }
     }
 
-    /// At least `length` bytes in which the next datagram can be made, for [`Self::commit`].
+    /// At least `length` bytes in which to write the next datagram, for [`Self::commit`].
     pub fn room(&mut self, length: usize) -> &mut [u8] {
         let needed = self.end + length;
         if self.buffer.len() < needed {
@@ -67,7 +67,7 @@ impl TransmitQueue {
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Takes the first `length` bytes of [`Self::room`] as a datagram.
+    /// Appends the first `length` bytes of [`Self::room`] as a datagram.
     pub fn commit(&mut self, length: usize, source: IpAddr, destination: SocketAddr) {
         self.end = (self.end + length).min(self.buffer.len());
         self.segments.push_back(Segment {
@@ -77,12 +77,12 @@ impl TransmitQueue {
         });
     }
 
-    /// Whether nothing waits.
+    /// Whether no datagram is queued.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Bytes that wait.
+    /// Bytes queued.
     pub fn len(&self) -> usize {
         self.end - self.start
     }
@@ -119,7 +119,7 @@ impl TransmitQueue {
         })
     }
 
-    /// Removes the run that [`Self::front`] returned with this limit.
+    /// Removes the run that [`Self::front`] returns for this limit.
     pub fn pop(&mut self, max_segments: usize) {
         let datagrams = self.front(max_segments).map_or(0, |run| run.datagrams);
         for segment in self.segments.drain(..datagrams) {

@@ -1,8 +1,9 @@
-//! The same operations on the same bad path with our SCTP, with Google's dcSCTP, and with one of each.
+//! Runs the same operations over the same lossy path with this crate, with Google's dcSCTP, and
+//! with one of each.
 //!
-//! Whatever the pair: what arrives on a stream is what was written to it, once and in order; all of it, if the
-//! stream was not reset, and whole messages from the front, if it was. Every reset is performed on both sides,
-//! and the number carries another stream then.
+//! For every pair, a stream delivers what was written to it, once and in order: all of it if the
+//! stream was not reset, and whole messages from the front otherwise. Every reset is performed on
+//! both sides, and the stream id then carries another stream.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use dcsctp::api::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Association, Config, Event, Protocol};
+use super::{Association, Config, Event, Ppid};
 
 const MAX_PACKET: usize = 1160;
 const RECEIVE_BUFFER: usize = 256 * 1024;
@@ -24,10 +25,10 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// PPID of a binary message (RFC 8831 section 8).
 const BINARY: u32 = 53;
 
-/// Numbers that are in use, again and again. Those at even places are opened by side 0.
+/// Stream ids that are reused. Side 0 opens those at even indices.
 const SLOTS: usize = 6;
 
-/// What a peer reports.
+/// An event of a peer.
 #[derive(Debug)]
 enum Happened {
     Connected,
@@ -36,7 +37,7 @@ enum Happened {
     Message(u16, Bytes),
     /// The peer has reset its direction.
     PeerReset(u16),
-    /// Our direction was reset.
+    /// Our direction is reset.
     ResetDone(u16),
 }
 
@@ -45,22 +46,24 @@ trait Peer {
     fn advance(&mut self, now: Instant);
     fn connect(&mut self);
     fn open(&mut self, id: u16);
-    /// Whether the message was taken.
+    /// Whether the message was accepted.
     fn write(&mut self, id: u16, message: Bytes) -> bool;
     fn reset(&mut self, id: u16);
-    /// Resets our direction of a stream that the peer has reset, unless the implementation does it by itself.
+    /// Resets the outgoing direction of a stream that the peer has reset, unless the implementation
+    /// does that by itself.
     fn answer_reset(&mut self, id: u16);
     fn handle_packet(&mut self, packet: &[u8]);
     fn poll_transmit(&mut self) -> Vec<Bytes>;
     fn next_timeout(&self) -> Option<Instant>;
-    /// What has happened. Messages are taken only by a peer that reads, and what comes behind them waits.
+    /// The events since the last call. Only a peer that reads takes messages, and what follows an
+    /// unread message waits.
     fn poll(&mut self, reads: bool) -> Vec<Happened>;
 }
 
 struct Ours {
     association: Association,
     now: Instant,
-    /// Streams with a message that was not read, once for each.
+    /// Streams with unread messages, one entry per message.
     unread: VecDeque<u16>,
 }
 
@@ -95,7 +98,7 @@ impl Peer for Ours {
     }
 
     fn write(&mut self, id: u16, message: Bytes) -> bool {
-        self.association.write(id, message, Protocol::Binary)
+        self.association.write(id, message, Ppid::Binary)
     }
 
     fn reset(&mut self, id: u16) {
@@ -126,7 +129,7 @@ impl Peer for Ours {
             while let Some(event) = self.association.next_event() {
                 happened.push(match event {
                     Event::Connected => Happened::Connected,
-                    Event::Ended(lost) => Happened::Failed(format!("{lost:?}")),
+                    Event::Ended(reason) => Happened::Failed(format!("{reason:?}")),
                     Event::Opened { id } => Happened::Opened(id),
                     Event::Readable { id } => {
                         self.unread.push_back(id);
@@ -145,7 +148,7 @@ impl Peer for Ours {
             let Some(id) = self.unread.pop_front() else {
                 return happened;
             };
-            // None of a stream that this side has reset.
+            // `None` if this side has reset the stream.
             if let Some(message) = self.association.read(id) {
                 happened.push(Happened::Message(id, message.bytes));
             }
@@ -166,7 +169,7 @@ impl Dcsctp {
             mtu: MAX_PACKET,
             max_message_size: MAX_MESSAGE,
             max_receiver_window_buffer_size: RECEIVE_BUFFER,
-            // The path is as bad as it likes, and comes back.
+            // Outages of any length end.
             max_retransmissions: None,
             max_init_retransmits: None,
             zero_checksum_alternate_error_detection_method:
@@ -196,7 +199,8 @@ impl Dcsctp {
                 SocketEvent::SendPacket(packet) => self.packets.push(packet.into()),
                 SocketEvent::OnConnected() => self.happened.push(Happened::Connected),
                 SocketEvent::OnIncomingStreamReset(ids) => {
-                    // Messages and events have no common order: what is there is from before the reset.
+                    // Messages and events are not ordered: every available message precedes the
+                    // reset.
                     self.read();
                     self.happened
                         .extend(ids.iter().map(|id| Happened::PeerReset(id.0)));
@@ -294,7 +298,7 @@ struct Operation {
     action: Action,
 }
 
-/// What is done on a path that does this to packets.
+/// Operations, and the conditions of the path.
 #[derive(Debug)]
 struct Script {
     loss: f64,
@@ -309,7 +313,7 @@ impl Script {
         let mut rng = StdRng::seed_from_u64(seed);
         let lengths = [1, 2, 700, 1132, 1133, 5000, 16_384, 16_385, 40_000];
         let operation = |rng: &mut StdRng| Operation {
-            // Now and then long enough for resets to be over.
+            // Occasionally long enough for resets to complete.
             after: match rng.random_range(0..12) {
                 0..=5 => Duration::ZERO,
                 6..=10 => Duration::from_millis(rng.random_range(1..80)),
@@ -350,13 +354,14 @@ enum Sending {
     Resetting,
 }
 
-/// One side of the streams that have a number, one after another.
+/// One side of the streams that use an id one after another.
 #[derive(Debug)]
 struct Slot {
     sending: Sending,
     /// The peer has used the stream.
     is_opened: bool,
-    /// Resets of this side's direction that are done, and of the peer's: the stream that each is at.
+    /// Completed resets of this side's direction and of the peer's: the index of the current
+    /// stream.
     own_resets: usize,
     peer_resets: usize,
     sent: BTreeMap<usize, Vec<Bytes>>,
@@ -395,7 +400,7 @@ struct Side {
     slots: Vec<Slot>,
 }
 
-/// What was done in all runs, which must not be nothing.
+/// What all runs did; no count may be zero.
 #[derive(Debug, Default)]
 struct Done {
     messages: usize,
@@ -405,7 +410,7 @@ struct Done {
 }
 
 struct Run<'a> {
-    /// For messages of failures.
+    /// For failure messages.
     name: String,
     script: &'a Script,
     rng: StdRng,
@@ -414,7 +419,7 @@ struct Run<'a> {
     sides: [Side; 2],
     under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
     packets: u64,
-    /// Makes each message another.
+    /// Makes every message different.
     salt: usize,
     done: Done,
 }
@@ -441,10 +446,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sends what is due, and goes on to what is next, at `end` at the latest.
+    /// Sends what is due and advances to the next event, at most to `end`.
     fn step(&mut self, end: Instant) {
         for from in 0..2 {
-            // What is read may be answered: a window opens, a reset goes on.
+            // Reading may cause packets: the window opens, a reset continues.
             loop {
                 self.take(from);
                 let packets = self.sides[from].peer.poll_transmit();
@@ -516,7 +521,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Resets the side's own direction of a stream that the peer has reset.
+    /// Resets this side's direction of a stream that the peer has reset.
     fn answer(&mut self, side: usize, id: u16) {
         let slot = self.slot(side, id);
         if slot.sending != Sending::Resetting && slot.own_resets < slot.peer_resets {
@@ -562,7 +567,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Makes the slot's stream one that this side can write to, if it can be.
+    /// Makes the stream of the slot writable for this side, if possible.
     fn begin(&mut self, side: usize, slot: usize) -> bool {
         let opens = slot % 2 == side;
         let Side { peer, slots, .. } = &mut self.sides[side];
@@ -597,22 +602,22 @@ impl<'a> Run<'a> {
             &self.sides[side].slots[slot],
             &self.sides[1 - side].slots[slot],
         ];
-        // What is left of a stream of which nothing has arrived is not agreed on: dcSCTP drops its messages, and
-        // then there is none that the other side could reset.
+        // The peers differ on a stream of which nothing has arrived: dcSCTP drops its messages, and
+        // then the other side has no stream to reset.
         let is_current = other.sending != Sending::Idle && other.own_resets == state.own_resets;
         let is_known = other.peer_resets == state.own_resets && (other.is_opened || is_current);
         let is_open = state.sending == Sending::Open || (state.is_free() && state.is_opened);
         if is_open && is_known {
             let stream = state.own_resets;
             let left = self.sides[side].slots[slot].sent(stream).len();
-            let arrived = self.sides[1 - side].slots[slot].received(stream).len();
-            self.done.cut_short += usize::from(arrived < left);
+            let highest_acked = self.sides[1 - side].slots[slot].received(stream).len();
+            self.done.cut_short += usize::from(highest_acked < left);
             self.sides[side].slots[slot].sending = Sending::Resetting;
             self.sides[side].peer.reset(slot as u16);
         }
     }
 
-    /// Nothing is left to be sent, read or reset.
+    /// Whether nothing is left to send, read or reset.
     fn is_settled(&self) -> bool {
         (0..2).all(|side| {
             let [own, other] = [&self.sides[side], &self.sides[1 - side]];
@@ -667,7 +672,7 @@ impl<'a> Run<'a> {
             self.sides[side].reads = true;
         }
         self.until("all messages and resets", Self::is_settled);
-        // Whatever happened to a number, it can be freed and carries another stream.
+        // Whatever happened on an id, it can be freed and carry another stream.
         for slot in 0..SLOTS {
             self.reset(slot % 2, slot);
         }

@@ -1,8 +1,8 @@
-//! Choices that a peer must not foresee, and that a test can repeat.
+//! Random choices that a peer must not predict and a test can repeat.
 
 use std::ops::RangeInclusive;
 
-/// A number of this range.
+/// A random number in `range`.
 pub(crate) fn choose(range: RangeInclusive<u32>) -> u32 {
     #[cfg(any(test, feature = "testing"))]
     if let Some(number) = fixed::next() {
@@ -12,7 +12,7 @@ pub(crate) fn choose(range: RangeInclusive<u32>) -> u32 {
     rand::random_range(range)
 }
 
-/// Makes the choices of this thread follow from a seed.
+/// Derives the choices of this thread from a seed.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn fix(seed: u64) {
     fixed::STATE.set(Some(seed));

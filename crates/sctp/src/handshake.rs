@@ -1,4 +1,4 @@
-//! INIT and its answer (RFC 9260 sections 3.3.2 and 3.3.3).
+//! INIT and INIT-ACK (RFC 9260 sections 3.3.2 and 3.3.3).
 
 use super::packet::{Fields, kind, parameters, put_parameter};
 
@@ -8,42 +8,44 @@ const ZERO_CHECKSUM_ACCEPTABLE: u16 = 0x8001;
 const SUPPORTED_EXTENSIONS: u16 = 0x8008;
 const FORWARD_TSN_SUPPORTED: u16 = 0xc000;
 
-/// The extensions that aiortc lists, in its order.
+/// The extension list of aiortc, in its order.
 const AIORTC: &[u8] = &[kind::FORWARD_TSN, kind::RE_CONFIG];
 
-/// The peer's error detection is DTLS (RFC 9653 section 8).
+/// Error detection by DTLS (RFC 9653 section 8).
 const OVER_DTLS: u32 = 1;
 
-/// As many streams as data channels can have (RFC 8831 section 6.2).
+/// Number of streams that data channels can use (RFC 8831 section 6.2).
 pub(super) const STREAMS: u16 = u16::MAX;
 
-/// Longest cookie that is sent back. Those of known stacks have a few hundred bytes, and it has to fit a packet.
+/// Longest accepted cookie. Those of known stacks have a few hundred bytes, and COOKIE-ECHO has to
+/// fit a packet.
 const MAX_COOKIE: usize = 1024;
 
-/// What a side tells the other in INIT or INIT-ACK.
+/// Contents of INIT or INIT-ACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Init {
-    /// The tag that it wants to see in each packet.
+    /// Initiate tag: the verification tag of packets to this side.
     pub(super) tag: u32,
-    pub(super) window: u32,
+    pub(super) a_rwnd: u32,
     pub(super) first_tsn: u32,
-    /// Streams that it takes from the other side (MIS, RFC 9260 section 3.3.2).
+    /// Maximum inbound streams (MIS, RFC 9260 section 3.3.2).
     pub(super) inbound_streams: u16,
-    /// It takes packets without a checksum (RFC 9653).
+    /// Accepts packets without a checksum (RFC 9653).
     pub(super) zero_checksum: bool,
-    /// It takes FORWARD-TSN (RFC 3758).
+    /// Supports FORWARD-TSN (RFC 3758).
     pub(super) forward_tsn: bool,
-    /// It takes FORWARD-TSN only while no message is received in part.
+    /// FORWARD-TSN is safe only while no message is partially received.
     pub(super) prunes: bool,
 }
 
 impl Init {
-    /// `None` if it may not be answered. The cookie of an INIT-ACK comes with it.
+    /// Parses the value of INIT or INIT-ACK, and returns the cookie of the latter. `None` if it
+    /// must not be answered.
     pub(super) fn parse(value: &[u8]) -> Option<(Self, Option<&[u8]>)> {
         let mut fields = Fields(value);
         let mut init = Self {
             tag: fields.u32()?,
-            window: fields.u32()?,
+            a_rwnd: fields.u32()?,
             first_tsn: 0,
             inbound_streams: 0,
             zero_checksum: false,
@@ -66,24 +68,26 @@ impl Init {
                 }
                 FORWARD_TSN_SUPPORTED => init.forward_tsn = true,
                 SUPPORTED_EXTENSIONS => extensions = value,
-                // What is not known may be left out (RFC 9260 section 3.2.1): nothing else changes what we do.
+                // Other parameters change nothing here, and need no report (RFC 9260 section
+                // 3.2.1).
                 _ => {}
             }
         }
-        // aiortc 1.15 drops the pieces of a message that is not whole yet behind the number that it passes on to
-        // (`InboundStream.prune_chunks`), and no other stack offers just this.
+        // On FORWARD-TSN, aiortc 1.15 drops the fragments of an incomplete message after the new
+        // cumulative TSN (`InboundStream.prune_chunks`). No other stack offers exactly these
+        // extensions.
         init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
-        // Its parameter alone counts. webrtc-rs names FORWARD-TSN among its extensions, without the
-        // parameter, and says nothing any more once one has come (libp2p-webrtc, one dial in four);
-        // pion does the same in its INIT, and takes them.
+        // Only the parameter of FORWARD-TSN counts. webrtc-rs lists the chunk among its extensions
+        // without the parameter, and stops responding once it receives one (libp2p-webrtc, one dial
+        // in four). pion sends the same INIT, but accepts the chunk.
         Some((init, cookie))
     }
 
-    /// The value of the chunk; with a cookie it is an INIT-ACK.
+    /// Encodes the value of the chunk: an INIT-ACK if there is a cookie, an INIT otherwise.
     pub(super) fn encode(&self, cookie: Option<&[u8]>) -> Vec<u8> {
         let mut value = Vec::with_capacity(64);
         value.extend(self.tag.to_be_bytes());
-        value.extend(self.window.to_be_bytes());
+        value.extend(self.a_rwnd.to_be_bytes());
         value.extend(STREAMS.to_be_bytes());
         value.extend(self.inbound_streams.to_be_bytes());
         value.extend(self.first_tsn.to_be_bytes());
@@ -94,7 +98,7 @@ impl Init {
             let acceptable = OVER_DTLS.to_be_bytes();
             put_parameter(&mut value, ZERO_CHECKSUM_ACCEPTABLE, &acceptable);
         }
-        // Some look at the one parameter, and some at the other.
+        // Some stacks look at the extension list, others at the parameter.
         let mut extensions = vec![kind::RE_CONFIG];
         if self.forward_tsn {
             put_parameter(&mut value, FORWARD_TSN_SUPPORTED, &[]);
@@ -111,7 +115,7 @@ mod tests {
 
     const INIT: Init = Init {
         tag: 1,
-        window: 2,
+        a_rwnd: 2,
         first_tsn: 3,
         inbound_streams: 4,
         zero_checksum: true,
@@ -134,7 +138,7 @@ mod tests {
         }
     }
 
-    /// As they are on the wire: aiortc 1.15, pion and webrtc-rs, ours.
+    /// The parameters on the wire of aiortc 1.15, of pion and webrtc-rs, and of this crate.
     #[test]
     fn who_takes_forward_tsn_and_who_prunes_is_known_by_what_it_offers() {
         let aiortc: &[u8] = &[0xc0, 0, 0, 4, 0x80, 8, 0, 6, 192, 130, 0, 0];

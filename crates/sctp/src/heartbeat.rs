@@ -1,22 +1,23 @@
-//! HEARTBEATs of this side (RFC 9260 section 8.3), to ask whether the peer receives at an address.
+//! Outgoing HEARTBEATs (RFC 9260 section 8.3), which verify that the peer receives at an address.
 //!
-//! Below DTLS there is one path for SCTP, so what they are for there is done by ICE. But whoever brings back a nonce that
-//! went out in one has the keys of the peer and receives where it went: what a challenge of ICE, which anybody can read,
-//! can not show. RFC 9853 does the same in DTLS itself, which no deployed peer has; every SCTP answers a HEARTBEAT.
+//! Below DTLS, SCTP has one path, and ICE does what heartbeats do elsewhere. But a peer that
+//! returns a nonce from a HEARTBEAT has the DTLS keys and receives at the destination. An ICE check
+//! does not prove that, since anybody can read it. RFC 9853 does the same in DTLS, but no deployed
+//! peer supports it; every SCTP answers a HEARTBEAT.
 
 use bytes::{Bytes, BytesMut};
 
 use super::packet::{Packets, kind, put_parameter};
 use super::{Association, PORT};
 
-/// The parameter Heartbeat Info (RFC 9260 section 3.3.6).
+/// The Heartbeat Info parameter (RFC 9260 section 3.3.6).
 const HEARTBEAT_INFO: u16 = 1;
 
-/// What a HEARTBEAT asks for.
+/// The information in a HEARTBEAT that its HEARTBEAT-ACK returns.
 pub type Nonce = [u8; 16];
 
 impl Association {
-    /// A packet of its own with a HEARTBEAT, if the association is up.
+    /// A packet with nothing but a HEARTBEAT; `None` unless the association is established.
     pub fn heartbeat(&self, nonce: &Nonce) -> Option<Bytes> {
         if !self.is_up() {
             return None;
@@ -35,7 +36,7 @@ impl Association {
         packets.finish().0.pop()
     }
 
-    /// The nonce that a HEARTBEAT-ACK has brought since this was last asked; the last of several.
+    /// Takes the nonce of the last HEARTBEAT-ACK.
     pub fn take_heartbeat_ack(&mut self) -> Option<Nonce> {
         self.heartbeat_ack.take()
     }

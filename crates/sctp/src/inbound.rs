@@ -1,36 +1,36 @@
-//! Packets of the peer, chunk by chunk (RFC 9260 section 3.3).
+//! Inbound packets, chunk by chunk (RFC 9260 section 3.3).
 
 use std::time::Instant;
 
 use super::handshake::Init;
 use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, kind};
 use super::receiver::Receiver;
-use super::reset::{Outcome, Resets};
-use super::sender::Means;
+use super::reset::{ResetOutcome, Resets};
+use super::sender::WithholdMode;
 use super::{Association, Config, EndReason, Event, PORT, State, Violation, cause};
 
-/// Bytes of an unrecognized chunk that its report repeats.
+/// Maximum bytes of an unrecognized chunk that its ERROR repeats.
 const MAX_REPORTED: usize = 64;
 
 impl Association {
-    /// Takes in a packet of the peer, which DTLS has authenticated. One that is not sound is
-    /// dropped; a peer that breaks a rule ends the association with
-    /// [`EndReason::Violation`](crate::EndReason).
+    /// Handles a packet of the peer, which DTLS has authenticated. An invalid packet is dropped. A
+    /// protocol violation ends the association with [`EndReason::Violation`](crate::EndReason).
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         let Some((header, chunks)) = packet::parse(packet) else {
             return;
         };
-        if self.state == State::Over || header.destination != PORT {
+        if self.state == State::Ended || header.destination != PORT {
             return;
         }
         let (mut has_data, mut has_sack) = (false, false);
         for chunk in chunks {
-            // The tag shows that the peer knows of this association (RFC 9260 section 8.5).
-            if !self.is_of_this(header, chunk) {
+            // Verification tag rules (RFC 9260 section 8.5).
+            if !self.has_valid_tag(header, chunk) {
                 return;
             }
             has_data |= chunk.kind == kind::DATA;
-            // One says it all; a peer that sends many makes each walk through what the last has taken back.
+            // One SACK per packet: each further one could make the sender walk through gaps that
+            // the previous one revoked.
             if chunk.kind == kind::SACK && std::mem::replace(&mut has_sack, true) {
                 continue;
             }
@@ -38,21 +38,21 @@ impl Association {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(violation) => {
-                    self.say_abort(cause::PROTOCOL_VIOLATION, &[]);
+                    self.queue_abort(cause::PROTOCOL_VIOLATION, &[]);
                     return self.end(EndReason::Violation(violation));
                 }
             }
         }
         if has_data && self.is_up() {
-            self.receiver.note_packet(now);
+            self.receiver.on_data_packet(now);
         }
-        self.answer_resets();
+        self.answer_peer_resets();
     }
 
-    fn is_of_this(&self, header: Header, chunk: Chunk<'_>) -> bool {
+    fn has_valid_tag(&self, header: Header, chunk: Chunk<'_>) -> bool {
         match chunk.kind {
             kind::INIT => header.tag == 0,
-            // It may bring our own tag back, where the peer has none (RFC 9260 section 8.5.1).
+            // The T bit: the tag is the sender's own (RFC 9260 section 8.5.1).
             kind::ABORT | kind::SHUTDOWN_COMPLETE if chunk.flags & 1 != 0 => {
                 self.peer.is_some_and(|peer| peer.tag == header.tag)
             }
@@ -60,34 +60,33 @@ impl Association {
         }
     }
 
-    /// `false` ends the packet.
+    /// Returns `false` if the rest of the packet is to be ignored.
     fn handle_chunk(
         &mut self,
         now: Instant,
         header: Header,
         chunk: Chunk<'_>,
     ) -> Result<bool, Violation> {
-        // A peer that sends these has our cookie, though its COOKIE-ACK was lost or is late.
-        if self.state == State::CookieSent && matches!(chunk.kind, kind::DATA | kind::SACK) {
+        // The peer has accepted our cookie; its COOKIE-ACK is lost or late.
+        if self.state == State::CookieEchoed && matches!(chunk.kind, kind::DATA | kind::SACK) {
             self.established();
         }
         let is_up = self.is_up();
         match chunk.kind {
             kind::DATA if is_up => {
-                // Too short to be one.
                 let Some((header, payload)) = DataHeader::parse(chunk) else {
                     return Err(Violation("DATA without a header"));
                 };
                 if payload.is_empty() {
                     // RFC 9260 section 6.2.
-                    self.say_abort(cause::NO_USER_DATA, &header.tsn.to_be_bytes());
+                    self.queue_abort(cause::NO_USER_DATA, &header.tsn.to_be_bytes());
                     self.end(EndReason::Violation(Violation("DATA without user data")));
                     return Ok(false);
                 }
                 if header.stream >= self.own.inbound_streams {
-                    // Acknowledged and dropped (RFC 9260 section 6.5).
+                    // Reported, acknowledged and dropped (RFC 9260 section 6.5).
                     let [high, low] = header.stream.to_be_bytes();
-                    self.answer_with_cause(kind::ERROR, cause::INVALID_STREAM, &[high, low, 0, 0]);
+                    self.queue_error(kind::ERROR, cause::INVALID_STREAM, &[high, low, 0, 0]);
                 }
                 self.receiver
                     .handle_data(header, payload, &mut self.events)?;
@@ -101,8 +100,8 @@ impl Association {
             kind::INIT => self.on_init(header, chunk.value),
             kind::INIT_ACK => self.on_init_ack(header, chunk.value),
             kind::COOKIE_ECHO => self.on_cookie_echo(chunk.value),
-            kind::COOKIE_ACK if self.state == State::CookieSent => self.established(),
-            kind::HEARTBEAT => self.answer(kind::HEARTBEAT_ACK, chunk.value.to_vec()),
+            kind::COOKIE_ACK if self.state == State::CookieEchoed => self.established(),
+            kind::HEARTBEAT => self.reply(kind::HEARTBEAT_ACK, chunk.value.to_vec()),
             kind::HEARTBEAT_ACK if is_up => self.on_heartbeat_ack(chunk.value),
             kind::RE_CONFIG if is_up => self.on_re_config(chunk.value),
             kind::ABORT => {
@@ -117,7 +116,7 @@ impl Association {
                 return Ok(false);
             }
             kind::SHUTDOWN if is_up => {
-                self.state = State::Answering;
+                self.state = State::ShutdownReceived;
                 if let Some(cumulative_tsn) = Fields(chunk.value).u32() {
                     self.sender
                         .handle_shutdown(now, cumulative_tsn, &mut self.events)?;
@@ -129,22 +128,25 @@ impl Association {
                     self.perform_deferred_resets()?;
                 }
             }
-            kind::SHUTDOWN_ACK if matches!(self.state, State::ShuttingDown | State::Answering) => {
-                self.answer(kind::SHUTDOWN_COMPLETE, Vec::new());
+            kind::SHUTDOWN_ACK
+                if matches!(self.state, State::ShutdownPending | State::ShutdownReceived) =>
+            {
+                self.reply(kind::SHUTDOWN_COMPLETE, Vec::new());
                 self.end(EndReason::Closed);
             }
-            kind::SHUTDOWN_COMPLETE if self.state == State::Answering => {
+            kind::SHUTDOWN_COMPLETE if self.state == State::ShutdownReceived => {
                 self.end(EndReason::Closed)
             }
-            // At the wrong time, or of no interest (ECNE and CWR belong to an extension that is not offered).
+            // Out of place, or not supported (ECNE and CWR belong to an extension that is not
+            // offered).
             kind::DATA..=kind::SHUTDOWN_COMPLETE | kind::RE_CONFIG | kind::FORWARD_TSN => {}
             _ => return Ok(self.skip_unrecognized(chunk)),
         }
         Ok(true)
     }
 
-    /// What is not known says by its first two bits whether to go on and whether the peer is told (RFC 9260
-    /// section 3.2).
+    /// Handles an unrecognized chunk: its two high bits say whether to process the rest of the
+    /// packet and whether to report the chunk (RFC 9260 section 3.2).
     fn skip_unrecognized(&mut self, chunk: Chunk<'_>) -> bool {
         if chunk.kind & 0x40 != 0 && self.peer.is_some() {
             let length = chunk.value.len().min(MAX_REPORTED);
@@ -155,59 +157,59 @@ impl Association {
             {
                 place.copy_from_slice(&field.to_be_bytes());
             }
-            self.answer_with_cause(kind::ERROR, cause::UNRECOGNIZED_CHUNK, &start);
+            self.queue_error(kind::ERROR, cause::UNRECOGNIZED_CHUNK, &start);
         }
         chunk.kind & 0x80 != 0
     }
 
     fn on_init(&mut self, header: Header, value: &[u8]) {
-        // Both may begin at once (RFC 9260 section 5.2.1). Later ones are old: a peer that begins anew does so with
-        // DTLS.
+        // Both sides may start at once (RFC 9260 section 5.2.1). A later INIT is old: a peer that
+        // restarts does so with DTLS.
         if !matches!(
             self.state,
-            State::Closed | State::InitSent | State::CookieSent
+            State::Closed | State::CookieWait | State::CookieEchoed
         ) {
             return;
         }
         if let Some((peer, _)) = Init::parse(value) {
-            self.meet(header, peer);
-            // Only in answer to the same: pion before 1.8.11 takes no INIT-ACK with a parameter that it does not
-            // know.
+            self.set_peer(header, peer);
+            // Only if the peer offered them: pion before 1.8.11 rejects an INIT-ACK with an unknown
+            // parameter.
             let answer = Init {
                 zero_checksum: self.own.zero_checksum && peer.zero_checksum,
                 forward_tsn: self.own.forward_tsn && peer.forward_tsn,
                 ..self.own
             };
             let answer = answer.encode(Some(&self.cookie));
-            self.answer(kind::INIT_ACK, answer);
+            self.reply(kind::INIT_ACK, answer);
         }
     }
 
     fn on_init_ack(&mut self, header: Header, value: &[u8]) {
-        if self.state != State::InitSent {
+        if self.state != State::CookieWait {
             return;
         }
         if let Some((peer, Some(cookie))) = Init::parse(value) {
-            self.meet(header, peer);
-            self.state = State::CookieSent;
-            self.say(kind::COOKIE_ECHO, cookie.to_vec());
+            self.set_peer(header, peer);
+            self.state = State::CookieEchoed;
+            self.queue_control(kind::COOKIE_ECHO, cookie.to_vec());
         }
     }
 
-    /// Takes note of who the peer is.
-    fn meet(&mut self, header: Header, peer: Init) {
+    /// Applies the peer's INIT or INIT-ACK.
+    fn set_peer(&mut self, header: Header, peer: Init) {
         if self.peer == Some(peer) {
             return;
         }
         self.peer = Some(peer);
         self.peer_port = header.source;
-        self.sender.set_peer_window(peer.window);
-        self.sender.set_means(match peer {
-            Init { prunes: true, .. } => Means::SkipAndDrain,
+        self.sender.set_peer_window(peer.a_rwnd);
+        self.sender.set_withhold_mode(match peer {
+            Init { prunes: true, .. } => WithholdMode::SkipWhenDrained,
             Init {
                 forward_tsn: true, ..
-            } => Means::Skip,
-            _ => Means::Delay,
+            } => WithholdMode::Skip,
+            _ => WithholdMode::Delay,
         });
         let Config {
             receive_buffer,
@@ -215,7 +217,7 @@ impl Association {
             ..
         } = self.config;
         self.receiver = Receiver::new(peer.first_tsn, receive_buffer, max_message);
-        self.receiver.set_end_of_streams(self.own.inbound_streams);
+        self.receiver.set_max_streams(self.own.inbound_streams);
         self.resets = Resets::new(self.own.first_tsn, peer.first_tsn);
     }
 
@@ -223,11 +225,11 @@ impl Association {
         if value != self.cookie || self.peer.is_none() {
             return;
         }
-        // The first answer may have been lost.
-        self.answer(kind::COOKIE_ACK, Vec::new());
+        // Acknowledged again: the previous COOKIE-ACK may be lost.
+        self.reply(kind::COOKIE_ACK, Vec::new());
         if matches!(
             self.state,
-            State::Closed | State::InitSent | State::CookieSent
+            State::Closed | State::CookieWait | State::CookieEchoed
         ) {
             self.established();
         }
@@ -235,7 +237,7 @@ impl Association {
 
     fn established(&mut self) {
         self.state = State::Established;
-        self.repeated = None;
+        self.control = None;
         self.events.push_back(Event::Connected);
     }
 
@@ -246,7 +248,7 @@ impl Association {
             .resets
             .handle(value, |tsn| receiver.has_reached(tsn), &mut answer);
         if !answer.is_empty() {
-            self.answer(kind::RE_CONFIG, answer);
+            self.reply(kind::RE_CONFIG, answer);
         }
         if let Some(last_tsn) = self.resets.deferred_until() {
             self.receiver.hold_after(last_tsn);
@@ -256,7 +258,8 @@ impl Association {
         }
     }
 
-    /// Performs a reset that had to wait for DATA, and goes on with what came behind that (RFC 6525 section 5.2.2).
+    /// Performs a deferred reset once its last TSN has arrived, and delivers the DATA after it (RFC
+    /// 6525 section 5.2.2).
     fn perform_deferred_resets(&mut self) -> Result<(), Violation> {
         let mut answer = Vec::new();
         let receiver = &self.receiver;
@@ -264,8 +267,8 @@ impl Association {
             .resets
             .perform_deferred(|tsn| receiver.has_reached(tsn), &mut answer);
         if let Some(streams) = performed {
-            self.answer(kind::RE_CONFIG, answer);
-            self.on_reset_outcome(Outcome::PeerReset(streams));
+            self.reply(kind::RE_CONFIG, answer);
+            self.on_reset_outcome(ResetOutcome::PeerReset(streams));
             self.receiver.release(&mut self.events)?;
         }
         Ok(())

@@ -40,22 +40,23 @@ pub use packet::put_checksum;
 use handshake::Init;
 use packet::{COMMON_HEADER, DATA_HEADER, kind};
 use receiver::Receiver;
-use reset::{Outcome, Resets};
+use reset::{ResetOutcome, Resets};
 use sender::Sender;
 
-/// WebRTC's port (RFC 8831 section 6.2 leaves it open, and all stacks use this one).
+/// The port that every WebRTC stack uses; RFC 8831 section 6.2 leaves it open.
 const PORT: u16 = 5000;
 
-/// Answers that may wait to be sent: what a peer asks for beyond that, it may ask for again.
-const MAX_ANSWERS: usize = 64;
+/// Maximum queued reply chunks. Excess requests are dropped and retransmitted by the peer.
+const MAX_REPLIES: usize = 64;
 
-/// Bytes of a cookie. It only says that the peer hears us: DTLS has shown who it is.
+/// Length of a state cookie. It only proves that the peer receives our packets: DTLS has
+/// authenticated the peer.
 const COOKIE: usize = 16;
 
-/// Times that the end of an association is said before it is over in any case.
+/// SHUTDOWN or SHUTDOWN-ACK transmissions before the association ends without an answer.
 const SHUTDOWN_ATTEMPTS: u32 = 6;
 
-/// Causes of an ABORT or ERROR (RFC 9260 section 3.3.10).
+/// Error causes of ABORT and ERROR chunks (RFC 9260 section 3.3.10).
 mod cause {
     pub(super) const INVALID_STREAM: u16 = 1;
     pub(super) const UNRECOGNIZED_CHUNK: u16 = 6;
@@ -64,25 +65,24 @@ mod cause {
     pub(super) const PROTOCOL_VIOLATION: u16 = 13;
 }
 
-/// What a message is: its payload protocol identifier (PPID, RFC 8831 section 8).
+/// Payload protocol identifier of a message (PPID, RFC 8831 section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// A message of the data channel establishment protocol (RFC 8832), 50.
+pub enum Ppid {
+    /// Data channel establishment protocol (RFC 8832), 50.
     Dcep,
     /// Text, 51.
     String,
-    /// Bytes, 53.
+    /// Binary, 53.
     Binary,
-    /// Text of no length, 56: SCTP carries no empty message, so one byte is sent that means
-    /// nothing.
+    /// Empty text, 56. SCTP has no empty messages, so the user data is one byte without meaning.
     StringEmpty,
-    /// The same for bytes, 57.
+    /// Empty binary, 57; as [`Ppid::StringEmpty`].
     BinaryEmpty,
-    /// Any other number.
+    /// Any other value.
     Other(u32),
 }
 
-impl From<u32> for Protocol {
+impl From<u32> for Ppid {
     fn from(number: u32) -> Self {
         match number {
             50 => Self::Dcep,
@@ -95,112 +95,113 @@ impl From<u32> for Protocol {
     }
 }
 
-impl From<Protocol> for u32 {
-    fn from(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Dcep => 50,
-            Protocol::String => 51,
-            Protocol::Binary => 53,
-            Protocol::StringEmpty => 56,
-            Protocol::BinaryEmpty => 57,
-            Protocol::Other(other) => other,
+impl From<Ppid> for u32 {
+    fn from(ppid: Ppid) -> Self {
+        match ppid {
+            Ppid::Dcep => 50,
+            Ppid::String => 51,
+            Ppid::Binary => 53,
+            Ppid::StringEmpty => 56,
+            Ppid::BinaryEmpty => 57,
+            Ppid::Other(other) => other,
         }
     }
 }
 
-/// A whole message.
+/// A complete message.
 #[derive(Debug)]
 pub struct Message {
-    /// The PPID of its first chunk.
-    pub protocol: Protocol,
-    /// Its user data; a slice of the packet where it came in one chunk.
+    /// PPID of the first chunk.
+    pub ppid: Ppid,
+    /// User data; a slice of the packet if the message arrived in one chunk.
     pub bytes: Bytes,
 }
 
-/// What has happened.
+/// An event of an association.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Messages can go out.
+    /// The association is established and can send messages.
     Connected,
-    /// The association is over.
+    /// The association has ended.
     Ended(EndReason),
-    /// The peer uses a stream that there was not.
+    /// The peer used a stream that did not exist.
     Opened {
         /// The stream.
         id: u16,
     },
-    /// A message can be read, one for each of these.
+    /// A message can be read. Emitted once for each message.
     Readable {
         /// The stream.
         id: u16,
     },
-    /// The peer has reset the stream, and all that came before that was read. Our own direction is being reset
-    /// now, if it was not before; `ResetComplete` follows, once for each of these.
+    /// The peer has reset the stream, and everything that preceded the reset has been read. The
+    /// outgoing direction is reset now, unless it was reset before. One `ResetComplete` follows for
+    /// each `Finished`.
     Finished {
         /// The stream.
         id: u16,
     },
-    /// Our direction was reset, and the number can be used again.
+    /// The outgoing direction is reset, and the stream id can be used again.
     ResetComplete {
         /// The stream.
         id: u16,
     },
-    /// The peer refuses to reset our direction.
+    /// The peer denied the reset of the outgoing direction.
     ResetFailed {
         /// The stream.
         id: u16,
     },
-    /// Everything that was written to the stream has been acknowledged, or dropped.
+    /// Everything written to the stream is acknowledged or dropped.
     Acknowledged {
         /// The stream.
         id: u16,
     },
-    /// What holds writers back has become less.
-    Room,
+    /// Memory, unacknowledged bytes or a share of the peer's window was freed: a writer that was
+    /// refused may try again.
+    Writable,
 }
 
-/// Why an association is over.
+/// Why an association has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// In order, or by an abort that the peer's user wanted.
+    /// Shut down in order, or aborted on request of the peer's user.
     Closed,
-    /// The peer found something wrong.
+    /// Aborted by the peer because of an error.
     Aborted,
-    /// The peer broke a rule.
+    /// The peer violated the protocol.
     Violation(Violation),
-    /// The peer acknowledges nothing, although its window is open.
+    /// The peer acknowledged nothing for `Config::progress_timeout` while its window was open.
     NoProgress,
 }
 
-/// The rule that a peer has broken.
+/// The rule that the peer violated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Violation(pub(crate) &'static str);
 
-/// What the peer has sent.
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0)
     }
 }
 
-/// Sizes of an association.
+/// Limits of an association.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Config {
-    /// Longest packet that fits a datagram; a multiple of four.
+    /// Longest packet, in bytes; a multiple of four.
     pub max_packet: usize,
-    /// Bytes that may be received and not read.
+    /// Maximum bytes received and not read.
     pub receive_buffer: usize,
     /// Longest message that is accepted.
     pub max_message: usize,
-    /// How long the peer may acknowledge nothing while its window is open. RFC 9260 section 8.1 counts ten timeouts
-    /// instead, 300 s with those of its own.
+    /// How long the peer may acknowledge nothing while its window is open. RFC 9260 section 8.1
+    /// counts ten timeouts instead, which take 300 s with its RTO parameters.
     pub progress_timeout: Duration,
 }
 
 impl Default for Config {
-    /// Packets of 1 200 bytes, 1 MiB unread, messages of 256 KiB (what Chromium accepts), 30 s
-    /// without progress.
+    /// Packets of 1 200 bytes, a receive buffer of 1 MiB, messages of 256 KiB (the limit of
+    /// Chromium), and 30 s without progress.
     fn default() -> Self {
         Self {
             max_packet: 1_200,
@@ -211,35 +212,37 @@ impl Default for Config {
     }
 }
 
-/// Where an association is in its life (RFC 9260 section 4).
+/// State of an association (RFC 9260 section 4). `ShutdownPending` includes SHUTDOWN-SENT, and
+/// `ShutdownReceived` includes SHUTDOWN-ACK-SENT.
 ///
 /// ```text
-/// Closed ─► (start) InitSent ─► (INIT-ACK) CookieSent ─► (COOKIE-ACK) ┐
-///    └────────────────────────────────────────────► (COOKIE-ECHO) Established
-/// Established ─► (shutdown) ShuttingDown: all acknowledged, SHUTDOWN ─► (SHUTDOWN-ACK) Over
-///        └─────► (SHUTDOWN) Answering: all acknowledged, SHUTDOWN-ACK ─► (SHUTDOWN-COMPLETE) Over
+/// Closed ─► (start) CookieWait ─► (INIT-ACK) CookieEchoed ─► (COOKIE-ACK) ┐
+///    └──────────────────────────────────────────────► (COOKIE-ECHO) Established
+/// Established ─► (shutdown) ShutdownPending: all acknowledged, SHUTDOWN ─► (SHUTDOWN-ACK) Ended
+///        └─────► (SHUTDOWN) ShutdownReceived: all acknowledged, SHUTDOWN-ACK
+///                                                      ─► (SHUTDOWN-COMPLETE) Ended
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
-    InitSent,
-    CookieSent,
+    CookieWait,
+    CookieEchoed,
     Established,
-    ShuttingDown,
-    Answering,
-    Over,
+    ShutdownPending,
+    ShutdownReceived,
+    Ended,
 }
 
-/// A chunk that is said again until it is answered.
+/// A control chunk that is retransmitted until the peer answers it.
 #[derive(Debug)]
-struct Repeated {
+struct ControlChunk {
     kind: u8,
     value: Vec<u8>,
     at: Option<Instant>,
     sent: u32,
 }
 
-/// An association.
+/// An SCTP association.
 #[derive(Debug)]
 pub struct Association {
     config: Config,
@@ -247,28 +250,29 @@ pub struct Association {
     own: Init,
     peer: Option<Init>,
     peer_port: u16,
-    /// What an INIT of the peer is answered with, and its COOKIE-ECHO has to bring back.
+    /// State cookie of INIT-ACK, which the peer's COOKIE-ECHO has to return.
     cookie: [u8; COOKIE],
-    /// The handshake, or the end.
-    repeated: Option<Repeated>,
-    /// Chunks that go out next, each once.
-    answers: VecDeque<(u8, Vec<u8>)>,
-    /// What the last HEARTBEAT-ACK brought back.
+    /// The chunk of the handshake or of the shutdown that awaits its answer.
+    control: Option<ControlChunk>,
+    /// Chunks to send once, with the next packet.
+    replies: VecDeque<(u8, Vec<u8>)>,
+    /// Nonce of the last HEARTBEAT-ACK.
     heartbeat_ack: Option<Nonce>,
     receiver: Receiver,
     sender: Sender,
     resets: Resets,
     events: VecDeque<Event>,
-    /// Memory for packets.
+    /// Memory for outgoing packets.
     buffer: BytesMut,
 }
 
 impl Association {
-    /// An association that does nothing until [`Association::start`], or until the peer starts it.
+    /// Creates an association that is idle until [`Association::start`] is called or the peer
+    /// starts the handshake.
     pub fn new(config: Config) -> Self {
         let own = Init {
             tag: rand::random_range(1..=u32::MAX),
-            window: u32::try_from(config.receive_buffer).unwrap_or(u32::MAX),
+            a_rwnd: u32::try_from(config.receive_buffer).unwrap_or(u32::MAX),
             first_tsn: rand::random(),
             inbound_streams: handshake::STREAMS,
             zero_checksum: true,
@@ -282,8 +286,8 @@ impl Association {
             peer: None,
             peer_port: PORT,
             cookie: rand::random(),
-            repeated: None,
-            answers: VecDeque::new(),
+            control: None,
+            replies: VecDeque::new(),
             heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
             sender: Sender::new(own.first_tsn, config.max_packet),
@@ -293,24 +297,24 @@ impl Association {
         }
     }
 
-    /// Sets the association up; otherwise the peer has to.
+    /// Starts the handshake. Without this call the peer has to start it.
     pub fn start(&mut self) {
         if self.state == State::Closed {
-            self.state = State::InitSent;
-            self.say(kind::INIT, self.own.encode(None));
+            self.state = State::CookieWait;
+            self.queue_control(kind::INIT, self.own.encode(None));
         }
     }
 
-    /// Whether DATA goes to and fro.
+    /// Whether DATA is sent and accepted.
     pub fn is_up(&self) -> bool {
         matches!(
             self.state,
-            State::Established | State::ShuttingDown | State::Answering
+            State::Established | State::ShutdownPending | State::ShutdownReceived
         )
     }
 
-    fn say(&mut self, kind: u8, value: Vec<u8>) {
-        self.repeated = Some(Repeated {
+    fn queue_control(&mut self, kind: u8, value: Vec<u8>) {
+        self.control = Some(ControlChunk {
             kind,
             value,
             at: None,
@@ -318,30 +322,31 @@ impl Association {
         });
     }
 
-    fn answer(&mut self, kind: u8, value: Vec<u8>) {
-        if self.answers.len() < MAX_ANSWERS {
-            self.answers.push_back((kind, value));
+    fn reply(&mut self, kind: u8, value: Vec<u8>) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push_back((kind, value));
         }
     }
 
     fn end(&mut self, reason: EndReason) {
-        if self.state != State::Over {
-            self.state = State::Over;
-            self.repeated = None;
+        if self.state != State::Ended {
+            self.state = State::Ended;
+            self.control = None;
             self.events.push_back(Event::Ended(reason));
         }
     }
 
-    /// What has happened since this was called last.
+    /// The oldest event that was not taken.
     pub fn next_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         match event {
-            // Only now: until its end is known, nothing of the next stream on its number can be read.
+            // Only now: nothing of the next stream on this id may be read before its end is
+            // reported.
             Event::Finished { id } => {
                 self.receiver.retire(id, &mut self.events);
-                self.answer_resets();
+                self.answer_peer_resets();
             }
-            Event::Room => self.sender.room_taken(),
+            Event::Writable => self.sender.writable_taken(),
             _ => {}
         }
         Some(event)
@@ -350,12 +355,13 @@ impl Association {
 
 /// Streams.
 impl Association {
-    /// Makes a stream; `false` if the number is in use, in either direction, or beyond what the peer takes.
+    /// Creates a stream. Returns `false` if the id is in use in either direction, or above the
+    /// peer's limit.
     pub fn open_stream(&mut self, id: u16) -> bool {
-        if !self.is_taken_by_peer(id) {
+        if !self.is_within_peer_limit(id) {
             return false;
         }
-        // A peer may be first, and have used it.
+        // The peer may have used the stream before.
         if !self.sender.open(id) {
             return false;
         }
@@ -363,121 +369,125 @@ impl Association {
         true
     }
 
-    /// Queues a message, which must not be empty; `false` if the stream can not be written to.
-    pub fn write(&mut self, id: u16, message: Bytes, protocol: Protocol) -> bool {
-        if !self.receiver.is_open(id) || self.state == State::Over || !self.is_taken_by_peer(id) {
+    /// Queues a message, which must not be empty. Returns `false` if the stream is not writable.
+    pub fn write(&mut self, id: u16, message: Bytes, ppid: Ppid) -> bool {
+        if !self.receiver.is_open(id)
+            || self.state == State::Ended
+            || !self.is_within_peer_limit(id)
+        {
             return false;
         }
-        // A stream that the peer has opened.
+        // The peer may have opened the stream.
         self.sender.open(id);
-        self.sender.write(id, protocol.into(), message)
+        self.sender.write(id, ppid.into(), message)
     }
 
-    /// Whether the peer takes this number (MIS, RFC 9260 section 3.3.2), as far as it is known.
-    fn is_taken_by_peer(&self, id: u16) -> bool {
+    /// Whether the id is within the peer's limit (MIS, RFC 9260 section 3.3.2). True until the
+    /// limit is known.
+    fn is_within_peer_limit(&self, id: u16) -> bool {
         self.peer.is_none_or(|peer| id < peer.inbound_streams)
     }
 
-    /// The next whole message of a stream.
+    /// The next complete message of a stream.
     pub fn read(&mut self, id: u16) -> Option<Message> {
         let message = self.receiver.read(id, &mut self.events);
-        self.answer_resets();
+        self.answer_peer_resets();
         message
     }
 
-    /// Bytes of a stream that the peer has not acknowledged.
+    /// Unacknowledged bytes of a stream.
     pub fn unacknowledged(&self, id: u16) -> usize {
         self.sender.unacknowledged(id)
     }
 
-    /// Bytes of all streams that the peer has not acknowledged.
-    pub fn all_unacknowledged(&self) -> usize {
+    /// Unacknowledged bytes of all streams.
+    pub fn total_unacknowledged(&self) -> usize {
         self.sender.totals().0
     }
 
-    /// Memory held for what was written, entries included, until SCTP needs it no more.
+    /// Memory of all written messages, per-entry overhead included, until they are freed.
     pub fn held(&self) -> usize {
         self.sender.totals().1
     }
 
-    /// Whether a message fits the part of the peer's window that its stream may fill; if not, [`Event::Room`]
+    /// Whether a message fits its stream's share of the peer's window. If not, [`Event::Writable`]
     /// follows.
     pub fn has_share(&mut self, id: u16, length: usize) -> bool {
         self.sender.has_share(id, length)
     }
 
-    /// Streams that the peer takes, once it is known.
+    /// Maximum streams of the peer (MIS); 0 until it is known.
     pub fn max_streams(&self) -> u16 {
         self.peer.map_or(0, |peer| peer.inbound_streams)
     }
 
-    /// Resets our direction of a stream once what was written to it is acknowledged. Nothing can be read from it
-    /// any more.
+    /// Resets the outgoing direction once everything written is acknowledged. Nothing can be read
+    /// from the stream any more.
     pub fn reset_stream(&mut self, id: u16) {
         self.sender.reset(id);
         self.receiver.ignore(id, &mut self.events);
-        self.answer_resets();
+        self.answer_peer_resets();
     }
 
-    /// Whether the peer believes in a window much smaller than it is.
+    /// Whether the peer has to learn that the window has opened.
     pub fn is_window_update_due(&self) -> bool {
         self.receiver.is_window_update_due()
     }
 
-    /// Whether the peer was told of less than a quarter of the window.
+    /// Whether the last advertised window is less than a quarter of the buffer.
     pub fn is_window_tight(&self) -> bool {
         self.receiver.is_window_tight()
     }
 
-    /// Whether there is something to send that came up between two packets of the peer.
+    /// Whether a read or a reset left something to transmit, without a packet of the peer.
     pub fn wants_transmit(&self) -> bool {
         self.is_window_update_due() || (self.sender.has_resets() && self.resets.is_free())
     }
 
-    fn answer_resets(&mut self) {
-        for id in self.receiver.take_unanswered() {
-            self.sender.owe_reset(id);
+    fn answer_peer_resets(&mut self) {
+        for id in self.receiver.take_ended() {
+            self.sender.answer_reset(id);
         }
     }
 
-    fn on_reset_outcome(&mut self, outcome: Outcome) {
+    fn on_reset_outcome(&mut self, outcome: ResetOutcome) {
         match outcome {
-            Outcome::PeerReset(streams) => {
+            ResetOutcome::PeerReset(streams) => {
                 for id in streams {
-                    self.sender.discard_unbegun(id, &mut self.events);
+                    self.sender.discard_unstarted(id, &mut self.events);
                     self.receiver.reset(id, &mut self.events);
                 }
             }
-            Outcome::Done(streams) => {
+            ResetOutcome::Done(streams) => {
                 for id in streams {
                     match self.sender.reset_done(id) {
-                        Some(0) => self.receiver.answered(id),
-                        owed => {
-                            for _ in 0..owed.unwrap_or(0) {
+                        Some(0) => self.receiver.on_outgoing_reset(id),
+                        answers => {
+                            for _ in 0..answers.unwrap_or(0) {
                                 self.events.push_back(Event::ResetComplete { id });
                             }
                         }
                     }
                 }
             }
-            Outcome::Failed(streams) => {
+            ResetOutcome::Failed(streams) => {
                 for id in streams {
                     self.sender.reset_failed(id);
                     self.events.push_back(Event::ResetFailed { id });
                 }
             }
         }
-        self.answer_resets();
+        self.answer_peer_resets();
     }
 }
 
-/// Makes the choices of associations on this thread follow from a seed, for simulations.
+/// Derives all random choices of associations on this thread from a seed, for simulations.
 #[cfg(feature = "testing")]
 pub fn fix_entropy(seed: u64) {
     entropy::fix(seed);
 }
 
-/// The TSNs of the DATA chunks in a packet, for programs that look at packets on their way.
+/// TSNs of the DATA chunks in a packet, for programs that inspect packets in transit.
 pub fn data_tsns(packet: &[u8]) -> Vec<u32> {
     let chunks = packet::parse(packet)
         .into_iter()
@@ -487,15 +497,14 @@ pub fn data_tsns(packet: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-/// Sizes.
 impl Association {
-    /// Announces how many streams this side takes (MIS, RFC 9260 section 3.3.2), 65 535 if this is
-    /// not called. Has no effect after the handshake has begun.
+    /// Sets the number of inbound streams to announce (MIS, RFC 9260 section 3.3.2); the default is
+    /// 65 535. Has no effect once the handshake has begun.
     pub fn set_inbound_streams(&mut self, streams: u16) {
         self.own.inbound_streams = streams;
     }
 
-    /// Bytes of a message in a packet that carries nothing else.
+    /// Longest payload of a DATA chunk that is alone in its packet.
     pub fn packet_payload(&self) -> usize {
         self.config
             .max_packet

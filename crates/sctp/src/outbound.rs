@@ -1,4 +1,4 @@
-//! What an association has to say, and when (RFC 9260 sections 6, 9 and 4).
+//! What an association sends, and when (RFC 9260 sections 4, 6 and 9).
 
 use std::time::Instant;
 
@@ -6,29 +6,29 @@ use bytes::{Bytes, BytesMut};
 
 use super::packet::{Packets, kind, put_parameter};
 use super::sender::{RTO_INITIAL, RTO_MAX};
-use super::{Association, EndReason, PORT, Repeated, SHUTDOWN_ATTEMPTS, State, cause, reset};
+use super::{Association, ControlChunk, EndReason, PORT, SHUTDOWN_ATTEMPTS, State, cause, reset};
 
 impl Association {
-    /// The next packets to send, all that the windows allow; `None` when there are none. To be
-    /// called after each of the other calls, until it has none.
+    /// The next packets to send, as many as the windows allow; `None` if there are none. To be
+    /// called after every other call until it returns `None`.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<Bytes>> {
         let ports = [PORT, self.peer_port];
         let tag = self.peer.map_or(0, |peer| peer.tag);
         let zero_checksum = self.peer.is_some_and(|peer| peer.zero_checksum);
         let buffer = std::mem::take(&mut self.buffer);
         let mut packets = Packets::new(self.config.max_packet, (ports, tag), zero_checksum, buffer);
-        for (kind, value) in self.answers.drain(..) {
+        for (kind, value) in self.replies.drain(..) {
             packets.put(kind, 0, &value);
             if kind == kind::INIT_ACK {
-                // Alone in its packet (RFC 9260 section 3.3.3).
+                // INIT-ACK must not be bundled (RFC 9260 section 3.3.3).
                 packets.finish_packet();
             }
         }
-        if self.state != State::Over {
+        if self.state != State::Ended {
             self.fill(now, &mut packets);
         }
         let (whole, buffer) = packets.finish();
-        // With one packet now and then it is not worth keeping.
+        // Not worth keeping for single packets.
         self.buffer = if whole.len() > 1 {
             buffer
         } else {
@@ -38,24 +38,24 @@ impl Association {
     }
 
     fn fill(&mut self, now: Instant, packets: &mut Packets) {
-        self.begin_end();
-        if let Some(repeated) = &mut self.repeated
-            && repeated.at.is_none_or(|at| at <= now)
+        self.begin_shutdown();
+        if let Some(control) = &mut self.control
+            && control.at.is_none_or(|at| at <= now)
         {
-            let timeout = (RTO_INITIAL * (1 << repeated.sent.min(3))).min(RTO_MAX);
-            repeated.at = Some(now + timeout);
-            repeated.sent += 1;
-            let is_end = matches!(repeated.kind, kind::SHUTDOWN | kind::SHUTDOWN_ACK);
-            if is_end && repeated.sent > SHUTDOWN_ATTEMPTS {
+            let timeout = (RTO_INITIAL * (1 << control.sent.min(3))).min(RTO_MAX);
+            control.at = Some(now + timeout);
+            control.sent += 1;
+            let is_end = matches!(control.kind, kind::SHUTDOWN | kind::SHUTDOWN_ACK);
+            if is_end && control.sent > SHUTDOWN_ATTEMPTS {
                 return self.end(EndReason::Closed);
             }
-            let Repeated { kind, value, .. } = repeated;
+            let ControlChunk { kind, value, .. } = control;
             if *kind == kind::SHUTDOWN {
                 value.clear();
                 value.extend(self.receiver.cumulative_tsn().to_be_bytes());
             }
             if *kind == kind::INIT {
-                // Its tag is 0, whatever INIT of the peer's has come.
+                // INIT has tag 0, even if an INIT of the peer has set its tag.
                 let header = ([PORT, self.peer_port], 0);
                 let mut alone =
                     Packets::new(self.config.max_packet, header, false, BytesMut::new());
@@ -63,7 +63,7 @@ impl Association {
                 packets.append(alone);
             } else {
                 if *kind == kind::COOKIE_ECHO {
-                    // First in its packet (RFC 9260 section 5.1).
+                    // COOKIE-ECHO is the first chunk of its packet (RFC 9260 section 5.1).
                     packets.finish_packet();
                 }
                 packets.put(*kind, 0, value);
@@ -73,73 +73,74 @@ impl Association {
             return;
         }
         let carries_data = self.sender.wants_to_send();
-        if self.receiver.is_sack_due(now) || (carries_data && self.receiver.has_news()) {
+        if self.receiver.is_sack_due(now) || (carries_data && self.receiver.has_unacknowledged()) {
             let (cumulative_tsn, window, gaps) = self.receiver.sack();
             packets.put_sack(cumulative_tsn, window, gaps);
         }
         if self.sender.has_resets() && self.resets.is_free() {
             let streams = self.sender.take_resets(reset::MAX_STREAMS);
-            self.resets.request(streams, self.sender.reached_tsn());
+            self.resets.request(streams, self.sender.acked_tsn());
         }
-        if let Some(value) = self.resets.poll(now, self.sender.timeout()) {
+        if let Some(value) = self.resets.poll(now, self.sender.rto()) {
             packets.put(kind::RE_CONFIG, 0, &value);
         }
         self.sender.fill(now, packets);
     }
 
-    /// Ends the association in order (RFC 9260 section 9.2).
+    /// Shuts the association down in order (RFC 9260 section 9.2).
     pub fn shutdown(&mut self) {
         match self.state {
-            State::Established => self.state = State::ShuttingDown,
-            State::Closed | State::InitSent | State::CookieSent => self.end(EndReason::Closed),
-            State::ShuttingDown | State::Answering | State::Over => {}
+            State::Established => self.state = State::ShutdownPending,
+            State::Closed | State::CookieWait | State::CookieEchoed => self.end(EndReason::Closed),
+            State::ShutdownPending | State::ShutdownReceived | State::Ended => {}
         }
     }
 
-    /// Ends the association at once. The peer is told with the next `poll_transmit`, the last that has anything.
+    /// Aborts the association. ABORT is in the next `poll_transmit`, which is the last to return
+    /// anything.
     pub fn abort(&mut self) {
-        if self.state != State::Over {
-            self.say_abort(cause::USER_INITIATED_ABORT, &[]);
-            self.state = State::Over;
-            self.repeated = None;
+        if self.state != State::Ended {
+            self.queue_abort(cause::USER_INITIATED_ABORT, &[]);
+            self.state = State::Ended;
+            self.control = None;
         }
     }
 
-    pub(super) fn say_abort(&mut self, cause: u16, information: &[u8]) {
-        self.answers.clear();
-        self.answer_with_cause(kind::ABORT, cause, information);
+    pub(super) fn queue_abort(&mut self, cause: u16, information: &[u8]) {
+        self.replies.clear();
+        self.queue_error(kind::ABORT, cause, information);
     }
 
-    /// Answers with an ABORT or an ERROR.
-    pub(super) fn answer_with_cause(&mut self, kind: u8, cause: u16, information: &[u8]) {
+    /// Queues an ABORT or ERROR chunk with one cause.
+    pub(super) fn queue_error(&mut self, kind: u8, cause: u16, information: &[u8]) {
         let mut value = Vec::new();
         put_parameter(&mut value, cause, information);
-        self.answer(kind, value);
+        self.reply(kind, value);
     }
 
-    /// Says that it is over as soon as everything is acknowledged.
-    fn begin_end(&mut self) {
+    /// Sends SHUTDOWN or SHUTDOWN-ACK as soon as everything is acknowledged.
+    fn begin_shutdown(&mut self) {
         let kind = match self.state {
-            State::ShuttingDown => kind::SHUTDOWN,
-            State::Answering => kind::SHUTDOWN_ACK,
+            State::ShutdownPending => kind::SHUTDOWN,
+            State::ShutdownReceived => kind::SHUTDOWN_ACK,
             _ => return,
         };
         let is_said = self
-            .repeated
+            .control
             .as_ref()
-            .is_some_and(|repeated| repeated.kind == kind);
+            .is_some_and(|control| control.kind == kind);
         if !is_said && self.sender.is_idle() {
-            self.say(kind, Vec::new());
+            self.queue_control(kind, Vec::new());
         }
     }
 
-    /// When [`Association::handle_timeout`] is due next, if nothing else happens before.
+    /// When [`Association::handle_timeout`] is due, unless another call comes first.
     pub fn next_timeout(&self) -> Option<Instant> {
-        if self.state == State::Over {
+        if self.state == State::Ended {
             return None;
         }
         [
-            self.repeated.as_ref().and_then(|repeated| repeated.at),
+            self.control.as_ref().and_then(|control| control.at),
             self.receiver.sack_at(),
             self.sender.next_timeout(),
             self.resets.next_timeout(),
@@ -149,14 +150,14 @@ impl Association {
         .min()
     }
 
-    /// Takes the time in. What is due goes out with the next [`Association::poll_transmit`].
+    /// Advances the time. What is due is sent by the next [`Association::poll_transmit`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.state == State::Over {
+        if self.state == State::Ended {
             return;
         }
         self.sender.handle_timeout(now);
-        if self.sender.is_stuck(now, self.config.progress_timeout) {
-            self.say_abort(cause::USER_INITIATED_ABORT, &[]);
+        if self.sender.has_stalled(now, self.config.progress_timeout) {
+            self.queue_abort(cause::USER_INITIATED_ABORT, &[]);
             self.end(EndReason::NoProgress);
         }
     }

@@ -1,14 +1,14 @@
-//! Packets and chunks as they are on the wire (RFC 9260 section 3).
+//! Wire format of packets and chunks (RFC 9260 section 3).
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The header of every packet (RFC 9260 section 3.1).
+/// Length of the common header (RFC 9260 section 3.1).
 pub(crate) const COMMON_HEADER: usize = 12;
 
-/// The header of a DATA chunk (RFC 9260 section 3.3.1).
+/// Length of the header of a DATA chunk (RFC 9260 section 3.3.1).
 pub(crate) const DATA_HEADER: usize = 16;
 
-/// A SACK without gaps (RFC 9260 section 3.3.4).
+/// Length of a SACK without gap ack blocks (RFC 9260 section 3.3.4).
 const SACK_HEADER: usize = 16;
 
 /// Chunk types (RFC 9260 section 3.2, RFC 6525).
@@ -41,8 +41,8 @@ pub(super) mod flag {
 const CRC32C: crc::Crc<u32, crc::Table<16>> =
     crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
 
-/// Fills in the checksum of a packet, which is 0 so far (RFC 9260 section 6.8). What is shorter than
-/// a common header is left as it is.
+/// Writes the checksum of a packet whose checksum field is zero (RFC 9260 section 6.8). A packet
+/// shorter than the common header is left unchanged.
 pub fn put_checksum(packet: &mut [u8]) {
     let checksum = CRC32C.checksum(packet);
     if let Some(field) = packet.get_mut(8..COMMON_HEADER) {
@@ -50,9 +50,9 @@ pub fn put_checksum(packet: &mut [u8]) {
     }
 }
 
-/// The header and the chunks of a packet whose checksum is right.
+/// Parses the header and chunks of a packet with a valid checksum.
 ///
-/// Zero counts as right, as we have told the peer (RFC 9653): DTLS has looked after the packet already.
+/// Zero is valid, as announced to the peer (RFC 9653): DTLS has verified the packet.
 pub(super) fn parse(packet: &[u8]) -> Option<(Header, Chunks<'_>)> {
     let (&[a, b, c, d, e, f, g, h, checksum @ ..], rest) =
         packet.split_first_chunk::<COMMON_HEADER>()?;
@@ -72,7 +72,7 @@ pub(super) fn parse(packet: &[u8]) -> Option<(Header, Chunks<'_>)> {
     Some((header, Chunks(rest)))
 }
 
-/// The header of a packet.
+/// The common header of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) source: u16,
@@ -80,7 +80,7 @@ pub(super) struct Header {
     pub(super) tag: u32,
 }
 
-/// A chunk without its length.
+/// A chunk; its length is that of `value`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunk<'a> {
     pub(super) kind: u8,
@@ -88,7 +88,7 @@ pub(super) struct Chunk<'a> {
     pub(super) value: &'a [u8],
 }
 
-/// The chunks of a packet, up to the first whose length can not be.
+/// The chunks of a packet, up to the first with an invalid length.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunks<'a>(&'a [u8]);
 
@@ -102,14 +102,14 @@ impl<'a> Iterator for Chunks<'a> {
             self.0 = &[];
             return None;
         };
-        // The padding of the last chunk may be missing.
+        // The last chunk may lack its padding.
         let next = length.next_multiple_of(4).min(self.0.len());
         self.0 = self.0.get(next..).unwrap_or_default();
         Some(Chunk { kind, flags, value })
     }
 }
 
-/// The fields of a chunk, or of a parameter, one after the other.
+/// Reads the fields of a chunk or parameter in order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -127,7 +127,8 @@ impl Fields<'_> {
     }
 }
 
-/// Parameters of a chunk (RFC 9260 section 3.2.1): type and value, up to the first that can not be.
+/// Parameters of a chunk (RFC 9260 section 3.2.1) as type and value, up to the first with an
+/// invalid length.
 pub(super) fn parameters(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (&[a, b, high, low], _) = bytes.split_first_chunk()?;
@@ -139,7 +140,7 @@ pub(super) fn parameters(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// Appends a parameter, with its padding.
+/// Appends a parameter and its padding.
 pub(super) fn put_parameter(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let Ok(length) = u16::try_from(value.len() + 4) else {
         return;
@@ -150,15 +151,15 @@ pub(super) fn put_parameter(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// DATA in front of its payload.
+/// Header of a DATA chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DataHeader {
     pub(super) flags: u8,
     pub(super) tsn: u32,
     pub(super) stream: u16,
     /// Stream sequence number.
-    pub(super) sequence: u16,
-    pub(super) protocol: u32,
+    pub(super) ssn: u16,
+    pub(super) ppid: u32,
 }
 
 impl DataHeader {
@@ -168,14 +169,14 @@ impl DataHeader {
             flags: chunk.flags,
             tsn: fields.u32()?,
             stream: fields.u16()?,
-            sequence: fields.u16()?,
-            protocol: fields.u32()?,
+            ssn: fields.u16()?,
+            ppid: fields.u32()?,
         };
         Some((header, fields.0))
     }
 }
 
-/// A FORWARD-TSN (RFC 3758 section 3.2): the number that the receiver passes on to, and what is given up for that.
+/// A FORWARD-TSN chunk (RFC 3758 section 3.2).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForwardTsn<'a> {
     pub(super) cumulative_tsn: u32,
@@ -192,33 +193,33 @@ impl<'a> ForwardTsn<'a> {
         })
     }
 
-    /// Streams, and for each the last sequence number that is given up.
+    /// Streams, and the last stream sequence number that is skipped on each.
     pub(super) fn streams(self) -> impl Iterator<Item = (u16, u16)> + use<'a> {
         pairs(self.streams)
     }
 }
 
-/// What a SACK says, its gaps still unparsed.
+/// A SACK chunk. The gap ack blocks are parsed on demand.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sack<'a> {
     pub(super) cumulative_tsn: u32,
-    pub(super) window: u32,
+    pub(super) a_rwnd: u32,
     gaps: &'a [u8],
 }
 
 impl<'a> Sack<'a> {
     pub(super) fn parse(value: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(value);
-        let (cumulative_tsn, window) = (fields.u32()?, fields.u32()?);
+        let (cumulative_tsn, a_rwnd) = (fields.u32()?, fields.u32()?);
         let (gaps, _duplicates) = (fields.u16()?, fields.u16()?);
         Some(Self {
             cumulative_tsn,
-            window,
+            a_rwnd,
             gaps: fields.0.get(..4 * usize::from(gaps))?,
         })
     }
 
-    /// First and last number of what came behind a gap, as distances from the cumulative one.
+    /// Gap ack blocks: first and last TSN as offsets from the cumulative TSN.
     pub(super) fn gaps(self) -> impl Iterator<Item = (u16, u16)> + use<'a> {
         pairs(self.gaps)
     }
@@ -231,19 +232,20 @@ fn pairs(bytes: &[u8]) -> impl Iterator<Item = (u16, u16)> + use<'_> {
     })
 }
 
-/// Puts chunks into packets, as many into each as fit.
+/// Bundles chunks into packets.
 #[derive(Debug)]
 pub(super) struct Packets {
     max: usize,
     header: [u8; 8],
     zero_checksum: bool,
-    /// Whole packets are split off in front; several share one allocation.
+    /// The current packet. Finished packets are split off its front, and share an allocation.
     packet: BytesMut,
-    whole: Vec<Bytes>,
+    finished: Vec<Bytes>,
 }
 
 impl Packets {
-    /// `buffer` is where the packets before these were: when those are gone its memory is used again.
+    /// `buffer` is the one returned by the previous [`Packets::finish`]: its memory is reused once
+    /// the packets in it are dropped.
     pub(super) fn new(
         max: usize,
         (ports, tag): ([u16; 2], u32),
@@ -260,28 +262,28 @@ impl Packets {
             header,
             zero_checksum,
             packet: buffer,
-            whole: Vec::new(),
+            finished: Vec::new(),
         }
     }
 
-    /// Bytes of chunks that the packet at hand has room for.
+    /// Bytes left in the current packet.
     pub(super) fn room(&self) -> usize {
         self.max - self.packet.len().max(COMMON_HEADER)
     }
 
-    /// Packets that are whole.
+    /// Number of finished packets.
     pub(super) fn len(&self) -> usize {
-        self.whole.len()
+        self.finished.len()
     }
 
-    /// Where to append a chunk of `length` bytes, padding included, that fits an empty packet.
+    /// Buffer for a chunk of `length` bytes, padding included, which must fit an empty packet.
     fn chunk(&mut self, length: usize) -> &mut BytesMut {
         if length > self.room() {
             self.finish_packet();
         }
         if self.packet.is_empty() {
             if self.packet.capacity() < self.max {
-                // A few packets at a time: most calls send as many.
+                // For a few packets: most calls send several.
                 self.packet.reserve(8 * self.max);
             }
             self.packet.put_slice(&self.header);
@@ -290,7 +292,7 @@ impl Packets {
         &mut self.packet
     }
 
-    /// Appends a chunk; one that does not fit any packet is left out.
+    /// Appends a chunk, or nothing if it does not fit a packet.
     pub(super) fn put(&mut self, kind: u8, flags: u8, value: &[u8]) {
         let length = value.len() + 4;
         let padded = length.next_multiple_of(4);
@@ -307,7 +309,7 @@ impl Packets {
         out.put_bytes(0, padded - length);
     }
 
-    /// Appends DATA, whose payload fits a packet.
+    /// Appends a DATA chunk, whose payload must fit a packet.
     pub(super) fn put_data(&mut self, header: DataHeader, payload: &[u8]) {
         let length = DATA_HEADER + payload.len();
         let padded = length.next_multiple_of(4);
@@ -319,31 +321,31 @@ impl Packets {
         out.put_u16(field);
         out.put_u32(header.tsn);
         out.put_u16(header.stream);
-        out.put_u16(header.sequence);
-        out.put_u32(header.protocol);
+        out.put_u16(header.ssn);
+        out.put_u32(header.ppid);
         out.put_slice(payload);
         out.put_bytes(0, padded - length);
     }
 
-    /// Appends a SACK with as many of the gaps as fit, the first ones (RFC 9260 section 3.3.4).
+    /// Appends a SACK with the first gap ack blocks that fit (RFC 9260 section 3.3.4).
     pub(super) fn put_sack(
         &mut self,
         cumulative_tsn: u32,
-        window: u32,
+        a_rwnd: u32,
         gaps: impl ExactSizeIterator<Item = (u16, u16)>,
     ) {
         let most = (self.max - COMMON_HEADER - SACK_HEADER) / 4;
         let count = gaps.len().min(most);
         let length = SACK_HEADER + 4 * count;
-        let (Ok(field), Ok(told)) = (u16::try_from(length), u16::try_from(count)) else {
+        let (Ok(field), Ok(gap_count)) = (u16::try_from(length), u16::try_from(count)) else {
             return;
         };
         let out = self.chunk(length);
         out.put_slice(&[kind::SACK, 0]);
         out.put_u16(field);
         out.put_u32(cumulative_tsn);
-        out.put_u32(window);
-        out.put_u16(told);
+        out.put_u32(a_rwnd);
+        out.put_u16(gap_count);
         out.put_u16(0);
         for (first, last) in gaps.take(count) {
             out.put_u16(first);
@@ -351,30 +353,30 @@ impl Packets {
         }
     }
 
-    /// Ends the packet at hand.
+    /// Finishes the current packet.
     pub(super) fn finish_packet(&mut self) {
         if self.packet.is_empty() {
             return;
         }
         let mut packet = self.packet.split();
-        // INIT and COOKIE-ECHO always carry one (RFC 9653 section 5.2).
+        // Packets with INIT or COOKIE-ECHO always have a checksum (RFC 9653 section 5.2).
         let first = packet.get(COMMON_HEADER);
         if !self.zero_checksum || matches!(first, Some(&kind::INIT | &kind::COOKIE_ECHO)) {
             put_checksum(&mut packet);
         }
-        self.whole.push(packet.freeze());
+        self.finished.push(packet.freeze());
     }
 
-    /// Ends the packet at hand, and adds others.
+    /// Finishes the current packet and appends those of `others`.
     pub(super) fn append(&mut self, others: Self) {
         self.finish_packet();
-        self.whole.extend(others.finish().0);
+        self.finished.extend(others.finish().0);
     }
 
-    /// The packets, and the buffer for the next.
+    /// Returns the packets, and the buffer for the next ones.
     pub(super) fn finish(mut self) -> (Vec<Bytes>, BytesMut) {
         self.finish_packet();
-        (self.whole, self.packet)
+        (self.finished, self.packet)
     }
 }
 
@@ -393,21 +395,21 @@ mod tests {
             flags: flag::BEGIN | flag::END,
             tsn: 9,
             stream: 3,
-            sequence: 4,
-            protocol: 53,
+            ssn: 4,
+            ppid: 53,
         };
         out.put_sack(1, 2, [(2, 3), (5, 9)].into_iter());
         out.put_data(header, b"payload");
-        let whole = out.finish().0;
-        assert_eq!(whole.len(), 1);
-        let (common, chunks) = parse(&whole[0]).expect("a packet");
+        let finished = out.finish().0;
+        assert_eq!(finished.len(), 1);
+        let (common, chunks) = parse(&finished[0]).expect("a packet");
         assert_eq!(
             (common.source, common.destination, common.tag),
             (5000, 5001, 7)
         );
         let chunks: Vec<_> = chunks.collect();
         let sack = Sack::parse(chunks[0].value).expect("a SACK");
-        assert_eq!((sack.cumulative_tsn, sack.window), (1, 2));
+        assert_eq!((sack.cumulative_tsn, sack.a_rwnd), (1, 2));
         assert_eq!(sack.gaps().collect::<Vec<_>>(), [(2, 3), (5, 9)]);
         assert_eq!(
             DataHeader::parse(chunks[1]),
@@ -440,18 +442,21 @@ mod tests {
                 flags: 0,
                 tsn: 0,
                 stream: 0,
-                sequence: 0,
-                protocol: 0,
+                ssn: 0,
+                ppid: 0,
             };
             for length in [100, 500, 1, 2, 3, 0, 400, 572, 12, 13] {
                 out.put_data(header, &[1; 600][..length]);
             }
             out.put(kind::HEARTBEAT_ACK, 0, &vec![1; max]);
-            let whole = out.finish().0;
-            let lengths: Vec<_> = whole.iter().map(Bytes::len).collect();
+            let finished = out.finish().0;
+            let lengths: Vec<_> = finished.iter().map(Bytes::len).collect();
             assert!(lengths.iter().all(|length| *length <= max), "{lengths:?}");
             let chunks = |packet| parse(packet).expect("a packet").1.count();
-            assert_eq!(whole.iter().map(|packet| chunks(packet)).sum::<usize>(), 10);
+            assert_eq!(
+                finished.iter().map(|packet| chunks(packet)).sum::<usize>(),
+                10
+            );
         }
     }
 
@@ -461,12 +466,16 @@ mod tests {
             let mut out = packets(1160);
             let all: Vec<_> = (0..gaps).map(|gap| (2 * gap + 2, 2 * gap + 2)).collect();
             out.put_sack(9, 1 << 20, all.iter().copied());
-            let whole = out.finish().0;
-            assert_eq!(whole.len(), 1);
-            assert!(whole[0].len() <= 1160);
-            let chunk = parse(&whole[0]).expect("a packet").1.next().expect("one");
-            let told: Vec<_> = Sack::parse(chunk.value).expect("sound").gaps().collect();
-            assert_eq!(told, all[..usize::from(gaps.min(283))]);
+            let finished = out.finish().0;
+            assert_eq!(finished.len(), 1);
+            assert!(finished[0].len() <= 1160);
+            let chunk = parse(&finished[0])
+                .expect("a packet")
+                .1
+                .next()
+                .expect("one");
+            let gap_count: Vec<_> = Sack::parse(chunk.value).expect("sound").gaps().collect();
+            assert_eq!(gap_count, all[..usize::from(gaps.min(283))]);
         }
     }
 

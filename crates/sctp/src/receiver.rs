@@ -1,12 +1,12 @@
-//! What comes in: numbers, gaps, and messages put together again (RFC 9260 section 6).
+//! The receiving side: TSNs, gaps and reassembly (RFC 9260 section 6).
 //!
 //! ```text
-//! DATA ─► number is next ─► the message at hand ─► its stream, in order ─► read
-//!    └──► behind a gap ──► kept by number ──► a whole message? ──┘
+//! DATA ─► next TSN ────► the partial message ─► its stream, in order ─► read
+//!    └──► after a gap ─► kept by TSN ─► complete message? ──┘
 //! ```
 //!
-//! Without interleaving (RFC 8260) the pieces of a message have consecutive numbers. So in the order of
-//! numbers there is one message at hand at most, whatever the number of streams.
+//! Without interleaving (RFC 8260) the fragments of a message have consecutive TSNs. So in TSN
+//! order there is at most one partial message, whatever the number of streams.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -16,57 +16,57 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::handshake::STREAMS;
 use super::packet::{DataHeader, flag};
-use super::{Event, Message, Protocol, Violation};
+use super::{Event, Message, Ppid, Violation};
 use crate::tally::lower;
 
 mod forward;
 mod sack;
 mod streams;
 
-/// Numbers ahead of the first that is missing: a SACK can tell of no more (RFC 9260 section 3.3.4).
+/// Maximum offset from the cumulative TSN: a SACK can not report more (RFC 9260 section 3.3.4).
 const MAX_AHEAD: u64 = u16::MAX as u64;
 
-/// Gaps at a time. A SACK tells of about 280.
+/// Maximum gap ack blocks. A SACK holds about 280.
 const MAX_GAPS: usize = 1024;
 
-/// Pieces on either side of a number that are looked at for a whole message behind a gap. A frame of
-/// 16 KiB has 15; longer messages wait until the gap is closed.
-const MAX_PIECES: u64 = 64;
+/// Fragments searched on either side of a TSN for a complete message after a gap. A frame of 16 KiB
+/// has 15; longer messages wait until the gap is closed.
+const MAX_FRAGMENTS: u64 = 64;
 
-/// Streams on one number that are over and not read to their end.
+/// Maximum ended but unread streams per stream id.
 const MAX_SUCCESSORS: usize = 16;
 
-/// What a message or a piece costs beside its bytes, counted so that a peer that sends many tiny ones
-/// fills the window and not the memory: an entry of 40 to 56 bytes in a queue or tree that is half empty at worst, and
-/// an allocation of 24.
+/// Overhead counted for each message and fragment, so that a peer that sends many tiny ones fills
+/// the window and not the memory: an entry of 40 to 56 bytes in a queue or tree that is half empty
+/// at worst, and an allocation of 24 bytes.
 const OVERHEAD: usize = 128;
 
-/// Memory that a message is put together in, at first. Most have at most 16 KiB.
-const ASSEMBLY: usize = 17 * 1024;
+/// Initial capacity for reassembly. Most messages have at most 16 KiB.
+const REASSEMBLY_CAPACITY: usize = 17 * 1024;
 
-/// A piece behind a gap.
+/// A fragment received after a gap.
 #[derive(Debug)]
-struct Piece {
+struct Fragment {
     header: DataHeader,
     payload: Bytes,
 }
 
-/// A stream of the peer's.
+/// An incoming stream.
 #[derive(Debug, Default)]
 struct Inbound {
-    /// Sequence number of the next message.
+    /// Stream sequence number of the next message.
     next: u16,
     ready: VecDeque<Message>,
-    /// Whole messages that came before an earlier one, by sequence number.
+    /// Complete messages that wait for an earlier one, by stream sequence number.
     waiting: BTreeMap<u16, Message>,
-    /// Nobody reads it.
+    /// Nobody reads the stream: its messages are dropped.
     ignored: bool,
-    /// The peer has reset it: it ends when everything is read.
-    ended: bool,
-    /// `Event::Finished` was reported: it is there only until that is taken.
+    /// The peer has reset the stream, which ends once everything is read.
+    reset: bool,
+    /// `Event::Finished` was emitted. The stream is removed when the event is taken.
     finished: bool,
-    /// Our own direction was reset before.
-    answered: bool,
+    /// The outgoing direction was reset before.
+    outgoing_reset: bool,
 }
 
 impl Inbound {
@@ -81,84 +81,84 @@ impl Inbound {
 /// The receiving side of an association.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    /// The highest number up to which nothing is missing. Extended to 64 bits, so that it never wraps.
-    cumulative: u64,
-    /// What came ahead of a missing number and is of no whole message yet.
-    ahead: BTreeMap<u64, Piece>,
-    /// The numbers that came ahead of a missing one, as runs in order.
-    runs: Vec<RangeInclusive<u64>>,
-    /// The number before which resets wait to be performed.
+    /// The cumulative TSN, extended to 64 bits so that it never wraps.
+    cumulative_tsn: u64,
+    /// Fragments received after a gap whose messages are incomplete.
+    ahead: BTreeMap<u64, Fragment>,
+    /// TSNs received after a gap, as ordered ranges.
+    gap_blocks: Vec<RangeInclusive<u64>>,
+    /// DATA after this TSN is held until the pending stream reset is performed.
     hold_after: Option<u64>,
-    /// The first piece of the message whose pieces come in now.
-    at_hand: Option<DataHeader>,
-    assembly: BytesMut,
+    /// The first fragment of the partial message.
+    partial: Option<DataHeader>,
+    reassembly: BytesMut,
     streams: HashMap<u16, Inbound>,
-    /// The first number that is taken from no peer.
-    end_of_streams: u16,
-    /// What came on the number of a stream that the peer has reset and that is not read to its end: others,
-    /// each of which begins when the one before has ended. Some peers use a number again without waiting
-    /// for the answer to their reset.
+    /// Messages on this stream id and above are dropped.
+    max_streams: u16,
+    /// Messages on the id of a stream that the peer has reset and that is not read to its end: they
+    /// belong to later streams, each of which begins when the previous one has ended. Some peers
+    /// reuse an id without waiting for the response to their reset.
     successors: HashMap<u16, VecDeque<Inbound>>,
-    /// Streams that have ended and whose peer waits for our own reset (RFC 8831 section 6.7).
-    unanswered: Vec<u16>,
-    /// Bytes that may be held.
+    /// Ended streams whose peer waits for the reset of our direction (RFC 8831 section 6.7).
+    ended_streams: Vec<u16>,
+    /// Maximum bytes held.
     capacity: usize,
-    /// Bytes held, with [`OVERHEAD`].
+    /// Bytes held, including [`OVERHEAD`].
     held: usize,
     max_message: usize,
     /// Packets with DATA since the last SACK.
-    packets: u32,
+    unacknowledged_packets: u32,
     sack_now: bool,
     sack_at: Option<Instant>,
-    /// The window in the last SACK.
-    told: usize,
+    /// The a_rwnd of the last SACK.
+    advertised_window: usize,
 }
 
 impl Receiver {
     pub(super) fn new(first_tsn: u32, capacity: usize, max_message: usize) -> Self {
         Self {
-            cumulative: (1 << 32) + u64::from(first_tsn) - 1,
+            cumulative_tsn: (1 << 32) + u64::from(first_tsn) - 1,
             ahead: BTreeMap::new(),
-            runs: Vec::new(),
+            gap_blocks: Vec::new(),
             hold_after: None,
-            at_hand: None,
-            assembly: BytesMut::new(),
+            partial: None,
+            reassembly: BytesMut::new(),
             streams: HashMap::new(),
-            end_of_streams: STREAMS,
+            max_streams: STREAMS,
             successors: HashMap::new(),
-            unanswered: Vec::new(),
+            ended_streams: Vec::new(),
             capacity,
             held: 0,
             max_message,
-            packets: 0,
+            unacknowledged_packets: 0,
             sack_now: false,
             sack_at: None,
-            told: capacity,
+            advertised_window: capacity,
         }
     }
 
-    /// What comes on streams from this number on is dropped.
-    pub(super) fn set_end_of_streams(&mut self, end: u16) {
-        self.end_of_streams = end;
+    /// Sets the number of accepted streams; messages on other ids are dropped.
+    pub(super) fn set_max_streams(&mut self, end: u16) {
+        self.max_streams = end;
     }
 
-    /// The highest number up to which nothing is missing.
+    /// The TSN up to which everything has arrived.
     pub(super) fn cumulative_tsn(&self) -> u32 {
-        self.cumulative as u32
+        self.cumulative_tsn as u32
     }
 
-    /// The number that is nearest to what comes next, of those that look like this.
+    /// Extends a 32-bit TSN to the 64-bit value nearest the cumulative TSN.
     fn extend(&self, tsn: u32) -> u64 {
-        let distance = tsn.wrapping_sub(self.cumulative as u32).cast_signed();
-        self.cumulative.wrapping_add_signed(distance.into())
+        let distance = tsn.wrapping_sub(self.cumulative_tsn as u32).cast_signed();
+        self.cumulative_tsn.wrapping_add_signed(distance.into())
     }
 
-    /// Whether the number was reached (RFC 6525 section 5.2.2).
+    /// Whether everything up to `tsn` has arrived (RFC 6525 section 5.2.2).
     pub(super) fn has_reached(&self, tsn: u32) -> bool {
-        self.extend(tsn) <= self.cumulative
+        self.extend(tsn) <= self.cumulative_tsn
     }
 
-    /// Takes in a DATA chunk.
+    /// Handles a DATA chunk.
     pub(super) fn handle_data(
         &mut self,
         header: DataHeader,
@@ -168,140 +168,142 @@ impl Receiver {
         if header.flags & flag::IMMEDIATE != 0 {
             self.sack_now = true;
         }
-        let number = self.extend(header.tsn);
-        if number <= self.cumulative || self.is_ahead(number) {
-            // The peer has not heard of it (RFC 9260 section 6.2).
+        let tsn = self.extend(header.tsn);
+        if tsn <= self.cumulative_tsn || self.is_ahead(tsn) {
+            // A duplicate: the SACK for it was lost (RFC 9260 section 6.2).
             self.sack_now = true;
             return Ok(());
         }
         let cost = payload.len() + OVERHEAD;
-        if number > self.cumulative + 1 {
+        if tsn > self.cumulative_tsn + 1 {
             self.sack_now = true;
-            if number - self.cumulative <= MAX_AHEAD
+            if tsn - self.cumulative_tsn <= MAX_AHEAD
                 && self.held + cost <= self.capacity
-                && self.note_ahead(number)
+                && self.record_ahead(tsn)
             {
                 self.held += cost;
-                // A copy: it may lie long, in a packet that is much longer.
+                // Copied: a long-lived slice would keep a whole packet alive.
                 let payload = Bytes::copy_from_slice(payload);
-                self.ahead.insert(number, Piece { header, payload });
-                self.take_whole(number, header, events)?;
+                self.ahead.insert(tsn, Fragment { header, payload });
+                self.reassemble_ahead(tsn, header, events)?;
             }
             return Ok(());
         }
-        // Twice the window: what is next lets everything behind it be read.
-        if self.held + self.assembly.len() + cost > self.capacity.saturating_mul(2) {
-            // It is the reader who has to make room. What the peer wants to know is the window.
+        // Up to twice the window: the next TSN releases everything held after it.
+        if self.held + self.reassembly.len() + cost > self.capacity.saturating_mul(2) {
+            // Only the reader can make room. The SACK reports the window.
             self.sack_now = true;
             return Ok(());
         }
-        self.take(header, payload, events)?;
-        self.cumulative = number;
-        self.take_ahead(events)
+        self.take_in_order(header, payload, events)?;
+        self.cumulative_tsn = tsn;
+        self.take_buffered(events)
     }
 
-    /// Takes what came ahead and is next now.
-    fn take_ahead(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
-        self.take_runs(None, events)
+    /// Takes buffered fragments that are next in TSN order.
+    fn take_buffered(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
+        self.take_buffered_until(None, events)
     }
 
-    /// The same, up to the number that a FORWARD-TSN passes on to: pieces up to there may be of messages that are given
-    /// up.
-    fn take_runs(
+    /// The same up to the new cumulative TSN of a FORWARD-TSN: fragments up to there may belong to
+    /// abandoned messages.
+    fn take_buffered_until(
         &mut self,
         forwarded: Option<u64>,
         events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
-        while let Some(run) = self.runs.first().cloned()
-            && *run.start() <= self.cumulative + 1
-            && self.hold_after != Some(self.cumulative)
-            && forwarded.is_none_or(|number| self.cumulative < number)
+        while let Some(run) = self.gap_blocks.first().cloned()
+            && *run.start() <= self.cumulative_tsn + 1
+            && self.hold_after != Some(self.cumulative_tsn)
+            && forwarded.is_none_or(|tsn| self.cumulative_tsn < tsn)
         {
             let end = match self.hold_after {
                 Some(hold) if run.contains(&hold) => hold,
                 _ => *run.end(),
             };
-            let end = forwarded.map_or(end, |number| end.min(number));
+            let end = forwarded.map_or(end, |tsn| end.min(tsn));
             while let Some(entry) = self.ahead.first_entry()
                 && *entry.key() <= end
             {
-                self.cumulative = *entry.key();
-                let piece = entry.remove();
-                lower(&mut self.held, piece.payload.len() + OVERHEAD);
-                if forwarded.is_some() && !self.continues(piece.header) {
-                    self.abandon(piece.header.stream, piece.header.sequence)?;
+                self.cumulative_tsn = *entry.key();
+                let fragment = entry.remove();
+                lower(&mut self.held, fragment.payload.len() + OVERHEAD);
+                if forwarded.is_some() && !self.continues(fragment.header) {
+                    self.abandon(fragment.header.stream, fragment.header.ssn)?;
                     continue;
                 }
-                self.take(piece.header, &piece.payload, events)?;
+                self.take_in_order(fragment.header, &fragment.payload, events)?;
             }
-            // What is left was read already.
-            self.cumulative = end;
+            // The rest of the range was delivered before.
+            self.cumulative_tsn = end;
             self.sack_now = true;
             if end == *run.end() {
-                self.runs.remove(0);
-            } else if let Some(first) = self.runs.first_mut() {
+                self.gap_blocks.remove(0);
+            } else if let Some(first) = self.gap_blocks.first_mut() {
                 *first = end + 1..=*run.end();
             }
         }
-        // As long as there are gaps (RFC 9260 section 6.7).
-        self.sack_now |= !self.runs.is_empty();
+        // Every packet is acknowledged while there are gaps (RFC 9260 section 6.7).
+        self.sack_now |= !self.gap_blocks.is_empty();
         Ok(())
     }
 
-    /// What comes behind this number is of streams that are reset when it is reached: it waits for that.
+    /// Holds DATA after `tsn` until the pending stream reset is performed.
     pub(super) fn hold_after(&mut self, tsn: u32) {
         self.hold_after = Some(self.extend(tsn));
     }
 
-    /// The reset is performed.
+    /// Delivers the held DATA: the reset is performed.
     pub(super) fn release(&mut self, events: &mut VecDeque<Event>) -> Result<(), Violation> {
         self.hold_after = None;
-        self.take_ahead(events)
+        self.take_buffered(events)
     }
 
-    /// Whether the number came ahead of a missing one.
-    fn is_ahead(&self, number: u64) -> bool {
-        let at = self.runs.partition_point(|run| *run.end() < number);
-        self.runs.get(at).is_some_and(|run| run.contains(&number))
+    /// Whether the TSN was received after a gap.
+    fn is_ahead(&self, tsn: u64) -> bool {
+        let at = self.gap_blocks.partition_point(|run| *run.end() < tsn);
+        self.gap_blocks
+            .get(at)
+            .is_some_and(|run| run.contains(&tsn))
     }
 
-    /// Adds a number to the runs; `false` if there would be too many.
-    fn note_ahead(&mut self, number: u64) -> bool {
-        let behind = self.runs.partition_point(|run| *run.end() < number);
+    /// Adds a TSN to the gap ack blocks; `false` if there would be too many.
+    fn record_ahead(&mut self, tsn: u64) -> bool {
+        let behind = self.gap_blocks.partition_point(|run| *run.end() < tsn);
         let joins_before = behind.checked_sub(1).filter(|before| {
-            self.runs
+            self.gap_blocks
                 .get(*before)
-                .is_some_and(|run| run.end() + 1 == number)
+                .is_some_and(|run| run.end() + 1 == tsn)
         });
         let joins_after = self
-            .runs
+            .gap_blocks
             .get(behind)
-            .is_some_and(|run| *run.start() == number + 1);
+            .is_some_and(|run| *run.start() == tsn + 1);
         match (joins_before, joins_after) {
             (Some(before), true) => {
-                let end = *self.runs.remove(behind).end();
-                if let Some(run) = self.runs.get_mut(before) {
+                let end = *self.gap_blocks.remove(behind).end();
+                if let Some(run) = self.gap_blocks.get_mut(before) {
                     *run = *run.start()..=end;
                 }
             }
             (Some(before), false) => {
-                if let Some(run) = self.runs.get_mut(before) {
-                    *run = *run.start()..=number;
+                if let Some(run) = self.gap_blocks.get_mut(before) {
+                    *run = *run.start()..=tsn;
                 }
             }
             (None, true) => {
-                if let Some(run) = self.runs.get_mut(behind) {
-                    *run = number..=*run.end();
+                if let Some(run) = self.gap_blocks.get_mut(behind) {
+                    *run = tsn..=*run.end();
                 }
             }
-            (None, false) if self.runs.len() >= MAX_GAPS => return false,
-            (None, false) => self.runs.insert(behind, number..=number),
+            (None, false) if self.gap_blocks.len() >= MAX_GAPS => return false,
+            (None, false) => self.gap_blocks.insert(behind, tsn..=tsn),
         }
         true
     }
 
-    /// Takes the next piece in the order of numbers.
-    fn take(
+    /// Takes the next fragment in TSN order.
+    fn take_in_order(
         &mut self,
         header: DataHeader,
         payload: &[u8],
@@ -311,11 +313,11 @@ impl Receiver {
             header.flags & flag::BEGIN != 0,
             header.flags & flag::END != 0,
         );
-        match self.at_hand {
+        match self.partial {
             Some(_) if begins => return Err(Violation("a message that does not end")),
             None if !begins => return Err(Violation("a message that does not begin")),
             Some(first)
-                if (first.stream, first.sequence) != (header.stream, header.sequence)
+                if (first.stream, first.ssn) != (header.stream, header.ssn)
                     || (first.flags ^ header.flags) & flag::UNORDERED != 0 =>
             {
                 return Err(Violation("a message in pieces of several"));
@@ -326,50 +328,51 @@ impl Receiver {
             return self.deliver(header, Bytes::copy_from_slice(payload), events);
         }
         if begins {
-            self.assembly = BytesMut::with_capacity(ASSEMBLY);
-            self.at_hand = Some(header);
+            self.reassembly = BytesMut::with_capacity(REASSEMBLY_CAPACITY);
+            self.partial = Some(header);
         }
-        self.assembly.put_slice(payload);
-        if self.assembly.len() > self.max_message {
+        self.reassembly.put_slice(payload);
+        if self.reassembly.len() > self.max_message {
             return Err(Violation("a message longer than any"));
         }
-        if ends && let Some(header) = self.at_hand.take() {
-            let message = assembled(&mut self.assembly);
+        if ends && let Some(header) = self.partial.take() {
+            let message = assembled(&mut self.reassembly);
             return self.deliver(header, message, events);
         }
         Ok(())
     }
 
-    /// Takes the message out that this piece behind a gap is of, if all of it is there. So a packet that is
-    /// lost holds back no stream but its own.
-    fn take_whole(
+    /// Delivers the message of a fragment received after a gap, if it is complete: a lost packet
+    /// blocks only its own stream.
+    fn reassemble_ahead(
         &mut self,
-        number: u64,
+        tsn: u64,
         header: DataHeader,
         events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
-        if self.hold_after.is_some_and(|last| last < number) {
+        if self.hold_after.is_some_and(|last| last < tsn) {
             return Ok(());
         }
-        // In order, which is how most come behind a gap, only the last piece makes it whole.
-        if header.flags & flag::END == 0 && !self.ahead.contains_key(&(number + 1)) {
+        // Fragments after a gap mostly arrive in order, and then only the last can complete the
+        // message.
+        if header.flags & flag::END == 0 && !self.ahead.contains_key(&(tsn + 1)) {
             return Ok(());
         }
-        let is_same = |piece: &Piece| {
-            (piece.header.stream, piece.header.sequence) == (header.stream, header.sequence)
-                && (piece.header.flags ^ header.flags) & flag::UNORDERED == 0
+        let is_same = |fragment: &Fragment| {
+            (fragment.header.stream, fragment.header.ssn) == (header.stream, header.ssn)
+                && (fragment.header.flags ^ header.flags) & flag::UNORDERED == 0
         };
         let mut first = None;
-        for (at, piece) in self
+        for (at, fragment) in self
             .ahead
-            .range(number.saturating_sub(MAX_PIECES)..=number)
+            .range(tsn.saturating_sub(MAX_FRAGMENTS)..=tsn)
             .rev()
         {
-            let expected = first.map_or(number, |(first, _)| first - 1);
-            if *at != expected || !is_same(piece) {
+            let expected = first.map_or(tsn, |(first, _)| first - 1);
+            if *at != expected || !is_same(fragment) {
                 return Ok(());
             }
-            let begins = piece.header.flags & flag::BEGIN != 0;
+            let begins = fragment.header.flags & flag::BEGIN != 0;
             first = Some((*at, begins));
             if begins {
                 break;
@@ -379,12 +382,12 @@ impl Receiver {
             return Ok(());
         };
         let (mut last, mut length) = (None, 0);
-        for (expected, (at, piece)) in (first..).zip(self.ahead.range(first..)) {
-            if *at != expected || !is_same(piece) || expected >= first + MAX_PIECES {
+        for (expected, (at, fragment)) in (first..).zip(self.ahead.range(first..)) {
+            if *at != expected || !is_same(fragment) || expected >= first + MAX_FRAGMENTS {
                 return Ok(());
             }
-            length += piece.payload.len();
-            if piece.header.flags & flag::END != 0 {
+            length += fragment.payload.len();
+            if fragment.header.flags & flag::END != 0 {
                 last = Some(expected);
                 break;
             }
@@ -394,15 +397,15 @@ impl Receiver {
         };
         let mut message = BytesMut::with_capacity(length);
         for at in first..=last {
-            if let Some(piece) = self.ahead.remove(&at) {
-                message.put_slice(&piece.payload);
-                lower(&mut self.held, piece.payload.len() + OVERHEAD);
+            if let Some(fragment) = self.ahead.remove(&at) {
+                message.put_slice(&fragment.payload);
+                lower(&mut self.held, fragment.payload.len() + OVERHEAD);
             }
         }
         self.deliver(header, message.freeze(), events)
     }
 
-    /// Puts a whole message into its stream.
+    /// Delivers a complete message to its stream.
     fn deliver(
         &mut self,
         header: DataHeader,
@@ -410,19 +413,19 @@ impl Receiver {
         events: &mut VecDeque<Event>,
     ) -> Result<(), Violation> {
         let id = header.stream;
-        if id >= self.end_of_streams {
+        if id >= self.max_streams {
             return Ok(());
         }
         let first = self.streams.entry(id).or_insert_with(|| {
             events.push_back(Event::Opened { id });
             Inbound::default()
         });
-        let is_first = !first.ended;
+        let is_first = !first.reset;
         let stream = if is_first {
             first
         } else {
             let successors = self.successors.entry(id).or_default();
-            if successors.back().is_none_or(|last| last.ended) {
+            if successors.back().is_none_or(|last| last.reset) {
                 if successors.len() == MAX_SUCCESSORS {
                     return Err(Violation("resets without end"));
                 }
@@ -438,14 +441,14 @@ impl Receiver {
         }
         self.held += bytes.len() + OVERHEAD;
         let message = Message {
-            protocol: Protocol::from(header.protocol),
+            ppid: Ppid::from(header.ppid),
             bytes,
         };
         if header.flags & flag::UNORDERED != 0 {
             stream.push(id, message, is_first, events);
             return Ok(());
         }
-        let refused = if header.sequence == stream.next {
+        let duplicate = if header.ssn == stream.next {
             stream.push(id, message, is_first, events);
             stream.next = stream.next.wrapping_add(1);
             while let Some(message) = stream.waiting.remove(&stream.next) {
@@ -453,14 +456,14 @@ impl Receiver {
                 stream.next = stream.next.wrapping_add(1);
             }
             None
-        } else if header.sequence.wrapping_sub(stream.next) < 1 << 15 {
-            stream.waiting.insert(header.sequence, message)
+        } else if header.ssn.wrapping_sub(stream.next) < 1 << 15 {
+            stream.waiting.insert(header.ssn, message)
         } else {
             Some(message)
         };
-        // A number that was there before.
-        if let Some(refused) = refused {
-            lower(&mut self.held, refused.bytes.len() + OVERHEAD);
+        // The stream sequence number was received before.
+        if let Some(duplicate) = duplicate {
+            lower(&mut self.held, duplicate.bytes.len() + OVERHEAD);
         }
         Ok(())
     }
@@ -468,34 +471,34 @@ impl Receiver {
 
 #[cfg(test)]
 impl Receiver {
-    /// Streams that there are.
+    /// Ids of all streams.
     pub(super) fn stream_ids(&self) -> impl Iterator<Item = u16> + '_ {
         self.streams.keys().copied()
     }
 
-    /// Bytes held, with what they cost.
+    /// Bytes held, including overhead.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// Pieces that are kept by number.
-    pub(super) fn pieces(&self) -> usize {
+    /// Number of buffered fragments.
+    pub(super) fn fragments(&self) -> usize {
         self.ahead.len()
     }
 
-    /// Throws away what came behind a gap, as RFC 9260 section 6.2 allows.
+    /// Discards everything received after a gap, as RFC 9260 section 6.2 allows.
     pub(super) fn renege(&mut self) {
-        for piece in std::mem::take(&mut self.ahead).into_values() {
-            lower(&mut self.held, piece.payload.len() + OVERHEAD);
+        for fragment in std::mem::take(&mut self.ahead).into_values() {
+            lower(&mut self.held, fragment.payload.len() + OVERHEAD);
         }
-        self.runs.clear();
+        self.gap_blocks.clear();
     }
 }
 
-/// What was put together, in memory of about its own size. None of it stays: a connection that is idle keeps no
-/// more than it needs.
-fn assembled(assembly: &mut BytesMut) -> Bytes {
-    let message = std::mem::take(assembly);
+/// The reassembled message, in an allocation of about its size. An idle association holds no
+/// reassembly buffer.
+fn assembled(reassembly: &mut BytesMut) -> Bytes {
+    let message = std::mem::take(reassembly);
     if message.len() < message.capacity() / 2 {
         return Bytes::copy_from_slice(&message);
     }

@@ -1,10 +1,10 @@
-//! Resets of streams (RFC 6525), of which RFC 8831 makes the close of a data channel.
+//! Stream resets (RFC 6525), with which RFC 8831 closes data channels.
 //!
 //! ```text
-//! ours:    Sender: wanted ─► everything acknowledged ─► request ─► performed
-//!                                                         ▲ │ in progress, no answer
-//!                                                         └─┘
-//! theirs:  request ─► performed at once, or when the numbers before it have come
+//! outgoing: Sender: Draining ─► everything acknowledged ─► request ─► performed
+//!                                                            ▲ │ in progress, no response
+//!                                                            └─┘
+//! incoming: request ─► performed at once, or when all DATA up to its last TSN has arrived
 //! ```
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const RESPONSE: u16 = 16;
 const ADD_OUTGOING: u16 = 17;
 const ADD_INCOMING: u16 = 18;
 
-/// Results (RFC 6525 section 4.4).
+/// Results of a response (RFC 6525 section 4.4).
 const NOTHING_TO_DO: u32 = 0;
 const PERFORMED: u32 = 1;
 const DENIED: u32 = 2;
@@ -28,80 +28,80 @@ const ANOTHER_IN_PROGRESS: u32 = 4;
 const BAD_NUMBER: u32 = 5;
 const IN_PROGRESS: u32 = 6;
 
-/// Requests of the peer's that may be under way behind the one whose turn it is.
+/// Maximum distance of a request ahead of the expected sequence number.
 const MAX_AHEAD: u32 = 64;
 
-/// Streams in one request: 2 bytes each, and it has to fit the smallest packet.
+/// Streams in one request: 2 bytes each, and the request has to fit the smallest packet.
 pub(super) const MAX_STREAMS: usize = 200;
 
-/// What the peer has asked for and can not be done yet.
+/// A request of the peer that waits for DATA.
 #[derive(Debug)]
 struct Deferred {
     last_tsn: u32,
     streams: Vec<u16>,
 }
 
-/// What we have asked for.
+/// Our outstanding request.
 #[derive(Debug)]
 struct Request {
     streams: Vec<u16>,
     last_tsn: u32,
     at: Option<Instant>,
-    /// Times that it was sent.
+    /// Transmissions so far.
     sent: u32,
 }
 
-/// Resets of an association. There is one request at a time in each direction.
+/// Resets of an association. At most one request is outstanding in each direction.
 #[derive(Debug)]
 pub(super) struct Resets {
-    /// Number of our next request, or of the one that is under way.
-    own_number: u32,
+    /// Re-configuration request sequence number of our outstanding or next request.
+    own_sequence: u32,
     own: Option<Request>,
-    /// Number of the peer's next request.
-    peer_number: u32,
+    /// Sequence number of the peer's next request.
+    peer_sequence: u32,
     deferred: Option<Deferred>,
-    /// The result of the peer's last request.
+    /// Result of the peer's last request.
     last_result: u32,
 }
 
-/// What follows from a RE-CONFIG chunk.
+/// What a RE-CONFIG chunk causes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The peer has reset these streams.
+pub(super) enum ResetOutcome {
+    /// The peer has reset its direction of these streams.
     PeerReset(Vec<u16>),
-    /// Our direction of these was reset.
+    /// Our direction of these streams is reset.
     Done(Vec<u16>),
-    /// The peer refuses to reset these.
+    /// The peer denied the reset of these streams.
     Failed(Vec<u16>),
 }
 
 impl Resets {
-    /// Requests are numbered from the first number of DATA on (RFC 6525 section 4.1).
+    /// Sequence numbers start at the initial TSN (RFC 6525 section 4.1).
     pub(super) fn new(own_first_tsn: u32, peer_first_tsn: u32) -> Self {
         Self {
-            own_number: own_first_tsn,
+            own_sequence: own_first_tsn,
             own: None,
-            peer_number: peer_first_tsn,
+            peer_sequence: peer_first_tsn,
             deferred: None,
             last_result: NOTHING_TO_DO,
         }
     }
 
-    /// Takes in a RE-CONFIG chunk; appends the value of the chunk to answer with. `reached` says whether a
-    /// number of the peer's DATA has come.
+    /// Handles a RE-CONFIG chunk and appends the value of the response chunk to `answer`. `reached`
+    /// returns whether all DATA up to a TSN has arrived.
     pub(super) fn handle(
         &mut self,
         value: &[u8],
         reached: impl Fn(u32) -> bool,
         answer: &mut Vec<u8>,
-    ) -> Vec<Outcome> {
+    ) -> Vec<ResetOutcome> {
         let mut outcomes = Vec::new();
-        // Two at most (RFC 6525 section 3.1).
+        // At most two parameters (RFC 6525 section 3.1).
         for (kind, value) in parameters(value).take(2) {
             let mut fields = Fields(value);
             match kind {
                 OUTGOING_REQUEST => {
-                    let (Some(number), Some(_), Some(last_tsn)) =
+                    let (Some(sequence), Some(_), Some(last_tsn)) =
                         (fields.u32(), fields.u32(), fields.u32())
                     else {
                         continue;
@@ -111,25 +111,25 @@ impl Resets {
                         streams.push(stream);
                     }
                     let result =
-                        self.handle_request(number, last_tsn, streams, &reached, &mut outcomes);
+                        self.handle_request(sequence, last_tsn, streams, &reached, &mut outcomes);
                     if let Some(result) = result {
-                        put_response(answer, number, result);
+                        put_response(answer, sequence, result);
                     }
                 }
                 RESPONSE => {
-                    if let (Some(number), Some(result)) = (fields.u32(), fields.u32()) {
-                        outcomes.extend(self.handle_response(number, result));
+                    if let (Some(sequence), Some(result)) = (fields.u32(), fields.u32()) {
+                        outcomes.extend(self.handle_response(sequence, result));
                     }
                 }
-                // Nothing that data channels use.
+                // Not used by data channels.
                 INCOMING_REQUEST | ASSOCIATION_REQUEST | ADD_OUTGOING | ADD_INCOMING => {
-                    if let Some(number) = fields.u32() {
-                        let is_new = number == self.peer_number && self.deferred.is_none();
+                    if let Some(sequence) = fields.u32() {
+                        let is_new = sequence == self.peer_sequence && self.deferred.is_none();
                         if is_new {
-                            self.answered(DENIED);
+                            self.complete(DENIED);
                         }
                         let result = if is_new { DENIED } else { BAD_NUMBER };
-                        put_response(answer, number, result);
+                        put_response(answer, sequence, result);
                     }
                 }
                 _ => {}
@@ -140,19 +140,19 @@ impl Resets {
 
     fn handle_request(
         &mut self,
-        number: u32,
+        sequence: u32,
         last_tsn: u32,
         streams: Vec<u16>,
         reached: impl Fn(u32) -> bool,
-        outcomes: &mut Vec<Outcome>,
+        outcomes: &mut Vec<ResetOutcome>,
     ) -> Option<u32> {
-        let ahead = number.wrapping_sub(self.peer_number);
+        let ahead = sequence.wrapping_sub(self.peer_sequence);
         if ahead == u32::MAX {
-            // A repetition.
+            // A retransmission.
             return Some(self.last_result);
         }
-        // One whose turn has not come is said again if nothing is said: pion has several under way, and forgets
-        // each that is answered, whatever the answer.
+        // Out-of-order requests are ignored, so that the peer retransmits them: pion has several
+        // requests outstanding, and drops each one that is answered, whatever the result.
         if (1..=MAX_AHEAD).contains(&ahead) {
             return None;
         }
@@ -163,33 +163,33 @@ impl Resets {
             return None;
         }
         if streams.is_empty() {
-            // All of them: nothing that data channels use.
-            self.answered(DENIED);
+            // An empty list resets all streams, which data channels do not use.
+            self.complete(DENIED);
             return Some(DENIED);
         }
         if reached(last_tsn) {
-            self.answered(PERFORMED);
-            outcomes.push(Outcome::PeerReset(streams));
+            self.complete(PERFORMED);
+            outcomes.push(ResetOutcome::PeerReset(streams));
             return Some(PERFORMED);
         }
-        // "In progress" would make older dcSCTP ask with another number.
+        // Not answered: "in progress" makes older dcSCTP retry with another sequence number.
         self.deferred = Some(Deferred { last_tsn, streams });
         None
     }
 
-    /// The number of DATA that a reset of the peer's waits for.
+    /// Last TSN before a deferred reset.
     pub(super) fn deferred_until(&self) -> Option<u32> {
         self.deferred.as_ref().map(|deferred| deferred.last_tsn)
     }
 
-    /// The request whose turn it was has its result.
-    fn answered(&mut self, result: u32) {
-        self.peer_number = self.peer_number.wrapping_add(1);
+    /// Records the result of the peer's current request.
+    fn complete(&mut self, result: u32) {
+        self.peer_sequence = self.peer_sequence.wrapping_add(1);
         self.last_result = result;
     }
 
-    /// Performs what had to wait for DATA, when that has come; appends the value of the chunk that tells the
-    /// peer.
+    /// Performs the deferred reset if its DATA has arrived, and appends the value of the response
+    /// chunk to `answer`.
     pub(super) fn perform_deferred(
         &mut self,
         reached: impl Fn(u32) -> bool,
@@ -198,35 +198,35 @@ impl Resets {
         let deferred = self
             .deferred
             .take_if(|deferred| reached(deferred.last_tsn))?;
-        put_response(answer, self.peer_number, PERFORMED);
-        self.answered(PERFORMED);
+        put_response(answer, self.peer_sequence, PERFORMED);
+        self.complete(PERFORMED);
         Some(deferred.streams)
     }
 
-    fn handle_response(&mut self, number: u32, result: u32) -> Option<Outcome> {
-        if number != self.own_number {
+    fn handle_response(&mut self, sequence: u32, result: u32) -> Option<ResetOutcome> {
+        if sequence != self.own_sequence {
             return None;
         }
         let request = self.own.as_mut()?;
         if matches!(result, IN_PROGRESS | ANOTHER_IN_PROGRESS) {
-            // Asked again when the time is over.
+            // Retried after the timeout.
             request.sent = request.sent.min(1);
             return None;
         }
         let streams = self.own.take()?.streams;
-        self.own_number = self.own_number.wrapping_add(1);
+        self.own_sequence = self.own_sequence.wrapping_add(1);
         Some(match result {
-            NOTHING_TO_DO | PERFORMED => Outcome::Done(streams),
-            _ => Outcome::Failed(streams),
+            NOTHING_TO_DO | PERFORMED => ResetOutcome::Done(streams),
+            _ => ResetOutcome::Failed(streams),
         })
     }
 
-    /// Whether another request may be made.
+    /// Whether no request is outstanding.
     pub(super) fn is_free(&self) -> bool {
         self.own.is_none()
     }
 
-    /// Asks for the reset of these streams, up to the last number that was sent.
+    /// Starts a request to reset these streams after `last_tsn`.
     pub(super) fn request(&mut self, streams: Vec<u16>, last_tsn: u32) {
         self.own = Some(Request {
             streams,
@@ -240,20 +240,20 @@ impl Resets {
         self.own.as_ref()?.at
     }
 
-    /// The value of the chunk to send, if it is time.
+    /// The value of the RE-CONFIG chunk to send, if it is due.
     pub(super) fn poll(&mut self, now: Instant, timeout: Duration) -> Option<Vec<u8>> {
         let request = self.own.as_mut()?;
         if request.at.is_some_and(|at| at > now) {
             return None;
         }
-        // No longer than the timeout of DATA is at most: whoever waits for the number would.
+        // Capped as the RTO of DATA is: an application may be waiting for the stream id.
         let timeout = timeout.saturating_mul(1 << request.sent.min(3));
         request.at = Some(now + timeout.min(RTO_MAX));
         request.sent += 1;
         let mut value = Vec::new();
-        value.extend(self.own_number.to_be_bytes());
-        // The request that this answers: none (RFC 6525 section 4.1).
-        value.extend(self.peer_number.wrapping_sub(1).to_be_bytes());
+        value.extend(self.own_sequence.to_be_bytes());
+        // Response sequence number: this answers no incoming reset request (RFC 6525 section 4.1).
+        value.extend(self.peer_sequence.wrapping_sub(1).to_be_bytes());
         value.extend(request.last_tsn.to_be_bytes());
         for stream in &request.streams {
             value.extend(stream.to_be_bytes());
@@ -269,9 +269,9 @@ impl Resets {
     }
 }
 
-fn put_response(out: &mut Vec<u8>, number: u32, result: u32) {
+fn put_response(out: &mut Vec<u8>, sequence: u32, result: u32) {
     let mut value = [0; 8];
-    value[..4].copy_from_slice(&number.to_be_bytes());
+    value[..4].copy_from_slice(&sequence.to_be_bytes());
     value[4..].copy_from_slice(&result.to_be_bytes());
     put_parameter(out, RESPONSE, &value);
 }
@@ -286,13 +286,13 @@ mod tests {
         (Resets::new(u32::MAX, 70), Resets::new(70, u32::MAX))
     }
 
-    /// What `to` makes of it and what `from` makes of the answer.
+    /// The outcomes at `to` for a request, and at `from` for the response.
     fn exchange(
         value: &[u8],
         from: &mut Resets,
         to: &mut Resets,
         reached: bool,
-    ) -> (Vec<Outcome>, Vec<Outcome>) {
+    ) -> (Vec<ResetOutcome>, Vec<ResetOutcome>) {
         let mut answer = Vec::new();
         let there = to.handle(value, |_| reached, &mut answer);
         let mut nothing = Vec::new();
@@ -309,14 +309,14 @@ mod tests {
             ours.request(streams.clone(), 9);
             let value = ours.poll(now, TIMEOUT).expect("due");
             assert_eq!(ours.poll(now, TIMEOUT), None);
-            // The first answer is lost.
+            // The first response is lost.
             let mut lost = Vec::new();
             let there = theirs.handle(&value, |_| true, &mut lost);
-            assert_eq!(there, [Outcome::PeerReset(streams.clone())]);
+            assert_eq!(there, [ResetOutcome::PeerReset(streams.clone())]);
             let again = ours.poll(now + TIMEOUT, TIMEOUT).expect("due again");
             assert_eq!(again, value);
             let (there, here) = exchange(&again, &mut ours, &mut theirs, true);
-            assert_eq!((there, here), (vec![], vec![Outcome::Done(streams)]));
+            assert_eq!((there, here), (vec![], vec![ResetOutcome::Done(streams)]));
         }
         assert!(ours.is_idle() && theirs.is_idle());
     }
@@ -335,9 +335,9 @@ mod tests {
         assert_eq!(theirs.perform_deferred(|_| false, &mut answer), None);
         let performed = theirs.perform_deferred(|tsn| tsn == 9, &mut answer);
         assert_eq!(performed, Some(vec![5]));
-        // That was said, or is when the request comes again.
+        // The retransmission gets the same result.
         let (there, here) = exchange(&value, &mut ours, &mut theirs, true);
-        assert_eq!((there, here), (vec![], vec![Outcome::Done(vec![5])]));
+        assert_eq!((there, here), (vec![], vec![ResetOutcome::Done(vec![5])]));
         assert!(ours.is_idle() && theirs.is_idle());
     }
 
@@ -360,9 +360,9 @@ mod tests {
     #[test]
     fn requests_that_overtake_others_wait_for_their_turn() {
         let (_, mut theirs) = pair();
-        let request = |number: u32, stream: u16| {
+        let request = |sequence: u32, stream: u16| {
             let mut value = Vec::new();
-            value.extend(number.to_be_bytes());
+            value.extend(sequence.to_be_bytes());
             value.extend([0; 8]);
             value.extend(stream.to_be_bytes());
             let mut chunk = Vec::new();
@@ -372,11 +372,11 @@ mod tests {
         let mut answer = Vec::new();
         assert_eq!(theirs.handle(&request(0, 2), |_| true, &mut answer), []);
         assert!(answer.is_empty(), "it is said again");
-        for (number, stream) in [(u32::MAX, 1), (0, 2)] {
-            let outcomes = theirs.handle(&request(number, stream), |_| true, &mut answer);
-            assert_eq!(outcomes, [Outcome::PeerReset(vec![stream])]);
+        for (sequence, stream) in [(u32::MAX, 1), (0, 2)] {
+            let outcomes = theirs.handle(&request(sequence, stream), |_| true, &mut answer);
+            assert_eq!(outcomes, [ResetOutcome::PeerReset(vec![stream])]);
         }
-        // One of nowhere is refused.
+        // A sequence number far ahead is rejected.
         answer.clear();
         assert_eq!(theirs.handle(&request(1000, 3), |_| true, &mut answer), []);
         assert!(!answer.is_empty());
@@ -389,7 +389,7 @@ mod tests {
         for (result, expected) in [
             (IN_PROGRESS, None),
             (ANOTHER_IN_PROGRESS, None),
-            (DENIED, Some(Outcome::Failed(vec![5]))),
+            (DENIED, Some(ResetOutcome::Failed(vec![5]))),
         ] {
             assert_eq!(ours.handle_response(u32::MAX, result), expected);
         }
@@ -400,14 +400,14 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused() {
         let (_, mut theirs) = pair();
-        for (kind, number) in [(14, u32::MAX), (15, 0), (17, 1), (18, 2)] {
+        for (kind, sequence) in [(14, u32::MAX), (15, 0), (17, 1), (18, 2)] {
             let mut value = Vec::new();
-            put_parameter(&mut value, kind, &u32::to_be_bytes(number));
+            put_parameter(&mut value, kind, &u32::to_be_bytes(sequence));
             let mut answer = Vec::new();
             assert_eq!(theirs.handle(&value, |_| true, &mut answer), []);
             let (_, response) = parameters(&answer).next().expect("an answer");
             let mut fields = Fields(response);
-            assert_eq!((fields.u32(), fields.u32()), (Some(number), Some(DENIED)));
+            assert_eq!((fields.u32(), fields.u32()), (Some(sequence), Some(DENIED)));
         }
     }
 }

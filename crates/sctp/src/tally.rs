@@ -1,7 +1,7 @@
-//! Sums that limits rest on.
+//! Counters on which limits depend.
 
-/// Lowers a sum of bytes or entries. A sum that would fall below zero counts something twice: a debug build
-/// panics, and in a release the sum stays at zero, so that the limit holds on.
+/// Subtracts from a counter of bytes or entries. Underflow means that something was counted twice:
+/// a debug build panics, and a release build stops at zero so that the limit still holds.
 #[track_caller]
 pub(crate) fn lower(sum: &mut usize, by: usize) {
     debug_assert!(*sum >= by, "{by} of {sum}");

@@ -1,4 +1,4 @@
-//! The choice of an engine by its name.
+//! Selects an engine by name.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use anabranch_rtc::{EndReason, Engine, EngineFactory, MakeEngine, Setup};
 
 use crate::Str0mEngine;
 
-/// Makes [`Str0mEngine`]s.
+/// Creates [`Str0mEngine`]s.
 #[derive(Debug, Clone, Copy)]
 pub struct Str0m;
 
@@ -23,15 +23,15 @@ impl MakeEngine for Str0m {
 /// Engines on str0m.
 pub const STR0M: EngineFactory = EngineFactory::new(&Str0m);
 
-/// A name that is no engine's.
+/// Unknown engine name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no engine is called {0:?}: there are \"direct\" and \"str0m\"")]
+#[error("unknown engine {0:?}: expected \"direct\" or \"str0m\"")]
 pub struct UnknownEngine(String);
 
-/// The engine of this name, `direct` or `str0m`.
+/// The engine of this name: `direct` or `str0m`.
 ///
 /// # Errors
-/// If there is none of that name.
+/// If the name is unknown.
 pub fn named(name: &str) -> Result<EngineFactory, UnknownEngine> {
     match name {
         "direct" => Ok(EngineFactory::DIRECT),
@@ -40,10 +40,10 @@ pub fn named(name: &str) -> Result<EngineFactory, UnknownEngine> {
     }
 }
 
-/// The engine that `ANABRANCH_ENGINE` in the environment names; `direct` where it is not set.
+/// The engine named by the environment variable `ANABRANCH_ENGINE`; `direct` if it is not set.
 ///
 /// # Errors
-/// If it names none.
+/// If the name is unknown.
 pub fn from_env() -> Result<EngineFactory, UnknownEngine> {
     match std::env::var("ANABRANCH_ENGINE") {
         Ok(name) => named(&name),

@@ -1,5 +1,5 @@
-//! DTLS for str0m: that of the other engine, as str0m's own provider makes a configuration for every
-//! connection.
+//! DTLS for str0m: that of `anabranch-rtc`, because str0m's own provider builds a configuration for
+//! every connection.
 
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock};
@@ -25,23 +25,23 @@ pub(crate) fn crypto_provider() -> Arc<CryptoProvider> {
 }
 
 thread_local! {
-    /// Counts of the instance that the provider has made last. str0m makes it while an `Rtc` is
-    /// built, and hands it to nobody.
+    /// Record counts of the instance that the provider created last. str0m creates it while an
+    /// `Rtc` is built, and does not expose it.
     static LAST_MADE: Cell<Option<Arc<Protected>>> = const { Cell::new(None) };
 }
 
-/// Counts of the DTLS instance that str0m was given last on this thread.
+/// Takes the record counts of the DTLS instance created last on this thread.
 pub(crate) fn take_protected() -> Arc<Protected> {
     LAST_MADE.take().unwrap_or_default()
 }
 
-/// Makes instances with the shared configurations.
+/// Creates instances with the shared configurations.
 #[derive(Debug)]
 struct Shared;
 
 impl DtlsProvider for Shared {
     fn generate_certificate(&self) -> Option<DtlsCert> {
-        // Every connection gets the certificate of its endpoint.
+        // Every connection uses the certificate of its endpoint.
         None
     }
 

@@ -1,8 +1,8 @@
 //! The engine on str0m.
 //!
-//! `str0m::Rtc` demands that after every change its output is drained to a timeout.
-//! `Str0mEngine::drain` is the only place that calls `poll_output`, and every entry point that
-//! changes the `Rtc` either drains or is followed by [`Engine::poll`].
+//! `str0m::Rtc` requires that its output is drained to a timeout after every change. Only
+//! `Str0mEngine::drain` calls `poll_output`, and every entry point that changes the `Rtc` either
+//! drains or is followed by [`Engine::poll`].
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -25,64 +25,64 @@ use anabranch_rtc::{
 
 use crate::dtls::{crypto_provider, take_protected};
 
-/// Datagrams fed between two drains. str0m's DTLS takes many more, but its SCTP works through them
-/// best in batches of this size, and acknowledgements should not wait longer.
+/// Datagrams handled between two drains. str0m's DTLS queues many more, but its SCTP is most
+/// efficient with batches of this size, and acknowledgements should not wait longer.
 const DATAGRAMS_PER_DRAIN: u32 = 24;
 
-/// Timeouts worked off at once; a few are one step each of opening a channel.
+/// Maximum due timeouts handled in one drain; opening a channel takes a few, one for each step.
 const MAX_DUE_TIMEOUTS: usize = 8;
 
-/// Bytes unread before the peer is authenticated. Noise needs less than 2 KiB.
+/// Maximum unread bytes before the peer is authenticated. Noise needs less than 2 KiB.
 const MAX_EARLY_BYTES: usize = 128 * 1024;
 
 /// A data channel.
 #[derive(Debug)]
 struct Channel {
     handle: Str0mChannel,
-    /// Writes are possible: str0m refuses them before DCEP is acknowledged.
+    /// Writable: str0m refuses writes before DCEP is acknowledged.
     open: bool,
     inbound: VecDeque<Bytes>,
-    /// Written and not acknowledged by the peer's SCTP.
+    /// Bytes written and not acknowledged by the peer's SCTP.
     unacknowledged: usize,
     notify_delivered: bool,
-    /// We opened it, and so its number is ours.
+    /// This side opened the channel, and so owns its stream id.
     own: bool,
-    /// Nobody reads it any more.
+    /// Nobody reads the channel any more.
     ignored: bool,
-    /// We closed it; it goes when str0m says so.
+    /// Closed by this side; removed when str0m reports the close.
     closing: bool,
-    /// The peer closed it; it goes when it was read.
+    /// Closed by the peer; removed once it is read.
     closed: bool,
 }
 
 /// One connection on str0m.
 pub struct Str0mEngine {
     rtc: Rtc,
-    /// Counts of its DTLS.
-    protected: Arc<Protected>,
+    /// Record counts of its DTLS.
+    record_counts: Arc<Protected>,
     role: Role,
-    /// The candidate of this side.
+    /// The local candidate.
     local: SocketAddr,
-    /// Where a dialler's DTLS went, which only ICE decides: str0m takes DTLS from anywhere. A listener's
-    /// router lets in none but that of addresses that it knows.
-    dtls_sent_to: Vec<SocketAddr>,
+    /// Destinations of a dialler's DTLS, which only ICE chooses: str0m accepts DTLS from anywhere.
+    /// A listener's router only forwards DTLS from verified addresses.
+    dtls_destinations: Vec<SocketAddr>,
     channels: HashMap<ChannelId, Channel>,
-    names: HashMap<Str0mChannel, ChannelId>,
-    next_name: u64,
-    /// Channels with something unacknowledged.
+    ids: HashMap<Str0mChannel, ChannelId>,
+    next_id: u64,
+    /// Channels with unacknowledged bytes.
     sending: Vec<ChannelId>,
     unacknowledged: usize,
     events: VecDeque<EngineEvent>,
     next_timeout: Instant,
     client_hello: ClientHelloAssembler,
-    /// Where the last part of it came from, and to.
+    /// Source and destination of its last fragment.
     hello_path: Option<(SocketAddr, SocketAddr)>,
-    fed: u32,
+    datagrams_since_drain: u32,
     /// Bytes in the inbound queues of all channels.
     unread: usize,
-    /// Noise is done, or there is none: the driver reads and bounds what arrives.
+    /// The handshake is complete: the driver reads, and limits what arrives.
     authenticated: bool,
-    dtls_up: bool,
+    is_dtls_up: bool,
     ended: bool,
 }
 
@@ -97,10 +97,10 @@ impl std::fmt::Debug for Str0mEngine {
 }
 
 impl Str0mEngine {
-    /// An engine for one connection.
+    /// Creates an engine for one connection.
     ///
     /// # Errors
-    /// If an address can be no candidate, or DTLS does not start.
+    /// If an address can not be a candidate, or DTLS does not start.
     pub fn new(setup: Setup, now: Instant) -> Result<Self, EndReason> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             EndReason::Failed(format!("{what}: {error}"))
@@ -114,20 +114,20 @@ impl Str0mEngine {
             })
             .set_dtls_version(DtlsVersion::Auto)
             .set_ice_lite(!client)
-            // The certificate hash is checked by the dialler, and bound into Noise.
+            // The dialler verifies the certificate hash, and Noise binds it.
             .set_fingerprint_verification(false)
             .clear_codecs()
             .clear_extension_map()
             .set_mtu(setup.mtu..=1500)
             .set_sctp_max_buffered_amount(setup.max_in_flight.saturating_add(CONTROL_ROOM))
             .build(now);
-        let protected = take_protected();
+        let record_counts = take_protected();
         let local = Candidate::host(setup.local, "udp")
-            .map_err(|error| failed("no local candidate", &error))?;
+            .map_err(|error| failed("invalid local address", &error))?;
         rtc.add_local_candidate(local);
         if let Some(remote) = setup.remote {
             let remote = Candidate::host(remote, "udp")
-                .map_err(|error| failed("no remote candidate", &error))?;
+                .map_err(|error| failed("invalid remote address", &error))?;
             rtc.add_remote_candidate(remote);
         }
         let credentials = |(ufrag, pass)| IceCreds { ufrag, pass };
@@ -135,7 +135,7 @@ impl Str0mEngine {
         api.set_local_ice_credentials(credentials(setup.local_credentials));
         api.set_remote_ice_credentials(credentials(setup.remote_credentials));
         api.set_ice_controlling(client);
-        // str0m wants one although it is told not to compare it.
+        // Required by str0m although the verification is off.
         api.set_remote_fingerprint(Str0mFingerprint {
             hash_func: "sha-256".to_owned(),
             bytes: vec![0; 32],
@@ -149,33 +149,33 @@ impl Str0mEngine {
         });
         let mut engine = Self {
             rtc,
-            protected,
+            record_counts,
             role: setup.role,
             local: setup.local,
-            dtls_sent_to: Vec::new(),
+            dtls_destinations: Vec::new(),
             channels: HashMap::new(),
-            names: HashMap::new(),
-            next_name: CHANNEL_ZERO.get() + 1,
+            ids: HashMap::new(),
+            next_id: CHANNEL_ZERO.get() + 1,
             sending: Vec::new(),
             unacknowledged: 0,
             events: VecDeque::new(),
             next_timeout: now,
             client_hello: ClientHelloAssembler::default(),
             hello_path: None,
-            fed: 0,
+            datagrams_since_drain: 0,
             unread: 0,
             authenticated: false,
-            dtls_up: false,
+            is_dtls_up: false,
             ended: false,
         };
         engine.insert(CHANNEL_ZERO, zero, true);
         Ok(engine)
     }
 
-    fn insert(&mut self, name: ChannelId, handle: Str0mChannel, own: bool) {
-        self.names.insert(handle, name);
+    fn insert(&mut self, id: ChannelId, handle: Str0mChannel, own: bool) {
+        self.ids.insert(handle, id);
         self.channels.insert(
-            name,
+            id,
             Channel {
                 handle,
                 open: false,
@@ -190,15 +190,15 @@ impl Str0mEngine {
         );
     }
 
-    fn new_name(&mut self) -> ChannelId {
-        let name = ChannelId::new(self.next_name);
-        self.next_name += 1;
-        name
+    fn new_id(&mut self) -> ChannelId {
+        let id = ChannelId::new(self.next_id);
+        self.next_id += 1;
+        id
     }
 
-    fn remove(&mut self, name: ChannelId) {
-        if let Some(channel) = self.channels.remove(&name) {
-            self.names.remove(&channel.handle);
+    fn remove(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.remove(&id) {
+            self.ids.remove(&channel.handle);
         }
     }
 
@@ -209,7 +209,13 @@ impl Str0mEngine {
         }
     }
 
-    fn feed(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
+    fn handle_input(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        destination: SocketAddr,
+        bytes: &[u8],
+    ) {
         let receive = match Receive::new(Protocol::Udp, source, destination, bytes) {
             Ok(receive) => receive,
             Err(error) => {
@@ -217,21 +223,21 @@ impl Str0mEngine {
                 return;
             }
         };
-        // Errors are those of one datagram, and anybody who can forge the peer's address can cause
-        // them: it counts as lost. What really ends the connection shows as an event.
+        // Errors concern one datagram, and anybody who can forge the peer's address can cause them:
+        // it counts as lost. What ends the connection is reported as an event.
         if let Err(error) = self.rtc.handle_input(Input::Receive(now, receive)) {
             tracing::debug!(target: "anabranch::webrtc", %source, %error, "datagram refused");
         }
     }
 
-    /// Drains str0m to its next timeout, letting it work off those that are due already: it opens
-    /// channels that way, and a timer would take a millisecond for each of its steps.
+    /// Drains str0m to its next timeout, and handles timeouts that are already due: it opens
+    /// channels in that way, and a timer would take a millisecond for each step.
     fn drain(&mut self, now: Instant, out: &mut TransmitQueue) {
-        self.fed = 0;
+        self.datagrams_since_drain = 0;
         if let Some((source, destination)) = self.hello_path
             && let Some(record) = self.client_hello.poll(now)
         {
-            self.feed(now, source, destination, &record);
+            self.handle_input(now, source, destination, &record);
         }
         let mut due = 0;
         while !self.ended {
@@ -246,7 +252,7 @@ impl Str0mEngine {
                 }
                 Ok(Output::Transmit(transmit)) => {
                     if is_dtls(&transmit.contents) {
-                        self.note_dtls_sent_to(transmit.destination);
+                        self.record_dtls_destination(transmit.destination);
                     }
                     out.push(
                         &transmit.contents,
@@ -261,8 +267,8 @@ impl Str0mEngine {
         self.count_unacknowledged(now);
     }
 
-    fn note_dtls_sent_to(&mut self, remote: SocketAddr) {
-        let known = &mut self.dtls_sent_to;
+    fn record_dtls_destination(&mut self, remote: SocketAddr) {
+        let known = &mut self.dtls_destinations;
         if self.role == Role::Client && known.len() < MAX_ADDRESSES && !known.contains(&remote) {
             known.push(remote);
         }
@@ -273,28 +279,28 @@ impl Str0mEngine {
             Event::IceConnectionStateChange(
                 IceConnectionState::Connected | IceConnectionState::Completed,
             ) => self.events.push_back(EngineEvent::IceConnected),
-            // A lite agent hears of nothing but STUN, and pion sends no check while there is traffic: whether a
-            // connected peer has fallen silent is known above it.
+            // A lite agent only sees STUN, and pion sends no checks while there is traffic: a
+            // silent peer is detected by the layer above.
             Event::IceConnectionStateChange(IceConnectionState::Disconnected)
-                if self.role == Role::Client || !self.dtls_up =>
+                if self.role == Role::Client || !self.is_dtls_up =>
             {
                 self.end(EndReason::TimedOut);
             }
             Event::Connected => self.on_dtls_connected(),
             Event::ChannelOpen(handle, label) => self.on_channel_open(handle, label),
             Event::ChannelData(data) => {
-                if let Some(&channel) = self.names.get(&data.id)
+                if let Some(&channel) = self.ids.get(&data.id)
                     && let Some(entry) = self.channels.get_mut(&channel)
                     && !entry.ignored
                 {
                     self.unread += data.data.len();
                     entry.inbound.push_back(Bytes::from(data.data));
-                    // One event until it is read: the reader takes all there is.
+                    // One event until everything is read: the reader takes all messages.
                     if entry.inbound.len() == 1 {
                         self.events.push_back(EngineEvent::Readable { channel });
                     }
                     if !self.authenticated && self.unread > MAX_EARLY_BYTES {
-                        let cause = "too much data before the handshake was done";
+                        let cause = "too much data before the handshake was complete";
                         self.end(EndReason::Limit(cause));
                     }
                 }
@@ -306,7 +312,7 @@ impl Str0mEngine {
     }
 
     fn on_dtls_connected(&mut self) {
-        self.dtls_up = true;
+        self.is_dtls_up = true;
         let fingerprint = self
             .rtc
             .direct_api()
@@ -317,16 +323,16 @@ impl Str0mEngine {
             });
         match fingerprint {
             Some(sha256) => self.events.push_back(EngineEvent::DtlsConnected { sha256 }),
-            None => self.end(EndReason::Dtls("no certificate of the peer".to_owned())),
+            None => self.end(EndReason::Dtls("the peer has no certificate".to_owned())),
         }
     }
 
     fn on_channel_open(&mut self, handle: Str0mChannel, label: String) {
-        if let Some(&channel) = self.names.get(&handle) {
+        if let Some(&channel) = self.ids.get(&handle) {
             if let Some(entry) = self.channels.get_mut(&channel) {
                 entry.open = true;
                 if entry.closing {
-                    // Closed before it had a number: str0m did not know what to close.
+                    // Closed before it had a stream id, when str0m could not close it.
                     self.rtc.direct_api().close_data_channel(handle);
                     return;
                 }
@@ -338,7 +344,8 @@ impl Str0mEngine {
             }
             return;
         }
-        // What is not ordered and reliable can not carry a byte stream (docs/wire.md section 4).
+        // An unordered or partially reliable channel can not carry a byte stream (docs/wire.md
+        // section 4).
         let fit = self.rtc.channel(handle).is_some_and(|channel| {
             channel
                 .config()
@@ -354,7 +361,7 @@ impl Str0mEngine {
             self.rtc.direct_api().close_data_channel(handle);
             return;
         }
-        let channel = self.new_name();
+        let channel = self.new_id();
         self.insert(channel, handle, false);
         if let Some(entry) = self.channels.get_mut(&channel) {
             entry.open = true;
@@ -364,7 +371,7 @@ impl Str0mEngine {
     }
 
     fn on_channel_close(&mut self, handle: Str0mChannel) {
-        let Some(&channel) = self.names.get(&handle) else {
+        let Some(&channel) = self.ids.get(&handle) else {
             return;
         };
         let Some(entry) = self.channels.get_mut(&channel) else {
@@ -376,19 +383,20 @@ impl Str0mEngine {
             entry.open = false;
             entry.closed = true;
         }
-        // Channel 0 belongs to Noise, which is over: js-libp2p may close it, and nobody minds.
+        // Channel 0 carried the Noise handshake, which is over: js-libp2p may close it without
+        // harm.
         if channel != CHANNEL_ZERO {
             self.events.push_back(EngineEvent::Closed { channel });
         }
     }
 
-    /// Counts again what SCTP holds of the channels that are sending.
+    /// Updates the unacknowledged bytes of the channels that are sending.
     fn count_unacknowledged(&mut self, _now: Instant) {
         let before = self.unacknowledged;
         let mut total = 0;
         let mut index = 0;
-        while let Some(&name) = self.sending.get(index) {
-            let left = match self.channels.get_mut(&name) {
+        while let Some(&id) = self.sending.get(index) {
+            let left = match self.channels.get_mut(&id) {
                 Some(channel) => {
                     let left = self
                         .rtc
@@ -405,11 +413,11 @@ impl Str0mEngine {
                 continue;
             }
             self.sending.swap_remove(index);
-            if let Some(channel) = self.channels.get_mut(&name)
+            if let Some(channel) = self.channels.get_mut(&id)
                 && std::mem::take(&mut channel.notify_delivered)
             {
                 self.events
-                    .push_back(EngineEvent::Delivered { channel: name });
+                    .push_back(EngineEvent::Delivered { channel: id });
             }
         }
         self.unacknowledged = total;
@@ -419,7 +427,7 @@ impl Str0mEngine {
     }
 }
 
-/// DTLS, by its first byte (RFC 7983).
+/// Whether this is DTLS, by the first byte (RFC 7983).
 fn is_dtls(datagram: &[u8]) -> bool {
     matches!(datagram.first(), Some(20..=63))
 }
@@ -433,25 +441,25 @@ impl Engine for Str0mEngine {
         datagram: &[u8],
         out: &mut TransmitQueue,
     ) {
-        // STUN or DTLS (RFC 7983); there is no media here.
+        // STUN or DTLS (RFC 7983); there is no media.
         let wanted = match self.role {
             _ if !is_dtls(datagram) => matches!(datagram.first(), Some(0..=3)),
-            Role::Client => self.dtls_sent_to.contains(&source),
+            Role::Client => self.dtls_destinations.contains(&source),
             Role::Server => true,
         };
         if self.ended || !wanted || datagram.len() > MAX_DATAGRAM {
             return;
         }
-        if self.role == Role::Server && !self.dtls_up {
+        if self.role == Role::Server && !self.is_dtls_up {
             match self.client_hello.handle(datagram) {
-                Verdict::Pass => self.feed(now, source, destination, datagram),
+                Verdict::Pass => self.handle_input(now, source, destination, datagram),
                 Verdict::Held => self.hello_path = Some((source, destination)),
             }
         } else {
-            self.feed(now, source, destination, datagram);
+            self.handle_input(now, source, destination, datagram);
         }
-        self.fed += 1;
-        if self.fed >= DATAGRAMS_PER_DRAIN {
+        self.datagrams_since_drain += 1;
+        if self.datagrams_since_drain >= DATAGRAMS_PER_DRAIN {
             self.drain(now, out);
         }
     }
@@ -494,9 +502,9 @@ impl Engine for Str0mEngine {
             label: label.to_owned(),
             ..ChannelConfig::default()
         });
-        let name = self.new_name();
-        self.insert(name, handle, true);
-        Ok(name)
+        let id = self.new_id();
+        self.insert(id, handle, true);
+        Ok(id)
     }
 
     fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], _class: Class) -> Written {
@@ -515,12 +523,12 @@ impl Engine for Str0mEngine {
         let Some(mut handle) = self.rtc.channel(entry.handle) else {
             return Written::Closed;
         };
-        let whole;
+        let joined;
         let message = match pieces {
             [message] => *message,
             _ => {
-                whole = pieces.concat();
-                &whole[..]
+                joined = pieces.concat();
+                &joined[..]
             }
         };
         match handle.write(true, message) {
@@ -572,9 +580,9 @@ impl Engine for Str0mEngine {
             return;
         };
         let handle = entry.handle;
-        let begun = std::mem::replace(&mut entry.closing, true);
+        let was_closing = std::mem::replace(&mut entry.closing, true);
         self.ignore_channel(channel);
-        if !begun && self.channels.contains_key(&channel) {
+        if !was_closing && self.channels.contains_key(&channel) {
             self.rtc.direct_api().close_data_channel(handle);
         }
     }
@@ -606,7 +614,7 @@ impl Engine for Str0mEngine {
     }
 
     fn dtls12_records(&self) -> u64 {
-        self.protected.most()
+        self.record_counts.most()
     }
 
     fn move_to(&mut self, now: Instant, local: SocketAddr) {
@@ -627,7 +635,7 @@ impl Engine for Str0mEngine {
         if !self.ended
             && let Err(error) = self.rtc.close()
         {
-            tracing::debug!(target: "anabranch::webrtc", %error, "no close_notify");
+            tracing::debug!(target: "anabranch::webrtc", %error, "close_notify failed");
         }
     }
 }

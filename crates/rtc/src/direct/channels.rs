@@ -6,69 +6,70 @@
 //!                         └─► (anything else) Refused ─► gone
 //! ```
 //!
-//! A channel is gone when the peer has reset its stream and everything before that was read. Its
-//! number is free when our own reset is acknowledged as well (RFC 8831 section 6.7).
+//! A channel is gone when the peer has reset its stream and everything before the reset was read.
+//! Its stream id is free when our own reset is acknowledged as well (RFC 8831 section 6.7).
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::dcep::{self, Dcep};
-use super::numbers::Numbers;
+use super::stream_ids::StreamIds;
 use crate::engine::{CHANNEL_ZERO, ChannelId, Class, EndReason, Event, OpenError, Role, Written};
 use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
-use anabranch_sctp::{self as sctp, Association, Protocol};
+use anabranch_sctp::{self as sctp, Association, Ppid};
 
-/// Messages without payload that one look for payload skips. A peer can have sent a hundred thousand of
-/// them: the reader comes again for the rest, and its driver counts each time (`connection/work.rs`).
+/// Maximum messages without payload to skip in one call. A peer may have sent a hundred thousand of
+/// them: the reader returns for the rest, and its driver counts each time (`connection/work.rs`).
 const SKIPPED_PER_LOOK: usize = 16;
 
-/// Channels that were refused and that the peer has not closed.
+/// Maximum refused channels that the peer has not closed.
 pub(super) const MAX_REFUSED: usize = 1024;
 
-/// Where a channel is in its life.
+/// State of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The peer uses the stream, and has not said for what.
+    /// The peer uses the stream, and has not sent DATA_CHANNEL_OPEN.
     AwaitOpen,
     /// Open on our side; data may follow our own OPEN at once (RFC 8832 section 6).
     Open,
-    /// We have reset our side, and wait for the peer's.
+    /// Our direction is reset, the peer's is not yet.
     Closing,
-    /// As `Closing`, but nobody was ever told of the channel.
+    /// As `Closing`, but the channel was never reported.
     Refused,
 }
 
 #[derive(Debug)]
 struct Channel {
-    name: ChannelId,
+    id: ChannelId,
     stage: Stage,
     own: bool,
-    /// The peer's OPEN is not acknowledged, as our reset of the channel before this one is not
-    /// complete. libdatachannel uses a number again without waiting for that, and does not call
-    /// its channel open before it has the acknowledgement.
-    ack_owed: bool,
-    /// A message taken from SCTP ahead of its reader.
+    /// The peer's OPEN is not acknowledged, because the reset of the previous channel on this
+    /// stream is not complete. libdatachannel reuses a stream id without waiting for that, and does
+    /// not consider its channel open before it has the acknowledgement.
+    is_ack_pending: bool,
+    /// A message taken from SCTP before it is read.
     unread: Option<Bytes>,
-    /// `Readable` was reported, and not everything has been read since.
-    readable: bool,
-    /// Nobody reads it any more.
+    /// `Readable` was emitted, and not everything has been read since.
+    is_readable_reported: bool,
+    /// Nobody reads the channel any more.
     ignored: bool,
     notify_delivered: bool,
 }
 
-/// What a look for payload has found.
+/// Result of [`Channels::fill`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    /// Payload for the reader.
+enum FillOutcome {
+    /// There is payload for the reader.
     Payload,
-    /// Nothing, and nothing is left.
+    /// There is none, and nothing is left to read.
     Nothing,
-    /// Nothing yet: there may be more behind what was skipped.
-    Unfinished,
+    /// There is none, but more may follow the skipped messages.
+    Partial,
 }
 
-/// How much memory SCTP may hold of what was written, entries included, before writes have to wait.
+/// Maximum memory that SCTP may hold for written messages, overhead included, before writes have to
+/// wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldLimits {
     /// For data.
@@ -80,22 +81,24 @@ pub(super) struct HeldLimits {
 /// The channels of a connection.
 pub(super) struct Channels {
     pub(super) sctp: Association,
-    numbers: Numbers,
+    stream_ids: StreamIds,
     limits: HeldLimits,
-    /// By stream number.
+    /// By stream id.
     table: HashMap<u16, Channel>,
-    /// Names are never used again, numbers are: a name is a count of channels above its number.
+    /// Channel ids are never reused, stream ids are: a channel id is a generation above a stream
+    /// id.
     generation: u64,
-    /// The last message of channels that are gone, for as long as their reader has not come.
-    leftovers: HashMap<ChannelId, Bytes>,
-    /// Entries in `table` that the peer opened, and those that were refused.
+    /// Last messages of closed channels, until they are read.
+    final_messages: HashMap<ChannelId, Bytes>,
+    /// Channels opened by the peer, and those of them that were refused.
     inbound: usize,
     refused: usize,
-    /// The window is nearly shut: everything is to be read, so that no channel is stopped by
-    /// another.
-    relieving: bool,
-    /// The window may shut: the peer waits, with all of its channels, until a reader has made room.
-    may_shut_window: bool,
+    /// The receive window is nearly closed: every channel has to be read, so that none blocks the
+    /// others.
+    is_window_tight: bool,
+    /// The receive window may close: the peer then waits with all of its channels until a reader
+    /// has made room.
+    allows_zero_window: bool,
     authenticated: bool,
     established: bool,
     ended: bool,
@@ -106,15 +109,15 @@ impl Channels {
     pub(super) fn new(sctp: Association, role: Role, limits: HeldLimits) -> Self {
         Self {
             sctp,
-            numbers: Numbers::new(role),
+            stream_ids: StreamIds::new(role),
             limits,
             table: HashMap::new(),
             generation: 0,
-            leftovers: HashMap::new(),
+            final_messages: HashMap::new(),
             inbound: 0,
             refused: 0,
-            relieving: false,
-            may_shut_window: false,
+            is_window_tight: false,
+            allows_zero_window: false,
             authenticated: false,
             established: false,
             ended: false,
@@ -146,14 +149,14 @@ impl Channels {
         self.events.push_back(event);
     }
 
-    /// Ends the connection; the first cause counts.
+    /// Ends the connection; the first reason counts.
     pub(super) fn end(&mut self, cause: EndReason) {
         if !std::mem::replace(&mut self.ended, true) {
             self.events.push_back(Event::Ended(cause));
         }
     }
 
-    /// Works off what SCTP has to report.
+    /// Handles the events of SCTP.
     pub(super) fn handle_events(&mut self) {
         while !self.ended
             && let Some(event) = self.sctp.next_event()
@@ -172,206 +175,211 @@ impl Channels {
                 sctp::Event::ResetComplete { id } => self.on_reset_complete(id),
                 sctp::Event::ResetFailed { id } => self.on_reset_failed(id),
                 sctp::Event::Acknowledged { id } => self.on_acknowledged(id),
-                sctp::Event::Room => self.events.push_back(Event::Writable),
+                sctp::Event::Writable => self.events.push_back(Event::Writable),
             }
         }
     }
 
     fn on_established(&mut self) {
         self.established = true;
-        // Data of the peer may have made it already.
+        // May fail: data of the peer may have created the stream.
         self.sctp.open_stream(0);
         self.insert(0, CHANNEL_ZERO, Stage::Open, true);
         self.events.push_back(Event::ChannelZeroOpen);
     }
 
-    fn new_name(&mut self, number: u16) -> ChannelId {
+    fn new_id(&mut self, stream: u16) -> ChannelId {
         self.generation += 1;
-        ChannelId::new(self.generation << 16 | u64::from(number))
+        ChannelId::new(self.generation << 16 | u64::from(stream))
     }
 
-    fn insert(&mut self, number: u16, name: ChannelId, stage: Stage, own: bool) {
+    fn insert(&mut self, stream: u16, id: ChannelId, stage: Stage, own: bool) {
         self.table.insert(
-            number,
+            stream,
             Channel {
-                name,
+                id,
                 stage,
                 own,
-                ack_owed: false,
+                is_ack_pending: false,
                 unread: None,
-                readable: false,
+                is_readable_reported: false,
                 ignored: false,
                 notify_delivered: false,
             },
         );
     }
 
-    fn get(&mut self, name: ChannelId) -> Option<&mut Channel> {
+    fn get(&mut self, id: ChannelId) -> Option<&mut Channel> {
         self.table
-            .get_mut(&number_of(name))
-            .filter(|channel| channel.name == name)
+            .get_mut(&stream_of(id))
+            .filter(|channel| channel.id == id)
     }
 
     /// The peer uses a stream that did not exist.
-    pub(super) fn on_stream(&mut self, number: u16) {
-        if self.table.contains_key(&number) {
-            // Channel 0, whose stream both sides make.
+    pub(super) fn on_stream(&mut self, stream: u16) {
+        if self.table.contains_key(&stream) {
+            // Channel 0, whose stream both sides create.
             return;
         }
-        let name = self.new_name(number);
-        self.insert(number, name, Stage::AwaitOpen, false);
+        let id = self.new_id(stream);
+        self.insert(stream, id, Stage::AwaitOpen, false);
         self.inbound += 1;
         let max = if self.authenticated {
             MAX_CHANNELS
         } else {
             MAX_EARLY_CHANNELS
         };
-        if self.numbers.owns(number) || self.table.len() > max {
-            self.refuse(number);
+        if self.stream_ids.owns(stream) || self.table.len() > max {
+            self.refuse(stream);
         }
     }
 
-    /// Closes a channel that nobody was told of. SCTP can not keep the peer from using a stream.
-    fn refuse(&mut self, number: u16) {
-        tracing::debug!(target: "anabranch::webrtc", number, "inbound channel refused");
-        if let Some(channel) = self.table.get_mut(&number) {
+    /// Closes a channel that was never reported. SCTP can not keep the peer from using a stream.
+    fn refuse(&mut self, stream: u16) {
+        tracing::debug!(target: "anabranch::webrtc", stream, "inbound channel refused");
+        if let Some(channel) = self.table.get_mut(&stream) {
             let before = std::mem::replace(&mut channel.stage, Stage::Refused);
             self.refused += usize::from(before != Stage::Refused);
         }
         if self.refused > MAX_REFUSED {
             return self.end(EndReason::Limit(
-                "more refused channels than the peer closes",
+                "too many refused channels that the peer does not close",
             ));
         }
-        self.sctp.reset_stream(number);
+        self.sctp.reset_stream(stream);
     }
 
-    fn on_readable(&mut self, number: u16) {
-        let is_announced = |channel: &Channel| channel.readable;
-        if self.table.get(&number).is_some_and(is_announced) {
-            // SCTP says it of each message, and a single datagram can complete thousands.
+    fn on_readable(&mut self, stream: u16) {
+        let is_announced = |channel: &Channel| channel.is_readable_reported;
+        if self.table.get(&stream).is_some_and(is_announced) {
+            // SCTP reports each message, and one datagram can complete thousands.
             return;
         }
-        if self.fill(number) != Filled::Nothing {
-            self.announce(number);
+        if self.fill(stream) != FillOutcome::Nothing {
+            self.report_readable(stream);
         }
     }
 
-    /// Reports that a channel is to be read.
-    fn announce(&mut self, number: u16) {
-        if let Some(channel) = self.table.get_mut(&number) {
-            channel.readable = true;
-            let channel = channel.name;
+    /// Emits `Readable` for a channel.
+    fn report_readable(&mut self, stream: u16) {
+        if let Some(channel) = self.table.get_mut(&stream) {
+            channel.is_readable_reported = true;
+            let channel = channel.id;
             self.events.push_back(Event::Readable { channel });
         }
     }
 
-    /// Keeps channels that are left unread from stopping all others, as the window belongs to the
-    /// association: with little of it left all is to be read, and the limits of the reader count.
-    /// A channel alone is no exception, since the next could not even be opened.
-    pub(super) fn relieve(&mut self) {
-        let tight = !self.may_shut_window && self.sctp.is_window_tight();
-        if tight && !self.relieving {
-            for channel in self.table.values().filter(|channel| channel.readable) {
+    /// Keeps unread channels from blocking all others, as the receive window belongs to the
+    /// association: once it is nearly closed, every channel is reported readable, and the limits of
+    /// the reader apply. That includes a single channel, since the next one could not even be
+    /// opened.
+    pub(super) fn update_backpressure(&mut self) {
+        let tight = !self.allows_zero_window && self.sctp.is_window_tight();
+        if tight && !self.is_window_tight {
+            for channel in self
+                .table
+                .values()
+                .filter(|channel| channel.is_readable_reported)
+            {
                 let event = Event::Readable {
-                    channel: channel.name,
+                    channel: channel.id,
                 };
                 self.events.push_back(event);
             }
         }
-        self.relieving = tight;
+        self.is_window_tight = tight;
     }
 
-    /// Lets the window shut in place of that.
+    /// Lets the receive window close instead.
     pub(super) fn allow_shut_window(&mut self) {
-        self.may_shut_window = true;
+        self.allows_zero_window = true;
     }
 
-    pub(super) fn is_relieving(&self) -> bool {
-        self.relieving
+    pub(super) fn is_window_tight(&self) -> bool {
+        self.is_window_tight
     }
 
-    /// Takes messages from SCTP until there is payload for the reader, or it has skipped enough.
-    fn fill(&mut self, number: u16) -> Filled {
+    /// Takes messages from SCTP until there is payload for the reader, or enough were skipped.
+    fn fill(&mut self, stream: u16) -> FillOutcome {
         for _ in 0..=SKIPPED_PER_LOOK {
-            let Some(channel) = self.table.get_mut(&number) else {
-                return Filled::Nothing;
+            let Some(channel) = self.table.get_mut(&stream) else {
+                return FillOutcome::Nothing;
             };
             if channel.unread.is_some() {
-                return Filled::Payload;
+                return FillOutcome::Payload;
             }
             if matches!(channel.stage, Stage::Closing | Stage::Refused) {
-                return Filled::Nothing;
+                return FillOutcome::Nothing;
             }
-            let Some(message) = self.sctp.read(number) else {
-                return Filled::Nothing;
+            let Some(message) = self.sctp.read(stream) else {
+                return FillOutcome::Nothing;
             };
-            match message.protocol {
-                Protocol::Dcep => self.on_dcep(number, Dcep::parse(&message.bytes)),
-                // Data in front of OPEN is out of order (RFC 8832 section 6).
-                _ if channel.stage == Stage::AwaitOpen => self.refuse(number),
-                Protocol::Binary | Protocol::String
-                    if !channel.ignored && !message.bytes.is_empty() =>
-                {
+            match message.ppid {
+                Ppid::Dcep => self.on_dcep(stream, Dcep::parse(&message.bytes)),
+                // Data before OPEN is not allowed (RFC 8832 section 6).
+                _ if channel.stage == Stage::AwaitOpen => self.refuse(stream),
+                Ppid::Binary | Ppid::String if !channel.ignored && !message.bytes.is_empty() => {
                     channel.unread = Some(message.bytes);
                 }
-                // An empty message, sent as one byte (RFC 8831 section 6.6) or as none, which is a
-                // fault that costs nothing; or nothing of ours.
+                // An empty message, sent as one byte (RFC 8831 section 6.6) or, wrongly but
+                // harmlessly, as none; or an unknown PPID.
                 _ => {}
             }
         }
-        Filled::Unfinished
+        FillOutcome::Partial
     }
 
-    fn on_dcep(&mut self, number: u16, message: Option<Dcep>) {
-        let Some(channel) = self.table.get_mut(&number) else {
+    fn on_dcep(&mut self, stream: u16, message: Option<Dcep>) {
+        let Some(channel) = self.table.get_mut(&stream) else {
             return;
         };
         if channel.stage != Stage::AwaitOpen {
-            // The acknowledgement of our own OPEN, which nothing waits for.
+            // The acknowledgement of our own OPEN, for which nothing waits.
             return;
         }
-        // What is not ordered and reliable can not carry a byte stream (docs/wire.md section 4).
+        // An unordered or partially reliable channel can not carry a byte stream (docs/wire.md
+        // section 4).
         let Some(Dcep::Open { label, fit: true }) = message else {
-            return self.refuse(number);
+            return self.refuse(stream);
         };
         channel.stage = Stage::Open;
-        channel.ack_owed = true;
-        let channel = channel.name;
-        self.send_ack(number);
+        channel.is_ack_pending = true;
+        let channel = channel.id;
+        self.send_ack(stream);
         self.events.push_back(Event::Opened { channel, label });
     }
 
-    fn send_ack(&mut self, number: u16) {
-        if let Some(channel) = self.table.get_mut(&number)
-            && channel.ack_owed
+    fn send_ack(&mut self, stream: u16) {
+        if let Some(channel) = self.table.get_mut(&stream)
+            && channel.is_ack_pending
             && self
                 .sctp
-                .write(number, Bytes::from_static(&dcep::ACK), Protocol::Dcep)
+                .write(stream, Bytes::from_static(&dcep::ACK), Ppid::Dcep)
         {
-            channel.ack_owed = false;
+            channel.is_ack_pending = false;
         }
     }
 
-    /// The peer has reset its side, and all that came before was read. SCTP has answered with a
-    /// reset of ours.
-    fn on_finished(&mut self, number: u16) {
-        self.numbers.begin_reset(number);
-        let Some(channel) = self.remove(number) else {
+    /// The peer has reset its direction, and everything before that was read. SCTP has answered
+    /// with our reset.
+    fn on_finished(&mut self, stream: u16) {
+        self.stream_ids.begin_reset(stream);
+        let Some(channel) = self.remove(stream) else {
             return;
         };
-        let name = channel.name;
+        let id = channel.id;
         if let Some(unread) = channel.unread {
-            self.leftovers.insert(name, unread);
+            self.final_messages.insert(id, unread);
         }
-        // Channel 0 belongs to Noise, which is over: js-libp2p may close it, and nobody minds.
-        if matches!(channel.stage, Stage::Open | Stage::Closing) && name != CHANNEL_ZERO {
-            self.events.push_back(Event::Closed { channel: name });
+        // Channel 0 carried the Noise handshake, which is over: js-libp2p may close it without
+        // harm.
+        if matches!(channel.stage, Stage::Open | Stage::Closing) && id != CHANNEL_ZERO {
+            self.events.push_back(Event::Closed { channel: id });
         }
     }
 
-    fn remove(&mut self, number: u16) -> Option<Channel> {
-        let channel = self.table.remove(&number)?;
+    fn remove(&mut self, stream: u16) -> Option<Channel> {
+        let channel = self.table.remove(&stream)?;
         let (inbound, refused) = (!channel.own, channel.stage == Stage::Refused);
         debug_assert!(
             self.inbound >= usize::from(inbound),
@@ -386,36 +394,36 @@ impl Channels {
         Some(channel)
     }
 
-    fn on_reset_complete(&mut self, number: u16) {
-        let used = self.table.contains_key(&number);
-        if self.numbers.complete_reset(number, used) {
-            // The peer may have opened the next channel on it, which could not be written to.
-            self.send_ack(number);
-            // Or somebody waits for the number.
+    fn on_reset_complete(&mut self, stream: u16) {
+        let used = self.table.contains_key(&stream);
+        if self.stream_ids.complete_reset(stream, used) {
+            // The peer may have opened the next channel on this stream, which was not writable.
+            self.send_ack(stream);
+            // Or somebody waits for the stream id.
             self.events.push_back(Event::Writable);
         }
     }
 
-    /// All that was written to a stream has arrived.
-    fn on_acknowledged(&mut self, number: u16) {
-        if let Some(channel) = self.table.get_mut(&number)
+    /// Everything written to a stream has arrived.
+    fn on_acknowledged(&mut self, stream: u16) {
+        if let Some(channel) = self.table.get_mut(&stream)
             && std::mem::take(&mut channel.notify_delivered)
         {
-            let channel = channel.name;
+            let channel = channel.id;
             self.events.push_back(Event::Delivered { channel });
         }
     }
 
-    /// The peer refuses to reset: the number is lost, and a channel on it can not be used.
-    fn on_reset_failed(&mut self, number: u16) {
-        self.numbers.begin_reset(number);
-        // What comes on it is nobody's.
-        self.sctp.reset_stream(number);
-        if let Some(channel) = self.remove(number)
+    /// The peer denied the reset: the stream id is lost, and a channel on it unusable.
+    fn on_reset_failed(&mut self, stream: u16) {
+        self.stream_ids.begin_reset(stream);
+        // Nobody reads what arrives on it.
+        self.sctp.reset_stream(stream);
+        if let Some(channel) = self.remove(stream)
             && matches!(channel.stage, Stage::Open | Stage::Closing)
         {
             self.events.push_back(Event::Closed {
-                channel: channel.name,
+                channel: channel.id,
             });
         }
     }
@@ -433,28 +441,28 @@ impl Channels {
         if self.table.len() >= MAX_CHANNELS {
             return Err(OpenError::Exhausted);
         }
-        // A number fails if the peer uses it although it is ours: then it is refused, and closed.
+        // A stream id fails if the peer uses it although it is ours: it was refused, and closes.
         for _ in 0..=MAX_REFUSED {
-            let number = self.numbers.take(self.sctp.max_streams())?;
-            if self.table.contains_key(&number) || !self.sctp.open_stream(number) {
+            let stream = self.stream_ids.take(self.sctp.max_streams())?;
+            if self.table.contains_key(&stream) || !self.sctp.open_stream(stream) {
                 continue;
             }
-            let name = self.new_name(number);
-            self.insert(number, name, Stage::Open, true);
+            let id = self.new_id(stream);
+            self.insert(stream, id, Stage::Open, true);
             let open = dcep::encode_open(label);
-            if !self.sctp.write(number, open.into(), Protocol::Dcep) {
-                self.remove(number);
+            if !self.sctp.write(stream, open.into(), Ppid::Dcep) {
+                self.remove(stream);
                 return Err(OpenError::Closed);
             }
-            return Ok(name);
+            return Ok(id);
         }
         Err(OpenError::Exhausted)
     }
 
-    pub(super) fn write(&mut self, name: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
+    pub(super) fn write(&mut self, id: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let ended = self.ended;
-        let Some(channel) = self.get(name) else {
+        let Some(channel) = self.get(id) else {
             return Written::Closed;
         };
         if ended || channel.stage != Stage::Open {
@@ -463,9 +471,9 @@ impl Channels {
         if length == 0 {
             return Written::Taken;
         }
-        let number = number_of(name);
-        // Of this channel alone: others go on.
-        if channel.ack_owed || self.numbers.is_resetting(number) {
+        let stream = stream_of(id);
+        // This channel only: others are writable.
+        if channel.is_ack_pending || self.stream_ids.is_resetting(stream) {
             return Written::NotOpen;
         }
         let held = self.sctp.held();
@@ -476,56 +484,56 @@ impl Channels {
         if held > 0 && held.saturating_add(length) > max {
             return Written::Busy;
         }
-        if class == Class::Data && !self.sctp.has_share(number, length) {
+        if class == Class::Data && !self.sctp.has_share(stream, length) {
             return Written::NotOpen;
         }
-        // SCTP keeps it until it is acknowledged, so it is copied: here, the only time.
+        // SCTP keeps the message until it is acknowledged: this is the only copy.
         let message = Bytes::from(pieces.concat());
-        if !self.sctp.write(number, message, Protocol::Binary) {
-            // The peer has reset its side, and what came before that is not read yet.
+        if !self.sctp.write(stream, message, Ppid::Binary) {
+            // The peer has reset its direction, and what precedes the reset is not read yet.
             return Written::Closed;
         }
         Written::Taken
     }
 
-    pub(super) fn read(&mut self, name: ChannelId) -> Option<Bytes> {
-        if let Some(leftover) = self.leftovers.remove(&name) {
-            return Some(leftover);
+    pub(super) fn read(&mut self, id: ChannelId) -> Option<Bytes> {
+        if let Some(final_message) = self.final_messages.remove(&id) {
+            return Some(final_message);
         }
-        self.get(name)?;
-        let filled = self.fill(number_of(name));
-        let channel = self.get(name)?;
+        self.get(id)?;
+        let filled = self.fill(stream_of(id));
+        let channel = self.get(id)?;
         let message = channel.unread.take();
         match filled {
-            Filled::Payload => {}
-            Filled::Nothing => {
-                channel.readable = false;
-                // It may have been all that the peer sent in front of its reset.
+            FillOutcome::Payload => {}
+            FillOutcome::Nothing => {
+                channel.is_readable_reported = false;
+                // That may have been everything before the peer's reset.
                 self.handle_events();
             }
-            Filled::Unfinished => self.announce(number_of(name)),
+            FillOutcome::Partial => self.report_readable(stream_of(id)),
         }
         message
     }
 
     pub(super) fn unacknowledged(&self) -> usize {
-        self.sctp.all_unacknowledged()
+        self.sctp.total_unacknowledged()
     }
 
-    pub(super) fn notify_delivered(&mut self, name: ChannelId) {
-        let is_under_way = self.sctp.unacknowledged(number_of(name)) > 0;
-        let Some(channel) = self.get(name) else {
+    pub(super) fn notify_delivered(&mut self, id: ChannelId) {
+        let is_under_way = self.sctp.unacknowledged(stream_of(id)) > 0;
+        let Some(channel) = self.get(id) else {
             return;
         };
         channel.notify_delivered = is_under_way;
         if !is_under_way {
-            self.events.push_back(Event::Delivered { channel: name });
+            self.events.push_back(Event::Delivered { channel: id });
         }
     }
 
-    pub(super) fn close(&mut self, name: ChannelId) {
-        self.leftovers.remove(&name);
-        let Some(channel) = self.get(name) else {
+    pub(super) fn close(&mut self, id: ChannelId) {
+        self.final_messages.remove(&id);
+        let Some(channel) = self.get(id) else {
             return;
         };
         if channel.stage != Stage::Open {
@@ -533,41 +541,41 @@ impl Channels {
         }
         channel.stage = Stage::Closing;
         channel.unread = None;
-        self.sctp.reset_stream(number_of(name));
+        self.sctp.reset_stream(stream_of(id));
         self.handle_events();
     }
 
-    pub(super) fn ignore(&mut self, name: ChannelId) {
-        self.leftovers.remove(&name);
-        if let Some(channel) = self.get(name) {
+    pub(super) fn ignore(&mut self, id: ChannelId) {
+        self.final_messages.remove(&id);
+        if let Some(channel) = self.get(id) {
             channel.ignored = true;
             channel.unread = None;
-            channel.readable = false;
-            // Whoever reads it on, as it is announced, reads nothing.
-            self.on_readable(number_of(name));
+            channel.is_readable_reported = false;
+            // A reader that continues because of the event reads nothing.
+            self.on_readable(stream_of(id));
             self.handle_events();
         }
     }
 
-    pub(super) fn is_own(&self, name: ChannelId) -> bool {
+    pub(super) fn is_own(&self, id: ChannelId) -> bool {
         self.table
-            .get(&number_of(name))
-            .is_some_and(|channel| channel.name == name && channel.own)
+            .get(&stream_of(id))
+            .is_some_and(|channel| channel.id == id && channel.own)
     }
 
-    /// Whether nothing is left of any channel but channel 0; what tests end with.
+    /// Whether nothing is left of any channel but channel 0. Checked at the end of tests.
     #[cfg(feature = "testing")]
     pub(super) fn is_idle(&self) -> bool {
-        self.table.keys().all(|number| *number == 0)
+        self.table.keys().all(|stream| *stream == 0)
             && self.inbound == 0
             && self.refused == 0
-            && self.numbers.is_idle()
-            && self.leftovers.is_empty()
+            && self.stream_ids.is_idle()
+            && self.final_messages.is_empty()
             && self.sctp.held() == 0
     }
 }
 
-/// The number of the stream that a channel is on.
-fn number_of(name: ChannelId) -> u16 {
-    (name.get() & 0xffff) as u16
+/// The stream id of a channel.
+fn stream_of(id: ChannelId) -> u16 {
+    (id.get() & 0xffff) as u16
 }

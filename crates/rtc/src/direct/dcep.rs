@@ -1,38 +1,38 @@
-//! The Data Channel Establishment Protocol (RFC 8832): the first message of a channel.
+//! The Data Channel Establishment Protocol (RFC 8832), which opens a channel.
 
 use crate::limits::MAX_LABEL;
 
-/// `DATA_CHANNEL_ACK` (RFC 8832 section 5.2), which is all of that message.
+/// The DATA_CHANNEL_ACK message (RFC 8832 section 5.2).
 pub(super) const ACK: [u8; 1] = [0x02];
 
-/// `DATA_CHANNEL_OPEN` (RFC 8832 section 5.1).
+/// Type of DATA_CHANNEL_OPEN (RFC 8832 section 5.1).
 const OPEN: u8 = 0x03;
 
-/// Bytes of a `DATA_CHANNEL_OPEN` in front of the label.
+/// Length of DATA_CHANNEL_OPEN before the label.
 const OPEN_HEADER: usize = 12;
 
-/// `DATA_CHANNEL_RELIABLE`: ordered, every message delivered. The other channel types set the bit
-/// 0x80 for unordered or have 1 or 2 in the low bits for partial reliability.
+/// DATA_CHANNEL_RELIABLE: ordered and reliable. The other channel types set the bit 0x80 for
+/// unordered, or have 1 or 2 in the low bits for partial reliability.
 const RELIABLE: u8 = 0x00;
 
 /// Priority "normal" (RFC 8831 section 6.4), as browsers send it.
 const PRIORITY_NORMAL: u16 = 256;
 
-/// A DCEP message that was received.
+/// A received DCEP message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Dcep {
-    /// The peer opens the channel on whose stream this came.
+    /// DATA_CHANNEL_OPEN.
     Open {
         label: String,
-        /// Ordered and reliable: what carries a byte stream.
+        /// Ordered and reliable, so that the channel can carry a byte stream.
         fit: bool,
     },
-    /// The peer has taken note of the channel.
+    /// DATA_CHANNEL_ACK.
     Ack,
 }
 
 impl Dcep {
-    /// Parses a whole message; `None` where it is none, or its label is longer than accepted.
+    /// Parses a message; `None` if it is invalid, or its label longer than accepted.
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
         match message {
             [0x02, ..] => Some(Self::Ack),

@@ -1,53 +1,54 @@
-//! The answer of a listener to a ClientHello, kept for copies of it.
+//! The listener's response to a ClientHello, kept for copies of it.
 //!
-//! dimpl answers what comes again by sending its flight again, four times at most, and counts its
-//! own timeouts in the same four. Whoever sees a dial and copies its ClientHello four times from
-//! another address gets the answers; the dialler, whose first answer was lost, gets no other. Here
-//! a copy of the question gets a copy of the answer, as if the network had made both, and DTLS does
-//! not hear of it. `webrtc/reachability.rs` bounds how much goes to whom.
+//! dimpl answers a repeated ClientHello by retransmitting its flight, four times at most, and its
+//! own timeouts count towards the four. An attacker who sees a dial and copies its ClientHello four
+//! times from another address gets the responses; the dialler, whose first response was lost, gets
+//! none. Here a copy of the request gets a copy of the response, as if the network had duplicated
+//! both, and DTLS does not see it. `webrtc/reachability.rs` limits how much is sent to each
+//! address.
 
 use crate::client_hello::message_sequence;
 
-/// Bytes of an answer that are kept. A longer one, with a chain of certificates, is left to DTLS.
+/// Maximum bytes kept. A longer response, with a chain of certificates, is left to DTLS.
 const MAX_KEPT: usize = 16 * 1024;
 
-/// What was sent after the last ClientHello that DTLS was given.
+/// The datagrams sent after the last ClientHello that was passed to DTLS.
 #[derive(Debug, Default)]
 pub(super) struct FirstFlight {
-    /// Of that ClientHello.
-    sequence: Option<u16>,
+    /// `message_seq` of that ClientHello.
+    message_seq: Option<u16>,
     datagrams: Vec<Vec<u8>>,
     bytes: usize,
-    /// The answer is being made.
+    /// DTLS is producing the response.
     is_recording: bool,
-    /// A copy has come.
-    is_asked_again: bool,
+    /// A copy has arrived.
+    is_resend_due: bool,
 }
 
 impl FirstFlight {
-    /// Whether this is a ClientHello that was answered. If so the answer is due again.
+    /// Whether this is a copy of a ClientHello that was answered. If so, the response is due again.
     pub(super) fn take_copy(&mut self, datagram: &[u8]) -> bool {
-        let sequence = message_sequence(datagram);
-        // An older one was answered with HelloRetryRequest, and that was answered.
-        let is_known = sequence.is_some() && sequence <= self.sequence;
+        let message_seq = message_sequence(datagram);
+        // An older one was answered with HelloRetryRequest, which was answered in turn.
+        let is_known = message_seq.is_some() && message_seq <= self.message_seq;
         let is_copy = is_known && !self.is_recording && !self.datagrams.is_empty();
-        self.is_asked_again |= is_copy && sequence == self.sequence;
+        self.is_resend_due |= is_copy && message_seq == self.message_seq;
         is_copy
     }
 
-    /// DTLS is given this.
-    pub(super) fn given(&mut self, record: &[u8]) {
-        if let Some(sequence) = message_sequence(record) {
+    /// Notes a record that is passed to DTLS.
+    pub(super) fn on_input(&mut self, record: &[u8]) {
+        if let Some(message_seq) = message_sequence(record) {
             *self = Self {
-                sequence: Some(sequence),
+                message_seq: Some(message_seq),
                 is_recording: true,
                 ..Self::default()
             };
         }
     }
 
-    /// DTLS sends this.
-    pub(super) fn sent(&mut self, datagram: &[u8]) {
+    /// Notes a datagram that DTLS sends.
+    pub(super) fn on_output(&mut self, datagram: &[u8]) {
         if !self.is_recording {
             return;
         }
@@ -59,10 +60,10 @@ impl FirstFlight {
         self.datagrams.push(datagram.to_vec());
     }
 
-    /// DTLS has sent all that it has to. Returns the answer, if a copy waits for it.
-    pub(super) fn drained(&mut self) -> &[Vec<u8>] {
+    /// DTLS is drained. Returns the response if a copy waits for it.
+    pub(super) fn take_resend(&mut self) -> &[Vec<u8>] {
         self.is_recording &= self.datagrams.is_empty();
-        match std::mem::take(&mut self.is_asked_again) {
+        match std::mem::take(&mut self.is_resend_due) {
             true => &self.datagrams,
             false => &[],
         }

@@ -1,4 +1,4 @@
-//! The engine on `is` (ICE), dimpl (DTLS) and [`anabranch_sctp`], without a stack in between.
+//! The engine on `is` (ICE), dimpl (DTLS) and [`anabranch_sctp`].
 //!
 //! ```text
 //! datagram ─► Path: STUN                                      Path ─► datagram
@@ -25,10 +25,10 @@ use anabranch_sctp as sctp;
 mod channels;
 mod dcep;
 mod first_flight;
-mod numbers;
 mod path;
 #[cfg(feature = "testing")]
 pub(crate) mod scripted;
+mod stream_ids;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub))]
@@ -38,37 +38,37 @@ use channels::{Channels, HeldLimits};
 use first_flight::FirstFlight;
 use path::{Path, PathEvent, Route};
 
-/// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback in place of 64 KiB, two
-/// processes move 560 in place of 280 MB/s.
+/// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback instead of 64 KiB, two
+/// processes transfer 560 instead of 280 MB/s.
 const LATENCY_ALLOWANCE: Duration = Duration::from_micros(500);
 
-/// Datagrams taken in before SCTP is asked what to send. With more the peer waits longer for its
-/// acknowledgements, and less is won with each; DTLS takes 256.
+/// Inbound datagrams per call of SCTP's transmit. More would delay acknowledgements, with
+/// diminishing gains; DTLS queues up to 256.
 const DATAGRAMS_PER_PUMP: u32 = 24;
 
-/// Room for one output of DTLS: more than any datagram, in or out.
+/// Buffer for one output of DTLS: longer than any datagram in either direction.
 const DTLS_OUTPUT: usize = 2048;
 
-/// Most that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
+/// Maximum buffer that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
 const MAX_DTLS_OUTPUT: usize = 32 * 1024;
 
-/// Records encrypted between two drains of DTLS, of those too long to share a datagram.
+/// Maximum records encrypted between two drains of DTLS, if they are too long to share a datagram.
 const RECORDS_PER_DRAIN: usize = 8;
 
-/// Bytes received before the peer is authenticated, repetitions included. Noise needs less than
-/// 2 KiB, but a server may send at once while the client's last packet of Noise is lost.
+/// Maximum bytes received before the peer is authenticated, retransmissions included. Noise needs
+/// less than 2 KiB, but a server may send at once while the client's last Noise packet is lost.
 const MAX_EARLY_BYTES: usize = 512 * 1024;
 
-/// How long an engine that has ended sleeps.
+/// Timeout of an engine that has ended.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// What DTLS adds to a packet at most: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
+/// Maximum overhead of DTLS per packet: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
 const DTLS_OVERHEAD: usize = 37;
 
-/// Longest message accepted. libp2p's have 16 KiB at most.
+/// Longest accepted message. Those of libp2p have 16 KiB at most.
 const MAX_MESSAGE: usize = 64 * 1024;
 
-/// An association that is not set up yet.
+/// Creates an idle association.
 fn association(mtu: usize, receive_buffer: usize, progress_timeout: Duration) -> sctp::Association {
     let mut config = sctp::Config::default();
     // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
@@ -79,7 +79,7 @@ fn association(mtu: usize, receive_buffer: usize, progress_timeout: Duration) ->
     sctp::Association::new(config)
 }
 
-/// Makes [`DirectEngine`]s.
+/// Creates [`DirectEngine`]s.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct;
 
@@ -93,32 +93,32 @@ impl MakeEngine for Direct {
     }
 }
 
-/// One connection, on ICE, DTLS and SCTP of its own.
+/// One connection on ICE, DTLS and SCTP.
 pub struct DirectEngine {
     role: Role,
     path: Path,
     certificate: Certificate,
     mtu: usize,
-    /// Made when there is a route.
+    /// Created once there is a route.
     dtls: Option<PacedDtls>,
-    dtls_up: bool,
-    /// SHA-256 of the certificate that the peer has shown.
-    peer: Option<[u8; 32]>,
+    is_dtls_up: bool,
+    /// SHA-256 of the peer's certificate.
+    peer_sha256: Option<[u8; 32]>,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
     first_flight: FirstFlight,
     channels: Channels,
-    /// Datagrams taken in since SCTP was asked what to send.
-    fed: u32,
+    /// Datagrams handled since SCTP last transmitted.
+    datagrams_since_pump: u32,
     /// Bytes received before the peer was authenticated.
-    early: usize,
-    /// Something authentic has come.
-    heard: bool,
-    /// We are closing, and the peer has to be told.
-    closing: bool,
-    /// The peer knows that it is over, or can not be told.
-    told: bool,
-    /// A script takes what SCTP has to send, and decides what becomes of it.
+    early_bytes: usize,
+    /// Something authentic arrived since [`Engine::take_heard`] was called.
+    has_authentic: bool,
+    /// close_notify is to be sent.
+    is_close_due: bool,
+    /// The peer knows that the connection is over, or can not be reached.
+    is_peer_informed: bool,
+    /// A script takes the packets of SCTP, and decides what is sent.
     #[cfg(feature = "testing")]
     is_scripted: bool,
 }
@@ -134,13 +134,13 @@ impl std::fmt::Debug for DirectEngine {
 }
 
 impl DirectEngine {
-    /// An engine for one connection.
+    /// Creates an engine for one connection.
     ///
     /// # Errors
-    /// If an address can be no candidate.
+    /// If an address can not be a candidate.
     pub fn new(setup: Setup, now: Instant) -> Result<Self, EndReason> {
         let sctp = association(setup.mtu, setup.receive_buffer, setup.progress_timeout);
-        // With the entries of the chunks, of which the shortest packets make a tenth.
+        // Includes the entries of the chunks, which are a tenth of the shortest packets.
         let data = setup.max_in_flight.saturating_add(setup.max_in_flight / 4);
         let limits = HeldLimits {
             data,
@@ -153,17 +153,17 @@ impl DirectEngine {
             certificate: setup.certificate,
             mtu: setup.mtu,
             dtls: None,
-            dtls_up: false,
-            peer: None,
+            is_dtls_up: false,
+            peer_sha256: None,
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
             first_flight: FirstFlight::default(),
             channels: Channels::new(sctp, setup.role, limits),
-            fed: 0,
-            early: 0,
-            heard: false,
-            closing: false,
-            told: false,
+            datagrams_since_pump: 0,
+            early_bytes: 0,
+            has_authentic: false,
+            is_close_due: false,
+            is_peer_informed: false,
             #[cfg(feature = "testing")]
             is_scripted: false,
         })
@@ -184,7 +184,7 @@ impl DirectEngine {
                 }
             }
             Some(PathEvent::Lost) => {
-                self.told = true;
+                self.is_peer_informed = true;
                 self.channels.end(EndReason::TimedOut);
             }
             None => {}
@@ -203,11 +203,11 @@ impl DirectEngine {
         let Some(dtls) = &mut self.dtls else {
             return;
         };
-        let result = if self.role == Role::Server && !self.dtls_up {
+        let result = if self.role == Role::Server && !self.is_dtls_up {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass if self.first_flight.take_copy(datagram) => Ok(()),
                 Verdict::Pass => {
-                    self.first_flight.given(datagram);
+                    self.first_flight.on_input(datagram);
                     dtls.handle_packet(datagram)
                 }
                 Verdict::Held => Ok(()),
@@ -215,22 +215,22 @@ impl DirectEngine {
         } else {
             dtls.handle_packet(datagram)
         };
-        // Errors are those of one datagram, and anybody who can forge the peer's address can cause
-        // them: it counts as lost. What really ends the connection shows as an output.
+        // Errors concern one datagram, and anybody who can forge the peer's address can cause them:
+        // it counts as lost. What ends the connection is reported as an output.
         if let Err(error) = result {
             tracing::debug!(target: "anabranch::webrtc", %error, "DTLS record refused");
         }
     }
 
-    /// The same, from an address whose answer is waited for.
-    fn handle_record_of_unproven(
+    /// Handles a record from an address that is being validated.
+    fn handle_record_of_unvalidated(
         &mut self,
         now: Instant,
         source: SocketAddr,
         datagram: &[u8],
         out: &mut TransmitQueue,
     ) {
-        // What DTLS still holds came from elsewhere.
+        // The pending output of DTLS came from elsewhere.
         self.drain_dtls(now, out);
         let _ = self.channels.sctp.take_heartbeat_ack();
         self.handle_record(datagram);
@@ -243,45 +243,46 @@ impl DirectEngine {
         }
     }
 
-    /// Hands the ClientHello to DTLS, once its parts have come.
+    /// Passes the ClientHello to DTLS once it is complete.
     fn handle_client_hello(&mut self, now: Instant) {
         if let Some(dtls) = &mut self.dtls
             && let Some(record) = self.client_hello.poll(now)
         {
-            self.first_flight.given(&record);
+            self.first_flight.on_input(&record);
             if let Err(error) = dtls.handle_packet(&record) {
                 tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
             }
         }
     }
 
-    /// Takes out of DTLS what it has: plaintext for SCTP first, then datagrams.
+    /// Drains DTLS: plaintext to SCTP first, then datagrams.
     fn drain_dtls(&mut self, now: Instant, out: &mut TransmitQueue) {
         let mut room = DTLS_OUTPUT;
         while let (Some(dtls), Some(Route { local, remote })) = (&mut self.dtls, self.path.route())
         {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
-                    self.heard = true;
+                    self.has_authentic = true;
                     if !self.channels.is_authenticated() {
-                        self.early += packet.len();
+                        self.early_bytes += packet.len();
                     }
                     self.channels.sctp.handle_packet(now, packet);
                 }
                 Output::Packet(datagram) => {
-                    self.first_flight.sent(datagram);
+                    self.first_flight.on_output(datagram);
                     let length = datagram.len();
                     out.commit(length, local.ip(), remote);
                 }
-                // That it has the key to it, and receives what we send, shows at the end of the handshake.
+                // The end of the handshake proves that the peer has the key and receives our
+                // packets.
                 Output::PeerCert(certificate) => {
-                    self.peer = Some(Sha256::digest(certificate).into());
+                    self.peer_sha256 = Some(Sha256::digest(certificate).into());
                 }
                 Output::Connected => {
-                    self.dtls_up = true;
+                    self.is_dtls_up = true;
                     self.first_flight = FirstFlight::default();
-                    let Some(sha256) = self.peer else {
-                        let cause = "no certificate of the peer".to_owned();
+                    let Some(sha256) = self.peer_sha256 else {
+                        let cause = "the peer has no certificate".to_owned();
                         return self.channels.end(EndReason::Dtls(cause));
                     };
                     self.channels.push_event(Event::DtlsConnected { sha256 });
@@ -291,19 +292,19 @@ impl DirectEngine {
                     }
                 }
                 Output::CloseNotify => {
-                    self.told = true;
+                    self.is_peer_informed = true;
                     self.channels.end(EndReason::ClosedByPeer);
                 }
                 Output::BufferTooSmall { needed } if room < MAX_DTLS_OUTPUT => {
                     room = needed.min(MAX_DTLS_OUTPUT);
                 }
                 Output::BufferTooSmall { .. } => {
-                    let cause = "a record without bounds".to_owned();
+                    let cause = "record too long".to_owned();
                     return self.channels.end(EndReason::Dtls(cause));
                 }
                 Output::Timeout(at) => {
                     self.dtls_timeout = Some(at);
-                    for datagram in self.first_flight.drained() {
+                    for datagram in self.first_flight.take_resend() {
                         out.push(datagram, local.ip(), remote);
                     }
                     return;
@@ -313,11 +314,11 @@ impl DirectEngine {
         }
     }
 
-    /// Brings everything that is due through all layers, to and from the peer.
+    /// Moves everything that is due through all layers in both directions.
     fn pump(&mut self, now: Instant, out: &mut TransmitQueue) {
-        self.pump_in(now, out);
+        self.pump_inbound(now, out);
         if self.channels.sctp.is_up() {
-            self.path.guard(now);
+            self.path.require_validation(now);
         }
         if self.may_transmit()
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
@@ -325,16 +326,16 @@ impl DirectEngine {
             self.encrypt(now, &packets, out);
             self.channels.handle_events();
         }
-        self.channels.relieve();
+        self.channels.update_backpressure();
     }
 
-    /// Brings what came from the peer up to the events.
-    fn pump_in(&mut self, now: Instant, out: &mut TransmitQueue) {
-        self.fed = 0;
+    /// Moves what was received up to the events.
+    fn pump_inbound(&mut self, now: Instant, out: &mut TransmitQueue) {
+        self.datagrams_since_pump = 0;
         self.handle_client_hello(now);
         self.drain_dtls(now, out);
-        if self.early > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
-            let cause = "too much data before the handshake was done";
+        if self.early_bytes > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
+            let cause = "too much data before the handshake was complete";
             self.channels.end(EndReason::Limit(cause));
         }
         self.channels.handle_events();
@@ -345,14 +346,14 @@ impl DirectEngine {
         if self.is_scripted {
             return false;
         }
-        self.dtls_up
+        self.is_dtls_up
     }
 
     /// Encrypts packets, each into a datagram of its own.
     ///
-    /// dimpl puts records together that fit one datagram. libdatachannel reads the second of them
-    /// when the next datagram comes, so that every SACK with DATA behind it cost a retransmission;
-    /// and dimpl itself drops a datagram with more than 8.
+    /// dimpl bundles records that fit one datagram. libdatachannel reads the second record only
+    /// when the next datagram arrives, so that every SACK bundled with DATA caused a
+    /// retransmission. And dimpl itself drops a datagram with more than 8 records.
     fn encrypt(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
         let mut waiting = 0;
         for packet in packets {
@@ -364,7 +365,7 @@ impl DirectEngine {
             if let Some(dtls) = &mut self.dtls
                 && let Err(error) = dtls.send_application_data(packet)
             {
-                // As good as lost on the way.
+                // Equivalent to a lost packet.
                 tracing::debug!(target: "anabranch::webrtc", %error, "packet not encrypted");
             }
             waiting += 1;
@@ -376,31 +377,32 @@ impl DirectEngine {
         self.drain_dtls(now, out);
     }
 
-    /// Tells the peer that we have ended the connection, once. It would not even find out by its consent checks
-    /// (RFC 7675): a listener takes them for those of somebody who dials with the same name.
+    /// Aborts the association towards the peer once the connection has ended here. The peer's
+    /// consent checks (RFC 7675) would not reveal the end: a listener takes them for those of
+    /// another dial with the same ufrag.
     fn send_abort(&mut self, now: Instant, out: &mut TransmitQueue) {
-        if !self.channels.is_ended() || std::mem::replace(&mut self.told, true) {
+        if !self.channels.is_ended() || std::mem::replace(&mut self.is_peer_informed, true) {
             return;
         }
         self.channels.sctp.abort();
-        if self.dtls_up
+        if self.is_dtls_up
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
         {
             self.encrypt(now, &packets, out);
         }
-        self.closing = true;
+        self.is_close_due = true;
         self.send_close(now, out);
     }
 
-    /// Tells the peer that it is over, behind everything else.
+    /// Sends close_notify after everything else.
     fn send_close(&mut self, now: Instant, out: &mut TransmitQueue) {
-        if !std::mem::take(&mut self.closing) {
+        if !std::mem::take(&mut self.is_close_due) {
             return;
         }
         if let Some(dtls) = &mut self.dtls
             && let Err(error) = dtls.close()
         {
-            tracing::debug!(target: "anabranch::webrtc", %error, "no close_notify");
+            tracing::debug!(target: "anabranch::webrtc", %error, "close_notify failed");
         }
         self.drain_dtls(now, out);
     }
@@ -418,32 +420,32 @@ impl Engine for DirectEngine {
         if self.channels.is_ended() || datagram.len() > MAX_DATAGRAM {
             return;
         }
-        // What is what: RFC 7983. There is no media here.
+        // Demultiplexing: RFC 7983. There is no media.
         match datagram.first() {
             Some(0..=3) => {
-                self.heard |= self.path.handle_stun(now, source, destination, datagram);
+                self.has_authentic |= self.path.handle_stun(now, source, destination, datagram);
                 self.handle_path_event(now);
             }
-            Some(20..=63) if self.path.takes_record(now, source) => {
-                if self.path.expects(source) {
-                    self.handle_record_of_unproven(now, source, datagram, out);
+            Some(20..=63) if self.path.accepts_record(now, source) => {
+                if self.path.is_validating(source) {
+                    self.handle_record_of_unvalidated(now, source, datagram, out);
                 } else {
                     self.handle_record(datagram);
                 }
             }
             _ => return,
         }
-        self.fed += 1;
-        if self.fed >= DATAGRAMS_PER_PUMP {
+        self.datagrams_since_pump += 1;
+        if self.datagrams_since_pump >= DATAGRAMS_PER_PUMP {
             self.pump(now, out);
         }
     }
 
     fn take_in(&mut self, now: Instant, out: &mut TransmitQueue) -> bool {
         if !self.channels.is_ended() {
-            self.pump_in(now, out);
+            self.pump_inbound(now, out);
         }
-        // The peer has to be told before the end is reported: nobody polls after that.
+        // ABORT is sent before the end is reported: nobody polls afterwards.
         !self.channels.is_ended()
     }
 
@@ -523,7 +525,7 @@ impl Engine for DirectEngine {
     }
 
     fn holds_back_unread(&self) -> bool {
-        !self.channels.is_relieving()
+        !self.channels.is_window_tight()
     }
 
     fn allow_shut_window(&mut self) {
@@ -550,7 +552,7 @@ impl Engine for DirectEngine {
     }
 
     fn take_heard(&mut self, _received: bool) -> bool {
-        std::mem::take(&mut self.heard)
+        std::mem::take(&mut self.has_authentic)
     }
 
     fn validates_addresses(&self) -> bool {
@@ -561,9 +563,9 @@ impl Engine for DirectEngine {
         if self.channels.is_ended() {
             return None;
         }
-        let (Route { local, remote }, nonce) = self.path.next_question(now)?;
+        let (Route { local, remote }, nonce) = self.path.next_challenge(now)?;
         let packet = self.channels.sctp.heartbeat(&nonce)?;
-        // What DTLS still holds goes where the rest goes.
+        // The pending output of DTLS goes to the current route.
         self.drain_dtls(now, out);
         let dtls = self.dtls.as_mut()?;
         dtls.send_application_data(&packet).ok()?;
@@ -582,6 +584,6 @@ impl Engine for DirectEngine {
 
     fn close(&mut self, _now: Instant) {
         self.channels.sctp.shutdown();
-        self.closing = true;
+        self.is_close_due = true;
     }
 }

@@ -1,4 +1,4 @@
-//! The path of datagrams: ICE, and which addresses it has validated.
+//! The network path: ICE, and which of the peer's addresses are validated.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,74 +13,74 @@ use crate::hmac::HMAC;
 use crate::transmit::TransmitQueue;
 use anabranch_sctp::Nonce;
 
-/// Steps of ICE worked off at once: it does one check each time that it is told the time.
+/// Maximum ICE timeouts handled in one call: the agent makes one check for each.
 const MAX_DUE_STEPS: usize = 8;
 
-/// Time between consent checks on a path that works (RFC 7675 section 5.1). A check that stays
-/// unanswered is repeated sooner.
+/// Interval of consent checks on a working path (RFC 7675 section 5.1). An unanswered check is
+/// retransmitted sooner.
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a lite agent with a route is left alone where no STUN comes: it sends no checks, and that the
-/// peer has fallen silent is noticed above it.
+/// Minimum timeout of a lite agent with a route: it sends no checks, and a silent peer is detected
+/// by the layer above.
 const LITE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Silence of the peer at its address after which it is followed to one that it prefers less. A peer that uses
-/// a pair sends a check every 2.5 s at the latest, and data at once.
+/// How long the peer's address has to be silent before its nomination of a less preferred one is
+/// followed. A peer that uses a pair sends a check every 2.5 s at the latest, and data at once.
 const ROUTE_SILENCE: Duration = Duration::from_secs(1);
 
-/// Preference of the first candidate of this side, in the middle of its range (RFC 8445 section 5.1.2.1), so
-/// that those that replace it can be preferred.
+/// Local preference of the first candidate: the middle of the range (RFC 8445 section 5.1.2.1), so
+/// that its successors can be preferred.
 const FIRST_PREFERENCE: u32 = 1 << 15;
 
-/// Greatest preference.
+/// Maximum local preference.
 const MAX_PREFERENCE: u32 = (1 << 16) - 1;
 
-/// Where datagrams go.
+/// Source and destination of outgoing datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
 }
 
-/// What ICE found out.
+/// Events of ICE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathEvent {
-    /// There is a route; it is reported once.
+    /// There is a route. Emitted once.
     Found,
-    /// The peer does not answer any more.
+    /// The peer stopped responding.
     Lost,
 }
 
-/// An ICE agent and what it has found.
+/// An ICE agent and its route.
 #[derive(Debug)]
 pub(super) struct Path {
     agent: IceAgent,
     role: Role,
     local: SocketAddr,
-    /// Remote addresses from which messages with the right integrity came.
-    known: Vec<SocketAddr>,
+    /// Remote addresses from which a message with valid integrity arrived.
+    known_remotes: Vec<SocketAddr>,
     route: Option<Route>,
     /// The handshake went to more than one address.
     has_moved: bool,
-    /// Where the peer has shown that it receives. A listener's.
+    /// Addresses at which the peer has proven to receive. Listener only.
     validations: Validations,
-    /// Records of DTLS come: the handshake is answered where they come from. A listener's.
-    has_records: bool,
-    /// A route to an address that is not validated is not taken any more.
-    is_guarded: bool,
-    /// How much the peer prefers its address of the route, by the PRIORITY of its nomination. A listener's.
+    /// DTLS records have arrived: the handshake is answered to their source. Listener only.
+    has_dtls_records: bool,
+    /// The route moves to validated addresses only.
+    requires_validation: bool,
+    /// The peer's PRIORITY of the remote address, from its nomination. Listener only.
     priority: u32,
-    /// An address that the peer has nominated and prefers less, and its priority. A listener's.
-    second: Option<(SocketAddr, u32)>,
-    /// When something last came from the remote address of the route.
-    heard: Instant,
+    /// An address that the peer nominated with a lower priority, and its priority. Listener only.
+    fallback: Option<(SocketAddr, u32)>,
+    /// When something last arrived from the remote address of the route.
+    last_received: Instant,
     event: Option<PathEvent>,
     next_timeout: Instant,
 }
 
 fn candidate(address: SocketAddr) -> Result<Candidate, EndReason> {
     Candidate::host(address, Protocol::Udp)
-        .map_err(|error| EndReason::Failed(format!("no candidate: {error}")))
+        .map_err(|error| EndReason::Failed(format!("invalid candidate address: {error}")))
 }
 
 impl Path {
@@ -96,8 +96,8 @@ impl Path {
         agent.set_controlling(client);
         agent.set_remote_credentials(credentials(&setup.remote_credentials));
         agent.set_max_candidate_pairs(MAX_ADDRESSES);
-        // The address that this side has moved to is the best: its peer takes the nominated pair with the highest
-        // priority, and the one that is dead until it expires.
+        // The newest address of this side is preferred: the peer uses the nominated pair with the
+        // highest priority, and a dead one until it expires.
         agent.set_local_preference(|_: &Candidate, before: usize| {
             let before = u32::try_from(before).unwrap_or(u32::MAX);
             FIRST_PREFERENCE.saturating_add(before).min(MAX_PREFERENCE)
@@ -110,15 +110,15 @@ impl Path {
             agent,
             role: setup.role,
             local: setup.local,
-            known: Vec::new(),
+            known_remotes: Vec::new(),
             route: None,
             has_moved: false,
             validations: Validations::default(),
-            has_records: false,
-            is_guarded: false,
+            has_dtls_records: false,
+            requires_validation: false,
             priority: 0,
-            second: None,
-            heard: now,
+            fallback: None,
+            last_received: now,
             event: None,
             next_timeout: now,
         };
@@ -126,7 +126,8 @@ impl Path {
         Ok(path)
     }
 
-    /// Takes in a STUN message. What has no valid integrity changes nothing, and returns `false`.
+    /// Handles a STUN message. Returns `false` if its integrity is not valid, which changes
+    /// nothing.
     pub(super) fn handle_stun(
         &mut self,
         now: Instant,
@@ -137,7 +138,7 @@ impl Path {
         let Ok(message) = StunMessage::parse(datagram) else {
             return false;
         };
-        // The response to a nomination is made with it, and the agent keeps to itself what it was.
+        // The agent consumes the nomination when it responds, and does not report it.
         let nomination = (self.role == Role::Server
             && message.is_binding_request()
             && message.use_candidate()
@@ -151,14 +152,14 @@ impl Path {
         };
         let is_authentic = self.agent.handle_packet(now, packet);
         if is_authentic {
-            // What follows from it is due now: left to the agent's timer, the nomination came 50 ms
+            // Handle what follows from it now: by the agent's timer the nomination came 50 ms
             // later, and str0m as the listener sends no DTLS before that.
             self.agent.handle_timeout(now);
             self.take_events(now);
             if let Some(priority) = nomination {
-                self.follow(now, source, priority);
+                self.follow_nomination(now, source, priority);
             }
-            self.accepts(now, source);
+            self.note_source(now, source);
         }
         self.take_events(now);
         is_authentic
@@ -169,35 +170,37 @@ impl Path {
         self.take_events(now);
     }
 
-    /// The peer has nominated an address of its own.
+    /// Handles a nomination of `remote`.
     ///
-    /// The agent alone would stay with the first of two of one priority, as those behind a NAT that has forgotten its
-    /// mapping have, and with a better one that is dead for 15 s. Here the last nomination holds, unless the address
-    /// that the peer prefers is heard of still. And it has to have shown that it receives there: what a nomination is made
-    /// of can be read on its way, and whoever sends one may well be the peer who wants somebody else to be hit.
-    fn follow(&mut self, now: Instant, remote: SocketAddr, priority: u32) {
+    /// Of two addresses with the same priority, which a peer has behind a NAT that has lost its
+    /// mapping, the agent alone would keep the first. It would keep a dead address of higher
+    /// priority for 15 s. Here the last nomination wins, unless the preferred address is still
+    /// active. And the peer has to prove that it receives at the address: everything in a
+    /// nomination can be read in transit, and its sender may be a peer that wants to direct traffic
+    /// at somebody else.
+    fn follow_nomination(&mut self, now: Instant, remote: SocketAddr, priority: u32) {
         let Some(route) = self.route else {
             return;
         };
         let is_elsewhere = route.remote != remote;
-        if is_elsewhere && self.is_guarded && !self.validations.is_valid(now, remote) {
-            return self.validations.ask(now, remote, priority);
+        if is_elsewhere && self.requires_validation && !self.validations.is_valid(now, remote) {
+            return self.validations.challenge(now, remote, priority);
         }
-        if is_elsewhere && self.has_records && !self.is_guarded {
+        if is_elsewhere && self.has_dtls_records && !self.requires_validation {
             return;
         }
-        let is_silent = now >= self.heard + ROUTE_SILENCE;
+        let is_silent = now >= self.last_received + ROUTE_SILENCE;
         if route.remote == remote || priority >= self.priority || is_silent {
             self.priority = priority;
             self.set_route(Route { remote, ..route });
-            self.heard = now;
-            self.second = None;
+            self.last_received = now;
+            self.fallback = None;
         } else {
-            self.second = Some((remote, priority));
+            self.fallback = Some((remote, priority));
         }
     }
 
-    /// This side sends from another address now: that is checked at once, and the one before is not any more.
+    /// Moves to another local address: it is checked at once, and the previous one is dropped.
     pub(super) fn move_to(&mut self, now: Instant, local: SocketAddr) {
         let (Ok(new), Ok(old)) = (candidate(local), candidate(self.local)) else {
             return;
@@ -211,7 +214,7 @@ impl Path {
         self.handle_timeout(now);
     }
 
-    /// Puts what ICE has to send into `out`, and returns when it wants to know of the time.
+    /// Puts outgoing STUN messages into `out`, and returns the next timeout.
     pub(super) fn poll(&mut self, now: Instant, out: &mut TransmitQueue) -> Instant {
         for step in 0.. {
             while let Some(transmit) = self.agent.poll_transmit() {
@@ -239,58 +242,59 @@ impl Path {
         self.next_timeout
     }
 
-    /// The association is up, so that the peer can be asked: from now on it is not followed to where it has not shown that
-    /// it receives. It has where the whole handshake went.
-    pub(super) fn guard(&mut self, now: Instant) {
-        let (Role::Server, false, Some(route)) = (self.role, self.is_guarded, self.route) else {
+    /// Requires validation from now on: the association is established, so that an address can be
+    /// challenged. Where the whole handshake went is validated already.
+    pub(super) fn require_validation(&mut self, now: Instant) {
+        let (Role::Server, false, Some(route)) = (self.role, self.requires_validation, self.route)
+        else {
             return;
         };
-        self.is_guarded = true;
+        self.requires_validation = true;
         if self.has_moved {
-            self.validations.ask(now, route.remote, self.priority);
+            self.validations.challenge(now, route.remote, self.priority);
         } else {
-            self.validations.prove(now, route.remote);
+            self.validations.set_valid(now, route.remote);
         }
     }
 
-    /// What to ask an address for, and from which of ours, if one has to be asked now.
-    pub(super) fn next_question(&mut self, now: Instant) -> Option<(Route, Nonce)> {
+    /// The next challenge to send, and its source and destination, if one is due.
+    pub(super) fn next_challenge(&mut self, now: Instant) -> Option<(Route, Nonce)> {
         let local = self.local;
-        let (remote, nonce) = self.validations.next_question(now)?;
+        let (remote, nonce) = self.validations.next_challenge(now)?;
         Some((Route { local, remote }, nonce))
     }
 
-    /// Whether an answer of this address is waited for.
-    pub(super) fn expects(&self, source: SocketAddr) -> bool {
-        self.validations.expects(source)
+    /// Whether a challenge to this address is pending.
+    pub(super) fn is_validating(&self, source: SocketAddr) -> bool {
+        self.validations.is_pending(source)
     }
 
-    /// An answer came from `source`; `true` if that is validated by it.
+    /// Handles a response from `source`; `true` if it validates the address.
     pub(super) fn confirm(&mut self, now: Instant, source: SocketAddr, answer: Nonce) -> bool {
         let Some(priority) = self.validations.confirm(now, source, answer) else {
             return false;
         };
-        self.follow(now, source, priority);
+        self.follow_nomination(now, source, priority);
         true
     }
 
-    /// Whether a record of DTLS is to be taken from this address.
+    /// Whether DTLS records from this address are accepted.
     ///
-    /// A peer can not be asked for a nonce before its handshake is over, and whoever has read its
-    /// credentials can nominate an address at which it answers challenges. So until then the route
-    /// is where records come from, and no nomination changes it (as in QUIC, RFC 9000 section 9).
-    pub(super) fn takes_record(&mut self, now: Instant, source: SocketAddr) -> bool {
-        let is_known = self.accepts(now, source);
+    /// A peer can not be challenged before its handshake is complete, and anybody who has read its
+    /// credentials can nominate an address where it answers challenges. So until then the route
+    /// follows the records, and no nomination changes it (as in QUIC, RFC 9000 section 9).
+    pub(super) fn accepts_record(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let is_known = self.note_source(now, source);
         if is_known
             && self.role == Role::Server
-            && !self.is_guarded
+            && !self.requires_validation
             && let Some(route) = self.route
         {
-            self.has_records = true;
+            self.has_dtls_records = true;
             if route.remote != source {
                 self.priority = 0;
-                self.second = None;
-                self.heard = now;
+                self.fallback = None;
+                self.last_received = now;
                 self.set_route(Route {
                     remote: source,
                     ..route
@@ -300,16 +304,17 @@ impl Path {
         is_known
     }
 
-    /// Whether ICE knows the address as one of the peer's. Something of it has just come from there.
-    fn accepts(&mut self, now: Instant, source: SocketAddr) -> bool {
+    /// Notes that something of the peer arrived from `source`; returns whether ICE has verified the
+    /// address.
+    fn note_source(&mut self, now: Instant, source: SocketAddr) -> bool {
         if self.route.is_some_and(|route| route.remote == source) {
-            self.heard = now;
-        } else if let Some((second, priority)) = self.second
-            && second == source
+            self.last_received = now;
+        } else if let Some((fallback, priority)) = self.fallback
+            && fallback == source
         {
-            self.follow(now, source, priority);
+            self.follow_nomination(now, source, priority);
         }
-        self.known.contains(&source)
+        self.known_remotes.contains(&source)
     }
 
     pub(super) fn route(&self) -> Option<Route> {
@@ -324,12 +329,12 @@ impl Path {
         while let Some(event) = self.agent.poll_event() {
             match event {
                 IceAgentEvent::DiscoveredRecv { source, .. } => {
-                    let is_known = self.known.contains(&source);
-                    if self.known.len() < MAX_ADDRESSES && !is_known {
-                        self.known.push(source);
+                    let is_known = self.known_remotes.contains(&source);
+                    if self.known_remotes.len() < MAX_ADDRESSES && !is_known {
+                        self.known_remotes.push(source);
                     }
-                    // A lite agent hears of the nomination half a second later, and a client that
-                    // sends from a validated address receives there too.
+                    // A lite agent sees the nomination half a second later, and a client that sends
+                    // from a verified address receives there too.
                     if self.role == Role::Server && self.route.is_none() {
                         self.set_route(Route {
                             local: self.local,
@@ -337,8 +342,8 @@ impl Path {
                         });
                     }
                 }
-                // A listener follows each nomination itself; its agent only says which is left when that one
-                // is dead.
+                // A listener follows each nomination itself. Its agent only reports which pair is
+                // left when that one is dead.
                 IceAgentEvent::NominatedSend {
                     source: local,
                     destination: remote,
@@ -346,12 +351,12 @@ impl Path {
                 } => {
                     if self.role == Role::Client {
                         self.set_route(Route { local, remote });
-                    } else if now >= self.heard + LITE_INTERVAL {
-                        self.follow(now, remote, self.priority);
+                    } else if now >= self.last_received + LITE_INTERVAL {
+                        self.follow_nomination(now, remote, self.priority);
                     }
                 }
-                // A lite agent with a route is not told of anything but STUN, and pion sends no check while there
-                // is traffic: whether the peer has fallen silent is known above it.
+                // A lite agent with a route only sees STUN, and pion sends no checks while there is
+                // traffic: a silent peer is detected by the layer above.
                 IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected)
                     if self.role == Role::Client || self.route.is_none() =>
                 {

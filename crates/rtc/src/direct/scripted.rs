@@ -1,4 +1,4 @@
-//! The engine in the hands of a script, which decides what its SCTP says.
+//! An engine controlled by a script, which decides what its SCTP sends.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use bytes::Bytes;
 use super::DirectEngine;
 use crate::transmit::TransmitQueue;
 
-/// Channels that were refused and that the peer has not closed.
+/// Maximum refused channels that the peer has not closed.
 pub const MAX_REFUSED: usize = super::channels::MAX_REFUSED;
 
-/// A `DATA_CHANNEL_OPEN` for an ordered and reliable channel (RFC 8832 section 5.1).
+/// Encodes DATA_CHANNEL_OPEN for an ordered and reliable channel (RFC 8832 section 5.1).
 pub fn encode_open(label: &str) -> Vec<u8> {
     super::dcep::encode_open(label)
 }
@@ -22,7 +22,7 @@ impl DirectEngine {
         &mut self.channels.sctp
     }
 
-    /// From now on SCTP says only what goes through [`DirectEngine::encrypt_packets`].
+    /// From now on SCTP only sends what is passed to [`DirectEngine::encrypt_packets`].
     pub fn script(&mut self) {
         self.is_scripted = true;
     }
@@ -32,31 +32,30 @@ impl DirectEngine {
         self.channels.is_idle()
     }
 
-    /// Whether the handshake of DTLS is done.
+    /// Whether the DTLS handshake is complete.
     pub fn is_dtls_up(&self) -> bool {
-        self.dtls_up
+        self.is_dtls_up
     }
 
-    /// Whether the handshake of DTLS has begun.
+    /// Whether the DTLS handshake has started.
     pub fn has_dtls(&self) -> bool {
         self.dtls.is_some()
     }
 
-    /// The packets that SCTP has to send. Of a scripted engine, after `poll`.
+    /// Takes the packets that SCTP has to send. For a scripted engine, after `poll`.
     pub fn take_packets(&mut self, now: Instant) -> Vec<Bytes> {
         let packets = self.channels.sctp.poll_transmit(now);
         self.channels.handle_events();
         packets.unwrap_or_default()
     }
 
-    /// Encrypts packets of SCTP, whoever made them.
+    /// Encrypts SCTP packets of any origin.
     pub fn encrypt_packets(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
         self.encrypt(now, packets, out);
         self.channels.handle_events();
     }
 
-    /// As `poll`, but that the packets of SCTP are returned, not encrypted. With when to call
-    /// `handle_timeout` next.
+    /// As `poll`, but returns the packets of SCTP unencrypted, and the next timeout.
     pub fn poll_packets(
         &mut self,
         now: Instant,
@@ -67,9 +66,9 @@ impl DirectEngine {
         }
         let path_timeout = self.path.poll(now, out);
         self.handle_path_event(now);
-        self.pump_in(now, out);
+        self.pump_inbound(now, out);
         let packets = self.take_packets(now);
-        self.channels.relieve();
+        self.channels.update_backpressure();
         let timeouts = [self.dtls_timeout, self.channels.sctp.next_timeout()];
         let timeout = timeouts
             .into_iter()

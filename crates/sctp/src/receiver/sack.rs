@@ -4,19 +4,18 @@ use std::time::{Duration, Instant};
 
 use super::Receiver;
 
-/// How long an acknowledgement may wait for another packet. RFC 9260 section 6.2 allows 500 ms;
-/// this is long enough for an answer to go along, and short enough to keep the end of a burst from
-/// waiting.
+/// Delay of a SACK that may wait for another packet. RFC 9260 section 6.2 allows 500 ms. This is
+/// long enough for a reply to carry the SACK, and short enough not to delay the end of a burst.
 const SACK_DELAY: Duration = Duration::from_millis(20);
 
-/// Packets that are acknowledged together at most, unless a batch of them comes at once.
+/// Packets per SACK, unless more are handled in one batch.
 const PACKETS_PER_SACK: u32 = 2;
 
 impl Receiver {
-    /// A packet with DATA was taken in.
-    pub(crate) fn note_packet(&mut self, now: Instant) {
-        self.packets += 1;
-        if self.packets >= PACKETS_PER_SACK {
+    /// Counts a packet with DATA.
+    pub(crate) fn on_data_packet(&mut self, now: Instant) {
+        self.unacknowledged_packets += 1;
+        if self.unacknowledged_packets >= PACKETS_PER_SACK {
             self.sack_now = true;
         }
         self.sack_at.get_or_insert(now + SACK_DELAY);
@@ -26,8 +25,8 @@ impl Receiver {
         self.sack_now || self.sack_at.is_some_and(|at| at <= now) || self.is_window_update_due()
     }
 
-    /// Whether there is something to acknowledge, at once or later: it can go along with DATA.
-    pub(crate) fn has_news(&self) -> bool {
+    /// Whether a SACK is pending, which can be bundled with DATA.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
         self.sack_now || self.sack_at.is_some()
     }
 
@@ -35,22 +34,22 @@ impl Receiver {
         self.sack_at
     }
 
-    /// Number, window and gaps of a SACK that is sent now.
+    /// Cumulative TSN, window and gap ack blocks of a SACK to send now.
     pub(crate) fn sack(&mut self) -> (u32, u32, impl ExactSizeIterator<Item = (u16, u16)> + '_) {
-        self.packets = 0;
+        self.unacknowledged_packets = 0;
         self.sack_now = false;
         self.sack_at = None;
-        self.told = self.window();
-        let cumulative = self.cumulative;
-        // All are within `MAX_AHEAD`.
-        let distance = move |number: u64| (number - cumulative) as u16;
+        self.advertised_window = self.window();
+        let cumulative_tsn = self.cumulative_tsn;
+        // All offsets are within `MAX_AHEAD`.
+        let distance = move |tsn: u64| (tsn - cumulative_tsn) as u16;
         let gaps = self
-            .runs
+            .gap_blocks
             .iter()
             .map(move |run| (distance(*run.start()), distance(*run.end())));
         (
-            self.cumulative as u32,
-            u32::try_from(self.told).unwrap_or(u32::MAX),
+            self.cumulative_tsn as u32,
+            u32::try_from(self.advertised_window).unwrap_or(u32::MAX),
             gaps,
         )
     }
@@ -59,14 +58,15 @@ impl Receiver {
         self.capacity.saturating_sub(self.held)
     }
 
-    /// Whether the peer believes in a window much smaller than it is, and has to be told: it may be
-    /// waiting. An update for every read would be an update for every packet.
+    /// Whether the advertised window is much smaller than the actual one, so that the peer may be
+    /// blocked. An update for every read would be one for every packet.
     pub(crate) fn is_window_update_due(&self) -> bool {
-        self.told < self.capacity / 2 && self.window() >= self.told + self.capacity / 4
+        self.advertised_window < self.capacity / 2
+            && self.window() >= self.advertised_window + self.capacity / 4
     }
 
-    /// Whether the peer was told of less than a quarter of the window.
+    /// Whether the last advertised window is less than a quarter of the buffer.
     pub(crate) fn is_window_tight(&self) -> bool {
-        self.told < self.capacity / 4
+        self.advertised_window < self.capacity / 4
     }
 }

@@ -1,4 +1,4 @@
-//! Streams of the peer: what is read, what is thrown away, and how they end.
+//! Incoming streams: reading, ignoring and ending them.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use super::{Event, Inbound, Message, OVERHEAD, Receiver};
 use crate::tally::lower;
 
 impl Receiver {
-    /// Makes a stream that nothing has come on yet; `false` if there is one.
+    /// Creates a stream on which nothing has arrived; `false` if it exists.
     pub(crate) fn open(&mut self, id: u16) -> bool {
         let is_new = !self.streams.contains_key(&id);
         if is_new {
@@ -15,9 +15,9 @@ impl Receiver {
         is_new
     }
 
-    /// Whether there is such a stream, and the peer has not reset it.
+    /// Whether the stream exists and the peer has not reset it.
     pub(crate) fn is_open(&self, id: u16) -> bool {
-        self.streams.get(&id).is_some_and(|stream| !stream.ended)
+        self.streams.get(&id).is_some_and(|stream| !stream.reset)
     }
 
     /// The next message of a stream.
@@ -30,7 +30,7 @@ impl Receiver {
         message
     }
 
-    /// Throws away what the stream holds, and what still comes on it.
+    /// Drops what the stream holds, and what arrives on it from now on.
     pub(crate) fn ignore(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -44,14 +44,14 @@ impl Receiver {
         self.end_if_read(id, events);
     }
 
-    /// Our own direction of a stream was reset.
-    pub(crate) fn answered(&mut self, id: u16) {
+    /// The outgoing direction of a stream was reset.
+    pub(crate) fn on_outgoing_reset(&mut self, id: u16) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.answered = true;
+            stream.outgoing_reset = true;
         }
     }
 
-    /// The peer has reset a stream: what comes now is of another, with the same number.
+    /// The peer has reset a stream: what arrives now belongs to the next stream on its id.
     pub(crate) fn reset(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let stream = match self.successors.get_mut(&id).and_then(VecDeque::back_mut) {
             Some(last) => Some(last),
@@ -60,18 +60,18 @@ impl Receiver {
         let Some(stream) = stream else {
             return;
         };
-        stream.ended = true;
-        // Messages that wait for one which the peer has never sent.
+        stream.reset = true;
+        // These wait for a message that the peer never sent.
         for message in std::mem::take(&mut stream.waiting).into_values() {
             lower(&mut self.held, message.bytes.len() + OVERHEAD);
         }
         self.end_if_read(id, events);
     }
 
-    /// Ends a stream that was reset and has nothing left to read.
+    /// Ends a stream that was reset and is read to its end.
     pub(super) fn end_if_read(&mut self, id: u16, events: &mut VecDeque<Event>) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.ended
+            && stream.reset
             && stream.ready.is_empty()
             && !std::mem::replace(&mut stream.finished, true)
         {
@@ -79,16 +79,16 @@ impl Receiver {
         }
     }
 
-    /// The end of a stream is known: the next one on its number takes its place. What was read
-    /// before belongs to the one, and what is read from now on to the other.
+    /// Removes an ended stream once its end was reported. The next one on its id takes its place:
+    /// what was read before belongs to the old one, what is read from now on to the new one.
     pub(crate) fn retire(&mut self, id: u16, events: &mut VecDeque<Event>) {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
-        if stream.answered {
+        if stream.outgoing_reset {
             events.push_back(Event::ResetComplete { id });
         } else {
-            self.unanswered.push(id);
+            self.ended_streams.push(id);
         }
         let Some(successors) = self.successors.get_mut(&id) else {
             return;
@@ -105,8 +105,8 @@ impl Receiver {
         }
     }
 
-    /// Streams that have ended since this was asked last, and that are to be reset on our side too.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<u16> {
-        std::mem::take(&mut self.unanswered)
+    /// Takes the ids of streams that have ended and are to be reset in our direction too.
+    pub(crate) fn take_ended(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.ended_streams)
     }
 }

@@ -1,4 +1,4 @@
-//! What goes into packets: the probe, what was lost, then what is new, as far as the windows allow.
+//! Transmission: the probe, lost chunks, then new chunks, as far as the windows allow.
 
 use std::time::Instant;
 
@@ -6,91 +6,93 @@ use bytes::Bytes;
 
 use super::super::packet::{DataHeader, Packets, flag, kind};
 use super::withhold::Withheld;
-use super::{DATA_HEADER, ENTRY, MIN_PIECE, RTO_MAX, Reset, Sender, Sent, State, chunk_size};
+use super::{
+    ChunkState, DATA_HEADER, ENTRY, MIN_FRAGMENT, RTO_MAX, ResetState, Sender, Sent, chunk_size,
+};
 use crate::tally::lower;
 
-/// Packets.
 impl Sender {
-    /// Puts what the windows allow into packets: first what was lost, then what is new.
+    /// Fills packets as far as the windows allow: lost chunks first, then new ones.
     pub(crate) fn fill(&mut self, now: Instant, packets: &mut Packets) {
         let before = self.next_packet;
         let whole_before = packets.len();
-        self.limited = false;
+        self.cwnd_limited = false;
         if let Some(tsn) = self.withholding.take_forward(now) {
-            // Without streams: no message is given up.
+            // No stream is listed: no message is skipped.
             packets.put(kind::FORWARD_TSN, 0, &tsn.to_be_bytes());
             self.next_packet = self.next_packet.max(before + 1);
         }
         if std::mem::take(&mut self.probe_due) {
             self.probe(now, packets, before, whole_before);
         }
-        while let Some(&tsn) = self.to_repeat.front() {
+        while let Some(&tsn) = self.to_retransmit.front() {
             let is_due = |sent: &&mut Sent| match sent.state {
-                State::ToRepeat => true,
-                State::Withheld => !sent.is_skipped(),
-                State::InFlight | State::Acknowledged => false,
+                ChunkState::ToRetransmit => true,
+                ChunkState::Withheld => !sent.is_skipped(),
+                ChunkState::InFlight | ChunkState::Acknowledged => false,
             };
             let Some(sent) = self.entry(tsn).filter(is_due) else {
-                self.to_repeat.pop_front();
+                self.to_retransmit.pop_front();
                 continue;
             };
             let size = sent.size();
             if !self.may_send(size) {
-                self.limited = true;
+                self.cwnd_limited = true;
                 break;
             }
-            self.to_repeat.pop_front();
-            self.repeat(tsn, now, packets, before, whole_before);
+            self.to_retransmit.pop_front();
+            self.retransmit(tsn, now, packets, before, whole_before);
         }
-        if !self.limited {
+        if !self.cwnd_limited {
             self.fill_new(now, packets, before, whole_before);
         }
         self.send_last_withheld(now, packets, before, whole_before);
         if !self.sent.is_empty() && self.timeout_at.is_none() {
-            self.timeout_at = Some(now + self.timeout());
+            self.timeout_at = Some(now + self.rto());
         }
-        self.ask_for_window(now, packets);
+        self.probe_window(now, packets);
         if self.next_packet > before {
             self.arm_probe(now);
         }
     }
 
-    /// Asks for a SACK by DATA that the peer has, as long as a writer waits and no other SACK is on
-    /// its way.
-    fn ask_for_window(&mut self, now: Instant, packets: &mut Packets) {
-        if !self.peer_window.is_awaited() {
-            (self.ask_at, self.asked) = (None, 0);
+    /// Elicits a SACK with DATA that the peer already has, while a writer waits and no other SACK
+    /// is due.
+    fn probe_window(&mut self, now: Instant, packets: &mut Packets) {
+        if !self.peer_window.has_waiting() {
+            (self.window_probe_at, self.window_probes) = (None, 0);
             return;
         }
         if !self.sent.is_empty() {
-            self.ask_at = None;
+            self.window_probe_at = None;
             return;
         }
-        if self.ask_at.is_some_and(|at| at <= now) {
-            self.ask_at = None;
-            self.asked += 1;
+        if self.window_probe_at.is_some_and(|at| at <= now) {
+            self.window_probe_at = None;
+            self.window_probes += 1;
             let header = DataHeader {
                 flags: flag::BEGIN | flag::END | flag::IMMEDIATE,
-                tsn: self.reached_tsn(),
+                tsn: self.acked_tsn(),
                 stream: 0,
-                sequence: 0,
-                protocol: 0,
+                ssn: 0,
+                ppid: 0,
             };
             packets.put_data(header, &[0]);
             self.next_packet += 1;
         }
-        let patience = self.timeout().saturating_mul(1 << self.asked.min(8));
-        if self.ask_at.is_none() {
-            self.ask_at = Some(now + patience.min(RTO_MAX));
+        let patience = self.rto().saturating_mul(1 << self.window_probes.min(8));
+        if self.window_probe_at.is_none() {
+            self.window_probe_at = Some(now + patience.min(RTO_MAX));
         }
     }
 
-    /// Whether the congestion window has room. An empty path always takes a packet.
+    /// Whether the congestion window has room. With nothing in flight, one packet is always
+    /// allowed.
     pub(super) fn may_send(&self, size: usize) -> bool {
-        self.in_flight == 0 || self.in_flight + size <= self.congestion.window()
+        self.in_flight == 0 || self.in_flight + size <= self.congestion.cwnd()
     }
 
-    /// The number of the packet that the next chunk of `length` bytes goes into.
+    /// Number of the packet that the next chunk of `length` payload bytes goes into.
     fn packet_number(
         &mut self,
         length: usize,
@@ -105,7 +107,7 @@ impl Sender {
         number
     }
 
-    fn repeat(
+    fn retransmit(
         &mut self,
         tsn: u32,
         now: Instant,
@@ -120,9 +122,9 @@ impl Sender {
         let Some(sent) = self.entry(tsn) else {
             return;
         };
-        let was_in_flight = sent.state == State::InFlight;
-        sent.state = State::InFlight;
-        sent.repeated = true;
+        let was_in_flight = sent.state == ChunkState::InFlight;
+        sent.state = ChunkState::InFlight;
+        sent.retransmitted = true;
         sent.packet = packet;
         sent.at = now;
         packets.put_data(sent.header, &sent.payload);
@@ -130,11 +132,11 @@ impl Sender {
         if !was_in_flight {
             self.in_flight += chunk_size(length);
         }
-        self.repeated.push_back((tsn, packet));
+        self.retransmissions.push_back((tsn, packet));
     }
 
-    /// Sends a withheld chunk that nothing will be sent after. If something waits for a window,
-    /// that shows the gap, or the retransmission timeout ends it.
+    /// Sends a withheld chunk that no chunk follows, as no later one would reveal the gap. If
+    /// something is queued, it reveals the gap, or the retransmission timeout ends it.
     fn send_last_withheld(
         &mut self,
         now: Instant,
@@ -148,21 +150,21 @@ impl Sender {
         let last = self
             .sent
             .back()
-            .filter(|sent| sent.state == State::Withheld);
+            .filter(|sent| sent.state == ChunkState::Withheld);
         if let Some(tsn) = last.map(|sent| sent.header.tsn) {
-            self.repeat(tsn, now, packets, before, whole_before);
+            self.retransmit(tsn, now, packets, before, whole_before);
         }
     }
 
-    /// Sends the last packet again, whatever the window says (RFC 9002 section 6.2.4).
+    /// Retransmits the last packet regardless of the window (RFC 9002 section 6.2.4).
     fn probe(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
         let last = self
             .sent
             .iter()
-            .rposition(|sent| sent.state == State::InFlight);
+            .rposition(|sent| sent.state == ChunkState::InFlight);
         if let Some(index) = last {
             let tsn = self.tsn_at(index);
-            self.repeat(tsn, now, packets, before, whole_before);
+            self.retransmit(tsn, now, packets, before, whole_before);
         }
     }
 
@@ -173,28 +175,28 @@ impl Sender {
                 return;
             };
             let mut room = packets.room().saturating_sub(DATA_HEADER);
-            if room < queued.rest.len().min(MIN_PIECE) {
+            if room < queued.remaining.len().min(MIN_FRAGMENT) {
                 packets.finish_packet();
                 room = packets.room().saturating_sub(DATA_HEADER);
             }
-            let length = queued.rest.len().min(room);
+            let length = queued.remaining.len().min(room);
             let size = chunk_size(length);
             if !self.may_send(size) {
-                self.limited = true;
+                self.cwnd_limited = true;
                 return;
             }
-            // With a window that is shut, one packet asks whether it still is (RFC 9260 section
-            // 6.1).
+            // A zero window is probed with one packet (RFC 9260 section 6.1).
             if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
-            if !queued.begun && self.withholding.is_draining() {
+            if !queued.started && self.withholding.is_draining() {
                 return;
             }
-            let follows = !is_last || queued.rest.len() > length;
-            // Not where the peer may drop what comes out of order for want of room.
+            let follows = !is_last || queued.remaining.len() > length;
+            // Not if the peer may drop out-of-order chunks for lack of buffer space.
             let withheld = if length <= self.peer_window.room() {
-                self.withholding.begin(self.next_tsn, queued.begun, follows)
+                self.withholding
+                    .begin(self.next_tsn, queued.started, follows)
             } else {
                 None
             };
@@ -204,36 +206,36 @@ impl Sender {
             let Some(queued) = self.queue.front_mut() else {
                 return;
             };
-            let payload = queued.rest.split_to(length);
-            let ends = queued.rest.is_empty();
+            let payload = queued.remaining.split_to(length);
+            let ends = queued.remaining.is_empty();
             let mut flags = 0;
-            let begins = !std::mem::replace(&mut queued.begun, true);
+            let begins = !std::mem::replace(&mut queued.started, true);
             if begins {
                 flags |= flag::BEGIN;
             }
             if ends {
                 flags |= flag::END;
             }
-            // The end of several packets is acknowledged without delay (RFC 7053), and so is missed
-            // early. What is sent alone is likely to be answered by the application, and the
-            // acknowledgement goes along. And before a reset, which waits for it: pion delays its
-            // SACK by 200 ms.
-            let is_awaited = (self.streams.get(&queued.stream))
-                .is_some_and(|stream| stream.reset == Reset::Wanted);
-            if ends && is_last && (!self.sent.is_empty() || is_awaited) {
+            // The last of several packets requests an immediate SACK (RFC 7053), so that its loss
+            // is found early. A lone packet does not: the application is likely to reply, and the
+            // SACK is bundled with the reply. A pending reset also requests one, because pion
+            // delays its SACK by 200 ms.
+            let has_waiting = (self.streams.get(&queued.stream))
+                .is_some_and(|stream| stream.reset == ResetState::Draining);
+            if ends && is_last && (!self.sent.is_empty() || has_waiting) {
                 flags |= flag::IMMEDIATE;
             }
-            let (stream, protocol) = (queued.stream, queued.protocol);
-            // Of the entry of the message, that of its last chunk is left.
+            let (stream, ppid) = (queued.stream, queued.ppid);
+            // The message's own entry remains as that of its last chunk.
             self.held += ENTRY;
             if ends {
                 self.queue.pop_front();
                 lower(&mut self.held, ENTRY);
             }
-            let mut sequence = 0;
+            let mut ssn = 0;
             if let Some(stream) = self.streams.get_mut(&stream) {
-                sequence = stream.next;
-                lower(&mut stream.unbegun, usize::from(begins));
+                ssn = stream.next;
+                lower(&mut stream.unstarted, usize::from(begins));
                 if ends {
                     stream.next = stream.next.wrapping_add(1);
                 }
@@ -242,8 +244,8 @@ impl Sender {
                 flags,
                 tsn: self.next_tsn,
                 stream,
-                sequence,
-                protocol,
+                ssn,
+                ppid,
             };
             let is_withheld = withheld == Some(Withheld::Chunk);
             let mut packet = self.next_packet;
@@ -263,28 +265,27 @@ impl Sender {
                 header,
                 payload,
                 state: if is_withheld {
-                    State::Withheld
+                    ChunkState::Withheld
                 } else {
-                    State::InFlight
+                    ChunkState::InFlight
                 },
                 packet,
                 at: now,
-                repeated: false,
-                counted: false,
+                retransmitted: false,
+                credited: false,
             });
         }
     }
 
-    /// Leaves out TSNs. They take no room in any window, and their entries are held until the peer
-    /// has passed them.
+    /// Skips TSNs. They use no window, and their entries are held until the peer has passed them.
     fn skip(&mut self, count: u32, now: Instant) {
         for _ in 0..count {
             let header = DataHeader {
                 flags: 0,
                 tsn: self.next_tsn,
                 stream: 0,
-                sequence: 0,
-                protocol: 0,
+                ssn: 0,
+                ppid: 0,
             };
             self.next_tsn = self.next_tsn.wrapping_add(1);
             self.held += ENTRY;
@@ -294,11 +295,11 @@ impl Sender {
             self.sent.push_back(Sent {
                 header,
                 payload: Bytes::new(),
-                state: State::Withheld,
+                state: ChunkState::Withheld,
                 packet: self.next_packet,
                 at: now,
-                repeated: false,
-                counted: true,
+                retransmitted: false,
+                credited: true,
             });
         }
     }

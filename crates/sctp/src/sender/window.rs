@@ -1,8 +1,8 @@
-//! The peer's receive window, and how much of it one stream may fill.
+//! The peer's receive window, and the share of it that one stream may fill.
 //!
-//! The window belongs to the association, and a peer without credit (go-libp2p, pion, libp2p-webrtc) leaves in
-//! it what its applications do not read. A stream whose reader has stopped would fill all of it, and no
-//! other could send any more. So none is given the last eighth of what the others leave:
+//! The window belongs to the association. A peer without per-stream credit (go-libp2p, pion,
+//! libp2p-webrtc) leaves unread data in it. A stream whose reader has stopped would fill it and
+//! block all others. So no stream may use the last eighth of what the others leave:
 //!
 //! ```text
 //! capacity  = the largest a_rwnd that the peer has advertised
@@ -10,85 +10,87 @@
 //! allowance = 7/8 (capacity - unread of the other streams), or 16 KiB less, the smaller of both
 //! ```
 //!
-//! Whose bytes are unread, a SACK does not say. What is acknowledged counts as unread on its stream; when the sum
-//! exceeds what the peer can hold, the readers of the streams that were acknowledged last have taken the
-//! difference: a stream that is read is acknowledged all the time, one that is stalled is not.
-//! That can be wrong, so a stream may always send one message when nothing of it is outstanding and
-//! its last such probe was read.
+//! A SACK does not report which stream is unread. Acknowledged bytes count as unread on their
+//! stream. When the sum exceeds what the peer can hold, the difference was read on the streams that
+//! were acknowledged last: a stream that is read is acknowledged all the time, a stalled one is
+//! not. The attribution can be wrong. So a stream may always send one message while nothing of it
+//! is outstanding and its previous such probe was read.
 //!
-//! pion sends no SACK when its application reads. So as long as a writer waits and nothing is outstanding, the peer is
-//! asked for one now and then, by DATA that it has (RFC 9260 section 6.2): that takes no room.
+//! pion sends no SACK when its application reads. So while a writer waits and nothing is
+//! outstanding, a SACK is elicited from time to time by DATA that the peer already has (RFC 9260
+//! section 6.2), which uses no window.
 
 use std::collections::HashMap;
 
 use super::Outbound;
 use crate::tally::lower;
 
-/// Part of the window that one stream leaves to others, as its inverse.
+/// Part of the window that one stream leaves to others, as a divisor.
 const RESERVE: usize = 8;
 
-/// The same at least: a few messages of 4 KiB, in the windows of 100 KB that go-libp2p has.
+/// Minimum reserve: a few messages of 4 KiB in the 100 KB windows of go-libp2p.
 const MIN_RESERVE: usize = 16 * 1024;
 
 /// The receive window of the peer.
 #[derive(Debug, Default)]
 pub(super) struct PeerWindow {
-    /// The largest that was advertised.
+    /// Largest advertised window.
     capacity: usize,
-    /// The last that was advertised.
+    /// Last advertised window.
     advertised: usize,
-    /// What is left of it beyond what is outstanding.
+    /// What the advertised window leaves beyond the outstanding bytes.
     room: usize,
     /// Sum of the `unread` of all streams.
     unread: usize,
-    /// Streams with something unread, in the order in which they were acknowledged last.
+    /// Streams with unread bytes, in the order of their last acknowledgement.
     holders: Vec<u16>,
-    /// Streams whose writer waits.
+    /// Number of streams whose writer waits.
     waiting: usize,
 }
 
-/// The part of one stream.
+/// The share of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// Bytes acknowledged that the peer's application may not have read.
+    /// Acknowledged bytes that the peer's application may not have read.
     unread: usize,
     /// `unread` when the last probe was sent.
     probed_at: Option<usize>,
     /// A message was refused, and its writer waits for room.
-    waits: bool,
+    is_waiting: bool,
 }
 
 impl PeerWindow {
-    /// The peer has advertised a window, beyond what `outstanding` says.
+    /// Applies an advertised window, of which `outstanding` bytes are in use.
     pub(super) fn advertise(&mut self, window: u32, outstanding: usize) {
         self.advertised = window as usize;
         self.capacity = self.capacity.max(self.advertised);
         self.room = self.advertised.saturating_sub(outstanding);
     }
 
-    /// Bytes that may be sent beyond what is outstanding.
+    /// Bytes that may be sent beyond the outstanding ones.
     pub(super) fn room(&self) -> usize {
         self.room
     }
 
-    /// Bytes were sent for the first time.
+    /// Counts bytes that were sent for the first time.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.room = self.room.saturating_sub(bytes);
     }
 
-    /// Whether a writer waits for its part of the window.
-    pub(super) fn is_awaited(&self) -> bool {
+    /// Whether a writer waits for its share of the window.
+    pub(super) fn has_waiting(&self) -> bool {
         self.waiting > 0
     }
 
-    /// Whether the writer of a stream waits; it does not any more.
-    fn take_wait(&mut self, share: &mut Share) -> bool {
-        let waited = std::mem::take(&mut share.waits);
+    /// Clears and returns whether the writer of a stream waits.
+    fn clear_wait(&mut self, share: &mut Share) -> bool {
+        let waited = std::mem::take(&mut share.is_waiting);
         lower(&mut self.waiting, usize::from(waited));
         waited
     }
 
-    /// Bytes of a stream were acknowledged. Returns whether its writer had waited, and may have room now.
+    /// Attributes acknowledged bytes to a stream. Returns whether its writer waited and may have
+    /// room now.
     pub(super) fn acknowledged(&mut self, id: u16, share: &mut Share, bytes: usize) -> bool {
         share.unread += bytes;
         self.unread += bytes;
@@ -96,17 +98,17 @@ impl PeerWindow {
             self.holders.retain(|holder| *holder != id);
             self.holders.push(id);
         }
-        self.take_wait(share)
+        self.clear_wait(share)
     }
 
-    /// Believes as much to be read as the peer can not hold any more. Returns whether a writer that waits may have
-    /// room now.
-    pub(super) fn settle(&mut self, streams: &mut HashMap<u16, Outbound>) -> bool {
+    /// Infers reads from the advertised window: what the peer can not hold any more was read.
+    /// Returns whether a waiting writer may have room now.
+    pub(super) fn infer_reads(&mut self, streams: &mut HashMap<u16, Outbound>) -> bool {
         let held_by_peer = self.capacity.saturating_sub(self.advertised);
         let mut has_room = false;
         while self.unread > held_by_peer {
             let Some(&id) = self.holders.last() else {
-                // Of streams that are gone.
+                // The rest belonged to streams that are gone.
                 self.unread = 0;
                 break;
             };
@@ -118,7 +120,7 @@ impl PeerWindow {
             lower(&mut share.unread, read);
             lower(&mut self.unread, read);
             let is_read = share.unread == 0;
-            has_room |= read > 0 && self.take_wait(share);
+            has_room |= read > 0 && self.clear_wait(share);
             if is_read {
                 self.holders.pop();
             }
@@ -126,14 +128,14 @@ impl PeerWindow {
         has_room
     }
 
-    /// A stream is gone: what its application has not read is nobody's.
+    /// Forgets a stream, and what its application has not read.
     pub(super) fn forget(&mut self, share: &mut Share) {
         self.unread = self.unread.saturating_sub(share.unread);
-        self.take_wait(share);
+        self.clear_wait(share);
     }
 
-    /// Whether a message fits the part of the window that its stream may fill. If not, its writer waits, and
-    /// [`Self::settle`] or the acknowledgement of the stream reports room.
+    /// Whether a message fits its stream's share of the window. If not, the writer waits until
+    /// [`Self::infer_reads`] or an acknowledgement of the stream reports room.
     pub(super) fn admits(
         &mut self,
         share: &mut Share,
@@ -150,13 +152,13 @@ impl PeerWindow {
             return true;
         }
         let may_probe = share.probed_at.is_none_or(|unread| share.unread <= unread);
-        // Probes that are not read do not use the reserve up.
+        // Unread probes must not use up the reserve.
         let is_affordable = length.saturating_mul(4) <= self.room;
         if unacknowledged == 0 && may_probe && is_affordable {
             share.probed_at = Some(share.unread);
             return true;
         }
-        self.waiting += usize::from(!std::mem::replace(&mut share.waits, true));
+        self.waiting += usize::from(!std::mem::replace(&mut share.is_waiting, true));
         false
     }
 }
@@ -168,11 +170,11 @@ mod tests {
     const CAPACITY: usize = 1024 * 1024;
     const MESSAGE: usize = 4096;
 
-    /// A peer whose readers are scripted.
+    /// A peer with scripted readers.
     struct Peer {
         window: PeerWindow,
         streams: HashMap<u16, Outbound>,
-        /// What its applications have really not read.
+        /// What its applications have actually not read.
         unread: HashMap<u16, usize>,
     }
 
@@ -211,7 +213,7 @@ mod tests {
             assert!(unread <= CAPACITY, "beyond the window");
             let window = CAPACITY - unread;
             self.window.advertise(window as u32, 0);
-            self.window.settle(&mut self.streams)
+            self.window.infer_reads(&mut self.streams)
         }
     }
 
@@ -223,7 +225,7 @@ mod tests {
             sent += MESSAGE;
         }
         assert!((CAPACITY * 3 / 4..=CAPACITY * 7 / 8 + MESSAGE).contains(&sent));
-        // Its neighbour is read, and sends as much as it likes.
+        // Another stream is read, and sends without limit.
         for _ in 0..10_000 {
             assert!(peer.send(1));
             peer.read(1);
@@ -245,13 +247,13 @@ mod tests {
         }
     }
 
-    /// The attribution is wrong where a stream stalls that was acknowledged after its neighbour.
+    /// The attribution is wrong if the stalled stream was acknowledged after the one that is read.
     #[test]
     fn a_stream_that_is_taken_for_stalled_by_mistake_goes_on() {
         let mut peer = Peer::new();
         while peer.send(1) {}
         peer.send(0);
-        // Read, but the other was acknowledged last.
+        // Read, although the other stream was acknowledged last.
         peer.read(1);
         while peer.send(0) {}
         for _ in 0..1000 {

@@ -1,60 +1,60 @@
-//! TSNs that are withheld now and then: a SACK for one shows that the peer acknowledges what it has
-//! not received.
+//! Occasionally withheld TSNs: a SACK for one proves that the peer acknowledges what it has not
+//! received.
 //!
-//! A window grows by what is acknowledged, and a round trip ends when an acknowledgement says so. A
-//! peer that acknowledges ahead of what it receives makes a sender faster than the path. QUIC skips
-//! packet numbers against that (RFC 9000 section 21.4). SCTP acknowledges TSNs, and every TSN has
-//! to reach the peer somehow:
+//! The window grows with acknowledged bytes, and acknowledgements end a round trip. A peer that
+//! acknowledges in advance makes a sender exceed the capacity of the path. QUIC skips packet
+//! numbers against that (RFC 9000 section 21.4). SCTP acknowledges TSNs, and every TSN has to reach
+//! the peer eventually:
 //!
 //! ```text
-//! peer knows FORWARD-TSN (RFC 3758):  1 2 3 _ 5 6 ... a SACK reports the gap ─► FORWARD-TSN 4
-//! peer does not:                      1 2 3   5 6 ... a SACK reports the gap ─► DATA 4
+//! peer supports FORWARD-TSN (RFC 3758): 1 2 3 _ 5 6 ... a SACK reports the gap ─► FORWARD-TSN 4
+//! peer does not:                        1 2 3   5 6 ... a SACK reports the gap ─► DATA 4
 //! ```
 //!
-//! In the first case the TSN carries nothing and lies between two messages, so that no message
-//! waits: streams are ordered by their own sequence numbers.
-//! In the second case the message is a round trip late.
+//! In the first case the TSN carries nothing and lies between two messages, so no message waits:
+//! streams are ordered by their own sequence numbers. In the second case the message is one round
+//! trip late.
 //!
-//! aiortc drops the pieces that it has of a message which is not whole when FORWARD-TSN comes. It
-//! gets one only while no message is under way, for which the sender pauses up to two round trips.
+//! On FORWARD-TSN, aiortc drops the fragments it has of an incomplete message. It receives one only
+//! while no message is in flight, for which the sender pauses up to two round trips.
 //!
-//! This finds a peer that acknowledges what was not received at all. One that receives most of what
-//! is sent, and denies the loss of pieces inside a message, is not told from an honest one where
-//! TSNs are skipped between messages.
+//! This detects a peer that acknowledges what it did not receive at all. A peer that receives most
+//! of what is sent and denies the loss of fragments inside a message is indistinguishable from an
+//! honest one if TSNs are skipped between messages.
 
 use std::time::{Duration, Instant};
 
 use crate::entropy;
 
-/// Round trips after which a TSN is withheld: the first time, while the window doubles each round
-/// trip, and from then on. A peer that lies has ended its association after 19 of them; it can not
-/// know when to pause.
+/// Round trips before a TSN is withheld: the first time, while the window doubles each round trip,
+/// and afterwards. The association of a lying peer ends within 19 of them; it can not know when to
+/// be honest.
 const FIRST_ROUNDS: std::ops::RangeInclusive<u32> = 1..=6;
 const ROUNDS: std::ops::RangeInclusive<u32> = 1..=17;
 
-/// Bytes that are sent before another TSN is withheld. A gap costs a packet in each direction and
-/// makes the peer acknowledge every packet for a round trip, which is much for a request now and
-/// then.
+/// Minimum bytes between two withheld runs. A gap costs a packet in each direction and makes the
+/// peer acknowledge every packet for a round trip, which is too much for an occasional request.
 const BYTES: usize = 64 * 1024;
 
-/// Bytes after the last of these round trips, so that a peer can not tell where in a flight the gap
-/// is.
+/// Bytes to send after the last of these round trips, so that a peer can not predict the position
+/// of the gap in a flight.
 const OFFSET: std::ops::RangeInclusive<u32> = 0..=128 * 1024;
 
-/// TSNs that are skipped together, so that a peer can not take all gaps of one for these.
+/// TSNs skipped together, so that a peer can not recognize withheld gaps by their length.
 const RUN: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// Retransmission timeouts without a gap in a SACK after which the TSNs are given up. A receiver
-/// that drops what comes out of order never reports one.
+/// Retransmission timeouts without a reported gap after which a run is given up. A receiver that
+/// drops out-of-order chunks never reports one.
 const PATIENCE: u32 = 2;
 
 /// How TSNs can be withheld from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Means {
-    /// They are skipped, and passed over by FORWARD-TSN.
+pub(crate) enum WithholdMode {
+    /// They are skipped, and FORWARD-TSN passes them.
     Skip,
-    /// The same, and FORWARD-TSN is sent while no message is under way: no other begins until then.
-    SkipAndDrain,
+    /// As `Skip`, but FORWARD-TSN is sent while no message is in flight: none is started until
+    /// then.
+    SkipWhenDrained,
     /// A chunk is sent late.
     Delay,
 }
@@ -62,20 +62,20 @@ pub(crate) enum Means {
 /// What is withheld.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Withheld {
-    /// So many TSNs, which carry nothing.
+    /// This many TSNs, which carry nothing.
     Nothing(u32),
     /// The next chunk.
     Chunk,
 }
 
-/// The withheld TSNs of an association. There is one run at a time.
+/// The withheld TSNs of an association. There is at most one run at a time.
 #[derive(Debug)]
 pub(super) struct Withholding {
-    means: Means,
+    mode: WithholdMode,
     rounds: u32,
-    /// Bytes that were sent since the last time.
+    /// Bytes sent since the last run.
     bytes: usize,
-    /// Bytes that are left to send after the rounds.
+    /// Bytes left to send after the round trips.
     offset: usize,
     run: Option<Run>,
     timeouts: u32,
@@ -85,9 +85,9 @@ pub(super) struct Withholding {
 struct Run {
     first: u32,
     last: u32,
-    /// The peer has reported the gap.
+    /// Whether the peer has reported the gap.
     reported: bool,
-    /// When FORWARD-TSN was sent last, or the chunk. Before that the peer can not have them.
+    /// When FORWARD-TSN or the chunk was last sent. Before that the peer can not have the TSNs.
     sent_at: Option<Instant>,
     /// FORWARD-TSN is to be sent.
     due: bool,
@@ -96,7 +96,7 @@ struct Run {
 impl Withholding {
     pub(super) fn new() -> Self {
         Self {
-            means: Means::Delay,
+            mode: WithholdMode::Delay,
             rounds: entropy::choose(FIRST_ROUNDS),
             bytes: 0,
             offset: 0,
@@ -105,17 +105,18 @@ impl Withholding {
         }
     }
 
-    pub(super) fn set_means(&mut self, means: Means) {
-        self.means = means;
+    pub(super) fn set_withhold_mode(&mut self, mode: WithholdMode) {
+        self.mode = mode;
     }
 
     fn skips(&self) -> bool {
-        self.means != Means::Delay
+        self.mode != WithholdMode::Delay
     }
 
-    /// Whether no message may begin until FORWARD-TSN has passed what is skipped.
+    /// Whether no message may be started until FORWARD-TSN has passed the skipped TSNs.
     pub(super) fn is_draining(&self) -> bool {
-        self.means == Means::SkipAndDrain && self.run.as_ref().is_some_and(|run| run.reported)
+        self.mode == WithholdMode::SkipWhenDrained
+            && self.run.as_ref().is_some_and(|run| run.reported)
     }
 
     pub(super) fn on_sent(&mut self, bytes: usize) {
@@ -125,22 +126,27 @@ impl Withholding {
         }
     }
 
-    /// A round trip is over. `flight` says how many bytes go out in one.
+    /// A round trip has ended. `flight` is the number of bytes sent in one.
     pub(super) fn on_round(&mut self, flight: usize) {
         if self.rounds == 1 {
-            // In the flight that follows, and not beyond.
+            // Within the next flight.
             self.offset = (entropy::choose(OFFSET) as usize).min(flight / 2);
         }
         self.rounds = self.rounds.saturating_sub(1);
     }
 
-    /// Begins with the next TSN, if it is time. `begun` says whether it continues a message, in
-    /// which no TSN may be missing, and `follows` whether more than the next chunk waits to be
-    /// sent: what is sent last can not be withheld, as nothing would show the gap.
-    pub(super) fn begin(&mut self, next_tsn: u32, begun: bool, follows: bool) -> Option<Withheld> {
+    /// Starts a run at the next TSN, if one is due. `started` is whether the TSN continues a
+    /// message, in which none may be missing. `follows` is whether another chunk is queued after
+    /// the next one: the last chunk can not be withheld, as no later one would reveal the gap.
+    pub(super) fn begin(
+        &mut self,
+        next_tsn: u32,
+        started: bool,
+        follows: bool,
+    ) -> Option<Withheld> {
         let is_due =
             self.rounds == 0 && self.offset == 0 && self.bytes >= BYTES && self.run.is_none();
-        let is_possible = if self.skips() { !begun } else { follows };
+        let is_possible = if self.skips() { !started } else { follows };
         if !is_due || !is_possible {
             return None;
         }
@@ -164,19 +170,19 @@ impl Withholding {
         })
     }
 
-    /// Whether a peer that acknowledges a withheld TSN now acknowledges what it can not have.
-    pub(super) fn is_secret(&self) -> bool {
+    /// Whether the peer can not have the withheld TSNs, so that an acknowledgement of them is a
+    /// lie.
+    pub(super) fn is_unsent(&self) -> bool {
         self.run.as_ref().is_some_and(|run| run.sent_at.is_none())
     }
 
-    /// The TSN after what is withheld, until a SACK has reported it.
+    /// The TSN after the run, until a SACK has reported the gap before it.
     pub(super) fn awaited(&self) -> Option<u32> {
         let run = self.run.as_ref().filter(|run| !run.reported)?;
         Some(run.last.wrapping_add(1))
     }
 
-    /// A SACK has reported that TSN and not what is withheld. Returns the TSN whose chunk is to be
-    /// sent for that.
+    /// A SACK has reported the gap. Returns the TSN of the chunk to send now.
     pub(super) fn on_reported(&mut self) -> Option<u32> {
         let skips = self.skips();
         let run = self.run.as_mut()?;
@@ -184,18 +190,19 @@ impl Withholding {
         (!skips && run.sent_at.is_none()).then_some(run.first)
     }
 
-    /// A chunk is sent that is not new.
+    /// A chunk is retransmitted.
     pub(super) fn on_chunk_sent(&mut self, tsn: u32, now: Instant) {
         if let Some(run) = &mut self.run
-            && self.means == Means::Delay
+            && self.mode == WithholdMode::Delay
             && run.first == tsn
         {
             run.sent_at = Some(now);
         }
     }
 
-    /// Everything up to `reached` is acknowledged. Ends the run when that includes it, and makes
-    /// FORWARD-TSN due when its TSNs are next; again, when it is not answered for this long.
+    /// Everything up to `reached` is acknowledged. Ends the run if that includes it. Otherwise
+    /// FORWARD-TSN becomes due once the run is next, and again if it is not acknowledged within
+    /// `patience`.
     pub(super) fn on_reached(
         &mut self,
         reached: u32,
@@ -212,35 +219,36 @@ impl Withholding {
             return;
         }
         let is_late = |at| now.saturating_duration_since(at) > patience;
-        let is_time = match self.means {
-            Means::Skip => run.reported,
-            Means::SkipAndDrain => run.reported && is_drained,
-            Means::Delay => false,
+        let is_time = match self.mode {
+            WithholdMode::Skip => run.reported,
+            WithholdMode::SkipWhenDrained => run.reported && is_drained,
+            WithholdMode::Delay => false,
         };
         if is_time && run.follows_on(reached) && run.sent_at.is_none_or(is_late) {
             run.due = true;
         }
     }
 
-    /// It is time to send the last packet again: this was perhaps the one that was lost.
+    /// A tail probe is due: FORWARD-TSN may be what was lost.
     pub(super) fn on_probe(&mut self, reached: u32) {
         if let Some(run) = &mut self.run {
-            run.due |=
-                self.means != Means::Delay && run.sent_at.is_some() && run.follows_on(reached);
+            run.due |= self.mode != WithholdMode::Delay
+                && run.sent_at.is_some()
+                && run.follows_on(reached);
         }
     }
 
-    /// The retransmission timeout has passed, and everything up to `reached` is acknowledged.
-    /// Everything that has a chunk is sent again.
+    /// The retransmission timeout has expired, and everything up to `reached` is acknowledged.
+    /// Every chunk is retransmitted.
     pub(super) fn on_timeout(&mut self, reached: u32, is_drained: bool) {
         self.timeouts = self.timeouts.saturating_add(1);
         let Some(run) = &mut self.run else {
             return;
         };
-        let is_time = match self.means {
-            Means::Skip => run.reported || self.timeouts >= PATIENCE,
-            Means::SkipAndDrain => run.reported && is_drained,
-            Means::Delay => false,
+        let is_time = match self.mode {
+            WithholdMode::Skip => run.reported || self.timeouts >= PATIENCE,
+            WithholdMode::SkipWhenDrained => run.reported && is_drained,
+            WithholdMode::Delay => false,
         };
         run.due |= is_time && run.follows_on(reached);
     }
@@ -250,7 +258,7 @@ impl Withholding {
         self.run.as_ref().is_some_and(|run| run.due)
     }
 
-    /// The TSN of a FORWARD-TSN that is sent now.
+    /// The new cumulative TSN of a FORWARD-TSN to send now.
     pub(super) fn take_forward(&mut self, now: Instant) -> Option<u32> {
         let run = self.run.as_mut()?;
         let is_due = std::mem::take(&mut run.due);

@@ -3,14 +3,14 @@
 use super::withholding::{sack, seeds};
 use super::*;
 use crate::entropy;
-use crate::sender::{Means, Sender};
+use crate::sender::{Sender, WithholdMode};
 
-/// How a peer lies that sees nothing of what is sent, and guesses it right.
+/// How a peer lies without looking at what is sent, guessing everything else correctly.
 #[derive(Debug, Clone, Copy)]
 enum Lie {
     /// Everything was received.
     Everything,
-    /// All but the first, so that the cumulative number says nothing.
+    /// All but the first chunk, so that the cumulative TSN reveals nothing.
     AllButTheFirst,
     /// Half of the flight, with a margin for what was not sent.
     Half,
@@ -21,38 +21,42 @@ fn a_peer_that_acknowledges_what_it_has_not_received_ends_the_association_within
     let lies = [Lie::Everything, Lie::AllButTheFirst, Lie::Half];
     for seed in 0..seeds(300) {
         entropy::fix(seed);
-        let means = [Means::Skip, Means::SkipAndDrain, Means::Delay];
+        let means = [
+            WithholdMode::Skip,
+            WithholdMode::SkipWhenDrained,
+            WithholdMode::Delay,
+        ];
         let (lie, means) = (lies[(seed % 3) as usize], means[(seed / 3 % 3) as usize]);
         println!("seed {seed}: {lie:?}, {means:?}");
         let mut sender = Sender::new(1000, 1160);
         sender.set_peer_window(64 << 20);
-        sender.set_means(means);
+        sender.set_withhold_mode(means);
         sender.open(1);
         let (mut now, mut events) = (Instant::now(), VecDeque::new());
-        let mut highest = 999_u32;
-        let mut acknowledged = highest;
+        let mut highest_sent = 999_u32;
+        let mut acknowledged = highest_sent;
         let ended = (1..=20).find(|_| {
-            // A flight, which does not arrive.
+            // A flight that does not arrive.
             while sender.totals().0 < 64 << 20 {
                 sender.write(1, 53, Bytes::from_static(&[7; 16_384]));
             }
             let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
             sender.fill(now, &mut out);
             for packet in out.finish().0 {
-                highest = data_tsns(&packet).into_iter().fold(highest, u32::max);
+                highest_sent = data_tsns(&packet).into_iter().fold(highest_sent, u32::max);
             }
             now += Duration::from_millis(1);
-            let ahead = (highest - acknowledged) as u16;
+            let ahead = (highest_sent - acknowledged) as u16;
             let value = match lie {
                 Lie::Everything => {
-                    acknowledged = highest;
-                    sack(highest, &[])
+                    acknowledged = highest_sent;
+                    sack(highest_sent, &[])
                 }
                 Lie::Half => {
                     acknowledged += u32::from(ahead / 2).max(1);
                     sack(acknowledged, &[])
                 }
-                Lie::AllButTheFirst => sack(999, &[(2, (highest - 999) as u16)]),
+                Lie::AllButTheFirst => sack(999, &[(2, (highest_sent - 999) as u16)]),
             };
             let sack = packet::Sack::parse(&value).expect("sound");
             let taken = sender.handle_sack(now, sack, &mut events);
@@ -62,34 +66,34 @@ fn a_peer_that_acknowledges_what_it_has_not_received_ends_the_association_within
     }
 }
 
-/// Bytes that are written and not acknowledged.
+/// Bytes that stay written and unacknowledged.
 const FLIGHT: usize = 1 << 20;
 
-/// A sender, and a peer that may look at what is sent or not.
+/// A sender whose peer may look at what is sent.
 struct Watched {
     sender: Sender,
     now: Instant,
     events: VecDeque<Event>,
-    highest: u32,
-    /// What has arrived, FORWARD-TSN included, for a peer that is honest for a while.
-    arrived: std::collections::BTreeSet<u32>,
+    highest_sent: u32,
+    /// TSNs that have arrived, FORWARD-TSN included, for a peer that is honest for a while.
+    received: std::collections::BTreeSet<u32>,
     forwarded: u32,
     window: u32,
 }
 
 impl Watched {
-    fn new(seed: u64, means: Means) -> Self {
+    fn new(seed: u64, means: WithholdMode) -> Self {
         entropy::fix(seed);
         let mut sender = Sender::new(1000, 1160);
         sender.set_peer_window(64 << 20);
-        sender.set_means(means);
+        sender.set_withhold_mode(means);
         sender.open(1);
         Self {
             sender,
             now: Instant::now(),
             events: VecDeque::new(),
-            highest: 999,
-            arrived: std::collections::BTreeSet::new(),
+            highest_sent: 999,
+            received: std::collections::BTreeSet::new(),
             forwarded: 999,
             window: 64 << 20,
         }
@@ -109,9 +113,9 @@ impl Watched {
                     self.forwarded = self.forwarded.max(forward.cumulative_tsn);
                 }
             }
-            self.arrived.extend(data_tsns(&packet));
+            self.received.extend(data_tsns(&packet));
         }
-        self.highest = self.arrived.last().copied().unwrap_or(999);
+        self.highest_sent = self.received.last().copied().unwrap_or(999);
         self.now += Duration::from_millis(1);
     }
 
@@ -122,16 +126,16 @@ impl Watched {
         self.sender.handle_sack(self.now, sack, &mut self.events)
     }
 
-    /// Tells the truth.
+    /// Acknowledges what has arrived.
     fn sack_honestly(&mut self) {
         let mut cumulative = self.forwarded;
-        while self.arrived.contains(&(cumulative + 1)) {
+        while self.received.contains(&(cumulative + 1)) {
             cumulative += 1;
         }
-        self.arrived = self.arrived.split_off(&(cumulative + 1));
-        let ahead = self.arrived.first().map(|first| {
+        self.received = self.received.split_off(&(cumulative + 1));
+        let ahead = self.received.first().map(|first| {
             let distance = |tsn: u32| (tsn - cumulative) as u16;
-            (distance(*first), distance(self.highest))
+            (distance(*first), distance(self.highest_sent))
         });
         self.forwarded = cumulative;
         let gaps: Vec<_> = ahead.into_iter().collect();
@@ -141,11 +145,15 @@ impl Watched {
 
 const FOUND: Result<(), Violation> = Err(Violation("an acknowledgement of what was withheld"));
 
-/// It lies only while it believes that nothing can be withheld.
+/// Lies only while it believes that nothing can be withheld.
 #[test]
 fn a_peer_that_lies_in_the_round_trips_after_each_gap_is_found() {
     for seed in 0..30 {
-        let means = [Means::Skip, Means::SkipAndDrain, Means::Delay][(seed % 3) as usize];
+        let means = [
+            WithholdMode::Skip,
+            WithholdMode::SkipWhenDrained,
+            WithholdMode::Delay,
+        ][(seed % 3) as usize];
         let mut watched = Watched::new(seed, means);
         let mut lies = 0;
         let mut was_gap = false;
@@ -153,14 +161,14 @@ fn a_peer_that_lies_in_the_round_trips_after_each_gap_is_found() {
             watched.send();
             if lies > 0 {
                 lies -= 1;
-                let highest = watched.highest;
-                watched.forwarded = highest;
-                watched.arrived.clear();
-                watched.arrived.insert(highest);
-                return watched.sack(highest, &[]) == FOUND;
+                let highest_sent = watched.highest_sent;
+                watched.forwarded = highest_sent;
+                watched.received.clear();
+                watched.received.insert(highest_sent);
+                return watched.sack(highest_sent, &[]) == FOUND;
             }
             watched.sack_honestly();
-            let is_gap = !watched.arrived.is_empty();
+            let is_gap = !watched.received.is_empty();
             if was_gap && !is_gap {
                 lies = 8;
             }
@@ -171,17 +179,20 @@ fn a_peer_that_lies_in_the_round_trips_after_each_gap_is_found() {
     }
 }
 
-/// A gap somewhere is reported first, so that what is withheld is sent, and the rest is
-/// acknowledged at once.
+/// Reports a gap first, so that what is withheld is sent, and acknowledges the rest at once.
 #[test]
 fn a_peer_that_reports_some_gap_before_it_lies_is_found() {
     for seed in 0..100 {
-        let means = [Means::Skip, Means::SkipAndDrain, Means::Delay][(seed % 3) as usize];
+        let means = [
+            WithholdMode::Skip,
+            WithholdMode::SkipWhenDrained,
+            WithholdMode::Delay,
+        ][(seed % 3) as usize];
         let mut watched = Watched::new(seed, means);
         let mut acknowledged = 999;
         let found = (0..20).find(|_| {
             watched.send();
-            let (highest, ahead) = (watched.highest, watched.highest - acknowledged);
+            let (highest_sent, ahead) = (watched.highest_sent, watched.highest_sent - acknowledged);
             if ahead < 2 {
                 return false;
             }
@@ -189,26 +200,25 @@ fn a_peer_that_reports_some_gap_before_it_lies_is_found() {
             if watched.sack(acknowledged, &[(distance, distance)]) == FOUND {
                 return true;
             }
-            acknowledged = highest;
+            acknowledged = highest_sent;
             watched.sack(acknowledged, &[]) == FOUND
         });
         assert!(found.is_some(), "seed {seed}, {means:?}");
     }
 }
 
-/// Each number by itself, while a gap is reported all the time, so that FORWARD-TSN would go out in
-/// between.
+/// Each TSN by itself while a gap is always reported, so that FORWARD-TSN would be sent in between.
 #[test]
 fn a_peer_that_lies_step_by_step_is_found() {
     for seed in 0..10 {
-        let mut watched = Watched::new(seed, Means::Skip);
+        let mut watched = Watched::new(seed, WithholdMode::Skip);
         let mut acknowledged = 999;
         let found = (0..20).find(|_| {
             watched.send();
-            let highest = watched.highest;
-            while acknowledged + 1 < highest {
+            let highest_sent = watched.highest_sent;
+            while acknowledged + 1 < highest_sent {
                 acknowledged += 1;
-                let distance = (highest - acknowledged) as u16;
+                let distance = (highest_sent - acknowledged) as u16;
                 let gap = [(distance, distance)];
                 if watched.sack(acknowledged, &gap[..usize::from(distance > 1)]) == FOUND {
                     return true;
@@ -221,22 +231,26 @@ fn a_peer_that_lies_step_by_step_is_found() {
     }
 }
 
-/// So that nothing can be sent after what is withheld.
+/// So that nothing can be sent after the withheld TSN.
 #[test]
 fn a_peer_that_lies_with_a_window_of_one_chunk_is_found() {
-    for (seed, means) in [(1, Means::Delay), (2, Means::Delay), (3, Means::Skip)] {
+    for (seed, means) in [
+        (1, WithholdMode::Delay),
+        (2, WithholdMode::Delay),
+        (3, WithholdMode::Skip),
+    ] {
         let mut watched = Watched::new(seed, means);
         watched.window = 1200;
         let found = (0..400).find(|_| {
             watched.send();
-            let highest = watched.highest.max(999);
-            watched.sack(highest, &[]) == FOUND
+            let highest_sent = watched.highest_sent.max(999);
+            watched.sack(highest_sent, &[]) == FOUND
         });
         // Or it gets nothing more: it would have to acknowledge what it can not know.
         let stands = watched.sender.totals().0 >= FLIGHT && {
-            let before = watched.highest;
+            let before = watched.highest_sent;
             watched.send();
-            watched.highest == before
+            watched.highest_sent == before
         };
         assert!(found.is_some() || stands, "{means:?}");
     }

@@ -1,4 +1,4 @@
-//! Two associations and a network between them that loses, delays, repeats and reorders.
+//! Two associations and a network that loses, delays, duplicates and reorders packets.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,12 +24,12 @@ const CONFIG: Config = Config {
     progress_timeout: Duration::from_secs(30),
 };
 
-/// What a path does to a packet.
+/// Conditions of a path.
 #[derive(Debug, Clone, Copy)]
 struct Faults {
     loss: f64,
     repeat: f64,
-    /// Longest extra delay.
+    /// Maximum extra delay.
     jitter: Duration,
 }
 
@@ -46,7 +46,7 @@ struct Side {
     received: BTreeMap<u16, Vec<Bytes>>,
     finished: Vec<u16>,
     reset: Vec<u16>,
-    /// Reads what comes.
+    /// Whether it reads what arrives.
     reads: bool,
 }
 
@@ -80,9 +80,9 @@ impl Side {
         }
     }
 
-    fn lost(&self) -> Option<EndReason> {
+    fn end_reason(&self) -> Option<EndReason> {
         self.events.iter().find_map(|event| match event {
-            Event::Ended(lost) => Some(*lost),
+            Event::Ended(reason) => Some(*reason),
             _ => None,
         })
     }
@@ -97,7 +97,7 @@ struct Pair {
     sides: [Side; 2],
     under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
     sent: u64,
-    /// Which packets the path lets through.
+    /// Which packets the path forwards.
     passes: Filter,
 }
 
@@ -188,10 +188,10 @@ impl Pair {
 
     fn write(&mut self, side: usize, id: u16, message: Vec<u8>) {
         let association = &mut self.sides[side].association;
-        assert!(association.write(id, message.into(), Protocol::Binary));
+        assert!(association.write(id, message.into(), Ppid::Binary));
     }
 
-    /// Nothing is held for anybody.
+    /// Asserts that nothing is held.
     #[track_caller]
     fn assert_idle(&self) {
         for side in &self.sides {
@@ -199,7 +199,7 @@ impl Pair {
             assert!(side.association.resets.is_idle());
             assert_eq!(side.association.receiver.held(), 0);
             assert_eq!(side.association.next_timeout(), None);
-            assert!(side.association.answers.is_empty());
+            assert!(side.association.replies.is_empty());
         }
     }
 }
@@ -208,18 +208,18 @@ fn pattern(length: usize, salt: usize) -> Vec<u8> {
     (0..length).map(|at| (at + salt) as u8).collect()
 }
 
-/// A side whose peer sends these DATA chunks.
+/// A receiver whose peer starts at TSN 100.
 fn receiver() -> Receiver {
     Receiver::new(100, CONFIG.receive_buffer, CONFIG.max_message)
 }
 
-fn data(tsn: u32, sequence: u16, flags: u8) -> DataHeader {
+fn data(tsn: u32, ssn: u16, flags: u8) -> DataHeader {
     DataHeader {
         flags,
         tsn,
         stream: 1,
-        sequence,
-        protocol: 53,
+        ssn,
+        ppid: 53,
     }
 }
 

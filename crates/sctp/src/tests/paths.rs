@@ -1,4 +1,4 @@
-//! Paths that lose, delay, repeat and reorder, and outages.
+//! Paths that lose, delay, duplicate and reorder packets, and outages.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn whatever_the_path_does_messages_arrive_once_and_in_order() {
         let mut expected = [BTreeMap::new(), BTreeMap::new()];
         for (side, expected) in expected.iter_mut().enumerate() {
             for _ in 0..rng.random_range(1..5) {
-                // Both use some of the numbers.
+                // Some ids are used by both sides.
                 let id = rng.random_range(1..8);
                 pair.sides[side].association.open_stream(id);
                 for _ in 0..rng.random_range(1..20) {
@@ -61,7 +61,7 @@ fn whatever_the_path_does_messages_arrive_once_and_in_order() {
         pair.until("the end", |pair| {
             pair.sides
                 .iter()
-                .all(|side| side.lost() == Some(EndReason::Closed))
+                .all(|side| side.end_reason() == Some(EndReason::Closed))
         });
     }
 }
@@ -101,7 +101,7 @@ fn a_lost_packet_holds_back_its_own_stream_only() {
         pair.sides[0].association.open_stream(id);
         pair.write(0, id, pattern(3000, 0));
     }
-    // The first DATA packet is lost, once.
+    // The first DATA packet is lost once.
     let mut lost = false;
     pair.passes = Box::new(move |from, packet| {
         let is_data = parse(packet)
@@ -125,7 +125,7 @@ fn a_lost_tail_does_not_wait_for_the_timeout() {
     let mut packets = 0;
     pair.passes = Box::new(move |from, _| {
         packets += usize::from(from == 0);
-        // The last of three.
+        // The last of three packets.
         from != 0 || packets != 3
     });
     pair.until("the second", |pair| pair.sides[1].received[&1].len() == 2);
@@ -169,7 +169,7 @@ fn what_a_peer_has_thrown_away_behind_a_gap_is_sent_again() {
     for salt in 0..6 {
         pair.write(0, 1, pattern(1100, salt));
     }
-    // Its receiver forgets all but the next number each time that something came, and says so.
+    // The receiver discards everything after a gap each time something arrives, and reports that.
     let end = pair.now + Duration::from_secs(60);
     let mut lost = 0;
     pair.passes = Box::new(move |from, packet| {
@@ -190,7 +190,7 @@ fn what_a_peer_has_thrown_away_behind_a_gap_is_sent_again() {
     assert_eq!(pair.sides[1].received[&1].len(), 6);
 }
 
-/// A path that carries SACKs, HEARTBEATs and resets, and no DATA.
+/// A path that forwards SACKs, HEARTBEATs and resets, but no DATA.
 #[test]
 fn data_that_is_never_acknowledged_ends_the_association() {
     let mut pair = Pair::connected(1, CLEAN);
@@ -200,8 +200,8 @@ fn data_that_is_never_acknowledged_ends_the_association() {
     });
     let began = pair.now;
     pair.write(0, 2, vec![7; 60_000]);
-    pair.until("the end", |pair| pair.sides[0].lost().is_some());
-    assert_eq!(pair.sides[0].lost(), Some(EndReason::NoProgress));
+    pair.until("the end", |pair| pair.sides[0].end_reason().is_some());
+    assert_eq!(pair.sides[0].end_reason(), Some(EndReason::NoProgress));
     let took = pair.now - began;
     let limit = CONFIG.progress_timeout;
     assert!(
@@ -209,6 +209,6 @@ fn data_that_is_never_acknowledged_ends_the_association() {
         "{took:?}"
     );
     pair.until("the peer hears of it", |pair| {
-        pair.sides[1].lost().is_some()
+        pair.sides[1].end_reason().is_some()
     });
 }

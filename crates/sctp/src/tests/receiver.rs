@@ -1,4 +1,4 @@
-//! What comes in: order, gaps, streams that end.
+//! Receiving: order, gaps, streams that end.
 
 use super::*;
 
@@ -11,11 +11,11 @@ fn a_number_that_is_used_again_at_once_begins_another_stream() {
         pair.write(0, 1, pattern(10, round));
         pair.sides[0].association.reset_stream(1);
         pair.run(Duration::from_secs(2));
-        // As a peer does that does not wait for our answer.
+        // As a peer does that does not wait for our response.
         let receiver = &mut pair.sides[0].association.receiver;
         receiver.reset(1, &mut VecDeque::new());
         receiver.retire(1, &mut VecDeque::new());
-        receiver.take_unanswered();
+        receiver.take_ended();
     }
     let opened = |side: &Side| {
         let is_opened = |event: &&Event| matches!(event, Event::Opened { .. });
@@ -37,7 +37,7 @@ fn a_number_that_is_used_again_at_once_begins_another_stream() {
 fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
     let mut events = VecDeque::new();
     let mut receiver = receiver();
-    // Every other number, so that nothing is ever whole in order.
+    // Every other TSN, so that nothing is complete in order.
     for distance in (1..200_000).step_by(2) {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
@@ -46,7 +46,7 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
     }
     assert!(receiver.held() <= CONFIG.receive_buffer);
     assert!(receiver.sack().2.len() <= 1024);
-    // What is missing still has its place, and what waited for it follows.
+    // The missing TSNs still have room, and release what waited for them.
     for distance in (0..1000).step_by(2) {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
@@ -61,13 +61,12 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
     assert!(read >= 1000, "{read}");
 }
 
-/// The bounds one by one: the number that is furthest ahead, the gaps, the bytes.
+/// Each bound by itself: the largest offset, the gaps, the bytes.
 #[test]
 fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
     let mut events = VecDeque::new();
     let mut take = |receiver: &mut crate::receiver::Receiver, distance: u32, length: usize| {
-        // The last that arrived in order is 99.
-        // The beginning of a message, so that none is whole.
+        // The cumulative TSN is 99. First fragments only, so that no message is complete.
         let header = data(99 + distance, 9, flag::BEGIN);
         let before = receiver.held();
         let payload = vec![1; length];
@@ -82,7 +81,7 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
     let mut gaps = receiver();
     let taken = (1..4000).filter(|n| take(&mut gaps, 2 * n, 10)).count();
     assert_eq!((taken, gaps.sack().2.len()), (1024, 1024));
-    // In one run behind one gap, of packets.
+    // One range after one gap, with the payload of packets.
     let mut bytes = receiver();
     let taken = (2..60_000).filter(|n| take(&mut bytes, *n, 1000)).count();
     let held = bytes.held();
@@ -96,7 +95,7 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
 #[test]
 fn pieces_that_make_no_message_end_the_association() {
     let rounds: [&[(u32, u16, u8)]; 4] = [
-        // No beginning, two beginnings, another sequence number, another kind of order.
+        // No beginning, two beginnings, another sequence number, ordered and unordered mixed.
         &[(100, 0, 0)],
         &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
         &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
@@ -122,7 +121,7 @@ fn pieces_that_make_no_message_end_the_association() {
     assert_eq!(too_long, Some(100 + CONFIG.max_message as u32 / 1000));
 }
 
-/// A peer uses a number again behind a reset that has to wait for what was lost in front of it.
+/// A peer reuses an id after a reset that waits for lost DATA before it.
 #[test]
 fn what_is_behind_a_reset_waits_for_it() {
     let mut receiver = receiver();
@@ -165,6 +164,6 @@ fn a_number_that_is_reset_and_used_without_end_ends_the_association() {
         receiver.reset(1, &mut events);
         taken.is_err()
     });
-    // The first, and 16 behind it.
+    // The first stream and 16 successors.
     assert_eq!(ended, Some(117));
 }

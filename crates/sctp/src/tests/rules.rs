@@ -1,4 +1,4 @@
-//! What a peer may do, and what it is told.
+//! Protocol rules: what a peer may send, and what is reported to it.
 
 use super::*;
 
@@ -16,9 +16,9 @@ fn answers_are_few_whatever_is_asked() {
             association.handle_packet(pair.now, &packet);
         }
     }
-    assert_eq!(association.answers.len(), MAX_ANSWERS);
-    let answers = association.poll_transmit(pair.now).expect("answers");
-    assert_eq!(answers.len(), 1);
+    assert_eq!(association.replies.len(), MAX_REPLIES);
+    let replies = association.poll_transmit(pair.now).expect("answers");
+    assert_eq!(replies.len(), 1);
     pair.run(Duration::from_secs(1));
     pair.assert_idle();
 }
@@ -42,12 +42,12 @@ fn a_peer_that_acknowledges_what_was_not_sent_is_left() {
     }
     pair.sides[0].take_events();
     assert!(matches!(
-        pair.sides[0].lost(),
+        pair.sides[0].end_reason(),
         Some(EndReason::Violation(_))
     ));
-    // The peer is told.
+    // The peer receives the ABORT.
     pair.until("the end", |pair| {
-        pair.sides[1].lost() == Some(EndReason::Aborted)
+        pair.sides[1].end_reason() == Some(EndReason::Aborted)
     });
 }
 
@@ -56,7 +56,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
     let mut server = Association::new(CONFIG);
     let peer = Init {
         tag: 7,
-        window: 1 << 20,
+        a_rwnd: 1 << 20,
         first_tsn: 100,
         inbound_streams: u16::MAX,
         zero_checksum: true,
@@ -78,14 +78,15 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
     assert_eq!(server.next_event(), None);
 }
 
-/// pion before 1.8.11, which go-libp2p had before v0.34, takes no INIT-ACK with a parameter that it does not know.
+/// pion before 1.8.11, which go-libp2p used before v0.34, rejects an INIT-ACK with an unknown
+/// parameter.
 #[test]
 fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
     for zero_checksum in [false, true] {
         let mut server = Association::new(CONFIG);
         let peer = Init {
             tag: 7,
-            window: 1 << 20,
+            a_rwnd: 1 << 20,
             first_tsn: 100,
             inbound_streams: u16::MAX,
             zero_checksum,
@@ -105,7 +106,7 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
     }
 }
 
-/// Hands chunks to a side, together in a packet of its peer's.
+/// Delivers chunks to a side, bundled in one packet of its peer.
 fn hand(pair: &mut Pair, side: usize, chunks: &[(u8, &[u8])]) {
     let header = ([PORT, PORT], pair.sides[side].association.own.tag);
     let mut packets = Packets::new(1160, header, false, BytesMut::new());
@@ -119,7 +120,7 @@ fn hand(pair: &mut Pair, side: usize, chunks: &[(u8, &[u8])]) {
     }
 }
 
-/// Chunks that a side sends now, with their values.
+/// Types and values of the chunks that a side sends now.
 fn sent(pair: &mut Pair, side: usize) -> Vec<(u8, Vec<u8>)> {
     let packets = pair.sides[side].association.poll_transmit(pair.now);
     let packets = packets.unwrap_or_default();
@@ -131,8 +132,8 @@ fn sent(pair: &mut Pair, side: usize) -> Vec<(u8, Vec<u8>)> {
 
 const HEARTBEAT: (u8, &[u8]) = (kind::HEARTBEAT, &[0, 1, 0, 8, 1, 2, 3, 4]);
 
-/// RFC 9260 section 3.2: the first bit says whether what follows in the packet counts, and the second whether the
-/// peer is told.
+/// RFC 9260 section 3.2: the first bit says whether to process the rest of the packet, the second
+/// whether to report the chunk.
 #[test]
 fn what_is_not_recognized_says_what_becomes_of_it() {
     let rounds = [
@@ -145,7 +146,7 @@ fn what_is_not_recognized_says_what_becomes_of_it() {
         (0xbf, true, false),
         (0xc1, true, true),
         (0xff, true, true),
-        // Known, and of no interest here.
+        // Known, but ignored.
         (9, true, false),
         (12, true, false),
         (13, true, false),
@@ -153,16 +154,16 @@ fn what_is_not_recognized_says_what_becomes_of_it() {
     for (unknown, goes_on, tells) in rounds {
         let mut pair = Pair::connected(1, CLEAN);
         hand(&mut pair, 0, &[(unknown, b"what"), HEARTBEAT]);
-        let answers = sent(&mut pair, 0);
-        let has = |kind| answers.iter().any(|(sent, _)| *sent == kind);
+        let replies = sent(&mut pair, 0);
+        let has = |kind| replies.iter().any(|(sent, _)| *sent == kind);
         assert_eq!(has(kind::HEARTBEAT_ACK), goes_on, "{unknown:#x}");
-        let errors = answers.iter().filter(|(sent, _)| *sent == kind::ERROR);
+        let errors = replies.iter().filter(|(sent, _)| *sent == kind::ERROR);
         let errors: Vec<_> = errors.map(|(_, value)| value.clone()).collect();
         // Cause 6 with the chunk.
         let expected = [0, 6, 0, 12, unknown, 0, 0, 8, b'w', b'h', b'a', b't'];
         let expected: &[Vec<u8>] = if tells { &[expected.to_vec()] } else { &[] };
         assert_eq!(errors, expected, "{unknown:#x}");
-        assert_eq!(pair.sides[0].lost(), None);
+        assert_eq!(pair.sides[0].end_reason(), None);
     }
 }
 
@@ -173,9 +174,9 @@ fn reports_of_what_is_not_recognized_are_few_and_short() {
     for _ in 0..1000 {
         hand(&mut pair, 0, &[(0xff, &long)]);
     }
-    let answers = sent(&mut pair, 0);
-    assert_eq!(answers.len(), MAX_ANSWERS);
-    assert!(answers.iter().all(|(_, value)| value.len() <= 4 + 4 + 64));
+    let replies = sent(&mut pair, 0);
+    assert_eq!(replies.len(), MAX_REPLIES);
+    assert!(replies.iter().all(|(_, value)| value.len() <= 4 + 4 + 64));
 }
 
 /// RFC 9260 section 6.2.
@@ -191,7 +192,7 @@ fn data_without_user_data_ends_the_association_and_the_peer_is_told_which() {
     assert_eq!(sent(&mut pair, 0), [(kind::ABORT, expected)]);
     pair.sides[0].take_events();
     assert!(matches!(
-        pair.sides[0].lost(),
+        pair.sides[0].end_reason(),
         Some(EndReason::Violation(_))
     ));
 }
@@ -208,7 +209,7 @@ fn data_on_a_stream_beyond_those_that_are_taken_is_reported_and_dropped() {
     // The peer's own side knows the limit.
     let peer = &mut pair.sides[1].association;
     assert!(!peer.open_stream(10) && peer.open_stream(9));
-    assert!(!peer.write(10, Bytes::from_static(b"x"), Protocol::Binary));
+    assert!(!peer.write(10, Bytes::from_static(b"x"), Ppid::Binary));
     let mut value = peer.own.first_tsn.to_be_bytes().to_vec();
     value.extend([0, 10, 0, 0, 0, 0, 0, 53, b'x']);
     hand(&mut pair, 0, &[(kind::DATA, &value)]);
@@ -219,12 +220,12 @@ fn data_on_a_stream_beyond_those_that_are_taken_is_reported_and_dropped() {
     let first = pair.sides[1].association.own.first_tsn;
     assert!(receiver.has_reached(first), "it is acknowledged");
     hand(&mut pair, 0, &[(kind::DATA, &value)]);
-    let answers = sent(&mut pair, 0);
+    let replies = sent(&mut pair, 0);
     let error = (kind::ERROR, vec![0, 1, 0, 8, 0, 10, 0, 0]);
-    assert!(answers.contains(&error), "{answers:?}");
+    assert!(replies.contains(&error), "{replies:?}");
 }
 
-/// RFC 9260 section 9.2. The SACK of the last DATA was lost, and the peer has nothing more to say.
+/// RFC 9260 section 9.2. The SACK of the last DATA was lost, and the peer sends nothing more.
 #[test]
 fn a_shutdown_acknowledges_what_its_cumulative_tsn_says() {
     let mut pair = Pair::connected(1, CLEAN);
@@ -240,19 +241,19 @@ fn a_shutdown_acknowledges_what_its_cumulative_tsn_says() {
             .contains(&Event::Acknowledged { id: 1 })
     );
     assert_eq!(pair.sides[0].association.held(), 0);
-    let answers = sent(&mut pair, 0);
-    assert_eq!(answers, [(kind::SHUTDOWN_ACK, Vec::new())]);
+    let replies = sent(&mut pair, 0);
+    assert_eq!(replies, [(kind::SHUTDOWN_ACK, Vec::new())]);
 }
 
-/// pion, sctp-proto and webrtc-sctp put the number in that their own DATA has reached with us.
+/// pion, sctp-proto and webrtc-sctp put the TSN of their own DATA into the field.
 #[test]
 fn a_shutdown_with_a_number_of_the_other_direction_ends_the_association_in_order() {
     for ahead in [5, 1 << 20, 1 << 31, u32::MAX] {
         let mut pair = Pair::connected(1, CLEAN);
         let other = pair.sides[0].association.own.first_tsn.wrapping_add(ahead);
         hand(&mut pair, 0, &[(kind::SHUTDOWN, &other.to_be_bytes())]);
-        let answers = sent(&mut pair, 0);
-        assert_eq!(answers, [(kind::SHUTDOWN_ACK, Vec::new())], "{ahead}");
-        assert_eq!(pair.sides[0].lost(), None);
+        let replies = sent(&mut pair, 0);
+        assert_eq!(replies, [(kind::SHUTDOWN_ACK, Vec::new())], "{ahead}");
+        assert_eq!(pair.sides[0].end_reason(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What goes out: windows, what is held, streams that are reset.
+//! Sending: windows, held memory, streams that are reset.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn what_is_not_read_fills_the_window_and_no_more_and_goes_on_when_it_is() {
     }
 }
 
-/// A reader that takes its time is not a peer that has died.
+/// A slow reader is not a dead peer.
 #[test]
 fn a_window_that_is_shut_for_an_hour_ends_nothing() {
     let mut pair = Pair::connected(1, CLEAN);
@@ -39,7 +39,7 @@ fn a_window_that_is_shut_for_an_hour_ends_nothing() {
         pair.write(0, 2, vec![7; 16_000]);
     }
     pair.run(Duration::from_secs(3600));
-    assert_eq!(pair.sides[0].lost(), None);
+    assert_eq!(pair.sides[0].end_reason(), None);
     pair.sides[1].reads = true;
     pair.sides[1].read(2);
     pair.until("all of it", |pair| pair.sides[1].received[&2].len() == 40);
@@ -48,7 +48,7 @@ fn a_window_that_is_shut_for_an_hour_ends_nothing() {
     });
 }
 
-/// What the application has queued on a stream that the peer resets reaches nobody any more.
+/// What is queued on a stream that the peer resets can not reach anybody.
 #[test]
 fn what_has_not_begun_on_a_stream_that_the_peer_resets_is_dropped_and_its_writers_are_told() {
     let mut pair = Pair::connected(1, CLEAN);
@@ -67,7 +67,7 @@ fn what_has_not_begun_on_a_stream_that_the_peer_resets_is_dropped_and_its_writer
     pair.until("the reset", |pair| pair.sides[0].finished.contains(&2));
     let after = pair.sides[0].association.held();
     assert!(after < before / 4, "{before} bytes held, then {after}");
-    assert!(pair.sides[0].events.contains(&Event::Room));
+    assert!(pair.sides[0].events.contains(&Event::Writable));
     pair.write(0, 4, vec![9; 5000]);
     let began = pair.now;
     pair.until("the neighbour", |pair| {
@@ -77,10 +77,11 @@ fn what_has_not_begun_on_a_stream_that_the_peer_resets_is_dropped_and_its_writer
     pair.until("both resets", |pair| pair.sides[0].reset.contains(&2));
     pair.run(Duration::from_secs(1));
     assert_eq!(pair.sides[0].association.held(), 0);
-    assert_eq!(pair.sides[0].association.all_unacknowledged(), 0);
+    assert_eq!(pair.sides[0].association.total_unacknowledged(), 0);
 }
 
-/// A peer that acknowledges all but the first makes this side keep everything: that counts.
+/// A peer that acknowledges all but the first chunk makes this side keep everything: that is
+/// counted.
 #[test]
 fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
     let mut sender = crate::sender::Sender::new(1000, 1160);
@@ -88,7 +89,7 @@ fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
     sender.open(1);
     let now = Instant::now();
     let mut events = VecDeque::new();
-    // One fills a packet.
+    // One message fills a packet.
     for _ in 0..10 {
         sender.write(1, 53, Bytes::from(vec![7; 1132]));
     }
@@ -113,16 +114,16 @@ fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
     };
     take(&mut sender, &sack(999, &[(2, 10)]));
     assert_eq!(sender.totals(), (1132, held));
-    // Takes back, and gives again: counted once.
+    // Revoked and reported again: counted once.
     take(&mut sender, &sack(999, &[]));
     take(&mut sender, &sack(999, &[(2, 10)]));
     assert_eq!(sender.totals(), (1132, held));
     take(&mut sender, &sack(1009, &[]));
     assert_eq!(sender.totals(), (0, 0));
-    assert_eq!(events, [Event::Room, Event::Acknowledged { id: 1 }]);
+    assert_eq!(events, [Event::Writable, Event::Acknowledged { id: 1 }]);
 }
 
-/// Windows count the chunk with its header: messages of one byte are mostly that.
+/// Windows count chunks with their header, which is most of a one-byte message.
 #[test]
 fn a_first_flight_of_tiny_messages_is_no_longer_than_one_of_large_ones() {
     let flight = |size: usize| {
@@ -140,7 +141,8 @@ fn a_first_flight_of_tiny_messages_is_no_longer_than_one_of_large_ones() {
     assert!(tiny <= 12_000 && large <= 12_000, "{tiny} {large}");
 }
 
-/// pion sends no SACK when its application reads: whoever waits for a part of its window has to ask.
+/// pion sends no SACK when its application reads: a writer that waits for its share of the window
+/// has to elicit one.
 #[test]
 fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
     let mut pair = Pair::connected(1, CLEAN);
@@ -156,7 +158,7 @@ fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
         (10..17).contains(&messages),
         "{messages} of 16 that the window has"
     );
-    // Everything is acknowledged, and what the reader makes of it is lost.
+    // Everything is acknowledged, and the window update of the reader is lost.
     pair.run(Duration::from_secs(5));
     assert_eq!(pair.sides[0].association.held(), 0);
     pair.passes = Box::new(|from, _| from == 0);
@@ -166,7 +168,9 @@ fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
     pair.passes = Box::new(|_, _| true);
     pair.sides[0].events.clear();
     let began = pair.now;
-    pair.until("room", |pair| pair.sides[0].events.contains(&Event::Room));
+    pair.until("room", |pair| {
+        pair.sides[0].events.contains(&Event::Writable)
+    });
     assert!(
         pair.now - began < Duration::from_secs(4),
         "{:?}",
@@ -180,24 +184,24 @@ fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
     );
 }
 
-/// The peer has performed our reset and uses the number again, but its answer was lost: the end of the second
-/// stream needs a reset of its own.
+/// The peer has performed our reset and reuses the id, but its response was lost: the end of the
+/// second stream needs a reset of its own.
 #[test]
 fn a_number_that_was_used_again_before_the_answer_to_our_reset_is_reset_again() {
     let mut sender = crate::sender::Sender::new(1000, 1160);
     sender.open(1);
-    sender.owe_reset(1);
+    sender.answer_reset(1);
     assert_eq!(sender.take_resets(10), [1]);
-    sender.owe_reset(1);
+    sender.answer_reset(1);
     assert!(sender.take_resets(10).is_empty());
     assert_eq!(sender.reset_done(1), Some(1));
     assert_eq!(sender.take_resets(10), [1], "for the second stream");
     assert_eq!(sender.reset_done(1), Some(1));
     assert!(sender.take_resets(10).is_empty());
-    // One that we began is answered by the peer's own: that is no second stream.
+    // The peer's own reset answers ours: that is no second stream.
     sender.reset(3);
     assert_eq!(sender.take_resets(10), [3]);
-    sender.owe_reset(3);
+    sender.answer_reset(3);
     assert_eq!(sender.reset_done(3), Some(1));
     assert!(sender.take_resets(10).is_empty());
 }

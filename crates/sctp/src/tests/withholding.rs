@@ -1,9 +1,9 @@
-//! Withheld TSNs: who lies is found, who does not is not suspected, and no byte is late or lost for
-//! it.
+//! Withheld TSNs: lying peers are detected, honest ones are not suspected, and no byte is delayed
+//! or lost.
 
 use super::*;
 use crate::entropy;
-use crate::sender::{Means, Sender};
+use crate::sender::{Sender, WithholdMode};
 
 pub(super) fn seeds(default: u64) -> u64 {
     let seeds = std::env::var("ANABRANCH_SEEDS").ok();
@@ -12,7 +12,7 @@ pub(super) fn seeds(default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// A SACK chunk's value.
+/// The value of a SACK chunk.
 pub(super) fn sack(cumulative: u32, gaps: &[(u16, u16)]) -> Vec<u8> {
     let mut value = cumulative.to_be_bytes().to_vec();
     value.extend((64_u32 << 20).to_be_bytes());
@@ -25,8 +25,7 @@ pub(super) fn sack(cumulative: u32, gaps: &[(u16, u16)]) -> Vec<u8> {
     value
 }
 
-/// FORWARD-TSN chunks among those that a side sends, and DATA that comes after DATA with a higher
-/// number.
+/// Counts FORWARD-TSN chunks that a side sends, and DATA that follows DATA with a higher TSN.
 fn count_withheld(pair: &mut Pair) -> std::rc::Rc<std::cell::Cell<(u32, u32)>> {
     let counts = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
     let (shared, mut highest) = (counts.clone(), None);
@@ -55,7 +54,7 @@ fn connected(seed: u64, faults: Faults, forward_tsn: bool) -> Pair {
     entropy::fix(seed);
     let mut pair = Pair::new(seed, faults);
     for side in &mut pair.sides {
-        // So that no number wraps in what counts them.
+        // Fixed, so that no TSN wraps in the filter that counts.
         side.association = Association::new(CONFIG);
         side.association.own.first_tsn >>= 1;
         let first = side.association.own.first_tsn;
@@ -69,7 +68,7 @@ fn connected(seed: u64, faults: Faults, forward_tsn: bool) -> Pair {
     pair
 }
 
-/// Messages of two streams in turns, which add up to this.
+/// Writes messages of two streams in turns, `bytes` in total.
 fn write_bulk(pair: &mut Pair, bytes: usize) -> usize {
     for id in [1, 2] {
         pair.sides[0].association.open_stream(id);
@@ -111,7 +110,7 @@ fn a_peer_that_acknowledges_what_it_has_is_never_suspected() {
         pair.faults = CLEAN;
         pair.run(Duration::from_secs(5));
         pair.assert_idle();
-        assert_eq!(pair.sides[0].lost(), None);
+        assert_eq!(pair.sides[0].end_reason(), None);
         let (forwards, _) = counts.get();
         assert_eq!(forwards > 0, forward_tsn, "{forwards} FORWARD-TSN");
     }
@@ -129,7 +128,7 @@ fn what_is_withheld_from_a_peer_without_forward_tsn_is_a_chunk_that_comes_a_roun
     assert!((1..=3).contains(&late), "{late} late chunks");
 }
 
-/// aiortc drops the pieces that it has of a message when FORWARD-TSN comes.
+/// aiortc drops the fragments of an incomplete message on FORWARD-TSN.
 #[test]
 fn forward_tsn_is_sent_while_no_message_is_under_way_to_a_peer_that_would_drop_its_pieces() {
     for seed in 0..20 {
@@ -142,7 +141,7 @@ fn forward_tsn_is_sent_while_no_message_is_under_way_to_a_peer_that_would_drop_i
         pair.sides[0]
             .association
             .sender
-            .set_means(Means::SkipAndDrain);
+            .set_withhold_mode(WithholdMode::SkipWhenDrained);
         let counts = count_withheld(&mut pair);
         let count = write_bulk(&mut pair, 1_500_000);
         let mut seen = 0;
@@ -150,9 +149,9 @@ fn forward_tsn_is_sent_while_no_message_is_under_way_to_a_peer_that_would_drop_i
             pair.step();
             let (forwards, _) = counts.get();
             if forwards > seen {
-                // It was sent in this step, with what begins after it.
+                // It was sent in this step, with what starts after it.
                 let received = &pair.sides[1].association.receiver;
-                assert_eq!(received.pieces(), 0, "seed {seed}");
+                assert_eq!(received.fragments(), 0, "seed {seed}");
             }
             seen = forwards;
         }
@@ -161,7 +160,7 @@ fn forward_tsn_is_sent_while_no_message_is_under_way_to_a_peer_that_would_drop_i
     }
 }
 
-/// No message lies where a TSN is skipped: none waits for FORWARD-TSN, whatever becomes of that.
+/// TSNs are skipped between messages: none waits for FORWARD-TSN, whatever becomes of it.
 #[test]
 fn messages_after_skipped_tsns_are_read_while_forward_tsn_is_lost() {
     let mut pair = connected(1, CLEAN, true);
@@ -171,7 +170,7 @@ fn messages_after_skipped_tsns_are_read_while_forward_tsn_is_lost() {
         let has_forward = from == 0
             && parse(packet)
                 .is_some_and(|(_, mut chunks)| chunks.any(|chunk| chunk.kind == kind::FORWARD_TSN));
-        // The packet without that chunk, which is always the first.
+        // Drops the chunk from the packet, which it always begins.
         if has_forward && shared.get() < 3 {
             shared.set(shared.get() + 1);
             return false;
@@ -186,7 +185,7 @@ fn messages_after_skipped_tsns_are_read_while_forward_tsn_is_lost() {
     pair.assert_idle();
 }
 
-/// A reset waits until the peer has passed what was skipped before it: the end of a substream must
+/// A reset waits until the peer has passed the TSNs skipped before it: the end of a substream must
 /// not wait for the retransmission timeout.
 #[test]
 fn a_stream_ends_at_once_after_a_transfer_with_skipped_tsns() {
@@ -202,7 +201,7 @@ fn a_stream_ends_at_once_after_a_transfer_with_skipped_tsns() {
     }
 }
 
-/// It never reports a gap, so that what is withheld is given up after two timeouts.
+/// It never reports a gap, so that the run is given up after two timeouts.
 #[test]
 fn a_receiver_that_drops_what_comes_out_of_order_receives_everything() {
     for forward_tsn in [false, true] {
@@ -214,12 +213,12 @@ fn a_receiver_that_drops_what_comes_out_of_order_receives_everything() {
         while !has_all(count)(&pair) {
             assert!(pair.now < end, "waited in vain");
             pair.step();
-            // Before it has told of them.
+            // Before it has reported them.
             pair.sides[1].association.receiver.renege();
         }
         assert_eq!(counts.get().0 > 0, forward_tsn);
         assert_bulk(&pair, count);
-        assert_eq!(pair.sides[0].lost(), None);
+        assert_eq!(pair.sides[0].end_reason(), None);
     }
 }
 
@@ -236,7 +235,7 @@ fn a_request_now_and_then_skips_nothing() {
     assert_eq!(counts.get(), (0, 0));
 }
 
-/// A FORWARD-TSN for a receiver that has everything up to 99.
+/// A FORWARD-TSN to a receiver whose cumulative TSN is 99.
 fn forward(
     receiver: &mut Receiver,
     to: u32,
@@ -267,7 +266,7 @@ fn forward_tsn_passes_over_what_is_missing_and_takes_what_is_there() {
     }
     forward(&mut receiver, 102, &[]).expect("nothing is given up");
     assert!(receiver.has_reached(104) && !receiver.has_reached(105));
-    // An old one, and one far ahead.
+    // An old one, and one too far ahead.
     forward(&mut receiver, 90, &[]).expect("old");
     forward(&mut receiver, 100 + 70_000, &[]).expect("ignored");
     assert!(!receiver.has_reached(105));
@@ -281,21 +280,21 @@ fn forward_tsn_passes_over_what_is_missing_and_takes_what_is_there() {
 
 #[test]
 fn a_message_of_a_stream_that_is_read_can_not_be_given_up() {
-    // Whole, by sequence number.
+    // By stream sequence number: no fragment is missing.
     let mut one = receiver();
     take(&mut one, 100, 0, WHOLE);
     assert!(forward(&mut one, 101, &[(1, 1)]).is_err());
-    // Half of it is there.
+    // The first half has arrived.
     let mut half = receiver();
     take(&mut half, 100, 0, WHOLE);
     take(&mut half, 101, 1, flag::BEGIN);
     assert!(forward(&mut half, 103, &[]).is_err());
-    // The end is there, and the beginning is not.
+    // Only the end has arrived.
     let mut end = receiver();
     take(&mut end, 100, 0, WHOLE);
     take(&mut end, 102, 1, flag::END);
     assert!(forward(&mut end, 102, &[]).is_err());
-    // Nothing has come on the stream, or it is gone.
+    // Nothing has arrived on the stream, or it is gone.
     assert!(forward(&mut receiver(), 100, &[(7, 0)]).is_ok());
     // It was delivered before.
     let mut delivered = receiver();
@@ -316,7 +315,7 @@ fn a_message_of_a_stream_that_is_ignored_can_be_given_up() {
     assert_eq!(receiver.held(), 0);
 }
 
-/// dcSCTP gives up fragments that were acknowledged, together with those that were lost.
+/// dcSCTP abandons fragments that were acknowledged together with those that were lost.
 #[test]
 fn pieces_of_a_message_that_is_given_up_are_dropped_with_it() {
     for there in [&[101, 103][..], &[102, 103], &[101, 102], &[103], &[102]] {
@@ -324,7 +323,7 @@ fn pieces_of_a_message_that_is_given_up_are_dropped_with_it() {
         let mut events = VecDeque::new();
         take(&mut receiver, 100, 0, WHOLE);
         receiver.ignore(1, &mut events);
-        // A message of 101 to 103, of which a part is there.
+        // A message of TSNs 101 to 103, of which a part has arrived.
         for tsn in there {
             let flags = match tsn {
                 101 => flag::BEGIN,
@@ -341,11 +340,11 @@ fn pieces_of_a_message_that_is_given_up_are_dropped_with_it() {
         forward(&mut receiver, 103, &[(1, 1)]).expect("nobody reads it");
         assert!(receiver.has_reached(104), "{there:?}");
         assert_eq!(receiver.read(2, &mut events).expect("one").bytes, "x");
-        assert_eq!((receiver.held(), receiver.pieces()), (0, 0));
+        assert_eq!((receiver.held(), receiver.fragments()), (0, 0));
     }
 }
 
-/// What a receiver keeps of messages that were read from behind a gap: where the gap is.
+/// After messages received past a gap are read, only the gap is kept.
 #[test]
 fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
     let mut receiver = receiver();
@@ -357,9 +356,9 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
             .expect("sound");
         receiver.read(1, &mut events).expect("a message");
     }
-    assert_eq!((receiver.held(), receiver.pieces()), (0, 0));
+    assert_eq!((receiver.held(), receiver.fragments()), (0, 0));
     assert_eq!(receiver.sack().2.collect::<Vec<_>>(), [(2, 60_000)]);
-    // Twice is no news, and the missing one closes the gap.
+    // A duplicate is ignored, and the missing TSN closes the gap.
     take(&mut receiver, 100 + 17, 16, WHOLE);
     assert!(receiver.read(1, &mut events).is_none());
     let mut other = data(100, 0, WHOLE);
@@ -370,8 +369,8 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
     assert!(receiver.has_reached(100 + 59_999));
 }
 
-/// A SACK may take back what the one before has told: that must not make each walk through the
-/// whole flight.
+/// A SACK may revoke what the previous one reported: that must not cost a walk through the whole
+/// flight each time.
 #[test]
 fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
     let mut sender = Sender::new(1000, 1160);
@@ -385,7 +384,7 @@ fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
         let sack = packet::Sack::parse(&value).expect("sound");
         sender.handle_sack(now, sack, &mut events)
     };
-    // Until the window takes 6 000 tiny messages.
+    // Until the window admits 6 000 tiny messages.
     let flight = loop {
         while sender.totals().0 < 10_000 {
             sender.write(1, 53, Bytes::from_static(b"x"));
@@ -412,7 +411,7 @@ fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
         take(&mut sender, now, first - 1, &[(2, flight)]).expect("allowed");
         assert_eq!(sender.known_gaps(), [(2, 1025)], "round {round}");
     }
-    // One that does not change its mind is believed in the end.
+    // A stable report is accepted in full eventually.
     for _ in 0..flight / 1024 {
         take(&mut sender, now, first - 1, &[(2, flight)]).expect("honest");
     }

@@ -1,11 +1,11 @@
-//! Channels: opening, closing, numbers, windows.
+//! Channels: opening, closing, stream ids, windows.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use anabranch_rtc::{Class, Engine, OpenError, Written};
-use anabranch_sctp::Protocol;
+use anabranch_sctp::Ppid;
 
 use super::harness::Options;
 use super::{Direct, pattern};
@@ -98,7 +98,7 @@ fn numbers_are_used_again_when_both_sides_have_reset() {
         );
     }
     until_idle(&mut pair);
-    // Toward a peer that takes this many streams; one that takes all would see each number once.
+    // Towards a peer that accepts this many streams; one that accepts all would see each id once.
     assert!(numbers.len() <= 64, "{}", numbers.len());
     assert!(!numbers.contains(&0) && numbers.iter().all(|number| *number < 128));
 }
@@ -207,7 +207,7 @@ fn a_reader_that_was_slow_gets_the_rest_at_once() {
     for _ in 0..128 {
         pair.client.write(ours, &pattern(8192));
     }
-    // The window is shut for long, and the sender's probes are 3 s apart.
+    // The window stays closed for long, and the sender's probes are 3 s apart.
     pair.run(Duration::from_secs(60));
     let began = pair.now;
     let mut got = 0;
@@ -270,17 +270,17 @@ fn empty_messages_stop_nothing() {
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(&[0]),
-        Protocol::BinaryEmpty
+        Ppid::BinaryEmpty
     ));
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(&[0]),
-        Protocol::StringEmpty
+        Ppid::StringEmpty
     ));
     assert!(pair.client.engine.association().write(
         number,
         Bytes::from_static(b"text "),
-        Protocol::String
+        Ppid::String
     ));
     pair.client.write(ours, b"bytes");
     pair.until(SOON, |pair| {
@@ -325,7 +325,7 @@ fn an_unread_channel_does_not_keep_the_window_shut() {
     pair.run(Duration::from_secs(5));
     let busy = pair.client.engine.open("read").expect("a channel");
     pair.client.write(busy, &pattern(16_384));
-    // As the driver does when the engine does not hold back: it reads, and has its own limits.
+    // As the driver does without backpressure of the engine: it reads, and has its own limits.
     pair.until(SOON, |pair| {
         if !pair.server.engine.holds_back_unread() {
             pair.server.read(unread);

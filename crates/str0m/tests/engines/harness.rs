@@ -1,4 +1,4 @@
-//! Two engines and the network between them, in memory and on virtual time.
+//! Two engines and the network between them, in memory and in virtual time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use anabranch_rtc::{
 use anabranch_str0m::Str0mEngine;
 use sha2::{Digest, Sha256};
 
-/// What the engine of a side is made by.
+/// Creates the engine of a side.
 pub(super) trait Make: Engine + Sized {
     fn make(setup: Setup, now: Instant) -> Self;
 }
@@ -30,7 +30,7 @@ impl Make for Str0mEngine {
     }
 }
 
-/// One end, with an application that reads at once unless it is told not to.
+/// One end, with an application that reads at once by default.
 pub(super) struct Side<E> {
     pub(super) engine: E,
     pub(super) address: SocketAddr,
@@ -43,7 +43,7 @@ pub(super) struct Side<E> {
     pub(super) delivered: Vec<ChannelId>,
     pub(super) received: HashMap<ChannelId, Vec<u8>>,
     pub(super) ended: Option<EndReason>,
-    /// Channels that are left alone.
+    /// Channels that are not read.
     pub(super) not_read: HashSet<ChannelId>,
 }
 
@@ -106,7 +106,7 @@ impl<E: Engine> Side<E> {
     }
 
     pub(super) fn write(&mut self, channel: ChannelId, message: &[u8]) {
-        // As control frames are: whatever the part of the peer's window that one channel may fill.
+        // Like control frames: exempt from the channel's share of the peer's window.
         let written = self
             .engine
             .write_vectored(channel, &[message], Class::Control);
@@ -114,25 +114,26 @@ impl<E: Engine> Side<E> {
     }
 }
 
-/// Whether a datagram is no application data, or one record of it.
+/// Whether a datagram is no application data, or a single record of it.
 fn is_one_record(datagram: &[u8]) -> bool {
     let field = |at: usize| usize::from(u16::from_be_bytes([datagram[at], datagram[at + 1]]));
     match datagram[0] {
         23 => 13 + field(11) == datagram.len(),
-        // The unified header of DTLS 1.3 (RFC 9147 section 4), 16-bit number, with a length.
+        // The unified header of DTLS 1.3 (RFC 9147 section 4), 16-bit sequence number, with a
+        // length.
         first @ 32..=63 if first & 0x1c == 0x0c && first & 3 == 3 => 5 + field(3) == datagram.len(),
         _ => true,
     }
 }
 
-/// A network.
+/// The network between two engines.
 pub(super) struct Link {
     pub(super) delay: Duration,
-    /// Datagrams of a thousand that are lost.
+    /// Lost datagrams per thousand.
     pub(super) loss: u64,
-    /// Datagrams of a thousand that come 20 ms late.
+    /// Datagrams per thousand that arrive 20 ms late.
     pub(super) late: u64,
-    /// Datagrams of more bytes than this are lost.
+    /// Longer datagrams are lost.
     pub(super) max_datagram: usize,
     seed: u64,
 }
@@ -165,7 +166,7 @@ fn certificate() -> Certificate {
     }
 }
 
-/// Credentials of both sides: client and server.
+/// Credentials of client and server.
 pub(super) type Credentials = [(String, String); 2];
 
 pub(super) fn v1() -> Credentials {
@@ -182,7 +183,7 @@ pub(super) fn v2() -> Credentials {
     ]
 }
 
-/// How the two engines of a pair are set up.
+/// Setup of the two engines of a pair.
 pub(super) struct Options {
     pub(super) credentials: Credentials,
     pub(super) receive_buffer: usize,
@@ -256,7 +257,7 @@ impl<C: Make, S: Make> Pair<C, S> {
         }
     }
 
-    /// A pair whose handshake is done.
+    /// A pair whose handshake is complete.
     pub(super) fn connected(options: Options) -> Self {
         let mut pair = Self::new(options);
         pair.connect();
@@ -274,7 +275,7 @@ impl<C: Make, S: Make> Pair<C, S> {
         self.server.engine.authenticated();
     }
 
-    /// Polls both and puts on the wire what they send.
+    /// Polls both engines and transmits their datagrams.
     fn poll(&mut self) {
         let Self {
             client,
@@ -310,20 +311,20 @@ impl<C: Make, S: Make> Pair<C, S> {
         }
     }
 
-    /// The first datagram on its way to the server that begins with this byte.
+    /// The first datagram in transit to the server that begins with this byte.
     pub(super) fn on_its_way(&self, first: u8) -> Option<Vec<u8>> {
         let mut to_server = self.wire.values().filter(|(to_server, _)| *to_server);
         let (_, found) = to_server.find(|(_, datagram)| datagram.first() == Some(&first))?;
         Some(found.clone())
     }
 
-    /// Lets `time` pass.
+    /// Advances by `time`.
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.step(end) {}
     }
 
-    /// Runs until something is so, and fails after `limit`.
+    /// Runs until a condition holds, and fails after `limit`.
     #[track_caller]
     pub(super) fn until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.now + limit;
@@ -340,7 +341,7 @@ impl<C: Make, S: Make> Pair<C, S> {
         self.poll();
         let timeouts = self.client.timeout.min(self.server.timeout);
         let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
-        // Time always passes: a timeout that stays due would be a loop without end.
+        // Time always advances: a timeout that stays due would be an endless loop.
         let next = arrival.map_or(timeouts, |at| at.min(timeouts));
         let next = next.max(self.now + Duration::from_micros(10));
         if next >= end {
@@ -379,7 +380,7 @@ impl<C: Make, S: Make> Pair<C, S> {
         true
     }
 
-    /// Opens a channel from the client and waits until the server knows it.
+    /// Opens a channel from the client and waits until the server reports it.
     pub(super) fn open(&mut self, label: &str) -> (ChannelId, ChannelId) {
         let ours = self.client.engine.open(label).expect("a channel");
         let before = self.server.opened.len();

@@ -1,10 +1,10 @@
-//! Peers that break the rules. Those that break any of them at random are in `src/fuzzing`.
+//! Peers that violate the rules. Random violations are in `src/fuzzing`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use anabranch_sctp::Protocol;
+use anabranch_sctp::Ppid;
 
 use anabranch_rtc::{
     CHANNEL_ZERO, EndReason, Engine, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
@@ -16,7 +16,7 @@ use super::harness::Options;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The client's SCTP without its rules.
+/// The client's SCTP without the rules of channels.
 fn raw(pair: &mut Direct) -> &mut Association {
     pair.client.engine.association()
 }
@@ -33,12 +33,12 @@ fn channels_that_do_not_fit_are_reset() {
     for (index, open) in foreign.iter().enumerate() {
         let number = 100 + 2 * u16::try_from(index).expect("few");
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, Bytes::copy_from_slice(open), Protocol::Dcep));
+        assert!(raw(&mut pair).write(number, Bytes::copy_from_slice(open), Ppid::Dcep));
     }
-    // Data without OPEN, and a number that is the server's.
-    for (number, protocol) in [(200, Protocol::Binary), (201, Protocol::Dcep)] {
+    // Data without OPEN, and a stream id that the server owns.
+    for (number, ppid) in [(200, Ppid::Binary), (201, Ppid::Dcep)] {
         assert!(raw(&mut pair).open_stream(number));
-        assert!(raw(&mut pair).write(number, encode_open("").into(), protocol));
+        assert!(raw(&mut pair).write(number, encode_open("").into(), ppid));
     }
     pair.run(Duration::from_secs(2));
     assert_eq!(pair.server.opened, []);
@@ -46,8 +46,8 @@ fn channels_that_do_not_fit_are_reset() {
     pair.assert_zero_works();
 }
 
-/// Found by seed 762 of the random attackers (`tests/strangers/attack`): one copied what it saw of a dial, the
-/// answers went to it, and after four of them DTLS made no other.
+/// Found by seed 762 of the random attackers (`tests/strangers/attack`): one copied a dial, got the
+/// responses, and after four of them DTLS sent no more.
 #[test]
 fn copies_of_a_client_hello_do_not_use_up_the_answers_to_it() {
     let mut pair = Direct::new(Options::default());
@@ -58,7 +58,7 @@ fn copies_of_a_client_hello_do_not_use_up_the_answers_to_it() {
     });
     let hello = hello.expect("a handshake record");
     let (now, from, to) = (pair.now, pair.client.address, pair.server.address);
-    // What is sent for the copies reaches nobody.
+    // Responses to the copies reach nobody.
     let mut lost = TransmitQueue::default();
     for copy in 0..100 {
         let server = &mut pair.server.engine;
@@ -91,7 +91,7 @@ fn channels_are_few_before_the_peer_is_known() {
 fn bytes_are_few_before_the_peer_is_known() {
     let mut pair = Direct::new(Options::default());
     pair.until(SOON, |pair| pair.client.zero_open && pair.server.zero_open);
-    // A message at a time, which arrives before the next is written.
+    // One message at a time, which arrives before the next is written.
     let mut sent = 0;
     while pair.server.ended.is_none() && sent < 4 << 20 {
         pair.client.write(CHANNEL_ZERO, &[0; 16_384]);
@@ -102,7 +102,7 @@ fn bytes_are_few_before_the_peer_is_known() {
     assert!(matches!(pair.server.ended, Some(EndReason::Limit(_))));
 }
 
-/// A writer that flushes each byte, and a reader that is late: nothing ends, and nothing is lost.
+/// A writer that flushes each byte, and a slow reader: nothing ends, and nothing is lost.
 #[test]
 fn a_channel_with_many_tiny_unread_messages_is_held_back_and_loses_none() {
     let mut pair = Direct::connected(Options {

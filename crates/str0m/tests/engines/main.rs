@@ -14,12 +14,12 @@ use harness::{Make, Options, Pair, v1, v2};
 
 type Direct = Pair<DirectEngine, DirectEngine>;
 
-/// Bytes that show where they are from.
+/// Bytes that depend on their position.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index % 251) as u8).collect()
 }
 
-/// Handshake, channels opened by either side with data behind the OPEN, and an orderly end.
+/// Handshake, channels opened by either side with data right after OPEN, and an orderly end.
 fn exercise<C: Make, S: Make>(mut pair: Pair<C, S>) {
     pair.connect();
     pair.assert_zero_works();
@@ -136,7 +136,8 @@ fn the_handshake_survives_loss() {
     }
 }
 
-/// A listener is a lite agent, which sends no checks: the deadline above the engine ends its connections.
+/// A listener is a lite agent, which sends no checks: the timeout above the engine ends its
+/// connections.
 #[test]
 fn a_dialler_notices_that_the_listener_is_gone() {
     let mut pair = Direct::connected(Options::default());

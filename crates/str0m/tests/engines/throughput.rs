@@ -1,5 +1,5 @@
-//! How fast the engines are, in memory; `cargo test --release -p anabranch-str0m throughput -- --ignored
-//! --nocapture` prints it.
+//! Throughput of the engines in memory, printed by `cargo test --release -p anabranch-str0m
+//! throughput -- --ignored --nocapture`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ fn forward(
     to.poll(now, back);
 }
 
-/// MB/s on one thread for both sides, with `window` bytes unacknowledged on one of `channels`.
+/// MB/s on one thread for both sides, with `window` unacknowledged bytes on one of `channels`.
 fn measure<E: Make>(window: usize, channels: usize) -> f64 {
     let mut pair = Pair::<E, E>::connected(Options::default());
     let mut ours = ChannelId::new(0);

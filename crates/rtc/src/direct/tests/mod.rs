@@ -1,4 +1,4 @@
-//! Channels without a path below them. Engines against each other are in `crates/str0m/tests`.
+//! Channels without a path. Tests with pairs of engines are in `crates/str0m/tests`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
     let mut channels = Channels::new(sctp, Role::Server, limits);
     channels.authenticated();
     for number in 0..=u16::try_from(MAX_REFUSED).expect("fits") {
-        // All of them ours: an odd number each.
+        // Ids that this side owns: odd ones.
         channels.on_stream(number * 2 + 1);
     }
     assert!(channels.is_ended());

@@ -1,4 +1,4 @@
-//! A peer of bytes: chunks in packets without a checksum (RFC 9653), as nobody's stack would send them.
+//! A byte-level peer: chunks in packets without a checksum (RFC 9653), as no stack would send them.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const DCEP: u32 = 50;
 const BINARY: u32 = 53;
 const BINARY_EMPTY: u32 = 57;
 
-/// The channels of a listener, and the peer that sends them bytes.
+/// The channels of a listener, and its byte-level peer.
 struct Raw {
     channels: Channels,
     tag: u32,
@@ -32,7 +32,7 @@ fn chunk(kind: u8, flags: u8, value: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The TSN and the stream of each DATA chunk in packets of ours.
+/// TSN and stream id of each DATA chunk that we sent.
 fn sent_data(packets: &[Vec<u8>]) -> Vec<(u32, u16)> {
     let mut data = Vec::new();
     for packet in packets {
@@ -49,9 +49,9 @@ fn sent_data(packets: &[Vec<u8>]) -> Vec<(u32, u16)> {
     data
 }
 
-/// The name of the nth channel that the peer opens, on this number.
-fn name(nth: u64, number: u16) -> ChannelId {
-    ChannelId::new(nth << 16 | u64::from(number))
+/// Id of the nth channel that the peer opens, on this stream.
+fn channel_id(nth: u64, stream: u16) -> ChannelId {
+    ChannelId::new(nth << 16 | u64::from(stream))
 }
 
 impl Raw {
@@ -124,7 +124,7 @@ impl Raw {
         chunk(130, 0, &parameter)
     }
 
-    /// Acknowledges everything up to a TSN of ours, with an open window.
+    /// Acknowledges everything up to a TSN, with an open window.
     fn sack(&mut self, cumulative: u32) {
         let mut value = cumulative.to_be_bytes().to_vec();
         value.extend((1_u32 << 30).to_be_bytes());
@@ -138,7 +138,7 @@ impl Raw {
     }
 }
 
-/// OPEN, data and reset, then OPEN and data on the same number, all in one datagram.
+/// OPEN, data and reset, then OPEN and data on the same stream id, all in one datagram.
 #[test]
 fn a_number_that_is_used_again_is_never_read_as_the_channel_before() {
     for messages in 0..4_u16 {
@@ -164,11 +164,11 @@ fn a_number_that_is_used_again_is_never_read_as_the_channel_before() {
                 1
             );
             for _ in 0..messages {
-                let message = raw.channels.read(name(nth, 2)).expect("a message");
+                let message = raw.channels.read(channel_id(nth, 2)).expect("a message");
                 assert_eq!(message, label.as_bytes());
             }
             assert_eq!(
-                raw.channels.read(name(nth, 2)),
+                raw.channels.read(channel_id(nth, 2)),
                 None,
                 "{messages} of {label}"
             );
@@ -179,7 +179,7 @@ fn a_number_that_is_used_again_is_never_read_as_the_channel_before() {
     }
 }
 
-/// Opens, lets us write, acknowledges nothing, and resets, again and again.
+/// Repeatedly opens a channel, lets us write, acknowledges nothing, and resets.
 #[test]
 fn what_was_written_to_channels_that_the_peer_has_reset_counts_until_it_is_freed() {
     let mut raw = Raw::new();
@@ -187,11 +187,11 @@ fn what_was_written_to_channels_that_the_peer_has_reset_counts_until_it_is_freed
     let mut written = 0;
     let mut refused = false;
     for nth in 1..=400_u16 {
-        let number = 2 * nth;
-        let open = raw.data(number, 0, DCEP, &dcep::encode_open(""));
+        let stream = 2 * nth;
+        let open = raw.data(stream, 0, DCEP, &dcep::encode_open(""));
         raw.send(raw.tag, &[open]);
         raw.pump();
-        let channel = name(nth.into(), number);
+        let channel = channel_id(nth.into(), stream);
         for _ in 0..4 {
             match raw.channels.write(channel, &frame, Class::Data) {
                 Written::Taken => written += frame[0].len(),
@@ -201,13 +201,14 @@ fn what_was_written_to_channels_that_the_peer_has_reset_counts_until_it_is_freed
         }
         raw.now += Duration::from_millis(10);
         raw.pump();
-        let reset = raw.reset(number);
+        let reset = raw.reset(stream);
         raw.send(raw.tag, &[reset]);
         raw.pump();
         raw.events();
         assert!(raw.channels.sctp.held() <= LIMIT + CONTROL_ROOM);
     }
-    // What has not begun was dropped with its channel; what is in flight is held, and it is not much.
+    // Messages that were not started are dropped with their channel; those in flight are held,
+    // which is little.
     assert!(!raw.channels.is_ended());
     assert!(written >= 400 * 4 * 16 * 1024 || refused);
     assert!(
@@ -217,7 +218,7 @@ fn what_was_written_to_channels_that_the_peer_has_reset_counts_until_it_is_freed
     );
 }
 
-/// The association's own sum says what is held, whatever becomes of the channel that it was written to.
+/// The association counts what is held, whatever becomes of the channel that it was written to.
 #[test]
 fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_room() {
     let mut raw = Raw::new();
@@ -226,7 +227,7 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
     raw.pump();
     let frame = [&[7; 1000][..]];
     assert_eq!(
-        raw.channels.write(name(1, 2), &frame, Class::Data),
+        raw.channels.write(channel_id(1, 2), &frame, Class::Data),
         Written::Taken
     );
     let sent = raw.pump();
@@ -249,11 +250,11 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
     assert!(raw.events().iter().any(|event| event.contains("Writable")));
 }
 
-/// Messages without payload of one test: their sequence numbers do not wrap.
+/// Messages without payload in one test: their sequence numbers do not wrap.
 const EMPTIES: u16 = 20_000;
 
 impl Raw {
-    /// A channel with one unread message, and behind that many without payload and one with.
+    /// A channel with one unread message, followed by that many without payload and one with.
     fn with_empties(&mut self) -> ChannelId {
         let open = self.data(2, 0, DCEP, &dcep::encode_open(""));
         let first = self.data(2, 1, BINARY, b"first");
@@ -264,10 +265,10 @@ impl Raw {
         self.send(self.tag, &[last]);
         self.pump();
         self.events();
-        name(1, 2)
+        channel_id(1, 2)
     }
 
-    /// Numbers 2 to `EMPTIES + 1` of stream 2.
+    /// TSNs 2 to `EMPTIES + 1`, on stream 2.
     fn send_empties(&mut self) {
         for from in (2..EMPTIES + 2).step_by(50) {
             let to = (from + 50).min(EMPTIES + 2);
@@ -279,7 +280,7 @@ impl Raw {
         }
     }
 
-    /// Reads until there is something; returns it, and how often there was not.
+    /// Reads until there is a message; returns it, and the number of reads without one.
     fn read_on(&mut self, channel: ChannelId) -> (Option<Bytes>, usize) {
         for misses in 0.. {
             let message = self.channels.read(channel);
@@ -292,7 +293,7 @@ impl Raw {
     }
 }
 
-/// Else one read would be the work of a hundred thousand, which no budget counts.
+/// Otherwise one read would skip a hundred thousand messages, which no limit counts.
 #[test]
 fn a_reader_comes_again_for_what_is_behind_many_messages_without_payload() {
     let least = usize::from(EMPTIES) / 20;
@@ -319,7 +320,7 @@ fn a_channel_that_nobody_reads_any_more_is_emptied_a_few_messages_at_a_time() {
     let (message, misses) = raw.read_on(channel);
     assert_eq!(message, None);
     assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
-    // What comes later is dropped as it comes.
+    // What arrives later is dropped at once.
     let late = raw.data(2, EMPTIES + 3, BINARY, b"late");
     raw.send(raw.tag, &[late]);
     raw.pump();
@@ -340,22 +341,23 @@ fn a_datagram_that_completes_thousands_of_messages_is_read_a_few_at_a_time() {
     raw.pump();
     let announced = raw.events();
     assert_eq!(announced.len(), 1, "{announced:?}");
-    let (message, misses) = raw.read_on(name(1, 2));
+    let (message, misses) = raw.read_on(channel_id(1, 2));
     assert_eq!(message, None);
     assert!(misses >= least, "{misses} looks for {EMPTIES} messages");
 }
 
-/// The peer resets a stream of which it has acknowledged nothing, while the writer of another stream is refused. That
-/// writer is told in the same round, and sends in the round of the first acknowledgement: one round trip, no timeout.
+/// The peer resets a stream of which it has acknowledged nothing, while a write on another stream
+/// is refused. The writer is woken in the same round, and sends in the round of the first
+/// acknowledgement: one round trip, no timeout.
 #[test]
 fn a_reset_of_unacknowledged_data_lets_the_other_stream_send_within_a_round_trip() {
     let mut raw = Raw::new();
-    for number in [2, 4] {
-        let open = raw.data(number, 0, DCEP, &dcep::encode_open(""));
+    for stream in [2, 4] {
+        let open = raw.data(stream, 0, DCEP, &dcep::encode_open(""));
         raw.send(raw.tag, &[open]);
     }
     raw.pump();
-    let (pour, other) = (name(1, 2), name(2, 4));
+    let (pour, other) = (channel_id(1, 2), channel_id(2, 4));
     let frame = [&[7; 16 * 1024][..]];
     while raw.channels.write(pour, &frame, Class::Data) == Written::Taken {}
     assert_eq!(
@@ -365,7 +367,7 @@ fn a_reset_of_unacknowledged_data_lets_the_other_stream_send_within_a_round_trip
     let under_way = sent_data(&raw.pump());
     assert!(under_way.iter().any(|(_, stream)| *stream == 2));
     raw.events();
-    // Nothing is acknowledged, and no timeout has passed.
+    // Nothing is acknowledged, and no timeout has expired.
     raw.now += Duration::from_millis(50);
     let reset = raw.reset(2);
     raw.send(raw.tag, &[reset]);
@@ -380,7 +382,7 @@ fn a_reset_of_unacknowledged_data_lets_the_other_stream_send_within_a_round_trip
         Written::Taken
     );
     sent.extend(sent_data(&raw.pump()));
-    // The answer of the peer, a round trip later.
+    // The response of the peer, a round trip later.
     raw.now += Duration::from_millis(50);
     let last = under_way.iter().chain(&sent).map(|(tsn, _)| *tsn).max();
     raw.sack(last.expect("data"));

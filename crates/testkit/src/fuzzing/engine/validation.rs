@@ -49,7 +49,7 @@ pub(crate) fn run(bytes: &[u8]) {
         }
         let address = address(input.u8() % ADDRESSES);
         match input.below(8) {
-            0..=2 => validations.ask(now, address, input.u32()),
+            0..=2 => validations.challenge(now, address, input.u32()),
             3 => now += Duration::from_millis(input.pick(&[1, 249, 250, 8000, 29_999, 30_000])),
             4 => model.questions(&mut validations, now),
             5 => model.answer(&mut validations, now, address, address),
@@ -73,7 +73,7 @@ fn address(number: u8) -> SocketAddr {
 impl Model {
     fn questions(&mut self, validations: &mut Validations, now: Instant) {
         for questions in 0.. {
-            let Some((to, nonce)) = validations.next_question(now) else {
+            let Some((to, nonce)) = validations.next_challenge(now) else {
                 break;
             };
             assert!(questions < MAX_ADDRESSES, "questions without end");
@@ -115,11 +115,11 @@ impl Model {
         let Some(Asked { nonce, .. }) = self.asked.get(&of) else {
             return;
         };
-        let (nonce, expects) = (*nonce, validations.expects(from));
+        let (nonce, is_pending) = (*nonce, validations.is_pending(from));
         if validations.confirm(now, from, nonce).is_some() {
             let went_there = self.nonces.get(&from).is_some_and(|of| of.contains(&nonce));
             assert!(went_there, "{from} has answered what it was not asked");
-            assert!(expects, "nothing was expected");
+            assert!(is_pending, "nothing was expected");
             assert!(validations.is_valid(now, from), "it has answered");
             self.proven.insert(from, now);
         }
