@@ -12,24 +12,25 @@ use crate::carrier::ChannelId;
 /// What happens when a deadline passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DeadlineKind {
-    /// The FIN_ACK wait is over.
+    /// The wait for FIN_ACK is over.
     FinAck,
-    /// A dropped substream has had its time to close.
+    /// The time for a dropped substream to close is over.
     Teardown,
-    /// The peer has had its time to show credit.
+    /// The time for the peer to send credit is over.
     Credit,
-    /// The application has had its time to accept.
+    /// The time for the application to accept is over.
     Accept,
-    /// The peer has had its time to show what it is, and opens wait for that. On [`NO_CHANNEL`].
+    /// The time for the peer to announce its substream limit is over; opens wait for it. Uses
+    /// [`NO_CHANNEL`].
     Opening,
-    /// The connection has been without substreams for long enough. On [`NO_CHANNEL`].
+    /// The connection has had no substreams for the idle timeout. Uses [`NO_CHANNEL`].
     Idle,
 }
 
-/// Stands for the connection as a whole.
+/// Marks deadlines of the connection as a whole.
 pub(super) const NO_CHANNEL: ChannelId = ChannelId::new(u64::MAX);
 
-/// One deadline, in the order of time. Two of the same kind on one channel never coexist.
+/// One deadline, ordered by time. Two of one kind on one channel never coexist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline {
     at: Instant,
@@ -37,18 +38,18 @@ pub(crate) struct Deadline {
     pub(crate) kind: DeadlineKind,
 }
 
-/// The end of a timeout that begins now.
+/// The time at which a timeout that begins now is over.
 pub(super) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
-    // A timeout beyond the clock's range is none that anybody will see pass.
+    // A timeout beyond the clock's range never passes in practice.
     now.checked_add(timeout)
         .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365))
 }
 
 pin_project! {
-    /// Deadlines that can be set, cancelled and waited for. Holds at most one entry a kind and
-    /// channel, so it is bounded by the number of substreams, and of those that ended unaccepted within
-    /// the accept timeout.
+    /// Deadlines that can be set, cancelled and polled. Holds at most one entry per kind and
+    /// channel, so its size is bounded by the number of substreams and of those that ended
+    /// unaccepted within the accept timeout.
     #[derive(Debug)]
     pub(crate) struct Deadlines {
         pending: BTreeSet<Deadline>,
@@ -68,7 +69,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets a deadline; keep what is returned to cancel it.
+    /// Sets a deadline and returns the key to cancel it.
     pub(crate) fn set(
         self: std::pin::Pin<&mut Self>,
         channel: ChannelId,

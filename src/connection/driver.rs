@@ -17,11 +17,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::entry::Entry;
-use super::ineffective::Ineffective;
-use super::link::Link;
-use super::negotiate::{Negotiations, Outcome};
-use super::opening::Opening;
-use super::tell;
+use super::ineffective::IneffectiveFrames;
+use super::negotiate::{NegotiationOutcome, Negotiations};
+use super::opening::SubstreamLimits;
+use super::report;
+use super::shared::ConnectionShared;
 use super::unused::UnusedSubstreams;
 use super::work::{
     BACKLOG, EVENTS_PER_ROUND, OTHERS_PER_ROUND, ROUNDS_PER_POLL, UNITS_PER_OPENING, Work,
@@ -31,12 +31,13 @@ use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::Message;
 use crate::substream::{
-    Event, ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, Usage, WriteState, code,
+    ReadState, ReceiveBuffer, SendBuffer, Shared, Substream, SubstreamEvent, Usage, WriteState,
+    code,
 };
 
 /// Where the driver is in the life of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum DriverPhase {
     /// Substreams come and go.
     Running,
     /// No new substreams; those that exist close, until all have or the time is over.
@@ -77,14 +78,14 @@ impl<C> std::fmt::Debug for Driver<C> {
 /// The unpinned part of the driver.
 pub(super) struct Core<C> {
     pub(super) carrier: C,
-    pub(super) link: Arc<Link>,
-    pub(super) phase: Phase,
+    pub(super) conn: Arc<ConnectionShared>,
+    pub(super) phase: DriverPhase,
     /// Boxed: a table has up to twice as many places as entries.
     pub(super) substreams: HashMap<ChannelId, Box<Entry>>,
     /// Substreams in `substreams` that the peer opened.
     pub(super) inbound: usize,
     /// Substreams that leave their channel unread.
-    pub(super) held_back: usize,
+    pub(super) reads_paused: usize,
     /// Round-robin order of the substreams with data to send.
     pub(super) active: VecDeque<ChannelId>,
     /// Substreams to look at again when the carrier reports room: a control frame found it busy, or
@@ -95,19 +96,19 @@ pub(super) struct Core<C> {
     /// Round-robin order of the channels with something to read.
     pub(super) reading: VecDeque<ChannelId>,
     /// The carrier has ended for this cause. What arrived before is read first.
-    lost: Option<ConnectionError>,
+    carrier_error: Option<ConnectionError>,
     /// What this poll may still do.
     pub(super) work: Work,
     /// Counts frames that change nothing.
-    pub(super) ineffective: Ineffective,
+    pub(super) ineffective: IneffectiveFrames,
     /// There were too many of them.
     pub(super) too_many_ineffective: bool,
     /// No data goes out before the carrier reports room.
     pub(super) busy: bool,
     /// The peer has shown `max_data` on any substream, so it knows the field.
-    pub(super) peer_knows_credit: bool,
+    pub(super) peer_supports_credit: bool,
     /// How many substreams either side may open.
-    pub(super) opening: Opening,
+    pub(super) opening: SubstreamLimits,
     /// Counts what the peer opens in vain.
     pub(super) unused: UnusedSubstreams,
     /// Set while there are no substreams.
@@ -130,55 +131,55 @@ impl<C> Core<C> {
             false => ConnectionError::ClosedLocally,
         };
         // First the cause: negotiations that are dropped find it.
-        let first = self.link.end(cause);
+        let first = self.conn.end(cause);
         self.negotiations.clear();
         for (_, entry) in self.substreams.drain() {
-            entry.shared.apply(Event::CarrierLost);
+            entry.shared.apply(SubstreamEvent::CarrierLost);
             if !panicked {
                 // It may be this that has panicked.
-                tell::ended(&self.link, &entry);
+                report::ended(&self.conn, &entry);
             }
         }
-        self.link.counters.substreams.set(0);
+        self.conn.counters.substreams.set(0);
         if first && !panicked {
-            self.link.tell_end();
+            self.conn.report_end();
         }
     }
 }
 
 impl<C: Carrier> Driver<C> {
-    pub(crate) fn new(mut carrier: C, link: Arc<Link>) -> Self {
-        if link.config.ceiling_policy == CeilingPolicy::Backpressure && carrier.holds_back_unread()
+    pub(crate) fn new(mut carrier: C, conn: Arc<ConnectionShared>) -> Self {
+        if conn.config.ceiling_policy == CeilingPolicy::Backpressure && carrier.holds_back_unread()
         {
             carrier.allow_shut_window();
-            link.siblings.set_bounded_by_carrier();
+            conn.siblings.set_bounded_by_carrier();
         }
-        link.siblings
+        conn.siblings
             .set_delivery_is_local(!carrier.confirms_delivery());
-        let opening = Opening::new(carrier.carries_notices());
+        let opening = SubstreamLimits::new(carrier.carries_notices());
         // Peers that name protocols by label are ours.
-        let peer_knows_credit =
-            link.config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
+        let peer_supports_credit =
+            conn.config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
         Self {
             deadlines: Deadlines::new(),
             phase_timer: sleep_until(Instant::now()),
             core: Core {
                 carrier,
-                link,
-                phase: Phase::Running,
+                conn,
+                phase: DriverPhase::Running,
                 substreams: HashMap::new(),
                 inbound: 0,
-                held_back: 0,
+                reads_paused: 0,
                 active: VecDeque::new(),
                 blocked: VecDeque::new(),
                 retrying: VecDeque::new(),
                 reading: VecDeque::new(),
-                lost: None,
+                carrier_error: None,
                 work: Work::new(),
-                ineffective: Ineffective::new(),
+                ineffective: IneffectiveFrames::new(),
                 too_many_ineffective: false,
                 busy: false,
-                peer_knows_credit,
+                peer_supports_credit,
                 opening,
                 unused: UnusedSubstreams::default(),
                 idle_deadline: None,
@@ -195,10 +196,10 @@ impl<C: Carrier> Future for Driver<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
         let mut this = self.project();
-        let link = Arc::clone(&this.core.link);
+        let conn = Arc::clone(&this.core.conn);
         // Entered for one poll: nothing in here awaits.
-        let _span = link.siblings.span.enter();
-        link.siblings.register_driver(cx.waker());
+        let _span = conn.siblings.span.enter();
+        conn.siblings.register_driver(cx.waker());
         this.core.work.begin_poll();
         for _ in 0..ROUNDS_PER_POLL {
             let mut turn = Turn {
@@ -207,19 +208,19 @@ impl<C: Carrier> Future for Driver<C> {
             };
             let moved = match turn.round(cx) {
                 Ok(moved) => moved,
-                Err(_) if matches!(turn.core.phase, Phase::ClosingCarrier { .. }) => {
+                Err(_) if matches!(turn.core.phase, DriverPhase::ClosingCarrier { .. }) => {
                     // The carrier ends because we close it.
-                    let cause = turn.core.link.siblings.closing_cause();
+                    let cause = turn.core.conn.siblings.closing_cause();
                     return Poll::Ready(turn.end(cause));
                 }
                 Err(cause) => return Poll::Ready(turn.end(cause)),
             };
             match turn.core.phase {
-                Phase::Running if moved => {}
-                Phase::Running => return Poll::Pending,
+                DriverPhase::Running if moved => {}
+                DriverPhase::Running => return Poll::Pending,
                 // Looked at whether anything moved or not: a peer that always has something to say does not
                 // hold up the close.
-                Phase::Draining { until } | Phase::ClosingCarrier { until } => {
+                DriverPhase::Draining { until } | DriverPhase::ClosingCarrier { until } => {
                     if this.phase_timer.deadline() != until {
                         this.phase_timer.as_mut().reset(until);
                     }
@@ -255,7 +256,7 @@ impl<C: Carrier> Turn<'_, C> {
         let mut moved = self.take_events(cx);
         moved |= self.read_queued();
         if self.core.reading.is_empty()
-            && let Some(cause) = self.core.lost.take()
+            && let Some(cause) = self.core.carrier_error.take()
         {
             return Err(cause);
         }
@@ -278,20 +279,22 @@ impl<C: Carrier> Turn<'_, C> {
         moved |= self.open_requested();
         moved |= self.service_ready();
         moved |= self.write_data();
-        moved |= self.tell_limit();
-        moved |= self.watch_idleness();
+        moved |= self.announce_limit();
+        moved |= self.update_idle_deadline();
         // A close ends what is unused too, and soon enough: it goes on delivering what was written.
-        if self.core.phase == Phase::Running && self.core.unused.too_many(&self.core.link.config) {
-            self.leave(ConnectionError::TooManyUnusedSubstreams);
+        if self.core.phase == DriverPhase::Running
+            && self.core.unused.too_many(&self.core.conn.config)
+        {
+            self.close_for_abuse(ConnectionError::TooManyUnusedSubstreams);
             return Ok(true);
         }
-        if self.core.phase == Phase::Running && self.core.too_many_ineffective {
-            self.leave(ConnectionError::TooManyFramesWithoutEffect);
+        if self.core.phase == DriverPhase::Running && self.core.too_many_ineffective {
+            self.close_for_abuse(ConnectionError::TooManyFramesWithoutEffect);
             return Ok(true);
         }
         moved |= self.begin_closing();
         let messages = self.core.carrier.message_counts();
-        let counters = &self.core.link.counters;
+        let counters = &self.core.conn.counters;
         counters.messages_sent.set(messages.sent);
         counters.messages_received.set(messages.received);
         counters.substreams.set(self.core.substreams.len() as u64);
@@ -300,11 +303,11 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Keeps the idle deadline set as long as there are no substreams. Returns whether it was set now, so
     /// that another round arranges the wake-up for it.
-    fn watch_idleness(&mut self) -> bool {
-        let Some(timeout) = self.core.link.config.idle_timeout else {
+    fn update_idle_deadline(&mut self) -> bool {
+        let Some(timeout) = self.core.conn.config.idle_timeout else {
             return false;
         };
-        let is_idle = self.core.substreams.is_empty() && self.core.phase == Phase::Running;
+        let is_idle = self.core.substreams.is_empty() && self.core.phase == DriverPhase::Running;
         match (is_idle, self.core.idle_deadline) {
             (true, None) => {
                 let kind = DeadlineKind::Idle;
@@ -327,7 +330,7 @@ impl<C: Carrier> Turn<'_, C> {
     fn take_events(&mut self, cx: &mut Context<'_>) -> bool {
         // A carrier that does not hold back its peer would go on receiving while this falls behind.
         let is_unbounded = !self.core.carrier.holds_back_unread();
-        if (is_unbounded && !self.core.reading.is_empty()) || self.core.lost.is_some() {
+        if (is_unbounded && !self.core.reading.is_empty()) || self.core.carrier_error.is_some() {
             return false;
         }
         let mut moved = false;
@@ -344,7 +347,7 @@ impl<C: Carrier> Turn<'_, C> {
             match event {
                 Ok(event) => self.on_carrier(event),
                 Err(cause) => {
-                    self.core.lost = Some(cause);
+                    self.core.carrier_error = Some(cause);
                     break;
                 }
             }
@@ -369,30 +372,30 @@ impl<C: Carrier> Turn<'_, C> {
             CarrierEvent::Delivered { channel } => self.on_delivered(channel),
             CarrierEvent::RoundTrip { time } => self
                 .core
-                .link
-                .tell(|events, connection| events.ping(connection, time)),
+                .conn
+                .emit(|events, connection| events.ping(connection, time)),
             CarrierEvent::Notice { message } => self.on_notice(&message),
-            CarrierEvent::Expiring { cause } => self.core.link.begin_close_for(cause),
+            CarrierEvent::Expiring { cause } => self.core.conn.begin_close_for(cause),
             CarrierEvent::Closed { channel } => self.on_channel_closed(channel),
         }
     }
 
     fn on_opened(&mut self, channel: ChannelId, label: String) {
         self.core.work.spend(UNITS_PER_OPENING);
-        if self.core.opening.on_opened() && self.core.phase == Phase::Running {
+        if self.core.opening.on_opened() && self.core.phase == DriverPhase::Running {
             self.core.unused.count();
         }
-        if self.core.phase != Phase::Running || self.core.link.is_unreachable() {
+        if self.core.phase != DriverPhase::Running || self.core.conn.is_unreachable() {
             return self.refuse(channel, code::SHUTDOWN);
         }
         // What has ended before anybody accepted it is not inbound any more, and takes memory all the same.
-        let most = self.core.link.config.max_inbound_substreams;
-        if self.core.inbound >= most || self.core.link.unaccepted() >= most {
+        let most = self.core.conn.config.max_inbound_substreams;
+        if self.core.inbound >= most || self.core.conn.unaccepted() >= most {
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
         let substream = self.insert(channel, Initiator::Remote);
-        self.core.link.counters.accepted.add(1);
-        let config = Arc::clone(&self.core.link.config);
+        self.core.conn.counters.accepted.add(1);
+        let config = Arc::clone(&self.core.conn.config);
         if let Some(outcome) = self.core.negotiations.begin(substream, label, &config) {
             self.on_negotiated(outcome);
         }
@@ -400,13 +403,13 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn refuse(&mut self, channel: ChannelId, code: u32) {
         // Not while the connection closes: that has an end of its own, and data to deliver until then.
-        if self.core.phase == Phase::Running {
+        if self.core.phase == DriverPhase::Running {
             self.core.unused.count_refused();
         }
-        self.core.link.counters.refused.add(1);
+        self.core.conn.counters.refused.add(1);
         self.core
-            .link
-            .tell(|events, connection| events.substream_refused(connection, code));
+            .conn
+            .emit(|events, connection| events.substream_refused(connection, code));
         self.core.scratch.clear();
         Message::reset(code).encode_into(&mut self.core.scratch);
         // Whether it is taken or not, the channel ends here.
@@ -418,16 +421,16 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     pub(super) fn insert(&mut self, channel: ChannelId, origin: Initiator) -> Substream {
-        let config = &self.core.link.config;
+        let config = &self.core.conn.config;
         let send = SendBuffer::new(config.send_buffer, self.core.max_frame_payload());
         let window = u64::from(config.receive_window);
         let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
-        let siblings = Arc::clone(&self.core.link.siblings);
+        let siblings = Arc::clone(&self.core.conn.siblings);
         let shared = Shared::new(channel, origin, siblings, send, receive);
         let entry = Entry::new(Arc::clone(&shared));
         self.core
-            .link
-            .tell(|events, connection| events.substream_opened(connection, entry.shared.info()));
+            .conn
+            .emit(|events, connection| events.substream_opened(connection, entry.shared.info()));
         self.core.substreams.insert(channel, Box::new(entry));
         if origin == Initiator::Remote {
             self.core.inbound += 1;
@@ -439,22 +442,22 @@ impl<C: Carrier> Turn<'_, C> {
         Substream::new(shared)
     }
 
-    fn on_negotiated(&mut self, outcome: Outcome) {
+    fn on_negotiated(&mut self, outcome: NegotiationOutcome) {
         match outcome {
-            Outcome::Agreed(substream) => {
+            NegotiationOutcome::Agreed(substream) => {
                 let channel = substream.shared().id;
                 substream.shared().set_usage(Usage::Waiting);
-                tell::negotiated(&self.core.link, &substream);
-                let timeout = self.core.link.config.accept_timeout;
+                report::negotiated(&self.core.conn, &substream);
+                let timeout = self.core.conn.config.accept_timeout;
                 // Whether the peer has ended it meanwhile or not: it waits for the application in any case.
                 let kind = DeadlineKind::Accept;
                 let deadline = self.deadlines.as_mut().set(channel, kind, timeout);
                 if let Some(entry) = self.core.substreams.get_mut(&channel) {
                     entry.accept_deadline = Some(deadline);
                 }
-                self.core.link.push_accepted(substream);
+                self.core.conn.push_accepted(substream);
             }
-            Outcome::Failed(substream, reason) => {
+            NegotiationOutcome::Failed(substream, reason) => {
                 tracing::debug!(
                     target: "anabranch::connection",
                     id = substream.id(), %reason, "inbound negotiation failed"
@@ -465,19 +468,19 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     fn on_delivered(&mut self, channel: ChannelId) {
-        let timeout = self.core.link.config.fin_ack_timeout;
+        let timeout = self.core.conn.config.fin_ack_timeout;
         let Some(entry) = self.core.substreams.get_mut(&channel) else {
             return;
         };
-        entry.shared.apply(Event::FinDelivered);
+        entry.shared.apply(SubstreamEvent::FinDelivered);
         if entry.shared.state().write != WriteState::FinDelivered {
             return;
         }
-        if !self.core.link.expects_fin_ack() {
-            entry.shared.apply(Event::NoFinAckExpected);
+        if !self.core.conn.expects_fin_ack() {
+            entry.shared.apply(SubstreamEvent::NoFinAckExpected);
             return;
         }
-        // The wait starts now: a slow link is not a silent peer (docs/wire.md section 2).
+        // The wait starts now: a slow conn is not a silent peer (docs/wire.md section 2).
         if entry.fin_ack_deadline.is_none() {
             let deadline = self
                 .deadlines
@@ -495,12 +498,12 @@ impl<C: Carrier> Turn<'_, C> {
             self.core.idle_deadline = None;
             // A substream may have come in this very round.
             if self.core.substreams.is_empty() {
-                self.core.link.begin_close_for(ConnectionError::Idle);
+                self.core.conn.begin_close_for(ConnectionError::Idle);
             }
             return;
         }
         if deadline.kind == DeadlineKind::Accept
-            && let Some(substream) = self.core.link.take_unaccepted(deadline.channel)
+            && let Some(substream) = self.core.conn.take_unaccepted(deadline.channel)
         {
             // If the peer has ended it already, this frees what is unread.
             substream.reset(code::RESOURCE_LIMIT);
@@ -512,10 +515,10 @@ impl<C: Carrier> Turn<'_, C> {
         match deadline.kind {
             DeadlineKind::FinAck => {
                 entry.fin_ack_deadline = None;
-                if !self.core.link.expects_fin_ack() {
-                    shared.apply(Event::NoFinAckExpected);
+                if !self.core.conn.expects_fin_ack() {
+                    shared.apply(SubstreamEvent::NoFinAckExpected);
                 }
-                shared.apply(Event::FinAckTimeout);
+                shared.apply(SubstreamEvent::FinAckTimeout);
             }
             DeadlineKind::Teardown => {
                 entry.teardown_deadline = None;
@@ -527,7 +530,7 @@ impl<C: Carrier> Turn<'_, C> {
                 if state.end().is_some() || (fin_delivered && state.read != ReadState::FinAcked) {
                     // The RESET finds no room, or the peer has all of ours and does not end its
                     // own: a RESET would let it throw away what it has not read (docs/wire.md 2).
-                    shared.apply(Event::ChannelClosed);
+                    shared.apply(SubstreamEvent::ChannelClosed);
                     self.core.carrier.close_channel(deadline.channel);
                     self.remove(deadline.channel);
                 } else if !fin_delivered {
@@ -540,9 +543,9 @@ impl<C: Carrier> Turn<'_, C> {
             // The peer said nothing on this substream: if it knows no credit, it never will.
             DeadlineKind::Credit => {
                 entry.credit_deadline = None;
-                if !self.core.peer_knows_credit {
-                    shared.credit_is_unknown();
-                    self.tell_resumed(deadline.channel);
+                if !self.core.peer_supports_credit {
+                    shared.credit_unsupported();
+                    self.report_resumed(deadline.channel);
                 }
             }
         }

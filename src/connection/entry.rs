@@ -21,7 +21,7 @@ pub(super) struct Entry {
     /// `max_data` was sent on this substream.
     pub(super) credit_shown: bool,
     /// The carrier holds what this substream has no room for.
-    pub(super) held_back: bool,
+    pub(super) reads_paused: bool,
     /// In the queue of those with something to read.
     pub(super) reading: bool,
     /// The carrier has closed the channel: the substream ends when that is read to its end.
@@ -51,7 +51,7 @@ impl Entry {
             active: false,
             blocked: false,
             credit_shown: false,
-            held_back: false,
+            reads_paused: false,
             reading: false,
             closed: false,
             ineffective: PerSecond::default(),

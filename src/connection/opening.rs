@@ -5,9 +5,9 @@
 //! know credit, in frames about the connection; what others open beyond it is refused.
 
 use super::deadlines::{Deadline, DeadlineKind, NO_CHANNEL};
-use super::driver::{Phase, Turn};
+use super::driver::{DriverPhase, Turn};
 use super::error::OpenError;
-use super::link::OpenRequest;
+use super::shared::OpenRequest;
 use super::work::{OTHERS_PER_ROUND, UNITS_PER_OPENING};
 use crate::carrier::{Carrier, OpenChannelError, Written};
 use crate::error::ConnectionError;
@@ -16,7 +16,7 @@ use crate::message::Message;
 
 /// Substreams that may be opened before it is known what the peer is, those included that are over here and may not be
 /// over there. js-libp2p takes 64 of a protocol from one peer.
-pub(super) const UNTOLD_SUBSTREAMS: u64 = 64;
+pub(super) const EARLY_SUBSTREAMS: u64 = 64;
 
 /// What is known of the substreams that the peer accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ enum PeerLimit {
 
 /// The limits of a connection, in both directions.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct SubstreamLimits {
     limit: PeerLimit,
     /// Substreams that this side has opened.
     opened: u64,
@@ -42,10 +42,10 @@ pub(super) struct Opening {
     /// Substreams that the peer has opened, refused ones included.
     peer_opened: u64,
     /// What the peer was told.
-    told: u64,
+    announced: u64,
 }
 
-impl Opening {
+impl SubstreamLimits {
     pub(super) fn new(carries_notices: bool) -> Self {
         Self {
             limit: match carries_notices {
@@ -56,7 +56,7 @@ impl Opening {
             waiting: None,
             deadline: None,
             peer_opened: 0,
-            told: 0,
+            announced: 0,
         }
     }
 
@@ -82,12 +82,12 @@ impl Opening {
     /// way when it was.
     pub(super) fn on_opened(&mut self) -> bool {
         self.peer_opened = self.peer_opened.saturating_add(1);
-        self.told > 0 && self.peer_opened > self.told.saturating_add(UNTOLD_SUBSTREAMS)
+        self.announced > 0 && self.peer_opened > self.announced.saturating_add(EARLY_SUBSTREAMS)
     }
 
     fn may_open(&self) -> bool {
         match self.limit {
-            PeerLimit::Unknown => self.opened < UNTOLD_SUBSTREAMS,
+            PeerLimit::Unknown => self.opened < EARLY_SUBSTREAMS,
             PeerLimit::None => true,
             PeerLimit::Total(total) => self.opened < total,
         }
@@ -97,14 +97,14 @@ impl Opening {
     /// has to wait.
     fn due(&self, live: u64, max: u64) -> Option<u64> {
         let next = self.peer_opened.saturating_sub(live).saturating_add(max);
-        let more = next.saturating_sub(self.told);
-        let is_waiting = self.peer_opened >= self.told;
+        let more = next.saturating_sub(self.announced);
+        let is_waiting = self.peer_opened >= self.announced;
         (more > 0 && (is_waiting || more >= max.div_ceil(4))).then_some(next)
     }
 
     /// Whether the peer has used most of what it was told, so that each place that is freed counts.
     pub(super) fn is_tight(&self, max: u64) -> bool {
-        self.told > 0 && self.told.saturating_sub(self.peer_opened) < max.div_ceil(2)
+        self.announced > 0 && self.announced.saturating_sub(self.peer_opened) < max.div_ceil(2)
     }
 }
 
@@ -113,14 +113,14 @@ impl<C: Carrier> Turn<'_, C> {
     pub(super) fn open_requested(&mut self) -> bool {
         let mut moved = false;
         for _ in 0..OTHERS_PER_ROUND {
-            let is_running = self.core.phase == Phase::Running;
+            let is_running = self.core.phase == DriverPhase::Running;
             if is_running && !self.core.opening.may_open() {
                 break;
             }
             let waiting = self.core.opening.waiting.take();
             let Some(request) = waiting
                 .filter(|request| !request.reply.is_closed())
-                .or_else(|| self.core.link.next_open())
+                .or_else(|| self.core.conn.next_open())
             else {
                 break;
             };
@@ -141,24 +141,24 @@ impl<C: Carrier> Turn<'_, C> {
             self.core.work.spend(UNITS_PER_OPENING);
             let result = result.map_err(OpenError::Channel).map(|channel| {
                 self.core.opening.opened += 1;
-                self.core.link.counters.opened.add(1);
+                self.core.conn.counters.opened.add(1);
                 self.insert(channel, Initiator::Local)
             });
             // A caller that gave up drops the substream, which then closes itself.
             let _ = request.reply.send(result);
         }
-        self.watch_silence() || moved
+        self.limit_wait_for_limit() || moved
     }
 
     /// Bounds how long opens wait for a peer that says nothing. Returns whether the deadline was set now, so that
     /// another round arranges the wake-up for it.
-    fn watch_silence(&mut self) -> bool {
+    fn limit_wait_for_limit(&mut self) -> bool {
         let opening = &self.core.opening;
         let waits = opening.limit == PeerLimit::Unknown
             && opening.deadline.is_none()
-            && self.core.link.has_opens();
+            && self.core.conn.has_opens();
         if waits {
-            let timeout = self.core.link.config.open_timeout;
+            let timeout = self.core.conn.config.open_timeout;
             let deadline = self
                 .deadlines
                 .as_mut()
@@ -175,17 +175,17 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     /// Tells the peer how many substreams it may open, where that is due.
-    pub(super) fn tell_limit(&mut self) -> bool {
+    pub(super) fn announce_limit(&mut self) -> bool {
         let core = &mut *self.core;
-        if !core.peer_knows_credit
-            || core.phase != Phase::Running
+        if !core.peer_supports_credit
+            || core.phase != DriverPhase::Running
             || !core.carrier.carries_notices()
         {
             return false;
         }
-        let max = core.link.config.max_inbound_substreams as u64;
-        let live = (core.inbound + core.link.unaccepted()) as u64;
-        core.link.await_accepts(core.opening.is_tight(max));
+        let max = core.conn.config.max_inbound_substreams as u64;
+        let live = (core.inbound + core.conn.unaccepted()) as u64;
+        core.conn.set_accepts_awaited(core.opening.is_tight(max));
         let Some(next) = core.opening.due(live, max) else {
             return false;
         };
@@ -195,13 +195,13 @@ impl<C: Carrier> Turn<'_, C> {
             // Busy: `Writable` follows, and with it another round.
             return false;
         }
-        core.opening.told = next;
+        core.opening.announced = next;
         true
     }
 }
 
 /// Requests that still wait when the connection ends.
-impl Opening {
+impl SubstreamLimits {
     pub(super) fn fail(&mut self, cause: &ConnectionError) {
         if let Some(request) = self.waiting.take() {
             let _ = request
@@ -215,30 +215,30 @@ impl Opening {
 mod tests {
     use super::*;
 
-    fn told(total: u64) -> Opening {
-        let mut opening = Opening::new(true);
-        opening.told = total;
+    fn announced(total: u64) -> SubstreamLimits {
+        let mut opening = SubstreamLimits::new(true);
+        opening.announced = total;
         opening
     }
 
     #[test]
     fn few_may_be_opened_before_the_peer_is_known_and_any_number_at_one_without_limits() {
-        let mut opening = Opening::new(true);
-        opening.opened = UNTOLD_SUBSTREAMS - 1;
+        let mut opening = SubstreamLimits::new(true);
+        opening.opened = EARLY_SUBSTREAMS - 1;
         assert!(opening.may_open());
         opening.opened += 1;
         assert!(!opening.may_open());
         opening.on_no_limit();
         opening.opened = 1_000_000;
         assert!(opening.may_open());
-        let mut without = Opening::new(false);
+        let mut without = SubstreamLimits::new(false);
         without.opened = 1_000_000;
         assert!(without.may_open());
     }
 
     #[test]
     fn a_limit_is_a_total_that_never_falls() {
-        let mut opening = Opening::new(true);
+        let mut opening = SubstreamLimits::new(true);
         assert!(opening.on_limit(3));
         assert!(!opening.on_limit(2) && !opening.on_limit(3), "no news");
         opening.on_no_limit();
@@ -253,9 +253,9 @@ mod tests {
 
     #[test]
     fn a_limit_is_told_in_steps_and_at_once_to_who_waits() {
-        let mut opening = told(0);
+        let mut opening = announced(0);
         assert_eq!(opening.due(0, 256), Some(256), "the first");
-        opening.told = 256;
+        opening.announced = 256;
         opening.peer_opened = 100;
         assert_eq!(opening.due(40, 256), None, "60 are over");
         assert_eq!(opening.due(36, 256), Some(320));
@@ -266,21 +266,21 @@ mod tests {
 
     #[test]
     fn more_than_was_told_and_could_be_under_way_is_abuse() {
-        let mut opening = told(10);
-        let honest = 10 + UNTOLD_SUBSTREAMS;
+        let mut opening = announced(10);
+        let honest = 10 + EARLY_SUBSTREAMS;
         for _ in 0..honest {
             assert!(!opening.on_opened());
         }
         assert!(opening.on_opened());
         assert!(
-            (0..1000).all(|_| !Opening::new(true).on_opened()),
+            (0..1000).all(|_| !SubstreamLimits::new(true).on_opened()),
             "never told"
         );
     }
 
     #[test]
     fn numbers_of_the_peer_do_not_overflow() {
-        let mut opening = told(u64::MAX);
+        let mut opening = announced(u64::MAX);
         opening.peer_opened = u64::MAX;
         assert!(!opening.on_opened());
         opening.on_limit(u64::MAX);

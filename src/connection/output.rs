@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::config::FinAckPolicy;
 use super::deadlines::{DeadlineKind, deadline_after};
-use super::driver::{Core, Phase, Turn};
-use super::tell;
+use super::driver::{Core, DriverPhase, Turn};
+use super::report;
 use super::work::{SERVICES_PER_ROUND, WRITES_PER_ROUND};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::error::ConnectionError;
@@ -15,18 +15,18 @@ use crate::events::Initiator;
 use crate::message::{DATA_TAILROOM, DataFrameEnds, Flag, Message, max_payload, seal_data_frame};
 use crate::substream::code;
 use crate::substream::{
-    ChannelState, Chunk, Copied, Ended, Event, ReadState, Shared, Usage, WriteState,
+    ChannelState, Chunk, Copied, Ended, ReadState, Shared, SubstreamEvent, Usage, WriteState,
 };
 
 /// How long a peer may take to learn why it is left.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+const ABUSE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Queues shorter than this are not worth clearing of substreams that are gone.
 const MIN_QUEUE_TO_CLEAR: usize = 64;
 
 /// Whether a substream of the peer that ends now has been nothing but work: the peer ended it before
 /// the application answered it, or it was refused before the application heard of it.
-fn is_wasted(shared: &Shared) -> bool {
+fn was_unused(shared: &Shared) -> bool {
     match (shared.usage(), shared.state().end()) {
         (Usage::Answered, _) => false,
         (_, Some(Ended::ResetByPeer | Ended::Closed)) => true,
@@ -38,8 +38,8 @@ fn is_wasted(shared: &Shared) -> bool {
 impl<C: Carrier> Core<C> {
     /// The longest frame that the peer can be trusted to read.
     pub(super) fn max_frame(&self) -> usize {
-        let config = &self.link.config;
-        let limit = if self.peer_knows_credit {
+        let config = &self.conn.config;
+        let limit = if self.peer_supports_credit {
             config.max_frame
         } else {
             config.max_frame_without_credit
@@ -72,7 +72,7 @@ impl<C: Carrier> Turn<'_, C> {
             }
         }
         if self.core.batch.is_empty() {
-            self.core.link.siblings.take_ready(&mut self.core.batch);
+            self.core.conn.siblings.take_ready(&mut self.core.batch);
         }
         while left > 0
             && let Some(shared) = self.core.batch.pop_front()
@@ -104,7 +104,7 @@ impl<C: Carrier> Turn<'_, C> {
             // What was read has ended it.
             return self.finish_reset(shared);
         }
-        if !self.write_owed_flags(shared) {
+        if !self.write_pending_flags(shared) {
             return;
         }
         self.end_writing_if_drained(shared);
@@ -115,14 +115,14 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Writes FIN_ACK, STOP_SENDING and credit, as far as they are owed. Returns `false` if the
     /// carrier was busy; the substream is then looked at again when it is not.
-    fn write_owed_flags(&mut self, shared: &Arc<Shared>) -> bool {
+    fn write_pending_flags(&mut self, shared: &Arc<Shared>) -> bool {
         let state = shared.state();
         if state.read == ReadState::FinReceived {
             let own_fin_sent = matches!(
                 state.write,
                 WriteState::FinSent | WriteState::FinDelivered | WriteState::Finished(_)
             );
-            let written = match self.core.link.fin_ack() {
+            let written = match self.core.conn.fin_ack() {
                 FinAckPolicy::Always => self.write_control(shared, &Message::flag(Flag::FinAck)),
                 FinAckPolicy::AfterOwnFin if own_fin_sent => {
                     self.write_control(shared, &Message::flag(Flag::FinAck))
@@ -131,12 +131,12 @@ impl<C: Carrier> Turn<'_, C> {
                 FinAckPolicy::Never => true,
             };
             if written {
-                shared.apply(Event::FinAckWritten);
+                shared.apply(SubstreamEvent::FinAckWritten);
             } else if self.is_blocked(shared) {
                 return false;
             }
         }
-        if shared.state().read == ReadState::StopOwed {
+        if shared.state().read == ReadState::StopPending {
             let message = match shared.own_stop_code() {
                 Some(code) => Message::stop_sending(code),
                 None => Message::flag(Flag::StopSending),
@@ -144,11 +144,11 @@ impl<C: Carrier> Turn<'_, C> {
             if !self.write_control(shared, &message) {
                 return false;
             }
-            shared.apply(Event::StopWritten);
+            shared.apply(SubstreamEvent::StopWritten);
         }
         // Only to a peer that has shown the field: to rust-libp2p a message without payload and
         // flag is the end of the stream (docs/interop.md).
-        if self.core.peer_knows_credit
+        if self.core.peer_supports_credit
             // Where data can go out, credit rides on it.
             && (self.core.busy || !shared.has_sendable_data())
             && let Some(max_data) = shared.credit_offer(false)
@@ -156,7 +156,7 @@ impl<C: Carrier> Turn<'_, C> {
             if !self.write_control(shared, &Message::credit(max_data)) {
                 return false;
             }
-            self.credit_went_out(shared, max_data);
+            self.on_credit_sent(shared, max_data);
         }
         true
     }
@@ -194,7 +194,7 @@ impl<C: Carrier> Turn<'_, C> {
             // Not FinSent: the Closed event is to find that FIN never went out.
             Written::Busy | Written::NotOpen | Written::Closed => return,
         }
-        shared.apply(Event::FinWritten);
+        shared.apply(SubstreamEvent::FinWritten);
         self.core.carrier.notify_delivered(shared.id);
         // Left over from the policy to answer after our own FIN.
         if shared.state().read == ReadState::FinReceived {
@@ -219,7 +219,7 @@ impl<C: Carrier> Turn<'_, C> {
             .carrier
             .write(shared.id, &self.core.scratch, Class::Control);
         match written {
-            Written::Taken => self.core.link.counters.frames_sent.add(1),
+            Written::Taken => self.core.conn.counters.frames_sent.add(1),
             Written::Closed => {}
             Written::Busy | Written::NotOpen => self.block(shared.id),
         }
@@ -238,7 +238,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     fn schedule_data(&mut self, shared: &Arc<Shared>) {
         if !shared.has_sendable_data() {
-            return self.tell_stalled(shared);
+            return self.report_stalled(shared);
         }
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && !entry.active
@@ -271,7 +271,7 @@ impl<C: Carrier> Turn<'_, C> {
                     // The last byte is out, and FIN may follow, or the peer's credit is used up.
                     self.end_writing_if_drained(&shared);
                     self.limit_wait_for_credit(&shared);
-                    self.tell_stalled(&shared);
+                    self.report_stalled(&shared);
                     self.close_if_complete(&shared);
                 }
                 Some(Written::Busy) => {
@@ -304,7 +304,7 @@ impl<C: Carrier> Turn<'_, C> {
         // Credit rides on data: always on the first, which shows the peer that we know it, and
         // later if the peer knows it too. It lies behind the payload, where a chunk that is sent
         // in parts still has its rest.
-        let mut offer = if !credit_shown || self.core.peer_knows_credit {
+        let mut offer = if !credit_shown || self.core.peer_supports_credit {
             shared.credit_offer(!credit_shown)
         } else {
             None
@@ -313,12 +313,12 @@ impl<C: Carrier> Turn<'_, C> {
         let rides = has_room_behind && length <= max_payload(max_frame, true);
         if !rides
             && let Some(max_data) = offer.take()
-            && self.core.peer_knows_credit
+            && self.core.peer_supports_credit
             && self.write_control(shared, &Message::credit(max_data))
         {
             // A full frame, or a window smaller than the chunk: without this the peer takes us for
             // one that knows no credit.
-            self.credit_went_out(shared, max_data);
+            self.on_credit_sent(shared, max_data);
         }
         let written = match &mut chunk {
             Chunk::Copied(copied) => self.write_copied(shared.id, copied, length, offer),
@@ -333,12 +333,12 @@ impl<C: Carrier> Turn<'_, C> {
         };
         match written {
             Written::Taken => {
-                let counters = &self.core.link.counters;
+                let counters = &self.core.conn.counters;
                 counters.frames_sent.add(1);
                 counters.payload_sent.add(length as u64);
                 shared.data_sent(chunk, length);
                 if let Some(max_data) = offer {
-                    self.credit_went_out(shared, max_data);
+                    self.on_credit_sent(shared, max_data);
                 }
             }
             Written::Busy | Written::NotOpen | Written::Closed => shared.data_refused(chunk),
@@ -374,7 +374,7 @@ impl<C: Carrier> Turn<'_, C> {
         written
     }
 
-    fn credit_went_out(&mut self, shared: &Shared, max_data: u64) {
+    fn on_credit_sent(&mut self, shared: &Shared, max_data: u64) {
         shared.credit_sent(max_data);
         if let Some(entry) = self.core.substreams.get_mut(&shared.id) {
             entry.credit_shown = true;
@@ -384,8 +384,8 @@ impl<C: Carrier> Turn<'_, C> {
     /// A peer that says nothing on a substream gets little data; one that knows no credit may
     /// say nothing for ever.
     fn limit_wait_for_credit(&mut self, shared: &Arc<Shared>) {
-        let timeout = self.core.link.config.open_timeout;
-        if !self.core.peer_knows_credit
+        let timeout = self.core.conn.config.open_timeout;
+        if !self.core.peer_supports_credit
             && shared.waits_for_first_credit()
             && let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.credit_deadline.is_none()
@@ -399,7 +399,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Bounds the close of a substream whose handles were dropped, or that was reset.
     fn start_teardown(&mut self, shared: &Arc<Shared>) {
-        let timeout = self.core.link.config.teardown_timeout;
+        let timeout = self.core.conn.config.teardown_timeout;
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.teardown_deadline.is_none()
         {
@@ -410,7 +410,7 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Closes the channel of a substream that was reset, once the peer was told if it has to be.
     fn finish_reset(&mut self, shared: &Arc<Shared>) {
-        if shared.state().channel == ChannelState::ResetOwed {
+        if shared.state().channel == ChannelState::ResetPending {
             let message = match shared.reset_code() {
                 Some(code) => Message::reset(code),
                 None => Message::flag(Flag::ResetStream),
@@ -418,7 +418,7 @@ impl<C: Carrier> Turn<'_, C> {
             if !self.write_control(shared, &message) {
                 return self.start_teardown(shared);
             }
-            shared.apply(Event::ResetWritten);
+            shared.apply(SubstreamEvent::ResetWritten);
             self.core.carrier.abandon_channel(shared.id);
         } else {
             self.core.carrier.close_channel(shared.id);
@@ -456,14 +456,14 @@ impl<C: Carrier> Turn<'_, C> {
         if entry.shared.origin == Initiator::Remote {
             debug_assert!(self.core.inbound > 0, "a substream that was not counted");
             self.core.inbound = self.core.inbound.saturating_sub(1);
-            if is_wasted(&entry.shared) {
+            if was_unused(&entry.shared) {
                 self.core.unused.count();
             }
         }
-        if entry.held_back {
-            self.release_hold();
+        if entry.reads_paused {
+            self.release_pause();
         }
-        tell::ended(&self.core.link, &entry);
+        report::ended(&self.core.conn, &entry);
         // Its places in the queues are skipped when they come up. A peer that lets nothing through
         // could open and reset meanwhile, so they are cleared once they are the larger part.
         let core = &mut *self.core;
@@ -484,25 +484,25 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Starts to close when the application asks for it or can not reach the connection any more.
     pub(super) fn begin_closing(&mut self) -> bool {
-        if self.core.phase != Phase::Running {
+        if self.core.phase != DriverPhase::Running {
             return false;
         }
-        let link = &self.core.link;
-        let unused = link.is_unreachable() && self.core.substreams.is_empty();
-        if !link.is_closing() && !unused {
+        let conn = &self.core.conn;
+        let unused = conn.is_unreachable() && self.core.substreams.is_empty();
+        if !conn.is_closing() && !unused {
             return false;
         }
-        let until = deadline_after(link.config.teardown_timeout);
-        let cause = link.siblings.closing_cause();
-        link.tell(|events, connection| events.connection_closing(connection, &cause));
-        self.core.phase = Phase::Draining { until };
+        let until = deadline_after(conn.config.teardown_timeout);
+        let cause = conn.siblings.closing_cause();
+        conn.emit(|events, connection| events.connection_closing(connection, &cause));
+        self.core.phase = DriverPhase::Draining { until };
         let stop_code = match cause {
             ConnectionError::ClosedWith { code, .. } => code,
             _ => code::SHUTDOWN,
         };
         self.core
             .carrier
-            .begin_close(&self.core.link.siblings.closing_cause());
+            .begin_close(&self.core.conn.siblings.closing_cause());
         for entry in self.core.substreams.values() {
             entry.shared.close(stop_code);
         }
@@ -512,13 +512,13 @@ impl<C: Carrier> Turn<'_, C> {
     }
 
     /// Ends the connection for what the peer did: it is told why, and not waited for long.
-    pub(super) fn leave(&mut self, cause: ConnectionError) {
-        self.core.link.begin_close_for(cause);
-        let until = deadline_after(LEAVE_TIMEOUT.min(self.core.link.config.teardown_timeout));
+    pub(super) fn close_for_abuse(&mut self, cause: ConnectionError) {
+        self.core.conn.begin_close_for(cause);
+        let until = deadline_after(ABUSE_CLOSE_TIMEOUT.min(self.core.conn.config.teardown_timeout));
         self.core
             .carrier
-            .begin_close(&self.core.link.siblings.closing_cause());
-        self.core.phase = Phase::ClosingCarrier { until };
+            .begin_close(&self.core.conn.siblings.closing_cause());
+        self.core.phase = DriverPhase::ClosingCarrier { until };
     }
 
     /// Moves the closing on: from the substreams to the carrier, and from that to the end.
@@ -528,17 +528,17 @@ impl<C: Carrier> Turn<'_, C> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<ConnectionError>> {
         match self.core.phase {
-            Phase::Running => Poll::Pending,
-            Phase::Draining { until } if expired || self.core.substreams.is_empty() => {
+            DriverPhase::Running => Poll::Pending,
+            DriverPhase::Draining { until } if expired || self.core.substreams.is_empty() => {
                 // What is left of the time: the teardown timeout is for the whole close.
-                self.core.phase = Phase::ClosingCarrier { until };
+                self.core.phase = DriverPhase::ClosingCarrier { until };
                 Poll::Ready(None)
             }
-            Phase::Draining { .. } => Poll::Pending,
-            Phase::ClosingCarrier { .. } => {
+            DriverPhase::Draining { .. } => Poll::Pending,
+            DriverPhase::ClosingCarrier { .. } => {
                 // Asked in any case, so that the peer is told even if the time is over.
                 if self.core.carrier.poll_close(cx).is_ready() || expired {
-                    return Poll::Ready(Some(self.core.link.siblings.closing_cause()));
+                    return Poll::Ready(Some(self.core.conn.siblings.closing_cause()));
                 }
                 Poll::Pending
             }
@@ -550,7 +550,7 @@ impl<C: Carrier> Turn<'_, C> {
         tracing::debug!(target: "anabranch::connection", %cause, "connection ended");
         self.core.negotiations.clear();
         // First the cause, then the wake-ups: whoever wakes finds it.
-        let first = self.core.link.end(cause.clone());
+        let first = self.core.conn.end(cause.clone());
         self.core.opening.fail(&cause);
         self.core.active.clear();
         self.core.blocked.clear();
@@ -561,13 +561,13 @@ impl<C: Carrier> Turn<'_, C> {
         for channel in channels {
             self.core.carrier.close_channel(channel);
             if let Some(entry) = self.core.substreams.get(&channel) {
-                entry.shared.apply(Event::CarrierLost);
+                entry.shared.apply(SubstreamEvent::CarrierLost);
             }
             self.remove(channel);
         }
-        self.core.link.counters.substreams.set(0);
+        self.core.conn.counters.substreams.set(0);
         if first {
-            self.core.link.tell_end();
+            self.core.conn.report_end();
         }
         cause
     }

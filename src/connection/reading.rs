@@ -9,7 +9,7 @@ use super::driver::Turn;
 use super::work::STEPS_PER_TURN;
 use crate::carrier::{Carrier, ChannelId};
 use crate::message::{DecodeError, Message};
-use crate::substream::{Event, Shared, unpinned};
+use crate::substream::{Shared, SubstreamEvent, unpinned};
 
 /// How a turn of reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl<C: Carrier> Turn<'_, C> {
         if let Some(entry) = self.core.substreams.get_mut(&channel) {
             entry.reading = false;
             if entry.closed {
-                entry.shared.apply(Event::ChannelClosed);
+                entry.shared.apply(SubstreamEvent::ChannelClosed);
                 self.remove(channel);
             }
         }
@@ -77,7 +77,7 @@ impl<C: Carrier> Turn<'_, C> {
     /// Reads what has arrived on a channel; all of it, or as much as its substream is to hold where
     /// the carrier holds back the sender of what is left.
     fn read_channel(&mut self, channel: ChannelId) -> Read {
-        let window = self.core.link.config.receive_window as usize;
+        let window = self.core.conn.config.receive_window as usize;
         for _ in 0..STEPS_PER_TURN {
             if !self.core.work.step() {
                 return Read::Unfinished;
@@ -93,9 +93,9 @@ impl<C: Carrier> Turn<'_, C> {
                 && self.core.carrier.holds_back_unread()
                 && !entry.shared.has_room_unread(window)
             {
-                if !std::mem::replace(&mut entry.held_back, true) {
-                    self.core.held_back += 1;
-                    self.core.link.siblings.set_held_back(true);
+                if !std::mem::replace(&mut entry.reads_paused, true) {
+                    self.core.reads_paused += 1;
+                    self.core.conn.siblings.set_reads_awaited(true);
                     // The reader may have taken all of it before it was asked to tell.
                     entry.shared.request_service();
                 }
@@ -140,23 +140,23 @@ impl<C: Carrier> Turn<'_, C> {
 
     /// Reads on where a reader has made room.
     pub(super) fn resume_reading(&mut self, shared: &Shared) {
-        let window = self.core.link.config.receive_window as usize;
+        let window = self.core.conn.config.receive_window as usize;
         if let Some(entry) = self.core.substreams.get_mut(&shared.id)
-            && entry.held_back
+            && entry.reads_paused
             && entry.shared.has_room_unread(window / 2 + 1)
         {
-            entry.held_back = false;
-            self.release_hold();
+            entry.reads_paused = false;
+            self.release_pause();
             self.on_readable(shared.id);
         }
     }
 
-    pub(super) fn release_hold(&mut self) {
-        debug_assert!(self.core.held_back > 0, "a hold that was not counted");
-        self.core.held_back = self.core.held_back.saturating_sub(1);
+    pub(super) fn release_pause(&mut self) {
+        debug_assert!(self.core.reads_paused > 0, "a hold that was not counted");
+        self.core.reads_paused = self.core.reads_paused.saturating_sub(1);
         self.core
-            .link
+            .conn
             .siblings
-            .set_held_back(self.core.held_back > 0);
+            .set_reads_awaited(self.core.reads_paused > 0);
     }
 }

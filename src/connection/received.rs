@@ -3,40 +3,40 @@
 use std::sync::Arc;
 
 use super::driver::Turn;
-use super::ineffective::Verdict;
+use super::ineffective::Penalty;
 use crate::carrier::{Carrier, ChannelId};
 use crate::events::Initiator;
 use crate::message::{Flag, Message};
 use crate::substream::code;
-use crate::substream::{Effects, Event, Shared, Usage};
+use crate::substream::{Effects, Shared, SubstreamEvent, Usage};
 
 impl<C: Carrier> Turn<'_, C> {
     /// The peer broke the protocol: what it sent before that stays readable.
     pub(super) fn violation(&mut self, shared: &Arc<Shared>) {
-        self.spoilt(shared, code::PROTOCOL_VIOLATION);
+        self.reset_for_violation(shared, code::PROTOCOL_VIOLATION);
     }
 
-    fn spoilt(&mut self, shared: &Arc<Shared>, code: u32) {
+    fn reset_for_violation(&mut self, shared: &Arc<Shared>, code: u32) {
         if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
-            self.count_spoiled(shared);
+            self.core.conn.counters.violations.add(1);
+            self.count_violation(shared);
             shared.violated(code);
         }
     }
 
     /// The peer sent more than it may: what is unread goes too, to free its memory.
-    fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
+    fn reset_for_overrun(&mut self, shared: &Arc<Shared>, code: u32) {
         if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
+            self.core.conn.counters.violations.add(1);
             if code == code::FLOW_CONTROL {
-                self.count_spoiled(shared);
+                self.count_violation(shared);
             }
             shared.reset(code);
         }
     }
 
     /// Counts a substream as unused that the peer has made us reset before the application used it.
-    fn count_spoiled(&mut self, shared: &Shared) {
+    fn count_violation(&mut self, shared: &Shared) {
         // One that is still negotiated counts when it is removed.
         if shared.origin == Initiator::Remote
             && matches!(shared.usage(), Usage::Waiting | Usage::Accepted)
@@ -54,17 +54,17 @@ impl<C: Carrier> Turn<'_, C> {
         entry.peer_credit |= message.max_data.is_some();
         let (peer_spoke, peer_credit) = (entry.peer_spoke, entry.peer_credit);
         entry.peer_spoke |= !message.payload.is_empty();
-        let counters = &self.core.link.counters;
+        let counters = &self.core.conn.counters;
         counters.frames_received.add(1);
         if message.unknown_flag {
             counters.unknown_flags.add(1);
         }
         let mut has_effect = false;
         if let Some(max_data) = message.max_data {
-            self.core.peer_knows_credit = true;
+            self.core.peer_supports_credit = true;
             if shared.granted(max_data, self.core.max_frame_payload()) {
                 has_effect = true;
-                self.tell_resumed(channel);
+                self.report_resumed(channel);
             }
         }
         if !message.payload.is_empty() {
@@ -72,23 +72,23 @@ impl<C: Carrier> Turn<'_, C> {
             has_effect |= !shared.state().read.has_fin();
             if !peer_spoke && !peer_credit {
                 // Its first data would have carried credit: this peer knows none.
-                shared.credit_is_unknown();
-                if !self.core.peer_knows_credit {
+                shared.credit_unsupported();
+                if !self.core.peer_supports_credit {
                     self.core.opening.on_no_limit();
                 }
-                self.tell_resumed(channel);
+                self.report_resumed(channel);
             }
-            let counters = &self.core.link.counters;
+            let counters = &self.core.conn.counters;
             counters.payload_received.add(message.payload.len() as u64);
             if let Err(code) = shared.receive_payload(message.payload, peer_credit) {
-                return self.overrun(&shared, code);
+                return self.reset_for_overrun(&shared, code);
             }
         }
         let before = shared.state();
         let effects = match message.flag {
             None => Effects::NONE,
-            Some(Flag::Fin) => shared.apply(Event::Fin),
-            Some(Flag::FinAck) => shared.apply(Event::FinAck),
+            Some(Flag::Fin) => shared.apply(SubstreamEvent::Fin),
+            Some(Flag::FinAck) => shared.apply(SubstreamEvent::FinAck),
             Some(Flag::StopSending) => shared.received_stop(message.error_code),
             Some(Flag::ResetStream) => shared.received_reset(message.error_code),
         };
@@ -105,12 +105,12 @@ impl<C: Carrier> Turn<'_, C> {
         let Some(entry) = core.substreams.get_mut(&shared.id) else {
             return;
         };
-        core.link.counters.ineffective.add(1);
+        core.conn.counters.ineffective.add(1);
         let counts = &mut core.ineffective;
-        match counts.on_frame(&mut entry.ineffective, &core.link.config) {
-            Verdict::Ignored => {}
-            Verdict::Reset => self.spoilt(shared, code::RATE_LIMITED),
-            Verdict::Leave => core.too_many_ineffective = true,
+        match counts.on_frame(&mut entry.ineffective, &core.conn.config) {
+            Penalty::None => {}
+            Penalty::ResetSubstream => self.reset_for_violation(shared, code::RATE_LIMITED),
+            Penalty::CloseConnection => core.too_many_ineffective = true,
         }
     }
 
@@ -118,13 +118,13 @@ impl<C: Carrier> Turn<'_, C> {
     pub(super) fn on_notice(&mut self, notice: &Message) {
         let core = &mut *self.core;
         if let Some(max_substreams) = notice.max_substreams {
-            core.peer_knows_credit = true;
+            core.peer_supports_credit = true;
             if core.opening.on_limit(max_substreams) {
                 return;
             }
         }
-        core.link.counters.ineffective.add(1);
-        if core.ineffective.on_notice(&core.link.config) == Verdict::Leave {
+        core.conn.counters.ineffective.add(1);
+        if core.ineffective.on_notice(&core.conn.config) == Penalty::CloseConnection {
             core.too_many_ineffective = true;
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
-use crate::connection::{Config, Connection, Link};
+use crate::connection::{Config, Connection, ConnectionShared};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
@@ -107,7 +107,7 @@ pub(crate) struct Inner {
     incoming: IncomingQueue,
     closed: AtomicBool,
     /// Every connection and, as `None`, every attempt at one; for [`Endpoint::close`].
-    connections: Mutex<HashMap<u64, Option<Weak<Link>>>>,
+    connections: Mutex<HashMap<u64, Option<Weak<ConnectionShared>>>>,
     next_connection: AtomicU64,
     connection_ended: Notify,
     close_begun: Notify,
@@ -115,7 +115,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<Link>>>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<ConnectionShared>>>> {
         // Whole entries only.
         self.connections
             .lock()
@@ -194,11 +194,11 @@ impl Inner {
     /// Puts a connection in the place of the attempt that it was.
     fn enter(&self, number: u64, connection: &Connection) {
         if let Some(entry) = self.connections().get_mut(&number) {
-            *entry = Some(Arc::downgrade(connection.link()));
+            *entry = Some(Arc::downgrade(connection.shared()));
         }
         if self.is_closed() {
             // Closed between the handshake and the entry: nobody else will tell it.
-            connection.link().begin_close();
+            connection.shared().begin_close();
         }
     }
 
@@ -432,12 +432,12 @@ impl Endpoint {
             let ended = inner.connection_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let links: Vec<_> = inner.connections().values().cloned().collect();
-            if links.is_empty() {
+            let open: Vec<_> = inner.connections().values().cloned().collect();
+            if open.is_empty() {
                 break;
             }
-            for link in links.iter().flatten().filter_map(Weak::upgrade) {
-                link.begin_close();
+            for connection in open.iter().flatten().filter_map(Weak::upgrade) {
+                connection.begin_close();
             }
             ended.await;
         }

@@ -4,25 +4,25 @@ use tokio::time::Instant;
 
 use super::driver::Turn;
 use super::entry::Entry;
-use super::link::Link;
+use super::shared::ConnectionShared;
 use crate::carrier::{Carrier, ChannelId};
 use crate::events::Initiator;
 use crate::substream::{CloseOutcome, Ended, Shared, Substream};
 
 /// A substream has found its protocol.
-pub(super) fn negotiated(link: &Link, substream: &Substream) {
+pub(super) fn negotiated(conn: &ConnectionShared, substream: &Substream) {
     // Its end may have been told already, and that is the last that is told of it.
     if substream.shared().state().end().is_none()
         && let Some(protocol) = substream.protocol()
     {
         let info = substream.shared().info();
-        link.tell(|events, connection| events.substream_negotiated(connection, info, protocol));
+        conn.emit(|events, connection| events.substream_negotiated(connection, info, protocol));
     }
 }
 
 /// The driver has forgotten a substream, which it does once.
-pub(super) fn ended(link: &Link, entry: &Entry) {
-    link.tell(|events, connection| {
+pub(super) fn ended(conn: &ConnectionShared, entry: &Entry) {
+    conn.emit(|events, connection| {
         let shared = &entry.shared;
         let stats = shared.stats();
         let by = match shared.state().end() {
@@ -40,8 +40,8 @@ pub(super) fn ended(link: &Link, entry: &Entry) {
 
 impl<C: Carrier> Turn<'_, C> {
     /// Tells when data begins to wait for credit.
-    pub(super) fn tell_stalled(&mut self, shared: &Shared) {
-        if self.core.link.siblings.audience.is_there()
+    pub(super) fn report_stalled(&mut self, shared: &Shared) {
+        if self.core.conn.siblings.events.is_enabled()
             && shared.waits_for_credit()
             && let Some(entry) = self.core.substreams.get_mut(&shared.id)
             && entry.stalled_since.is_none()
@@ -49,13 +49,13 @@ impl<C: Carrier> Turn<'_, C> {
             entry.stalled_since = Some(Instant::now());
             let info = entry.shared.info();
             self.core
-                .link
-                .tell(|events, connection| events.credit_stalled(connection, info));
+                .conn
+                .emit(|events, connection| events.credit_stalled(connection, info));
         }
     }
 
     /// Tells when there is credit again.
-    pub(super) fn tell_resumed(&mut self, channel: ChannelId) {
+    pub(super) fn report_resumed(&mut self, channel: ChannelId) {
         if let Some(entry) = self.core.substreams.get_mut(&channel)
             && let Some(since) = entry.stalled_since
             && entry.shared.has_sendable_data()
@@ -64,8 +64,8 @@ impl<C: Carrier> Turn<'_, C> {
             let info = entry.shared.info();
             let waited = since.elapsed();
             self.core
-                .link
-                .tell(|events, connection| events.credit_resumed(connection, info, waited));
+                .conn
+                .emit(|events, connection| events.credit_resumed(connection, info, waited));
         }
     }
 }
