@@ -11,7 +11,9 @@ use crate::events::{ConnectionInfo, Initiator};
 use crate::identity::PeerId;
 use crate::substream::Substream;
 
+mod closing;
 mod config;
+mod credit;
 mod deadlines;
 mod driver;
 mod entry;
@@ -19,16 +21,18 @@ mod error;
 mod ineffective;
 mod negotiate;
 mod opening;
-mod output;
-mod reading;
+mod reader;
 mod received;
 mod report;
+mod service;
 mod shared;
 #[cfg(test)]
 mod shared_tests;
 mod stats;
+mod substreams;
 mod unused;
 mod work;
+mod writer;
 
 pub use crate::error::{ConnectionError, WebSocketError};
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};

@@ -254,6 +254,11 @@ impl SendBuffer {
         lifted
     }
 
+    /// Whether the peer has sent a `max_data`.
+    pub(crate) fn has_grant(&self) -> bool {
+        matches!(self.credit, Credit::Granted(_))
+    }
+
     /// Sets the maximum payload of new chunks.
     pub(crate) fn set_chunk_payload(&mut self, chunk_payload: usize) {
         self.chunk_payload = chunk_payload;
@@ -277,7 +282,7 @@ impl SendBuffer {
 
     /// Remaining credit under the peer's `max_data`, if it has sent one.
     pub(crate) fn granted_credit(&self) -> Option<u64> {
-        matches!(self.credit, Credit::Granted(_)).then(|| self.credit())
+        self.has_grant().then(|| self.credit())
     }
 
     /// Allocated bytes of queued payload.

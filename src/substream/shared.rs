@@ -253,7 +253,9 @@ impl Shared {
     // Called by the driver.
 
     /// Accepts payload from the peer. An error is the code to reset the substream with.
-    pub(crate) fn receive_payload(&self, payload: Bytes, enforce_credit: bool) -> Result<(), u32> {
+    pub(crate) fn receive_payload(&self, payload: Bytes) -> Result<(), u32> {
+        // A peer that has sent `max_data` supports ours.
+        let enforce_credit = self.has_credit();
         let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
         let result = self.with_received(|receive| {
             // Read under the lock: a concurrent stop or reset discards what is queued here.
@@ -322,12 +324,29 @@ impl Shared {
         true
     }
 
-    /// The peer does not support credit: sending to it is not limited.
-    pub(crate) fn credit_unsupported(self: &Arc<Self>) {
+    /// The peer does not support credit: sending to it is not limited unless it has sent credit on
+    /// this substream. Returns whether that lifted a limit.
+    pub(crate) fn credit_unsupported(self: &Arc<Self>) -> bool {
         let lifted = self.send_buffer().lift_initial_limit();
         if lifted {
             self.request_service();
         }
+        lifted
+    }
+
+    /// Whether the peer has sent credit on this substream.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.send_buffer().has_grant()
+    }
+
+    /// Whether credit was sent to the peer on this substream.
+    pub(crate) fn has_granted(&self) -> bool {
+        self.receive_buffer().has_granted()
+    }
+
+    /// Whether our credit bounds what the peer sends.
+    pub(crate) fn is_bounded_by_credit(&self) -> bool {
+        self.has_credit() && self.has_granted()
     }
 
     /// Whether data waits for a peer that has sent nothing on this substream.

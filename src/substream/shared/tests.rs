@@ -63,7 +63,7 @@ fn a_flush_does_not_take_what_a_reset_threw_away_for_sent() {
 fn a_read_does_not_take_what_a_reset_threw_away_for_the_end() {
     let shared = shared();
     shared
-        .receive_payload(Bytes::from_static(b"hello"), false)
+        .receive_payload(Bytes::from_static(b"hello"))
         .expect("room");
     shared.apply(SubstreamEvent::Fin);
     let mut receive = shared.receive_buffer();
