@@ -23,6 +23,12 @@ fn layers(c: &mut Criterion) {
         .enable_time()
         .build()
         .expect("a runtime");
+    // Handles and drivers contend for the locks of a substream.
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .expect("a runtime");
     let mut group = c.benchmark_group("substream");
     for size in [64, 1024, 16 * 1024] {
         let bytes = if size < 1024 { BYTES / 8 } else { BYTES };
@@ -37,13 +43,18 @@ fn layers(c: &mut Criterion) {
                 });
             });
         }
-        group.bench_function(BenchmarkId::new("carrier + substream", size), |b| {
-            b.iter_custom(|rounds| {
-                (0..rounds)
-                    .map(|_| runtime.block_on(substream(size, bytes)))
-                    .sum()
+        for (name, runtime) in [
+            ("carrier + substream", &runtime),
+            ("carrier + substream, threads", &threads),
+        ] {
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter_custom(|rounds| {
+                    (0..rounds)
+                        .map(|_| runtime.block_on(substream(size, bytes)))
+                        .sum()
+                });
             });
-        });
+        }
     }
     group.finish();
 }

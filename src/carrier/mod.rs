@@ -1,7 +1,7 @@
-//! The seam below the substreams: what carries frames on numbered, ordered, reliable channels.
+//! The interface below the substreams: ordered, reliable channels that carry frames.
 //!
 //! A [`Carrier`] is driven by one task, the driver of a [`Connection`](crate::Connection). It does
-//! its input, output and timers inside [`Carrier::poll_event`] and never waits for whoever reads
+//! its input, output and timers inside [`Carrier::poll_event`] and never waits for the reader of
 //! what it delivers.
 
 use std::fmt;
@@ -13,19 +13,20 @@ use bytes::Bytes;
 use crate::error::ConnectionError;
 use crate::message::Message;
 
-/// Name of a channel within one carrier.
+/// Identifier of a channel within one carrier.
 ///
-/// Given by the carrier and never used twice in its life, whatever the numbers on the wire are.
+/// Assigned by the carrier and never reused during its life, whatever the stream ids on the wire
+/// are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(u64);
 
 impl ChannelId {
-    /// Names a channel; for implementations of [`Carrier`].
+    /// Makes an identifier; for implementations of [`Carrier`].
     pub const fn new(id: u64) -> Self {
         Self(id)
     }
 
-    /// The number of this name.
+    /// The identifier as a number.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -41,85 +42,84 @@ impl fmt::Display for ChannelId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CarrierEvent {
-    /// The peer opened a channel, with this label.
+    /// The peer opened a channel with this label.
     Opened {
         /// The new channel.
         channel: ChannelId,
         /// Its label; empty for libp2p substreams.
         label: String,
     },
-    /// A channel has something to [`Carrier::read`].
+    /// A channel has data for [`Carrier::read`].
     Readable {
         /// The channel.
         channel: ChannelId,
     },
-    /// There is room again: every write that was refused as [`Written::Busy`] may be tried again.
+    /// The carrier has room again: every write that returned [`Written::Busy`] may be retried.
     Writable,
-    /// Everything written to a channel has reached the peer's transport, after
-    /// [`Carrier::notify_delivered`]. A carrier that hears nothing of the peer's, as a WebSocket,
-    /// reports it when its socket has taken everything.
+    /// Everything written to a channel has reached the peer's transport; the answer to
+    /// [`Carrier::notify_delivered`]. A carrier without feedback from the peer's transport, such as
+    /// a WebSocket, reports it once its socket has taken everything.
     Delivered {
         /// The channel.
         channel: ChannelId,
     },
-    /// The carrier has measured the time to the peer and back.
+    /// The carrier has measured the round-trip time.
     RoundTrip {
-        /// That time.
+        /// The round-trip time.
         time: Duration,
     },
-    /// The carrier can not be used much longer: the connection is to be closed in an orderly way, for
-    /// this cause.
+    /// The carrier nears the end of its life: close the connection in an orderly way, for this
+    /// cause.
     Expiring {
-        /// What [`Connection::closed`](crate::Connection::closed) tells.
+        /// What [`Connection::closed`](crate::Connection::closed) returns.
         cause: ConnectionError,
     },
-    /// The peer has sent a frame about the connection itself, by its [`Carrier::write_notice`]. Also any frame that
-    /// the carrier has no use for, so that those are counted
+    /// The peer has sent a frame about the connection itself, by [`Carrier::write_notice`]. Also
+    /// reports frames that the carrier discards, so that they are counted
     /// ([`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect)).
     Notice {
         /// The frame.
         message: Message,
     },
-    /// A channel was closed by the peer, or its closing by [`Carrier::close_channel`] is complete.
+    /// The peer closed a channel, or the close that [`Carrier::close_channel`] began is complete.
     ///
-    /// What arrived before stays readable until it was read.
+    /// Data that arrived before stays readable.
     Closed {
         /// The channel.
         channel: ChannelId,
     },
 }
 
-/// What became of a [`Carrier::write`].
+/// Result of a [`Carrier::write`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
     /// The carrier took the frame.
     Taken,
     /// The carrier has no room; [`CarrierEvent::Writable`] follows.
     Busy,
-    /// This channel takes nothing yet, because it is still being opened or has used up its part of
-    /// the peer's window; [`CarrierEvent::Writable`] follows. Other channels are not affected.
+    /// The channel is still being opened or has used up its part of the peer's window;
+    /// [`CarrierEvent::Writable`] follows. Other channels are not affected.
     NotOpen,
-    /// The channel is closed: nothing can be written to it any more.
+    /// The channel is closed; no write can succeed any more.
     Closed,
 }
 
-/// Which budget a frame is counted against.
+/// The budget that a frame counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Payload: refused when the carrier holds as much as it should.
+    /// Payload: refused while the carrier's send budget is used up.
     Data,
-    /// Flags and credit: small, and exempt from the budget of data, so that a close is never stuck
-    /// behind the data of others.
+    /// Flags and credit: small and exempt from the data budget, so that a close never waits for the
+    /// data of other channels.
     Control,
 }
 
-/// Messages of the layer below that a carrier has sent and received; of a WebSocket the binary
-/// ones.
+/// Messages that a carrier has exchanged with the layer below; for a WebSocket, binary messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MessageCounts {
     /// Messages handed to the layer below.
     pub sent: u64,
-    /// Messages taken from it.
+    /// Messages received from it.
     pub received: u64,
 }
 
@@ -127,48 +127,48 @@ pub struct MessageCounts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenChannelError {
-    /// No number is free for another channel.
-    #[error("no channel number is free")]
+    /// No stream id is free.
+    #[error("no stream id is free")]
     Exhausted,
-    /// No number is free before the close of an earlier channel is complete;
+    /// No stream id is free until the close of an earlier channel completes;
     /// [`CarrierEvent::Writable`] follows when one is.
-    #[error("every channel number is taken until a channel has closed")]
+    #[error("no stream id is free until a channel has closed")]
     NotNow,
     /// The label is longer than the carrier can send.
-    #[error("the label of {len} bytes is longer than {max}")]
+    #[error("the label of {len} bytes exceeds the limit of {max}")]
     LabelTooLong {
         /// Length of the label.
         len: usize,
-        /// Longest label.
+        /// Length of the longest label.
         max: usize,
     },
     /// The carrier is closing or closed.
     #[error("the carrier is closed")]
     Closed,
-    /// The peer closes the connection, and takes no new channels.
+    /// The peer is closing the connection and accepts no new channels.
     #[error("the peer is closing the connection")]
     GoingAway,
 }
 
-/// Carries frames on numbered, ordered, reliable channels.
+/// Carries frames on ordered, reliable channels.
 ///
 /// # Contract
 /// - What is written to a channel arrives complete and in order, or the channel or the carrier
-///   ends. The boundaries of messages mean nothing: a carrier may cut and merge.
-/// - A channel that one side closes still delivers what was written before.
+///   ends. Message boundaries carry no meaning: a carrier may split and merge messages.
+/// - A channel that one side closes still delivers what was written before the close.
 /// - Calls never block and never wait for a consumer.
 /// - [`Carrier::poll_event`] returns `Pending` only after it has sent what was written and has
 ///   arranged a wake-up for everything that can happen next.
-/// - After it returned an error, what has arrived before can still be [read](Carrier::read). Every other call is
-///   harmless and does nothing.
+/// - After it has returned an error, data that arrived before can still be [read](Carrier::read).
+///   Every other call is harmless and does nothing.
 pub trait Carrier: Send {
-    /// Drives input, output and timers, and returns what happened.
+    /// Drives input, output and timers, and returns the next event.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>>;
 
-    /// As [`Carrier::poll_event`], of what has come already: a carrier need neither receive nor send
-    /// here, and arranges no wake-up. The driver takes the first event of a round from `poll_event`
-    /// and the others from here, so that what it writes while it handles them goes out together
-    /// with their acknowledgement. By default the same as `poll_event`.
+    /// Like [`Carrier::poll_event`], but for events that are queued already: a carrier need neither
+    /// receive nor send here, and arranges no wake-up. The driver takes the first event of a round
+    /// from `poll_event` and the others from here, so that the frames it writes while handling them
+    /// leave together with their acknowledgement. Defaults to `poll_event`.
     fn poll_queued_event(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,92 +176,96 @@ pub trait Carrier: Send {
         self.poll_event(cx)
     }
 
-    /// Opens a channel. It can be written to at once, though it may be [`Written::Busy`] at first.
+    /// Opens a channel. It can be written to at once; writes may return [`Written::NotOpen`] at
+    /// first.
     fn open(&mut self, label: &str) -> Result<ChannelId, OpenChannelError>;
 
-    /// Hands one encoded frame to the carrier, whole or not at all. It may add fields to it that say which
-    /// channel it is of, so `frame` has to be a frame and nothing else.
+    /// Hands one encoded frame to the carrier, entirely or not at all. The carrier may add fields
+    /// that identify the channel, so `frame` has to be exactly one frame.
     fn write(&mut self, channel: ChannelId, frame: &[u8], class: Class) -> Written;
 
-    /// As [`Carrier::write`], with the frame in pieces that follow each other.
+    /// Like [`Carrier::write`], with the frame in consecutive pieces.
     ///
-    /// Payload that lies in a buffer of the application comes this way. A carrier that copies what it
-    /// takes copies it from the pieces; this default puts them together first.
+    /// Used for payload in a buffer that the application owns. A carrier that copies frames can
+    /// copy the pieces directly; this default joins them first.
     fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         self.write(channel, &pieces.concat(), class)
     }
 
-    /// The next bytes of a channel, cut anywhere; `None` when nothing has arrived.
+    /// The next bytes of a channel, split anywhere; `None` if none have arrived.
     fn read(&mut self, channel: ChannelId) -> Option<Bytes>;
 
-    /// Whether [`CarrierEvent::Delivered`] says that the peer's transport has what was written.
-    /// Where it only says that a socket of this side has, `shutdown()` succeeds with FIN_ACK alone.
+    /// Whether [`CarrierEvent::Delivered`] means that the peer's transport has received the data.
+    /// Where it only means that the local socket has taken it, `shutdown()` succeeds with FIN_ACK
+    /// alone.
     fn confirms_delivery(&self) -> bool {
         true
     }
 
-    /// Asks for one [`CarrierEvent::Delivered`] when all that was written to the channel so far
-    /// has reached the peer, at once if it has.
+    /// Requests one [`CarrierEvent::Delivered`] for the time when everything written to the channel
+    /// so far has reached the peer; at once if it has.
     fn notify_delivered(&mut self, channel: ChannelId);
 
-    /// Closes a channel after what was written to it; nothing more is read from it.
+    /// Closes a channel after everything written to it has been sent; nothing more is read from it.
     fn close_channel(&mut self, channel: ChannelId);
 
-    /// Closes a channel behind a RESET_STREAM. A carrier whose peers lose a message that the
-    /// closing follows too closely leaves the closing to the peer for a while.
+    /// Closes a channel after a RESET_STREAM. Some peers lose a message that the close of its
+    /// channel follows too closely; a carrier to such peers leaves the close to the peer for a
+    /// while.
     fn abandon_channel(&mut self, channel: ChannelId) {
         self.close_channel(channel);
     }
 
-    /// The longest message the carrier can send, in bytes.
+    /// Length of the longest message that the carrier can send, in bytes.
     fn max_message(&self) -> usize;
 
-    /// Bytes of a message that one packet carries, where the carrier cuts messages into packets.
+    /// Message bytes per packet, where the carrier fragments messages into packets.
     ///
-    /// Full frames are then made so long that they fill their packets: packets of one length go
-    /// to the kernel in one call (UDP GSO), and a shorter one ends the batch.
+    /// Full frames then have a length that fills their packets: packets of equal length go to the
+    /// kernel in one call (UDP GSO), and a shorter one ends the batch.
     fn packet_payload(&self) -> Option<usize> {
         None
     }
 
-    /// Whether a channel that is not read holds its sender back. Where this is `false` the driver
-    /// reads at once, and bounds the unread bytes itself.
+    /// Whether an unread channel applies backpressure to its sender. Where this is `false` the
+    /// driver reads at once and bounds the unread bytes itself.
     fn holds_back_unread(&self) -> bool {
         false
     }
 
-    /// Lets a channel that is not read stop the sender of all channels, where the carrier can not hold back one
-    /// alone any more. By default it then asks for everything to be read.
+    /// Lets an unread channel close the receive window of all channels, where the carrier can not
+    /// apply backpressure to that channel alone any more. By default the carrier then requires
+    /// everything to be read.
     fn allow_shut_window(&mut self) {}
 
-    /// Whether both ends of this carrier always know credit, so that nothing has to be found out: every
-    /// substream then begins with a `max_data`.
+    /// Whether both ends of this carrier always support credit, so that it need not be detected:
+    /// every substream then begins with a `max_data`.
     fn knows_credit(&self) -> bool {
         false
     }
 
-    /// Whether frames about the connection itself reach the peer, which knows them if it knows credit.
+    /// Whether frames about the connection itself reach the peer. A peer that supports credit
+    /// understands them.
     fn carries_notices(&self) -> bool {
         false
     }
 
-    /// Hands over one encoded frame about the connection itself, of no channel: how many substreams are accepted
-    /// ([`Message::max_substreams`]). Only to a peer that knows credit.
+    /// Hands over one encoded frame about the connection itself, which belongs to no channel, such
+    /// as the substream limit ([`Message::max_substreams`]). Only for peers that support credit.
     fn write_notice(&mut self, _frame: &[u8]) -> Written {
         Written::Closed
     }
 
-    /// Messages sent and received, for [`ConnectionStats`](crate::ConnectionStats). Frames are
-    /// counted by the connection: where one message has several there are fewer messages. Zeros
-    /// where a carrier does not count.
+    /// Messages sent and received, for [`ConnectionStats`](crate::ConnectionStats). The connection
+    /// counts frames itself; one message can hold several. Zeros where a carrier does not count.
     fn message_counts(&self) -> MessageCounts {
         MessageCounts::default()
     }
 
-    /// The connection begins to close for this cause: substreams end, and no new ones are taken. A carrier
-    /// that can tells the peer, so that it opens none.
+    /// The connection begins to close for this cause: existing substreams end and new ones are
+    /// refused. A carrier that can announces this to the peer, so that the peer opens none.
     fn begin_close(&mut self, _cause: &ConnectionError) {}
 
-    /// Sends what is queued, tells the peer and ends. Bounded by the caller.
+    /// Sends what is queued, notifies the peer and ends. The caller bounds the time.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

@@ -1,113 +1,109 @@
-//! The timers of all substreams of a connection: one `Sleep` for the earliest of them.
+//! The timers of a connection and its substreams: one `Sleep` for the earliest of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::carrier::ChannelId;
 
 /// What happens when a deadline passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum DeadlineKind {
-    /// The FIN_ACK wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum DeadlineKind {
+    /// The wait for FIN_ACK is over.
     FinAck,
-    /// A dropped substream has had its time to close.
+    /// The time for a dropped substream to close is over.
     Teardown,
-    /// The peer has had its time to show credit.
+    /// The time for the peer to send credit is over.
     Credit,
-    /// The application has had its time to accept.
+    /// The time for the application to accept is over.
     Accept,
-    /// The peer has had its time to show what it is, and opens wait for that. On [`NO_CHANNEL`].
+    /// The time for the peer to announce its substream limit is over; opens wait for it. Uses
+    /// [`NO_CHANNEL`].
     Opening,
-    /// The connection has been without substreams for long enough. On [`NO_CHANNEL`].
+    /// The connection has had no substreams for the idle timeout. Uses [`NO_CHANNEL`].
     Idle,
 }
 
-/// Stands for the connection as a whole.
+/// Marks deadlines of the connection as a whole.
 pub(super) const NO_CHANNEL: ChannelId = ChannelId::new(u64::MAX);
 
-/// One deadline, in the order of time. Two of the same kind on one channel never coexist.
+/// One deadline, ordered by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Deadline {
+pub(super) struct Deadline {
     at: Instant,
-    pub(crate) channel: ChannelId,
-    pub(crate) kind: DeadlineKind,
+    pub(super) channel: ChannelId,
+    pub(super) kind: DeadlineKind,
 }
 
-/// The end of a timeout that begins now.
+/// The time at which a timeout that begins now is over.
 pub(super) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
-    // A timeout beyond the clock's range is none that anybody will see pass.
+    // A timeout beyond the clock's range never passes in practice.
     now.checked_add(timeout)
         .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365))
 }
 
-pin_project! {
-    /// Deadlines that can be set, cancelled and waited for. Holds at most one entry a kind and
-    /// channel, so it is bounded by the number of substreams, and of those that ended unaccepted within
-    /// the accept timeout.
-    #[derive(Debug)]
-    pub(crate) struct Deadlines {
-        pending: BTreeSet<Deadline>,
-        // What `sleep` is set to; `None` while it is not armed.
-        armed: Option<Instant>,
-        #[pin]
-        sleep: Sleep,
-    }
+/// Deadlines that can be set, cancelled and polled.
+///
+/// Holds at most one entry per kind and channel, so its size is bounded by the number of substreams
+/// and of those that ended unaccepted within the accept timeout.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    pending: BTreeSet<Deadline>,
+    /// The times of `pending`, to find an entry by its key.
+    times: HashMap<(ChannelId, DeadlineKind), Instant>,
+    /// The time that `sleep` is set to; `None` while it is not armed.
+    armed: Option<Instant>,
+    sleep: Pin<Box<Sleep>>,
 }
 
 impl Deadlines {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             pending: BTreeSet::new(),
+            times: HashMap::new(),
             armed: None,
-            sleep: sleep_until(Instant::now()),
+            sleep: Box::pin(sleep_until(Instant::now())),
         }
     }
 
-    /// Sets a deadline; keep what is returned to cancel it.
-    pub(crate) fn set(
-        self: std::pin::Pin<&mut Self>,
-        channel: ChannelId,
-        kind: DeadlineKind,
-        after: Duration,
-    ) -> Deadline {
-        let deadline = Deadline {
-            at: deadline_after(after),
-            channel,
-            kind,
-        };
-        self.project().pending.insert(deadline);
-        deadline
+    /// Sets a deadline unless it is set already. Returns whether it was not.
+    pub(super) fn set(&mut self, channel: ChannelId, kind: DeadlineKind, after: Duration) -> bool {
+        if self.times.contains_key(&(channel, kind)) {
+            return false;
+        }
+        let at = deadline_after(after);
+        self.times.insert((channel, kind), at);
+        self.pending.insert(Deadline { at, channel, kind });
+        true
     }
 
-    pub(crate) fn cancel(self: std::pin::Pin<&mut Self>, deadline: Deadline) {
-        self.project().pending.remove(&deadline);
+    pub(super) fn cancel(&mut self, channel: ChannelId, kind: DeadlineKind) {
+        if let Some(at) = self.times.remove(&(channel, kind)) {
+            self.pending.remove(&Deadline { at, channel, kind });
+        }
     }
 
     /// The next deadline that has passed. `Pending` arranges a wake-up for the earliest one.
-    pub(crate) fn poll_next(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Deadline> {
-        let mut this = self.project();
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Deadline> {
         loop {
-            let Some(first) = this.pending.first().copied() else {
+            let Some(first) = self.pending.first().copied() else {
                 return Poll::Pending;
             };
             if first.at <= Instant::now() {
-                this.pending.pop_first();
+                self.pending.pop_first();
+                self.times.remove(&(first.channel, first.kind));
                 return Poll::Ready(first);
             }
-            if *this.armed != Some(first.at) {
-                this.sleep.as_mut().reset(first.at);
-                *this.armed = Some(first.at);
+            if self.armed != Some(first.at) {
+                self.sleep.as_mut().reset(first.at);
+                self.armed = Some(first.at);
             }
-            std::task::ready!(this.sleep.as_mut().poll(cx));
-            *this.armed = None;
+            std::task::ready!(self.sleep.as_mut().poll(cx));
+            self.armed = None;
         }
     }
 }

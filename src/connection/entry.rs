@@ -4,42 +4,38 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::deadlines::Deadline;
 use super::ineffective::PerSecond;
 use crate::message::FrameDecoder;
 use crate::substream::Shared;
 
-/// What the driver knows of a substream beside its state.
+/// Whether a channel is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadProgress {
+    /// Everything that has arrived was read.
+    Idle,
+    /// Queued for a turn of reading.
+    Queued,
+    /// Left unread until the reader makes room: the carrier holds data for which there is none.
+    Paused,
+}
+
+/// The driver's state of a substream, besides [`Shared`].
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) shared: Arc<Shared>,
     pub(super) decoder: FrameDecoder,
-    /// In the round-robin queue of those with data to send.
-    pub(super) active: bool,
-    /// In the queue of those that the carrier had no room for.
-    pub(super) blocked: bool,
-    /// `max_data` was sent on this substream.
-    pub(super) credit_shown: bool,
-    /// The carrier holds what this substream has no room for.
-    pub(super) held_back: bool,
-    /// In the queue of those with something to read.
-    pub(super) reading: bool,
-    /// The carrier has closed the channel: the substream ends when that is read to its end.
-    pub(super) closed: bool,
-    /// Frames that have changed nothing.
+    /// Changed by [`FrameReader`](super::reader::FrameReader) and
+    /// [`Substreams`](super::substreams::Substreams).
+    pub(super) reading: ReadProgress,
+    /// The carrier has closed the channel: the substream ends once the channel is read to its end.
+    pub(super) is_channel_closed: bool,
+    /// In the writer's round-robin queue of substreams with data.
+    pub(super) is_scheduled: bool,
+    /// In the writer's queue of substreams that found the carrier busy.
+    pub(super) is_blocked: bool,
+    /// Frames without effect.
     pub(super) ineffective: PerSecond,
-    /// Payload was received on this substream.
-    pub(super) peer_spoke: bool,
-    /// `max_data` was received on this substream.
-    pub(super) peer_credit: bool,
-    /// The FIN_ACK timer, once the carrier has delivered the FIN.
-    pub(super) fin_ack_deadline: Option<Deadline>,
-    pub(super) teardown_deadline: Option<Deadline>,
-    /// How long a silent peer is waited for before it counts as one that knows no credit.
-    pub(super) credit_deadline: Option<Deadline>,
-    /// How long the application has to accept it.
-    pub(super) accept_deadline: Option<Deadline>,
-    /// Since when data waits for the peer's credit, if somebody wants to know.
+    /// When data began to wait for credit; set only if there is an event listener.
     pub(super) stalled_since: Option<Instant>,
 }
 
@@ -48,19 +44,11 @@ impl Entry {
         Self {
             shared,
             decoder: FrameDecoder::new(),
-            active: false,
-            blocked: false,
-            credit_shown: false,
-            held_back: false,
-            reading: false,
-            closed: false,
+            reading: ReadProgress::Idle,
+            is_channel_closed: false,
+            is_scheduled: false,
+            is_blocked: false,
             ineffective: PerSecond::default(),
-            peer_spoke: false,
-            peer_credit: false,
-            fin_ack_deadline: None,
-            teardown_deadline: None,
-            credit_deadline: None,
-            accept_deadline: None,
             stalled_since: None,
         }
     }

@@ -10,16 +10,16 @@ pub enum OpenError {
     /// The connection has ended.
     #[error("the connection ended: {0}")]
     Connection(#[source] ConnectionError),
-    /// The carrier has no channel for it.
-    #[error("no channel: {0}")]
+    /// The carrier can not open a channel.
+    #[error("cannot open a channel: {0}")]
     Channel(#[source] OpenChannelError),
-    /// The peer speaks none of the protocols that were offered.
-    #[error("the peer does not speak {0:?}")]
+    /// The peer supports none of the offered protocols.
+    #[error("the peer does not support {0:?}")]
     UnsupportedProtocol(String),
     /// The peer did not answer in time.
     #[error("no answer within the open timeout")]
     TimedOut,
-    /// The peer broke the negotiation off, or spoke something else.
+    /// The peer aborted the negotiation or sent something else.
     #[error("negotiation failed: {0}")]
     Negotiation(String),
 }

@@ -1,4 +1,4 @@
-//! Many substreams over one carrier: handles for the application, and the driver.
+//! Multiplexes substreams over one carrier: the application's handles, and the driver.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,7 +11,9 @@ use crate::events::{ConnectionInfo, Initiator};
 use crate::identity::PeerId;
 use crate::substream::Substream;
 
+mod closing;
 mod config;
+mod credit;
 mod deadlines;
 mod driver;
 mod entry;
@@ -19,18 +21,20 @@ mod error;
 #[cfg(feature = "transport")]
 mod guarded;
 mod ineffective;
-mod link;
-#[cfg(test)]
-mod link_tests;
 mod negotiate;
 mod opening;
-mod output;
-mod reading;
+mod reader;
 mod received;
+mod report;
+mod service;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod stats;
-mod tell;
+mod substreams;
 mod unused;
 mod work;
+mod writer;
 
 pub use crate::error::{ConnectionError, WebSocketError};
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
@@ -38,26 +42,27 @@ pub use driver::Driver;
 pub use error::OpenError;
 #[cfg(feature = "transport")]
 pub(crate) use guarded::Guarded;
-pub(crate) use link::Link;
-use link::OpenRequest;
+pub(crate) use shared::ConnectionShared;
+use shared::OpenRequest;
 pub use stats::ConnectionStats;
 
 /// A connection: opens and accepts substreams.
 ///
-/// Cheap to clone; every clone is the same connection. When the last clone and the last substream
-/// are dropped, the connection closes.
+/// Cheap to clone; all clones refer to the same connection. It closes when the last clone and the
+/// last substream are dropped.
 pub struct Connection {
-    link: Arc<Link>,
+    shared: Arc<ConnectionShared>,
 }
 
 impl Connection {
     /// Makes a connection over any carrier, and the driver that has to be polled for it.
     ///
-    /// Endpoints do this for their connections; it is for carriers of your own, and for tests. Check `config` with
-    /// [`Config::validate`] before: it is not refused here, and a connection with one that can not work may hang.
+    /// Endpoints call this for their connections; call it for custom carriers and in tests. Check
+    /// `config` with [`Config::validate`] first: it is not checked here, and a connection with an
+    /// invalid one may hang.
     ///
     /// # Panics
-    /// Outside of a tokio runtime with its timers enabled.
+    /// Outside a tokio runtime with timers enabled.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
         let info = ConnectionInfo::new(Initiator::Local, None);
         Self::authenticated(carrier, config, info)
@@ -68,28 +73,29 @@ impl Connection {
         config: Arc<Config>,
         info: ConnectionInfo,
     ) -> (Self, Driver<C>) {
-        let link = Link::new(config, info);
-        link.add_handle();
-        link.tell(|events, connection| events.connection_open(connection));
-        let driver = Driver::new(carrier, Arc::clone(&link));
-        (Self { link }, driver)
+        let shared = ConnectionShared::new(config, info);
+        shared.add_handle();
+        shared.emit(|events, connection| events.connection_open(connection));
+        let driver = Driver::new(carrier, Arc::clone(&shared));
+        (Self { shared }, driver)
     }
 
     #[cfg(feature = "webrtc")]
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(crate) fn shared(&self) -> &Arc<ConnectionShared> {
+        &self.shared
     }
 
-    /// Opens a substream for `protocol`, negotiated as the [`Config`] says.
+    /// Opens a substream for `protocol`, negotiated as [`Config::negotiation`] says.
     ///
-    /// Waits, for as long as it takes, while the peer accepts no more of them: a peer of ours says how many it does
-    /// ([`Config::max_inbound_substreams`]). Until it is known what the peer is, 64 may be opened.
+    /// Waits, without a time limit, while the peer accepts no more substreams: a peer that runs
+    /// this library announces its limit ([`Config::max_inbound_substreams`]). Up to 64 may be
+    /// opened before the peer's limit is known.
     ///
     /// # Errors
     /// With [`Negotiation::MultistreamSelect`]: [`OpenError::UnsupportedProtocol`] if the peer does
-    /// not speak it, [`OpenError::TimedOut`] if it does not answer within [`Config::open_timeout`].
-    /// With [`Negotiation::ChannelLabel`] the substream is returned at once, and one that the peer
-    /// does not speak is reset with
+    /// not support the protocol, [`OpenError::TimedOut`] if it does not answer within
+    /// [`Config::open_timeout`]. With [`Negotiation::ChannelLabel`] the substream is returned at
+    /// once; if the peer does not support the protocol, it resets the substream with
     /// [`code::NEGOTIATION_FAILED`](crate::substream::code::NEGOTIATION_FAILED).
     ///
     /// # Cancel safety
@@ -98,26 +104,26 @@ impl Connection {
         self.open_any(&[protocol]).await
     }
 
-    /// Opens a substream for the first of `protocols` that the peer speaks.
+    /// Opens a substream for the first of `protocols` that the peer supports.
     ///
-    /// [`Substream::protocol`] tells which one that is. With [`Negotiation::ChannelLabel`] it is
-    /// the first of them, whatever the peer speaks. Errors and cancel safety as
+    /// [`Substream::protocol`] returns which one that is. With [`Negotiation::ChannelLabel`] it is
+    /// the first of them, whatever the peer supports. Errors and cancel safety as for
     /// [`Connection::open`].
     pub async fn open_any(&self, protocols: &[&str]) -> Result<Substream, OpenError> {
-        let config = &self.link.config;
+        let config = &self.shared.config;
         match config.negotiation {
             Negotiation::MultistreamSelect => {
                 let substream = self.open_channel("").await?;
                 let limit = config.open_timeout;
                 let substream = negotiate::negotiate_outbound(substream, protocols, limit).await?;
-                tell::negotiated(&self.link, &substream);
+                report::negotiated(&self.shared, &substream);
                 Ok(substream)
             }
             Negotiation::ChannelLabel => {
                 let label = protocols.first().copied().unwrap_or_default();
                 let mut substream = self.open_channel(label).await?;
                 substream.set_protocol(label.into());
-                tell::negotiated(&self.link, &substream);
+                report::negotiated(&self.shared, &substream);
                 Ok(substream)
             }
             Negotiation::None => self.open_channel("").await,
@@ -126,16 +132,16 @@ impl Connection {
 
     async fn open_channel(&self, label: &str) -> Result<Substream, OpenError> {
         let (reply, opened) = oneshot::channel();
-        self.link.request_open(OpenRequest {
+        self.shared.request_open(OpenRequest {
             label: label.to_owned(),
             reply,
         });
-        // Without a limit of its own: the driver answers as soon as the peer has room, or when the connection ends.
+        // No timeout here: the driver answers when the peer has room, or when the connection ends.
         match opened.await {
             Ok(result) => result,
-            // The driver is gone without an answer.
+            // The driver was dropped without an answer.
             Err(_) => Err(OpenError::Connection(
-                self.link
+                self.shared
                     .siblings
                     .cause()
                     .unwrap_or(ConnectionError::ClosedLocally),
@@ -143,126 +149,127 @@ impl Connection {
         }
     }
 
-    /// The next substream that the peer opened, once its protocol is agreed on.
+    /// The next substream that the peer opened, once its protocol is negotiated.
     ///
-    /// `Ok(None)` when the connection was closed by either side; an error when it failed.
-    /// Substreams that are not accepted count against [`Config::max_inbound_substreams`].
+    /// `Ok(None)` when either side has closed the connection; an error when it has failed.
+    /// Unaccepted substreams count against [`Config::max_inbound_substreams`].
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
     pub async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
-        self.link.accept().await
+        self.shared.accept().await
     }
 
-    /// Changes when FIN is answered with FIN_ACK, from [`Config::fin_ack`] to `policy`, for this
-    /// connection. For applications that learn what the peer is when they are connected, from identify
-    /// for one.
+    /// Replaces [`Config::fin_ack`] for this connection. For applications that learn what the peer
+    /// supports after connecting, for example from identify.
     ///
-    /// A FIN that waits for our own, under [`FinAckPolicy::AfterOwnFin`], goes on waiting for that and
-    /// is then treated by the new policy.
+    /// A FIN that waits for our own, under [`FinAckPolicy::AfterOwnFin`], still waits for it, and
+    /// is then answered by the new policy.
     pub fn set_fin_ack(&self, policy: FinAckPolicy) {
-        self.link.set_fin_ack(policy);
+        self.shared.set_fin_ack(policy);
     }
 
-    /// Changes whether FIN_ACK is expected of the peer, from [`Config::expect_fin_ack`], for this connection. For
-    /// applications that learn what the peer is when they are connected. A FIN that is delivered from
-    /// then on, or whose wait ends then, is treated so.
+    /// Replaces [`Config::expect_fin_ack`] for this connection. For applications that learn what
+    /// the peer supports after connecting. Applies to every FIN that is delivered, or whose wait
+    /// ends, from then on.
     pub fn expect_fin_ack(&self, expected: bool) {
-        self.link.set_expect_fin_ack(expected);
+        self.shared.set_expect_fin_ack(expected);
     }
 
-    /// Closes the connection and waits until that is done: what was accepted for sending is
-    /// delivered, within [`Config::teardown_timeout`], then the peer is told. A substream that was
-    /// not shut down, finished or dropped before is then reset with
-    /// [`code::SHUTDOWN`](crate::substream::code::SHUTDOWN): its reader gets an error after the last
-    /// byte, never the end of the stream. What the peer has not finished
-    /// is lost: it is asked to stop, and reads fail at once with
-    /// [`SubstreamError::ConnectionLost`](crate::SubstreamError). A peer that does not answer that with its FIN
-    /// makes the close take all of the timeout.
+    /// Closes the connection and waits until it has ended. Accepted data is delivered, within
+    /// [`Config::teardown_timeout`], then the peer is notified. A substream that was not shut down,
+    /// finished or dropped before is then reset with
+    /// [`code::SHUTDOWN`](crate::substream::code::SHUTDOWN): its reader gets an error after the
+    /// last byte, never the end of the stream. Data that the peer has not finished is lost: the
+    /// peer is asked to stop, and reads fail at once with
+    /// [`SubstreamError::ConnectionLost`](crate::SubstreamError). If the peer does not answer with
+    /// its FIN, the close takes the whole timeout.
     ///
     /// # Cancel safety
     /// The close goes on if the future is dropped.
     pub async fn close(&self) {
-        self.link.begin_close();
-        self.link.ended().await;
+        self.shared.begin_close();
+        self.shared.ended().await;
     }
 
-    /// As [`Connection::close`], and says why. A peer of ours, which is one that knows credit, sees both as
-    /// [`ConnectionError::ClosedByPeerWith`]: over WebRTC the first 1 024 bytes of the reason, over a WebSocket 123,
-    /// and there every other peer as well, by the close frame. All peers get the code in the
-    /// STOP_SENDING of every substream that they still write to. On this side [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams tell both, as
-    /// [`ConnectionError::ClosedWith`].
+    /// Like [`Connection::close`], with a code and a reason for the peer. A peer that runs this
+    /// library, and so supports credit, sees both as [`ConnectionError::ClosedByPeerWith`]: over
+    /// WebRTC the first 1 024 bytes of the reason, over a WebSocket 123. Over a WebSocket the close
+    /// frame carries both to every other peer as well. All peers receive the code in the
+    /// STOP_SENDING of every substream that they still write to. On this side
+    /// [`Connection::closed`], [`Connection::close_reason`] and the errors of substreams report
+    /// both, as [`ConnectionError::ClosedWith`].
     ///
-    /// The first close counts. Cancel safety as [`Connection::close`].
+    /// The first close wins. Cancel safety as for [`Connection::close`].
     pub async fn close_with(&self, code: u32, reason: impl Into<String>) {
         let reason = reason.into();
-        self.link
+        self.shared
             .begin_close_for(ConnectionError::ClosedWith { code, reason });
-        self.link.ended().await;
+        self.shared.ended().await;
     }
 
-    /// Waits until the connection has ended and returns why. Cancel safe.
+    /// Waits until the connection has ended and returns the cause. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
-        self.link.ended().await
+        self.shared.ended().await
     }
 
-    /// Why the connection ended, if it has.
+    /// The cause of the end of the connection, if it has ended.
     pub fn close_reason(&self) -> Option<ConnectionError> {
-        self.link.siblings.cause()
+        self.shared.siblings.cause()
     }
 
-    /// The authenticated identity of the peer; `None` where the connection was made without Noise.
+    /// The authenticated identity of the peer; `None` for a connection without Noise.
     pub fn peer_id(&self) -> Option<PeerId> {
-        self.link.siblings.audience.info.peer
+        self.shared.siblings.events.info.peer
     }
 
-    /// Where the peer was when the connection was made; `None` for carriers without addresses.
+    /// Address of the peer when the connection was made; `None` for carriers without addresses.
     pub fn remote_address(&self) -> Option<SocketAddr> {
-        self.link.siblings.audience.info.remote
+        self.shared.siblings.events.info.remote
     }
 
-    /// Number of this connection, unique within the process; that of its
+    /// Number of this connection, unique within the process; also used by its
     /// [events](crate::events::Events) and `tracing` spans.
     pub fn id(&self) -> u64 {
-        self.link.siblings.audience.info.id
+        self.shared.siblings.events.info.id
     }
 
-    /// Counts since the connection was made.
+    /// Counters since the connection was made.
     pub fn stats(&self) -> ConnectionStats {
-        self.link.counters.snapshot(
-            self.link.siblings.unread.get(),
-            self.link.siblings.queued.get(),
+        self.shared.counters.snapshot(
+            self.shared.siblings.unread.get(),
+            self.shared.siblings.queued.get(),
         )
     }
 
-    /// Whether no queue of this connection holds anything. For tests that end with it.
+    /// Whether all queues of this connection are empty. For checks at the end of tests.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
-        self.link.is_idle()
+        self.shared.is_idle()
     }
 }
 
 impl Clone for Connection {
     fn clone(&self) -> Self {
-        self.link.add_handle();
+        self.shared.add_handle();
         Self {
-            link: Arc::clone(&self.link),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.link.drop_handle();
+        self.shared.drop_handle();
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("id", &self.link.siblings.audience.info.id)
-            .field("peer", &self.link.siblings.audience.info.peer)
-            .field("ended", &self.link.siblings.cause())
+            .field("id", &self.shared.siblings.events.info.id)
+            .field("peer", &self.shared.siblings.events.info.peer)
+            .field("ended", &self.shared.siblings.cause())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Which protocol a substream carries.
+//! Negotiates the protocol of a substream.
 
 use std::io;
 use std::pin::Pin;
@@ -16,37 +16,39 @@ use super::config::{Config, Negotiation};
 use super::error::OpenError;
 use crate::substream::{CloseOutcome, Substream, code};
 
-/// How the negotiation of an inbound substream ended.
+/// Result of the negotiation of an inbound substream.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum NegotiationOutcome {
     /// The substream is ready for the application.
     Agreed(Substream),
-    /// It is to be reset.
+    /// The substream has to be reset, for this reason.
     Failed(Substream, String),
 }
 
-/// Inbound substreams whose protocol is being negotiated, polled by the driver.
+/// Negotiations of inbound substreams, polled by the driver.
 ///
-/// Each is bounded by the open timeout, and their number by `max_inbound_substreams`.
+/// The open timeout bounds each of them, and `max_inbound_substreams` their number.
 #[derive(Default)]
-pub(super) struct Negotiations(FuturesUnordered<BoxFuture<'static, Outcome>>);
+pub(super) struct Negotiations(FuturesUnordered<BoxFuture<'static, NegotiationOutcome>>);
 
 impl Negotiations {
-    /// Starts to negotiate; returns the outcome at once where there is nothing to negotiate.
+    /// Starts a negotiation; returns the outcome at once if there is nothing to negotiate.
     pub(super) fn begin(
         &mut self,
         mut substream: Substream,
         label: String,
         config: &Arc<Config>,
-    ) -> Option<Outcome> {
+    ) -> Option<NegotiationOutcome> {
         match config.negotiation {
-            Negotiation::None => Some(Outcome::Agreed(substream)),
+            Negotiation::None => Some(NegotiationOutcome::Agreed(substream)),
             Negotiation::ChannelLabel => Some(match config.protocols.contains(&label) {
                 true => {
                     substream.set_protocol(label.into());
-                    Outcome::Agreed(substream)
+                    NegotiationOutcome::Agreed(substream)
                 }
-                false => Outcome::Failed(substream, format!("no protocol {label:?}")),
+                false => {
+                    NegotiationOutcome::Failed(substream, format!("unsupported protocol {label:?}"))
+                }
             }),
             Negotiation::MultistreamSelect => {
                 let config = Arc::clone(config);
@@ -56,33 +58,34 @@ impl Negotiations {
         }
     }
 
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<NegotiationOutcome> {
         match Pin::new(&mut self.0).poll_next(cx) {
             Poll::Ready(Some(outcome)) => Poll::Ready(outcome),
-            // Polled again in the driver's next round, after which more may have begun.
+            // The driver polls again in its next round, when more may have started.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
-    /// Drops what is being negotiated; the substreams close themselves.
+    /// Drops all negotiations; their substreams close themselves.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }
 
-/// A substream on which offers are answered, as long as somebody reads the answers.
+/// A substream during negotiation, which ignores write errors after STOP_SENDING.
 ///
-/// Who offers one protocol only may send its data right behind the offer, and read nothing, not even whether the
-/// offer was taken. Its STOP_SENDING says nothing of what it sends.
-struct Answering<'a>(&'a mut Substream);
+/// A peer that offers a single protocol may send its data right after the offer and read nothing,
+/// not even whether the offer was accepted. Its STOP_SENDING says nothing about the data that it
+/// sends.
+struct NegotiationIo<'a>(&'a mut Substream);
 
-impl Answering<'_> {
-    fn is_unheard(&self) -> bool {
+impl NegotiationIo<'_> {
+    fn peer_stopped_reading(&self) -> bool {
         matches!(self.0.close_outcome(), Some(CloseOutcome::Stopped(_)))
     }
 }
 
-impl AsyncRead for Answering<'_> {
+impl AsyncRead for NegotiationIo<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,20 +95,20 @@ impl AsyncRead for Answering<'_> {
     }
 }
 
-impl AsyncWrite for Answering<'_> {
+impl AsyncWrite for NegotiationIo<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         match ready!(AsyncWrite::poll_write(Pin::new(&mut *self.0), cx, data)) {
-            Err(_) if self.is_unheard() => Poll::Ready(Ok(data.len())),
+            Err(_) if self.peer_stopped_reading() => Poll::Ready(Ok(data.len())),
             written => Poll::Ready(written),
         }
     }
 
-    /// The driver sends what is written without being asked: to wait for that would put the header
-    /// and the answer to an offer into packets of their own.
+    /// The driver sends written data without a flush. Waiting for it would put the header and the
+    /// answer to an offer into separate packets.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -115,11 +118,12 @@ impl AsyncWrite for Answering<'_> {
     }
 }
 
-async fn negotiate_inbound(mut substream: Substream, config: Arc<Config>) -> Outcome {
+async fn negotiate_inbound(mut substream: Substream, config: Arc<Config>) -> NegotiationOutcome {
     let protocols = config.protocols.iter().map(String::as_str);
     let selected = timeout(config.open_timeout, async {
-        // By reference, so that the substream comes back without the wrapper of the negotiation.
-        let (protocol, io) = listener_select_proto(Answering(&mut substream), protocols).await?;
+        // By reference, so that the substream is returned without the wrapper of the negotiation.
+        let (protocol, io) =
+            listener_select_proto(NegotiationIo(&mut substream), protocols).await?;
         io.complete().await?;
         Ok::<_, NegotiationError>(protocol)
     })
@@ -127,29 +131,32 @@ async fn negotiate_inbound(mut substream: Substream, config: Arc<Config>) -> Out
     match selected {
         Ok(Ok(protocol)) => {
             substream.set_protocol(protocol.into());
-            Outcome::Agreed(substream)
+            NegotiationOutcome::Agreed(substream)
         }
-        Ok(Err(error)) => Outcome::Failed(substream, error.to_string()),
-        Err(_) => Outcome::Failed(substream, "the peer chose no protocol in time".to_owned()),
+        Ok(Err(error)) => NegotiationOutcome::Failed(substream, error.to_string()),
+        Err(_) => NegotiationOutcome::Failed(
+            substream,
+            "the peer selected no protocol in time".to_owned(),
+        ),
     }
 }
 
-/// Agrees on one of `protocols`, best first, on a substream that was opened here.
+/// Negotiates one of `protocols`, in order of preference, on a substream opened by this side.
 pub(super) async fn negotiate_outbound(
     mut substream: Substream,
     protocols: &[&str],
     limit: Duration,
 ) -> Result<Substream, OpenError> {
     let selected = timeout(limit, async {
-        // Not the lazy variant: peers may close a channel that gets data before they have agreed
-        // (js-libp2p, docs/interop.md).
-        // Owned: with borrowed names the compiler finds the future not `Send` for every lifetime, and
-        // refuses to spawn what calls `open` through a reference.
+        // Not the lazy variant: peers may close a channel that receives data before the negotiation
+        // is complete (js-libp2p, docs/interop.md). The names are owned: with borrowed ones the
+        // compiler finds that the future is not `Send` for every lifetime, and refuses to spawn a
+        // caller of `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();
-        let io = Answering(&mut substream);
+        let io = NegotiationIo(&mut substream);
         let (protocol, io) = dialer_select_proto(io, offers, Version::V1).await?;
-        // The peer has agreed, so it has all that was written. It may have answered and stopped reading since, which
-        // fails this flush and nothing else.
+        // The peer has agreed, so it has everything that was written. It may have answered and
+        // stopped reading since, which fails only this flush.
         let _ = io.complete().await;
         Ok::<_, NegotiationError>(protocol)
     })

@@ -1,213 +1,226 @@
-//! How many substreams each side may open, in the way of QUIC's MAX_STREAMS (RFC 9000 section 4.6).
+//! Opens substreams, in both directions, within the limits of both sides.
 //!
-//! A limit counts substreams from the beginning of the connection, so it never falls and a repetition is harmless.
-//! Substreams that are over, and that the application has accepted, make room for others. It goes to peers that
-//! know credit, in frames about the connection; what others open beyond it is refused.
+//! Limits work like QUIC's MAX_STREAMS (RFC 9000 section 4.6): a limit counts substreams from the
+//! start of the connection, so it never falls and a repetition is harmless. Substreams that have
+//! ended, and that the application has accepted, make room for others. Limits are sent in frames
+//! about the connection to peers that support credit; substreams that other peers open beyond it
+//! are refused.
 
-use super::deadlines::{Deadline, DeadlineKind, NO_CHANNEL};
-use super::driver::{Phase, Turn};
+use std::sync::Arc;
+
+use super::closing::DriverPhase;
+use super::credit::{PeerCredit, PeerLimit};
+use super::deadlines::{DeadlineKind, NO_CHANNEL};
+use super::driver::Driver;
 use super::error::OpenError;
-use super::link::OpenRequest;
+use super::shared::OpenRequest;
 use super::work::{OTHERS_PER_ROUND, UNITS_PER_OPENING};
-use crate::carrier::{Carrier, OpenChannelError, Written};
+use crate::carrier::{Carrier, ChannelId, OpenChannelError, Written};
 use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::Message;
+use crate::substream::{ReceiveBuffer, SendBuffer, Shared, Substream, code};
 
-/// Substreams that may be opened before it is known what the peer is, those included that are over here and may not be
-/// over there. js-libp2p takes 64 of a protocol from one peer.
-pub(super) const UNTOLD_SUBSTREAMS: u64 = 64;
-
-/// What is known of the substreams that the peer accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PeerLimit {
-    /// It has not shown yet whether it knows such limits.
-    Unknown,
-    /// It knows none.
-    None,
-    /// Substreams that it accepts in total.
-    Total(u64),
-}
+/// Substreams that may be opened before the peer's limit is known, including those that have ended
+/// here and may not have ended there. js-libp2p accepts 64 of one protocol from one peer.
+pub(super) const EARLY_SUBSTREAMS: u64 = 64;
 
 /// The limits of a connection, in both directions.
 #[derive(Debug)]
-pub(super) struct Opening {
-    limit: PeerLimit,
+pub(super) struct SubstreamLimits {
+    /// Whether a limit of the peer can arrive.
+    carries_notices: bool,
     /// Substreams that this side has opened.
     opened: u64,
-    /// A request that has to wait for room, the first of them.
+    /// The first request that has to wait for room.
     waiting: Option<OpenRequest>,
-    /// When a peer that says nothing counts as one that knows no limit.
-    deadline: Option<Deadline>,
-    /// Substreams that the peer has opened, refused ones included.
+    /// Substreams that the peer has opened, including refused ones.
     peer_opened: u64,
-    /// What the peer was told.
-    told: u64,
+    /// The last limit that was sent to the peer; zero before the first.
+    announced: u64,
 }
 
-impl Opening {
+impl SubstreamLimits {
     pub(super) fn new(carries_notices: bool) -> Self {
         Self {
-            limit: match carries_notices {
-                true => PeerLimit::Unknown,
-                false => PeerLimit::None,
-            },
+            carries_notices,
             opened: 0,
             waiting: None,
-            deadline: None,
             peer_opened: 0,
-            told: 0,
+            announced: 0,
         }
     }
 
-    /// The peer has told how many it accepts. Returns whether that is news.
-    pub(super) fn on_limit(&mut self, max_substreams: u64) -> bool {
-        let before = match self.limit {
-            PeerLimit::Total(before) if before >= max_substreams => return false,
-            PeerLimit::Total(before) => before,
-            PeerLimit::Unknown | PeerLimit::None => 0,
-        };
-        self.limit = PeerLimit::Total(before.max(max_substreams));
-        true
-    }
-
-    /// The peer knows no limits.
-    pub(super) fn on_no_limit(&mut self) {
-        if self.limit == PeerLimit::Unknown {
-            self.limit = PeerLimit::None;
-        }
-    }
-
-    /// The peer has opened a substream. Returns whether that is more than it was told, and than it could have under
-    /// way when it was.
-    pub(super) fn on_opened(&mut self) -> bool {
+    /// The peer has opened a substream. Returns whether that exceeds the announced limit by more
+    /// than could have been in flight when it was sent.
+    fn on_opened(&mut self) -> bool {
         self.peer_opened = self.peer_opened.saturating_add(1);
-        self.told > 0 && self.peer_opened > self.told.saturating_add(UNTOLD_SUBSTREAMS)
+        let allowed = self.announced.saturating_add(EARLY_SUBSTREAMS);
+        self.announced > 0 && self.peer_opened > allowed
     }
 
-    fn may_open(&self) -> bool {
-        match self.limit {
-            PeerLimit::Unknown => self.opened < UNTOLD_SUBSTREAMS,
-            PeerLimit::None => true,
-            PeerLimit::Total(total) => self.opened < total,
+    /// Whether opens wait for the peer to announce its limit, or to show that it has none.
+    fn awaits_limit(&self, peer: PeerCredit) -> bool {
+        self.carries_notices && peer.awaits_limit()
+    }
+
+    /// Whether this side may open a substream.
+    fn may_open(&self, peer: PeerCredit) -> bool {
+        match peer {
+            PeerCredit::Supported(PeerLimit::Total(total)) => self.opened < total,
+            _ => self.opened < EARLY_SUBSTREAMS || !self.awaits_limit(peer),
         }
     }
 
-    /// What to tell the peer now, when `live` of its substreams are not over: not for each that ends, but before it
-    /// has to wait.
+    /// The limit to announce now, when `live` of the peer's substreams have not ended: not for
+    /// every end, but before the peer has to wait.
     fn due(&self, live: u64, max: u64) -> Option<u64> {
         let next = self.peer_opened.saturating_sub(live).saturating_add(max);
-        let more = next.saturating_sub(self.told);
-        let is_waiting = self.peer_opened >= self.told;
+        let more = next.saturating_sub(self.announced);
+        let is_waiting = self.peer_opened >= self.announced;
         (more > 0 && (is_waiting || more >= max.div_ceil(4))).then_some(next)
     }
 
-    /// Whether the peer has used most of what it was told, so that each place that is freed counts.
-    pub(super) fn is_tight(&self, max: u64) -> bool {
-        self.told > 0 && self.told.saturating_sub(self.peer_opened) < max.div_ceil(2)
+    /// Whether the peer has used up most of its limit, so that every end counts.
+    fn is_tight(&self, max: u64) -> bool {
+        self.announced > 0 && self.announced.saturating_sub(self.peer_opened) < max.div_ceil(2)
+    }
+
+    /// Fails the request that still waits when the connection ends.
+    pub(super) fn fail(&mut self, cause: &ConnectionError) {
+        if let Some(request) = self.waiting.take() {
+            let error = OpenError::Connection(cause.clone());
+            let _ = request.reply.send(Err(error));
+        }
     }
 }
 
-impl<C: Carrier> Turn<'_, C> {
-    /// Opens what was asked for, as far as the peer accepts it.
+impl<C: Carrier> Driver<C> {
+    /// Opens the requested substreams, as far as the peer accepts them.
     pub(super) fn open_requested(&mut self) -> bool {
         let mut moved = false;
         for _ in 0..OTHERS_PER_ROUND {
-            let is_running = self.core.phase == Phase::Running;
-            if is_running && !self.core.opening.may_open() {
+            let is_running = self.phase == DriverPhase::Running;
+            if is_running && !self.limits.may_open(self.credit) {
                 break;
             }
-            let waiting = self.core.opening.waiting.take();
+            let waiting = self.limits.waiting.take();
             let Some(request) = waiting
                 .filter(|request| !request.reply.is_closed())
-                .or_else(|| self.core.link.next_open())
+                .or_else(|| self.conn.next_open())
             else {
                 break;
             };
-            let result = if is_running {
-                self.core.carrier.open(&request.label)
-            } else {
+            if !is_running {
                 let error = OpenError::Connection(ConnectionError::ClosedLocally);
                 let _ = request.reply.send(Err(error));
                 moved = true;
                 continue;
-            };
+            }
+            let result = self.carrier.open(&request.label);
             if result == Err(OpenChannelError::NotNow) {
                 // `Writable` follows, and with it another round.
-                self.core.opening.waiting = Some(request);
+                self.limits.waiting = Some(request);
                 break;
             }
             moved = true;
-            self.core.work.spend(UNITS_PER_OPENING);
+            self.work.spend(UNITS_PER_OPENING);
             let result = result.map_err(OpenError::Channel).map(|channel| {
-                self.core.opening.opened += 1;
-                self.core.link.counters.opened.add(1);
+                self.limits.opened += 1;
+                self.conn.counters.opened.add(1);
                 self.insert(channel, Initiator::Local)
             });
-            // A caller that gave up drops the substream, which then closes itself.
+            // A caller that has given up drops the substream, which then closes itself.
             let _ = request.reply.send(result);
         }
-        self.watch_silence() || moved
+        self.limit_wait_for_limit() || moved
     }
 
-    /// Bounds how long opens wait for a peer that says nothing. Returns whether the deadline was set now, so that
-    /// another round arranges the wake-up for it.
-    fn watch_silence(&mut self) -> bool {
-        let opening = &self.core.opening;
-        let waits = opening.limit == PeerLimit::Unknown
-            && opening.deadline.is_none()
-            && self.core.link.has_opens();
-        if waits {
-            let timeout = self.core.link.config.open_timeout;
-            let deadline = self
+    /// Bounds the time that opens wait for the limit of a silent peer. Returns whether the deadline
+    /// was set now, so that another round arranges the wake-up for it.
+    fn limit_wait_for_limit(&mut self) -> bool {
+        let timeout = self.conn.config.open_timeout;
+        self.limits.awaits_limit(self.credit)
+            && self.conn.has_opens()
+            && self
                 .deadlines
-                .as_mut()
-                .set(NO_CHANNEL, DeadlineKind::Opening, timeout);
-            self.core.opening.deadline = Some(deadline);
+                .set(NO_CHANNEL, DeadlineKind::Opening, timeout)
+    }
+
+    /// The peer has opened a channel.
+    pub(super) fn on_opened(&mut self, channel: ChannelId, label: String) {
+        self.work.spend(UNITS_PER_OPENING);
+        if self.limits.on_opened() && self.phase == DriverPhase::Running {
+            self.substreams.unused.count();
         }
-        waits
+        if self.phase != DriverPhase::Running || self.conn.is_unreachable() {
+            return self.refuse(channel, code::SHUTDOWN);
+        }
+        // A substream that ended unaccepted is not inbound any more, but still takes memory.
+        let max = self.conn.config.max_inbound_substreams;
+        if self.substreams.inbound() >= max || self.conn.unaccepted() >= max {
+            return self.refuse(channel, code::RESOURCE_LIMIT);
+        }
+        let substream = self.insert(channel, Initiator::Remote);
+        self.conn.counters.accepted.add(1);
+        let config = Arc::clone(&self.conn.config);
+        if let Some(outcome) = self.negotiations.begin(substream, label, &config) {
+            self.on_negotiated(outcome);
+        }
     }
 
-    /// The peer has had its time to show what it is.
-    pub(super) fn on_silent_peer(&mut self) {
-        self.core.opening.deadline = None;
-        self.core.opening.on_no_limit();
+    fn refuse(&mut self, channel: ChannelId, code: u32) {
+        // Not counted during a close, which ends by itself and has data to deliver until then.
+        if self.phase == DriverPhase::Running {
+            self.substreams.unused.count_refused();
+        }
+        self.conn.counters.refused.add(1);
+        self.conn
+            .emit(|events, connection| events.substream_refused(connection, code));
+        // The channel ends here, whether the carrier takes the frame or not.
+        let message = Message::reset(code);
+        let _ = self
+            .writer
+            .write_uncounted(&mut self.carrier, channel, &message);
+        self.carrier.close_channel(channel);
     }
 
-    /// Tells the peer how many substreams it may open, where that is due.
-    pub(super) fn tell_limit(&mut self) -> bool {
-        let core = &mut *self.core;
-        if !core.peer_knows_credit
-            || core.phase != Phase::Running
-            || !core.carrier.carries_notices()
+    fn insert(&mut self, channel: ChannelId, origin: Initiator) -> Substream {
+        let config = &self.conn.config;
+        let send = SendBuffer::new(config.send_buffer, self.max_frame_payload());
+        let window = u64::from(config.receive_window);
+        let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
+        let siblings = Arc::clone(&self.conn.siblings);
+        let shared = Shared::new(channel, origin, siblings, send, receive);
+        self.substreams.insert(Arc::clone(&shared));
+        if self.carrier.knows_credit() {
+            // The first credit is sent at once, together with the open on the side that opens.
+            shared.request_service();
+        }
+        Substream::new(shared)
+    }
+
+    /// Announces to the peer how many substreams it may open, if that is due.
+    pub(super) fn announce_limit(&mut self) -> bool {
+        if !self.credit.is_supported()
+            || self.phase != DriverPhase::Running
+            || !self.carrier.carries_notices()
         {
             return false;
         }
-        let max = core.link.config.max_inbound_substreams as u64;
-        let live = (core.inbound + core.link.unaccepted()) as u64;
-        core.link.await_accepts(core.opening.is_tight(max));
-        let Some(next) = core.opening.due(live, max) else {
+        let max = self.conn.config.max_inbound_substreams as u64;
+        let live = (self.substreams.inbound() + self.conn.unaccepted()) as u64;
+        self.conn.set_accepts_awaited(self.limits.is_tight(max));
+        let Some(next) = self.limits.due(live, max) else {
             return false;
         };
-        core.scratch.clear();
-        Message::substream_limit(next).encode_into(&mut core.scratch);
-        if core.carrier.write_notice(&core.scratch) != Written::Taken {
+        let message = Message::substream_limit(next);
+        if self.writer.write_notice(&mut self.carrier, &message) != Written::Taken {
             // Busy: `Writable` follows, and with it another round.
             return false;
         }
-        core.opening.told = next;
+        self.limits.announced = next;
         true
-    }
-}
-
-/// Requests that still wait when the connection ends.
-impl Opening {
-    pub(super) fn fail(&mut self, cause: &ConnectionError) {
-        if let Some(request) = self.waiting.take() {
-            let _ = request
-                .reply
-                .send(Err(OpenError::Connection(cause.clone())));
-        }
     }
 }
 
@@ -215,76 +228,87 @@ impl Opening {
 mod tests {
     use super::*;
 
-    fn told(total: u64) -> Opening {
-        let mut opening = Opening::new(true);
-        opening.told = total;
-        opening
+    const UNKNOWN: PeerCredit = PeerCredit::Unknown;
+
+    fn total(total: u64) -> PeerCredit {
+        PeerCredit::Supported(PeerLimit::Total(total))
+    }
+
+    fn announced(total: u64) -> SubstreamLimits {
+        let mut limits = SubstreamLimits::new(true);
+        limits.announced = total;
+        limits
     }
 
     #[test]
     fn few_may_be_opened_before_the_peer_is_known_and_any_number_at_one_without_limits() {
-        let mut opening = Opening::new(true);
-        opening.opened = UNTOLD_SUBSTREAMS - 1;
-        assert!(opening.may_open());
-        opening.opened += 1;
-        assert!(!opening.may_open());
-        opening.on_no_limit();
-        opening.opened = 1_000_000;
-        assert!(opening.may_open());
-        let mut without = Opening::new(false);
+        let mut limits = SubstreamLimits::new(true);
+        limits.opened = EARLY_SUBSTREAMS - 1;
+        assert!(limits.may_open(UNKNOWN));
+        limits.opened += 1;
+        assert!(!limits.may_open(UNKNOWN));
+        assert!(!limits.may_open(PeerCredit::Supported(PeerLimit::Awaited)));
+        limits.opened = 1_000_000;
+        assert!(limits.may_open(PeerCredit::Unsupported));
+        assert!(limits.may_open(PeerCredit::Supported(PeerLimit::Unlimited)));
+        let mut without = SubstreamLimits::new(false);
         without.opened = 1_000_000;
-        assert!(without.may_open());
+        assert!(without.may_open(UNKNOWN));
     }
 
     #[test]
     fn a_limit_is_a_total_that_never_falls() {
-        let mut opening = Opening::new(true);
-        assert!(opening.on_limit(3));
-        assert!(!opening.on_limit(2) && !opening.on_limit(3), "no news");
-        opening.on_no_limit();
-        for _ in 0..3 {
-            assert!(opening.may_open());
-            opening.opened += 1;
-        }
-        assert!(!opening.may_open());
-        assert!(opening.on_limit(4));
-        assert!(opening.may_open());
-    }
-
-    #[test]
-    fn a_limit_is_told_in_steps_and_at_once_to_who_waits() {
-        let mut opening = told(0);
-        assert_eq!(opening.due(0, 256), Some(256), "the first");
-        opening.told = 256;
-        opening.peer_opened = 100;
-        assert_eq!(opening.due(40, 256), None, "60 are over");
-        assert_eq!(opening.due(36, 256), Some(320));
-        opening.peer_opened = 256;
-        assert_eq!(opening.due(256, 256), None);
-        assert_eq!(opening.due(255, 256), Some(257));
-    }
-
-    #[test]
-    fn more_than_was_told_and_could_be_under_way_is_abuse() {
-        let mut opening = told(10);
-        let honest = 10 + UNTOLD_SUBSTREAMS;
-        for _ in 0..honest {
-            assert!(!opening.on_opened());
-        }
-        assert!(opening.on_opened());
+        let mut limits = SubstreamLimits::new(true);
+        let mut credit = UNKNOWN;
+        assert!(credit.on_max_substreams(3));
         assert!(
-            (0..1000).all(|_| !Opening::new(true).on_opened()),
-            "never told"
+            !credit.on_max_substreams(2) && !credit.on_max_substreams(3),
+            "no effect"
+        );
+        credit.on_payload_without_credit();
+        credit.on_silence();
+        for _ in 0..3 {
+            assert!(limits.may_open(credit));
+            limits.opened += 1;
+        }
+        assert!(!limits.may_open(credit));
+        assert!(credit.on_max_substreams(4));
+        assert!(limits.may_open(credit));
+    }
+
+    #[test]
+    fn a_limit_is_announced_in_steps_and_at_once_to_a_peer_that_waits() {
+        let mut limits = announced(0);
+        assert_eq!(limits.due(0, 256), Some(256), "the first");
+        limits.announced = 256;
+        limits.peer_opened = 100;
+        assert_eq!(limits.due(40, 256), None, "60 are over");
+        assert_eq!(limits.due(36, 256), Some(320));
+        limits.peer_opened = 256;
+        assert_eq!(limits.due(256, 256), None);
+        assert_eq!(limits.due(255, 256), Some(257));
+    }
+
+    #[test]
+    fn more_than_was_announced_and_could_be_in_flight_is_abuse() {
+        let mut limits = announced(10);
+        let honest = 10 + EARLY_SUBSTREAMS;
+        for _ in 0..honest {
+            assert!(!limits.on_opened());
+        }
+        assert!(limits.on_opened());
+        assert!(
+            (0..1000).all(|_| !SubstreamLimits::new(true).on_opened()),
+            "never announced"
         );
     }
 
     #[test]
     fn numbers_of_the_peer_do_not_overflow() {
-        let mut opening = told(u64::MAX);
-        opening.peer_opened = u64::MAX;
-        assert!(!opening.on_opened());
-        opening.on_limit(u64::MAX);
-        assert!(opening.may_open());
-        assert_eq!(opening.due(0, u64::MAX), None);
+        let mut limits = announced(u64::MAX);
+        limits.peer_opened = u64::MAX;
+        assert!(!limits.on_opened());
+        assert!(limits.may_open(total(u64::MAX)));
+        assert_eq!(limits.due(0, u64::MAX), None);
     }
 }

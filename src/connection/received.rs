@@ -1,131 +1,214 @@
-//! What a frame of the peer does.
+//! Reads channels in turns and applies the frames of the peer.
 
 use std::sync::Arc;
 
-use super::driver::Turn;
-use super::ineffective::Verdict;
+use bytes::Bytes;
+
+use super::driver::Driver;
+use super::entry::ReadProgress;
+use super::ineffective::Penalty;
+use super::reader::ReadStep;
+use super::work::STEPS_PER_TURN;
 use crate::carrier::{Carrier, ChannelId};
+use crate::error::ConnectionError;
 use crate::events::Initiator;
 use crate::message::{Flag, Message};
-use crate::substream::code;
-use crate::substream::{Effects, Event, Shared, Usage};
+use crate::substream::{Effects, Shared, SubstreamEvent, Usage, code};
 
-impl<C: Carrier> Turn<'_, C> {
-    /// The peer broke the protocol: what it sent before that stays readable.
-    pub(super) fn violation(&mut self, shared: &Arc<Shared>) {
-        self.spoilt(shared, code::PROTOCOL_VIOLATION);
-    }
-
-    fn spoilt(&mut self, shared: &Arc<Shared>, code: u32) {
-        if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
-            self.count_spoiled(shared);
-            shared.violated(code);
+impl<C: Carrier> Driver<C> {
+    /// A channel has data. It is read at once, for one turn, if the round allows.
+    pub(super) fn on_readable(&mut self, channel: ChannelId) {
+        let entry = self.substreams.get(channel);
+        if entry.is_some_and(|entry| entry.reading == ReadProgress::Queued) {
+            return;
+        }
+        match self.work.reads_at_once() {
+            true => self.read_turn(channel),
+            false => self.reader.enqueue(&mut self.substreams, channel),
         }
     }
 
-    /// The peer sent more than it may: what is unread goes too, to free its memory.
-    fn overrun(&mut self, shared: &Arc<Shared>, code: u32) {
-        if shared.state().end().is_none() {
-            self.core.link.counters.violations.add(1);
-            if code == code::FLOW_CONTROL {
-                self.count_spoiled(shared);
-            }
-            shared.reset(code);
+    /// The peer has closed a channel, or its close is complete: the substream ends when the channel
+    /// is read to its end.
+    pub(super) fn on_channel_closed(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.substreams.get_mut(channel) {
+            entry.is_channel_closed = true;
         }
+        self.on_readable(channel);
     }
 
-    /// Counts a substream as unused that the peer has made us reset before the application used it.
-    fn count_spoiled(&mut self, shared: &Shared) {
-        // One that is still negotiated counts when it is removed.
-        if shared.origin == Initiator::Remote
-            && matches!(shared.usage(), Usage::Waiting | Usage::Accepted)
+    /// Reads the queued channels, as far as the round allows. Returns whether there was any.
+    pub(super) fn read_queued(&mut self) -> bool {
+        let has_any = !self.reader.is_idle();
+        while !self.work.round_is_read()
+            && let Some(channel) = self.reader.next_channel()
         {
-            self.core.unused.count();
+            self.read_turn(channel);
+        }
+        has_any
+    }
+
+    /// Gives a channel one turn, and queues it for another if that was not enough.
+    fn read_turn(&mut self, channel: ChannelId) {
+        self.reader.begin_turn(&mut self.substreams, channel);
+        for _ in 0..STEPS_PER_TURN {
+            if !self.work.step() {
+                break;
+            }
+            match self
+                .reader
+                .step(&mut self.carrier, &mut self.substreams, channel)
+            {
+                ReadStep::Frame(message) => self.on_frame(channel, message),
+                ReadStep::BadFraming(error) => {
+                    tracing::debug!(
+                        target: "anabranch::connection", id = channel.get(), %error, "bad framing"
+                    );
+                    self.on_violation(channel, code::PROTOCOL_VIOLATION);
+                }
+                ReadStep::Advanced => {}
+                ReadStep::Done => return self.finish_turn(channel),
+            }
+        }
+        self.reader.enqueue(&mut self.substreams, channel);
+    }
+
+    /// Everything that has arrived was read.
+    fn finish_turn(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.substreams.get(channel)
+            && entry.is_channel_closed
+        {
+            entry.shared.apply(SubstreamEvent::ChannelClosed);
+            self.forget(channel);
         }
     }
 
-    /// One message is one step: first credit and payload, then the flag.
-    pub(super) fn on_message(&mut self, channel: ChannelId, message: Message) {
-        let Some(entry) = self.core.substreams.get_mut(&channel) else {
+    /// Reads on if the reader has made room.
+    pub(super) fn resume_reading(&mut self, channel: ChannelId) {
+        let entry = self.substreams.get(channel);
+        if entry.is_some_and(|entry| self.reader.can_resume(entry)) {
+            self.substreams.resume(channel);
+            self.on_readable(channel);
+        }
+    }
+
+    /// Applies one frame: first its credit and payload, then its flag.
+    fn on_frame(&mut self, channel: ChannelId, message: Message) {
+        let Some(entry) = self.substreams.get(channel) else {
             return;
         };
         let shared = Arc::clone(&entry.shared);
-        entry.peer_credit |= message.max_data.is_some();
-        let (peer_spoke, peer_credit) = (entry.peer_spoke, entry.peer_credit);
-        entry.peer_spoke |= !message.payload.is_empty();
-        let counters = &self.core.link.counters;
+        let counters = &self.conn.counters;
         counters.frames_received.add(1);
         if message.unknown_flag {
             counters.unknown_flags.add(1);
         }
         let mut has_effect = false;
         if let Some(max_data) = message.max_data {
-            self.core.peer_knows_credit = true;
-            if shared.granted(max_data, self.core.max_frame_payload()) {
+            self.credit.on_max_data();
+            if shared.granted(max_data, self.max_frame_payload()) {
                 has_effect = true;
-                self.tell_resumed(channel);
+                self.substreams.report_resumed(channel);
             }
         }
         if !message.payload.is_empty() {
-            // What comes behind FIN is dropped.
+            // Data after FIN is dropped.
             has_effect |= !shared.state().read.has_fin();
-            if !peer_spoke && !peer_credit {
-                // Its first data would have carried credit: this peer knows none.
-                shared.credit_is_unknown();
-                if !self.core.peer_knows_credit {
-                    self.core.opening.on_no_limit();
-                }
-                self.tell_resumed(channel);
-            }
-            let counters = &self.core.link.counters;
-            counters.payload_received.add(message.payload.len() as u64);
-            if let Err(code) = shared.receive_payload(message.payload, peer_credit) {
-                return self.overrun(&shared, code);
+            if let Err(code) = self.on_payload(&shared, message.payload) {
+                return self.on_overrun(&shared, code);
             }
         }
         let before = shared.state();
         let effects = match message.flag {
             None => Effects::NONE,
-            Some(Flag::Fin) => shared.apply(Event::Fin),
-            Some(Flag::FinAck) => shared.apply(Event::FinAck),
+            Some(Flag::Fin) => shared.apply(SubstreamEvent::Fin),
+            Some(Flag::FinAck) => shared.apply(SubstreamEvent::FinAck),
             Some(Flag::StopSending) => shared.received_stop(message.error_code),
             Some(Flag::ResetStream) => shared.received_reset(message.error_code),
         };
         if effects.contains(Effects::PROTOCOL_ERROR) {
-            self.violation(&shared);
+            self.on_violation(channel, code::PROTOCOL_VIOLATION);
         } else if !has_effect && (message.flag.is_none() || shared.state() == before) {
-            self.on_ineffective(&shared);
+            self.on_ineffective(channel);
         }
     }
 
-    /// A frame has changed nothing.
-    fn on_ineffective(&mut self, shared: &Arc<Shared>) {
-        let core = &mut *self.core;
-        let Some(entry) = core.substreams.get_mut(&shared.id) else {
+    /// Hands payload to its substream. An error is the code to reset the substream with.
+    fn on_payload(&mut self, shared: &Arc<Shared>, payload: Bytes) -> Result<(), u32> {
+        if !shared.has_credit() {
+            // A peer that supports credit sends it with its first data.
+            self.credit.on_payload_without_credit();
+            if shared.credit_unsupported() {
+                self.substreams.report_resumed(shared.id);
+            }
+        }
+        self.conn
+            .counters
+            .payload_received
+            .add(payload.len() as u64);
+        shared.receive_payload(payload)
+    }
+
+    /// The peer violated the protocol: the substream is reset, but data received before stays
+    /// readable.
+    fn on_violation(&mut self, channel: ChannelId, code: u32) {
+        if let Some(entry) = self.substreams.get(channel)
+            && entry.shared.state().end().is_none()
+        {
+            let shared = Arc::clone(&entry.shared);
+            self.conn.counters.violations.add(1);
+            self.count_violation(&shared);
+            shared.violated(code);
+        }
+    }
+
+    /// The peer sent more than it may: unread data is dropped too, to free its memory.
+    fn on_overrun(&mut self, shared: &Arc<Shared>, code: u32) {
+        if shared.state().end().is_none() {
+            self.conn.counters.violations.add(1);
+            if code == code::FLOW_CONTROL {
+                self.count_violation(shared);
+            }
+            shared.reset(code);
+        }
+    }
+
+    /// Counts a substream as unused if a violation resets it before the application used it.
+    fn count_violation(&mut self, shared: &Shared) {
+        // A substream that is still being negotiated is counted when it is forgotten.
+        if shared.origin == Initiator::Remote
+            && matches!(shared.usage(), Usage::Waiting | Usage::Accepted)
+        {
+            self.substreams.unused.count();
+        }
+    }
+
+    /// A frame on a substream had no effect.
+    fn on_ineffective(&mut self, channel: ChannelId) {
+        let Some(entry) = self.substreams.get_mut(channel) else {
             return;
         };
-        core.link.counters.ineffective.add(1);
-        let counts = &mut core.ineffective;
-        match counts.on_frame(&mut entry.ineffective, &core.link.config) {
-            Verdict::Ignored => {}
-            Verdict::Reset => self.spoilt(shared, code::RATE_LIMITED),
-            Verdict::Leave => core.too_many_ineffective = true,
+        self.conn.counters.ineffective.add(1);
+        let config = &self.conn.config;
+        match self.ineffective.on_frame(&mut entry.ineffective, config) {
+            Penalty::None => {}
+            Penalty::ResetSubstream => self.on_violation(channel, code::RATE_LIMITED),
+            Penalty::CloseConnection => {
+                self.abuse = Some(ConnectionError::TooManyFramesWithoutEffect);
+            }
         }
     }
 
     /// A frame about the connection itself.
     pub(super) fn on_notice(&mut self, notice: &Message) {
-        let core = &mut *self.core;
-        if let Some(max_substreams) = notice.max_substreams {
-            core.peer_knows_credit = true;
-            if core.opening.on_limit(max_substreams) {
-                return;
-            }
+        if let Some(max_substreams) = notice.max_substreams
+            && self.credit.on_max_substreams(max_substreams)
+        {
+            return;
         }
-        core.link.counters.ineffective.add(1);
-        if core.ineffective.on_notice(&core.link.config) == Verdict::Leave {
-            core.too_many_ineffective = true;
+        self.conn.counters.ineffective.add(1);
+        if self.ineffective.on_notice(&self.conn.config) == Penalty::CloseConnection {
+            self.abuse = Some(ConnectionError::TooManyFramesWithoutEffect);
         }
     }
 }

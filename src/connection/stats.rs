@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts of a connection since it was made; a snapshot.
+/// Counters of a connection since it was made; a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnectionStats {
@@ -10,11 +10,11 @@ pub struct ConnectionStats {
     pub frames_sent: u64,
     /// Frames received.
     pub frames_received: u64,
-    /// Messages that the carrier sent: over a WebSocket one has the frames of many substreams. Zero
-    /// where a carrier does not count
+    /// Messages that the carrier sent: over a WebSocket one message holds the frames of many
+    /// substreams. Zero where a carrier does not count
     /// ([`Carrier::message_counts`](crate::carrier::Carrier::message_counts)).
     pub messages_sent: u64,
-    /// Messages that the carrier received, counted in the same way.
+    /// Messages that the carrier received, counted the same way.
     pub messages_received: u64,
     /// Payload bytes handed to the carrier.
     pub payload_sent: u64,
@@ -22,28 +22,27 @@ pub struct ConnectionStats {
     pub payload_received: u64,
     /// Substreams opened by this side.
     pub opened: u64,
-    /// Substreams opened by the peer and taken.
+    /// Substreams opened by the peer and accepted by the driver.
     pub accepted: u64,
-    /// Substreams opened by the peer and refused, for want of room or because the connection
-    /// closes.
+    /// Substreams opened by the peer and refused: over the limit, or because the connection is
+    /// closing.
     pub refused: u64,
-    /// Flags with a value that is not known; ignored.
+    /// Flags with an unknown value; ignored.
     pub unknown_flags: u64,
-    /// Frames that have changed nothing: empty, of flags and limits that repeat, behind FIN;
-    /// ignored. See
+    /// Frames without effect: empty frames, repeated flags and limits, data after FIN; ignored. See
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
     pub without_effect: u64,
-    /// Substreams reset because the peer broke the framing, the order of flags, its credit or
+    /// Substreams reset because the peer violated the framing, the order of flags, its credit or
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect), or because
-    /// what it sent was not read and reached a ceiling.
+    /// its data stayed unread and reached a ceiling.
     pub violations: u64,
-    /// Bytes unread in all substreams, with the cost of their frames.
+    /// Unread bytes of all substreams, with the overhead of their frames.
     pub unread: u64,
-    /// Bytes that writers have given and the carrier has not taken, in all substreams: what waits
+    /// Bytes accepted from writers that the carrier has not taken, for all substreams: they wait
     /// for credit or for the path. At most [`Config::send_buffer`](crate::Config::send_buffer) for
     /// each.
     pub queued: u64,
-    /// Substreams the driver knows now.
+    /// Substreams that exist now.
     pub substreams: u64,
 }
 

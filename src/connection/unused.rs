@@ -1,24 +1,26 @@
-//! Substreams that a peer opens for nothing.
+//! Limits rapid open and reset.
 //!
-//! Opening and resetting costs a peer two small messages, and this side a channel, a substream, a negotiation
-//! and their removal; and it never has more open than it may. So what comes to nothing is counted,
-//! over a window, and a peer that does nothing else is left.
+//! Opening and resetting a substream costs a peer two small messages. It costs this side a channel,
+//! a substream, a negotiation and their removal, and the peer never exceeds the limit on open
+//! substreams. So substreams that end before the application used them are counted over a window,
+//! and a peer that exceeds the limit is disconnected.
 
 use tokio::time::Instant;
 
 use super::config::Config;
 
-/// Counts over a window that begins with the first.
+/// Counts over a window that begins with the first unused substream.
 #[derive(Debug, Default)]
 pub(super) struct UnusedSubstreams {
     window: Option<Instant>,
     count: u32,
-    /// Refused since one of them was counted.
+    /// Substreams refused since a refusal was last counted.
     refused: u32,
 }
 
-/// Refused substreams that count as one. This side has no room, which is not the peer's fault and may be an honest
-/// burst of a peer that knows no limit; but a channel that is refused is work too.
+/// Number of refused substreams that count as one unused. The lack of room is not the peer's fault,
+/// and a peer without support for limits may send an honest burst; but refusing a channel is work
+/// too.
 const REFUSED_PER_UNUSED: u32 = 16;
 
 impl UnusedSubstreams {
@@ -32,7 +34,7 @@ impl UnusedSubstreams {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Counts a substream that was refused for want of room.
+    /// Counts a substream that was refused because the limit was reached.
     pub(super) fn count_refused(&mut self) {
         self.refused += 1;
         if self.refused == REFUSED_PER_UNUSED {
@@ -41,7 +43,7 @@ impl UnusedSubstreams {
         }
     }
 
-    /// Whether there were more than the configuration allows.
+    /// Whether the count exceeds [`Config::max_unused_substreams`].
     pub(super) fn too_many(&self, config: &Config) -> bool {
         self.count > config.max_unused_substreams
     }

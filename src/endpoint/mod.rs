@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
-use crate::connection::{Config, Connection, Guarded, Link};
+use crate::connection::{Config, Connection, ConnectionShared, Guarded};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
@@ -104,7 +104,7 @@ pub(crate) struct Inner {
     incoming: IncomingQueue,
     closed: AtomicBool,
     /// Every connection and, as `None`, every attempt; for [`Endpoint::close`].
-    connections: Mutex<HashMap<u64, Option<Weak<Link>>>>,
+    connections: Mutex<HashMap<u64, Option<Weak<ConnectionShared>>>>,
     next_connection: AtomicU64,
     connection_ended: Notify,
     close_begun: Notify,
@@ -112,7 +112,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<Link>>>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<ConnectionShared>>>> {
         // Valid after a panic: no entry is half written.
         self.connections
             .lock()
@@ -189,11 +189,11 @@ impl Inner {
     /// Replaces the entry of an attempt by its connection.
     fn enter(&self, number: u64, connection: &Connection) {
         if let Some(entry) = self.connections().get_mut(&number) {
-            *entry = Some(Arc::downgrade(connection.link()));
+            *entry = Some(Arc::downgrade(connection.shared()));
         }
         if self.is_closed() {
             // `close` ran between the handshake and the entry, and has missed this connection.
-            connection.link().begin_close();
+            connection.shared().begin_close();
         }
     }
 
@@ -434,12 +434,12 @@ impl Endpoint {
             let ended = inner.connection_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let links: Vec<_> = inner.connections().values().cloned().collect();
-            if links.is_empty() {
+            let open: Vec<_> = inner.connections().values().cloned().collect();
+            if open.is_empty() {
                 break;
             }
-            for link in links.iter().flatten().filter_map(Weak::upgrade) {
-                link.begin_close();
+            for connection in open.iter().flatten().filter_map(Weak::upgrade) {
+                connection.begin_close();
             }
             ended.await;
         }

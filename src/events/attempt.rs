@@ -1,4 +1,4 @@
-//! One attempt to connect, whose end is told whatever becomes of it.
+//! One attempt to connect, whose end is always reported.
 
 use std::error::Error;
 #[cfg(feature = "websocket")]
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ConnectionInfo, Events};
 
-/// Tells the beginning at once, and a failure when it is dropped before it has succeeded.
+/// Reports the start at once, and a failure when dropped before success.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     events: Option<Arc<dyn Events>>,
@@ -25,13 +25,13 @@ impl Attempt {
         }
     }
 
-    /// A proxy has said where the peer is. What is told from here on has its address.
+    /// A proxy has resolved the peer's address; later events carry it.
     #[cfg(feature = "websocket")]
     pub(crate) fn set_remote(&mut self, remote: SocketAddr) {
         self.info.remote = Some(remote);
     }
 
-    /// The connection takes over: what is told next is that it is open.
+    /// The connection takes over; the next event is that it is open.
     pub(crate) fn succeeded(mut self) -> ConnectionInfo {
         self.events = None;
         self.info.clone()

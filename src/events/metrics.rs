@@ -1,4 +1,4 @@
-//! Events as metrics.
+//! Events exported as metrics.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::error::payload::PayloadError;
 ///
 /// | metric | kind | labels |
 /// |---|---|---|
-/// | `anabranch_connect_attempts_total`, `anabranch_connect_failures_total` | counter | `initiator` |
+/// | `anabranch_connect_attempts_total` | counter | `initiator` |
+/// | `anabranch_connect_failures_total` | counter | `initiator` |
 /// | `anabranch_connections_total` | counter | `initiator` |
 /// | `anabranch_connections` | gauge | |
 /// | `anabranch_connection_failures_total` | counter | |
@@ -25,14 +26,17 @@ use crate::error::payload::PayloadError;
 /// | `anabranch_substreams_refused_total` | counter | |
 /// | `anabranch_substreams_closed_total` | counter | `outcome` |
 /// | `anabranch_substreams_reset_total` | counter | `by` |
-/// | `anabranch_substream_sent_bytes_total`, `anabranch_substream_received_bytes_total` | counter, added to when a substream ends | |
+/// | `anabranch_substream_sent_bytes_total` | counter, raised when a substream ends | |
+/// | `anabranch_substream_received_bytes_total` | counter, raised when a substream ends | |
 /// | `anabranch_credit_stalls_total` | counter | |
 /// | `anabranch_credit_wait_seconds` | histogram | |
 /// | `anabranch_payloads_total` | counter | `direction` |
 /// | `anabranch_payloads` | gauge | `direction` |
 /// | `anabranch_payloads_refused_total` | counter | |
-/// | `anabranch_payloads_ended_total` | counter | `direction`, `outcome` as [`PayloadOutcome::as_str`] |
-/// | `anabranch_payload_bytes_total` | counter, without what was skipped | `direction` |
+/// | `anabranch_payloads_ended_total` | counter | `direction`, `outcome`[^outcome] |
+/// | `anabranch_payload_bytes_total` | counter, without skipped bytes | `direction` |
+///
+/// [^outcome]: As [`PayloadOutcome::as_str`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MetricsEvents;
 

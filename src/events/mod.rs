@@ -1,4 +1,4 @@
-//! What happens to connections and substreams, told to whoever wants to know.
+//! Events of connections, substreams and payloads, for logs and metrics.
 //!
 //! ```text
 //! connection   opening ─► open ─► (closing) ─► closed | failed
@@ -8,9 +8,10 @@
 //! payload      begun ─► progress, progress ─► ended
 //! ```
 //!
-//! Each begins once and ends once, whoever is dropped and whatever fails: what is behind the last
-//! arrow comes exactly once for everything that began. Only if the task of a connection panics,
-//! nothing more is reported of the connection and its substreams ([`ConnectionError::Panicked`]).
+//! Each starts once and ends once, whatever is dropped and whatever fails: the event after the last
+//! arrow comes exactly once for everything that started. The only exception: if the task of a
+//! connection panics, nothing more is reported of the connection and its substreams
+//! ([`ConnectionError::Panicked`]).
 
 use std::error::Error;
 use std::fmt;
@@ -24,7 +25,7 @@ use crate::identity::PeerId;
 
 #[cfg(feature = "transport")]
 mod attempt;
-mod audience;
+mod connection;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod payload;
@@ -32,14 +33,14 @@ mod stats;
 
 #[cfg(feature = "transport")]
 pub(crate) use attempt::Attempt;
-pub(crate) use audience::Audience;
+pub(crate) use connection::ConnectionEvents;
 pub use payload::{PayloadDirection, PayloadOutcome, PayloadProgress};
 pub use stats::SubstreamStats;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::MetricsEvents;
 
-/// Who began something.
+/// The side that started something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Initiator {
     /// This side.
@@ -64,17 +65,17 @@ impl fmt::Display for Initiator {
     }
 }
 
-/// Which connection an event is of.
+/// The connection that an event belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// Number of the connection or the attempt, unique within the process.
     pub id: u64,
-    /// Who dialled. [`Initiator::Local`] for connections over carriers of your own.
+    /// The side that dialled. [`Initiator::Local`] for connections over custom carriers.
     pub initiator: Initiator,
-    /// The authenticated peer; `None` before that, and without Noise.
+    /// The authenticated peer; `None` before authentication, and without Noise.
     pub peer: Option<PeerId>,
-    /// Where the peer is; `None` for carriers without addresses.
+    /// Address of the peer; `None` for carriers without addresses.
     pub remote: Option<SocketAddr>,
 }
 
@@ -90,27 +91,28 @@ impl ConnectionInfo {
     }
 }
 
-/// Which substream an event is of.
+/// The substream that an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubstreamInfo {
-    /// As [`Substream::id`](crate::Substream::id): unique within its connection.
+    /// Equal to [`Substream::id`](crate::Substream::id): unique within its connection.
     pub id: u64,
-    /// Who opened it.
+    /// The side that opened it.
     pub initiator: Initiator,
 }
 
-/// Is told what happens to connections and substreams; set as [`Config::events`](crate::Config::events).
+/// Receives the events of connections, substreams and payloads; set as
+/// [`Config::events`](crate::Config::events).
 ///
-/// Every method does nothing unless it is implemented. They are called by the task that connects, opens a
-/// substream or drives the connection, as it happens, so they have to return soon and must not block;
-/// hand what takes longer to another task.
+/// Every method does nothing by default. The task that connects, opens a substream or drives the
+/// connection calls them synchronously, so they have to return quickly and must not block; hand
+/// longer work to another task.
 #[allow(unused_variables)]
 pub trait Events: fmt::Debug + Send + Sync + 'static {
-    /// An attempt to connect begins: this side dials, or a dialler was let in by
-    /// [`Incoming::accept`](crate::Incoming::accept).
+    /// An attempt to connect starts: this side dials, or
+    /// [`Incoming::accept`](crate::Incoming::accept) has admitted a dialler.
     ///
-    /// [`Events::connection_open`] or [`Events::connect_failed`] follows, with the same number.
+    /// [`Events::connection_open`] or [`Events::connect_failed`] follows, with the same id.
     fn connection_opening(&self, connection: &ConnectionInfo) {}
 
     /// An attempt has failed; `error` is `None` if its future was dropped.
@@ -121,25 +123,25 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// [`Events::connection_closed`] or [`Events::connection_failed`] follows.
     fn connection_open(&self, connection: &ConnectionInfo) {}
 
-    /// This side begins to close a connection: no new substreams, those that exist are drained.
+    /// This side begins to close a connection: no new substreams, and existing ones drain.
     fn connection_closing(&self, connection: &ConnectionInfo, cause: &ConnectionError) {}
 
-    /// A connection has ended in an orderly way ([`ConnectionError::is_orderly`]), by either side.
+    /// Either side has closed the connection in an orderly way ([`ConnectionError::is_orderly`]).
     fn connection_closed(&self, connection: &ConnectionInfo, cause: &ConnectionError) {}
 
     /// A connection has failed.
     fn connection_failed(&self, connection: &ConnectionInfo, cause: &ConnectionError) {}
 
-    /// The carrier measured a round trip with a ping of its own. WebSockets only: WebRTC has its
-    /// consent checks.
+    /// The carrier has measured a round-trip time with its own ping. WebSockets only: WebRTC has
+    /// ICE consent checks instead.
     fn ping(&self, connection: &ConnectionInfo, round_trip: Duration) {}
 
-    /// A substream was opened. Its protocol may not be agreed on yet.
+    /// A substream was opened. Its protocol may not be negotiated yet.
     ///
     /// [`Events::substream_closed`] or [`Events::substream_reset`] follows.
     fn substream_opened(&self, connection: &ConnectionInfo, substream: SubstreamInfo) {}
 
-    /// The protocol of a substream is known. Does not come with
+    /// The protocol of a substream was negotiated. Never called with
     /// [`Negotiation::None`](crate::Negotiation::None).
     fn substream_negotiated(
         &self,
@@ -149,10 +151,10 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A substream of the peer was refused with this code; nothing else is told of it.
+    /// A substream of the peer was refused with this code; no other event is reported for it.
     fn substream_refused(&self, connection: &ConnectionInfo, code: u32) {}
 
-    /// A substream has ended without a reset; `outcome` says how the close of its write half went,
+    /// A substream has ended without a reset. `outcome` is the result of closing its write half, or
     /// [`CloseOutcome::Lost`] if its connection ended first.
     fn substream_closed(
         &self,
@@ -163,7 +165,7 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A substream was reset by `by`, with this code if one was given.
+    /// A substream was reset by `by`, with this code if there was one.
     fn substream_reset(
         &self,
         connection: &ConnectionInfo,
@@ -179,7 +181,7 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// [`Events::credit_resumed`] follows, unless the substream ends first.
     fn credit_stalled(&self, connection: &ConnectionInfo, substream: SubstreamInfo) {}
 
-    /// The peer has granted more, after the writer had waited for so long.
+    /// The peer has granted more credit, after the writer had waited for `waited`.
     fn credit_resumed(
         &self,
         connection: &ConnectionInfo,
@@ -188,11 +190,11 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A payload begins: its header is sent, or has come and was not refused. `progress.resumed_from` and, of a
-    /// payload whose length was not told, `progress.total` are not known yet.
+    /// A payload starts: its header was sent, or was received and accepted. `progress.resumed_from`
+    /// is not known yet, nor is `progress.total` of a payload without a declared length.
     ///
-    /// [`Events::payload_ended`] follows. This and the other events of payloads are called by the task that sends
-    /// or receives it.
+    /// [`Events::payload_ended`] follows. The task that sends or receives a payload calls this and
+    /// the other payload events.
     fn payload_begun(
         &self,
         connection: &ConnectionInfo,
@@ -201,9 +203,9 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A payload ended before it began: this side refused it by its header, for want of one, or
-    /// because too many are open, or the sender gave it up. Nothing else is told of it, and nothing
-    /// at all if whoever waited for its header was dropped.
+    /// A payload ended before it started: this side refused it (by its header, for lack of a
+    /// header, or because too many are open), or the sender gave it up. No other event is reported
+    /// for it, and none at all if the task that waited for its header was dropped.
     fn payload_refused(
         &self,
         connection: &ConnectionInfo,
@@ -212,9 +214,10 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     ) {
     }
 
-    /// A payload has come further by
-    /// [`PayloadConfig::progress_interval`](crate::payload::PayloadConfig::progress_interval) bytes or more, or
-    /// is about to end: the last call, and there is at least one, has all that was `moved`.
+    /// A payload has progressed by
+    /// [`PayloadConfig::progress_interval`](crate::payload::PayloadConfig::progress_interval) bytes
+    /// or more, or is about to end. The last call, and there is at least one, completes the sum of
+    /// `moved`.
     fn payload_progress(
         &self,
         connection: &ConnectionInfo,

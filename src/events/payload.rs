@@ -1,8 +1,8 @@
-//! What is told of payloads.
+//! Values reported with payload events.
 
 use crate::error::payload::{PayloadError, SendError};
 
-/// Which way a payload goes, seen from this side.
+/// Direction of a payload, seen from this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PayloadDirection {
     /// This side sends it.
@@ -21,41 +21,41 @@ impl PayloadDirection {
     }
 }
 
-/// How far a payload has come.
+/// Progress of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PayloadProgress {
-    /// Which way it goes.
+    /// Its direction.
     pub direction: PayloadDirection,
-    /// Bytes that are through, as [`Progress::transferred`](crate::payload::Progress::transferred): a part
-    /// that was skipped counts.
+    /// Bytes transferred, like [`Progress::transferred`](crate::payload::Progress::transferred): a
+    /// part skipped by resuming counts.
     pub transferred: u64,
-    /// Bytes of the whole payload; `None` while they are not known.
+    /// Length of the whole payload in bytes; `None` while it is unknown.
     pub total: Option<u64>,
-    /// Where it was resumed: bytes that were skipped. Zero while that is not known.
+    /// Offset at which it was resumed: bytes skipped. Zero while that is unknown.
     pub resumed_from: u64,
-    /// Bytes that went over the substream since the event before. Their sum over all events of a payload is
-    /// `transferred` less `resumed_from`.
+    /// Bytes that crossed the substream since the previous event. Their sum over all events of a
+    /// payload is `transferred` less `resumed_from`.
     pub moved: u64,
 }
 
-/// How a payload has ended.
+/// How a payload ended.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum PayloadOutcome<'a> {
-    /// All of it was received, and confirmed.
+    /// All of it was received and confirmed.
     Complete,
-    /// It was not sent, or not confirmed.
+    /// It was not sent completely, or not confirmed.
     SendFailed(&'a SendError),
     /// It was not received.
     ReceiveFailed(&'a PayloadError),
-    /// This side has dropped it.
+    /// This side dropped it.
     Dropped,
 }
 
 impl PayloadOutcome<'_> {
-    /// `complete`, `dropped`, `cancelled` by this side, `rejected` by the other side, `expired`, or `failed` for any
-    /// other reason.
+    /// `complete`, `dropped`, `cancelled` by this side, `rejected` by the other side, `expired`, or
+    /// `failed` for any other reason.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Complete => "complete",

@@ -1,7 +1,7 @@
-//! Reading the protobuf body of one frame.
+//! Parser for the protobuf body of one frame.
 //!
-//! By hand, so that the body is read where it lies and the payload is known as a range of it. The
-//! tests hold it against prost: the same bytes accepted, with the same values.
+//! Hand-written, so that the body is parsed in place and the payload is known as a range of it.
+//! Tests compare it with prost: it accepts the same bytes, with the same values.
 
 use std::ops::Range;
 
@@ -11,19 +11,20 @@ use super::{
     WIRE_START_GROUP, WIRE_VARINT,
 };
 
-/// Value of `flag` that ends a channel whose ends do not both know already that it is over. Only between
-/// carriers that number their channels; peers that do not know it ignore it, as every unknown flag.
+/// Value of `flag` that closes a channel which the two ends do not already know to be over. Only
+/// used on carriers that multiplex channels themselves; other peers ignore it, like every unknown
+/// flag.
 pub(super) const FLAG_CHANNEL_CLOSED: i32 = 4;
 
-/// How deep unknown groups may nest. What prost allows; it bounds the stack that a peer can use.
+/// Nesting limit of unknown groups, as in prost; it bounds the stack that a peer can use.
 const MAX_DEPTH: u32 = 100;
 
-/// What is wrong with the body of a frame.
+/// Why the body of a frame is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtobufError {
-    /// A field ends behind the body.
-    #[error("field is cut off")]
+    /// A field extends past the end of the body.
+    #[error("field is truncated")]
     Truncated,
     /// A varint does not fit in 64 bits.
     #[error("varint exceeds 64 bits")]
@@ -31,10 +32,10 @@ pub enum ProtobufError {
     /// A field number is zero or does not fit in 29 bits.
     #[error("invalid field number")]
     FieldNumber,
-    /// A wire type is not defined, or not that of the field.
+    /// A wire type is undefined, or is not that of the field.
     #[error("wrong wire type")]
     WireType,
-    /// A group ends that was not open.
+    /// An end-group tag without its start.
     #[error("unexpected end of a group")]
     EndGroup,
     /// Groups are nested too deeply.
@@ -50,9 +51,9 @@ pub enum ProtobufError {
 pub(super) struct Body<'a> {
     pub(super) flag: Option<Flag>,
     pub(super) unknown_flag: bool,
-    /// The channel of this frame is closed; on carriers that number their channels.
+    /// The frame closes its channel; on carriers that multiplex channels themselves.
     pub(super) closes_channel: bool,
-    /// Where the payload lies in the body.
+    /// Range of the payload within the body.
     pub(super) payload: Range<usize>,
     pub(super) error_code: Option<u32>,
     pub(super) max_data: Option<u64>,
@@ -63,7 +64,7 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Parses a whole body. Of a field that is repeated the last one counts, as protobuf has it.
+    /// Parses a whole body. The last occurrence of a repeated field wins, as protobuf requires.
     #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ProtobufError> {
         let mut body = Self::default();
@@ -72,7 +73,7 @@ impl<'a> Body<'a> {
             let (field, wire) = reader.key()?;
             match field {
                 FIELD_FLAG => {
-                    // Protobuf cuts wider values of an enum down to 32 bits.
+                    // Protobuf truncates wider enum values to 32 bits.
                     let value = reader.uint(wire)? as i32;
                     body.flag = Flag::from_wire(value);
                     body.unknown_flag = body.flag.is_none();
@@ -83,7 +84,7 @@ impl<'a> Body<'a> {
                     let end = bytes.len() - reader.rest.len();
                     body.payload = end - payload.len()..end;
                 }
-                // Cut down to 32 bits too.
+                // Truncated to 32 bits too.
                 FIELD_ERROR_CODE => body.error_code = Some(reader.uint(wire)? as u32),
                 FIELD_MAX_DATA => body.max_data = Some(reader.uint(wire)?),
                 FIELD_STREAM => body.stream = Some(reader.uint(wire)?),
@@ -102,7 +103,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A varint as protobuf reads them: up to 64 bits, in more bytes than needed if the peer likes.
+    /// A protobuf varint: up to 64 bits, not necessarily minimal.
     #[inline]
     fn varint(&mut self) -> Result<u64, ProtobufError> {
         match self.rest {
@@ -110,7 +111,7 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(u64::from(*byte))
             }
-            // The length of every payload from 128 bytes up to the largest.
+            // Fast path for the length of every payload from 128 bytes up to the largest.
             [low, high, rest @ ..] if *high < 0x80 => {
                 self.rest = rest;
                 Ok(u64::from(*low & 0x7f) | u64::from(*high) << 7)
@@ -122,7 +123,7 @@ impl<'a> Reader<'a> {
     fn long_varint(&mut self) -> Result<u64, ProtobufError> {
         let mut value = 0_u64;
         for (index, byte) in (0_u32..10).zip(self.rest) {
-            // The tenth byte holds the 64th bit, and nothing may follow it.
+            // The tenth byte holds the 64th bit; no byte may follow.
             if index == 9 && *byte > 1 {
                 return Err(ProtobufError::Varint);
             }
@@ -185,7 +186,7 @@ impl<'a> Reader<'a> {
 
     /// Skips the value of an unknown field.
     fn skip(&mut self, field: u32, wire: u32, depth: u32) -> Result<(), ProtobufError> {
-        // Checked for plain fields too, as prost does.
+        // Plain fields are checked too, as in prost.
         let inner = depth.checked_sub(1).ok_or(ProtobufError::Depth)?;
         match wire {
             WIRE_VARINT => self.varint().map(drop),

@@ -1,4 +1,4 @@
-//! Cutting frames out of a byte stream.
+//! Splits a byte stream into frames.
 
 use std::{collections::VecDeque, mem};
 
@@ -10,23 +10,23 @@ use super::{
     varint_len,
 };
 
-/// Why a substream's bytes are not frames. It is beyond repair: there is no telling where the next
-/// frame begins.
+/// Why the bytes of a substream are not frames. The error is final: the start of the next frame can
+/// not be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// A frame length is encoded in more bytes than its value needs.
+    /// A frame length is encoded in more bytes than necessary.
     #[error("frame length is not a minimal varint")]
     NonMinimalVarint,
-    /// A frame length has more bytes than the largest length that is accepted.
-    #[error("frame length is too long a varint")]
+    /// A frame length has more bytes than the largest accepted length.
+    #[error("frame length varint is too long")]
     OverlongVarint,
-    /// A frame is announced that is larger than accepted.
+    /// A frame length exceeds the limit.
     #[error("frame body of {len} bytes exceeds the limit of {max}")]
     FrameTooLarge {
-        /// Bytes of the body, as announced.
+        /// The announced length of the body.
         len: u64,
-        /// Bytes that are accepted.
+        /// The limit.
         max: usize,
     },
     /// The body of a frame is not a message.
@@ -37,17 +37,17 @@ pub enum DecodeError {
 impl Message {
     /// Decodes the body of one frame, without its length prefix.
     ///
-    /// The payload is a slice of `body`, nothing is copied but a label.
+    /// The payload is a slice of `body`; only texts are copied.
     ///
     /// # Errors
     ///
-    /// [`DecodeError::Protobuf`] if the body is not a message. Unknown fields and flags are none.
+    /// [`DecodeError::Protobuf`] if the body is malformed. Unknown fields and flags are not errors.
     pub fn decode_body(mut body: Bytes) -> Result<Self, DecodeError> {
         let parsed = Body::parse(&body).map_err(DecodeError::Protobuf)?;
         let payload = parsed.payload.clone();
         let mut message = parsed.into_message();
         if !payload.is_empty() {
-            // Shortened in place, not sliced: with no field behind the payload this is free.
+            // Shortened in place, not sliced: free if no field follows the payload.
             body.truncate(payload.end);
             body.advance(payload.start);
             message.payload = body;
@@ -57,7 +57,7 @@ impl Message {
 }
 
 impl Body<'_> {
-    /// The message, its payload left empty.
+    /// The message, with an empty payload.
     fn into_message(self) -> Message {
         Message {
             flag: self.flag,
@@ -73,44 +73,45 @@ impl Body<'_> {
     }
 }
 
-/// Incremental decoder of one substream's frames, from carrier messages cut and merged anywhere.
+/// Incremental decoder for the frames of one substream, from carrier messages split and merged
+/// anywhere.
 ///
 /// [`push`](Self::push) what the carrier delivers, then take messages with
-/// [`next_message`](Self::next_message) until there are none. After that, what it holds is one
-/// unfinished frame: never more than the limit on bodies and a length prefix, and in memory of the
-/// announced length, allocated when the first byte of a cut body is there.
+/// [`next_message`](Self::next_message) until there are none. The decoder then holds one unfinished
+/// frame at most, within the limit on bodies plus a length prefix. Its memory has the announced
+/// length and is allocated when the first byte of a split body arrives.
 ///
-/// go-libp2p and js-libp2p send prefix and body of a frame as two carrier messages, which costs no
-/// copy either.
+/// go-libp2p and js-libp2p send the prefix and the body of a frame as two carrier messages; that
+/// costs no copy either.
 #[derive(Debug)]
 pub struct FrameDecoder {
-    /// Pushed bytes that are not read yet; what remains of the oldest push.
+    /// The unread rest of the oldest push.
     current: Bytes,
-    /// Later pushes, none of them empty. Only if the caller pushes ahead of reading.
+    /// Later pushes, none of them empty. Used only if the caller pushes before reading.
     queued: VecDeque<Bytes>,
     queued_len: usize,
-    /// Length of the push that `current` is what remains of.
+    /// Original length of the push that `current` is the rest of.
     pushed_len: usize,
-    /// Length of the memory that the last payload is a slice of.
+    /// Length of the allocation that the last payload is a slice of.
     backing: usize,
     frame: Frame,
     max_body: usize,
     poison: Option<DecodeError>,
 }
 
-/// How far the frame at the head of the stream has come.
+/// Progress of the frame at the head of the stream.
 #[derive(Debug)]
 enum Frame {
     /// Within the length prefix.
     Prefix {
-        /// Bits of it so far.
+        /// Value of its bytes so far.
         value: u64,
-        /// Bytes of it so far.
+        /// Number of its bytes so far.
         read: usize,
     },
     /// Length known; the body may still arrive whole.
     Announced { len: usize },
-    /// The body was cut: its bytes so far. The capacity is that of the body.
+    /// The body is split: its bytes so far. The capacity is the length of the body.
     Partial { len: usize, bytes: Vec<u8> },
 }
 
@@ -140,7 +141,7 @@ impl FrameDecoder {
 
     /// A decoder that accepts bodies of up to `max_body` bytes.
     ///
-    /// A peer can make this side allocate that much for a frame that it never finishes.
+    /// A peer can make this side allocate `max_body` bytes for a frame that it never finishes.
     pub fn with_max_body(max_body: usize) -> Self {
         Self {
             current: Bytes::new(),
@@ -154,11 +155,11 @@ impl FrameDecoder {
         }
     }
 
-    /// Adds the bytes of one carrier message. Frames that lie in it whole are decoded as slices of
-    /// it, without a copy.
+    /// Adds the bytes of one carrier message. Frames that it holds entirely are decoded as slices
+    /// of it, without a copy.
     ///
-    /// What is pushed is held until [`next_message`](Self::next_message) has read it. Dropped at
-    /// once if the decoder has failed.
+    /// Bytes are held until [`next_message`](Self::next_message) has consumed them. After an error
+    /// they are dropped at once.
     pub fn push(&mut self, message: Bytes) {
         if self.poison.is_some() || message.is_empty() {
             return;
@@ -173,13 +174,13 @@ impl FrameDecoder {
         }
     }
 
-    /// The next message, or `Ok(None)` if its frame has not arrived to its end.
+    /// The next message, or `Ok(None)` if its frame is incomplete.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] if the bytes are not frames, after all frames in front of them were
-    /// returned. That is terminal: buffered bytes are freed, later pushes are dropped, and every
-    /// further call returns the same error.
+    /// [`DecodeError`] if the bytes are not frames, after all frames before them were returned. The
+    /// error is final: buffered bytes are freed, later pushes are dropped, and every further call
+    /// returns the same error.
     pub fn next_message(&mut self) -> Result<Option<Message>, DecodeError> {
         if let Some(error) = self.poison {
             return Err(error);
@@ -190,19 +191,20 @@ impl FrameDecoder {
         })
     }
 
-    /// Bytes held: of the unfinished frame with its length prefix, and pushed but not read.
+    /// Bytes held: those of the unfinished frame with its length prefix, and those pushed but
+    /// unread.
     pub fn buffered(&self) -> usize {
         self.frame.held() + self.current.len() + self.queued_len
     }
 
-    /// Length of the memory that the payload of the last message is a slice of, and keeps alive: that of the pushed
-    /// carrier message, or of the frame's body if it came in parts.
+    /// Length of the allocation that the payload of the last message is a slice of and keeps alive:
+    /// the pushed carrier message, or the body of the frame if it came in parts.
     pub fn backing(&self) -> usize {
         self.backing
     }
 
-    /// Whether nothing is held. After [`next_message`](Self::next_message) has returned `Ok(None)`
-    /// this tells a stream that ended between frames from one that ended within a frame.
+    /// Whether nothing is held. After [`next_message`](Self::next_message) has returned `Ok(None)`,
+    /// this distinguishes a stream that ended between frames from one that ended within a frame.
     pub fn is_empty(&self) -> bool {
         self.buffered() == 0
     }
@@ -251,19 +253,19 @@ impl FrameDecoder {
         }
     }
 
-    /// Reads on in a length prefix of which `read` bytes gave `value`; `None` if more must come.
+    /// Continues a length prefix whose first `read` bytes gave `value`; `None` if it is incomplete.
     fn read_prefix(&mut self, value: u64, read: usize) -> Result<Option<usize>, DecodeError> {
         let (mut value, mut read) = (value, read);
-        // Bounded by the largest length that is accepted: bytes beyond are refused, not counted.
+        // Bounded by the largest accepted length: bytes beyond it are refused, not counted.
         let max_read = varint_len(self.max_body as u64);
         while let Some(byte) = self.next_byte() {
-            // A byte of zeros behind others says nothing: the length was complete without it.
+            // A trailing zero byte adds nothing: the length was complete without it.
             if byte == 0 && read > 0 {
                 return Err(DecodeError::NonMinimalVarint);
             }
             let bits = u64::from(byte & 0x7f);
             let shift = 7 * read as u32;
-            // Only in a tenth byte, which a limit of 2^63 and more allows.
+            // Only possible in a tenth byte, which a limit of 2^63 and more allows.
             if bits.leading_zeros() < shift {
                 return Err(DecodeError::OverlongVarint);
             }
@@ -295,7 +297,7 @@ impl FrameDecoder {
         byte
     }
 
-    /// Makes `current` hold unread bytes; false if there are none.
+    /// Makes `current` hold unread bytes; `false` if there are none.
     fn refill(&mut self) -> bool {
         if !self.current.is_empty() {
             return true;
@@ -310,7 +312,8 @@ impl FrameDecoder {
         true
     }
 
-    /// Drops `len` bytes of `current`, and with the last one its hold on the carrier message.
+    /// Drops `len` bytes of `current`, and with the last of them its reference to the carrier
+    /// message.
     fn consume(&mut self, len: usize) {
         if len < self.current.len() {
             self.current.advance(len);
@@ -319,10 +322,10 @@ impl FrameDecoder {
         }
     }
 
-    /// Takes `len` bytes off `current`, which has as many.
+    /// Takes `len` bytes from the front of `current`, which has at least as many.
     fn split_current(&mut self, len: usize) -> Bytes {
         if len == self.current.len() {
-            // The whole handle, so that no reference is counted.
+            // Moves the handle, so that no reference count changes.
             mem::take(&mut self.current)
         } else {
             self.current.split_to(len)

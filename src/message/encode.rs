@@ -1,4 +1,4 @@
-//! Writing frames.
+//! Encoder of frames.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use super::{
     FIELD_REASON, FIELD_STREAM, Message, WIRE_BYTES, WIRE_VARINT, varint_len,
 };
 
-/// Bytes to leave free in front of a payload for [`seal_data_frame`]: a length prefix of 3, the
-/// key of the payload field and its length of 3.
+/// Bytes to leave free before a payload for [`seal_data_frame`]: a length prefix of 3, the key of
+/// the payload field, and its length of 3.
 ///
 /// Enough for payloads below 2^21 bytes - 4.
 pub const DATA_HEADROOM: usize = 3 + 1 + 3;
 
-/// Bytes to leave free behind a payload for [`seal_data_frame`], if credit may join it: the key of
+/// Bytes to leave free after a payload for [`seal_data_frame`], if credit may be added: the key of
 /// the `max_data` field and the longest varint.
 pub const DATA_TAILROOM: usize = MAX_DATA_KEY_LEN + 10;
 
@@ -23,16 +23,17 @@ const MAX_DATA_KEY_LEN: usize = key_len(FIELD_MAX_DATA);
 
 // Prefix, flag, key and length of the payload.
 const HEAD_MAX: usize = 10 + 2 + 1 + 10;
-// error_code, max_data, stream, max_substreams, key and length of the reason; or of the label, before the last two.
+// error_code, max_data, stream, max_substreams, key and length of the reason; or of the label,
+// which comes before the last two.
 const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10) + (2 + 10);
 
-/// Why a payload could not be framed where it lies.
+/// Why a payload could not be framed in place.
 ///
-/// Each is a mistake of the caller; the buffer is unchanged.
+/// Each is an error of the caller; the buffer is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The payload range is reversed or ends behind the buffer.
+    /// The payload range is reversed or extends past the buffer.
     #[error("payload range {start}..{end} is not within the buffer of {len} bytes")]
     OutOfRange {
         /// Start of the payload.
@@ -42,43 +43,43 @@ pub enum SealError {
         /// Length of the buffer.
         len: usize,
     },
-    /// The header does not fit in front of the payload.
-    #[error("frame header needs {needed} bytes before the payload, there are {available}")]
+    /// The header does not fit before the payload.
+    #[error("frame header needs {needed} bytes before the payload, but {available} are free")]
     NoHeadroom {
-        /// Bytes that the header takes; at most [`DATA_HEADROOM`] for payloads that may be sent.
+        /// Bytes that the header takes; at most [`DATA_HEADROOM`] for payloads within the limit.
         needed: usize,
-        /// Bytes in front of the payload.
+        /// Bytes before the payload.
         available: usize,
     },
-    /// The `max_data` field does not fit behind the payload.
-    #[error("max_data field needs {needed} bytes behind the payload, there are {available}")]
+    /// The `max_data` field does not fit after the payload.
+    #[error("max_data field needs {needed} bytes after the payload, but {available} are free")]
     NoTailroom {
         /// Bytes that the field takes; at most [`DATA_TAILROOM`].
         needed: usize,
-        /// Bytes behind the payload.
+        /// Bytes after the payload.
         available: usize,
     },
 }
 
-/// Bytes of the largest payload whose data frame, length prefix included, fits in `limit` bytes.
+/// Length of the largest payload whose data frame, length prefix included, fits in `limit` bytes.
 ///
-/// With `with_max_data` there is room for any value of `max_data` beside it, [`DATA_TAILROOM`]
-/// bytes; [`Message::max_payload`] counts the value that is there. Zero if no payload fits.
+/// With `with_max_data`, [`DATA_TAILROOM`] bytes stay free for any value of `max_data`;
+/// [`Message::max_payload`] counts the actual value. Zero if no payload fits.
 pub const fn max_payload(limit: usize, with_max_data: bool) -> usize {
     max_payload_beside(limit, if with_max_data { DATA_TAILROOM } else { 0 })
 }
 
-/// Frames `buf[payload]` in place: the header goes directly in front of it and `max_data`, if
-/// given, directly behind it, over whatever lies there.
+/// Frames `buf[payload]` in place: writes the header directly before it and `max_data`, if given,
+/// directly after it, over whatever is there.
 ///
-/// Returns the range of the whole frame in `buf`. The payload is not moved or copied. Bytes outside
-/// of the frame are not touched. The room that is needed never exceeds [`DATA_HEADROOM`] and
+/// Returns the range of the whole frame in `buf`. The payload is neither moved nor copied, and
+/// bytes outside the frame are not touched. The room needed never exceeds [`DATA_HEADROOM`] and
 /// [`DATA_TAILROOM`] for payloads that [`max_payload`] allows.
 ///
 /// # Errors
 ///
-/// [`SealError`] if the range is not in the buffer, or the room in front of or behind it does not
-/// suffice; then `buf` is unchanged.
+/// [`SealError`] if the range is not in the buffer, or the room before or after it does not
+/// suffice; `buf` is then unchanged.
 pub fn seal_data_frame(
     buf: &mut [u8],
     payload: Range<usize>,
@@ -95,7 +96,7 @@ pub fn seal_data_frame(
     let ends = DataFrameEnds::new(end - start, max_data);
     let (head, tail) = (ends.head(), ends.tail());
 
-    // Both checks before the first write: a refused buffer stays as it was.
+    // Both checks precede the first write: a refused buffer stays unchanged.
     let frame_start = start.checked_sub(head.len()).ok_or(SealError::NoHeadroom {
         needed: head.len(),
         available: start,
@@ -113,7 +114,7 @@ pub fn seal_data_frame(
     Ok(frame_start..frame_end)
 }
 
-/// What lies before and behind the payload of a data frame, for a payload that stays where it is.
+/// The bytes before and after the payload of a data frame, for a payload that is not copied.
 pub(crate) struct DataFrameEnds {
     head: Scratch<HEAD_MAX>,
     tail: Scratch<DATA_TAILROOM>,
@@ -144,7 +145,7 @@ impl DataFrameEnds {
 }
 
 impl Message {
-    /// Bytes of the encoded frame, length prefix included.
+    /// Length of the encoded frame, length prefix included.
     pub fn encoded_len(&self) -> usize {
         let body = self.body_len();
         varint_len(body as u64) + body
@@ -173,7 +174,7 @@ impl Message {
             head.bytes_field(FIELD_MESSAGE, self.payload.len());
         }
 
-        // One growth at most, and none in `encode`, which asked for the exact size.
+        // Grows at most once, and not at all in `encode`, which allocates the exact size.
         out.reserve(varint_len(body as u64) + body);
         out.put_slice(head.written());
         out.put_slice(&self.payload);
@@ -182,8 +183,8 @@ impl Message {
         }
     }
 
-    /// Bytes of the largest payload that this message can carry in a frame of `limit` bytes,
-    /// length prefix and its other fields included. Its present payload does not count.
+    /// Length of the largest payload that this message can carry in a frame of `limit` bytes, which
+    /// include the length prefix and the other fields. The present payload does not count.
     ///
     /// Zero if no payload fits, even if the other fields alone are more than `limit`.
     pub fn max_payload(&self, limit: usize) -> usize {
@@ -196,7 +197,7 @@ impl Message {
 
     /// Length of every field but the payload.
     fn other_fields_len(&self) -> usize {
-        // A flag is one byte of key and, being below 128, one of value.
+        // A flag takes one byte of key and, below 128, one of value.
         let flag = if self.flag.is_some() { 2 } else { 0 };
         if !self.has_tail() {
             return flag;
@@ -216,7 +217,7 @@ impl Message {
             + text(FIELD_REASON, &self.reason)
     }
 
-    /// Whether any field goes behind the payload. Most frames have none.
+    /// Whether any field follows the payload. Most frames have none.
     fn has_tail(&self) -> bool {
         self.error_code.is_some()
             || self.max_data.is_some()
@@ -260,7 +261,7 @@ const fn key_len(field: u32) -> usize {
     varint_len((field as u64) << 3)
 }
 
-/// Length of the payload field; an empty payload is left out.
+/// Length of the payload field; an empty payload is omitted.
 const fn payload_field_len(payload: usize) -> usize {
     if payload == 0 {
         0
@@ -269,7 +270,7 @@ const fn payload_field_len(payload: usize) -> usize {
     }
 }
 
-/// [`max_payload`] beside `others` bytes of other fields.
+/// Like [`max_payload`], with `others` bytes of other fields.
 const fn max_payload_beside(limit: usize, others: usize) -> usize {
     let body = largest_delimited(limit);
     match body.checked_sub(others + key_len(FIELD_MESSAGE)) {
@@ -278,13 +279,13 @@ const fn max_payload_beside(limit: usize, others: usize) -> usize {
     }
 }
 
-/// The largest `n` for which `n` and its length as a varint fit in `room` bytes together, or zero.
+/// The largest `n` such that `n` bytes and their length as a varint fit in `room` bytes, or zero.
 const fn largest_delimited(room: usize) -> usize {
     let mut prefix = 1;
     while prefix < room {
         let n = room - prefix;
-        // A prefix longer than `n` needs is a byte left unused: one byte more of `n` would need
-        // that prefix and not fit beside it.
+        // A prefix longer than `n` needs leaves a byte unused: with one byte more, `n` would need
+        // that prefix and no longer fit.
         if varint_len(n as u64) <= prefix {
             return n;
         }
@@ -293,9 +294,9 @@ const fn largest_delimited(room: usize) -> usize {
     0
 }
 
-/// A few bytes on the stack, so that `out` is grown and bounds-checked once, not once a byte.
+/// A few bytes on the stack, so that `out` is grown and bounds-checked once, not once per byte.
 ///
-/// Callers choose `N` for the longest that their fields can be.
+/// Callers choose `N` for the longest encoding of their fields.
 struct Scratch<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -331,7 +332,7 @@ impl<const N: usize> Scratch<N> {
         self.varint(value);
     }
 
-    /// Key and length; the content follows elsewhere.
+    /// Key and length; the caller writes the content.
     fn bytes_field(&mut self, field: u32, len: usize) {
         self.varint(u64::from(field << 3 | WIRE_BYTES));
         self.varint(len as u64);

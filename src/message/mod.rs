@@ -1,14 +1,14 @@
-//! Frame codec: what one substream says to its peer, and how that lies in bytes.
+//! Codec of the frames that substreams exchange.
 //!
-//! A channel carries a byte stream of frames. A frame is a length as an unsigned varint and behind
-//! it a body, the protobuf message of `proto/message.proto`. Nothing here knows a clock, a runtime
-//! or a carrier.
+//! A channel carries a byte stream of frames. A frame is a length as an unsigned varint, followed
+//! by a body: the protobuf message of `proto/message.proto`. This module has no clock, runtime or
+//! carrier.
 //!
-//! - [`Message`] is one frame, decoded. [`Message::encode`] costs one allocation of exactly the
-//!   right size, [`Message::encode_into`] none when the buffer has room.
-//! - [`seal_data_frame`] frames a payload in the buffer it already lies in.
-//! - [`FrameDecoder`] cuts frames out of carrier messages, however those were cut or merged on
-//!   their way. The payload of a frame that arrived whole is a slice of the carrier message.
+//! - [`Message`] is one decoded frame. [`Message::encode`] costs one allocation of exactly the
+//!   right size, [`Message::encode_into`] none if the buffer has room.
+//! - [`seal_data_frame`] frames a payload in place.
+//! - [`FrameDecoder`] extracts frames from carrier messages, however those were split or merged on
+//!   the way. The payload of a frame that arrived in one carrier message is a slice of it.
 //!
 //! ```
 //! use anabranch::message::{Flag, FrameDecoder, Message};
@@ -45,17 +45,17 @@ pub use decode::{DecodeError, FrameDecoder};
 pub(crate) use encode::DataFrameEnds;
 pub use encode::{DATA_HEADROOM, DATA_TAILROOM, SealError, max_payload, seal_data_frame};
 
-/// Bytes of the largest frame to send, length prefix included.
+/// Length of the largest frame to send, length prefix included.
 ///
 /// The libp2p webrtc specification sets this limit. Encoding does not enforce it, because a message
-/// can not be cut there any more: cut payloads with [`max_payload`] or [`Message::max_payload`].
+/// can not be split at that point: split payloads with [`max_payload`] or [`Message::max_payload`].
 pub const MAX_FRAME: usize = 16_384;
 
-/// Bytes of the largest body that [`FrameDecoder::new`] accepts, length prefix not included.
+/// Length of the largest body that [`FrameDecoder::new`] accepts, without the length prefix.
 ///
 /// A payload of 16 384 bytes with a flag and an error code, which with its length prefix is 15
-/// bytes more than the specification allows: litep2p up to 0.16 counts the payload alone, and sends
-/// such frames in every bulk transfer. It bounds what a peer can make this side hold for one
+/// bytes more than the specification allows: litep2p up to 0.16 counts the payload alone and sends
+/// such frames in every bulk transfer. The limit bounds the memory that a peer can occupy with one
 /// unfinished frame.
 pub const MAX_BODY: usize = 16_396;
 
@@ -77,16 +77,16 @@ const WIRE_START_GROUP: u32 = 3;
 const WIRE_END_GROUP: u32 = 4;
 const WIRE_FIXED32: u32 = 5;
 
-/// What a frame says about the state of its substream.
+/// State change that a frame signals for its substream.
 ///
-/// Exhaustive, because every flag must be acted on: a value beyond these is reported through
-/// [`Message::unknown_flag`]. Compare by equality. The values are numbers, not bits: `FinAck` is 3,
+/// Exhaustive, because every flag has to be handled; other values are reported by
+/// [`Message::unknown_flag`]. Compare by equality: the values are numbers, not bits. `FinAck` is 3,
 /// which has the bits of `StopSending` and `ResetStream`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flag {
-    /// The sender will write no more.
+    /// The sender writes no more.
     Fin = 0,
-    /// The sender will read no more.
+    /// The sender reads no more.
     StopSending = 1,
     /// Both directions end at once.
     ResetStream = 2,
@@ -109,43 +109,44 @@ impl Flag {
 
 /// One frame of a substream.
 ///
-/// Build one with a constructor and set further fields on it. The payload acts before the flag of
+/// Make one with a constructor and set further fields. The payload takes effect before the flag of
 /// the same message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
-    /// What the frame says about the state of the substream.
+    /// The state change that the frame signals.
     pub flag: Option<Flag>,
     /// Payload bytes; empty and absent are the same on the wire.
     ///
-    /// In a decoded message this is mostly a slice of the carrier message it came in, and keeps
-    /// all of that alive. Who queues payloads for a slow reader should copy the small ones, or a
-    /// peer pins 16 KiB with a payload of one byte.
+    /// In a decoded message this is usually a slice of the carrier message, and keeps all of it
+    /// alive. Copy small payloads before queueing them for a slow reader: otherwise a payload of
+    /// one byte pins 16 KiB.
     pub payload: Bytes,
-    /// Why, as the application numbers it; goes with [`Flag::ResetStream`] and
-    /// [`Flag::StopSending`].
+    /// Application-defined error code of [`Flag::ResetStream`] and [`Flag::StopSending`].
     pub error_code: Option<u32>,
-    /// Payload bytes that the sender of the frame accepts on this substream in total, counted from
-    /// its opening.
+    /// Total payload bytes that the sender of the frame accepts on this substream, counted from its
+    /// opening.
     pub max_data: Option<u64>,
     /// The substream of this frame; only where the carrier has no channels of its own.
     pub stream: Option<u64>,
     /// Label of a new substream; only beside [`stream`](Self::stream), on its first frame.
     pub label: Option<String>,
-    /// Substreams that the sender of the frame accepts on its connection in total, counted from the beginning, in the
-    /// way of QUIC's MAX_STREAMS (RFC 9000 section 19.11). Only in frames about the connection.
+    /// Total number of substreams that the sender of the frame accepts on its connection, counted
+    /// from the start, like QUIC's MAX_STREAMS (RFC 9000 section 19.11). Only in frames about the
+    /// connection.
     pub max_substreams: Option<u64>,
-    /// Why the sender of the frame closes the connection, beside [`Flag::Fin`]. Only in frames about the connection.
+    /// Why the sender of the frame closes the connection; accompanies [`Flag::Fin`]. Only in frames
+    /// about the connection.
     pub reason: Option<String>,
-    /// The frame had a flag with a value that this version does not know.
+    /// The frame had a flag whose value is unknown to this version.
     ///
-    /// Not an error, so that peers can learn new flags: [`flag`](Self::flag) is `None` then and
-    /// the payload is delivered. Never encoded.
+    /// Not an error, so that flags can be added later: [`flag`](Self::flag) is then `None` and the
+    /// payload is delivered. Never encoded.
     pub unknown_flag: bool,
 }
 
 impl Message {
-    /// A frame that carries payload and nothing else.
+    /// A frame with payload only.
     pub fn data(payload: Bytes) -> Self {
         Self {
             payload,
@@ -153,7 +154,7 @@ impl Message {
         }
     }
 
-    /// A frame that carries a flag and nothing else.
+    /// A frame with a flag only.
     pub fn flag(flag: Flag) -> Self {
         Self {
             flag: Some(flag),
@@ -177,7 +178,7 @@ impl Message {
         }
     }
 
-    /// A frame about the connection: substreams that are accepted in total.
+    /// A frame about the connection: the total number of accepted substreams.
     pub fn substream_limit(max_substreams: u64) -> Self {
         Self {
             max_substreams: Some(max_substreams),
@@ -185,7 +186,7 @@ impl Message {
         }
     }
 
-    /// A frame about the connection: it is being closed, with this code if there is one, for this reason.
+    /// A frame about the connection: the sender closes it, with this code, if any, and this reason.
     pub fn goodbye(code: Option<u32>, reason: impl Into<String>) -> Self {
         Self {
             error_code: code,
@@ -194,10 +195,10 @@ impl Message {
         }
     }
 
-    /// A credit frame without payload: `max_data` bytes in total are accepted.
+    /// A credit frame without payload: `max_data` bytes are accepted in total.
     ///
-    /// Only for peers that have shown the field themselves: rust-libp2p reads a frame with neither
-    /// payload nor flag as the end of the stream.
+    /// Only for peers that have sent the field themselves: rust-libp2p takes a frame with neither
+    /// payload nor flag for the end of the stream.
     pub fn credit(max_data: u64) -> Self {
         Self {
             max_data: Some(max_data),
@@ -206,7 +207,7 @@ impl Message {
     }
 }
 
-/// Bytes that `value` takes as an unsigned varint.
+/// Length of `value` as an unsigned varint.
 const fn varint_len(value: u64) -> usize {
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }

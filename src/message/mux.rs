@@ -1,8 +1,8 @@
-//! Frames that name their substream, for carriers whose substreams share one stream of frames.
+//! Frames that carry their stream id, for carriers whose substreams share one byte stream.
 //!
-//! A frame is first encoded as on any channel. [`append_routed`] copies it behind what is queued and adds
-//! the fields `stream` and, on the first frame of a substream, `label`; [`peek`] finds them again
-//! without taking the frame out of the message that it came in.
+//! A frame is first encoded as for any channel. [`append_routed`] copies it to the output and adds
+//! the fields `stream` and, on the first frame of a substream, `label`; [`peek`] reads them without
+//! removing the frame from the message that it arrived in.
 
 use bytes::{BufMut, BytesMut};
 
@@ -12,16 +12,17 @@ use super::{
     WIRE_BYTES, WIRE_VARINT, varint_len,
 };
 
-/// The largest number of a substream. Bounds what [`append_routed`] adds to a frame.
+/// The largest stream id. Bounds the bytes that [`append_routed`] adds to a frame.
 pub(crate) const MAX_STREAM: u64 = u32::MAX as u64;
 
-/// Most bytes that the field `stream` adds to a frame, with a prefix that may grow by one.
+/// Maximum bytes that the field `stream` adds to a frame, with a length prefix that may grow by
+/// one.
 pub(crate) const STREAM_FIELD_MAX: usize = 2 + 5 + 1;
 
-/// What a carrier has to know of a frame to deliver it.
+/// The fields that a carrier needs to deliver a frame.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
-    /// Bytes of the frame, with its prefix.
+    /// Length of the frame, with its prefix.
     pub(crate) len: usize,
     pub(crate) flag: Option<Flag>,
     pub(crate) error_code: Option<u32>,
@@ -32,11 +33,11 @@ pub(crate) struct Head<'a> {
     pub(crate) max_substreams: Option<u64>,
 }
 
-/// Looks at the frame that `bytes` begin with; `None` if it is not there to its end.
+/// Parses the frame at the start of `bytes` without consuming it; `None` if it is incomplete.
 ///
 /// # Errors
-/// The rules of [`FrameDecoder`](super::FrameDecoder): a frame that is announced too large is refused
-/// before its bytes are waited for.
+/// As for [`FrameDecoder`](super::FrameDecoder): a frame whose announced length is too large is
+/// refused before its bytes arrive.
 #[inline]
 pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
     let Some((body_len, prefix)) = prefix(bytes)? else {
@@ -59,10 +60,10 @@ pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
     }))
 }
 
-/// Bytes of the longest prefix.
+/// Length of the longest prefix.
 const LONGEST: usize = varint_len(MAX_BODY as u64);
 
-/// The length of a body, and of the prefix that says it.
+/// The length of a body, and of its prefix.
 #[inline]
 fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     let mut value = 0_usize;
@@ -92,7 +93,7 @@ fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
 fn whole_frame(pieces: &[&[u8]]) -> Option<(usize, usize)> {
     let (body, prefix) = match prefix(pieces.first()?).ok()? {
         Some(lengths) => lengths,
-        // Our driver cuts behind the prefix; others may cut within it.
+        // Our driver splits after the prefix; others may split within it.
         None => {
             let bytes = pieces.iter().copied().flatten().copied();
             prefix(&bytes.take(LONGEST).collect::<Vec<_>>()).ok()??
@@ -102,7 +103,7 @@ fn whole_frame(pieces: &[&[u8]]) -> Option<(usize, usize)> {
     (prefix + body == len).then_some((prefix, body))
 }
 
-/// Bytes of a frame and its `stream` and `label`, were they appended; `None` if `pieces` are none.
+/// Length of a frame with its `stream` and `label` appended; `None` if `pieces` are not one frame.
 pub(crate) fn routed_len(pieces: &[&[u8]], stream: u64, label: Option<&str>) -> Option<usize> {
     let (_, body) = whole_frame(pieces)?;
     let body = body + fields_len(stream, label);
@@ -114,7 +115,7 @@ fn fields_len(stream: u64, label: Option<&str>) -> usize {
     2 + varint_len(stream) + label
 }
 
-/// As [`append_pieces`], of a frame in one piece.
+/// Like [`append_pieces`], for a frame in one piece.
 pub(crate) fn append_routed(
     out: &mut BytesMut,
     frame: &[u8],
@@ -124,8 +125,8 @@ pub(crate) fn append_routed(
     append_pieces(out, &[frame], stream, label)
 }
 
-/// Copies a frame behind `out` with `stream`, and `label` if given. `false`, with nothing written, if the pieces
-/// are not one encoded frame.
+/// Appends a frame to `out` with `stream`, and `label` if given. Returns `false`, with nothing
+/// written, if the pieces are not one encoded frame.
 pub(crate) fn append_pieces(
     out: &mut BytesMut,
     pieces: &[&[u8]],
@@ -136,7 +137,7 @@ pub(crate) fn append_pieces(
         return false;
     };
     let len = body + fields_len(stream, label);
-    // One growth at most for the whole frame.
+    // Grows at most once for the whole frame.
     out.reserve(varint_len(len as u64) + len);
     put_varint(out, len as u64);
     let mut skip = prefix;
@@ -155,7 +156,7 @@ pub(crate) fn append_pieces(
     true
 }
 
-/// Appends a frame that has nothing but `stream` and `label`.
+/// Appends a frame with `stream` and `label` only.
 pub(crate) fn append_open(out: &mut BytesMut, stream: u64, label: &str) {
     append_routed(out, &[0], stream, Some(label));
 }
@@ -166,7 +167,7 @@ pub(crate) fn append_channel_closed(out: &mut BytesMut, stream: u64) {
     append_routed(out, &[2, body[0], body[1]], stream, None);
 }
 
-/// Appends a frame with a flag, and a code if there is one.
+/// Appends a frame with a flag, and an error code if given.
 pub(crate) fn append_flag(out: &mut BytesMut, stream: u64, flag: Flag, code: Option<u32>) {
     let code_len = code.map_or(0, |code| 1 + varint_len(u64::from(code)));
     let len = 2 + code_len + fields_len(stream, None);

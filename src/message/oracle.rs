@@ -1,4 +1,4 @@
-//! The reading of a body by prost, with the code it generates from `proto/message.proto`.
+//! Decodes a body with prost, by the code that it generates from `proto/message.proto`.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -11,7 +11,8 @@ pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/anabranch.message.rs"));
 }
 
-/// What a body means to prost. It holds flags as numbers, and tells an empty payload from none.
+/// The message that prost decodes. prost keeps flags as numbers and distinguishes an empty payload
+/// from none.
 pub(crate) fn decode_body(body: Bytes) -> Option<Message> {
     let message = generated::Message::decode(body).ok()?;
     let flag = message.flag.and_then(Flag::from_wire);

@@ -150,7 +150,7 @@ impl Receiver {
 }
 
 fn tell_refused(substream: &Shared, error: &PayloadError) {
-    substream.siblings.audience.tell(|events, connection| {
+    substream.siblings.events.emit(|events, connection| {
         events.payload_refused(connection, substream.info(), error);
     });
 }

@@ -38,7 +38,7 @@ impl Teller {
         direction: PayloadDirection,
         interval: u64,
     ) -> Self {
-        if !substream.siblings.audience.is_there() {
+        if !substream.siblings.events.is_enabled() {
             return Self::silent();
         }
         let told = Told {
@@ -51,7 +51,7 @@ impl Teller {
             told: false,
         };
         let progress = told.progress();
-        told.substream.siblings.audience.tell(|events, connection| {
+        told.substream.siblings.events.emit(|events, connection| {
             events.payload_begun(connection, told.substream.info(), progress);
         });
         Self(Some(told))
@@ -94,7 +94,7 @@ impl Teller {
             told.tell_progress();
         }
         let progress = told.progress();
-        told.substream.siblings.audience.tell(|events, connection| {
+        told.substream.siblings.events.emit(|events, connection| {
             events.payload_ended(connection, told.substream.info(), progress, outcome);
         });
     }
@@ -116,7 +116,7 @@ impl Told {
         let progress = self.progress();
         self.last = progress.transferred;
         self.told = true;
-        self.substream.siblings.audience.tell(|events, connection| {
+        self.substream.siblings.events.emit(|events, connection| {
             events.payload_progress(connection, self.substream.info(), progress);
         });
     }

@@ -1,4 +1,4 @@
-//! The two directions of a substream, as handles that can live in different tasks.
+//! The two directions of a substream, as handles that can move to different tasks.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,16 +12,17 @@ use super::poll_cooperative;
 use super::shared::Shared;
 use crate::error::{CloseOutcome, FinishError, Finished};
 
-/// The direction from the peer.
+/// The read half of a substream.
 ///
 /// # Drop
-/// Unless the end of the stream was reached, the peer is told with STOP_SENDING that nobody reads
-/// any more, and what still arrives is discarded. The write half is not affected.
+/// Unless the peer has already ended its stream, it is asked with STOP_SENDING to send no more, and
+/// data that still arrives is discarded. Unread data is discarded too. The write half is not
+/// affected.
 pub struct ReadHalf {
     pub(super) shared: Arc<Shared>,
     pub(super) protocol: Option<Arc<str>>,
-    /// The slice that the last `fill_buf` returned, without what was consumed of it since. The
-    /// receive buffer has it as well: it is unread until it is consumed.
+    /// The unconsumed part of the slice that the last `fill_buf` returned. The receive buffer holds
+    /// it too: it stays unread until it is consumed.
     pub(super) filled: Bytes,
 }
 
@@ -44,16 +45,16 @@ impl ReadHalf {
         self.protocol.as_deref()
     }
 
-    /// Reads up to `max` bytes without copying them; `None` at the end of the stream.
+    /// Reads up to `max` bytes without a copy; `None` at the end of the stream.
     ///
     /// # Errors
     /// `ConnectionReset` after a reset by either side, `UnexpectedEof` when the channel or the
-    /// connection ended without FIN; in both cases after everything received was read, but for a
-    /// reset, which drops what is unread. A reset by the peer drops nothing where its code is
-    /// [`code::SHUTDOWN`](super::code::SHUTDOWN), or after FIN.
+    /// connection ended without FIN. Data received before an end without FIN is returned first. A
+    /// reset discards unread data, except for a reset by the peer after FIN or with
+    /// [`code::SHUTDOWN`](super::code::SHUTDOWN).
     ///
     /// # Cancel safety
-    /// Nothing is lost if the future is dropped.
+    /// No data is lost if the future is dropped.
     pub async fn read_chunk(&mut self, max: usize) -> io::Result<Option<Bytes>> {
         poll_fn(|cx| self.poll_read_chunk(cx, max)).await
     }
@@ -74,8 +75,8 @@ impl ReadHalf {
         })
     }
 
-    /// Tells the peer with STOP_SENDING and `code` that nothing more will be read, and discards
-    /// what is unread. Reads return the end of the stream from now on.
+    /// Sends STOP_SENDING with `code` to the peer and discards unread data. From now on reads
+    /// return the end of the stream.
     pub fn stop(&mut self, code: u32) {
         self.filled = Bytes::new();
         self.shared.stop(code);
@@ -87,8 +88,8 @@ impl ReadHalf {
         self.shared.reset(code);
     }
 
-    /// Payload bytes received that were not read yet. What `fill_buf` returned is unread until it
-    /// is consumed.
+    /// Payload bytes received that were not read yet. Data returned by `fill_buf` is unread until
+    /// it is consumed.
     pub fn unread(&self) -> usize {
         self.shared.unread()
     }
@@ -109,13 +110,14 @@ impl fmt::Debug for ReadHalf {
     }
 }
 
-/// The direction to the peer.
+/// The write half of a substream.
 ///
 /// # Drop
-/// What was written is still delivered, and FIN after it; the read half is not affected. So a writer that returns
-/// early, by `?` or because its task is cancelled, ends its stream as if that were all: use
-/// [`WriteHalf::reset_on_drop`] where a part is worth nothing. While the thread panics, the substream is reset with
-/// [`code::PANICKED`](super::code::PANICKED) unless it was shut down before.
+/// Written data is still delivered, followed by FIN; the read half is not affected. A writer that
+/// returns early, by `?` or because its task is cancelled, therefore ends its stream as if it were
+/// complete: use [`WriteHalf::reset_on_drop`] where a part is useless. While the thread panics, the
+/// substream is reset with [`code::PANICKED`](super::code::PANICKED) unless it was shut down
+/// before.
 pub struct WriteHalf {
     pub(super) shared: Arc<Shared>,
     pub(super) protocol: Option<Arc<str>>,
@@ -141,21 +143,23 @@ impl WriteHalf {
 
     /// Writes the whole of `chunk`.
     ///
-    /// Whole frames of it are not copied, they are slices of `chunk` until the carrier takes them; so
-    /// the memory of `chunk` is free again when the last of them is out.
+    /// Full frames are not copied: they stay slices of `chunk` until the carrier takes them, and
+    /// the memory of `chunk` is freed with the last of them.
     ///
     /// # Errors
-    /// `BrokenPipe` after a shutdown, when the peer has stopped reading or when it closed the data channel,
-    /// `ConnectionReset` after a reset, `ConnectionAborted` when the connection ended.
+    /// `BrokenPipe` after a shutdown, after STOP_SENDING by the peer, or when the peer has closed
+    /// the data channel; `ConnectionReset` after a reset; `ConnectionAborted` when the connection
+    /// has ended or is closing.
     ///
     /// # Cancel safety
-    /// If the future is dropped, a part of the chunk may have been written.
+    /// If the future is dropped, a part of the chunk may have been written. Use
+    /// [`WriteHalf::poll_write_chunk`] to learn how much.
     pub async fn write_chunk(&mut self, mut chunk: Bytes) -> io::Result<()> {
         poll_fn(|cx| self.poll_write_chunk(cx, &mut chunk)).await
     }
 
-    /// Poll form of [`WriteHalf::write_chunk`]: completes when `chunk` is empty. What was written is
-    /// taken off its front, also while it is pending.
+    /// Poll form of [`WriteHalf::write_chunk`]: completes when `chunk` is empty. Written bytes are
+    /// removed from the front of `chunk`, also when it returns `Pending`.
     pub fn poll_write_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -180,32 +184,32 @@ impl WriteHalf {
         })
     }
 
-    /// Ends the stream to the peer: delivers what was written, sends FIN, and waits until the
-    /// peer has confirmed with FIN_ACK that it has all of it.
+    /// Ends the stream to the peer: delivers written data, sends FIN, and waits until the peer has
+    /// confirmed with FIN_ACK that it has everything.
     ///
-    /// Toward a peer that is known to send no FIN_ACK it waits until the peer's transport has all
-    /// of it (over a WebSocket: the local socket), and returns [`Finished::Delivered`]: see
+    /// For a peer that is known not to send FIN_ACK it waits until the peer's transport has
+    /// everything (over a WebSocket: the local socket), and returns [`Finished::Delivered`]: see
     /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     ///
-    /// Calling it again returns the same result.
+    /// A later call returns the same result.
     ///
     /// # Errors
-    /// [`FinishError`] in every other case: the peer has confirmed nothing within
-    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it got the FIN, wanted no
-    /// more, reset the substream, closed the channel, or was lost. It becomes an [`io::Error`] with
-    /// `?`. `shutdown()` of the I/O traits is less strict: it succeeds where the peer's transport
-    /// has everything and FIN. Over a WebSocket, which reports nothing of the peer's transport, it
-    /// fails with `TimedOut` as this does.
+    /// [`FinishError`] in every other case: the peer did not confirm within
+    /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it received the FIN,
+    /// stopped reading, reset the substream, closed the channel, or was lost. It converts to an
+    /// [`io::Error`] with `?`. `shutdown()` of the I/O traits is less strict: it succeeds once the
+    /// peer's transport has everything and FIN. Over a WebSocket, which reports nothing about the
+    /// peer's transport, it fails with `TimedOut` as this does.
     ///
     /// # Cancel safety
-    /// The close goes on if the future is dropped.
+    /// The close continues if the future is dropped.
     pub async fn finish(&mut self) -> Result<Finished, FinishError> {
         poll_fn(|cx| self.shared.poll_finish(cx)).await;
         self.shared.finish_result()
     }
 
     /// Waits until this direction has ended in any way: confirmed after a shutdown, stopped by the
-    /// peer, reset, or lost with the connection. Cancel safe.
+    /// peer, reset, or lost with the connection. Does not shut it down itself. Cancel safe.
     pub async fn stopped(&mut self) -> CloseOutcome {
         poll_fn(|cx| self.shared.poll_outcome(cx)).await
     }
@@ -225,12 +229,12 @@ impl WriteHalf {
         self.shared.outcome()
     }
 
-    /// The state that this shares with the driver.
+    /// The state shared with the driver.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Payload bytes accepted that the carrier has not taken yet.
+    /// Payload bytes accepted for sending that the carrier has not taken yet.
     pub fn buffered(&self) -> usize {
         self.shared.buffered()
     }

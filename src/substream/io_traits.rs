@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 use super::{ReadHalf, ReceiveBuffer, Substream, WriteHalf, poll_cooperative};
 
 impl ReadHalf {
-    /// Fills `put` with what is there: all queued payloads that fit, not one a call.
+    /// Passes all queued payloads that fit to `put`, not one per call.
     fn poll_read_into(
         &mut self,
         cx: &mut Context<'_>,
@@ -26,9 +26,9 @@ impl ReadHalf {
         })
     }
 
-    /// The first unread payload where it lies; empty at the end of the stream.
+    /// The first unread payload, without a copy; empty at the end of the stream.
     fn poll_filled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        // Also while there is something filled: a reset may have discarded it.
+        // Also if a slice is held already: a reset may have discarded it.
         let peeked = ready!(poll_cooperative(cx, |cx| {
             self.shared.poll_read_with(cx, ReceiveBuffer::peek)
         }));
@@ -39,7 +39,7 @@ impl ReadHalf {
         Poll::Ready(Ok(&self.filled))
     }
 
-    /// No more than was filled: nobody has seen what came after it.
+    /// At most the held slice: the caller has not seen later data.
     fn consume_filled(&mut self, length: usize) {
         let length = length.min(self.filled.len());
         self.filled.advance(length);
@@ -89,31 +89,31 @@ impl futures_io::AsyncRead for ReadHalf {
     }
 }
 
-/// Reads without a copy: `fill_buf` returns the first unread payload where the carrier put it, as
-/// [`ReadHalf::read_chunk`] does, and `consume` reads it.
+/// Reads without a copy: `fill_buf` returns the first unread payload in the buffer of the carrier,
+/// like [`ReadHalf::read_chunk`], and `consume` reads it.
 ///
-/// The peer gets credit for what is consumed. What is only looked at stays unread: it counts in
-/// [`ReadHalf::unread`], any other read returns it again, and a reset discards it.
+/// The peer gets credit for consumed data only. Data that `fill_buf` has returned stays unread: it
+/// counts in [`ReadHalf::unread`], any other read returns it again, and a reset discards it.
 ///
 /// # Errors
 /// `fill_buf` returns those of [`ReadHalf::read_chunk`], and an empty slice at the end of the
 /// stream.
 ///
 /// # Cancel safety
-/// `fill_buf` takes nothing: a future that is dropped loses nothing.
+/// `fill_buf` consumes nothing, so a dropped future loses no data.
 impl tokio::io::AsyncBufRead for ReadHalf {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         self.get_mut().poll_filled(cx)
     }
 
-    /// More than the last `fill_buf` returned counts as all of it, and nothing does after
-    /// another read.
+    /// A `length` above that of the last `fill_buf` counts as all of it. No effect after another
+    /// read.
     fn consume(self: Pin<&mut Self>, length: usize) {
         self.get_mut().consume_filled(length);
     }
 }
 
-/// As the one of tokio.
+/// Like the implementation for tokio.
 impl futures_io::AsyncBufRead for ReadHalf {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         self.get_mut().poll_filled(cx)
@@ -140,12 +140,13 @@ impl tokio::io::AsyncWrite for WriteHalf {
         self.shared.poll_flush(cx)
     }
 
-    /// Shuts down and waits for FIN_ACK or its timeout.
+    /// Shuts the stream down and waits for FIN_ACK or its timeout.
     ///
-    /// `Ok` where the peer's transport has everything and FIN, the timeout included; over a WebSocket,
-    /// which reports nothing of that transport, with FIN_ACK only. An error where the channel was
-    /// reset, closed or lost before, or the peer stopped reading before everything had gone out.
-    /// [`WriteHalf::close_outcome`] tells which.
+    /// `Ok` if the peer's transport has everything and FIN, even after the timeout; over a
+    /// WebSocket, which reports nothing about that transport, with FIN_ACK only. An error, with a
+    /// [`FinishError`](super::FinishError) inside, if the substream was reset, closed or lost
+    /// before, or if the peer stopped reading before everything was sent.
+    /// [`WriteHalf::close_outcome`] has the details. Continues if the future is dropped.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.shared.poll_finish(cx));
         Poll::Ready(self.shared.shutdown_result())
@@ -225,7 +226,7 @@ impl tokio::io::AsyncWrite for Substream {
         tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.write), cx)
     }
 
-    /// As that of [`WriteHalf`]. [`Substream::close_outcome`] tells how it ended.
+    /// Like [`WriteHalf`]. [`Substream::close_outcome`] has the details.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.write), cx)
     }

@@ -1,8 +1,8 @@
 //! A reliable byte stream over one data channel.
 //!
-//! [`Substream`] and its halves implement the `tokio::io` and `futures::io` traits. What happens
-//! underneath is in four files: [`state`](self) the pure transitions, `shared` the state and
-//! buffers that a handle and the driver of the connection share, `send` and `recv` the buffers.
+//! [`Substream`] and its halves implement the `tokio::io` and `futures::io` traits. The
+//! implementation is in four files: `state` has the pure transitions, `shared` the state and
+//! buffers that the handles and the driver of the connection share, `send` and `recv` the buffers.
 
 use std::fmt;
 use std::io;
@@ -29,35 +29,52 @@ pub(crate) use recv::{ReceiveBuffer, unpinned};
 pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
 pub(crate) use shared::{Shared, Usage};
 pub(crate) use siblings::{Ceilings, Siblings};
-pub(crate) use state::{ChannelState, Effects, Ended, Event, ReadState, WriteState};
+pub(crate) use state::{ChannelState, Effects, Ended, ReadState, SubstreamEvent, WriteState};
 
-/// A byte stream to the peer and one back.
+/// A bidirectional byte stream to the peer.
 ///
 /// # Closing
 /// [`Substream::finish`] (or `shutdown()` of the I/O traits) ends the stream to the peer and waits
-/// until the peer has confirmed that it has everything. The stream back lives on until it was read
-/// to its end, so each direction closes by itself.
+/// until the peer has confirmed that it has everything. The stream from the peer stays open until
+/// it was read to its end: each direction closes on its own.
 ///
 /// # Drop
-/// Dropping a substream is graceful: what was written is still delivered, the peer sees the end of
-/// the stream, and is told that nobody reads any more; bounded by
-/// [`Config::teardown_timeout`](crate::Config::teardown_timeout). [`Substream::reset`] is the
-/// abrupt end, and what a drop does after [`Substream::reset_on_drop`] or while the thread panics.
+/// Dropping a substream is graceful: written data is still delivered, followed by FIN, and the peer
+/// is asked with STOP_SENDING to send no more; all within
+/// [`Config::teardown_timeout`](crate::Config::teardown_timeout). Received data that was not read
+/// is discarded. [`Substream::reset`] ends a substream abruptly, and so does a drop after
+/// [`Substream::reset_on_drop`] or while the thread panics.
+///
+/// # Cancel safety
+/// A read that is cancelled has taken nothing. A cancelled `write` has written nothing; a cancelled
+/// `write_all` or [`Substream::write_chunk`] may have written a part. A close that
+/// [`Substream::finish`] or `shutdown()` has begun continues when its future is dropped.
+///
+/// # Errors
+/// The I/O traits return an [`io::Error`] of these kinds. Its inner error ([`io::Error::get_ref`])
+/// is a [`SubstreamError`], for `shutdown()` and `close()` a [`FinishError`].
+///
+/// | kind | cause |
+/// |---|---|
+/// | `ConnectionReset` | either side has reset the substream |
+/// | `BrokenPipe` | write after a shutdown, after STOP_SENDING, or on a closed channel |
+/// | `UnexpectedEof` | read: the channel or the connection ended without FIN |
+/// | `ConnectionAborted` | write: the connection has ended or is closing |
+/// | `TimedOut` | `shutdown()` over a WebSocket: no FIN_ACK in time |
 ///
 /// # Common issues
-/// - A written byte is on its way as soon as the write returns; `flush` waits until the carrier
-///   has taken it, which is not needed for it to be sent.
-/// - A peer that does not know FIN_ACK lets `finish` wait for
-///   [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) and then fail with
-///   [`FinishError::TimedOut`], although all was delivered. Tell the connection what the peer is
-///   ([`Connection::expect_fin_ack`](crate::Connection::expect_fin_ack)), or use `shutdown()`.
-/// - A task that writes all of a request and reads the answer only then waits for ever when the peer answers
-///   while it reads, as an echo does, and both receive windows are full (1 MiB each by default). It is so with
-///   every flow control (TCP, QUIC, HTTP/2). Read while you write: with [`Substream::split`] and `join!`, or
-///   with [`Substream::into_split`] and a task for each half.
-/// - A writer that fails half-way and returns by `?` drops its substream, and a drop ends the stream as `finish`
-///   does: the reader takes the part for the whole. Where a part is worth nothing, call
-///   [`Substream::reset_on_drop`] first; a panic resets in any case.
+/// - Written data is sent without a flush. `flush` waits until the carrier has taken everything.
+/// - With a peer that does not send FIN_ACK, `finish` waits for
+///   [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) and then fails with
+///   [`FinishError::TimedOut`], although everything was delivered. Declare such a peer with
+///   [`Connection::expect_fin_ack`](crate::Connection::expect_fin_ack), or use `shutdown()`.
+/// - A task that writes a whole request before it reads the response deadlocks if the peer responds
+///   while it reads, as an echo server does, and both receive windows are full (1 MiB each by
+///   default). This holds for every flow control (TCP, QUIC, HTTP/2). Read while writing: with
+///   [`Substream::split`] and `join!`, or with [`Substream::into_split`] and a task for each half.
+/// - A writer that fails half-way and returns by `?` drops its substream, and a drop ends the
+///   stream as `finish` does: the reader takes the part for the whole. Where a part is useless,
+///   call [`Substream::reset_on_drop`] first. A panic before the shutdown resets in any case.
 pub struct Substream {
     read: ReadHalf,
     write: WriteHalf,
@@ -81,17 +98,18 @@ impl Substream {
         self.read.id()
     }
 
-    /// The protocol that was negotiated; `None` without negotiation.
+    /// The negotiated protocol; `None` without negotiation.
     pub fn protocol(&self) -> Option<&str> {
         self.read.protocol()
     }
 
-    /// Splits into halves that can move to different tasks. Dropping one keeps the other.
+    /// Splits into halves that can move to different tasks. Each half has the drop behaviour that
+    /// its type describes.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         (self.read, self.write)
     }
 
-    /// Borrows both halves, to read and write at the same time within one task.
+    /// Borrows both halves, to read and write concurrently within one task.
     pub fn split(&mut self) -> (&mut ReadHalf, &mut WriteHalf) {
         (&mut self.read, &mut self.write)
     }
@@ -111,14 +129,16 @@ impl Substream {
         self.read.stop(code);
     }
 
-    /// Ends both directions at once: what is not delivered is dropped, the peer gets
-    /// RESET_STREAM with `code`, and every operation that waits fails with `ConnectionReset`.
+    /// Ends both directions at once: data that is not delivered yet is dropped, unread data is
+    /// discarded, the peer gets RESET_STREAM with `code`, and every pending operation fails with
+    /// `ConnectionReset`. No effect after the substream has ended.
     pub fn reset(&self, code: u32) {
         self.write.reset(code);
     }
 
-    /// From now on a drop before [`Substream::finish`] or `shutdown()` resets both directions with `code`, in place
-    /// of ending the stream to the peer: all or nothing. For writers that can fail half-way.
+    /// From now on, a drop before [`Substream::finish`] or `shutdown()` resets both directions with
+    /// `code` instead of ending the stream to the peer: all or nothing. For writers that can fail
+    /// half-way.
     ///
     /// ```
     /// # async fn send(mut substream: anabranch::Substream, parts: Vec<std::io::Result<Vec<u8>>>)
@@ -126,7 +146,8 @@ impl Substream {
     /// # use tokio::io::AsyncWriteExt;
     /// substream.reset_on_drop(1);
     /// for part in parts {
-    ///     substream.write_all(&part?).await?; // An error resets: no reader takes this for the end.
+    ///     // An error resets: the reader does not take the part for the whole.
+    ///     substream.write_all(&part?).await?;
     /// }
     /// substream.finish().await?;
     /// # Ok(())
@@ -136,7 +157,7 @@ impl Substream {
         self.write.reset_on_drop(code);
     }
 
-    /// How the stream to the peer was closed, once that is known.
+    /// The result of closing the stream to the peer; `None` until it is known.
     pub fn close_outcome(&self) -> Option<CloseOutcome> {
         self.write.close_outcome()
     }
@@ -156,7 +177,7 @@ impl Substream {
         self.write.buffered()
     }
 
-    /// What this substream has moved and holds.
+    /// Counters and buffer levels of this substream.
     pub fn stats(&self) -> SubstreamStats {
         self.read.shared.stats()
     }
@@ -166,12 +187,12 @@ impl Substream {
         self.read.unread()
     }
 
-    /// The state that this shares with the driver.
+    /// The state shared with the driver.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.read.shared
     }
 
-    /// Why the connection ended, if it has.
+    /// The cause of the end of the connection, if it has ended.
     pub(crate) fn connection_error(&self) -> Option<ConnectionError> {
         self.read.shared.siblings.cause()
     }
@@ -187,8 +208,7 @@ impl fmt::Debug for Substream {
     }
 }
 
-/// Counts against the cooperative budget of tokio, so that a stream that is always ready lets
-/// other tasks run.
+/// Charges tokio's cooperative budget, so that a stream that is always ready lets other tasks run.
 fn poll_cooperative<T>(
     cx: &mut Context<'_>,
     poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,

@@ -1,4 +1,4 @@
-//! What has arrived and the application has not read yet.
+//! Receive buffer: data that has arrived and the application has not read yet.
 
 use std::collections::VecDeque;
 
@@ -6,76 +6,77 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::send::INITIAL_CREDIT;
 
-/// What a queued payload costs beside its bytes: many small frames must not hide behind a ceiling
-/// that counts bytes only (docs/reliability.md).
+/// Overhead of a queued payload: many small frames must not evade a ceiling that counts bytes only
+/// (docs/reliability.md).
 pub(crate) const FRAME_COST: usize = 64;
 
-/// Payloads up to this size are copied together instead of being queued one by one: a sender of
-/// tiny frames must not cost more than its bytes, nor keep the carrier's messages alive.
+/// Payloads up to this size are coalesced instead of queued one by one: a sender of tiny frames
+/// must not cost more than its bytes, nor keep the carrier's messages alive.
 const SMALL: usize = 512;
 
-/// A payload keeps the carrier message alive that it is a slice of. What is less than this part of it is copied,
-/// so that unread bytes hold at most this many times the memory that they are accounted for.
+/// A payload keeps the carrier message alive that it is a slice of. A payload that is less than
+/// this fraction of it is copied, so that unread bytes pin at most this many times the memory that
+/// they are accounted for.
 const MAX_PINNED: usize = 4;
 
-/// The payload, without a hold on much more memory than it has bytes. `backing` is the length of what it is a
-/// slice of.
+/// The payload, copied if it would pin much more memory than its length. `backing` is the length of
+/// the allocation that it is a slice of.
 pub(crate) fn unpinned(payload: Bytes, backing: usize) -> Bytes {
-    // Smaller ones are copied when they are queued.
+    // Smaller payloads are copied when they are queued.
     if payload.len() > SMALL && payload.len().saturating_mul(MAX_PINNED) < backing {
         return Bytes::copy_from_slice(&payload);
     }
     payload
 }
 
-/// Payload bytes that a substream may promise however much the connection has promised already.
+/// Window that a substream may always grant, however much the connection has committed.
 pub(crate) const MIN_WINDOW: u64 = 32 * 1024;
 
-/// The same for one that little was read from yet, no more than a negotiation: somewhat more than
-/// [`INITIAL_CREDIT`], which its sender has in any case.
+/// The same for a substream of which little was read, such as during negotiation: slightly more
+/// than [`INITIAL_CREDIT`], which its sender has in any case.
 const MIN_FIRST_WINDOW: u64 = 16 * 1024;
 
-/// Part of what a connection has left to promise that such a substream gets at most. With half of its first window
-/// read it gets a whole one, before SCTP's slow start needs that.
+/// Such a substream gets at most this fraction of the connection's uncommitted bytes. Once half of
+/// its first window is read it gets a full window, before SCTP's slow start needs it.
 const FIRST_SHARE: u64 = 512;
 
-/// Most bytes to copy together in one chunk.
+/// Maximum bytes to coalesce in one chunk.
 const TAIL: usize = 4096;
 
-/// Windows in a row that the peer used up before the next grant reached it, until the window grows.
-/// One alone can be a task that was scheduled late.
-const HITS_TO_GROW: u8 = 2;
+/// The window grows after this many consecutive windows that the peer used up before the next grant
+/// arrived. A single one can be a task that was scheduled late.
+const STALLS_TO_GROW: u8 = 2;
 
-/// Payloads in the order of their arrival, and the credit that the peer was given for more.
+/// Payloads in order of arrival, and the credit granted to the peer.
 #[derive(Debug)]
 pub(crate) struct ReceiveBuffer {
     /// Slices of carrier messages, and full tails.
     chunks: VecDeque<Bytes>,
-    /// Small payloads copied together, behind `chunks`.
+    /// Small payloads, coalesced; they follow `chunks`.
     tail: BytesMut,
     /// Payload bytes in `chunks` and `tail`.
     buffered: usize,
     /// Payload bytes received since the substream was opened.
     pub(super) received: u64,
-    /// Payload bytes that the application has read, or that were discarded for it.
+    /// Payload bytes that the application has read, or that were discarded.
     consumed: u64,
-    /// Payload bytes the peer may send unread, where the connection has as much to promise.
+    /// Target for the unread bytes that the peer may send, subject to the connection's ceiling.
     pub(super) window: u64,
-    /// `window` grows up to this.
+    /// Maximum of `window`.
     max_window: u64,
-    /// The last `max_data` that was sent; zero until the first.
+    /// The last `max_data` that was sent; zero before the first.
     pub(super) granted: u64,
     /// The one before that.
     pub(super) granted_before: u64,
-    /// Grants in a row that the peer had to wait for.
-    hits: u8,
-    /// It had to wait for the last one.
-    was_hit: bool,
-    /// Nothing more will come.
+    /// Consecutive grants that the peer had to wait for.
+    stalls: u8,
+    /// The peer had to wait for the last grant.
+    was_stalled: bool,
+    /// No more payload will arrive.
     is_complete: bool,
 }
 
-/// The peer sent more than it was granted.
+/// The peer exceeded its credit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
@@ -91,15 +92,15 @@ impl ReceiveBuffer {
             max_window: max_window.max(window),
             granted: 0,
             granted_before: 0,
-            hits: 0,
-            was_hit: false,
+            stalls: 0,
+            was_stalled: false,
             is_complete: false,
         }
     }
 
-    /// Takes a payload in, for the reader if `keep` is set and else only into the account.
+    /// Accounts for a payload, and queues it for the reader if `keep` is set.
     ///
-    /// `enforce_credit` is set for peers that have shown `max_data` and so know ours.
+    /// `enforce_credit` is set for peers that have sent `max_data` and so support ours.
     pub(crate) fn push(
         &mut self,
         payload: Bytes,
@@ -107,12 +108,12 @@ impl ReceiveBuffer {
         enforce_credit: bool,
     ) -> Result<(), Overrun> {
         self.received = self.received.saturating_add(payload.len() as u64);
-        // What may be sent before the first grant may be under way behind it.
+        // Initial data may arrive after the first grant was sent.
         let limit = self.granted.max(INITIAL_CREDIT);
         if enforce_credit && self.granted > 0 && self.received > limit {
             return Err(Overrun);
         }
-        self.notice_blocked_sender();
+        self.detect_stalled_sender();
         if !keep {
             self.consumed = self.consumed.saturating_add(payload.len() as u64);
             return Ok(());
@@ -130,20 +131,21 @@ impl ReceiveBuffer {
         Ok(())
     }
 
-    /// Grows the window of a sender that waits for credit although the reader keeps up.
+    /// Doubles the window of a sender that waits for credit although the reader keeps up.
     ///
-    /// A sender that has used up one grant exactly, while the next was under way to it, stood still
-    /// until that came: the window is shorter than the bandwidth-delay product. No clock is needed
-    /// to see it, and no round trip that only the sender could measure. The next grant was due
-    /// because half of the window had been read, so a slow reader is never taken for a long path.
-    fn notice_blocked_sender(&mut self) {
-        if self.received != self.granted_before || self.was_hit {
+    /// A sender that has used up one grant exactly, while the next was in flight to it, stalled
+    /// until that arrived: the window is shorter than the bandwidth-delay product. This needs
+    /// neither a clock nor a round-trip time that only the sender could measure. The next grant was
+    /// due because half of the window had been read, so a slow reader is never mistaken for a long
+    /// path.
+    fn detect_stalled_sender(&mut self) {
+        if self.received != self.granted_before || self.was_stalled {
             return;
         }
-        self.was_hit = true;
-        self.hits += 1;
-        if self.hits >= HITS_TO_GROW {
-            self.hits = 0;
+        self.was_stalled = true;
+        self.stalls += 1;
+        if self.stalls >= STALLS_TO_GROW {
+            self.stalls = 0;
             self.window = self.window.saturating_mul(2).min(self.max_window);
         }
     }
@@ -155,7 +157,8 @@ impl ReceiveBuffer {
         }
     }
 
-    /// Reads through `out`, which returns how much of each slice it took, until it takes less.
+    /// Reads through `out`, which returns how much of each slice it took, until it takes less than
+    /// all.
     pub(crate) fn read(&mut self, mut out: impl FnMut(&[u8]) -> usize) -> usize {
         let mut total = 0;
         while let Some(chunk) = self.chunks.front_mut() {
@@ -189,16 +192,16 @@ impl ReceiveBuffer {
         Some(out)
     }
 
-    /// The first payload where it lies. It stays unread until [`Self::skip`].
+    /// The first payload, without removing it. It stays unread until [`Self::skip`].
     pub(crate) fn peek(&mut self) -> Option<Bytes> {
         if self.chunks.is_empty() {
-            // Frozen, so that what arrives next is not copied into memory that a reader looks at.
+            // Frozen, so that later payloads are not appended to memory that a reader holds.
             self.finish_tail();
         }
         self.chunks.front().cloned()
     }
 
-    /// Reads up to `length` bytes that nobody wants a copy of. Returns how many there were.
+    /// Consumes up to `length` bytes without a copy. Returns how many there were.
     pub(crate) fn skip(&mut self, mut length: usize) -> usize {
         self.read(|chunk| {
             let taken = chunk.len().min(length);
@@ -227,36 +230,36 @@ impl ReceiveBuffer {
         self.consume(self.buffered);
     }
 
-    /// The window, as far as the connection has as much to promise: `room` more than it has.
+    /// The window, limited by `room`, the bytes that the connection has not committed.
     ///
-    /// Never less than [`MIN_WINDOW`], with which every reader gets on, nor more than half of what is
-    /// left, so that something is left for others. A substream that has not shown yet that it is read gets little:
-    /// what was promised can not be taken back, and a thousand that are idle would leave the busy ones
-    /// nothing (30 % of the goodput was left beside them).
+    /// At least [`MIN_WINDOW`], with which every reader makes progress, and at most half of `room`,
+    /// so that something is left for others. A substream that was hardly read yet gets little:
+    /// credit can not be revoked, and a thousand idle substreams would leave the busy ones nothing
+    /// (measured: 30 % of the goodput was left).
     fn affordable_window(&self, room: u64) -> u64 {
         let affordable = if self.consumed < MIN_FIRST_WINDOW / 2 {
             (room / FIRST_SHARE).max(MIN_FIRST_WINDOW)
         } else {
-            self.promised().saturating_add(room / 2).max(MIN_WINDOW)
+            self.committed().saturating_add(room / 2).max(MIN_WINDOW)
         };
         self.window.min(affordable)
     }
 
-    /// What the peer may still send, and what is unread: the memory that was promised to it.
-    pub(crate) fn promised(&self) -> u64 {
+    /// Bytes committed to the peer: what it may still send, and what is unread.
+    pub(crate) fn committed(&self) -> u64 {
         if self.is_complete {
             return self.buffered as u64;
         }
         self.granted.saturating_sub(self.consumed)
     }
 
-    /// Nothing more will come: what the peer has not used is free for others.
+    /// No more payload will arrive: unused credit is free for other substreams.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
     }
 
     /// The `max_data` to send now, once half of the window was consumed since the last, or at once
-    /// if `first` asks for it. `room` is what the connection has not promised to anybody.
+    /// if `first` is set. `room` is the number of bytes that the connection has not committed.
     pub(crate) fn credit_offer(&self, room: u64, first: bool) -> Option<u64> {
         if self.is_complete && !first {
             return None;
@@ -267,24 +270,24 @@ impl ReceiveBuffer {
         (first || is_due).then_some(next)
     }
 
-    /// The peer was told.
+    /// The carrier took this `max_data`.
     pub(crate) fn granted(&mut self, max_data: u64) {
         if max_data <= self.granted {
             return;
         }
         self.granted_before = self.granted;
         self.granted = max_data;
-        if !std::mem::take(&mut self.was_hit) {
-            self.hits = 0;
+        if !std::mem::take(&mut self.was_stalled) {
+            self.stalls = 0;
         }
     }
 
-    /// Whether the peer was told of a limit, which then bounds what is unread.
+    /// Whether a limit was sent to the peer, which then bounds what is unread.
     pub(crate) fn has_granted(&self) -> bool {
         self.granted > 0
     }
 
-    /// Bytes unread, with the fixed cost of each queued chunk.
+    /// Unread bytes, with the fixed overhead of each queued chunk.
     pub(crate) fn cost(&self) -> usize {
         self.buffered
             .saturating_add(self.chunks.len().saturating_mul(FRAME_COST))

@@ -1,4 +1,4 @@
-//! What the application has written and the carrier has not taken yet.
+//! Send buffer: data that the application has written and the carrier has not taken yet.
 
 use std::collections::VecDeque;
 
@@ -6,21 +6,21 @@ use bytes::{Buf, Bytes};
 
 use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
 
-/// Payload bytes sent on a substream on which the peer has said nothing.
+/// Payload bytes that may be sent on a substream before the peer has sent anything on it.
 ///
-/// js-libp2p closes channels that get more than 16 KiB before its muxer exists (docs/interop.md), and our
-/// own peers have then not been able to grant anything.
+/// js-libp2p closes channels that receive more than 16 KiB before its muxer exists
+/// (docs/interop.md), and a peer that supports credit has not been able to grant any at that point.
 pub(crate) const INITIAL_CREDIT: u64 = 12 * 1024;
 
-/// Smallest buffer a chunk starts with: many substreams that write little stay small.
+/// Minimum initial capacity of a chunk: many substreams that write little stay small.
 const MIN_CHUNK: usize = 1024;
 
-/// Payload that waits to go out.
+/// Payload that waits to be sent.
 #[derive(Debug)]
 pub(crate) enum Chunk {
-    /// Copied from what the application wrote; one frame to be.
+    /// Copied from the application's buffer; becomes one frame.
     Copied(Copied),
-    /// A slice of a buffer that the application gave away. A frame is cut from its front.
+    /// A slice of a buffer that the application handed over. Frames are taken from its front.
     Slice(Bytes),
 }
 
@@ -33,14 +33,14 @@ impl Chunk {
     }
 }
 
-/// Payload of one frame to be, with room in front for the frame's header.
+/// Payload of one future frame, with room for the frame header before it.
 ///
-/// The header is written in place when the frame goes out, so that a byte is copied once between
-/// the application's buffer and the carrier.
+/// The header is written in place when the frame is sent, so that a byte is copied once between the
+/// application's buffer and the carrier.
 #[derive(Debug)]
 pub(crate) struct Copied {
     pub(crate) buf: Vec<u8>,
-    /// Where the unsent payload begins; what lies in front is free for a header.
+    /// Start of the unsent payload; the bytes before it are free for a header.
     pub(crate) start: usize,
 }
 
@@ -72,20 +72,20 @@ enum Credit {
     Unlimited,
 }
 
-/// Bytes accepted from the application, cut into payloads of frames, and the credit of the peer.
+/// Bytes accepted from the application, split into frame payloads, and the credit of the peer.
 #[derive(Debug)]
 pub(crate) struct SendBuffer {
     chunks: VecDeque<Chunk>,
-    /// Payload bytes in `chunks` and in the one the driver holds.
+    /// Payload bytes in `chunks` and in the chunk that the driver holds.
     queued: usize,
-    /// Most payload bytes to queue.
+    /// Maximum of `queued`.
     capacity: usize,
-    /// Largest payload of a new chunk.
+    /// Maximum payload of a new chunk.
     chunk_payload: usize,
     /// Payload bytes handed to the carrier since the substream was opened.
     sent: u64,
     credit: Credit,
-    /// A buffer to use again. Held only while data is queued: an idle substream keeps nothing.
+    /// A buffer for reuse. Kept only while data is queued: an idle substream keeps no memory.
     spare: Option<Vec<u8>>,
 }
 
@@ -102,7 +102,7 @@ impl SendBuffer {
         }
     }
 
-    /// Takes as much of `data` as there is room for and returns how much that was.
+    /// Accepts as much of `data` as fits and returns its length.
     pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         let accepted = data.len().min(self.capacity.saturating_sub(self.queued));
         let mut rest = &data[..accepted];
@@ -110,8 +110,8 @@ impl SendBuffer {
             let most = self.largest_chunk();
             let room = self.room_in_last_chunk(most);
             if room == 0 {
-                // A writer that fills the buffer gets whole chunks, one that writes little does
-                // not: its chunk grows if more comes before the driver's turn.
+                // A writer that fills the buffer gets full chunks. After a small write the chunk
+                // stays small and grows if more is written before the driver takes it.
                 let payload = rest.len().max(MIN_CHUNK).min(most);
                 let chunk = Copied::with_room_for(payload, self.spare.take());
                 self.chunks.push_back(Chunk::Copied(chunk));
@@ -127,21 +127,21 @@ impl SendBuffer {
         accepted
     }
 
-    /// Payload bytes that still fit behind the last chunk, in the same frame.
+    /// Payload bytes that still fit into the frame of the last chunk.
     fn room_in_last_chunk(&self, most: usize) -> usize {
         match self.chunks.back() {
-            // Counted from the start of the buffer: a chunk that goes out in parts while more is
-            // written behind them must not grow with every byte of the stream.
+            // Counted from the start of the buffer: a chunk that is sent in parts while more is
+            // appended must not grow with every byte of the stream.
             Some(Chunk::Copied(chunk)) => (DATA_HEADROOM + most).saturating_sub(chunk.buf.len()),
             Some(Chunk::Slice(_)) | None => 0,
         }
     }
 
-    /// Takes as much from the front of `data` as there is room for and returns how much that was.
+    /// Accepts as much from the front of `data` as fits and returns its length.
     ///
-    /// Whole frames stay where they lie; what is shorter is copied, so that it shares its frame with
-    /// what was written before or is written next. Zero means that there is room for a part of a
-    /// frame only: more is free before the queue is empty.
+    /// Full frames stay slices of `data`. Shorter parts are copied, so that they share a frame with
+    /// earlier or later writes. Zero means that only a partial frame fits: more room is free before
+    /// the queue is empty.
     pub(crate) fn write_bytes(&mut self, data: &mut Bytes) -> usize {
         let before = data.len();
         let frame = self.chunk_payload.max(1);
@@ -155,7 +155,7 @@ impl SendBuffer {
         let room = self.capacity.saturating_sub(self.queued);
         let whole = data.len().min(room);
         let whole = match whole - whole % frame {
-            // The buffer is smaller than a frame.
+            // The send buffer is smaller than a frame.
             0 if self.queued == 0 => whole,
             whole => whole,
         };
@@ -166,7 +166,8 @@ impl SendBuffer {
         before - data.len()
     }
 
-    /// The first chunk is to go out whole, since our credit rides behind its payload.
+    /// Maximum length of a new chunk. The first one has to fit into one frame, since our first
+    /// credit follows its payload.
     fn largest_chunk(&self) -> usize {
         if self.sent == 0 && self.chunks.len() <= 1 {
             self.first_chunk()
@@ -180,7 +181,7 @@ impl SendBuffer {
         with_credit.min(INITIAL_CREDIT as usize)
     }
 
-    /// The next payload to send, if the peer's credit allows a byte of it, and how much of it.
+    /// The next payload to send, and how much of it, if the peer's credit allows any.
     ///
     /// The bytes count as queued until [`Self::sent`] or [`Self::put_back`].
     pub(crate) fn take(&mut self, limit: usize) -> Option<(Chunk, usize)> {
@@ -207,7 +208,7 @@ impl SendBuffer {
         limit.saturating_sub(self.sent)
     }
 
-    /// The carrier took `length` bytes of `chunk`; the rest of it stays first in the queue.
+    /// The carrier took `length` bytes of `chunk`; the rest returns to the front of the queue.
     pub(crate) fn sent(&mut self, mut chunk: Chunk, length: usize) {
         self.sent = self.sent.saturating_add(length as u64);
         debug_assert!(self.queued >= length, "{length} of {} bytes", self.queued);
@@ -229,12 +230,13 @@ impl SendBuffer {
         }
     }
 
-    /// The carrier was busy: `chunk` stays first in the queue.
+    /// The carrier was busy: `chunk` returns to the front of the queue.
     pub(crate) fn put_back(&mut self, chunk: Chunk) {
         self.chunks.push_front(chunk);
     }
 
-    /// A `max_data` of the peer. Never lowers what was granted (docs/wire.md section 3). Returns whether it is news.
+    /// Applies a `max_data` of the peer, which never lowers the limit (docs/wire.md section 3).
+    /// Returns whether it has an effect.
     pub(crate) fn grant(&mut self, max_data: u64) -> bool {
         if matches!(self.credit, Credit::Granted(before) if before >= max_data) {
             return false;
@@ -252,12 +254,17 @@ impl SendBuffer {
         lifted
     }
 
-    /// Frames may be this long from now on.
+    /// Whether the peer has sent a `max_data`.
+    pub(crate) fn has_grant(&self) -> bool {
+        matches!(self.credit, Credit::Granted(_))
+    }
+
+    /// Sets the maximum payload of new chunks.
     pub(crate) fn set_chunk_payload(&mut self, chunk_payload: usize) {
         self.chunk_payload = chunk_payload;
     }
 
-    /// Drops everything, so that a driver that holds a chunk finds nothing to count.
+    /// Drops everything, including the account of a chunk that the driver holds.
     pub(crate) fn discard(&mut self) {
         self.chunks.clear();
         self.spare = None;
@@ -273,12 +280,12 @@ impl SendBuffer {
         self.sent
     }
 
-    /// What is left of the peer's `max_data`, if it has sent one.
+    /// Remaining credit under the peer's `max_data`, if it has sent one.
     pub(crate) fn granted_credit(&self) -> Option<u64> {
-        matches!(self.credit, Credit::Granted(_)).then(|| self.credit())
+        self.has_grant().then(|| self.credit())
     }
 
-    /// Bytes of memory that queued payload takes.
+    /// Allocated bytes of queued payload.
     #[cfg(test)]
     pub(crate) fn capacity_held(&self) -> usize {
         let held = |chunk: &Chunk| match chunk {
@@ -292,12 +299,12 @@ impl SendBuffer {
         self.queued < self.capacity
     }
 
-    /// Whether a writer that was refused is worth waking: half of the buffer is free.
+    /// Whether enough is free to wake a blocked writer: half of the buffer.
     pub(crate) fn is_half_empty(&self) -> bool {
         self.queued <= self.capacity / 2
     }
 
-    /// Whether something is queued that the peer's credit allows.
+    /// Whether data is queued that the peer's credit allows.
     pub(crate) fn is_sendable(&self) -> bool {
         !self.chunks.is_empty() && self.credit() > 0
     }
@@ -307,7 +314,7 @@ impl SendBuffer {
         !self.chunks.is_empty() && self.credit() == 0
     }
 
-    /// Whether data waits for a peer that has said nothing yet.
+    /// Whether data waits for a peer that has sent nothing yet.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
         self.credit == Credit::Initial && self.waits_for_credit()
     }

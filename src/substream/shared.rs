@@ -1,8 +1,8 @@
-//! What a substream's handles and the driver of its connection share.
+//! State shared by the handles of a substream and the driver of its connection.
 //!
 //! The state is one atomic word, changed only by [`Shared::apply`], which stores the next state
-//! **and** wakes whoever the old one blocked. The two buffers sit behind mutexes that are held for
-//! one copy at the most. Who registers which waker:
+//! **and** wakes the tasks that the previous one may have blocked. The two buffers are behind
+//! mutexes that are held for one copy at most. The wakers:
 //!
 //! | waker | registered by | woken by |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | `flusher` | `poll_flush` | the buffer became empty, stop, reset, loss |
 //! | `closer` | `poll_shutdown`, `finish`, `stopped` | every change of the write half |
 //!
-//! Each half has one owner, so each waker has one place of registration; a later poll replaces
-//! the waker of an earlier one, as the contract of `poll` demands.
+//! Each half has one owner, so each waker has one place of registration; a later poll replaces the
+//! waker of an earlier one, as the contract of `poll` requires.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -26,7 +26,7 @@ use super::recv::ReceiveBuffer;
 use super::send::{Chunk, SendBuffer};
 use super::siblings::Siblings;
 use super::state::{
-    Effects, Event, FinishedAs, ReadPermit, ReadState, State, WritePermit, WriteState,
+    Effects, FinishedAs, ReadPermit, ReadState, State, SubstreamEvent, WritePermit, WriteState,
 };
 use crate::carrier::ChannelId;
 use crate::error::code;
@@ -39,26 +39,26 @@ mod reading;
 
 use outcome::AtomicCode;
 
-/// One substream, as both sides of it see it.
+/// The shared state of one substream.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) id: ChannelId,
-    /// Who opened it.
+    /// The side that opened it.
     pub(crate) origin: Initiator,
     /// The connection this substream belongs to.
     pub(crate) siblings: Arc<Siblings>,
-    /// Everything that is logged of the substream lies in it.
+    /// Span of everything that is logged about the substream.
     span: tracing::Span,
     state: AtomicU32,
-    /// The code of the RESET_STREAM that was received, or is to be sent.
+    /// The code of the RESET_STREAM that was received or has to be sent.
     reset_code: AtomicCode,
     /// The code of a STOP_SENDING that was received.
     stop_code: AtomicCode,
-    /// The code of a STOP_SENDING that is to be sent.
+    /// The code of a STOP_SENDING that has to be sent.
     own_stop_code: AtomicCode,
-    /// The reading was stopped by the close of the connection, before FIN.
+    /// The close of the connection stopped the read half before FIN.
     cut_off: AtomicBool,
-    /// The code with which a drop of the writer resets, in place of ending the stream.
+    /// The code with which a drop of the writer resets, instead of ending the stream.
     reset_on_drop: AtomicCode,
     send: Mutex<SendBuffer>,
     receive: Mutex<ReceiveBuffer>,
@@ -66,38 +66,38 @@ pub(crate) struct Shared {
     writer: AtomicWaker,
     flusher: AtomicWaker,
     closer: AtomicWaker,
-    /// Set while this substream waits in the connection's ready queue, so that it is there once.
+    /// Set while this substream is in the connection's ready queue, so that it is queued once.
     queued: AtomicBool,
     /// Handles that were dropped: [`READER_DROPPED`] and [`WRITER_DROPPED`].
     dropped: AtomicU8,
-    /// What the application has made of it, as a [`Usage`].
+    /// What the application has done with it, as a [`Usage`].
     usage: AtomicU8,
 }
 
-/// What the application has made of a substream that the peer opened.
+/// What the application has done with a substream that the peer opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Usage {
-    /// It does not know of it yet.
+    /// Not visible to the application yet.
     Negotiating,
-    /// It could accept it.
+    /// Waits to be accepted.
     Waiting,
-    /// It has accepted it.
+    /// Accepted.
     Accepted,
-    /// It has read something.
+    /// Data was read.
     Read,
-    /// It has written something.
+    /// Data was written.
     Answered,
 }
 
-/// The longest message that a carrier is known to hand over.
+/// Length of the longest message that known carriers deliver.
 const LONG_MESSAGE: usize = 64 * 1024;
 
 const READER_DROPPED: u8 = 1;
 const WRITER_DROPPED: u8 = 2;
 
 /// The buffers hold plain bytes and are consistent between any two statements: a panic of another
-/// holder (an allocation failure, say) leaves nothing half done.
+/// holder (such as an allocation failure) leaves nothing inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -139,7 +139,7 @@ impl Shared {
         })
     }
 
-    /// Which substream this is, for events.
+    /// Identifies this substream in events.
     pub(crate) fn info(&self) -> SubstreamInfo {
         SubstreamInfo {
             id: self.id.get(),
@@ -159,10 +159,11 @@ impl Shared {
         lock(&self.receive)
     }
 
-    /// Changes the state and wakes every role that the old one may have blocked.
+    /// Changes the state and wakes every task that the previous one may have blocked.
     ///
-    /// The only place that stores a state. Returns what is left to do for the driver.
-    pub(crate) fn apply(self: &Arc<Self>, event: Event) -> Effects {
+    /// The only function that stores a state. Returns the effects, of which the driver handles the
+    /// rest.
+    pub(crate) fn apply(self: &Arc<Self>, event: SubstreamEvent) -> Effects {
         let mut word = self.state.load(Ordering::Acquire);
         let (before, after, effects) = loop {
             let before = State::unpack(word);
@@ -216,7 +217,7 @@ impl Shared {
         }
     }
 
-    /// The driver took this substream from the ready queue and will look at its state.
+    /// The driver took this substream from the ready queue and will service it.
     pub(crate) fn begin_service(&self) {
         self.queued.store(false, Ordering::Release);
     }
@@ -237,10 +238,10 @@ impl Shared {
         ALL.get(number).copied().unwrap_or(Usage::Answered)
     }
 
-    /// The application has read or written something; the negotiation before it does not count.
-    fn used(&self, as_what: Usage) {
-        if (Usage::Accepted..as_what).contains(&self.usage()) {
-            self.set_usage(as_what);
+    /// Records a read or write by the application; the negotiation before it does not count.
+    fn record_usage(&self, usage: Usage) {
+        if (Usage::Accepted..usage).contains(&self.usage()) {
+            self.set_usage(usage);
         }
     }
 
@@ -249,18 +250,20 @@ impl Shared {
         self.dropped.load(Ordering::Acquire) == READER_DROPPED | WRITER_DROPPED
     }
 
-    // What the driver does.
+    // Called by the driver.
 
-    /// Takes payload from the peer in. An error is the code to reset the substream with.
-    pub(crate) fn receive_payload(&self, payload: Bytes, enforce_credit: bool) -> Result<(), u32> {
+    /// Accepts payload from the peer. An error is the code to reset the substream with.
+    pub(crate) fn receive_payload(&self, payload: Bytes) -> Result<(), u32> {
+        // A peer that has sent `max_data` supports ours.
+        let enforce_credit = self.has_credit();
         let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
         let result = self.with_received(|receive| {
-            // Looked at under the lock: a stop or reset that comes now discards what this keeps.
+            // Read under the lock: a concurrent stop or reset discards what is queued here.
             let keep = self.state().keeps_payload();
             receive
                 .push(payload, keep, enforce_credit)
                 .map_err(|_| code::FLOW_CONTROL)?;
-            // What was promised to a peer that knows credit has its place already.
+            // Granted credit is already accounted for.
             let has_credit = enforce_credit && receive.has_granted();
             let is_bounded = has_credit || self.siblings.is_bounded_by_carrier();
             if !is_bounded && receive.cost() > ceiling {
@@ -272,7 +275,7 @@ impl Shared {
         result
     }
 
-    /// Changes what is queued and keeps the connection's sum of it right.
+    /// Changes the send buffer and updates the connection's sum of queued bytes.
     fn with_queued<T>(&self, change: impl FnOnce(&mut SendBuffer) -> T) -> T {
         let mut send = self.send_buffer();
         let before = send.queued();
@@ -281,22 +284,24 @@ impl Shared {
         result
     }
 
-    /// Changes the receive buffer and keeps the connection's sums of unread and promised bytes right.
+    /// Changes the receive buffer and updates the connection's sums of unread and committed bytes.
     fn with_received<T>(&self, change: impl FnOnce(&mut ReceiveBuffer) -> T) -> T {
         let mut receive = self.receive_buffer();
-        let (cost, promised) = (receive.cost(), receive.promised());
+        let (cost, committed) = (receive.cost(), receive.committed());
         let result = change(&mut receive);
         self.siblings.unread.adjust(cost, receive.cost());
-        self.siblings.promised.adjust(promised, receive.promised());
+        self.siblings
+            .committed
+            .adjust(committed, receive.committed());
         result
     }
 
-    /// The `max_data` to send now: if it is time for one, or if `first` asks for one anyway.
+    /// The `max_data` to send now: if one is due, or if `first` is set.
     pub(crate) fn credit_offer(&self, first: bool) -> Option<u64> {
         if !self.state().keeps_payload() && !first {
             return None;
         }
-        let room = self.siblings.promised.room(self.siblings.ceilings);
+        let room = self.siblings.committed.room(self.siblings.ceilings);
         self.receive_buffer().credit_offer(room, first)
     }
 
@@ -305,7 +310,8 @@ impl Shared {
         self.with_received(|receive| receive.granted(max_data));
     }
 
-    /// The peer sent `max_data`, and so reads frames with this much payload. Returns whether that raises anything.
+    /// The peer sent `max_data`, and so accepts frames with this much payload. Returns whether the
+    /// grant has an effect.
     pub(crate) fn granted(self: &Arc<Self>, max_data: u64, chunk_payload: usize) -> bool {
         {
             let mut send = self.send_buffer();
@@ -318,15 +324,32 @@ impl Shared {
         true
     }
 
-    /// The peer knows no credit: nothing limits what is sent to it.
-    pub(crate) fn credit_is_unknown(self: &Arc<Self>) {
+    /// The peer does not support credit: sending to it is not limited unless it has sent credit on
+    /// this substream. Returns whether that lifted a limit.
+    pub(crate) fn credit_unsupported(self: &Arc<Self>) -> bool {
         let lifted = self.send_buffer().lift_initial_limit();
         if lifted {
             self.request_service();
         }
+        lifted
     }
 
-    /// Whether data waits for a peer that has said nothing on this substream.
+    /// Whether the peer has sent credit on this substream.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.send_buffer().has_grant()
+    }
+
+    /// Whether credit was sent to the peer on this substream.
+    pub(crate) fn has_granted(&self) -> bool {
+        self.receive_buffer().has_granted()
+    }
+
+    /// Whether our credit bounds what the peer sends.
+    pub(crate) fn is_bounded_by_credit(&self) -> bool {
+        self.has_credit() && self.has_granted()
+    }
+
+    /// Whether data waits for a peer that has sent nothing on this substream.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
         self.send_buffer().waits_for_first_credit()
     }
@@ -341,13 +364,14 @@ impl Shared {
         self.send_buffer().is_sendable()
     }
 
-    /// Bytes unread in this substream, with the cost of their frames.
+    /// Unread bytes of this substream, with the overhead of their frames.
     pub(crate) fn unread_cost(&self) -> usize {
         self.receive_buffer().cost()
     }
 
-    /// Whether another message may be taken from a carrier that could hold it back: less than `most` is unread, and
-    /// neither this ceiling nor that of the connection can be reached with it. An empty buffer always has room.
+    /// Whether another message may be taken from a carrier that could hold it back: less than
+    /// `most` is unread, and the message can reach neither this ceiling nor that of the connection.
+    /// An empty buffer always has room.
     pub(crate) fn has_room_unread(&self, most: usize) -> bool {
         let cost = self.unread_cost();
         let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
@@ -355,18 +379,18 @@ impl Shared {
         cost == 0 || (cost < most && !nears_ceiling)
     }
 
-    /// The next payload to send and how much of it, if there is one and the peer's credit allows.
+    /// The next payload to send, and how much of it, if there is one and the peer's credit allows.
     pub(crate) fn take_data(&self, limit: usize) -> Option<(Chunk, usize)> {
         self.send_buffer().take(limit)
     }
 
-    /// The carrier took the first `length` bytes of what [`Self::take_data`] gave.
+    /// The carrier took the first `length` bytes of the chunk from [`Self::take_data`].
     pub(crate) fn data_sent(&self, chunk: Chunk, length: usize) {
         let (wake_writer, empty) = self.with_queued(|send| {
             if self.state().sends_data() {
                 send.sent(chunk, length);
             } else {
-                // A stop or reset emptied the queue while the driver held this chunk.
+                // A stop or reset discarded the queue while the driver held this chunk.
                 send.discard();
             }
             (send.is_half_empty(), send.queued() == 0)
@@ -379,7 +403,7 @@ impl Shared {
         }
     }
 
-    /// The carrier was busy: what [`Self::take_data`] gave stays first in the queue.
+    /// The carrier was busy: the chunk from [`Self::take_data`] returns to the front of the queue.
     pub(crate) fn data_refused(&self, chunk: Chunk) {
         let mut send = self.send_buffer();
         if self.state().sends_data() {
@@ -394,17 +418,17 @@ impl Shared {
         ) {
             self.stop_code.set(code);
         }
-        self.apply(Event::StopSending)
+        self.apply(SubstreamEvent::StopSending)
     }
 
     pub(crate) fn received_reset(self: &Arc<Self>, code: Option<u32>) -> Effects {
         if self.state().end().is_none() {
             self.reset_code.set(code);
         }
-        // Sent after the data that the peer's application had written, none of which is taken back.
+        // The peer sent it after all data that its application had written.
         match code {
-            Some(code::SHUTDOWN) => self.apply(Event::CutOffByPeer),
-            _ => self.apply(Event::ResetStream),
+            Some(code::SHUTDOWN) => self.apply(SubstreamEvent::CutOffByPeer),
+            _ => self.apply(SubstreamEvent::ResetStream),
         }
     }
 
@@ -416,53 +440,54 @@ impl Shared {
         self.reset_code.get()
     }
 
-    // What the handles do.
+    // Called by the handles.
 
     pub(crate) fn reset(self: &Arc<Self>, code: u32) {
         if self.state().end().is_none() {
             self.reset_code.set(Some(code));
         }
-        self.apply(Event::Reset);
+        self.apply(SubstreamEvent::Reset);
     }
 
-    /// The peer broke the protocol: a reset that keeps what was received before.
+    /// The peer violated the protocol: a reset that keeps data received before.
     pub(crate) fn violated(self: &Arc<Self>, code: u32) {
         if self.state().end().is_none() {
             self.reset_code.set(Some(code));
         }
-        self.apply(Event::Violation);
+        self.apply(SubstreamEvent::Violation);
     }
 
     pub(crate) fn stop(self: &Arc<Self>, code: u32) {
-        // The first code counts, also where it has yet to go out.
+        // The first code wins, even if it was not sent yet.
         if self.state().read == ReadState::Open {
             self.own_stop_code.set(Some(code));
         }
-        self.apply(Event::Stop);
+        self.apply(SubstreamEvent::Stop);
     }
 
-    /// The connection closes: as [`Self::stop`], but the application has not asked for it, and its reads fail
-    /// in place of coming to an end. What is complete already stays readable.
+    /// The connection closes: like [`Self::stop`], but the application has not asked for it, so its
+    /// reads fail instead of returning the end of the stream. A stream that is complete stays
+    /// readable.
     pub(crate) fn cut_off(self: &Arc<Self>, code: u32) {
         if self.state().read == ReadState::Open {
-            // In front of the state, with which it is seen.
+            // Stored before the state that makes it visible.
             self.cut_off.store(true, Ordering::Release);
             self.stop(code);
         }
     }
 
-    /// The connection closes: what the application has not ended is cut off in both directions.
+    /// The connection closes: both directions that the application has not ended are cut off.
     pub(crate) fn close(self: &Arc<Self>, code: u32) {
-        self.apply(Event::ConnectionClosing);
+        self.apply(SubstreamEvent::ConnectionClosing);
         self.cut_off(code);
     }
 
-    /// All that was written before the connection began to close has gone out.
+    /// Everything written before the connection began to close was sent.
     pub(crate) fn cut_off_drained(self: &Arc<Self>) {
         if self.state().end().is_none() {
             self.reset_code.set(Some(code::SHUTDOWN));
         }
-        self.apply(Event::CutOffDrained);
+        self.apply(SubstreamEvent::CutOffDrained);
     }
 
     /// Makes a drop of the writer reset the substream, unless it was shut down before.
@@ -478,34 +503,34 @@ impl Shared {
 
     pub(crate) fn drop_writer(self: &Arc<Self>) {
         self.dropped.fetch_or(WRITER_DROPPED, Ordering::AcqRel);
-        // A panic has cut the stream somewhere: FIN would make the part look like the whole.
+        // A panic truncated the stream: FIN would make the part look complete.
         let code = match std::thread::panicking() {
             true => Some(code::PANICKED),
             false => self.reset_on_drop.get(),
         };
         match code {
-            // After a shutdown the stream is whole.
+            // After a shutdown the stream is complete.
             Some(code) if self.state().write == WriteState::Open => self.reset(code),
-            _ => drop(self.apply(Event::Shutdown)),
+            _ => drop(self.apply(SubstreamEvent::Shutdown)),
         }
         self.request_service();
     }
 
-    /// Polls for something to read; `take` gets the buffer and says what it took, if anything.
+    /// Polls for data; `take` gets the buffer and returns what it took, if anything.
     pub(crate) fn poll_read_with<T>(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
         mut take: impl FnMut(&mut ReceiveBuffer) -> Option<T>,
     ) -> Poll<io::Result<Option<T>>> {
         for registered in [false, true] {
-            // The state is read before the buffer: after FIN nothing is added to it.
+            // The state is read before the buffer: after FIN nothing is added to the buffer.
             let permit = self.state().read_permit();
             if let Some(taken) = self.take_received(&mut take) {
                 return Poll::Ready(Ok(Some(taken)));
             }
             let permit = match permit {
-                // Again, behind the buffer: a reset of ours may have emptied it, which is not the end of the
-                // stream.
+                // Re-check: a concurrent local reset empties the buffer, which is not the end of
+                // the stream.
                 ReadPermit::EndOfStream => self.state().read_permit(),
                 permit => permit,
             };
@@ -519,15 +544,15 @@ impl Shared {
                     return Poll::Ready(Err(self.error(end).into_read_error()));
                 }
                 ReadPermit::Wait if registered => {}
-                // Register, then look again: whatever changed before is seen then.
+                // Register, then check again, so that no change in between is missed.
                 ReadPermit::Wait => self.reader.register(cx.waker()),
             }
         }
         Poll::Pending
     }
 
-    /// Polls for room to write; `put` gets the buffer and says how much it took, zero if it has to
-    /// wait for more room.
+    /// Polls for room to write; `put` gets the buffer and returns how much it took, zero if it
+    /// needs more room.
     pub(crate) fn poll_write_with(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
@@ -535,7 +560,8 @@ impl Shared {
     ) -> Poll<io::Result<usize>> {
         for registered in [false, true] {
             let written = self.with_queued(|send| {
-                // Under the lock: a stop either finds these bytes and discards them, or is seen.
+                // Read under the lock: a concurrent stop either discards these bytes, or is seen
+                // here.
                 match self.state().write_permit() {
                     WritePermit::Allowed if send.has_room() => Ok(put(send)),
                     WritePermit::Allowed => Ok(0),
@@ -545,7 +571,7 @@ impl Shared {
             match written {
                 Ok(0) => {}
                 Ok(written) => {
-                    self.used(Usage::Answered);
+                    self.record_usage(Usage::Answered);
                     self.request_service();
                     return Poll::Ready(Ok(written));
                 }
@@ -562,8 +588,8 @@ impl Shared {
     pub(crate) fn poll_flush(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for registered in [false, true] {
             if self.send_buffer().queued() == 0 {
-                // Behind the buffer: a reset stores its state before it empties that, and what it threw away
-                // was not sent.
+                // Read after the buffer: a reset stores its state before it empties the buffer, and
+                // discarded data was not sent.
                 let state = self.state();
                 return match (state.write, state.end()) {
                     (WriteState::Stopped | WriteState::Finished(FinishedAs::Discarded), _) => {
@@ -580,13 +606,13 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Shuts the write half down and completes with how that ended.
+    /// Shuts the write half down and completes with the outcome.
     pub(crate) fn poll_finish(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
-        self.apply(Event::Shutdown);
+        self.apply(SubstreamEvent::Shutdown);
         self.poll_outcome(cx)
     }
 
-    /// Completes with how the write half ended, without shutting it down.
+    /// Completes with the outcome of the write half, without shutting it down.
     pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
@@ -631,7 +657,7 @@ impl Drop for Shared {
         self.siblings.unread.adjust(receive.cost(), 0);
         let send = self.send.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.siblings.queued.adjust(send.queued(), 0);
-        self.siblings.promised.adjust(receive.promised(), 0);
+        self.siblings.committed.adjust(receive.committed(), 0);
     }
 }
 

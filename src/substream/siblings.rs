@@ -1,4 +1,4 @@
-//! What the substreams of one connection share, and its driver.
+//! State shared by the substreams of one connection and its driver.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,9 +8,9 @@ use atomic_waker::AtomicWaker;
 
 use super::Shared;
 use crate::error::ConnectionError;
-use crate::events::Audience;
+use crate::events::ConnectionEvents;
 
-/// The most that may be unread.
+/// Limits on unread bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ceilings {
     /// Of all substreams together, in bytes.
@@ -22,39 +22,39 @@ pub(crate) struct Ceilings {
 /// Shared by every substream of a connection and its driver.
 #[derive(Debug)]
 pub(crate) struct Siblings {
-    /// Who is told what happens to them.
-    pub(crate) audience: Audience,
-    /// Everything that is logged of the connection lies in it.
+    /// The event listener of the connection.
+    pub(crate) events: ConnectionEvents,
+    /// Span of everything that is logged about the connection.
     pub(crate) span: tracing::Span,
     pub(crate) ceilings: Ceilings,
-    /// Bytes unread in all substreams, with the cost of their frames.
+    /// Unread bytes of all substreams, with the overhead of their frames.
     pub(crate) unread: ByteSum,
-    /// Bytes that writers have given and the carrier has not taken, of all substreams.
+    /// Bytes accepted from writers that the carrier has not taken, of all substreams.
     pub(crate) queued: ByteSum,
-    pub(crate) promised: PromisedBytes,
-    /// Substreams that the driver is to look at. Each is in here at most once.
+    pub(crate) committed: CommittedBytes,
+    /// Substreams that wait for service by the driver, each at most once.
     ready: Mutex<VecDeque<Arc<Shared>>>,
     driver: AtomicWaker,
-    /// Set by the driver while a channel is left unread until its reader takes something.
-    held_back: AtomicBool,
-    /// The carrier holds back what is beyond the ceilings: nothing is reset for it.
+    /// Set by the driver while a channel is left unread: every read then requests service.
+    reads_awaited: AtomicBool,
+    /// The carrier applies backpressure at the ceilings: no substream is reset for reaching them.
     bounded_by_carrier: AtomicBool,
-    /// What the carrier reports as delivered has left this side, and no more is known.
+    /// Delivery as reported by the carrier means only that the local socket took the data.
     delivery_is_local: AtomicBool,
-    /// Why this side closes the connection, if that has a name; set once.
+    /// The cause for which this side closes the connection; set once.
     closing_cause: OnceLock<ConnectionError>,
-    /// Why the connection ended; set once, before anybody is woken for it.
+    /// The cause of the end of the connection; set once, before any task is woken for it.
     cause: OnceLock<ConnectionError>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A queue of whole entries: nothing is ever left half done under this lock.
+    // A queue of complete entries: a panic under this lock leaves nothing inconsistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Siblings {
-    pub(crate) fn new(audience: Audience, ceilings: Ceilings) -> Self {
-        let info = &audience.info;
+    pub(crate) fn new(events: ConnectionEvents, ceilings: Ceilings) -> Self {
+        let info = &events.info;
         let span = tracing::debug_span!(
             target: "anabranch",
             "connection",
@@ -64,15 +64,15 @@ impl Siblings {
             peer = info.peer.map(tracing::field::display),
         );
         Self {
-            audience,
+            events,
             span,
             ceilings,
             unread: ByteSum::default(),
             queued: ByteSum::default(),
-            promised: PromisedBytes::default(),
+            committed: CommittedBytes::default(),
             ready: Mutex::new(VecDeque::new()),
             driver: AtomicWaker::new(),
-            held_back: AtomicBool::new(false),
+            reads_awaited: AtomicBool::new(false),
             bounded_by_carrier: AtomicBool::new(false),
             delivery_is_local: AtomicBool::new(false),
             closing_cause: OnceLock::new(),
@@ -91,7 +91,7 @@ impl Siblings {
     pub(crate) fn push_ready(&self, substream: Arc<Shared>) {
         {
             let mut ready = lock(&self.ready);
-            // Without a driver nobody would take it out again, and it keeps its siblings alive.
+            // After the end no driver would remove it, and it keeps its siblings alive.
             if self.cause.get().is_some() {
                 return;
             }
@@ -105,12 +105,12 @@ impl Siblings {
         std::mem::swap(&mut *lock(&self.ready), batch);
     }
 
-    /// Names why this side closes the connection. The first one counts.
+    /// Sets the cause for which this side closes the connection. The first one wins.
     pub(crate) fn set_closing_cause(&self, cause: ConnectionError) {
         let _ = self.closing_cause.set(cause);
     }
 
-    /// Why this side closes the connection.
+    /// The cause for which this side closes the connection.
     pub(crate) fn closing_cause(&self) -> ConnectionError {
         self.closing_cause
             .get()
@@ -134,13 +134,13 @@ impl Siblings {
         self.delivery_is_local.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_held_back(&self, held_back: bool) {
-        self.held_back.store(held_back, Ordering::Release);
+    pub(crate) fn set_reads_awaited(&self, reads_awaited: bool) {
+        self.reads_awaited.store(reads_awaited, Ordering::Release);
     }
 
-    /// Whether the driver wants to know of reads.
-    pub(crate) fn reads_are_awaited(&self) -> bool {
-        self.held_back.load(Ordering::Acquire)
+    /// Whether reads request service by the driver.
+    pub(crate) fn reads_awaited(&self) -> bool {
+        self.reads_awaited.load(Ordering::Acquire)
     }
 
     pub(crate) fn cause(&self) -> Option<ConnectionError> {
@@ -152,7 +152,7 @@ impl Siblings {
         self.cause.get()
     }
 
-    /// Ends the connection: the first cause counts. Returns whether this was it.
+    /// Ends the connection: the first cause wins. Returns whether this was the first.
     pub(crate) fn end(&self, cause: ConnectionError) -> bool {
         let first = self.cause.set(cause).is_ok();
         let unserved = std::mem::take(&mut *lock(&self.ready));
@@ -160,9 +160,9 @@ impl Siblings {
         first
     }
 
-    /// Whether nothing is left of any substream; what tests end with.
+    /// Whether no substream holds anything; checked at the end of tests.
     pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.ready).is_empty() && self.unread.get() == 0 && self.promised.get() == 0
+        lock(&self.ready).is_empty() && self.unread.get() == 0 && self.committed.get() == 0
     }
 }
 
@@ -177,7 +177,7 @@ impl ByteSum {
             Some(more) => drop(self.0.fetch_add(more, Ordering::Relaxed)),
             None => {
                 let less = before.saturating_sub(after);
-                // Wrapped around it would look like a connection that holds more than any ceiling.
+                // A wrapped sum would look like a connection above every ceiling.
                 let lower = |sum: usize| Some(sum.saturating_sub(less));
                 let sum = self
                     .0
@@ -193,8 +193,8 @@ impl ByteSum {
 
     /// What one substream may hold unread: its own ceiling, or what is left of the connection's.
     ///
-    /// So the largest holder meets the limit first, without a search for it, and a small one
-    /// is not punished for the sum.
+    /// The largest holder reaches the limit first, without a search for it, and a small one does
+    /// not suffer for the sum.
     pub(crate) fn ceiling_for_one(&self, ceilings: Ceilings) -> usize {
         let left = ceilings.connection.saturating_sub(self.get());
         ceilings.substream.min(left.max(Self::ALWAYS_ALLOWED))
@@ -204,14 +204,15 @@ impl ByteSum {
     const ALWAYS_ALLOWED: usize = 32 * 1024;
 }
 
-/// Bytes that the peers of all substreams of a connection may send unread: what is unread, and what
-/// they have credit for.
+/// Bytes committed to the peer on all substreams of a connection: what is unread, and what it has
+/// credit for.
 ///
-/// Credit can not be taken back, so this and not what is unread has to stay below the ceiling.
+/// Credit can not be revoked, so this sum, and not that of unread bytes, has to stay below the
+/// ceiling.
 #[derive(Debug, Default)]
-pub(crate) struct PromisedBytes(AtomicU64);
+pub(crate) struct CommittedBytes(AtomicU64);
 
-impl PromisedBytes {
+impl CommittedBytes {
     pub(crate) fn adjust(&self, before: u64, after: u64) {
         match after.checked_sub(before) {
             Some(0) => {}
@@ -224,7 +225,7 @@ impl PromisedBytes {
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
                 debug_assert!(
                     sum.is_ok_and(|sum| sum >= less),
-                    "{sum:?} promised, {less} less"
+                    "{sum:?} committed, {less} less"
                 );
             }
         }
@@ -234,7 +235,7 @@ impl PromisedBytes {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// What is left to promise.
+    /// Bytes that are not committed.
     pub(crate) fn room(&self, ceilings: Ceilings) -> u64 {
         (ceilings.connection as u64).saturating_sub(self.get())
     }
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     /// Row L-26: the fuller the connection, the less one substream may hold, so that the largest
-    /// meets the limit first; a small one is never punished for the sum.
+    /// reaches the limit first; a small one does not suffer for the sum.
     #[test]
     fn l26_the_ceiling_of_one_substream_falls_as_the_connection_fills() {
         let ceilings = Ceilings {

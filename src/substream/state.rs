@@ -1,5 +1,5 @@
-//! The states of a substream as pure transitions: an [`Event`] in, the next [`State`] and the
-//! [`Effects`] to carry out next. No I/O, no clock, no wakers.
+//! The states of a substream as pure transitions: a [`SubstreamEvent`] gives the next [`State`] and
+//! the [`Effects`] to carry out. No I/O, no clock, no wakers.
 //!
 //! Write half (docs/wire.md section 2):
 //!
@@ -26,15 +26,15 @@
 //!   Open ───────────► FinReceived ─────────────────► FinAcked
 //!    │ Stop                ▲
 //!    ▼        StopWritten  │ Fin
-//!   StopOwed ───────────► StopSent
+//!   StopPending ────────► StopSent
 //! ```
 //!
 //! Channel, above both halves:
 //!
 //! ```text
 //!     Reset, Violation         ResetWritten
-//!   Open ──────────► ResetOwed ─────────────► ResetLocally
-//!    ├─ CutOffDrained ► ResetOwed         (only while the write half is CutOff)
+//!   Open ──────────► ResetPending ──────────► ResetLocally
+//!    ├─ CutOffDrained ► ResetPending         (only while the write half is CutOff)
 //!    ├─ ResetStream, CutOffByPeer ► ResetByPeer
 //!    ├─ ChannelClosed ► Closed            (both halves complete, or the peer left early)
 //!    └─ CarrierLost ──► Lost
@@ -45,11 +45,10 @@
 pub(crate) enum WriteState {
     /// Writes are accepted.
     Open,
-    /// Shut down: new writes are refused, what was accepted drains, then FIN goes out.
+    /// Shut down: new writes are refused, accepted data drains, then FIN is sent.
     Closing,
     /// The connection closes before the application has ended the stream: new writes are refused,
-    /// what was accepted drains, then RESET_STREAM goes out. FIN would make a part look like the
-    /// whole.
+    /// accepted data drains, then RESET_STREAM is sent. FIN would make a part look complete.
     CutOff,
     /// The peer sent STOP_SENDING before our FIN: the queue is discarded, FIN still follows.
     Stopped,
@@ -61,7 +60,7 @@ pub(crate) enum WriteState {
     Finished(FinishedAs),
 }
 
-/// How a write half ended that sent its FIN.
+/// How a write half ended after its FIN was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FinishedAs {
     /// FIN_ACK arrived.
@@ -81,35 +80,35 @@ pub(crate) enum FinishedAs {
 pub(crate) enum ReadState {
     /// The peer may send.
     Open,
-    /// The application stopped reading; STOP_SENDING has yet to go out.
-    StopOwed,
-    /// STOP_SENDING went out; what still arrives is discarded until FIN.
+    /// The application stopped reading; STOP_SENDING has to be sent.
+    StopPending,
+    /// STOP_SENDING was sent; data that still arrives is discarded until FIN.
     StopSent,
-    /// FIN arrived; FIN_ACK has yet to go out. Derived from here by the driver, so that it can not
-    /// be lost to a full queue.
+    /// FIN arrived; FIN_ACK has to be sent. The driver derives this from the state, so that it can
+    /// not be lost to a full queue.
     FinReceived,
     /// Complete: FIN arrived and was acknowledged.
     FinAcked,
 }
 
-/// What became of the data channel as a whole.
+/// State of the data channel as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChannelState {
     /// Usable.
     Open,
-    /// Reset by the application or by a protocol error; RESET_STREAM has yet to go out.
-    ResetOwed,
-    /// Reset by us, and told to the peer.
+    /// Reset by the application or for a protocol error; RESET_STREAM has to be sent.
+    ResetPending,
+    /// Reset by this side; RESET_STREAM was sent.
     ResetLocally,
     /// The peer sent RESET_STREAM.
     ResetByPeer,
     /// The channel was closed.
     Closed,
-    /// The carrier died.
+    /// The carrier failed.
     Lost,
 }
 
-/// The whole state of a substream: three bytes, changed as one.
+/// The state of a substream: three bytes, changed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) write: WriteState,
@@ -117,18 +116,18 @@ pub(crate) struct State {
     pub(crate) channel: ChannelState,
 }
 
-/// What happens to a substream.
+/// Input of the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum SubstreamEvent {
     // Local operations.
     /// The application shut the write half down, or dropped it.
     Shutdown,
-    /// The application reads no more.
+    /// The application stops reading.
     Stop,
     /// The application, or a limit, ends both halves at once.
     Reset,
-    /// The peer broke the framing or the order of flags: as [`Event::Reset`], but what was received
-    /// before stays readable.
+    /// The peer violated the framing or the order of flags: like [`SubstreamEvent::Reset`], but
+    /// data received before stays readable.
     Violation,
     /// The application closes the connection.
     ConnectionClosing,
@@ -141,53 +140,54 @@ pub(crate) enum Event {
     StopSending,
     /// RESET_STREAM.
     ResetStream,
-    /// RESET_STREAM because the peer closes the connection: what it sent before stays readable.
+    /// RESET_STREAM because the peer closes the connection: data that it sent before stays
+    /// readable.
     CutOffByPeer,
     /// The data channel was closed, by either side.
     ChannelClosed,
-    // What the driver did or saw.
-    /// The carrier took all that was accepted before the connection began to close.
+    // Actions and observations of the driver.
+    /// The carrier took everything that was accepted before the connection began to close.
     CutOffDrained,
     /// The carrier took our FIN.
     FinWritten,
     /// The peer's transport has our FIN.
     FinDelivered,
-    /// A peer is known to send no FIN_ACK.
+    /// The peer is known not to send FIN_ACK.
     NoFinAckExpected,
-    /// The carrier took our FIN_ACK, or the policy of the connection is to send none.
+    /// The carrier took our FIN_ACK, or policy is to send none.
     FinAckWritten,
     /// The carrier took our STOP_SENDING.
     StopWritten,
-    /// The carrier took our RESET_STREAM, or can not take it any more.
+    /// The carrier took our RESET_STREAM, or can no longer take it.
     ResetWritten,
     /// The FIN_ACK wait is over.
     FinAckTimeout,
-    /// The carrier died.
+    /// The carrier failed.
     CarrierLost,
 }
 
-/// What to do after a transition.
+/// Actions to carry out after a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Effects(u8);
 
 impl Effects {
     pub(crate) const NONE: Self = Self(0);
-    /// Wake whoever waits to read.
+    /// Wake the reader.
     pub(crate) const WAKE_READER: Self = Self(1);
-    /// Wake whoever waits to write, flush or finish.
+    /// Wake the tasks that wait to write, flush or finish.
     pub(crate) const WAKE_WRITERS: Self = Self(1 << 1);
-    /// Drop what was accepted for sending but not handed to the carrier.
+    /// Drop data that was accepted but not handed to the carrier.
     pub(crate) const DISCARD_SEND: Self = Self(1 << 2);
-    /// Drop what was received but not read.
+    /// Drop data that was received but not read.
     pub(crate) const DISCARD_RECEIVED: Self = Self(1 << 3);
-    /// The driver has something to send or to tear down.
+    /// The driver has something to send or to clean up.
     pub(crate) const SERVICE: Self = Self(1 << 4);
-    /// The peer broke the protocol: reset this substream.
+    /// The peer violated the protocol: reset this substream.
     pub(crate) const PROTOCOL_ERROR: Self = Self(1 << 5);
 
     const WAKE_ALL: Self = Self(Self::WAKE_READER.0 | Self::WAKE_WRITERS.0);
 
-    /// Whether all of `other` is in here.
+    /// Whether all effects in `other` are set.
     pub(crate) fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -197,25 +197,25 @@ impl Effects {
     }
 }
 
-/// What a write may do now.
+/// Whether a write is allowed, or why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WritePermit {
     /// Bytes are accepted.
     Allowed,
-    /// The write half was shut down here.
+    /// The write half was shut down.
     ShutDown,
     /// The connection closes.
     CutOff,
-    /// The peer reads no more.
+    /// The peer stopped reading.
     Stopped,
     /// The channel has ended.
     Ended(Ended),
 }
 
-/// What a read of an empty buffer means now.
+/// Meaning of an empty receive buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadPermit {
-    /// More may come.
+    /// More data may arrive.
     Wait,
     /// End of stream: FIN arrived, or the application itself stopped reading.
     EndOfStream,
@@ -239,66 +239,71 @@ impl State {
         channel: ChannelState::Open,
     };
 
-    /// The one place where a substream changes its state.
-    pub(crate) fn on(self, event: Event) -> (Self, Effects) {
-        // A channel that has ended takes no more events, but for the RESET that it still owes.
+    /// The only function that changes the state of a substream.
+    pub(crate) fn on(self, event: SubstreamEvent) -> (Self, Effects) {
+        // A channel that has ended accepts no more events, except for the RESET_STREAM that is
+        // still pending.
         match (self.channel, event) {
             (ChannelState::Open, _) => {}
-            // What came before the end stays readable, but nobody wants it any more.
-            (_, Event::Stop) => return (self, Effects::DISCARD_RECEIVED),
-            (ChannelState::ResetOwed, Event::ResetWritten) => {
+            // Data from before the end stays readable, but the application does not want it any
+            // more.
+            (_, SubstreamEvent::Stop) => return (self, Effects::DISCARD_RECEIVED),
+            (ChannelState::ResetPending, SubstreamEvent::ResetWritten) => {
                 return (self.ended(ChannelState::ResetLocally), Effects::NONE);
             }
             (
-                ChannelState::ResetOwed,
-                Event::ResetStream
-                | Event::CutOffByPeer
-                | Event::ChannelClosed
-                | Event::CarrierLost,
+                ChannelState::ResetPending,
+                SubstreamEvent::ResetStream
+                | SubstreamEvent::CutOffByPeer
+                | SubstreamEvent::ChannelClosed
+                | SubstreamEvent::CarrierLost,
             ) => {
-                // The peer, or the carrier, was faster: nothing is owed any more.
+                // The peer, or the carrier, was faster: RESET_STREAM is no longer pending.
                 return (self.ended(ChannelState::ResetLocally), Effects::SERVICE);
             }
             _ => return (self, Effects::NONE),
         }
         match event {
-            Event::Shutdown
-            | Event::ConnectionClosing
-            | Event::FinAck
-            | Event::StopSending
-            | Event::FinWritten
-            | Event::FinDelivered
-            | Event::NoFinAckExpected
-            | Event::FinAckTimeout => {
+            SubstreamEvent::Shutdown
+            | SubstreamEvent::ConnectionClosing
+            | SubstreamEvent::FinAck
+            | SubstreamEvent::StopSending
+            | SubstreamEvent::FinWritten
+            | SubstreamEvent::FinDelivered
+            | SubstreamEvent::NoFinAckExpected
+            | SubstreamEvent::FinAckTimeout => {
                 let (write, effects) = self.write.on(event);
                 (Self { write, ..self }, effects)
             }
-            Event::Stop | Event::Fin | Event::FinAckWritten | Event::StopWritten => {
+            SubstreamEvent::Stop
+            | SubstreamEvent::Fin
+            | SubstreamEvent::FinAckWritten
+            | SubstreamEvent::StopWritten => {
                 let (read, effects) = self.read.on(event);
                 (Self { read, ..self }, effects)
             }
-            Event::Reset => (
+            SubstreamEvent::Reset => (
                 self.reset_here(),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::DISCARD_RECEIVED)
                     .and(Effects::SERVICE),
             ),
-            Event::CutOffDrained if self.write == WriteState::CutOff => (
-                self.ended(ChannelState::ResetOwed),
+            SubstreamEvent::CutOffDrained if self.write == WriteState::CutOff => (
+                self.ended(ChannelState::ResetPending),
                 Effects::WAKE_ALL.and(Effects::SERVICE),
             ),
-            Event::Violation => (
+            SubstreamEvent::Violation => (
                 self.reset_here(),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            Event::ResetStream => {
+            SubstreamEvent::ResetStream => {
                 let effects = Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE);
-                // What arrived in front of a FIN is complete: RESET takes it from nobody.
+                // Data before a FIN is complete: a later RESET_STREAM does not discard it.
                 let effects = if self.read.has_fin() {
                     effects
                 } else {
@@ -306,29 +311,29 @@ impl State {
                 };
                 (self.ended(ChannelState::ResetByPeer), effects)
             }
-            Event::CutOffByPeer => (
+            SubstreamEvent::CutOffByPeer => (
                 self.ended(ChannelState::ResetByPeer),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            Event::ChannelClosed => (
+            SubstreamEvent::ChannelClosed => (
                 self.ended(ChannelState::Closed),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            Event::CarrierLost => (
+            SubstreamEvent::CarrierLost => (
                 self.ended(ChannelState::Lost),
                 Effects::WAKE_ALL
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            Event::ResetWritten | Event::CutOffDrained => (self, Effects::NONE),
+            SubstreamEvent::ResetWritten | SubstreamEvent::CutOffDrained => (self, Effects::NONE),
         }
     }
 
-    /// A reset that the close of the connection is not the cause of.
+    /// A reset for any cause but the close of the connection.
     fn reset_here(self) -> Self {
         let write = match self.write {
             WriteState::CutOff => WriteState::Closing,
@@ -336,12 +341,12 @@ impl State {
         };
         Self {
             write,
-            channel: ChannelState::ResetOwed,
+            channel: ChannelState::ResetPending,
             ..self
         }
     }
 
-    /// Whether the close of the connection has ended this with RESET_STREAM, or is about to.
+    /// Whether the close of the connection has reset this substream, or is about to.
     pub(crate) fn is_cut_off(self) -> bool {
         self.write == WriteState::CutOff
     }
@@ -350,7 +355,7 @@ impl State {
         Self { channel, ..self }
     }
 
-    /// Whether both halves are complete, so that the channel is to be closed.
+    /// Whether both halves are complete, so that the channel can be closed.
     pub(crate) fn is_complete(self) -> bool {
         matches!(self.write, WriteState::Finished(_)) && self.read == ReadState::FinAcked
     }
@@ -359,7 +364,7 @@ impl State {
     pub(crate) fn end(self) -> Option<Ended> {
         match self.channel {
             ChannelState::Open => None,
-            ChannelState::ResetOwed | ChannelState::ResetLocally => Some(Ended::ResetLocally),
+            ChannelState::ResetPending | ChannelState::ResetLocally => Some(Ended::ResetLocally),
             ChannelState::ResetByPeer => Some(Ended::ResetByPeer),
             ChannelState::Closed => Some(Ended::Closed),
             ChannelState::Lost => Some(Ended::Lost),
@@ -383,22 +388,22 @@ impl State {
         }
     }
 
-    /// What a reader is told that finds nothing buffered.
+    /// The meaning of an empty receive buffer for a reader.
     pub(crate) fn read_permit(self) -> ReadPermit {
         match (self.read, self.end()) {
-            // Our reset has dropped what was unread: it must not look like the end of the stream.
-            // That of a close drops nothing that came before FIN.
+            // Our reset has dropped unread data: it must not look like the end of the stream. The
+            // reset of a close drops nothing that came before FIN.
             (_, Some(Ended::ResetLocally)) if !self.is_cut_off() => {
                 ReadPermit::Ended(Ended::ResetLocally)
             }
             (ReadState::FinReceived | ReadState::FinAcked, _) => ReadPermit::EndOfStream,
             (_, Some(end)) => ReadPermit::Ended(end),
-            (ReadState::StopOwed | ReadState::StopSent, None) => ReadPermit::EndOfStream,
+            (ReadState::StopPending | ReadState::StopSent, None) => ReadPermit::EndOfStream,
             (ReadState::Open, None) => ReadPermit::Wait,
         }
     }
 
-    /// Whether what the application wrote is still to be sent.
+    /// Whether written data still has to be sent.
     pub(crate) fn sends_data(self) -> bool {
         matches!(
             self.write,
@@ -413,7 +418,7 @@ impl State {
 }
 
 impl WriteState {
-    fn on(self, event: Event) -> (Self, Effects) {
+    fn on(self, event: SubstreamEvent) -> (Self, Effects) {
         let finished = |how| {
             (
                 Self::Finished(how),
@@ -421,31 +426,36 @@ impl WriteState {
             )
         };
         match (event, self) {
-            (Event::Shutdown, Self::Open) => {
+            (SubstreamEvent::Shutdown, Self::Open) => {
                 (Self::Closing, Effects::WAKE_WRITERS.and(Effects::SERVICE))
             }
-            (Event::ConnectionClosing, Self::Open) => {
+            (SubstreamEvent::ConnectionClosing, Self::Open) => {
                 (Self::CutOff, Effects::WAKE_WRITERS.and(Effects::SERVICE))
             }
-            (Event::StopSending, Self::Open | Self::Closing | Self::CutOff) => (
+            (SubstreamEvent::StopSending, Self::Open | Self::Closing | Self::CutOff) => (
                 Self::Stopped,
                 Effects::WAKE_WRITERS
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            // go-libp2p may never acknowledge a FIN once it has sent STOP_SENDING (row L-17).
-            (Event::StopSending, Self::FinSent | Self::FinDelivered) => {
+            // go-libp2p may never acknowledge a FIN after it has sent STOP_SENDING
+            // (docs/interop.md).
+            (SubstreamEvent::StopSending, Self::FinSent | Self::FinDelivered) => {
                 finished(FinishedAs::Stopped)
             }
-            (Event::FinWritten, Self::Closing) => (Self::FinSent, Effects::NONE),
-            (Event::FinWritten, Self::Stopped) => finished(FinishedAs::Discarded),
-            (Event::FinDelivered, Self::FinSent) => (Self::FinDelivered, Effects::NONE),
-            (Event::NoFinAckExpected, Self::FinDelivered) => finished(FinishedAs::Delivered),
-            (Event::FinAck, Self::FinSent | Self::FinDelivered) => finished(FinishedAs::Acked),
-            (Event::FinAck, Self::Open | Self::Closing | Self::CutOff | Self::Stopped) => {
+            (SubstreamEvent::FinWritten, Self::Closing) => (Self::FinSent, Effects::NONE),
+            (SubstreamEvent::FinWritten, Self::Stopped) => finished(FinishedAs::Discarded),
+            (SubstreamEvent::FinDelivered, Self::FinSent) => (Self::FinDelivered, Effects::NONE),
+            (SubstreamEvent::NoFinAckExpected, Self::FinDelivered) => {
+                finished(FinishedAs::Delivered)
+            }
+            (SubstreamEvent::FinAck, Self::FinSent | Self::FinDelivered) => {
+                finished(FinishedAs::Acked)
+            }
+            (SubstreamEvent::FinAck, Self::Open | Self::Closing | Self::CutOff | Self::Stopped) => {
                 (self, Effects::PROTOCOL_ERROR)
             }
-            (Event::FinAckTimeout, Self::FinSent | Self::FinDelivered) => {
+            (SubstreamEvent::FinAckTimeout, Self::FinSent | Self::FinDelivered) => {
                 finished(FinishedAs::TimedOut)
             }
             _ => (self, Effects::NONE),
@@ -454,33 +464,37 @@ impl WriteState {
 }
 
 impl ReadState {
-    /// Whether FIN has come, behind which nothing counts.
+    /// Whether FIN has arrived; data after it is ignored.
     pub(crate) fn has_fin(self) -> bool {
         matches!(self, Self::FinReceived | Self::FinAcked)
     }
 
-    fn on(self, event: Event) -> (Self, Effects) {
+    fn on(self, event: SubstreamEvent) -> (Self, Effects) {
         match (event, self) {
-            (Event::Fin, Self::Open | Self::StopOwed | Self::StopSent) => (
+            (SubstreamEvent::Fin, Self::Open | Self::StopPending | Self::StopSent) => (
                 Self::FinReceived,
                 Effects::WAKE_READER.and(Effects::SERVICE),
             ),
-            (Event::FinAckWritten, Self::FinReceived) => (Self::FinAcked, Effects::SERVICE),
-            (Event::Stop, Self::Open) => (
-                Self::StopOwed,
+            (SubstreamEvent::FinAckWritten, Self::FinReceived) => {
+                (Self::FinAcked, Effects::SERVICE)
+            }
+            (SubstreamEvent::Stop, Self::Open) => (
+                Self::StopPending,
                 Effects::WAKE_READER
                     .and(Effects::DISCARD_RECEIVED)
                     .and(Effects::SERVICE),
             ),
-            // Nothing is left to stop, but what was received will not be read.
-            (Event::Stop, Self::FinReceived | Self::FinAcked) => (self, Effects::DISCARD_RECEIVED),
-            (Event::StopWritten, Self::StopOwed) => (Self::StopSent, Effects::NONE),
+            // Nothing is left to stop, but received data will not be read.
+            (SubstreamEvent::Stop, Self::FinReceived | Self::FinAcked) => {
+                (self, Effects::DISCARD_RECEIVED)
+            }
+            (SubstreamEvent::StopWritten, Self::StopPending) => (Self::StopSent, Effects::NONE),
             _ => (self, Effects::NONE),
         }
     }
 }
 
-/// Packing into one word, so that a state is read and changed atomically.
+/// Packs the state into one word, so that it is read and changed atomically.
 impl State {
     pub(crate) fn pack(self) -> u32 {
         let write = match self.write {
@@ -498,14 +512,14 @@ impl State {
         };
         let read = match self.read {
             ReadState::Open => 0,
-            ReadState::StopOwed => 1,
+            ReadState::StopPending => 1,
             ReadState::StopSent => 2,
             ReadState::FinReceived => 3,
             ReadState::FinAcked => 4,
         };
         let channel = match self.channel {
             ChannelState::Open => 0,
-            ChannelState::ResetOwed => 1,
+            ChannelState::ResetPending => 1,
             ChannelState::ResetLocally => 2,
             ChannelState::ResetByPeer => 3,
             ChannelState::Closed => 4,
@@ -532,14 +546,14 @@ impl State {
             },
             read: match read {
                 0 => ReadState::Open,
-                1 => ReadState::StopOwed,
+                1 => ReadState::StopPending,
                 2 => ReadState::StopSent,
                 3 => ReadState::FinReceived,
                 _ => ReadState::FinAcked,
             },
             channel: match channel {
                 0 => ChannelState::Open,
-                1 => ChannelState::ResetOwed,
+                1 => ChannelState::ResetPending,
                 2 => ChannelState::ResetLocally,
                 3 => ChannelState::ResetByPeer,
                 4 => ChannelState::Closed,

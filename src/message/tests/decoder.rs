@@ -1,4 +1,4 @@
-//! The incremental decoder: cuts, merges, bad framing, and what it holds.
+//! The incremental decoder: splits, merges, bad framing, and what it holds.
 
 use proptest::{collection::vec, prelude::*};
 
@@ -10,7 +10,7 @@ fn multi_frame() -> (Vec<Message>, Bytes) {
     (messages, bytes)
 }
 
-/// Pushes `pieces` one by one and drains after each, so that a frame waits as it would in use.
+/// Pushes `pieces` one by one and drains after each, so that frames stay incomplete as in use.
 fn decode_pieces(pieces: impl IntoIterator<Item = Bytes>) -> (Vec<Message>, Option<DecodeError>) {
     let mut decoder = FrameDecoder::new();
     let mut messages = Vec::new();
@@ -31,7 +31,7 @@ fn within(inner: &[u8], outer: &[u8]) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
 
-/// Room of the allocation behind `bytes`, which must be its only handle.
+/// Capacity of the allocation of `bytes`, which must be its only handle.
 fn capacity(bytes: Bytes) -> usize {
     match bytes.try_into_mut() {
         Ok(bytes) => bytes.capacity(),
@@ -54,7 +54,7 @@ fn l23_h1_byte_by_byte() {
     let pieces = (0..bytes.len()).map(|at| bytes.slice(at..=at));
     assert_eq!(decode_pieces(pieces), (messages.clone(), None));
 
-    // The same without reading in between.
+    // The same without reading between pushes.
     let mut decoder = FrameDecoder::new();
     for at in 0..bytes.len() {
         assert_eq!(decoder.buffered(), at);
@@ -136,7 +136,7 @@ fn l23_carrier_messages_are_let_go_of_when_read() {
     decoder.push(pushed.clone());
     drop(drain(&mut decoder));
     assert_eq!(decoder.buffered(), 3);
-    // Nobody else has a handle on it any more, the unfinished frame included.
+    // No other handle exists, not even in the unfinished frame.
     assert!(pushed.is_unique());
 }
 
@@ -204,10 +204,10 @@ fn l24_a_failed_decoder_holds_and_takes_nothing() {
 
 #[test]
 fn l23_bodies_up_to_the_limit() {
-    // litep2p sends this one with every full buffer.
+    // litep2p sends this frame with every full buffer.
     let (messages, error) = decode_all(Message::data(content(16_384)).encode());
     assert_eq!((messages[0].payload.len(), error), (16_384, None));
-    // A payload of 16 392 makes the largest body; we would not send it, but take it.
+    // A payload of 16 392 makes the largest body; it is accepted but never sent.
     let frame = Message::data(content(16_392)).encode();
     assert_eq!(frame.len(), MAX_BODY + 3);
     let (messages, error) = decode_all(frame.clone());
@@ -241,7 +241,7 @@ fn l23_other_limits() {
     );
     assert_eq!(run(127, &[0x80]), Err(DecodeError::OverlongVarint));
     assert_eq!(run(128, &[0x80]), Ok(None));
-    // Nothing is allocated for a body of which nothing has come, however large.
+    // Nothing is allocated for a body, however large, before its first byte.
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
     if usize::BITS == 64 {
         assert_eq!(run(usize::MAX, &huge), Ok(None));
@@ -250,7 +250,7 @@ fn l23_other_limits() {
     }
 }
 
-/// Bytes that often are frames: random ones hardly ever get past the first length.
+/// Bytes that often form frames: random ones rarely get past the first length.
 fn stream_bytes() -> impl Strategy<Value = Vec<u8>> {
     let kinds = every_kind();
     let frame = (0..kinds.len()).prop_map(move |kind| kinds[kind].encode().to_vec());

@@ -1,4 +1,4 @@
-//! The bytes of every kind of frame, in both directions.
+//! The encoding of every kind of frame, in both directions.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn l1_stream_and_label() {
     );
 }
 
-/// The frames about the connection, which no substream carries.
+/// The frames about the connection, which belong to no substream.
 #[test]
 fn l1_limit_and_goodbye() {
     golden(
@@ -119,7 +119,7 @@ fn l1_all_fields_in_the_order_of_their_numbers() {
 #[test]
 fn l1_l23_empty_message() {
     golden(&Message::default(), &[0x00]);
-    // An empty payload field says the same as none.
+    // An empty payload field means the same as none.
     let decoded = decode_all(vec![0x02, 0x12, 0x00]);
     assert_eq!(decoded, (vec![Message::default()], None));
 }
@@ -139,7 +139,7 @@ fn l4_unknown_flag_keeps_the_payload() {
         let frame = [&[body.len() as u8], &body[..]].concat();
         assert_eq!(decode_all(frame), (vec![expected.clone()], None));
     }
-    // What was not understood is not passed on.
+    // Unknown fields are not encoded again.
     assert_eq!(&expected.encode()[..], [0x03, 0x12, 0x01, b'x']);
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the frame codec. The rows of the feature list that a test stands for are in its name.
+//! Tests of the frame codec. Test names begin with the rows of the feature list that they cover.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ mod old_peers;
 mod oracle;
 mod sizes;
 
-/// All messages that `decoder` has, and the error behind them if there is one.
+/// All messages that `decoder` returns, and the error after them, if any.
 fn drain(decoder: &mut FrameDecoder) -> (Vec<Message>, Option<DecodeError>) {
     let mut messages = Vec::new();
     loop {
@@ -23,20 +23,20 @@ fn drain(decoder: &mut FrameDecoder) -> (Vec<Message>, Option<DecodeError>) {
     }
 }
 
-/// Decodes `bytes` out of one carrier message.
+/// Decodes `bytes` as one carrier message.
 fn decode_all(bytes: impl Into<Bytes>) -> (Vec<Message>, Option<DecodeError>) {
     let mut decoder = FrameDecoder::new();
     decoder.push(bytes.into());
     drain(&mut decoder)
 }
 
-/// Payload bytes as the `peer` example makes them.
+/// Payload bytes in the pattern of the `peer` example.
 fn content(len: usize) -> Bytes {
     (0..len).map(|offset| (offset % 251) as u8).collect()
 }
 
 prop_compose! {
-    /// Messages with any of the fields, and a payload of less than 300 bytes.
+    /// Messages with any combination of fields, and a payload of less than 300 bytes.
     fn any_message()(
         flag in prop::option::of(0..4_i32),
         payload in prop::collection::vec(any::<u8>(), 0..300),
@@ -61,7 +61,7 @@ prop_compose! {
     }
 }
 
-/// One message of each kind that a substream sends, and some that only a foreign peer would.
+/// One message of each kind that a substream sends, and some that only a foreign peer sends.
 fn every_kind() -> Vec<Message> {
     vec![
         Message::flag(Flag::Fin),

@@ -1,12 +1,12 @@
-//! Peers that know the message of the specification and none of our fields. Row FR-1.
+//! Peers that support the message of the specification and none of our fields. Row FR-1.
 
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
 
-/// As in the specification of libp2p's WebRTC, and nothing more: what go-libp2p, js-libp2p and
-/// rust-libp2p read.
+/// The message of libp2p's WebRTC specification and nothing more: what go-libp2p, js-libp2p and
+/// rust-libp2p parse.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OldMessage {
     #[prost(int32, optional, tag = "1")]
@@ -15,7 +15,7 @@ struct OldMessage {
     message: Option<Bytes>,
 }
 
-/// The body of the one frame in `frame`, behind its length.
+/// The body of the one frame in `frame`, after its length prefix.
 fn body(frame: &Bytes) -> Bytes {
     let start = frame.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
     frame.slice(start..)
@@ -24,7 +24,7 @@ fn body(frame: &Bytes) -> Bytes {
 proptest! {
     #![proptest_config(crate::random::cases(256))]
 
-    /// What we send says the same to a peer that skips our fields.
+    /// Our frames mean the same to a peer that skips our fields.
     #[test]
     fn fr1_old_peers_read_flag_and_payload_of_every_frame(
         message in any_message(),
@@ -34,7 +34,7 @@ proptest! {
         prop_assert_eq!(old.message.unwrap_or_default(), message.payload);
     }
 
-    /// What such a peer sends is read, and nothing is taken from it that it has not said.
+    /// Frames of such a peer are parsed, and no field of ours appears in them.
     #[test]
     fn fr1_frames_of_old_peers_have_flag_and_payload_and_nothing_else(
         flag in prop::option::of(0..4_i32),

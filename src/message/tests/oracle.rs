@@ -1,4 +1,4 @@
-//! Held against prost.
+//! Comparison with prost.
 
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
@@ -31,7 +31,7 @@ fn varint(value: u64) -> Vec<u8> {
     unsigned_varint::encode::u64(value, &mut buffer).to_vec()
 }
 
-/// A varint, now and then longer than it need be or than it may be.
+/// A varint, sometimes longer than necessary or than allowed.
 fn any_varint() -> impl Strategy<Value = Vec<u8>> {
     let value = prop_oneof![0..8_u64, 0..300_u64, any::<u64>()];
     (value, prop_oneof![8 => Just(0), 1 => 1..5_usize]).prop_map(|(value, pad)| {
@@ -45,7 +45,7 @@ fn any_varint() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A field, mostly well formed: each number with each wire type.
+/// A field, usually well formed: each number with each wire type.
 fn any_field() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![
         6 => prop::sample::select(vec![1_u64, 2, 3, 1001, 1002, 1003]),
@@ -65,7 +65,7 @@ fn any_field() -> impl Strategy<Value = Vec<u8>> {
         any::<[u8; 4]>().prop_map(|bytes| (5, bytes.to_vec())),
         prop::sample::select(vec![3, 4, 6, 7]).prop_map(|wire| (wire, Vec::new())),
     ];
-    // The wire type that the known numbers have, so that most bodies get past a field or two.
+    // The wire type of the known numbers, so that most bodies get past the first fields.
     let right = (any_varint(), delimited);
     (number, value, right, prop::bool::weighted(0.7)).prop_map(
         |(number, (wire, value), (uint, delimited), right)| {
@@ -79,7 +79,7 @@ fn any_field() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Fields, some of them within groups.
+/// Fields, some of them in groups.
 fn any_body() -> impl Strategy<Value = Vec<u8>> {
     let fields = vec(any_field(), 0..6).prop_map(|fields| fields.concat());
     fields.prop_recursive(4, 32, 3, |inner| {

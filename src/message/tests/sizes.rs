@@ -1,4 +1,4 @@
-//! Sizes, limits and framing in place.
+//! Sizes, limits and in-place framing.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn h15_cut_payloads_arrive_whole() {
     let source = content(LONGEST);
     for limit in [8192, MAX_FRAME] {
         let max = max_payload(limit, false);
-        // All lengths around the cuts, and a few between.
+        // All lengths around the splits, and a few between.
         let near = (0..4 * max).filter(|len| (len + 8) % max < 16);
         for len in near.chain((0..LONGEST).step_by(997)).chain([LONGEST]) {
             let mut rest = source.slice(..len.min(LONGEST));
@@ -108,7 +108,7 @@ fn varints_are_those_of_unsigned_varint() {
     }
 }
 
-/// Seals `payload` with exactly the room in front and behind, and gives the frame.
+/// Seals `payload` with exactly the given room before and after it, and returns the frame.
 fn seal(payload: &[u8], max_data: Option<u64>, front: usize, back: usize) -> Vec<u8> {
     let mut buf = [&vec![0xee; front], payload, &vec![0xee; back]].concat();
     let range = front..front + payload.len();

@@ -10,7 +10,7 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i % 251) as u8).collect()
 }
 
-/// More than enough left to promise.
+/// More uncommitted bytes than any test needs.
 const ROOM: u64 = 1 << 40;
 
 fn received() -> ReceiveBuffer {
@@ -51,7 +51,7 @@ fn l26_tiny_payloads_are_copied_together_and_cost_little() {
     assert_eq!(buffer.cost(), 0);
 }
 
-/// Payloads that are copied together make pieces of `TAIL` bytes, which one byte more does not fit.
+/// Coalesced payloads make chunks of `TAIL` bytes; one byte more starts the next chunk.
 #[test]
 fn pieces_of_tiny_payloads_are_full_and_no_fuller() {
     let mut buffer = received();
@@ -62,7 +62,7 @@ fn pieces_of_tiny_payloads_are_full_and_no_fuller() {
     let read = buffer.read_chunk(usize::MAX).expect("a full piece");
     assert_eq!(read.len(), TAIL);
     assert_eq!(buffer.read_chunk(usize::MAX).expect("the rest").len(), 1);
-    // What would not fit whole begins the next piece.
+    // A payload that does not fit entirely starts the next chunk.
     push(&mut buffer, &pattern(SMALL - 1));
     for _ in 0..TAIL / SMALL {
         push(&mut buffer, &pattern(SMALL));
@@ -85,7 +85,7 @@ fn large_payloads_are_kept_as_they_came_and_cost_their_frame() {
     assert_eq!(read.as_ptr(), payload.as_ptr(), "not copied");
 }
 
-/// The bound that `Config::validate` relies on: a peer within its window meets no ceiling.
+/// The bound that `Config::validate` relies on: a peer within its window reaches no ceiling.
 #[test]
 fn the_worst_cut_costs_a_quarter_more_than_its_bytes() {
     let mut buffer = received();
@@ -162,8 +162,8 @@ fn a_window_grows_while_the_peer_waits_for_each_grant_and_no_further_than_its_ca
     let mut buffer = ReceiveBuffer::new(1000, 6000);
     buffer.granted(1000);
     let mut windows = Vec::new();
-    // A long path: what was sent on one grant is read, and the next granted, long before the peer
-    // learns of that.
+    // A long path: the data of one grant is read, and the next grant is sent, long before the peer
+    // receives it.
     let mut known = 1000;
     for _ in 0..40 {
         let mut next_known = known;
@@ -192,7 +192,7 @@ fn a_peer_that_is_not_held_up_leaves_the_window_alone() {
     let mut buffer = ReceiveBuffer::new(1000, 100_000);
     buffer.granted(1000);
     for _ in 0..100 {
-        // Never ends a frame where a grant ends.
+        // No frame ends where a grant ends.
         push(&mut buffer, &pattern(333));
         read_all(&mut buffer);
         if let Some(offer) = buffer.credit_offer(ROOM, false) {
@@ -207,7 +207,7 @@ fn a_slow_reader_is_no_reason_to_grow() {
     let mut buffer = ReceiveBuffer::new(1000, 100_000);
     buffer.granted(1000);
     for _ in 0..20 {
-        // All that is granted has come before the reader has read half of it.
+        // The whole grant has arrived before the reader has read half of it.
         let missing = buffer.granted - buffer.received;
         push(&mut buffer, &pattern(missing as usize));
         while buffer.credit_offer(ROOM, false).is_none() {
@@ -222,11 +222,11 @@ fn a_slow_reader_is_no_reason_to_grow() {
 #[test]
 fn the_window_is_what_the_connection_can_afford() {
     let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
-    // The first grant takes little of what is left, and a minimum in any case.
+    // The first grant takes a small share of the uncommitted bytes, and always a minimum.
     assert_eq!(buffer.credit_offer(32 << 20, true), Some(1 << 16));
     assert_eq!(buffer.credit_offer(0, true), Some(MIN_FIRST_WINDOW));
     buffer.granted(MIN_FIRST_WINDOW);
-    // A negotiation is read, and nothing behind it.
+    // A negotiation is read, and no data after it.
     push(&mut buffer, &pattern(29));
     read_all(&mut buffer);
     assert_eq!(buffer.credit_offer(4 << 20, false), None);
@@ -234,14 +234,14 @@ fn the_window_is_what_the_connection_can_afford() {
     buffer.granted(MIN_WINDOW);
     assert_eq!(buffer.credit_offer(0, false), None);
     push(&mut buffer, &pattern(MIN_WINDOW as usize / 2));
-    assert_eq!(buffer.promised(), MIN_WINDOW);
+    assert_eq!(buffer.committed(), MIN_WINDOW);
     assert_eq!(
         buffer.credit_offer(0, false),
         None,
         "received is not consumed"
     );
     read_all(&mut buffer);
-    // What was read can be granted again, and more once others give theirs back.
+    // Consumed bytes can be granted again, and more once other substreams release theirs.
     let consumed = MIN_WINDOW / 2;
     assert_eq!(buffer.credit_offer(0, false), Some(consumed + MIN_WINDOW));
     assert_eq!(
@@ -255,11 +255,11 @@ fn what_will_not_come_is_no_longer_promised() {
     let mut buffer = ReceiveBuffer::new(10_000, 0);
     buffer.granted(10_000);
     push(&mut buffer, &pattern(600));
-    assert_eq!(buffer.promised(), 10_000);
+    assert_eq!(buffer.committed(), 10_000);
     buffer.complete();
-    assert_eq!(buffer.promised(), 600);
+    assert_eq!(buffer.committed(), 600);
     read_all(&mut buffer);
-    assert_eq!(buffer.promised(), 0);
+    assert_eq!(buffer.committed(), 0);
     assert_eq!(buffer.credit_offer(ROOM, false), None);
 }
 
@@ -289,7 +289,7 @@ fn more_than_granted_is_an_overrun_only_for_those_who_know() {
         Ok(())
     );
 
-    // Sent before a grant that is smaller than what may be sent without one.
+    // Initial data, sent before a grant that is smaller than the initial credit.
     let initial = INITIAL_CREDIT as usize;
     let mut small = ReceiveBuffer::new(1024, 0);
     small.granted(1024);
@@ -324,7 +324,7 @@ fn discard_frees_everything_and_counts_it_as_consumed() {
     assert!(read_all(&mut buffer).is_empty());
 }
 
-/// What a reader that reads nothing keeps alive, decoded as the driver does it.
+/// Memory kept alive for a reader that reads nothing, decoded as the driver does it.
 fn kept(message: Vec<u8>) -> Vec<(usize, bool)> {
     let message = Bytes::from(message);
     let range = message.as_ptr_range();
@@ -341,11 +341,11 @@ fn kept(message: Vec<u8>) -> Vec<(usize, bool)> {
 #[test]
 fn a_small_payload_does_not_keep_a_large_message() {
     let frame = |len| Message::data(Bytes::from(vec![7; len])).encode();
-    // One frame, and as many empty ones as fit behind it.
+    // One frame, and as many empty ones as fit after it.
     let mut message = frame(600).to_vec();
     message.resize(60_000, 0);
     assert_eq!(kept(message)[0], (600, false));
-    // A quarter of it may.
+    // A quarter of the message may be pinned.
     let message = [frame(1000), frame(1000), frame(1000)].concat();
     assert_eq!(kept(message), [(1000, true); 3]);
 }
@@ -357,7 +357,7 @@ fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
     let mut decoder = FrameDecoder::new();
     decoder.push(Bytes::copy_from_slice(head));
     assert_eq!(decoder.next_message(), Ok(None));
-    // The rest comes in front of much that is nothing.
+    // The rest of the frame precedes many empty frames.
     let mut message = tail.to_vec();
     message.resize(60_000, 0);
     decoder.push(Bytes::from(message));
@@ -366,7 +366,8 @@ fn a_frame_that_came_in_parts_keeps_its_own_bytes_only() {
     assert_eq!(message.payload.len(), 1000);
 }
 
-/// The bound itself: a quarter of its message is kept where it lies, a byte less is copied.
+/// The bound itself: a payload of a quarter of its message stays a slice; with a byte less it is
+/// copied.
 #[test]
 fn a_small_payload_is_one_of_less_than_a_quarter_of_its_message() {
     let message = Bytes::from(pattern(40_000));
@@ -376,7 +377,7 @@ fn a_small_payload_is_one_of_less_than_a_quarter_of_its_message() {
     };
     assert!(is_kept(10_000) && is_kept(30_000));
     assert!(!is_kept(9_999) && !is_kept(SMALL + 1));
-    // Copied when it is queued, so not twice.
+    // Copied when it is queued, so not copied twice.
     assert!(is_kept(SMALL));
 }
 
@@ -395,7 +396,7 @@ fn a_look_takes_nothing_and_a_skip_takes_what_there_is() {
     );
     assert_eq!((buffer.skip(250), buffer.buffered()), (250, 354));
     assert_eq!(buffer.peek(), Some(payload.slice(250..)));
-    // Over the end of a payload, and then of all.
+    // Past the end of a payload, then past the end of all.
     assert_eq!((buffer.skip(352), buffer.buffered()), (352, 2));
     assert_eq!(buffer.peek(), Some(Bytes::from_static(b"il")));
     assert_eq!((buffer.skip(100), buffer.buffered()), (2, 0));
@@ -415,7 +416,8 @@ fn a_payload_that_is_read_whole_is_gone_and_memory_with_the_last() {
     assert_eq!(buffer.chunks.capacity(), 0);
 }
 
-/// Half of what the connection has left, for one that has read half of the first window.
+/// Half of the connection's uncommitted bytes, for a substream that has read half of the first
+/// window.
 #[test]
 fn a_substream_that_is_read_gets_half_of_what_is_left() {
     for (read, expected) in [

@@ -46,7 +46,7 @@ fn chunks_are_full_and_leave_room_for_a_header() {
     buffer.grant(u64::MAX);
     let data = pattern(20_000);
     buffer.write(&data);
-    // The first leaves room in its frame for our credit, which rides on it in any case.
+    // The first payload leaves room in its frame for our credit, which always accompanies it.
     let first = CHUNK - DATA_TAILROOM;
     let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
     let Chunk::Copied(copied) = &chunk else {
@@ -119,7 +119,7 @@ fn a_grant_never_falls() {
     assert_eq!(sent.len(), 10_000);
 }
 
-/// A grant below what was sent under another regime allows nothing, and does not wrap around.
+/// A grant below the bytes already sent allows nothing, and does not wrap around.
 #[test]
 fn a_grant_below_what_was_sent_allows_nothing() {
     let mut buffer = send_buffer();
@@ -132,7 +132,7 @@ fn a_grant_below_what_was_sent_allows_nothing() {
     assert!(buffer.take(CHUNK).is_none());
 }
 
-/// Our credit rides behind the payload of the first chunk, which must not be cut for it.
+/// Our credit follows the payload of the first chunk, which must not be split for it.
 #[test]
 fn the_first_chunk_goes_out_whole() {
     let mut buffer = SendBuffer::new(CAPACITY, 16_370);
@@ -171,7 +171,7 @@ fn discard_while_the_driver_holds_a_chunk_leaves_nothing() {
     let held = buffer.take(CHUNK).expect("data is queued");
     buffer.discard();
     assert_eq!(buffer.queued(), 0);
-    // What `Shared` does when the driver comes back with it.
+    // As `Shared` does when the driver returns the chunk.
     drop(held);
     buffer.discard();
     assert_eq!(buffer.queued(), 0);
@@ -234,7 +234,7 @@ fn a_chunk_that_never_empties_does_not_grow() {
     }
 }
 
-/// Rows F-1 and F-3: whole frames are slices of what was written, wherever it was cut.
+/// Rows F-1 and F-3: full frames are slices of the written buffer, wherever it was split.
 #[test]
 fn f3_whole_frames_of_bytes_stay_where_they_lie() {
     let mut buffer = send_buffer();
@@ -281,7 +281,7 @@ fn bytes_fill_the_frame_that_small_writes_began() {
     assert_eq!(sent, data);
 }
 
-/// What is left of the room is less than a frame: taking it would cost a copy and a short frame.
+/// The remaining room is less than a frame: using it would cost a copy and a short frame.
 #[test]
 fn bytes_wait_for_room_for_a_whole_frame() {
     let mut buffer = send_buffer();

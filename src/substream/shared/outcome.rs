@@ -1,4 +1,4 @@
-//! How a substream has ended, as its handles are told, and with which codes.
+//! How a substream ended, as reported to its handles, and its error codes.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ impl AtomicCode {
 }
 
 impl Shared {
-    /// How the write half ended, if it did.
+    /// How the write half ended, if it has.
     pub(crate) fn outcome(&self) -> Option<CloseOutcome> {
         let state = self.state();
         match (state.write, state.end()) {
@@ -55,7 +55,8 @@ impl Shared {
         }
     }
 
-    /// The result of `finish()` once the write half has ended: a success only where the peer has everything.
+    /// The result of `finish()` once the write half has ended: success only if the peer has
+    /// everything.
     pub(crate) fn finish_result(&self) -> Result<Finished, FinishError> {
         let state = self.state();
         match (state.write, state.end()) {
@@ -73,15 +74,15 @@ impl Shared {
                 SubstreamError::ConnectionLost(cause) => FinishError::ConnectionLost(cause),
                 _ => FinishError::ChannelClosed,
             }),
-            // Asked before the end.
+            // Called before the end.
             (_, None) => Err(FinishError::TimedOut),
         }
     }
 
-    /// The result of `shutdown()`: a success where the peer's transport has everything and FIN.
-    /// Where nothing is reported of that transport, FIN_ACK has to say so.
+    /// The result of `shutdown()`: success if the peer's transport has everything and FIN. Where
+    /// the carrier reports nothing about that transport, FIN_ACK is required.
     ///
-    /// STOP_SENDING behind our FIN is one: the peer wants no more, and there is no more.
+    /// STOP_SENDING after our FIN is a success: the peer wants no more, and there is no more.
     pub(crate) fn shutdown_result(&self) -> io::Result<()> {
         match self.state().write {
             WriteState::FinDelivered | WriteState::Finished(FinishedAs::TimedOut)
@@ -101,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Whether a reset has let the peer throw away what it had not read.
+    /// Whether a reset has let the peer discard unread data.
     fn was_reset(&self) -> bool {
         let end = self.state().end();
         matches!(end, Some(Ended::ResetByPeer | Ended::ResetLocally))

@@ -1,4 +1,4 @@
-//! What a reader takes, and the credit that it gives the peer by that.
+//! Reads from the receive buffer, and the credit that they make due.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::{Shared, Usage};
 use crate::substream::recv::ReceiveBuffer;
 
 impl Shared {
-    /// Lets `take` take from the receive buffer; it returns what it took, if anything. Has the
-    /// driver grant what became free, once that is worth a frame.
+    /// Applies `take` to the receive buffer; it returns what it took, if anything. Requests service
+    /// when a grant becomes due.
     pub(super) fn take_received<T>(
         self: &Arc<Self>,
         take: impl FnOnce(&mut ReceiveBuffer) -> Option<T>,
@@ -15,19 +15,19 @@ impl Shared {
         let mut due = false;
         let taken = self.with_received(|receive| {
             let taken = take(receive)?;
-            let room = self.siblings.promised.room(self.siblings.ceilings);
+            let room = self.siblings.committed.room(self.siblings.ceilings);
             due = receive.credit_offer(room, false).is_some();
             Some(taken)
         })?;
-        self.used(Usage::Read);
-        if due || self.siblings.reads_are_awaited() {
+        self.record_usage(Usage::Read);
+        if due || self.siblings.reads_awaited() {
             self.request_service();
         }
         Some(taken)
     }
 
-    /// Reads `length` bytes that the reader has looked at. Fewer where a reset or a stop has
-    /// discarded them since.
+    /// Consumes `length` bytes that the reader has seen; fewer if a reset or a stop has discarded
+    /// them since.
     pub(crate) fn consume_received(self: &Arc<Self>, length: usize) {
         self.take_received(|receive| match receive.skip(length) {
             0 => None,

@@ -1,4 +1,4 @@
-//! What handles are told when a reset comes between two looks of theirs.
+//! Results that handles see when a reset intervenes between two of their checks.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::Shared;
 use crate::carrier::ChannelId;
-use crate::events::{Audience, ConnectionInfo, Initiator};
-use crate::substream::state::Event;
+use crate::events::{ConnectionEvents, ConnectionInfo, Initiator};
+use crate::substream::state::SubstreamEvent;
 use crate::substream::{Ceilings, ReceiveBuffer, SendBuffer, Siblings};
 
 pub(super) fn shared() -> Arc<Shared> {
@@ -19,7 +19,7 @@ pub(super) fn shared() -> Arc<Shared> {
         connection: 1 << 20,
         substream: 1 << 18,
     };
-    let siblings = Arc::new(Siblings::new(Audience::new(info, None), ceilings));
+    let siblings = Arc::new(Siblings::new(ConnectionEvents::new(info, None), ceilings));
     let send = SendBuffer::new(1024, 1024);
     let receive = ReceiveBuffer::new(1024, 1024);
     Shared::new(ChannelId::new(0), Initiator::Local, siblings, send, receive)
@@ -29,9 +29,9 @@ fn context() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// Long enough for a thread to reach the lock that it is to wait for. If it does not, the test
-/// passes without having tested anything.
-fn let_threads_run() {
+/// Long enough for a thread to block on the lock. If it does not, the test passes without having
+/// tested anything.
+fn wait_for_threads() {
     thread::sleep(Duration::from_millis(50));
 }
 
@@ -45,12 +45,12 @@ fn a_flush_does_not_take_what_a_reset_threw_away_for_sent() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || shared.poll_flush(&mut context()))
     };
-    let_threads_run();
+    wait_for_threads();
     let reset = {
         let shared = Arc::clone(&shared);
-        thread::spawn(move || shared.apply(Event::ResetStream))
+        thread::spawn(move || shared.apply(SubstreamEvent::ResetStream))
     };
-    let_threads_run();
+    wait_for_threads();
     // What the reset does next, had it been the first to get the lock.
     send.discard();
     drop(send);
@@ -63,9 +63,9 @@ fn a_flush_does_not_take_what_a_reset_threw_away_for_sent() {
 fn a_read_does_not_take_what_a_reset_threw_away_for_the_end() {
     let shared = shared();
     shared
-        .receive_payload(Bytes::from_static(b"hello"), false)
+        .receive_payload(Bytes::from_static(b"hello"))
         .expect("room");
-    shared.apply(Event::Fin);
+    shared.apply(SubstreamEvent::Fin);
     let mut receive = shared.receive_buffer();
     let read = {
         let shared = Arc::clone(&shared);
@@ -73,12 +73,12 @@ fn a_read_does_not_take_what_a_reset_threw_away_for_the_end() {
             shared.poll_read_with(&mut context(), |receive| receive.read_chunk(100))
         })
     };
-    let_threads_run();
+    wait_for_threads();
     let reset = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || shared.reset(7))
     };
-    let_threads_run();
+    wait_for_threads();
     receive.discard();
     drop(receive);
     reset.join().expect("no panic");

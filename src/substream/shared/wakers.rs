@@ -1,4 +1,4 @@
-//! Who wakes whom: every event in every state, and what happens to the buffers, for every waiter.
+//! Wake-ups: every event in every state, and every change of the buffers, for every waiter.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::tests::shared;
 use crate::substream::SendBuffer;
-use crate::substream::state::{ChannelState, Event, ReadState, State, WriteState};
+use crate::substream::state::{ChannelState, ReadState, State, SubstreamEvent, WriteState};
 
 const READER: u8 = 1;
 const WRITER: u8 = 1 << 1;
@@ -20,76 +20,78 @@ const DRIVER: u8 = 1 << 4;
 const WRITERS: u8 = WRITER | FLUSHER | CLOSER;
 const ALL: u8 = READER | WRITERS | DRIVER;
 
-const EVENTS: [Event; 20] = [
-    Event::Shutdown,
-    Event::ConnectionClosing,
-    Event::CutOffDrained,
-    Event::CutOffByPeer,
-    Event::Stop,
-    Event::Reset,
-    Event::Violation,
-    Event::Fin,
-    Event::FinAck,
-    Event::StopSending,
-    Event::ResetStream,
-    Event::ChannelClosed,
-    Event::FinWritten,
-    Event::FinDelivered,
-    Event::NoFinAckExpected,
-    Event::FinAckWritten,
-    Event::StopWritten,
-    Event::ResetWritten,
-    Event::FinAckTimeout,
-    Event::CarrierLost,
+const EVENTS: [SubstreamEvent; 20] = [
+    SubstreamEvent::Shutdown,
+    SubstreamEvent::ConnectionClosing,
+    SubstreamEvent::CutOffDrained,
+    SubstreamEvent::CutOffByPeer,
+    SubstreamEvent::Stop,
+    SubstreamEvent::Reset,
+    SubstreamEvent::Violation,
+    SubstreamEvent::Fin,
+    SubstreamEvent::FinAck,
+    SubstreamEvent::StopSending,
+    SubstreamEvent::ResetStream,
+    SubstreamEvent::ChannelClosed,
+    SubstreamEvent::FinWritten,
+    SubstreamEvent::FinDelivered,
+    SubstreamEvent::NoFinAckExpected,
+    SubstreamEvent::FinAckWritten,
+    SubstreamEvent::StopWritten,
+    SubstreamEvent::ResetWritten,
+    SubstreamEvent::FinAckTimeout,
+    SubstreamEvent::CarrierLost,
 ];
 
-/// Who is woken by an event, if it waits. Written from docs/wire.md section 2, not from the code.
-fn woken(state: State, event: Event) -> u8 {
+/// The waiters that an event wakes. Written from docs/wire.md section 2, not from the code.
+fn woken(state: State, event: SubstreamEvent) -> u8 {
     use WriteState as W;
     if state.channel != ChannelState::Open {
         return match (state.channel, event) {
-            // The RESET that the driver owes is not needed any more.
+            // The pending RESET_STREAM is not needed any more.
             (
-                ChannelState::ResetOwed,
-                Event::ResetStream
-                | Event::CutOffByPeer
-                | Event::ChannelClosed
-                | Event::CarrierLost,
+                ChannelState::ResetPending,
+                SubstreamEvent::ResetStream
+                | SubstreamEvent::CutOffByPeer
+                | SubstreamEvent::ChannelClosed
+                | SubstreamEvent::CarrierLost,
             ) => DRIVER,
             _ => 0,
         };
     }
     match event {
-        Event::Reset
-        | Event::Violation
-        | Event::ResetStream
-        | Event::CutOffByPeer
-        | Event::ChannelClosed
-        | Event::CarrierLost => ALL,
-        Event::CutOffDrained if state.write == W::CutOff => ALL,
-        Event::Shutdown | Event::ConnectionClosing if state.write == W::Open => WRITERS | DRIVER,
-        Event::StopSending => match state.write {
+        SubstreamEvent::Reset
+        | SubstreamEvent::Violation
+        | SubstreamEvent::ResetStream
+        | SubstreamEvent::CutOffByPeer
+        | SubstreamEvent::ChannelClosed
+        | SubstreamEvent::CarrierLost => ALL,
+        SubstreamEvent::CutOffDrained if state.write == W::CutOff => ALL,
+        SubstreamEvent::Shutdown | SubstreamEvent::ConnectionClosing if state.write == W::Open => {
+            WRITERS | DRIVER
+        }
+        SubstreamEvent::StopSending => match state.write {
             W::Open | W::Closing | W::CutOff | W::FinSent | W::FinDelivered => WRITERS | DRIVER,
             W::Stopped | W::Finished(_) => 0,
         },
-        Event::FinAck | Event::FinAckTimeout => match state.write {
+        SubstreamEvent::FinAck | SubstreamEvent::FinAckTimeout => match state.write {
             W::FinSent | W::FinDelivered => WRITERS | DRIVER,
             _ => 0,
         },
-        Event::NoFinAckExpected if state.write == W::FinDelivered => WRITERS | DRIVER,
-        Event::FinWritten if state.write == W::Stopped => WRITERS | DRIVER,
-        Event::Fin if !state.read.has_fin() => READER | DRIVER,
-        Event::Stop if state.read == ReadState::Open => READER | DRIVER,
-        Event::FinAckWritten if state.read == ReadState::FinReceived => DRIVER,
+        SubstreamEvent::NoFinAckExpected if state.write == W::FinDelivered => WRITERS | DRIVER,
+        SubstreamEvent::FinWritten if state.write == W::Stopped => WRITERS | DRIVER,
+        SubstreamEvent::Fin if !state.read.has_fin() => READER | DRIVER,
+        SubstreamEvent::Stop if state.read == ReadState::Open => READER | DRIVER,
+        SubstreamEvent::FinAckWritten if state.read == ReadState::FinReceived => DRIVER,
         _ => 0,
     }
 }
 
-/// Those that an event wakes although they go on waiting: a change of the write half wakes all of
-/// its waiters, and after a shutdown a flush and a close still wait for the queue.
-fn woken_for_nothing(event: Event) -> u8 {
+/// Waiters that an event wakes although they continue to wait: a change of the write half wakes all
+/// of its waiters, and after a shutdown a flush and a close still wait for the queue.
+fn woken_for_nothing(event: SubstreamEvent) -> u8 {
     match event {
-        Event::Shutdown | Event::ConnectionClosing => FLUSHER | CLOSER,
+        SubstreamEvent::Shutdown | SubstreamEvent::ConnectionClosing => FLUSHER | CLOSER,
         _ => 0,
     }
 }
@@ -103,15 +105,14 @@ impl Wake for Counter {
     }
 }
 
-/// How a writer waits for its end: by `finish` and `shutdown()`, or by `stopped`.
+/// How a writer waits for its end: by `finish` or `shutdown()`, or by `stopped`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Closer {
     Finish,
     Stopped,
 }
 
-/// Polls whoever could wait. Returns those that do, and one counter for each, which their wakers
-/// count in.
+/// Polls every role. Returns the roles that wait, and for each of them a counter of its wake-ups.
 fn wait(shared: &Arc<Shared>, closer: Closer) -> (u8, HashMap<u8, Arc<Counter>>) {
     let mut counters: HashMap<u8, Arc<Counter>> = HashMap::new();
     let mut waiting = 0;
@@ -123,12 +124,12 @@ fn wait(shared: &Arc<Shared>, closer: Closer) -> (u8, HashMap<u8, Arc<Counter>>)
             counters.insert(role, counter);
         }
     }
-    counters.insert(DRIVER, let_the_driver_sleep(shared));
+    counters.insert(DRIVER, park_driver(shared));
     (waiting | DRIVER, counters)
 }
 
-/// The driver has looked at everything. The counter says how often it is woken.
-fn let_the_driver_sleep(shared: &Arc<Shared>) -> Arc<Counter> {
+/// The driver has serviced everything. The counter holds the number of its wake-ups.
+fn park_driver(shared: &Arc<Shared>) -> Arc<Counter> {
     shared.begin_service();
     shared.siblings.take_ready(&mut VecDeque::new());
     let counter = Arc::<Counter>::default();
@@ -152,7 +153,7 @@ fn is_waiting(shared: &Arc<Shared>, role: u8, closer: Closer, cx: &mut Context<'
     }
 }
 
-/// Who was woken, each once.
+/// The roles that were woken, each exactly once.
 fn fired(counters: &HashMap<u8, Arc<Counter>>) -> u8 {
     let mut fired = 0;
     for (role, counter) in counters {
@@ -166,15 +167,18 @@ fn fired(counters: &HashMap<u8, Arc<Counter>>) -> u8 {
 }
 
 /// A substream whose send buffer is full, after these events.
-fn after(path: &[Event]) -> Arc<Shared> {
+fn after(path: &[SubstreamEvent]) -> Arc<Shared> {
     let shared = shared();
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(written) = shared.poll_write_with(&mut cx, |send| send.write(&[0; 512])) {
         written.expect("it is open");
     }
     for event in path {
-        if matches!(event, Event::FinWritten | Event::CutOffDrained) {
-            // FIN, or the RESET of a close, goes out behind the last byte.
+        if matches!(
+            event,
+            SubstreamEvent::FinWritten | SubstreamEvent::CutOffDrained
+        ) {
+            // FIN, or the RESET_STREAM of a close, is sent after the last byte.
             shared.with_queued(SendBuffer::discard);
         }
         shared.apply(*event);
@@ -182,8 +186,8 @@ fn after(path: &[Event]) -> Arc<Shared> {
     shared
 }
 
-/// Every state that a substream can come to, with a way there.
-fn reachable() -> Vec<(State, Vec<Event>)> {
+/// Every reachable state of a substream, with a path to it.
+fn reachable() -> Vec<(State, Vec<SubstreamEvent>)> {
     let mut found = vec![(State::INITIAL, Vec::new())];
     let mut next = 0;
     while let Some((state, path)) = found.get(next).cloned() {
@@ -199,8 +203,8 @@ fn reachable() -> Vec<(State, Vec<Event>)> {
     found
 }
 
-/// Row R-10, for the states: exactly those are woken that the table names, each once, and nobody
-/// whose wait is over is left asleep.
+/// Row R-10, for the states: exactly the waiters in the table are woken, each once, and no waiter
+/// whose wait is over stays asleep.
 #[test]
 fn r10_every_event_wakes_exactly_whom_it_concerns() {
     let states = reachable();
@@ -211,16 +215,16 @@ fn r10_every_event_wakes_exactly_whom_it_concerns() {
             for closer in [Closer::Finish, Closer::Stopped] {
                 let shared = after(path);
                 assert_eq!(shared.state(), *state);
-                if event == Event::FinWritten
+                if event == SubstreamEvent::FinWritten
                     && (state.write != WriteState::Open || closer == Closer::Finish)
                 {
                     shared.with_queued(SendBuffer::discard);
                 }
-                if event == Event::CutOffDrained && state.write == WriteState::CutOff {
+                if event == SubstreamEvent::CutOffDrained && state.write == WriteState::CutOff {
                     shared.with_queued(SendBuffer::discard);
                 }
                 let (waiting, counters) = wait(&shared, closer);
-                // Waiting by `finish` has shut it down.
+                // Waiting by `finish` has shut the write half down.
                 let state = shared.state();
                 shared.apply(event);
                 let context = format!("{event:?} in {state:?}, {closer:?}");
@@ -239,7 +243,7 @@ fn r10_every_event_wakes_exactly_whom_it_concerns() {
             }
         }
     }
-    // None of the roles was left out.
+    // Every role was covered.
     assert!(waits.iter().all(|count| *count > 50), "{waits:?}");
 }
 
@@ -260,7 +264,7 @@ fn r10_what_happens_to_the_buffers_wakes_exactly_whom_it_concerns() {
             "payload arrives",
             |shared| {
                 shared
-                    .receive_payload(Bytes::from_static(b"x"), false)
+                    .receive_payload(Bytes::from_static(b"x"))
                     .expect("room")
             },
             READER,
@@ -298,7 +302,7 @@ fn r10_what_happens_to_the_buffers_wakes_exactly_whom_it_concerns() {
         ),
         (
             "the peer knows no credit",
-            |shared| shared.credit_is_unknown(),
+            |shared| assert!(shared.credit_unsupported()),
             DRIVER,
         ),
         ("a grant goes out", |shared| shared.credit_sent(1 << 20), 0),
@@ -322,7 +326,7 @@ fn r10_what_happens_to_the_buffers_wakes_exactly_whom_it_concerns() {
     }
 }
 
-/// What a reader takes wakes the driver where that makes a grant due, and nobody else.
+/// A read wakes the driver if it makes a grant due, and no other waiter.
 #[test]
 fn r10_a_read_wakes_the_driver_once_a_grant_is_due() {
     for by_look in [false, true] {
@@ -330,11 +334,11 @@ fn r10_a_read_wakes_the_driver_once_a_grant_is_due() {
         shared.credit_sent(1024);
         for _ in 0..2 {
             let payload = Bytes::from(vec![1; 600]);
-            shared.receive_payload(payload, false).expect("room");
+            shared.receive_payload(payload).expect("room");
         }
         let mut cx = Context::from_waker(Waker::noop());
         let mut take = |length| {
-            let counters = HashMap::from([(DRIVER, let_the_driver_sleep(&shared))]);
+            let counters = HashMap::from([(DRIVER, park_driver(&shared))]);
             if by_look {
                 let look = shared.poll_read_with(&mut cx, super::ReceiveBuffer::peek);
                 assert!(matches!(look, Poll::Ready(Ok(Some(_)))));

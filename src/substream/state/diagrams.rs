@@ -24,12 +24,12 @@ enum Step<S> {
 }
 
 /// A state diagram in Mermaid's notation.
-fn diagram<S>(initial: S, all: &[S], step: impl Fn(S, Event) -> Step<S>) -> String
+fn diagram<S>(initial: S, all: &[S], step: impl Fn(S, SubstreamEvent) -> Step<S>) -> String
 where
     S: Copy + Debug + PartialEq,
 {
     let mut states = vec![initial];
-    let mut edges: Vec<(S, Step<S>, Vec<Event>)> = Vec::new();
+    let mut edges: Vec<(S, Step<S>, Vec<SubstreamEvent>)> = Vec::new();
     let mut at = 0;
     while let Some(&from) = states.get(at) {
         at += 1;
@@ -89,7 +89,7 @@ fn independent<S: Debug + PartialEq>(steps: impl Iterator<Item = Step<S>>) -> St
 }
 
 /// While the channel is open; what ends it belongs to the diagram of the channel.
-fn write_step(write: WriteState, event: Event) -> Step<WriteState> {
+fn write_step(write: WriteState, event: SubstreamEvent) -> Step<WriteState> {
     independent(READ_STATES.into_iter().map(|read| {
         let channel = ChannelState::Open;
         let state = State {
@@ -105,7 +105,7 @@ fn write_step(write: WriteState, event: Event) -> Step<WriteState> {
     }))
 }
 
-fn read_step(read: ReadState, event: Event) -> Step<ReadState> {
+fn read_step(read: ReadState, event: SubstreamEvent) -> Step<ReadState> {
     independent(WRITE_STATES.into_iter().map(|write| {
         let channel = ChannelState::Open;
         let state = State {
@@ -121,7 +121,7 @@ fn read_step(read: ReadState, event: Event) -> Step<ReadState> {
 }
 
 /// In some state of the halves: `CutOffDrained` asks for one of the write half.
-fn channel_step(channel: ChannelState, event: Event) -> Step<ChannelState> {
+fn channel_step(channel: ChannelState, event: SubstreamEvent) -> Step<ChannelState> {
     let mut found = Step::Stays;
     for write in WRITE_STATES {
         for read in READ_STATES {

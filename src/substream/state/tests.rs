@@ -1,10 +1,10 @@
-//! Every state and every event, against tables written independently of the code.
+//! Every state and every event, compared with tables that were written independently of the code.
 
 use super::*;
 
 use ChannelState as C;
-use Event as E;
 use ReadState as R;
+use SubstreamEvent as E;
 use WriteState as W;
 
 const ACKED: W = W::Finished(FinishedAs::Acked);
@@ -28,14 +28,14 @@ pub(super) const WRITE_STATES: [W; 11] = [
 ];
 pub(super) const READ_STATES: [R; 5] = [
     R::Open,
-    R::StopOwed,
+    R::StopPending,
     R::StopSent,
     R::FinReceived,
     R::FinAcked,
 ];
 pub(super) const CHANNEL_STATES: [C; 6] = [
     C::Open,
-    C::ResetOwed,
+    C::ResetPending,
     C::ResetLocally,
     C::ResetByPeer,
     C::Closed,
@@ -73,7 +73,7 @@ const SERVICE: u8 = Effects::SERVICE.0;
 const ERROR: u8 = Effects::PROTOCOL_ERROR.0;
 const WAKE_ALL: u8 = READER | WRITERS;
 
-/// Write half: every pair that does something. All others change nothing.
+/// Write half: every pair with an effect. All others change nothing.
 const WRITE_TABLE: [(W, E, W, u8); 19] = [
     (W::Open, E::Shutdown, W::Closing, WRITERS | SERVICE),
     (W::Open, E::ConnectionClosing, W::CutOff, WRITERS | SERVICE),
@@ -121,30 +121,35 @@ const WRITE_TABLE: [(W, E, W, u8); 19] = [
     ),
 ];
 
-/// Read half: every pair that does something.
+/// Read half: every pair with an effect.
 const READ_TABLE: [(R, E, R, u8); 8] = [
     (R::Open, E::Fin, R::FinReceived, READER | SERVICE),
-    (R::Open, E::Stop, R::StopOwed, READER | DROP_READ | SERVICE),
-    (R::StopOwed, E::Fin, R::FinReceived, READER | SERVICE),
-    (R::StopOwed, E::StopWritten, R::StopSent, 0),
+    (
+        R::Open,
+        E::Stop,
+        R::StopPending,
+        READER | DROP_READ | SERVICE,
+    ),
+    (R::StopPending, E::Fin, R::FinReceived, READER | SERVICE),
+    (R::StopPending, E::StopWritten, R::StopSent, 0),
     (R::StopSent, E::Fin, R::FinReceived, READER | SERVICE),
     (R::FinReceived, E::FinAckWritten, R::FinAcked, SERVICE),
     (R::FinReceived, E::Stop, R::FinReceived, DROP_READ),
     (R::FinAcked, E::Stop, R::FinAcked, DROP_READ),
 ];
 
-/// Channel: every pair that does something, with the effects for a read half without FIN.
+/// Channel: every pair with an effect, with the effects for a read half without FIN.
 const CHANNEL_TABLE: [(C, E, C, u8); 11] = [
     (
         C::Open,
         E::Reset,
-        C::ResetOwed,
+        C::ResetPending,
         WAKE_ALL | DROP_SENT | DROP_READ | SERVICE,
     ),
     (
         C::Open,
         E::Violation,
-        C::ResetOwed,
+        C::ResetPending,
         WAKE_ALL | DROP_SENT | SERVICE,
     ),
     (
@@ -171,11 +176,11 @@ const CHANNEL_TABLE: [(C, E, C, u8); 11] = [
         C::Lost,
         WAKE_ALL | DROP_SENT | SERVICE,
     ),
-    (C::ResetOwed, E::ResetWritten, C::ResetLocally, 0),
-    (C::ResetOwed, E::ResetStream, C::ResetLocally, SERVICE),
-    (C::ResetOwed, E::CutOffByPeer, C::ResetLocally, SERVICE),
-    (C::ResetOwed, E::ChannelClosed, C::ResetLocally, SERVICE),
-    (C::ResetOwed, E::CarrierLost, C::ResetLocally, SERVICE),
+    (C::ResetPending, E::ResetWritten, C::ResetLocally, 0),
+    (C::ResetPending, E::ResetStream, C::ResetLocally, SERVICE),
+    (C::ResetPending, E::CutOffByPeer, C::ResetLocally, SERVICE),
+    (C::ResetPending, E::ChannelClosed, C::ResetLocally, SERVICE),
+    (C::ResetPending, E::CarrierLost, C::ResetLocally, SERVICE),
 ];
 
 fn all_states() -> impl Iterator<Item = State> {
@@ -190,12 +195,12 @@ fn all_states() -> impl Iterator<Item = State> {
     })
 }
 
-/// What the tables say.
-fn expected(state: State, event: Event) -> (State, u8) {
+/// The transition according to the tables.
+fn expected(state: State, event: SubstreamEvent) -> (State, u8) {
     if event == E::CutOffDrained {
         return match (state.write, state.channel) {
             (W::CutOff, C::Open) => {
-                let channel = C::ResetOwed;
+                let channel = C::ResetPending;
                 (State { channel, ..state }, WAKE_ALL | SERVICE)
             }
             _ => (state, 0),
@@ -206,12 +211,12 @@ fn expected(state: State, event: Event) -> (State, u8) {
         .find(|(from, on, ..)| (*from, *on) == (state.channel, event));
     if let Some((_, _, channel, effects)) = channel_row {
         let mut effects = *effects;
-        // What came in front of a FIN is complete: the peer's RESET does not take it away.
+        // Data before a FIN is complete: the peer's RESET_STREAM does not discard it.
         if event == E::ResetStream && matches!(state.read, R::FinReceived | R::FinAcked) {
             effects &= !DROP_READ;
         }
         let channel = *channel;
-        // A reset of the application is not that of the close.
+        // A reset by the application is not the reset of the close.
         let write = match (state.write, state.channel, event) {
             (W::CutOff, C::Open, E::Reset | E::Violation) => W::Closing,
             (write, ..) => write,
@@ -277,7 +282,7 @@ fn every_transition_keeps_the_invariants() {
                     "{context}"
                 );
                 assert_ne!(after.channel, C::Open, "{context}");
-                if state.channel != C::ResetOwed {
+                if state.channel != C::ResetPending {
                     let effect = match event {
                         E::Stop => Effects::DISCARD_RECEIVED,
                         _ => Effects::NONE,
@@ -293,19 +298,19 @@ fn every_transition_keeps_the_invariants() {
                 );
                 assert_eq!(after, state, "{context}");
             }
-            // FIN is owed in these states only: once written there is no way back to them.
+            // FIN is pending in these states only: once it is written there is no way back to them.
             let owes_fin = |write| matches!(write, W::Open | W::Closing | W::CutOff | W::Stopped);
             if !owes_fin(state.write) {
                 assert!(!owes_fin(after.write), "FIN a second time: {context}");
             }
-            // What the close has cut off ends with FIN only if the peer itself has stopped it.
+            // A stream cut off by the close ends with FIN only if the peer itself has stopped it.
             if state.write == W::CutOff && after.channel == C::Open {
                 assert!(
                     matches!(after.write, W::CutOff | W::Stopped),
                     "a part looks like the whole: {context}"
                 );
             }
-            // A change that a waiting task can see wakes it.
+            // A change that is visible to a waiting task wakes it.
             if after.write_permit() != state.write_permit() && after.write != W::FinSent {
                 assert!(effects.contains(Effects::WAKE_WRITERS), "{context}");
             }
@@ -361,8 +366,8 @@ fn every_state_permits_writes_and_reads_as_listed() {
                 ReadPermit::Ended(End::ResetLocally)
             }
             (R::FinReceived | R::FinAcked, _) => ReadPermit::EndOfStream,
-            (R::Open | R::StopOwed | R::StopSent, Some(end)) => ReadPermit::Ended(end),
-            (R::StopOwed | R::StopSent, None) => ReadPermit::EndOfStream,
+            (R::Open | R::StopPending | R::StopSent, Some(end)) => ReadPermit::Ended(end),
+            (R::StopPending | R::StopSent, None) => ReadPermit::EndOfStream,
             (R::Open, None) => ReadPermit::Wait,
         };
         assert_eq!(state.read_permit(), read, "{state:?}");
@@ -396,12 +401,13 @@ fn l5_fin_ack_triggers_no_other_flag() {
     }
 }
 
-/// Does what the driver does after an event: writes what is owed, and a protocol error resets.
+/// Does what the driver does after an event: writes pending frames, and resets after a protocol
+/// error.
 fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> State {
     if effects.contains(Effects::PROTOCOL_ERROR) {
         state = state.on(E::Violation).0;
     }
-    if state.channel == C::ResetOwed {
+    if state.channel == C::ResetPending {
         return state.on(E::ResetWritten).0;
     }
     if state.end().is_some() {
@@ -411,7 +417,7 @@ fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> 
         *acks += 1;
         state = state.on(E::FinAckWritten).0;
     }
-    if state.read == R::StopOwed {
+    if state.read == R::StopPending {
         state = state.on(E::StopWritten).0;
     }
     if state.write == W::CutOff {
@@ -425,13 +431,13 @@ fn serve(mut state: State, effects: Effects, fins: &mut u32, acks: &mut u32) -> 
     state
 }
 
-/// Row H-2: every sequence of up to four flags, with a shutdown or a close of the connection at every
-/// place in it or nowhere, and a driver that keeps up or that comes too late.
+/// Row H-2: every sequence of up to four flags, with a shutdown or a close of the connection at
+/// every position or nowhere, and a driver that keeps up or is late.
 #[test]
 fn h2_flags_in_every_order_end_in_a_sane_state() {
     for length in 0..=4_u32 {
         for sequence in 0..4_usize.pow(length) {
-            let flags: Vec<Event> = (0..length)
+            let flags: Vec<SubstreamEvent> = (0..length)
                 .map(|place| FLAGS[sequence / 4_usize.pow(place) % 4])
                 .collect();
             for shutdown_at in 0..=flags.len() + 1 {
@@ -444,7 +450,7 @@ fn h2_flags_in_every_order_end_in_a_sane_state() {
     }
 }
 
-fn run_flags(flags: &[Event], end: Event, shutdown_at: usize, prompt: bool) {
+fn run_flags(flags: &[SubstreamEvent], end: SubstreamEvent, shutdown_at: usize, prompt: bool) {
     let context = format!("{flags:?}, {end:?} at {shutdown_at}, prompt {prompt}");
     let (mut fins, mut acks) = (0, 0);
     let mut state = State::INITIAL;
@@ -472,7 +478,7 @@ fn run_flags(flags: &[Event], end: Event, shutdown_at: usize, prompt: bool) {
     state = serve(state, Effects::NONE, &mut fins, &mut acks);
     assert!(fins <= 1, "{fins} FINs: {context}");
     assert!(acks <= 1, "{acks} FIN_ACKs: {context}");
-    // Nothing is owed any more, and a second look adds nothing.
+    // Nothing is pending, and a second service adds nothing.
     let (fins_then, acks_then) = (fins, acks);
     assert_eq!(
         serve(state, Effects::NONE, &mut fins, &mut acks),

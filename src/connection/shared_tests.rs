@@ -1,29 +1,29 @@
-//! Tests of what handles and driver share.
+//! Tests of the state shared by handles and driver.
 
 use std::sync::Arc;
 
 use super::config::{Config, ConfigError};
 use super::error::OpenError;
-use super::link::{Link, OpenRequest};
+use super::shared::{ConnectionShared, OpenRequest};
 use crate::error::ConnectionError;
 use crate::events::{ConnectionInfo, Initiator};
 
 #[test]
 fn an_open_after_the_end_fails_with_the_cause() {
-    let link = Link::new(
+    let shared = ConnectionShared::new(
         Arc::new(Config::default()),
         ConnectionInfo::new(Initiator::Local, None),
     );
-    link.add_handle();
-    link.end(ConnectionError::ClosedByPeer);
-    link.end(ConnectionError::TimedOut);
+    shared.add_handle();
+    shared.end(ConnectionError::ClosedByPeer);
+    shared.end(ConnectionError::TimedOut);
     assert_eq!(
-        link.siblings.cause(),
+        shared.siblings.cause(),
         Some(ConnectionError::ClosedByPeer),
         "the first counts"
     );
     let (reply, mut answer) = tokio::sync::oneshot::channel();
-    link.request_open(OpenRequest {
+    shared.request_open(OpenRequest {
         label: String::new(),
         reply,
     });
@@ -32,7 +32,7 @@ fn an_open_after_the_end_fails_with_the_cause() {
         answer,
         Err(OpenError::Connection(ConnectionError::ClosedByPeer))
     ));
-    assert!(link.is_idle());
+    assert!(shared.is_idle());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the handles of a connection and its driver share.
+//! State shared by the handles of a connection and its driver.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,34 +11,36 @@ use super::error::OpenError;
 use super::stats::Counters;
 use crate::carrier::ChannelId;
 use crate::error::ConnectionError;
-use crate::events::{Audience, ConnectionInfo, Events};
+use crate::events::{ConnectionEvents, ConnectionInfo, Events};
 use crate::substream::{Ceilings, Siblings, Substream, Usage};
 
-/// A request to open a channel, and where the substream goes.
+/// A request to open a channel, and the receiver of the substream.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     pub(crate) label: String,
     pub(crate) reply: oneshot::Sender<Result<Substream, OpenError>>,
 }
 
-/// Shared by every [`Connection`](crate::Connection) handle, every substream and the driver.
+/// Shared by every [`Connection`](crate::Connection) handle and the driver.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionShared {
     pub(crate) config: Arc<Config>,
-    /// What substreams need of their connection.
+    /// The part that is also shared with the substreams.
     pub(crate) siblings: Arc<Siblings>,
     pub(crate) counters: Counters,
-    /// That of the configuration until the application changes it.
+    /// The configured policy until the application changes it.
     fin_ack: Mutex<FinAckPolicy>,
     expect_fin_ack: AtomicBool,
     opens: Mutex<VecDeque<OpenRequest>>,
-    /// Negotiated substreams that nobody has accepted, those included that the peer has ended since. With
-    /// `max_inbound_substreams` of them no more are let in, and each expires with the accept timeout.
+    /// Negotiated substreams that were not accepted yet, including those that the peer has ended
+    /// since. At `max_inbound_substreams` of them new ones are refused, and each expires after the
+    /// accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
     accept: Notify,
-    /// Set when the application, or the last handle, closes the connection.
+    /// Set when the application closes the connection, or the driver has to.
     closing: AtomicBool,
-    /// Set by the driver while the peer may open few substreams more, until the application accepts some.
+    /// Set by the driver while the peer is close to its substream limit: accepting a substream then
+    /// wakes the driver.
     accepts_awaited: AtomicBool,
     ended: Notify,
     /// [`Connection`](crate::Connection) handles.
@@ -46,22 +48,22 @@ pub(crate) struct Link {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Queues of whole entries: nothing is ever left half done under these locks.
+    // Queues of complete entries: a panic under these locks leaves nothing inconsistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Link {
+impl ConnectionShared {
     pub(crate) fn new(config: Arc<Config>, info: ConnectionInfo) -> Arc<Self> {
         let ceilings = Ceilings {
             connection: config.connection_ceiling,
             substream: config.substream_ceiling,
         };
-        let audience = Audience::new(info, config.events.clone());
+        let events = ConnectionEvents::new(info, config.events.clone());
         Arc::new(Self {
             fin_ack: Mutex::new(config.fin_ack),
             expect_fin_ack: AtomicBool::new(config.expect_fin_ack),
             config,
-            siblings: Arc::new(Siblings::new(audience, ceilings)),
+            siblings: Arc::new(Siblings::new(events, ceilings)),
             counters: Counters::default(),
             opens: Mutex::new(VecDeque::new()),
             accepted: Mutex::new(VecDeque::new()),
@@ -73,9 +75,9 @@ impl Link {
         })
     }
 
-    /// Tells whoever listens. Never under a lock.
-    pub(crate) fn tell(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
-        self.siblings.audience.tell(event);
+    /// Calls the event listener. Never call this while holding a lock.
+    pub(crate) fn emit(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
+        self.siblings.events.emit(event);
     }
 
     pub(crate) fn fin_ack(&self) -> FinAckPolicy {
@@ -97,7 +99,7 @@ impl Link {
     pub(crate) fn request_open(&self, request: OpenRequest) {
         lock(&self.opens).push_back(request);
         if self.siblings.cause_ref().is_some() {
-            // The driver may have drained the queue for the last time already.
+            // The driver may already have drained the queue for the last time.
             self.fail_opens();
         }
         self.siblings.wake_driver();
@@ -113,7 +115,7 @@ impl Link {
         None
     }
 
-    /// Whether somebody waits for a channel.
+    /// Whether a request to open a channel is queued.
     pub(crate) fn has_opens(&self) -> bool {
         !lock(&self.opens).is_empty()
     }
@@ -124,7 +126,7 @@ impl Link {
             .cause()
             .unwrap_or(ConnectionError::ClosedLocally);
         for request in lock(&self.opens).drain(..) {
-            // The caller may have given up meanwhile.
+            // The caller may have given up.
             let _ = request
                 .reply
                 .send(Err(OpenError::Connection(cause.clone())));
@@ -140,27 +142,27 @@ impl Link {
                 return;
             }
         }
-        // Nobody is left to accept it. Outside of the lock: its drop takes others.
+        // No handle is left to accept it. Dropped outside the lock, because the drop takes others.
         drop(substream);
     }
 
-    /// How many substreams nobody has accepted.
+    /// Number of unaccepted substreams.
     pub(crate) fn unaccepted(&self) -> usize {
         lock(&self.accepted).len()
     }
 
-    /// Takes a substream out that nobody has accepted; `None` if somebody has. It is among the
-    /// first, because all wait equally long.
+    /// Removes an unaccepted substream; `None` if it was accepted. It is near the front, because
+    /// all have the same timeout.
     pub(crate) fn take_unaccepted(&self, channel: ChannelId) -> Option<Substream> {
         let mut accepted = lock(&self.accepted);
         let position = accepted.iter().position(|s| s.shared().id == channel)?;
         accepted.remove(position)
     }
 
-    /// The next accepted substream; `Ok(None)` after an orderly end. Cancel safe.
+    /// The next inbound substream; `Ok(None)` after an orderly end. Cancel safe.
     pub(crate) async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
         loop {
-            // Created before the look at the queue: a wake-up in between is not missed.
+            // Created before the queue is checked: otherwise a wake-up in between could be missed.
             let notified = self.accept.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
@@ -168,7 +170,7 @@ impl Link {
                 let mut accepted = lock(&self.accepted);
                 let next = accepted.pop_front();
                 if !accepted.is_empty() {
-                    // Another task may wait for what is left.
+                    // Another task may wait for the rest.
                     self.accept.notify_one();
                 }
                 next
@@ -176,7 +178,7 @@ impl Link {
             if let Some(substream) = next {
                 substream.shared().set_usage(Usage::Accepted);
                 if self.accepts_awaited.load(Ordering::Acquire) {
-                    // The peer may open another.
+                    // The peer's limit may rise.
                     self.siblings.wake_driver();
                 }
                 return Ok(Some(substream));
@@ -194,7 +196,7 @@ impl Link {
         self.begin_close_for(ConnectionError::ClosedLocally);
     }
 
-    /// Closes for a reason that has a name. The first one counts.
+    /// Closes the connection for this cause. The first cause wins.
     pub(crate) fn begin_close_for(&self, cause: ConnectionError) {
         self.siblings.set_closing_cause(cause);
         self.closing.store(true, Ordering::Release);
@@ -205,14 +207,14 @@ impl Link {
         self.closing.load(Ordering::Acquire)
     }
 
-    pub(crate) fn await_accepts(&self, awaited: bool) {
+    pub(crate) fn set_accepts_awaited(&self, awaited: bool) {
         self.accepts_awaited.store(awaited, Ordering::Release);
     }
 
-    /// Ends the connection: the first cause counts. What was not accepted yet stays, since its peer
-    /// may have written, closed and gone before anybody could accept it.
+    /// Ends the connection: the first cause wins. Unaccepted substreams stay, since the peer may
+    /// have written, closed and left before the application could accept them.
     ///
-    /// Returns whether this was the first end, for [`Self::tell_end`].
+    /// Returns whether this was the first end; then [`Self::report_end`] is due.
     pub(crate) fn end(&self, cause: ConnectionError) -> bool {
         let first = self.siblings.end(cause);
         self.fail_opens();
@@ -221,10 +223,10 @@ impl Link {
         first
     }
 
-    /// Tells that the connection has ended, when the ends of its substreams have been told.
-    pub(crate) fn tell_end(&self) {
+    /// Reports the end of the connection, after the ends of its substreams were reported.
+    pub(crate) fn report_end(&self) {
         if let Some(cause) = self.siblings.cause_ref() {
-            self.tell(|events, connection| match cause.is_orderly() {
+            self.emit(|events, connection| match cause.is_orderly() {
                 true => events.connection_closed(connection, cause),
                 false => events.connection_failed(connection, cause),
             });
@@ -250,8 +252,8 @@ impl Link {
 
     pub(crate) fn drop_handle(&self) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // Nobody is left to accept these, and they keep this link alive. Outside of the lock:
-            // dropping a substream takes others.
+            // No handle is left to accept these, and they keep this struct alive. Dropped outside
+            // the lock, because dropping a substream takes others.
             let unaccepted = std::mem::take(&mut *lock(&self.accepted));
             drop(unaccepted);
             self.siblings.wake_driver();
@@ -263,7 +265,7 @@ impl Link {
         self.handles.load(Ordering::Acquire) == 0
     }
 
-    /// Whether neither queue holds anything; what tests end with.
+    /// Whether both queues are empty; checked at the end of tests.
     pub(crate) fn is_idle(&self) -> bool {
         self.siblings.is_idle() && lock(&self.opens).is_empty() && lock(&self.accepted).is_empty()
     }

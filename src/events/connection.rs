@@ -1,36 +1,36 @@
-//! Who is told of one connection.
+//! The event listener of one connection.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::{ConnectionInfo, Events};
 
-/// The listener of a connection, if it has one, and which connection it is.
+/// The listener of a connection, if there is one, and the connection it listens to.
 #[derive(Clone)]
-pub(crate) struct Audience {
+pub(crate) struct ConnectionEvents {
     pub(crate) info: ConnectionInfo,
     events: Option<Arc<dyn Events>>,
 }
 
-impl Audience {
+impl ConnectionEvents {
     pub(crate) fn new(info: ConnectionInfo, events: Option<Arc<dyn Events>>) -> Self {
         Self { info, events }
     }
 
-    /// Whether anybody listens.
-    pub(crate) fn is_there(&self) -> bool {
+    /// Whether there is a listener.
+    pub(crate) fn is_enabled(&self) -> bool {
         self.events.is_some()
     }
 
-    /// Tells whoever listens. Never under a lock.
-    pub(crate) fn tell(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
+    /// Calls the listener. Never call this while holding a lock.
+    pub(crate) fn emit(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
         if let Some(events) = &self.events {
             event(events.as_ref(), &self.info);
         }
     }
 }
 
-impl fmt::Debug for Audience {
+impl fmt::Debug for ConnectionEvents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.info.fmt(f)
     }
