@@ -1,4 +1,4 @@
-//! The WebSocket carrier: the suite of every carrier, hostile peers, and whole connections.
+//! Tests of the WebSocket carrier: the conformance suite, hostile peers, and whole connections.
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
@@ -40,8 +40,8 @@ where
 
 type InMemory = WebSocketCarrier<DuplexStream>;
 
-/// Two carriers; the first one is the client. The pipe between them is shorter than the frames of the suite, so
-/// that "written to the socket" is "read by the peer".
+/// Two carriers, of which the first is the client. The pipe between them is shorter than the frames
+/// of the suite, so that "written to the socket" means "read by the peer".
 async fn connect(client_first: bool) -> (InMemory, InMemory) {
     let (a, b) = duplex(2048);
     let config = WebSocketConfig::default();
