@@ -1,7 +1,7 @@
-//! Who a peer is: its key pair, its public key, and the peer id made from that.
+//! Peer identities: key pair, public key and peer id.
 //!
-//! These are libp2p identities, so that a peer is the same one to every libp2p implementation:
-//! the encodings are those of the libp2p `peer-ids` specification.
+//! These are libp2p identities, encoded as in the libp2p `peer-ids` specification, so that a peer
+//! has the same id in every libp2p implementation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,29 +12,29 @@ use sha2::Digest;
 use sha2::Sha256;
 use thiserror::Error;
 
-/// The longest text that is parsed as a peer id.
+/// Maximum length of a text that is parsed as a peer id.
 ///
-/// The longest valid one, a CID of an identity multihash, needs about 75 characters. Base 58
-/// decoding takes quadratic time, so the input must be bounded before it.
+/// The longest valid one, a CID of an identity multihash, has about 75 characters. Base58 decoding
+/// takes quadratic time, so its input has to be limited.
 const MAX_PEER_ID_TEXT: usize = 128;
 
-/// Prefix of the binary form of a peer id as a CID: version 1, codec `libp2p-key`.
+/// Prefix of a peer id as a binary CID: version 1, codec `libp2p-key`.
 const CID_PREFIX: [u8; 2] = [0x01, 0x72];
 
-/// Multihash codes of a key that is its own id, and of a SHA-256 digest of a key.
+/// Multihash codes: the identity of a key, and the SHA-256 digest of a key.
 const IDENTITY: u8 = 0x00;
 const SHA2_256: u8 = 0x12;
 
 /// Length of a SHA-256 digest.
 const DIGEST_LEN: usize = 32;
 
-/// peer-ids, section "Peer Ids": keys of up to this length are their own id.
+/// peer-ids, section "Peer Ids": keys up to this length are inlined in the id.
 const MAX_INLINE_KEY: usize = 42;
 
 /// The key pair of this peer.
 ///
-/// Whoever holds it is this peer. Keep it with [`Identity::to_protobuf`] to stay the same peer over
-/// restarts; the DTLS certificate made by [`Certificate::derive`] stays the same with it.
+/// Store it with [`Identity::to_protobuf`] to keep the peer id across restarts; the DTLS
+/// certificate of [`Certificate::derive`] stays the same with it.
 ///
 /// Cloning copies the key. `Debug` shows the peer id only.
 ///
@@ -47,7 +47,7 @@ pub struct Identity {
 
 #[cfg(feature = "transport")]
 impl Identity {
-    /// Makes a new random Ed25519 identity.
+    /// Generates a random Ed25519 identity.
     pub fn generate() -> Self {
         Self {
             keypair: Keypair::generate_ed25519(),
@@ -62,11 +62,14 @@ impl Identity {
         }
     }
 
-    /// Reads the protobuf encoding of a libp2p private key, the format in which libp2p
-    /// implementations store and exchange them.
+    /// Decodes a libp2p private key in protobuf, the format in which libp2p implementations store
+    /// and exchange them.
     ///
-    /// Ed25519, secp256k1 and ECDSA (P-256) keys are accepted. RSA keys are not: only *remote*
-    /// peers may have one (cargo feature `rsa`).
+    /// Supports Ed25519, secp256k1 and ECDSA (P-256) keys. RSA keys are supported for *remote*
+    /// peers only (cargo feature `rsa`).
+    ///
+    /// # Errors
+    /// [`IdentityError::InvalidPrivateKey`] and [`IdentityError::UnsupportedPrivateKey`].
     pub fn from_protobuf(bytes: &[u8]) -> Result<Self, IdentityError> {
         let keypair = Keypair::from_protobuf_encoding(bytes)
             .map_err(|error| IdentityError::InvalidPrivateKey(describe(&error)))?;
@@ -76,7 +79,7 @@ impl Identity {
         }
     }
 
-    /// The protobuf encoding of this private key: a secret.
+    /// Encodes the **private key** in protobuf: a secret.
     pub fn to_protobuf(&self) -> Vec<u8> {
         // unwrap: only RSA keys can not be encoded, and the constructors refuse those.
         self.keypair
@@ -92,12 +95,12 @@ impl Identity {
             .expect("every key type but rsa can sign")
     }
 
-    /// The id by which other peers know this one.
+    /// The id by which peers know this identity.
     pub fn peer_id(&self) -> PeerId {
         self.public_key().peer_id()
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.keypair.public())
     }
@@ -125,21 +128,24 @@ impl fmt::Debug for Identity {
 pub struct PublicKey(libp2p_identity::PublicKey);
 
 impl PublicKey {
-    /// Reads the protobuf encoding of a libp2p public key.
+    /// Decodes a libp2p public key in protobuf.
     ///
-    /// RSA keys need the cargo feature `rsa`.
+    /// RSA keys require the cargo feature `rsa`.
+    ///
+    /// # Errors
+    /// [`IdentityError::InvalidPublicKey`].
     pub fn from_protobuf(bytes: &[u8]) -> Result<Self, IdentityError> {
         libp2p_identity::PublicKey::try_decode_protobuf(bytes)
             .map(Self)
             .map_err(|error| IdentityError::InvalidPublicKey(describe(&error)))
     }
 
-    /// The protobuf encoding of this key.
+    /// Encodes the key in protobuf.
     pub fn to_protobuf(&self) -> Vec<u8> {
         self.0.encode_protobuf()
     }
 
-    /// Whether `signature` was made for `message` by the holder of the private key.
+    /// Whether `signature` is a valid signature of `message` by the private key.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         self.0.verify(message, signature)
@@ -156,23 +162,22 @@ impl PublicKey {
     }
 }
 
-/// The id of a peer: its public key, or the hash of a key too long to be an id itself.
+/// The id of a peer: its public key, or the hash of one that is too long to be inlined.
 ///
-/// Written as base 58 (`12D3KooW...`, `Qm...`). Parsing takes that and the newer CID form
-/// (`bafz...`, in any multibase).
+/// `Display` writes base58 (`12D3KooW...`, `Qm...`). Parsing accepts that, and CIDs (`bafz...`, in
+/// any multibase).
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerId {
-    // Not the type of `libp2p-identity`, which has room for every multihash: at 80 bytes, two of
-    // them in an error make every `Result` with it too large.
+    // Not the type of `libp2p-identity`, which has room for every multihash: at 80 bytes, an error
+    // with two of them makes every `Result` too large.
     code: u8,
     len: u8,
-    /// Zero behind `len`, so that equal ids have equal bytes.
+    /// Zero after `len`, so that equal ids have equal bytes.
     digest: [u8; MAX_INLINE_KEY],
 }
 
 impl PeerId {
-    /// Takes at most `MAX_INLINE_KEY` bytes of the digest; every caller checks that it is not
-    /// longer.
+    /// Uses at most `MAX_INLINE_KEY` bytes of the digest; every caller checks its length.
     fn new(code: u8, digest: &[u8]) -> Self {
         let mut id = Self {
             code,
@@ -186,9 +191,12 @@ impl PeerId {
         id
     }
 
-    /// Reads the binary form, a multihash.
+    /// Decodes the binary form, a multihash.
+    ///
+    /// # Errors
+    /// [`PeerIdError::InvalidMultihash`] and [`PeerIdError::DigestLength`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PeerIdError> {
-        // Code and length are varints, but all that are allowed have one byte.
+        // Code and length are varints, but all valid ones have one byte.
         let [code @ (IDENTITY | SHA2_256), len, digest @ ..] = bytes else {
             return Err(PeerIdError::InvalidMultihash);
         };
@@ -235,7 +243,7 @@ impl FromStr for PeerId {
         if text.len() > MAX_PEER_ID_TEXT {
             return Err(PeerIdError::TooLong(text.len()));
         }
-        // peer-ids, section "Decoding": "1" and "Qm" begin base 58, anything else is a CID.
+        // peer-ids, section "Decoding": "1" and "Qm" begin base58, anything else is a CID.
         if text.starts_with('1') || text.starts_with("Qm") {
             let bytes = multibase::Base::Base58Btc
                 .decode(text)
@@ -250,7 +258,7 @@ impl FromStr for PeerId {
     }
 }
 
-/// A key could not be read.
+/// Why a key could not be decoded.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum IdentityError {
@@ -260,33 +268,33 @@ pub enum IdentityError {
     /// The bytes are not the protobuf encoding of a public key.
     #[error("not a libp2p public key: {0}")]
     InvalidPublicKey(String),
-    /// This kind of key can not be an own identity.
+    /// This type of key is not supported for the local identity.
     #[error("a private key of type {0} can not be an identity")]
     UnsupportedPrivateKey(String),
 }
 
-/// A peer id could not be read.
+/// Why a peer id could not be parsed.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum PeerIdError {
-    /// A hash that does not have 32 bytes, or a key too long to be an id itself.
-    #[error("a peer id does not have a digest of {0} bytes")]
+    /// A hash does not have 32 bytes, or a key is too long to be inlined.
+    #[error("invalid digest length of {0} bytes")]
     DigestLength(usize),
-    /// The bytes are not a multihash, or not one that a peer id can be.
+    /// The bytes are not a multihash, or not one of a peer id.
     #[error("not the multihash of a peer id")]
     InvalidMultihash,
-    /// The text is neither base 58 nor multibase.
-    #[error("a peer id is neither base 58 nor a cid")]
+    /// The text is neither base58 nor multibase.
+    #[error("neither base58 nor a CID")]
     InvalidText,
-    /// The text is a CID of something else.
-    #[error("the cid is not that of a libp2p key")]
+    /// The text is a CID with another codec.
+    #[error("not the CID of a libp2p key")]
     NotALibp2pKey,
-    /// The text is longer than any peer id.
-    #[error("a peer id does not have {0} characters")]
+    /// The text is longer than any valid peer id.
+    #[error("{0} characters are too long for a peer id")]
     TooLong(usize),
 }
 
-/// The messages of an error and of its causes, in one line.
+/// The messages of an error and its sources, in one line.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -328,21 +336,24 @@ mod tests {
             .collect()
     }
 
-    /// Of a key of 2 048 bits and a signature that OpenSSL made; the ID is its SHA-256 in base58.
-    const RSA_PUBLIC: &str = "080012a60230820122300d06092a864886f70d01010105000382010f003082010a0282010100c87a5fd66bba\
-        18932634a90a73467c4ea8e7a561a88d5c81267899bc0ddaa149ae5456f7d7e5254f28168eff8b577e5cfb6b\
-        6226d88838b775bed80efcbb09b8cfd0fbe163df22011aa7e82d1395042a478d0adbdf1ccd18f8e7640383ba\
-        b56625859daef2816bb3177bf1ff03355b46414de6be891ce3e9f63ffc2b37d40519c18c7fd41096b2b25454\
-        cb6eeb1c020d5cac339cac27f86b4e8744e06a88c4435a8eeb8a4a09fd66c020cd132950442517ea515ea4fd\
-        e826b31f71c3e79201a919505fab35eb878d3356b5022fa6fb5772c8dcfed34b431a2fb8c8384a2d490138d2\
-        e9e2ea7156c9a5dbf9911c41280b2e99b4db0d39cc3717d23a6690bcf28b0203010001";
+    /// A key of 2 048 bits and a signature from OpenSSL; the id is the SHA-256 of the key in
+    /// base58.
+    const RSA_PUBLIC: &str = "080012a60230820122300d06092a864886f70d01010105000382010f0030\
+        82010a0282010100c87a5fd66bba18932634a90a73467c4ea8e7a561a88d5c81267899bc0ddaa149ae5456f7\
+        d7e5254f28168eff8b577e5cfb6b6226d88838b775bed80efcbb09b8cfd0fbe163df22011aa7e82d1395042a\
+        478d0adbdf1ccd18f8e7640383bab56625859daef2816bb3177bf1ff03355b46414de6be891ce3e9f63ffc2b\
+        37d40519c18c7fd41096b2b25454cb6eeb1c020d5cac339cac27f86b4e8744e06a88c4435a8eeb8a4a09fd66\
+        c020cd132950442517ea515ea4fde826b31f71c3e79201a919505fab35eb878d3356b5022fa6fb5772c8dcfe\
+        d34b431a2fb8c8384a2d490138d2e9e2ea7156c9a5dbf9911c41280b2e99b4db0d39cc3717d23a6690bcf28b\
+        0203010001";
     #[cfg(feature = "rsa")]
-    const RSA_SIGNATURE: &str = "0b68a70dbb4bd98658b9562ce93afde752cc367121175ae978e61d9f8b8dcc2e00ae9787bedb7cf6b361270f\
-        db088f66345b2083daac1464ac04905781ab93d777e14a4c289cc48932c79c7df24d5f761b979b75670733a8\
-        1ea8205b5e308a36b7697d3df8cb35561376209da373436f17e98cb336b488069329e0b96a83780ebebfd3a7\
-        515a347f3b5fa0007707c0f26651113018b8580695a4be7c9b653cf0e68c7e51eef4a5475c86e7df17bb2524\
-        fcdc3d50994fdb188ccb79f9781cdab348aec494cc038b6f8067d81d205a382d5b54e48c60be79497a46b979\
-        d716f761159c8eba0c6c698e2695e2edbeeabf9bd3c3c7da1739283464d2aa44c7df66f1";
+    const RSA_SIGNATURE: &str = "0b68a70dbb4bd98658b9562ce93afde752cc367121175ae978e61d9f8b8d\
+        cc2e00ae9787bedb7cf6b361270fdb088f66345b2083daac1464ac04905781ab93d777e14a4c289cc48932c7\
+        9c7df24d5f761b979b75670733a81ea8205b5e308a36b7697d3df8cb35561376209da373436f17e98cb336b4\
+        88069329e0b96a83780ebebfd3a7515a347f3b5fa0007707c0f26651113018b8580695a4be7c9b653cf0e68c\
+        7e51eef4a5475c86e7df17bb2524fcdc3d50994fdb188ccb79f9781cdab348aec494cc038b6f8067d81d205a\
+        382d5b54e48c60be79497a46b979d716f761159c8eba0c6c698e2695e2edbeeabf9bd3c3c7da1739283464d2\
+        aa44c7df66f1";
     #[cfg(feature = "rsa")]
     const RSA_MESSAGE: &[u8] = b"an anabranch joins the river again";
     #[cfg(feature = "rsa")]
@@ -469,7 +480,7 @@ mod tests {
         assert_eq!(read(&[0x12, 0x10], 16), PeerIdError::DigestLength(16));
         assert_eq!(read(&[0x00, 43], 43), PeerIdError::DigestLength(43));
         assert_eq!(read(&[0x12, 0x20], 31), PeerIdError::InvalidMultihash);
-        // Bytes behind the digest, more than a u8 can count.
+        // Bytes after the digest, more than a u8 can count.
         assert_eq!(read(&[0x12, 0x20], 32 + 256), PeerIdError::InvalidMultihash);
     }
 
@@ -496,7 +507,7 @@ mod tests {
                     prop_assert_eq!(id.to_string(), reference.unwrap().to_base58());
                     prop_assert_eq!(id.to_bytes(), bytes);
                 }
-                // It takes cut digests.
+                // libp2p-identity accepts truncated digests.
                 Err(PeerIdError::DigestLength(_)) if code == SHA2_256 => {}
                 Err(_) => prop_assert!(reference.is_err()),
             }

@@ -1,7 +1,7 @@
-//! ICE credentials of webrtc-direct, which carry the version and need no signalling.
+//! The ICE credentials of webrtc-direct, which carry the version and need no signalling.
 //!
-//! A listener learns everything from the USERNAME of the first STUN request (`docs/wire.md` section 4,
-//! RFC 8445 section 7.2.2: `<server ufrag>:<client ufrag>`):
+//! A listener derives everything from the USERNAME of the first STUN request (`docs/wire.md`
+//! section 4, RFC 8445 section 7.2.2: `<server ufrag>:<client ufrag>`):
 //!
 //! ```text
 //!                v1                              v2
@@ -11,8 +11,7 @@
 //! client pwd     U                               random
 //! ```
 //!
-//! So in both versions the "passwords" are readable on the wire; they authenticate nobody. Noise
-//! does.
+//! In both versions the passwords are readable on the wire, and authenticate nobody. Noise does.
 
 use std::fmt;
 
@@ -20,28 +19,28 @@ use rand::RngExt;
 use rand::distr::Alphanumeric;
 use thiserror::Error;
 
-/// Bounds of an ufrag and of a pwd in characters (RFC 8839 section 5.4).
+/// Limits of an ufrag and a pwd, in characters (RFC 8839 section 5.4).
 const UFRAG_MIN: usize = 4;
 const PWD_MIN: usize = 22;
 const MAX: usize = 256;
 
-/// Random characters that we put into an ufrag or pwd: 190 bits. RFC 8445 section 5.3 asks for 24
-/// in the ufrag and 128 in the pwd; go and js use 32 characters too.
+/// Random characters in an ufrag or pwd: 190 bits. RFC 8445 section 5.3 requires 24 in the ufrag
+/// and 128 in the pwd; go and js use 32 characters too.
 const RANDOM_LEN: usize = 32;
 
-/// The same in libp2p-webrtc as a dialler, up to 0.10.0-alpha.
+/// The same of libp2p-webrtc as a dialler, up to 0.10.0-alpha.
 const LIBP2P_WEBRTC_RANDOM_LEN: usize = 64;
 
-/// The version of webrtc-direct, which is the way the ICE credentials are made.
+/// The version of webrtc-direct, which determines how the ICE credentials are derived.
 ///
-/// A listener speaks all of them at once. A dialler chooses.
+/// A listener supports all versions at once. The dialler chooses.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Version {
-    /// Both sides use one random ufrag, which is the password as well. Every deployed listener
-    /// knows it.
+    /// Both sides use one random ufrag, which is also the password. All deployed listeners support
+    /// it.
     ///
-    /// Browsers are about to forbid the SDP munging that it needs.
+    /// It needs SDP munging, which browsers are about to forbid.
     #[default]
     V1,
     /// The ufrag of the server carries the password of the client.
@@ -59,7 +58,7 @@ impl Version {
     }
 }
 
-/// Credentials of both sides, as a listener learns them from USERNAME.
+/// The credentials of both sides, as a listener derives them from USERNAME.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) struct ServerCredentials {
     pub(crate) version: Version,
@@ -70,18 +69,18 @@ pub(crate) struct ServerCredentials {
 }
 
 impl ServerCredentials {
-    /// Whether they look like those of libp2p-webrtc, which alone uses 64 random characters. A guess:
-    /// good for what does no harm to anybody else.
+    /// Whether they look like those of libp2p-webrtc, which alone uses 64 random characters. A
+    /// heuristic: only for what does not harm other peers.
     pub(crate) fn are_of_libp2p_webrtc(&self) -> bool {
         let random = self.local_ufrag.strip_prefix(Version::V1.prefix());
         random.is_some_and(|random| random.len() == LIBP2P_WEBRTC_RANDOM_LEN)
     }
 }
 
-/// Reads the USERNAME of a first STUN request.
+/// Parses the USERNAME of a first STUN request.
 ///
-/// Everything is checked before anything is allocated. The ICE alphabet keeps out what could do
-/// harm in SDP, in a log or as another separator.
+/// Everything is checked before anything is allocated. The ICE alphabet excludes characters that
+/// could do harm in SDP, in logs or as a separator.
 pub(crate) fn parse_username(username: &str) -> Result<ServerCredentials, UsernameError> {
     let (server, client) = username
         .split_once(':')
@@ -112,7 +111,7 @@ pub(crate) fn parse_username(username: &str) -> Result<ServerCredentials, Userna
     })
 }
 
-/// Credentials of both sides, as a dialler makes them.
+/// The credentials of both sides, as a dialler generates them.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) struct ClientCredentials {
     pub(crate) version: Version,
@@ -123,7 +122,7 @@ pub(crate) struct ClientCredentials {
 }
 
 impl ClientCredentials {
-    /// Makes fresh credentials. No two connections share any.
+    /// Generates fresh credentials for one connection.
     pub(crate) fn generate(version: Version) -> Self {
         match version {
             Version::V1 => {
@@ -151,7 +150,7 @@ impl ClientCredentials {
     }
 }
 
-// The passwords stay out of logs, and with them the ufrags, which contain them.
+// Without passwords, and without ufrags, which contain them.
 impl fmt::Debug for ServerCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerCredentials")
@@ -168,7 +167,7 @@ impl fmt::Debug for ClientCredentials {
     }
 }
 
-/// A first STUN request whose USERNAME is not one of webrtc-direct.
+/// Why a USERNAME is not one of webrtc-direct.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub(crate) enum UsernameError {
@@ -190,7 +189,7 @@ pub(crate) enum UsernameError {
 
 fn check(value: &str, min: usize, part: &'static str) -> Result<(), UsernameError> {
     let len = value.len();
-    // The length first: it bounds the work that a stranger can cause.
+    // The length first: it limits the work that an unknown peer can cause.
     if !(min..=MAX).contains(&len) {
         return Err(UsernameError::Length { part, len, min });
     }
@@ -270,7 +269,7 @@ mod tests {
             // A second colon.
             (format!("{v1}:{v1}:{v1}"), InvalidCharacter("client ufrag")),
             (format!("{v1}::{v1}"), InvalidCharacter("client ufrag")),
-            // What the ICE alphabet keeps out.
+            // Characters outside of the ICE alphabet.
             (
                 format!("{V2}{pwd}\r\na=x:abcd"),
                 InvalidCharacter("server ufrag"),

@@ -1,12 +1,14 @@
-//! Addresses of listeners, as multiaddrs.
+//! The addresses of listeners, as multiaddrs.
 //!
 //! ```text
-//! /ip4|ip6/<ip>/udp/<port>/webrtc-direct[/certhash/<multihash>]...[/p2p/<peer id>]    Address
-//! /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>/ws|wss|tls/ws[/p2p/<peer id>]              WebSocketAddress
+//! Address           /ip4|ip6/<ip>/udp/<port>/webrtc-direct
+//!                       [/certhash/<multihash>]...[/p2p/<peer id>]
+//! WebSocketAddress  /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>/ws|wss|tls/ws
+//!                       [/p2p/<peer id>]
 //! ```
 //!
-//! The text is parsed here and not by a general multiaddr parser: only these forms are of use, an
-//! error can name the component that is wrong, and what strangers advertise meets less code.
+//! They are parsed here and not by a general multiaddr parser: only these forms are supported,
+//! errors can name the invalid component, and untrusted input reaches less code.
 
 mod websocket;
 
@@ -27,14 +29,14 @@ use crate::identity::PeerIdError;
 
 pub use websocket::{Host, WebSocketAddress};
 
-/// The longest text that is parsed as an address.
+/// Maximum length of a text that is parsed as an address, in bytes.
 ///
-/// Addresses come from strangers (discovery, identify). The longest useful one has a few certhashes
-/// of about 60 characters each.
+/// Addresses come from untrusted peers (discovery, identify). The longest useful one has a few
+/// certhashes of about 60 characters each.
 pub const MAX_ADDRESS_LEN: usize = 1024;
 
-/// Protocols of the multiaddr table that could stand in an address but are of no use here. They are
-/// told apart from misspelled ones.
+/// Protocols of the multiaddr table that are not supported here. Their error differs from that of a
+/// misspelled protocol.
 const KNOWN_PROTOCOLS: &[&str] = &[
     "dccp",
     "dns",
@@ -74,8 +76,8 @@ const KNOWN_PROTOCOLS: &[&str] = &[
 
 /// The address of a webrtc-direct listener.
 ///
-/// To dial one, it must have a certhash: without, nobody can tell the listener from an impostor. An
-/// address to listen on has none, since the endpoint knows its own certificate.
+/// An address to dial needs a certhash, which authenticates the listener. An address to listen on
+/// has none, since the endpoint has its certificate.
 ///
 /// ```
 /// use anabranch::address::Address;
@@ -96,8 +98,8 @@ pub struct Address {
 impl Address {
     /// The address of a socket, without certhash and peer id.
     ///
-    /// The scope of a link-local IPv6 address is dropped, since it means something on this machine
-    /// only and the notation has no place for it.
+    /// The scope of a link-local IPv6 address is dropped: it has a meaning on this machine only,
+    /// and the notation has no place for it.
     pub fn new(socket_addr: SocketAddr) -> Self {
         Self {
             socket_addr: SocketAddr::new(socket_addr.ip(), socket_addr.port()),
@@ -106,21 +108,21 @@ impl Address {
         }
     }
 
-    /// Adds the hash of a certificate that the listener may show.
+    /// Adds the hash of a certificate that the listener may use.
     #[must_use]
     pub fn with_certhash(mut self, certhash: Fingerprint) -> Self {
         self.certhashes.push(certhash);
         self
     }
 
-    /// Sets the id of the peer that listens there.
+    /// Sets the id of the listening peer.
     #[must_use]
     pub fn with_peer_id(mut self, peer_id: PeerId) -> Self {
         self.peer_id = Some(peer_id);
         self
     }
 
-    /// Where to send datagrams, or where to listen.
+    /// The address to send datagrams to, or to listen on.
     pub fn socket_addr(&self) -> SocketAddr {
         self.socket_addr
     }
@@ -130,12 +132,12 @@ impl Address {
         self.certhashes.first().copied()
     }
 
-    /// All certhashes. The listener has one of these certificates.
+    /// All certhashes. The listener uses one of these certificates.
     pub fn certhashes(&self) -> &[Fingerprint] {
         &self.certhashes
     }
 
-    /// The peer that must be found there, if the address names one.
+    /// The id of the listening peer, if the address has one.
     pub fn peer_id(&self) -> Option<PeerId> {
         self.peer_id
     }
@@ -189,7 +191,7 @@ impl FromStr for Address {
                         Fingerprint::from_certhash(text).map_err(AddressError::Certhash)?;
                     address.certhashes.push(certhash);
                 }
-                // "ipfs" is the old name of the same component, which go, js and rust still read.
+                // "ipfs" is the old name of the component, which go, js and rust still accept.
                 "p2p" | "ipfs" if address.peer_id.is_none() => {
                     address.peer_id = Some(peer_id(&mut parts)?);
                 }
@@ -203,7 +205,7 @@ impl FromStr for Address {
     }
 }
 
-/// The address of a listener of either kind.
+/// The address of a listener, over WebRTC or WebSocket.
 ///
 /// ```
 /// use anabranch::address::PeerAddress;
@@ -222,7 +224,7 @@ pub enum PeerAddress {
 }
 
 impl PeerAddress {
-    /// Sets the id of the peer that listens there.
+    /// Sets the id of the listening peer.
     #[must_use]
     pub fn with_peer_id(self, peer_id: PeerId) -> Self {
         match self {
@@ -231,7 +233,7 @@ impl PeerAddress {
         }
     }
 
-    /// The peer that must be found there, if the address names one.
+    /// The id of the listening peer, if the address has one.
     pub fn peer_id(&self) -> Option<PeerId> {
         match self {
             Self::WebRtcDirect(address) => address.peer_id(),
@@ -252,7 +254,7 @@ impl fmt::Display for PeerAddress {
 impl FromStr for PeerAddress {
     type Err = AddressError;
 
-    /// What stands behind the host decides: `tcp` is a WebSocket, everything else webrtc-direct.
+    /// The component after the host decides: `tcp` is a WebSocket, everything else webrtc-direct.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.split('/').nth(3) == Some("tcp") {
             text.parse().map(Self::WebSocket)
@@ -299,42 +301,42 @@ impl fmt::Display for Component {
     }
 }
 
-/// A text is not an address.
+/// Why a text is not an address.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// The certhash can not be read or is not SHA2-256.
+    /// The certhash can not be parsed, or is not SHA2-256.
     #[error("the certhash is invalid")]
     Certhash(#[source] FingerprintError),
-    /// The value of the host or port component can not be read.
+    /// The value of the host or port component can not be parsed.
     #[error("the {component} component has the invalid value {value:?}")]
     InvalidValue {
         /// The component.
         component: Component,
-        /// What stands there.
+        /// The value.
         value: String,
     },
-    /// The address ends before this component or before its value.
+    /// The address ends before this component, or before its value.
     #[error("the {0} component or its value is missing")]
     Missing(Component),
     /// A multiaddr begins with a slash.
     #[error("a multiaddr begins with a slash")]
     NotAMultiaddr,
-    /// The peer id can not be read.
+    /// The peer id can not be parsed.
     #[error("the peer id is invalid")]
     PeerId(#[source] PeerIdError),
     /// The text is longer than [`MAX_ADDRESS_LEN`].
     #[error("an address of {0} bytes is longer than 1024")]
     TooLong(usize),
-    /// A component that can not stand at this place.
-    #[error("{0:?} does not belong at its place")]
+    /// A component that is not valid at this position.
+    #[error("unexpected component {0:?}")]
     Unexpected(String),
-    /// A component that exists in multiaddrs but is not supported at this place.
+    /// A component that exists in multiaddrs, but is not supported at this position.
     #[error("protocol {0:?} is not supported here")]
     Unsupported(String),
 }
 
-/// A port in decimal. `u16` alone would take a plus sign, which other parsers refuse.
+/// A decimal port. `u16` alone would accept a plus sign, which other parsers reject.
 struct Port(u16);
 
 impl FromStr for Port {
@@ -372,7 +374,7 @@ fn value<T: FromStr>(parts: &mut Split<'_, char>, component: Component) -> Resul
     })
 }
 
-/// The error for what stands where `wanted` should.
+/// The error for `found` in place of `wanted`.
 fn misplaced(found: Option<&str>, wanted: Component) -> AddressError {
     match found {
         None | Some("") => AddressError::Missing(wanted),

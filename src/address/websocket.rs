@@ -1,4 +1,4 @@
-//! Addresses of WebSocket listeners, as multiaddrs and as URLs.
+//! The addresses of WebSocket listeners, as multiaddrs and as URLs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,22 +9,22 @@ use super::{
 };
 use crate::identity::PeerId;
 
-/// Where a listener is.
+/// The host of a listener.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Host {
-    /// At this address.
+    /// An IP address.
     Ip(IpAddr),
-    /// At an address that this name has, of any family.
+    /// A name, resolved to addresses of any family.
     Dns(String),
-    /// At an IPv4 address that this name has.
+    /// A name, resolved to IPv4 addresses.
     Dns4(String),
-    /// At an IPv6 address that this name has.
+    /// A name, resolved to IPv6 addresses.
     Dns6(String),
 }
 
 impl Host {
-    /// The address or the name, as it stands in a URL.
+    /// The address or name, as written in a URL.
     pub(crate) fn in_url(&self) -> String {
         match self {
             Self::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -34,7 +34,7 @@ impl Host {
     }
 }
 
-/// The address of a listener that takes connections over a WebSocket.
+/// The address of a WebSocket listener.
 ///
 /// ```
 /// use anabranch::address::WebSocketAddress;
@@ -50,13 +50,13 @@ pub struct WebSocketAddress {
     host: Host,
     port: u16,
     tls: bool,
-    /// Path and query; a multiaddr has no place for it.
+    /// Path and query, which a multiaddr can not have.
     path: String,
     peer_id: Option<PeerId>,
 }
 
 impl WebSocketAddress {
-    /// The address of a listener at this socket address, `wss` with TLS and `ws` without.
+    /// The address of a listener on a socket address, `wss` with TLS and `ws` without.
     pub fn new(socket_addr: SocketAddr, tls: bool) -> Self {
         Self {
             host: Host::Ip(socket_addr.ip()),
@@ -67,10 +67,10 @@ impl WebSocketAddress {
         }
     }
 
-    /// Reads a `ws://` or `wss://` URL. The port is 80 or 443 if the URL has none.
+    /// Parses a `ws://` or `wss://` URL. The default port is 80 or 443.
     ///
     /// # Errors
-    /// [`AddressError`] if it is none, or has user information or a fragment.
+    /// [`AddressError`] if it is invalid, or has user information or a fragment.
     pub fn from_url(url: &str) -> Result<Self, AddressError> {
         if url.len() > MAX_ADDRESS_LEN {
             return Err(AddressError::TooLong(url.len()));
@@ -121,7 +121,7 @@ impl WebSocketAddress {
         })
     }
 
-    /// Sets the id of the peer that listens there.
+    /// Sets the id of the listening peer.
     #[must_use]
     pub fn with_peer_id(mut self, peer_id: PeerId) -> Self {
         self.peer_id = Some(peer_id);
@@ -143,7 +143,7 @@ impl WebSocketAddress {
         self.tls
     }
 
-    /// The peer that must be found there, if the address names one.
+    /// The id of the listening peer, if the address has one.
     pub fn peer_id(&self) -> Option<PeerId> {
         self.peer_id
     }
@@ -157,7 +157,7 @@ impl WebSocketAddress {
 }
 
 impl fmt::Display for WebSocketAddress {
-    /// The multiaddr. A path, which only an address from a URL can have, is left out.
+    /// Writes the multiaddr, without the path of an address from a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Ip(IpAddr::V4(ip)) => write!(f, "/ip4/{ip}")?,
@@ -219,7 +219,7 @@ impl FromStr for WebSocketAddress {
     }
 }
 
-/// A host name: letters, digits, hyphens and dots, which is all that can stand in a URL unescaped.
+/// A host name: letters, digits, hyphens, underscores and dots, which need no escaping in a URL.
 struct Name(String);
 
 impl FromStr for Name {

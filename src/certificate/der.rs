@@ -1,9 +1,8 @@
-//! Writes the one certificate that this crate makes.
+//! Encodes self-signed certificates.
 //!
-//! By hand and not with an X.509 library, since every byte of it goes into the addresses of
-//! listeners: an update of a dependency must not be able to move one. The fields are those of the
-//! certificates that libwebrtc makes for itself: version 3, no extensions, the common name
-//! `WebRTC`.
+//! By hand and not with an X.509 library, since the addresses of listeners depend on every byte: an
+//! update of a dependency must not change them. The fields are those of the certificates of
+//! libwebrtc: version 3, no extensions, the common name `WebRTC`.
 
 use p256::ecdsa::Signature;
 use p256::ecdsa::SigningKey;
@@ -29,25 +28,24 @@ const PRIME256V1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// 2.5.4.3, `commonName`.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 
-/// The same common name as in the certificates of browsers: it tells an observer nothing.
+/// The same common name as in the certificates of browsers, which reveals nothing to an observer.
 const NAME: &[u8] = b"WebRTC";
 
-// A fixed and long validity: the certificate must not depend on the clock, and an address that
-// expires is what users complain about. RFC 5280, section 4.1.2.5: years from 2050 on are
-// `GeneralizedTime`.
+// A fixed and long validity: the certificate must not depend on the clock, and users complain about
+// addresses that expire. RFC 5280, section 4.1.2.5: years from 2050 on are `GeneralizedTime`.
 const NOT_BEFORE: &[u8] = b"200101000000Z";
 const NOT_AFTER: &[u8] = b"21200101000000Z";
 
 /// [`NOT_AFTER`] in seconds since 1970.
 pub(super) const NOT_AFTER_UNIX: u64 = 4_733_510_400;
 
-/// A certificate for the public half of `key`, signed with `key`.
+/// A certificate for the public key of `key`, signed with `key`.
 ///
-/// The serial number must differ between any two certificates: NSS (Firefox) refuses a second one
-/// with the same issuer and serial number, and the issuer is always the same here.
+/// Serial numbers must be unique: NSS (Firefox) rejects a second certificate with the same issuer
+/// and serial number, and the issuer is always the same here.
 pub(super) fn self_signed(key: &SigningKey, mut serial: [u8; 16]) -> Vec<u8> {
-    // RFC 5280, section 4.1.2.2: positive. The first bits are 01, so that it is that, and has no
-    // zeros in front, which would not be DER.
+    // RFC 5280, section 4.1.2.2: positive. The first bits are 01, so that it is positive, and has
+    // no leading zeros, which DER forbids.
     serial[0] = serial[0] & 0x7f | 0x40;
 
     let algorithm = tlv(SEQUENCE, &[&tlv(OID, &[ECDSA_WITH_SHA256])]);
@@ -100,7 +98,7 @@ pub(super) fn self_signed(key: &SigningKey, mut serial: [u8; 16]) -> Vec<u8> {
     )
 }
 
-/// Tag, length and value (X.690, sections 8.1.3 and 10.1), the value in parts.
+/// Encodes tag, length and value (X.690, sections 8.1.3 and 10.1), the value in parts.
 fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let len = parts.iter().map(|part| part.len()).sum::<usize>();
     let mut out = Vec::with_capacity(len + 4);

@@ -1,4 +1,4 @@
-//! The hash by which a certificate is known before a connection exists.
+//! The fingerprint of a certificate, which addresses contain.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,15 +13,15 @@ const SHA2_256: u64 = 0x12;
 /// Length of a SHA2-256 digest.
 const DIGEST_LEN: usize = 32;
 
-/// The longest text that is parsed as a certhash.
+/// Maximum length of a text that is parsed as a certhash.
 ///
-/// A SHA2-256 multihash needs 273 characters in the wastefullest multibase (base 2).
+/// A SHA2-256 multihash has 273 characters in the longest multibase (base 2).
 const MAX_CERTHASH_TEXT: usize = 300;
 
 /// SHA2-256 hash of a DTLS certificate in DER.
 ///
-/// `Display` writes it as SDP does (`AF:12:...`), [`Fingerprint::to_certhash`] as a multiaddr does
-/// (`uEi...`). Parsing takes both.
+/// `Display` writes the notation of SDP (`AF:12:...`), [`Fingerprint::to_certhash`] that of
+/// multiaddrs (`uEi...`). Parsing accepts both.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Fingerprint([u8; DIGEST_LEN]);
 
@@ -36,7 +36,10 @@ impl Fingerprint {
         Self(Sha256::digest(certificate_der).into())
     }
 
-    /// Reads a multihash.
+    /// Decodes a multihash.
+    ///
+    /// # Errors
+    /// [`FingerprintError`] unless it is SHA2-256.
     pub fn from_multihash(multihash: &[u8]) -> Result<Self, FingerprintError> {
         let (code, rest) = unsigned_varint::decode::u64(multihash)
             .map_err(|_| FingerprintError::InvalidMultihash)?;
@@ -53,7 +56,10 @@ impl Fingerprint {
             .map_err(|_| FingerprintError::DigestLength(digest.len()))
     }
 
-    /// Reads a certhash as it stands in a multiaddr: a multihash in any multibase.
+    /// Parses a certhash as in a multiaddr: a multihash in any multibase.
+    ///
+    /// # Errors
+    /// [`FingerprintError`] unless it is SHA2-256.
     pub fn from_certhash(text: &str) -> Result<Self, FingerprintError> {
         if text.len() > MAX_CERTHASH_TEXT {
             return Err(FingerprintError::TooLong(text.len()));
@@ -73,7 +79,7 @@ impl Fingerprint {
         [&[0x12, 0x20], &self.0[..]].concat()
     }
 
-    /// The certhash for a multiaddr: the multihash in base64url, as all deployed peers write it.
+    /// The certhash for a multiaddr: the multihash in base64url, as by all deployed peers.
     pub fn to_certhash(&self) -> String {
         multibase::encode(multibase::Base::Base64Url, self.to_multihash())
     }
@@ -110,7 +116,7 @@ impl FromStr for Fingerprint {
         let mut pairs = text.split(':');
         for byte in &mut digest {
             let pair = pairs.next().ok_or(FingerprintError::InvalidHex)?;
-            // `from_str_radix` alone would take a sign.
+            // `from_str_radix` alone would accept a sign.
             if pair.len() != 2 || !pair.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(FingerprintError::InvalidHex);
             }
@@ -123,7 +129,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// A fingerprint could not be read.
+/// Why a fingerprint could not be parsed.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum FingerprintError {
@@ -142,7 +148,7 @@ pub enum FingerprintError {
     /// The text is longer than any certhash.
     #[error("a certhash does not have {0} characters")]
     TooLong(usize),
-    /// The multihash is of another hash function than SHA2-256.
+    /// The multihash has another hash function than SHA2-256.
     #[error("hash function 0x{0:x} is not sha2-256")]
     UnsupportedHash(u64),
 }
@@ -235,7 +241,7 @@ mod tests {
             read(&with(&[0x13, 0x40], 64)),
             FingerprintError::UnsupportedHash(0x13)
         );
-        // The code of SHA2-256 as a varint that is longer than needed.
+        // The code of SHA2-256 as an overlong varint.
         assert_eq!(
             read(&with(&[0x92, 0x00, 0x20], 32)),
             FingerprintError::InvalidMultihash

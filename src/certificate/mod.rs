@@ -1,9 +1,9 @@
-//! The DTLS certificate of this peer, whose hash is a part of its address.
+//! The DTLS certificate of an endpoint, whose hash is part of its addresses.
 //!
-//! Nobody signs it and no name in it means anything: the dialler of a webrtc-direct address knows
-//! its SHA2-256 hash from the address and compares that. An address is therefore only as lasting as
-//! the certificate. [`Certificate::derive`] makes the same one from the same identity on every
-//! start; [`Certificate::generate`] with [`Certificate::to_pem`] is for those who rather store it.
+//! It is self-signed, and its names have no meaning: the dialler compares its SHA2-256 hash with
+//! the one in the address. An address is therefore valid only as long as the certificate is used.
+//! [`Certificate::derive`] returns the same certificate for an identity on every start;
+//! [`Certificate::generate`] with [`Certificate::to_pem`] is for applications that store it.
 
 mod der;
 mod fingerprint;
@@ -27,21 +27,21 @@ use crate::identity::Identity;
 pub use fingerprint::Fingerprint;
 pub use fingerprint::FingerprintError;
 
-/// Labels of the HKDF that derives a certificate. The byte that follows counts attempts.
+/// The HKDF labels of a derived certificate. An attempt counter byte follows the first.
 const KEY_DOMAIN: &[u8] = b"anabranch webrtc-direct certificate v1 key";
 const SERIAL_DOMAIN: &[u8] = b"anabranch webrtc-direct certificate v1 serial";
 
 const PEM_CERTIFICATE: &str = "CERTIFICATE";
 const PEM_PRIVATE_KEY: &str = "PRIVATE KEY";
-/// The label and the extra block of rust-libp2p's `libp2p-webrtc`, whose files are read as well so
-/// that a node which moves here keeps its address.
+/// The label and the extra block of rust-libp2p's `libp2p-webrtc`. Its files are supported so that
+/// a node that migrates keeps its address.
 const PEM_PRIVATE_KEY_RUST: &str = "PRIVATE_KEY";
 const PEM_EXPIRES_RUST: &str = "EXPIRES";
 
 /// A self-signed ECDSA P-256 certificate with its private key.
 ///
-/// P-256 is the one kind that every browser and every deployed peer takes. Cloning is cheap.
-/// `Debug` does not show the private key.
+/// P-256 is the one kind that all browsers and deployed peers support. Cloning is cheap. `Debug`
+/// does not show the private key.
 #[derive(Clone)]
 pub struct Certificate {
     inner: Arc<Inner>,
@@ -55,14 +55,14 @@ struct Inner {
 }
 
 impl Certificate {
-    /// Makes a certificate with a new random key, valid from 2020 to 2120.
+    /// Generates a certificate with a random key, valid from 2020 to 2120.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give.
+    /// If the operating system provides no randomness.
     pub fn generate() -> Self {
-        // Every value below the order of the curve is equally likely; the rest, one of 2^32, is
-        // drawn again.
+        // Rejection sampling: every value below the order of the curve is equally likely, and the
+        // rest, one of 2^32, is drawn again.
         let key = loop {
             if let Ok(key) = SigningKey::from_slice(&rand::random::<[u8; 32]>()) {
                 break key;
@@ -71,20 +71,20 @@ impl Certificate {
         Self::new(&key, rand::random())
     }
 
-    /// Makes the certificate that belongs to an identity: always the same, byte for byte, so that
-    /// the address of a listener survives restarts and nothing but the identity must be stored.
+    /// Derives the certificate of an identity: always the same, byte for byte, so that the address
+    /// of a listener survives restarts and only the identity has to be stored.
     ///
-    /// Key and serial number come from HKDF-SHA256 (RFC 5869) over the secret key of the identity,
-    /// without salt and with these infos:
+    /// Key and serial number are derived by HKDF-SHA256 (RFC 5869) from the secret key of the
+    /// identity, without salt and with these infos:
     ///
     /// - `anabranch webrtc-direct certificate v1 key` ++ n for the private key, n being the first
     ///   of the bytes 0, 1, ... that gives a valid P-256 scalar (FIPS 186-5, A.2.2);
     /// - `anabranch webrtc-direct certificate v1 serial`, its first 16 bytes, for the serial
     ///   number.
     ///
-    /// The signature is deterministic (RFC 6979), everything else fixed. The result says nothing
-    /// about the secret of the identity, but whoever learns the secret of the identity has this
-    /// private key as well.
+    /// The signature is deterministic (RFC 6979), everything else fixed. The certificate reveals
+    /// nothing about the secret key of the identity, but that key reveals the private key of the
+    /// certificate.
     pub fn derive(identity: &Identity) -> Self {
         let key = (0..=u8::MAX)
             .find_map(|attempt| {
@@ -114,11 +114,14 @@ impl Certificate {
         }
     }
 
-    /// Reads a certificate and its key from PEM, in any order: one `CERTIFICATE` block, and one
+    /// Parses a certificate and its key in PEM, in any order: one `CERTIFICATE` block, and one
     /// `PRIVATE KEY` block with PKCS#8.
     ///
-    /// The files of rust-libp2p's `libp2p-webrtc` are read too. Whether the certificate has expired
-    /// is not checked, since peers compare the hash only; see [`Certificate::not_after`].
+    /// Files of rust-libp2p's `libp2p-webrtc` are supported too. The validity period is not
+    /// checked, since peers compare the hash only; see [`Certificate::not_after`].
+    ///
+    /// # Errors
+    /// [`CertificateError`] if the text is not such a pair.
     pub fn from_pem(pem: &str) -> Result<Self, CertificateError> {
         let blocks = pem::parse_many(pem)
             .map_err(|error| CertificateError::InvalidPem(error.to_string()))?;
@@ -158,7 +161,7 @@ impl Certificate {
             .ok_or_else(|| {
                 CertificateError::InvalidCertificate("not after: out of range".into())
             })?;
-        // Encoded anew, so that what the DTLS engine gets has the public key in it, always.
+        // Re-encoded, so that the key for DTLS always includes the public key.
         let private_key = key
             .to_pkcs8_der()
             .map_err(|error| CertificateError::InvalidPrivateKey(error.to_string()))?;
@@ -184,7 +187,7 @@ impl Certificate {
         )
     }
 
-    /// The hash that stands in the address.
+    /// The hash that is part of the addresses.
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprint
     }
@@ -218,7 +221,7 @@ impl From<&Certificate> for anabranch_rtc::Certificate {
     }
 }
 
-/// Makes the first handshake of a process as quick as the others.
+/// Initializes the cryptography, so that the first handshake of a process is as fast as the others.
 #[cfg(feature = "webrtc")]
 pub(crate) fn warm_up() {
     anabranch_rtc::dtls::warm_up((&Certificate::generate()).into());
@@ -233,11 +236,11 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// A certificate could not be read from PEM.
+/// Why a certificate could not be parsed from PEM.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// Two blocks of one kind: which one is meant can not be guessed.
+    /// There are two blocks of one kind.
     #[error("there is more than one pem block {0:?}")]
     DuplicateBlock(String),
     /// The certificate is not X.509 in DER.
@@ -255,10 +258,10 @@ pub enum CertificateError {
     /// A block is missing.
     #[error("there is no pem block {0:?}")]
     MissingBlock(&'static str),
-    /// A block of another kind, for instance `EC PRIVATE KEY`, which is not PKCS#8.
+    /// A block of another kind, for example `EC PRIVATE KEY`, which is not PKCS#8.
     #[error("the pem block {0:?} is neither \"CERTIFICATE\" nor \"PRIVATE KEY\"")]
     UnexpectedBlock(String),
-    /// The certificate is for another kind of key.
+    /// The certificate has another kind of key.
     #[error("the certificate is not for an ecdsa p-256 key: {0}")]
     UnsupportedPublicKey(String),
 }

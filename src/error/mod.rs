@@ -1,4 +1,4 @@
-//! Why a connection ended: what every room above the frames can say.
+//! The errors that several modules share.
 
 use crate::message::Message;
 
@@ -28,7 +28,7 @@ pub enum ConnectionError {
     /// The peer closed it.
     #[error("closed by the peer")]
     ClosedByPeer,
-    /// The peer closed it and said why. Only over carriers that can carry that.
+    /// The peer closed it with a code and a reason. Only over carriers that can transmit these.
     #[error("closed by the peer: {reason} (code {code:#x})")]
     ClosedByPeerWith {
         /// The peer's code.
@@ -36,48 +36,49 @@ pub enum ConnectionError {
         /// The peer's reason.
         reason: String,
     },
-    /// Nothing came from the peer for too long.
-    #[error("the peer does not answer any more")]
+    /// The peer was silent for too long.
+    #[error("the peer does not respond")]
     TimedOut,
-    /// The peer has acknowledged nothing of what was sent, although it had room for it, for
-    /// [`EndpointConfig::progress_timeout`](crate::EndpointConfig::progress_timeout).
-    #[error("the peer acknowledges nothing any more")]
+    /// The peer acknowledged nothing for
+    /// [`EndpointConfig::progress_timeout`](crate::EndpointConfig::progress_timeout), although its
+    /// receive window was open.
+    #[error("the peer acknowledges nothing")]
     NoProgress,
-    /// There was no substream for [`Config::idle_timeout`](crate::Config::idle_timeout), and this
-    /// side closed it.
+    /// This side closed it after [`Config::idle_timeout`](crate::Config::idle_timeout) without
+    /// substreams.
     #[error("closed for idleness")]
     Idle,
-    /// The peer opened substreams and ended them unused, more often than
-    /// [`Config::max_unused_substreams`](crate::Config::max_unused_substreams).
-    #[error("the peer opens substreams and ends them unused, all the time")]
+    /// The peer exceeded [`Config::max_unused_substreams`](crate::Config::max_unused_substreams):
+    /// it opens substreams and ends them unused.
+    #[error("the peer opens too many substreams and ends them unused")]
     TooManyUnusedSubstreams,
-    /// The peer sent frames that change nothing, more often than
+    /// The peer exceeded
     /// [`Config::max_frames_without_effect`](crate::Config::max_frames_without_effect).
     #[error("the peer sends too many frames without effect")]
     TooManyFramesWithoutEffect,
-    /// The DTLS 1.2 connection has carried as many records as it may; see
+    /// The DTLS 1.2 connection reached
     /// [`EndpointConfig::max_dtls12_records`](crate::EndpointConfig::max_dtls12_records).
     #[error("DTLS 1.2 key usage limit reached")]
     KeysUsedUp,
-    /// The WebSocket failed, or the peer broke a rule of it.
+    /// The WebSocket failed, or the peer violated its protocol.
     #[error("WebSocket: {0}")]
     WebSocket(#[source] WebSocketError),
-    /// The task of the connection has panicked: in a callback of [`Events`](crate::Events), or by a fault of this
-    /// crate. Nothing more is reported to `Events`.
-    #[error("the task of the connection has panicked")]
+    /// The task of the connection panicked, in a callback of [`Events`](crate::Events) or by a bug
+    /// of this crate. Nothing more is reported to `Events`.
+    #[error("the task of the connection panicked")]
     Panicked,
     /// The carrier failed.
     #[error("the carrier failed: {0}")]
     Carrier(String),
 }
 
-/// Bytes of the reason of a close that are sent to the peer.
+/// Maximum length of the close reason that is sent to the peer, in bytes.
 const MAX_REASON: usize = 1024;
 
 impl ConnectionError {
-    /// The frame by which this side reports this cause to the peer before it closes the connection:
-    /// FIN on channel 0, with code and reason where there are any (`docs/wire.md`). For
-    /// implementations of [`Carrier`](crate::carrier::Carrier).
+    /// The frame that reports this cause to the peer when this side closes the connection: FIN on
+    /// channel 0, with code and reason if there are any (`docs/wire.md`). For implementations of
+    /// [`Carrier`](crate::carrier::Carrier).
     pub fn goodbye(&self) -> Message {
         let shortened = |reason: &str| {
             let mut ends = (0..=reason.len().min(MAX_REASON)).rev();
@@ -97,9 +98,8 @@ impl ConnectionError {
         }
     }
 
-    /// This cause, with the code and the reason of the peer's [goodbye](Self::goodbye), if it is an
-    /// orderly end and the peer has sent one. For implementations of
-    /// [`Carrier`](crate::carrier::Carrier).
+    /// Adds the code and reason from the peer's [`goodbye`](Self::goodbye) to an orderly end. For
+    /// implementations of [`Carrier`](crate::carrier::Carrier).
     #[must_use]
     pub fn explained(self, goodbye: Option<Message>) -> Self {
         match (self, goodbye) {
@@ -118,7 +118,7 @@ impl ConnectionError {
         }
     }
 
-    /// Whether the connection ended because one side wanted it to, and nothing was wrong.
+    /// Whether one side closed the connection deliberately, without a failure.
     pub fn is_orderly(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Why a payload was not sent, or not received.
+//! The errors of payloads.
 
 use std::fmt;
 use std::io;
@@ -6,39 +6,41 @@ use std::time::Duration;
 
 use super::{ConnectionError, SubstreamError};
 
-/// Codes that end a payload, in RESET_STREAM.
+/// Codes of RESET_STREAM that end a payload.
 pub mod code {
-    /// The payload is longer than the receiver takes.
+    /// The payload exceeds the maximum length of the receiver.
     pub const TOO_LARGE: u32 = 0x2101;
-    /// The receiver has as many payloads open as it takes at once.
+    /// The receiver has its maximum of open payloads.
     pub const TOO_MANY: u32 = 0x2102;
-    /// Nothing moved for too long, or the payload took too long as a whole.
+    /// A [`TimeLimit`](super::TimeLimit) expired.
     pub const EXPIRED: u32 = 0x2103;
-    /// A header, or another message around the bytes, breaks a rule.
+    /// The header, or another message around the bytes, is invalid.
     pub const BAD_MESSAGE: u32 = 0x2104;
-    /// There are more bytes than the header said.
+    /// There are more bytes than announced in the header.
     pub const OVERFLOW: u32 = 0x2105;
-    /// There are fewer bytes than the header said.
+    /// There are fewer bytes than announced in the header.
     pub const TRUNCATED: u32 = 0x2106;
-    /// The bytes do not have the hash that they should have.
+    /// The bytes do not match the hash, or the hash is missing.
     pub const HASH_MISMATCH: u32 = 0x2107;
-    /// One side wants no more of it: dropped, or cancelled by the application with this code.
+    /// One side dropped the payload, or the application cancelled it with this code.
     pub const CANCELLED: u32 = 0x2108;
-    /// The application could not read what it sends, or not write what it receives.
+    /// The application could not read the sent payload, or not write the received one.
     pub const LOCAL_FAILURE: u32 = 0x2109;
 }
 
-/// Which time is over.
+/// Which time limit expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeLimit {
-    /// [`PayloadConfig::idle_timeout`](crate::payload::PayloadConfig::idle_timeout): not a byte has moved.
+    /// [`PayloadConfig::idle_timeout`](crate::payload::PayloadConfig::idle_timeout): there was no
+    /// progress.
     Idle,
-    /// [`PayloadConfig::time_limit`](crate::payload::PayloadConfig::time_limit): the payload takes too long as a whole.
+    /// [`PayloadConfig::time_limit`](crate::payload::PayloadConfig::time_limit): the payload took
+    /// too long in total.
     Total,
 }
 
-/// Why an operation was given up.
+/// Why an operation was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interrupt {
     Cancelled(u32),
@@ -50,67 +52,68 @@ pub(crate) enum Interrupt {
 pub(crate) enum ReadError {
     /// The substream failed.
     Io(io::Error),
-    /// The stream ended within it, or before it.
+    /// The stream ended before or within the message.
     End,
-    /// It breaks a rule.
+    /// The message is invalid.
     Bad(MessageError),
 }
 
-/// What is wrong with a header, or another of the messages around the bytes of a payload.
+/// Why a header, or another message around the bytes of a payload, is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// Its length is not a varint in its shortest form.
+    /// The length prefix is not a varint in its shortest form.
     #[error("the length is not a minimal varint")]
     Length,
-    /// It says that it is longer than allowed. Nothing of it was buffered.
-    #[error("{len} bytes are more than {max}")]
+    /// The length prefix exceeds the maximum. Nothing of the message was buffered.
+    #[error("{len} bytes exceed the maximum of {max}")]
     TooLong {
-        /// Bytes that it claims to have.
+        /// The announced length in bytes.
         len: u64,
-        /// Most bytes of one.
+        /// The maximum.
         max: usize,
     },
-    /// It is not the protobuf message that it should be.
+    /// The message is not the expected protobuf message.
     #[error("not protobuf: {0}")]
     Protobuf(String),
-    /// The metadata is longer than [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata).
+    /// The metadata is longer than
+    /// [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata).
     #[error("{len} bytes of metadata are more than {max}")]
     MetadataTooLong {
-        /// Bytes of metadata.
+        /// Its length in bytes.
         len: usize,
-        /// Most bytes.
+        /// The maximum.
         max: usize,
     },
-    /// It names a kind of hash that this version does not know.
-    #[error("unknown hash {0}")]
+    /// The hash function is not supported by this version.
+    #[error("unknown hash function {0}")]
     UnknownHash(i32),
-    /// It offers to resume, but has no length or no hash, without which that can not be.
+    /// The header offers to resume, which requires a length and a hash.
     #[error("resumable without a length and a hash")]
     NotResumable,
-    /// It names a place in the payload at which that can not be resumed.
+    /// The payload can not be resumed at this offset.
     #[error("can not be resumed at {offset}")]
     BadOffset {
-        /// The place.
+        /// The offset.
         offset: u64,
     },
-    /// A hash has not the length that it should have.
+    /// A hash has the wrong length.
     #[error("a hash of {0} bytes")]
     HashLength(usize),
-    /// The receiver confirms another number of bytes than there are.
+    /// The receipt confirms another number of bytes than were sent.
     #[error("{confirmed} of {total} bytes confirmed")]
     BadReceipt {
-        /// What it confirms.
+        /// Confirmed bytes.
         confirmed: u64,
-        /// What was sent.
+        /// Sent bytes.
         total: u64,
     },
-    /// The stream ended before it was complete.
+    /// The stream ended before the message was complete.
     #[error("the stream ended")]
     End,
 }
 
-/// Why the other side ended a payload: the code that it gave.
+/// The code with which the other side ended a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -132,9 +135,9 @@ pub enum Rejection {
     Cancelled,
     /// [`code::LOCAL_FAILURE`].
     LocalFailure,
-    /// Another code: of the application, or of the substream ([`crate::substream::code`]).
+    /// Another code, of the application or of the substream ([`crate::substream::code`]).
     Code(u32),
-    /// None was given.
+    /// There was no code.
     Unspecified,
 }
 
@@ -160,90 +163,91 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::TooLarge => "it is too large",
-            Self::TooMany => "too many are open",
+            Self::TooMany => "too many payloads are open",
             Self::Expired => "it took too long",
-            Self::BadMessage => "a message around it broke a rule",
+            Self::BadMessage => "a message around it is invalid",
             Self::Overflow => "there was more of it than announced",
             Self::Truncated => "there was less of it than announced",
-            Self::HashMismatch => "its hash is wrong",
+            Self::HashMismatch => "its hash does not match",
             Self::Cancelled => "it was cancelled",
             Self::LocalFailure => "it could not be read or stored there",
             Self::Code(code) => return write!(f, "code {code:#x}"),
-            Self::Unspecified => "no code was given",
+            Self::Unspecified => "without a code",
         };
         f.write_str(text)
     }
 }
 
-/// Why a payload was not received as it was sent.
+/// Why a payload was not received completely.
 ///
-/// What was received before was handed over first, but for what a RESET_STREAM of the sender drops:
-/// bytes that had arrived and were not read yet.
+/// Bytes received before the error have been delivered, except those that a RESET_STREAM of the
+/// sender dropped before they were read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
-    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total), or than the
-    /// limit of [`Payload::assemble`](crate::payload::Payload::assemble). Nothing was allocated for one
-    /// whose header has its length; one of unknown length is received up to the limit.
+    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total), or
+    /// than the limit of [`Payload::assemble`](crate::payload::Payload::assemble). With a length in
+    /// the header nothing was allocated; a payload of unknown length is received up to the limit.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
-        /// Its length; of one of unknown length, what has arrived by now.
+        /// Its length in bytes; if unknown, what has arrived so far.
         len: u64,
-        /// Most bytes.
+        /// The maximum.
         max: u64,
     },
     /// [`PayloadConfig::max_open`](crate::payload::PayloadConfig::max_open) payloads are open, or
-    /// [`PayloadConfig::max_open_per_connection`](crate::payload::PayloadConfig::max_open_per_connection) of the same
-    /// connection; this one was refused, and none of them was harmed.
-    #[error("{open} payloads are open, of at most {max}")]
+    /// [`max_open_per_connection`](crate::payload::PayloadConfig::max_open_per_connection)
+    /// of this connection. This one was refused; the open ones are not affected.
+    #[error("{open} of at most {max} payloads are open")]
     TooMany {
-        /// Payloads that are open.
+        /// Number of open payloads.
         open: usize,
-        /// Most of them.
+        /// The maximum.
         max: usize,
     },
-    /// The stream ended too early: by an orderly end before the last byte, or with the connection.
+    /// The stream ended too early: by FIN before the last byte, or with the connection.
     #[error("the payload ended after {got} of {} bytes", Wanted(.want))]
     Truncated {
-        /// Bytes that were received, and handed over.
+        /// Bytes received and delivered.
         got: u64,
-        /// Bytes that there should be; `None` where the sender did not know.
+        /// The announced length; `None` if the sender did not know it.
         want: Option<u64>,
-        /// What ended it; `None` if the sender did.
+        /// The error of the substream; `None` if the sender ended it with FIN.
         #[source]
         cause: Option<SubstreamError>,
     },
-    /// More came than the header had announced.
-    #[error("{got} bytes of a payload of {want}")]
+    /// More bytes arrived than the header announced.
+    #[error("{got} bytes arrived of a payload of {want}")]
     Overflow {
-        /// Bytes received when this was noticed.
+        /// Bytes received when this was detected.
         got: u64,
-        /// Bytes that the header announced.
+        /// The announced length.
         want: u64,
     },
     /// It took too long; see [`PayloadConfig`](crate::payload::PayloadConfig).
     #[error("the payload expired after {received} bytes: {}", Limit(.limit, .after))]
     Expired {
-        /// Which time is over.
+        /// Which time limit expired.
         limit: TimeLimit,
-        /// How long that is.
+        /// The time limit.
         after: Duration,
-        /// Bytes that were received, and handed over.
+        /// Bytes received and delivered.
         received: u64,
     },
-    /// The header, or a message that follows it, breaks a rule.
-    #[error("bad header: {0}")]
+    /// The header, or a message after it, is invalid.
+    #[error("invalid header: {0}")]
     BadHeader(#[source] MessageError),
-    /// The bytes, all of which were handed over, do not have the hash that the sender gave.
-    #[error("the payload does not have the hash that its sender gave")]
+    /// The hash of the bytes, all of which have been delivered, is not the one that the sender
+    /// sent.
+    #[error("the hash of the payload does not match")]
     HashMismatch {
-        /// The hash that the sender gave.
+        /// The hash from the sender.
         expected: [u8; 32],
-        /// The hash of what arrived.
+        /// The hash of the received bytes.
         actual: [u8; 32],
     },
-    /// All bytes arrived, but not all of the hash that the header had announced.
-    #[error("the hash behind the payload is missing")]
+    /// All bytes arrived, but not the whole announced hash.
+    #[error("the hash after the payload is missing")]
     HashMissing,
     /// This side cancelled it, with this code.
     #[error("cancelled here (code {0:#x})")]
@@ -251,10 +255,10 @@ pub enum PayloadError {
     /// The sender ended it.
     #[error("ended by the sender: {0}")]
     EndedBySender(Rejection),
-    /// What it was to be written to failed, or the prefix of a resumed one could not be read.
+    /// The writer failed, or the prefix of a resumed payload could not be read.
     #[error("local failure: {0}")]
     Local(#[source] io::Error),
-    /// The connection that payloads were accepted from has failed.
+    /// The connection failed, while payloads were accepted from it.
     #[error("the connection ended: {0}")]
     Connection(#[source] ConnectionError),
 }
@@ -275,14 +279,14 @@ struct Limit<'a>(&'a TimeLimit, &'a Duration);
 impl fmt::Display for Limit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            TimeLimit::Idle => write!(f, "nothing moved for {:?}", self.1),
-            TimeLimit::Total => write!(f, "it took longer than {:?}", self.1),
+            TimeLimit::Idle => write!(f, "no progress for {:?}", self.1),
+            TimeLimit::Total => write!(f, "took longer than {:?}", self.1),
         }
     }
 }
 
 impl PayloadError {
-    /// What the sender is told with RESET_STREAM; `None` where there is nobody to tell.
+    /// The code for RESET_STREAM; `None` if the sender or the connection has ended the payload.
     pub(crate) fn code(&self) -> Option<u32> {
         match self {
             Self::TooLarge { .. } => Some(code::TOO_LARGE),
@@ -359,51 +363,52 @@ impl From<PayloadError> for io::Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total). Nothing was
-    /// sent, unless its length was not known: then it was sent up to that.
+    /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total).
+    /// Nothing was sent, or with an unknown length as much as that.
     #[error("the payload of {len} bytes is longer than {max}")]
     TooLarge {
-        /// Its length; of one of unknown length, what was read by now.
+        /// Its length in bytes; if unknown, what was read so far.
         len: u64,
-        /// Most bytes.
+        /// The maximum.
         max: u64,
     },
-    /// The metadata is longer than [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata).
-    /// Nothing was sent.
+    /// The metadata is longer than
+    /// [`PayloadConfig::max_metadata`](crate::payload::PayloadConfig::max_metadata). Nothing was
+    /// sent.
     #[error("{len} bytes of metadata are more than {max}")]
     MetadataTooLong {
-        /// Bytes of metadata.
+        /// Its length in bytes.
         len: usize,
-        /// Most bytes.
+        /// The maximum.
         max: usize,
     },
     /// The receiver ended it.
     #[error("ended by the receiver: {0}")]
     Rejected(Rejection),
-    /// The receiver closed its end, or the connection ended, before the payload was confirmed: what of
-    /// it has arrived is not known.
+    /// The receiver closed its side, or the connection ended, before the payload was confirmed. How
+    /// much has arrived is unknown.
     #[error("not confirmed: {0}")]
     Unconfirmed(#[source] io::Error),
-    /// What the receiver says breaks a rule.
-    #[error("bad answer of the receiver: {0}")]
+    /// A message of the receiver is invalid.
+    #[error("invalid answer of the receiver: {0}")]
     BadAnswer(#[source] MessageError),
-    /// What was to be sent could not be read.
-    #[error("reading failed: {0}")]
+    /// The source could not be read.
+    #[error("reading the source failed: {0}")]
     Source(#[source] io::Error),
-    /// What was to be sent ended before the length that was given.
+    /// The source ended before the given length.
     #[error("the source ended after {got} of {want} bytes")]
     SourceTruncated {
-        /// Bytes that it had.
+        /// Length of the source in bytes.
         got: u64,
-        /// Bytes that it should have had.
+        /// The given length.
         want: u64,
     },
     /// It took too long; see [`PayloadConfig`](crate::payload::PayloadConfig).
     #[error("expired after {sent} bytes: {}", Limit(.limit, .after))]
     Expired {
-        /// Which time is over.
+        /// Which time limit expired.
         limit: TimeLimit,
-        /// How long that is.
+        /// The time limit.
         after: Duration,
         /// Bytes that the substream had accepted.
         sent: u64,
@@ -414,7 +419,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// What the receiver is told with RESET_STREAM.
+    /// The code for RESET_STREAM.
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::TooLarge { .. } => code::TOO_LARGE,

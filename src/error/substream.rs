@@ -1,4 +1,4 @@
-//! Why an operation on a substream failed, and how a close went.
+//! The errors of substreams, and the outcomes of their close.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use super::ConnectionError;
 pub enum CloseOutcome {
     /// The peer confirmed with FIN_ACK that it has every byte.
     Acked,
-    /// The peer's transport has every byte and FIN, and the peer is known to send no FIN_ACK
-    /// ([`Config::expect_fin_ack`](crate::Config::expect_fin_ack)). A WebSocket reports nothing of
-    /// the peer's transport: there this says that the local socket has taken everything.
+    /// The peer's transport has acknowledged every byte and FIN, and the peer is known to send no
+    /// FIN_ACK ([`Config::expect_fin_ack`](crate::Config::expect_fin_ack)). Over a WebSocket, which
+    /// has no such acknowledgement, the local socket has accepted everything.
     Delivered,
-    /// FIN was delivered to the peer (over a WebSocket: to the local socket), but no FIN_ACK came
-    /// within [`Config::fin_ack_timeout`].
+    /// FIN was delivered to the peer (over a WebSocket: to the local socket), but no FIN_ACK
+    /// arrived within [`Config::fin_ack_timeout`].
     ///
     /// [`Config::fin_ack_timeout`]: crate::Config::fin_ack_timeout
     TimedOut,
@@ -23,10 +23,10 @@ pub enum CloseOutcome {
     Stopped(Option<u32>),
     /// The substream was reset, by either side, with this code if one was given.
     Reset(Option<u32>),
-    /// The peer closed the data channel after our FIN without confirming it.
+    /// The peer closed the data channel after FIN without confirming it.
     ChannelClosed,
-    /// The connection ended first, or the peer closed the data channel before our FIN: what it received is
-    /// not known.
+    /// The connection ended first, or the peer closed the data channel before FIN: what it received
+    /// is unknown.
     Lost,
 }
 
@@ -35,21 +35,22 @@ pub enum CloseOutcome {
 pub enum Finished {
     /// The peer confirmed with FIN_ACK that it has every byte.
     Acked,
-    /// The peer's transport has every byte and FIN; over a WebSocket the local socket has. Only
-    /// toward a peer that is known to send no FIN_ACK, see
+    /// The peer's transport, or over a WebSocket the local socket, has every byte and FIN. Only
+    /// with a peer that is known to send no FIN_ACK, see
     /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     Delivered,
 }
 
-/// Why a [`finish`](crate::Substream::finish) failed: the peer did not confirm that it has every byte.
+/// Why a [`finish`](crate::Substream::finish) failed: the peer did not confirm that it has every
+/// byte.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FinishError {
     /// The peer's transport, or over a WebSocket the local socket, has every byte and FIN, but no
-    /// FIN_ACK came within [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout). The normal
-    /// outcome toward peers that know no FIN_ACK, such as rust-libp2p: see
+    /// FIN_ACK arrived within [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout). The
+    /// normal outcome with peers that do not support FIN_ACK, such as rust-libp2p: see
     /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
-    #[error("no FIN_ACK came in time")]
+    #[error("no FIN_ACK arrived in time")]
     TimedOut,
     /// The peer sent STOP_SENDING, with this code if it gave one: it did not want the rest.
     #[error("the peer stopped reading (code {0:?})")]
@@ -57,11 +58,11 @@ pub enum FinishError {
     /// The peer sent RESET_STREAM, with this code if it gave one.
     #[error("the peer reset the substream (code {0:?})")]
     ResetByPeer(Option<u32>),
-    /// This side reset the substream, by [`Substream::reset`](crate::Substream::reset) or because the peer broke
-    /// a rule.
+    /// This side reset the substream, by [`Substream::reset`](crate::Substream::reset) or because
+    /// of a violation by the peer.
     #[error("the substream was reset locally (code {0:?})")]
     ResetLocally(Option<u32>),
-    /// The peer closed the data channel and did not confirm the FIN.
+    /// The peer closed the data channel without confirming FIN.
     #[error("the data channel was closed before FIN_ACK")]
     ChannelClosed,
     /// The connection ended first.
@@ -85,12 +86,12 @@ impl From<FinishError> for io::Error {
 
 /// Why a read, write or flush of a substream failed.
 ///
-/// The inner error ([`io::Error::get_ref`]) of what the I/O traits return; that of `shutdown()` and
+/// The I/O traits return it as the inner error ([`io::Error::get_ref`]); that of `shutdown()` and
 /// `close()` is a [`FinishError`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubstreamError {
-    /// The write half was shut down here before.
+    /// The write half was shut down locally before.
     #[error("the write half is shut down")]
     ShutDown,
     /// The peer sent STOP_SENDING.
@@ -99,7 +100,8 @@ pub enum SubstreamError {
     /// The peer sent RESET_STREAM.
     #[error("the peer reset the substream (code {0:?})")]
     ResetByPeer(Option<u32>),
-    /// This side reset the substream, by [`Substream::reset`] or because the peer broke a rule.
+    /// This side reset the substream, by [`Substream::reset`] or because of a violation by the
+    /// peer.
     ///
     /// [`Substream::reset`]: crate::Substream::reset
     #[error("the substream was reset locally (code {0:?})")]
@@ -113,7 +115,7 @@ pub enum SubstreamError {
 }
 
 impl SubstreamError {
-    /// The error for a reader: the same, with the kind that a reader expects.
+    /// Converts the error for a reader, with the kind that readers expect.
     pub(crate) fn into_read_error(self) -> io::Error {
         let kind = match &self {
             Self::ResetByPeer(_) | Self::ResetLocally(_) => io::ErrorKind::ConnectionReset,

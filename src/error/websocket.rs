@@ -1,50 +1,48 @@
-//! Why a WebSocket ended.
+//! The errors of WebSockets.
 
 use std::io;
 
 use super::ConnectionError;
 use crate::message::DecodeError;
 
-/// Why the WebSocket under a connection ended, where nobody closed it in an orderly way.
+/// Why the WebSocket under a connection ended without an orderly close.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebSocketError {
-    /// The peer ended it with this close code, which is none of an orderly end.
-    #[error("the peer closed it with {code}: {reason}")]
+    /// The peer closed it with a code that is not one of an orderly close.
+    #[error("closed by the peer with code {code}: {reason}")]
     Closed {
         /// The code of the close frame (RFC 6455 section 7.4).
         code: u16,
         /// The reason in it.
         reason: String,
     },
-    /// A message has no bytes. Answered with close code 1002.
-    #[error("a message is empty")]
+    /// A message is empty. Answered with close code 1002.
+    #[error("empty message")]
     EmptyMessage,
-    /// The bytes of a message are not frames. Answered with close code 1002.
-    #[error("bad framing: {0}")]
+    /// A message does not contain valid frames. Answered with close code 1002.
+    #[error("invalid framing: {0}")]
     Framing(#[source] DecodeError),
     /// A text message, or the reason of a close, is not UTF-8. Answered with close code 1007.
-    #[error("text that is not UTF-8")]
+    #[error("invalid UTF-8")]
     InvalidUtf8,
     /// The socket failed.
     #[error("{message}")]
     Io {
-        /// What kind of failure it is.
+        /// The kind of the error.
         kind: io::ErrorKind,
-        /// What the system says.
+        /// The message of the error.
         message: String,
     },
     /// The socket ended without a close frame.
-    #[error("the socket ended without a close")]
+    #[error("the socket ended without a close frame")]
     Lost,
-    /// A message, or a frame of one, is longer than is accepted. Nothing of it was kept. Answered with close code
-    /// 1009.
-    #[error("a message of {size} bytes is longer than {max}")]
+    /// A message, or a frame of one, exceeds the maximum length. Answered with close code 1009.
+    #[error("message of {size} bytes exceeds the maximum of {max}")]
     MessageTooLong {
-        /// Its bytes, as far as they were announced.
+        /// Its length in bytes, as far as announced.
         size: usize,
-        /// `WebSocketConfig::max_message`; of a server 4 224
-        /// until Noise has succeeded.
+        /// `WebSocketConfig::max_message`; on a server 4 224 until Noise has succeeded.
         max: usize,
     },
     /// A new substream has no label. Answered with close code 1002.
@@ -53,30 +51,31 @@ pub enum WebSocketError {
         /// The number of the substream.
         stream: u64,
     },
-    /// A frame does not say which substream it is of. Answered with close code 1002.
-    #[error("a frame names no substream")]
+    /// A frame has no substream number. Answered with close code 1002.
+    #[error("frame without a substream number")]
     MissingStream,
-    /// What the peer causes to be sent grows, and the peer reads none of it. Answered with close code 1008.
-    #[error("{queued} bytes of answers wait for a peer that does not read")]
+    /// The peer does not read, and causes ever more bytes to be queued. Answered with close code
+    /// 1008.
+    #[error("{queued} bytes are queued for a peer that does not read")]
     NotReading {
-        /// Bytes that wait.
+        /// Queued bytes.
         queued: usize,
     },
-    /// The peer broke RFC 6455. Answered with close code 1002.
+    /// The peer violated RFC 6455. Answered with close code 1002.
     #[error("RFC 6455: {0}")]
     Protocol(String),
-    /// A text message, which has no meaning here. Answered with close code 1003.
-    #[error("a text message")]
+    /// A text message, which is not supported. Answered with close code 1003.
+    #[error("text message")]
     Text,
-    /// A label stands on a frame that is not the first of its substream. Answered with close code 1002.
+    /// A frame that is not the first of its substream has a label. Answered with close code 1002.
     #[error("a later frame of substream {stream} has a label")]
     UnexpectedLabel {
         /// The number of the substream.
         stream: u64,
     },
-    /// A new substream has a number that the peer may not give it: lower than an earlier one, of this side's
-    /// parity, reserved, or too large. Answered with close code 1002.
-    #[error("{stream} is no number for a new substream of the peer")]
+    /// The number of a new substream is invalid: lower than an earlier one, of this side's parity,
+    /// reserved, or too large. Answered with close code 1002.
+    #[error("invalid number {stream} for a new substream of the peer")]
     UnexpectedStream {
         /// The number.
         stream: u64,

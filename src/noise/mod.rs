@@ -1,21 +1,21 @@
-//! The Noise handshake on data channel 0, which proves who the peer is.
+//! The Noise handshake on data channel 0, which authenticates the peer.
 //!
 //! ```text
 //!    server = Noise initiator                          client = Noise responder
 //!           | -- 1: e ------------------------------------------> |
-//!           | <----------------- 2: e, ee, s, es, its identity -- |  server knows the client
-//!           | -- 3: s, se, its identity ------------------------> |  client knows the server
+//!           | <----------------- 2: e, ee, s, es, its identity -- |  client authenticated
+//!           | -- 3: s, se, its identity ------------------------> |  server authenticated
 //! ```
 //!
-//! It is the libp2p noise handshake (`Noise_XX_25519_ChaChaPoly_SHA256`) with two differences, both
-//! from the webrtc-direct specification. The server begins, since only the client knows beforehand
-//! that there will be a connection. And the prologue contains the hashes of both DTLS certificates:
-//! a man in the middle must have put his own there, and then the two sides do not agree on it.
+//! It is the libp2p Noise handshake (`Noise_XX_25519_ChaChaPoly_SHA256`) with two differences, both
+//! from the webrtc-direct specification. The server is the initiator, since only the client knows
+//! beforehand that there will be a connection. And the prologue contains the hashes of both DTLS
+//! certificates: with a man in the middle, whose certificates differ, the two sides have different
+//! prologues.
 //!
-//! The keys that come out of it are thrown away; data is protected by DTLS.
+//! The resulting keys are discarded; DTLS protects the data.
 //!
-//! No I/O and no clock here: bytes in, bytes out, and a limit on how long to wait is for the
-//! caller.
+//! Without I/O and clock: bytes in, bytes out. Timeouts are the caller's.
 
 mod resolver;
 
@@ -42,26 +42,26 @@ const PROLOGUE_PREFIX: &[u8] = b"libp2p-webrtc-noise:";
 /// noise specification, section "Static Key Authentication".
 const SIGNATURE_PREFIX: &[u8] = b"noise-libp2p-static-key:";
 
-/// The longest handshake message that is taken. Noise allows 65 535.
+/// Maximum length of a handshake message. Noise allows 65 535.
 ///
 /// With an Ed25519 identity the longest has 206 bytes, with RSA of 4096 bits about 1 200.
 const MAX_MESSAGE: usize = 4096;
 
-/// Bytes of the length in front of each message.
+/// Size of the length prefix of each message.
 const PREFIX_LEN: usize = 2;
 
 /// One side of a handshake.
 ///
-/// Give it the bytes of the peer ([`Handshake::receive`]) and the peer its bytes
-/// ([`Handshake::poll_send`]) until [`Handshake::finished`]. Any error is final.
+/// Pass bytes from the peer to [`Handshake::receive`], and send those of [`Handshake::poll_send`],
+/// until [`Handshake::finished`]. Errors are final.
 pub struct Handshake {
     state: State,
-    /// Boxed for its size of more than a kilobyte.
+    /// Boxed, since it has more than a kilobyte.
     noise: Box<HandshakeState>,
-    /// Our identity, ready to be sent.
+    /// The encoded payload with the local identity.
     payload: Vec<u8>,
     expected: Option<PeerId>,
-    /// The message that is arriving, with its length prefix: `PREFIX_LEN + MAX_MESSAGE` at most.
+    /// The incomplete message with its length prefix: at most `PREFIX_LEN + MAX_MESSAGE`.
     incoming: Vec<u8>,
     outgoing: Option<Vec<u8>>,
 }
@@ -80,7 +80,7 @@ enum State {
 }
 
 impl Handshake {
-    /// The side of the listener. It has something to send at once.
+    /// The side of the listener, which sends the first message.
     pub fn server(
         identity: &Identity,
         client_fingerprint: &Fingerprint,
@@ -103,14 +103,14 @@ impl Handshake {
         Self::new(identity, &prologue, State::AwaitFirst)
     }
 
-    /// The side of the listener, on a carrier with a prologue of its own.
+    /// The side of the listener, with another prologue.
     pub fn server_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         let mut handshake = Self::new(identity, prologue, State::AwaitSecond)?;
         handshake.write(&[])?;
         Ok(handshake)
     }
 
-    /// The side of the dialler, on a carrier with a prologue of its own.
+    /// The side of the dialler, with another prologue.
     pub fn client_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         Self::new(identity, prologue, State::AwaitFirst)
     }
@@ -119,8 +119,8 @@ impl Handshake {
         let setup = |error: snow::Error| NoiseError::Setup(error.to_string());
         let builder =
             snow::Builder::with_resolver(PATTERN.parse().map_err(setup)?, Box::new(Resolver));
-        // A fresh static key for each connection: one that is used twice would tell an observer
-        // that two connections are of the same peer.
+        // A fresh static key for each connection: a reused one would link the connections of a peer
+        // for an observer.
         let keypair = builder.generate_keypair().map_err(setup)?;
         let builder = builder
             .local_private_key(&keypair.private)
@@ -145,7 +145,7 @@ impl Handshake {
         })
     }
 
-    /// Refuses every peer but this one, if one is given.
+    /// Rejects every peer but this one, if it is `Some`.
     #[must_use]
     pub fn expecting(mut self, peer: Option<PeerId>) -> Self {
         self.expected = peer;
@@ -157,7 +157,7 @@ impl Handshake {
         self.outgoing.take()
     }
 
-    /// Takes bytes of the peer, cut anywhere.
+    /// Handles bytes from the peer, in any fragmentation.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), NoiseError> {
         self.advance(bytes).inspect_err(|_| {
             self.state = State::Failed;
@@ -181,14 +181,14 @@ impl Handshake {
         Ok(())
     }
 
-    /// Moves bytes to `incoming` until that is a whole message. Returns it without its prefix.
+    /// Moves bytes to `incoming` until it has a whole message. Returns that without its prefix.
     fn assemble(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, NoiseError> {
         fill(&mut self.incoming, bytes, PREFIX_LEN);
         let Some(prefix) = self.incoming.first_chunk::<PREFIX_LEN>() else {
             return Ok(None);
         };
         let len = usize::from(u16::from_be_bytes(*prefix));
-        // Before a single byte of it is kept.
+        // Checked before a byte of the message is buffered.
         if len > MAX_MESSAGE {
             return Err(NoiseError::MessageTooLong(len));
         }
@@ -213,13 +213,13 @@ impl Handshake {
 
         match self.state {
             State::AwaitFirst => {
-                // A payload of message 1 has no meaning. It is ignored, as go and js do.
+                // A payload of message 1 has no meaning and is ignored, as in go and js.
                 let identity = mem::take(&mut self.payload);
                 self.write(&identity)?;
                 self.state = State::AwaitThird;
             }
             State::AwaitSecond => {
-                // Only a peer that is the right one learns who we are.
+                // The local identity is sent only to the expected peer.
                 let remote = self.verify(&payload)?;
                 let identity = mem::take(&mut self.payload);
                 self.write(&identity)?;
@@ -231,7 +231,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Checks that the owner of the identity in `payload` has signed the static key of the peer.
+    /// Checks that the identity in `payload` has signed the static key of the peer.
     fn verify(&self, payload: &[u8]) -> Result<RemoteIdentity, NoiseError> {
         let payload =
             NoiseHandshakePayload::decode(payload).map_err(|_| NoiseError::InvalidPayload)?;
@@ -322,10 +322,10 @@ pub enum NoiseError {
     /// The payload of a message is not the protobuf that it should be.
     #[error("the payload of a message is not valid")]
     InvalidPayload,
-    /// The peer does not have the private key of the identity that it claims.
-    #[error("the peer has not signed with the identity that it claims")]
+    /// The signature of the static key by the claimed identity is invalid.
+    #[error("invalid signature by the claimed identity")]
     InvalidSignature,
-    /// The peer sent a key of small order, with which no secret can be shared.
+    /// The peer sent a key of small order, which yields no shared secret.
     #[error("the peer sent a key of small order")]
     LowOrderKey,
     /// A message announced more than 4096 bytes.
@@ -334,21 +334,21 @@ pub enum NoiseError {
     /// A message is too short for the keys that it must contain.
     #[error("a handshake message is too short")]
     MessageTooShort,
-    /// The peer did not say who it is.
+    /// The payload has no identity key or no signature.
     #[error("the peer sent no identity")]
     MissingIdentity,
-    /// The cryptography of this side could not be set up, for instance for want of randomness.
+    /// The local cryptography could not be set up, for example without randomness.
     #[error("the handshake can not be set up: {0}")]
     Setup(String),
-    /// Bytes came after the last message.
+    /// Bytes follow the last message.
     #[error("bytes follow the last handshake message")]
     TrailingBytes,
-    /// The peer is another one than was dialled.
+    /// The peer proved another identity than the expected one.
     #[error("the peer is {got}, not {expected}")]
     UnexpectedPeer {
-        /// The peer that was wanted.
+        /// The expected identity.
         expected: PeerId,
-        /// The peer that answered.
+        /// The identity that the peer proved.
         got: PeerId,
     },
 }
@@ -375,12 +375,12 @@ fn prologue(client: &Fingerprint, server: &Fingerprint) -> Vec<u8> {
     .concat()
 }
 
-/// What an identity signs.
+/// The bytes that an identity signs.
 fn signed(static_key: &[u8]) -> Vec<u8> {
     [SIGNATURE_PREFIX, static_key].concat()
 }
 
-/// Moves bytes from `bytes` to `buffer` until that has `len`.
+/// Moves bytes from `bytes` to `buffer` until `buffer` has `len`.
 fn fill(buffer: &mut Vec<u8>, bytes: &mut &[u8], len: usize) {
     let missing = len.saturating_sub(buffer.len()).min(bytes.len());
     let (taken, rest) = bytes.split_at(missing);

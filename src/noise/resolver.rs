@@ -1,9 +1,9 @@
-//! The cryptography of `snow` with our randomness, and with X25519 that refuses to agree on
-//! nothing.
+//! The cryptography of `snow` with the randomness of the system, and with an X25519 that rejects an
+//! all-zero secret.
 //!
-//! With a public key of small order the shared secret is zero, whatever the own key is. `snow` goes
-//! on with that; go-libp2p and js-libp2p fail, as RFC 7748, section 6.1 allows, and so do we: such
-//! a key is never an accident.
+//! With a public key of small order the shared secret is zero, whatever the own key is. `snow`
+//! accepts that; go-libp2p and js-libp2p fail, as RFC 7748 section 6.1 allows, and so does this:
+//! such a key is never an accident.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -18,7 +18,7 @@ use snow::types::Dh;
 use snow::types::Hash;
 use snow::types::Random;
 
-/// The default cryptography of `snow`, but for [`SystemRandom`] and [`Contributory`].
+/// The default cryptography of `snow`, except [`SystemRandom`] and [`Contributory`].
 pub(super) struct Resolver;
 
 impl CryptoResolver for Resolver {
@@ -39,7 +39,7 @@ impl CryptoResolver for Resolver {
     }
 }
 
-/// The randomness of the operating system, by the version of `getrandom` that all else uses.
+/// The randomness of the operating system, by the `getrandom` version that the rest uses.
 struct SystemRandom;
 
 impl Random for SystemRandom {
@@ -48,7 +48,7 @@ impl Random for SystemRandom {
     }
 }
 
-/// A Diffie-Hellman function whose result depends on both keys, or is an error.
+/// A Diffie-Hellman function with contributory behaviour: an all-zero result is an error.
 struct Contributory(Box<dyn Dh>);
 
 impl Dh for Contributory {
@@ -82,7 +82,7 @@ impl Dh for Contributory {
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), Error> {
         self.0.dh(pubkey, out)?;
-        // Or-ed together, so that the time says nothing about where the nonzero bytes are.
+        // Constant time: does not reveal the position of nonzero bytes.
         let shared = out.get(..self.0.dh_len()).ok_or(Error::Dh)?;
         if shared.iter().fold(0, |or, byte| or | byte) == 0 {
             return Err(Error::Dh);

@@ -1,4 +1,4 @@
-//! Payloads that the peer of a connection sends.
+//! Accepts the payloads of a connection.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,30 +21,33 @@ type Accept = Pin<Box<dyn Future<Output = Result<Option<Substream>, ConnectionEr
 
 /// Accepts the payloads that the peer of a connection sends.
 ///
-/// It takes every substream of the connection. Where a connection carries other protocols too, accept
-/// substreams yourself and give those of payloads to [`Receiver::receive`].
+/// It accepts every substream of the connection. If a connection carries other protocols too,
+/// accept substreams yourself, and pass those of payloads to [`Receiver::receive`].
 ///
 /// # Drop
-/// Payloads whose header has not come yet are cancelled, others live on.
+/// Cancels payloads whose header has not arrived yet; others live on.
 pub struct Payloads {
     connection: Connection,
     protocol: Arc<str>,
     receiver: Receiver,
-    /// Payloads of this connection that are open.
+    /// Number of open payloads of this connection.
     open: Arc<AtomicUsize>,
     accept: Option<Accept>,
-    /// Substreams whose header has not come yet. Each has a place of `receiver`, which bounds them.
+    /// Substreams whose header has not arrived yet. Each holds a slot of `receiver`, which bounds
+    /// them.
     headers: FuturesUnordered<Header>,
-    /// Why the connection ended, to tell when nothing else is left.
+    /// Why the connection ended, reported after everything else.
     end: Option<ConnectionError>,
 }
 
 impl Payloads {
-    /// Payloads on substreams of `protocol`, within the limits of `receiver`, which connections can
-    /// share; of its places this takes
-    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection) at most.
+    /// Accepts payloads on substreams of `protocol`, within the limits of `receiver`. Several
+    /// connections can share a receiver; this one uses at most
+    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection) of
+    /// its slots.
     ///
-    /// A substream of another protocol is reset; on a connection that negotiates none, all are taken.
+    /// Substreams of other protocols are reset. On a connection without negotiation all are
+    /// accepted.
     pub fn new(connection: &Connection, protocol: &str, receiver: &Receiver) -> Self {
         let connection = connection.clone();
         Self {
@@ -58,22 +61,24 @@ impl Payloads {
         }
     }
 
-    /// The next payload whose header has come, or the reason why one was refused. `None` when the
-    /// connection has ended, after [`PayloadError::Connection`] if that was for a failure.
+    /// Waits for the next payload whose header has arrived, or the reason why one was refused.
+    /// Returns `None` when the connection has ended, after [`PayloadError::Connection`] if it
+    /// failed.
     ///
     /// A sender that is slow with its header delays no other. The payloads are independent of each
-    /// other and of this: hand each to a task of its own, or no more is received than
+    /// other and of this: run each in a task of its own. No more than
     /// [`PayloadConfig::max_open`](super::PayloadConfig::max_open) and
-    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection).
+    /// [`PayloadConfig::max_open_per_connection`](super::PayloadConfig::max_open_per_connection)
+    /// are open at once.
     ///
     /// # Cancel safety
-    /// Nothing is lost if the future is dropped. While nobody waits here no header is read and
-    /// nothing is refused.
+    /// No payload is lost if the future is dropped. Headers are read, and payloads refused, only
+    /// while this is polled.
     pub async fn accept(&mut self) -> Option<Result<Payload, PayloadError>> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    /// Poll form of [`Payloads::accept`].
+    /// The poll form of [`Payloads::accept`].
     pub fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
@@ -124,7 +129,7 @@ impl Payloads {
     }
 }
 
-/// Lives on between calls, since it is polled until it is ready.
+/// Kept between calls, since it has to be polled until it is ready.
 fn accept(connection: &Connection) -> Accept {
     let connection = connection.clone();
     Box::pin(async move { connection.accept().await })

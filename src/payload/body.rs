@@ -1,4 +1,4 @@
-//! A payload that is being received.
+//! Receives a payload.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,26 +15,26 @@ use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use super::lease::Lease;
-use super::places::Permit;
-use super::tell::Teller;
+use super::report::Reporter;
+use super::slots::Permit;
 use super::watch::{Canceller, Progress, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
 use crate::error::payload::Interrupt;
 use crate::error::payload::PayloadError;
 use crate::error::payload::{MessageError, ReadError};
 
-/// Most bytes to allocate because of what a header says.
+/// Maximum bytes allocated on the strength of a header.
 const PREALLOCATED: u64 = 1024 * 1024;
 
-/// Bytes of a prefix to read and hash at a time.
+/// Bytes of a prefix that are read and hashed at once.
 const PREFIX_PIECE: usize = 128 * 1024;
 
-/// A payload whose header has come.
+/// A received payload, whose header has arrived.
 ///
-/// What becomes of its bytes is decided once, by a method that takes it: as they come
-/// ([`Payload::into_stream`]), all at once ([`Payload::assemble`]) or into a writer
-/// ([`Payload::copy_to`]). The sender is told that the payload was received when the last byte was handed
-/// over, the length is exact and the hash, if there is one, right.
+/// Its bytes are available as a stream ([`Payload::into_stream`]), in one piece
+/// ([`Payload::assemble`]), or are copied to a writer ([`Payload::copy_to`]). The receipt is sent
+/// to the sender when the last byte has been delivered, the length is exact, and the hash, if there
+/// is one, is right.
 ///
 /// # Drop
 /// Cancels the payload: the sender gets RESET_STREAM with
@@ -43,15 +43,15 @@ pub struct Payload {
     body: Body,
 }
 
-/// A payload that was received, all of it.
+/// A completely received payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
-    /// Bytes of the whole payload.
+    /// Length of the whole payload in bytes.
     pub total: u64,
-    /// Where receiving began: bytes that were here before.
+    /// The offset at which receiving began: the length of the prefix that was here before.
     pub resumed_from: u64,
-    /// SHA-256 of the whole payload, if the sender sent it.
+    /// The SHA-256 of the whole payload, if the sender sent it.
     pub hash: Option<[u8; HASH_LEN]>,
 }
 
@@ -60,22 +60,22 @@ impl Payload {
         Self { body }
     }
 
-    /// Bytes of the whole payload; `None` if the sender did not know.
+    /// Length of the whole payload in bytes; `None` if the sender did not know it.
     pub fn total(&self) -> Option<u64> {
         self.body.total
     }
 
-    /// What the sending application has put into the header.
+    /// The metadata that the sending application has put into the header.
     pub fn metadata(&self) -> &Bytes {
         &self.body.metadata
     }
 
-    /// Whether the sender sends a hash, which is then checked.
+    /// Whether the sender sends a hash, which is then verified.
     pub fn is_hashed(&self) -> bool {
         self.body.hasher.is_some()
     }
 
-    /// Whether the sender can leave out what is here already.
+    /// Whether the sender can skip what is here already, see [`Payload::resume`].
     pub fn is_resumable(&self) -> bool {
         self.body.resumable
     }
@@ -90,27 +90,27 @@ impl Payload {
         Canceller::new(&self.body.watch.state, self.body.lease.write.shared())
     }
 
-    /// Does not want it: the sender gets RESET_STREAM with `code`.
+    /// Cancels the payload: the sender gets RESET_STREAM with `code`.
     pub fn cancel(mut self, code: u32) {
         self.body.lease.reset(code);
         self.body
-            .teller
+            .reporter
             .receive_failed(&PayloadError::Cancelled(code));
     }
 
-    /// Tells the sender that the first `have` bytes are here already; `prefix` is read for their
-    /// hash. Returns where the bytes that are received begin: at `have`, or at zero if those are not
-    /// the first bytes of what is sent now, and what is here is to be thrown away.
+    /// Reports to the sender that the first `have` bytes are here already; `prefix` is read for
+    /// their hash. Returns the offset at which the received bytes begin: `have`, or zero if the
+    /// payload has another prefix, in which case the old one has to be discarded.
     ///
-    /// Zero as well if the payload is not [resumable](Payload::is_resumable) or is shorter
-    /// than `have`. Only the first call asks; another returns the same.
+    /// It is zero as well if the payload is not [resumable](Payload::is_resumable), or is shorter
+    /// than `have`. Only the first call sends the report; later ones return its result.
     ///
     /// # Errors
-    /// [`PayloadError::Local`] if `prefix` can not be read, or ends before `have` bytes;
-    /// otherwise as [`Payload::assemble`].
+    /// [`PayloadError::Local`] if `prefix` can not be read, or ends before `have` bytes; otherwise
+    /// those of [`Payload::assemble`].
     ///
     /// # Cancel safety
-    /// None: drop the payload too.
+    /// None: after dropping the future, drop the payload too.
     pub async fn resume<R>(&mut self, have: u64, prefix: &mut R) -> Result<u64, PayloadError>
     where
         R: AsyncRead + Unpin,
@@ -120,7 +120,7 @@ impl Payload {
         Ok(self.body.resumed_from)
     }
 
-    /// The bytes as they come.
+    /// Returns the bytes as a stream.
     pub fn into_stream(self) -> PayloadStream {
         let progress = self.progress();
         let canceller = self.canceller();
@@ -139,13 +139,13 @@ impl Payload {
         }
     }
 
-    /// All of it in one piece, if it has at most `limit` bytes.
+    /// Receives the whole payload in one piece, if it has at most `limit` bytes.
     ///
-    /// Not more than 1 MiB is allocated before as much has come, and never more than `limit`.
+    /// At most 1 MiB is allocated in advance, and never more than `limit`.
     ///
     /// # Errors
-    /// [`PayloadError::TooLarge`], before anything is allocated if the length is known. For the others
-    /// see [`PayloadError`].
+    /// [`PayloadError::TooLarge`], before anything is allocated if the length is known. For the
+    /// others see [`PayloadError`].
     ///
     /// # Cancel safety
     /// Dropping the future cancels the payload.
@@ -154,16 +154,16 @@ impl Payload {
         self.body.checked(assembled)
     }
 
-    /// Writes all of it to `writer`, and flushes that before the sender is told.
+    /// Copies the payload to `writer`, and flushes it before the receipt is sent.
     ///
     /// # Errors
-    /// [`PayloadError::Local`] if `writer` fails; otherwise as [`Payload::assemble`]. All that was
-    /// received before was written, and flushed if that can be done within
-    /// [`PayloadConfig::idle_timeout`](super::PayloadConfig::idle_timeout), also where the payload was cancelled or
-    /// has expired.
+    /// [`PayloadError::Local`] if `writer` fails; otherwise those of [`Payload::assemble`]. After
+    /// an error, also a cancellation or expiry, everything that was received has been written, and
+    /// flushed if that was possible within
+    /// [`PayloadConfig::idle_timeout`](super::PayloadConfig::idle_timeout).
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the payload; some of it may have been written.
+    /// Dropping the future cancels the payload; a part of it may have been written.
     pub async fn copy_to<W>(mut self, writer: &mut W) -> Result<Received, PayloadError>
     where
         W: AsyncWrite + Unpin,
@@ -171,8 +171,8 @@ impl Payload {
         let copied = self.body.copy_to(writer).await;
         let copied = self.body.checked(copied);
         if copied.is_err() {
-            // What has come is good, and can be resumed from. The payload may have been cancelled, or
-            // its time be over, and so the flush has a time of its own.
+            // The received bytes are valid, and the payload can be resumed from them. The flush has
+            // a timeout of its own, since the payload may have been cancelled or have expired.
             let _ = timeout(self.body.watch.idle_timeout, writer.flush()).await;
         }
         copied
@@ -190,15 +190,15 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// The bytes of a payload, as they come.
+/// The bytes of a payload as a stream.
 ///
-/// Ends with `None` when the payload is complete, its hash right and the sender told; and after an
-/// error, which comes behind all bytes that were received and not dropped by a reset of the sender.
-/// What is not read holds the sender back. Of a payload with a hash and without a length the last
-/// 32 bytes are held back until the stream ends, since they may be the hash.
+/// Ends with `None` when the payload is complete, its hash right and the receipt sent; and after an
+/// error, which follows all bytes that were received and not dropped by a reset of the sender.
+/// Unread bytes exert backpressure on the sender. With a hash and without a length, the last 32
+/// bytes are held back until the stream ends, since they may be the hash.
 ///
 /// # Drop
-/// As of [`Payload`], if it has not ended.
+/// Cancels the payload, as the drop of [`Payload`] does, unless it has ended.
 pub struct PayloadStream {
     chunks: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>> + Send>>,
     progress: Progress,
@@ -233,25 +233,25 @@ impl fmt::Debug for PayloadStream {
     }
 }
 
-/// What is left to receive of a payload.
+/// The state of a payload that is being received.
 pub(super) struct Body {
     lease: Lease,
-    /// Behind the lease: the reset is on its way when a drop is told.
-    teller: Teller,
+    /// After the lease in drop order: the reset is sent before the event.
+    reporter: Reporter,
     watch: Watch,
     total: Option<u64>,
     metadata: Bytes,
     resumable: bool,
     max_total: u64,
-    /// Present if there is a hash behind the bytes.
+    /// Present if a hash follows the bytes.
     hasher: Option<Sha256>,
     hash: Option<[u8; HASH_LEN]>,
-    /// The sender knows where to begin.
+    /// The offset has been negotiated.
     begun: bool,
     resumed_from: u64,
-    /// Bytes of the payload up to here were handed over, or were here before.
+    /// Bytes delivered so far, including those that were here before.
     received: u64,
-    /// Without a length: what came last and may be the hash.
+    /// Without a length: the last bytes, which may be the hash.
     held: VecDeque<Bytes>,
     held_len: usize,
     _permit: Permit,
@@ -260,7 +260,7 @@ pub(super) struct Body {
 impl Body {
     pub(super) fn new(
         lease: Lease,
-        teller: Teller,
+        reporter: Reporter,
         watch: Watch,
         permit: Permit,
         header: Header,
@@ -268,7 +268,7 @@ impl Body {
     ) -> Self {
         Self {
             lease,
-            teller,
+            reporter,
             watch,
             total: header.total_len,
             resumable: header.resumable(),
@@ -285,13 +285,13 @@ impl Body {
         }
     }
 
-    /// Tells the sender, and whoever listens, of an error.
+    /// Reports an error to the sender, and to [`Events`](crate::Events).
     fn checked<T>(&mut self, result: Result<T, PayloadError>) -> Result<T, PayloadError> {
         if let Err(error) = &result {
             if let Some(code) = error.code() {
                 self.lease.reset(code);
             }
-            self.teller.receive_failed(error);
+            self.reporter.receive_failed(error);
         }
         result
     }
@@ -300,7 +300,7 @@ impl Body {
         let next = async {
             match self.next().await? {
                 Some(chunk) => {
-                    self.handed_over(chunk.len());
+                    self.delivered(chunk.len());
                     Ok(Some(chunk))
                 }
                 None => {
@@ -328,13 +328,13 @@ impl Body {
                 return Err(PayloadError::TooLarge { len, max });
             }
             if len > all.capacity() {
-                // Doubled, as a vector does by itself, but not beyond what there can be.
+                // Doubled, as by `Vec`, but not beyond the maximum.
                 let most = usize::try_from(self.total.unwrap_or(max)).unwrap_or(usize::MAX);
                 let capacity = all.capacity().saturating_mul(2).min(most).max(len);
                 all.reserve_exact(capacity - all.len());
             }
             all.extend_from_slice(&chunk);
-            self.handed_over(chunk.len());
+            self.delivered(chunk.len());
         }
         self.confirm().await?;
         Ok(all.into())
@@ -346,7 +346,7 @@ impl Body {
     {
         while let Some(chunk) = self.next().await? {
             self.local(writer.write_all(&chunk)).await?;
-            self.handed_over(chunk.len());
+            self.delivered(chunk.len());
         }
         self.local(writer.flush()).await?;
         self.confirm().await?;
@@ -367,15 +367,15 @@ impl Body {
             .map_err(PayloadError::Local)
     }
 
-    /// Counts what [`Self::next`] gave, when the application has it.
-    fn handed_over(&mut self, bytes: usize) {
+    /// Counts bytes of [`Self::next`] when they have been delivered.
+    fn delivered(&mut self, bytes: usize) {
         self.received = self.received.saturating_add(bytes as u64);
         self.watch.state.set_transferred(self.received);
-        self.teller.moved();
+        self.reporter.progressed();
     }
 
-    /// The next bytes; none when all have come, no more do, and their hash is right. What it gives is to be
-    /// [counted](Self::handed_over) before it is called again.
+    /// Returns the next bytes; `None` at the end, once length and hash have been verified. Returned
+    /// bytes have to be [counted](Self::delivered) before the next call.
     async fn next(&mut self) -> Result<Option<Bytes>, PayloadError> {
         if !self.begun {
             self.begin(0, &mut tokio::io::empty()).await?;
@@ -425,7 +425,7 @@ impl Body {
         Ok(None)
     }
 
-    /// Without a length the payload, and the hash behind it, end where the stream does.
+    /// Without a length the payload, and the hash after it, end with the stream.
     async fn next_until_end(&mut self) -> Result<Option<Bytes>, PayloadError> {
         let hold = if self.hasher.is_some() { HASH_LEN } else { 0 };
         loop {
@@ -471,7 +471,7 @@ impl Body {
         Ok(())
     }
 
-    /// Tells the sender what is here, if it wants to know, and learns where it begins.
+    /// Negotiates the offset with the sender, if the payload is resumable.
     async fn begin<R>(&mut self, have: u64, prefix: &mut R) -> Result<(), PayloadError>
     where
         R: AsyncRead + Unpin,
@@ -506,7 +506,7 @@ impl Body {
         };
         self.write_message(wire::encode(&answer)).await?;
         let start = wire::read::<Start>(&mut self.lease.read, MAX_FIELDS);
-        // Before it answers the sender hashes as much as we have.
+        // The sender hashes the prefix before it answers.
         let start = match self.watch.guard_silent(have > 0, start).await {
             Ok(Ok(start)) => start,
             Ok(Err(error)) => return Err(PayloadError::message(error, 0, self.total)),
@@ -522,11 +522,11 @@ impl Body {
         self.resumed_from = offset;
         self.received = offset;
         self.watch.state.set_transferred(offset);
-        self.teller.resumed(offset);
+        self.reporter.resumed(offset);
         Ok(())
     }
 
-    /// Tells the sender that everything is here.
+    /// Sends the receipt.
     async fn confirm(&mut self) -> Result<(), PayloadError> {
         if !self.watch.state.complete() {
             let code = self.watch.state.cancelled().unwrap_or_default();
@@ -535,10 +535,10 @@ impl Body {
         let receipt = Receipt {
             received: Some(self.received),
         };
-        // A sender that has gone without waiting for it changes nothing: the payload is complete.
+        // An error means that the sender did not wait for it. The payload is complete all the same.
         let _ = self.write_message(wire::encode(&receipt)).await;
         self.lease.release();
-        self.teller.completed();
+        self.reporter.completed();
         Ok(())
     }
 

@@ -1,54 +1,55 @@
-//! Every limit of payloads.
+//! The limits of payloads.
 
 use std::time::Duration;
 
 use super::wire::MAX_METADATA;
 
-/// Limits of payloads that are sent and received.
+/// Limits of sent and received payloads.
 ///
-/// Change the fields of a [`PayloadConfig::default`]. [`PayloadConfig::validate`] is called wherever
-/// one is used.
+/// Start from [`PayloadConfig::default`] and change its fields. Every use calls
+/// [`PayloadConfig::validate`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PayloadConfig {
-    /// Longest payload, in bytes. Default: 64 MiB. A receiver refuses longer ones by their header,
-    /// and stops one whose length was not told when it has become longer; a sender fails before
-    /// the first byte, or, where it does not know the length, when it has read more. Answers
-    /// payloads that fill memory or disk.
+    /// Maximum length of a payload, in bytes. Default: 64 MiB. A receiver refuses a longer one by
+    /// its header, and one of unknown length when it exceeds this; a sender fails before the first
+    /// byte, or, if it does not know the length, when it has read more. Answers payloads that fill
+    /// memory or disk.
     pub max_total: u64,
-    /// Longest metadata, in bytes. Default and maximum: 4 KiB.
+    /// Maximum length of the metadata, in bytes. Default and maximum: 4 KiB.
     pub max_metadata: usize,
-    /// How long either side waits while not a byte moves: for the header, for bytes, for room to write,
-    /// for the confirmation. Default: 60 s. The time in which the application does not ask for
-    /// more does not count. While one side hashes what is skipped of a payload that is resumed, only
-    /// [`PayloadConfig::time_limit`] counts.
+    /// How long either side waits without progress: for the header, for bytes, for room to write,
+    /// for the confirmation. Default: 60 s. It does not run while the application does not poll.
+    /// While one side hashes the skipped part of a resumed payload, only
+    /// [`PayloadConfig::time_limit`] applies.
     ///
-    /// A sender sees no further than its own buffer and the credit that the receiver gives it. A receiver whose
-    /// application pauses for longer than this, or that takes longer than this to consume half a window
-    /// ([`Config::receive_window`](crate::Config::receive_window)), gives none meanwhile, and the sender expires:
-    /// give it a longer time where receivers are that slow.
+    /// Progress of a sender depends on the credit of the receiver. A receiver whose application
+    /// pauses for longer than this, or takes longer than this to consume half a window
+    /// ([`Config::receive_window`](crate::Config::receive_window)), grants none meanwhile, and the
+    /// sender expires: use a longer timeout with receivers that are so slow.
     ///
     /// Answers peers that begin and fall silent.
     pub idle_timeout: Duration,
-    /// How long one payload may take in all, from the moment at which its sending or receiving
-    /// began. Default: 1 hour. Answers peers that send a byte just before each idle timeout. A payload that nobody polls
-    /// ends when a newcomer wants its place: the peer gets RESET_STREAM with [`code::EXPIRED`](super::code::EXPIRED),
-    /// and who polls it later [`PayloadError::Expired`](super::PayloadError::Expired).
+    /// Maximum total duration of a payload, from the beginning of its sending or receiving.
+    /// Default: 1 hour. Answers peers that send a byte just before each idle timeout. An expired
+    /// payload that is not polled ends when a new one needs its slot: the peer gets RESET_STREAM
+    /// with [`code::EXPIRED`](super::code::EXPIRED), and a later poll
+    /// [`PayloadError::Expired`](super::PayloadError::Expired).
     pub time_limit: Duration,
-    /// Payloads that one [`Receiver`](super::Receiver) has open at once, from their first byte to
-    /// their end. Default: 8. More are reset with [`code::TOO_MANY`](super::code::TOO_MANY), and none
-    /// that is running within [`PayloadConfig::time_limit`] is ended for them. Answers peers that begin many and end none.
+    /// Maximum open payloads of one [`Receiver`](super::Receiver), from their first byte to their
+    /// end. Default: 8. Further ones are reset with [`code::TOO_MANY`](super::code::TOO_MANY); open
+    /// ones within [`PayloadConfig::time_limit`] are not affected. Answers peers that begin many
+    /// and end none.
     ///
-    /// One connection can hold all of them for as long as [`PayloadConfig::time_limit`]: where a receiver serves
-    /// several, set [`PayloadConfig::max_open_per_connection`] too.
+    /// One connection can hold all of them for [`PayloadConfig::time_limit`]: if a receiver serves
+    /// several connections, set [`PayloadConfig::max_open_per_connection`] too.
     pub max_open: usize,
-    /// Of those, the ones of one [`Payloads`](super::Payloads), and so of one connection. Default: 8, which
-    /// is all of them. [`Receiver::receive`](super::Receiver::receive) does not look at it. Answers
-    /// peers that leave no place to others.
+    /// The same for one [`Payloads`](super::Payloads), and so for one connection. Default: 8, which
+    /// is all of them. [`Receiver::receive`](super::Receiver::receive) does not check it. Answers
+    /// peers that leave no slot to others.
     pub max_open_per_connection: usize,
-    /// Bytes of a payload between two calls of
-    /// [`Events::payload_progress`](crate::Events::payload_progress). Default: 1 MiB. One write or frame that
-    /// crosses it several times is one call.
+    /// Bytes between two calls of [`Events::payload_progress`](crate::Events::payload_progress).
+    /// Default: 1 MiB. A write or frame that spans several intervals causes one call.
     pub progress_interval: u64,
 }
 
@@ -66,7 +67,7 @@ impl Default for PayloadConfig {
     }
 }
 
-/// A combination of settings that can not work.
+/// A setting that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadConfigError {
@@ -82,18 +83,18 @@ pub enum PayloadConfigError {
     /// [`PayloadConfig::progress_interval`] is zero.
     #[error("progress_interval is zero")]
     NoProgressInterval,
-    /// [`PayloadConfig::max_metadata`] is more than a header may hold.
+    /// [`PayloadConfig::max_metadata`] is more than a header can hold.
     #[error("max_metadata is {value}, more than {max}")]
     MetadataTooLong {
         /// Its value.
         value: usize,
-        /// Largest value that works.
+        /// Its maximum.
         max: usize,
     },
 }
 
 impl PayloadConfig {
-    /// Checks that the settings can work together.
+    /// Checks that every setting is in its range.
     pub fn validate(&self) -> Result<(), PayloadConfigError> {
         for (name, value) in [
             ("idle_timeout", self.idle_timeout),

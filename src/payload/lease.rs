@@ -1,10 +1,10 @@
-//! The substream of one payload.
+//! The substream of a payload.
 
 use crate::error::payload::code;
 use crate::substream::{ReadHalf, Substream, WriteHalf};
 
-/// Resets the substream when it is dropped before [`Lease::release`]: its end by FIN would look like
-/// that of the payload.
+/// Resets the substream when it is dropped before [`Lease::release`]: a FIN would look like the end
+/// of the payload.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) read: ReadHalf,
@@ -22,7 +22,7 @@ impl Lease {
         }
     }
 
-    /// The end of the payload: what was written is delivered, and FIN.
+    /// The payload is complete: on drop the rest is delivered, with FIN.
     pub(super) fn release(&mut self) {
         self.released = true;
     }

@@ -1,9 +1,8 @@
-//! Large payloads: one on a substream, with its length, metadata, progress, limits and a confirmation.
+//! Large payloads, one per substream, with length, metadata, progress, limits and a confirmation.
 //!
-//! A substream already carries any number of bytes. A payload is what an application sends as one
-//! thing: a file, a state, an answer. Its receiver knows before the first byte how long it is and what
-//! it is, refuses what it does not want, and can tell a whole one from one that was cut; its sender
-//! knows when the receiver has all of it.
+//! A payload is what an application sends as a unit: a file, a state, a response. The receiver
+//! knows its length and metadata before the first byte, can refuse it, and can distinguish a
+//! complete payload from a truncated one; the sender knows when the receiver has all of it.
 //!
 //! ```no_run
 //! use anabranch::Connection;
@@ -26,13 +25,13 @@
 //!         let payload = match payload {
 //!             Ok(payload) => payload,
 //!             Err(PayloadError::Connection(error)) => return Err(error.into()),
-//!             // This one was refused, for its header for instance: others follow.
+//!             // This one was refused, for example for its header. Others follow.
 //!             Err(error) => {
 //!                 eprintln!("refused: {error}");
 //!                 continue;
 //!             }
 //!         };
-//!         // A task for each: more can be received at once, and none ends another.
+//!         // A task for each: they are received concurrently, and a failure affects only one.
 //!         tokio::spawn(async move {
 //!             println!("{:?}, {:?} bytes", payload.metadata(), payload.total());
 //!             match payload.assemble(1 << 20).await {
@@ -46,42 +45,47 @@
 //! ```
 //!
 //! # On the wire
-//! `proto/payload.proto`: a header behind its length; then the bytes; then, if the header
-//! announces one, 32 bytes of SHA-256; then FIN. The receiver answers with a receipt when it has
-//! handed over the last byte. Without a length in the header the payload ends where the stream does. The hash
-//! lies behind the bytes because who reads a source to send it does not know it earlier.
+//! `proto/payload.proto`: a length-prefixed header; then the bytes; then, if the header announces
+//! it, 32 bytes of SHA-256; then FIN. The receiver answers with a receipt when it has delivered the
+//! last byte. Without a length in the header the payload ends with the stream. The hash follows the
+//! bytes because a sender that streams from a source does not know it earlier.
 //!
 //! # Resuming
-//! [`Sender::send_resumable`] offers to leave out what the receiver has, and waits for its answer:
-//! how many bytes from the beginning, and their hash ([`Payload::resume`]). The sender compares that with
-//! its own first bytes, and says where it begins: there, or at zero because it has something else.
-//! So neither side has to remember anything of an earlier attempt, a changed file is noticed, and the
-//! hash at the end covers the whole payload: both sides have hashed the part that was skipped.
+//! [`Sender::send_resumable`] offers to skip what the receiver already has, and waits for its
+//! answer: the length of that prefix, and its hash ([`Payload::resume`]). The sender compares the
+//! hash with that of its own prefix, and answers with the offset at which it begins: the end of the
+//! prefix, or zero if they differ. So neither side keeps state of an earlier attempt, a changed
+//! file is detected, and the hash at the end covers the whole payload: both sides have hashed the
+//! skipped part.
 //!
-//! # Which hash
-//! SHA-256. It was measured beside BLAKE3 (its `pure` form, which needs no C) on pieces as they come from
-//! frames: 1.1 to 1.4 GB/s against 0.8 to 0.9 with the SHA instructions that most machines have, and it
-//! is in the tree of dependencies in any case. The header names the kind, so that another can be added.
+//! # Choice of hash
+//! SHA-256. On pieces of the size of frames it measured 1.1 to 1.4 GB/s, with the SHA instructions
+//! that most machines have, against 0.8 to 0.9 GB/s of BLAKE3 (its `pure` form, which needs no C),
+//! and it is a dependency already. The header names the hash function, so that another can be
+//! added.
 //!
 //! # Events
-//! [`Events`](crate::Events) of the connection are told when a payload begins, how far it has come every
-//! [`PayloadConfig::progress_interval`] bytes, and how it ends; [`Progress`] can be asked at any time.
+//! [`Events`](crate::Events) of the connection report the beginning of a payload, its progress
+//! every [`PayloadConfig::progress_interval`] bytes, and its end; [`Progress`] can be read at any
+//! time.
 //!
 //! # Ends
-//! Every error ends in a RESET_STREAM with a [`code`] that tells the other side why; it sees that as
+//! Every error sends RESET_STREAM with a [`code`] for its cause, which the other side reports as
 //! [`Rejection`]. A reset drops what the other side has not read.
-//! [`Connection::close`](crate::Connection::close) resets the payloads that are still being sent, with the
-//! code [`SHUTDOWN`](crate::substream::code::SHUTDOWN), since its FIN would look like the end of one
-//! whose length is not known; what is written to its end is delivered.
+//! [`Connection::close`](crate::Connection::close) resets payloads that are still being sent, with
+//! the code [`SHUTDOWN`](crate::substream::code::SHUTDOWN), since FIN would look like the end of a
+//! payload of unknown length; completely written payloads are delivered.
 
 mod accept;
 mod body;
 mod config;
 mod lease;
-mod places;
+
 mod receive;
+mod report;
 mod send;
-mod tell;
+mod slots;
+
 mod watch;
 mod wire;
 
@@ -99,16 +103,16 @@ use bytes::Bytes;
 
 use crate::substream::Substream;
 
-/// Sends `payload` with default limits and without metadata, and waits until the receiver has confirmed it;
-/// see [`Sender::send_bytes`].
+/// Sends `payload` with default limits and without metadata, and waits for the confirmation of the
+/// receiver; errors and cancel safety are those of [`Sender::send_bytes`].
 pub async fn send_bytes(substream: Substream, payload: Bytes) -> Result<Sent, SendError> {
     Sender::over(substream, PayloadConfig::default())
         .send_bytes(payload)
         .await
 }
 
-/// Receives one payload with default limits; see [`Receiver::receive`], which also bounds how many are
-/// received at once.
+/// Receives one payload with default limits; errors and cancel safety are those of
+/// [`Receiver::receive`]. Unlike that it does not limit the number of concurrent payloads.
 pub async fn receive(substream: Substream) -> Result<Payload, PayloadError> {
     Receiver::default().receive(substream).await
 }

@@ -1,4 +1,4 @@
-//! Admitting payloads: the cap on those that are open, and the header.
+//! Admits payloads: limits the open ones, and checks their headers.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::body::{Body, Payload};
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::lease::Lease;
-use super::places::{Permit, Places};
-use super::tell::Teller;
+use super::report::Reporter;
+use super::slots::{Permit, Slots};
 use super::watch::{State, Watch};
 use super::wire::{self, Hash, Header, MAX_FIELDS};
 use crate::error::payload::MessageError;
@@ -17,22 +17,22 @@ use crate::error::payload::{PayloadError, code};
 use crate::events::PayloadDirection;
 use crate::substream::{Shared, Substream};
 
-/// Receives payloads, a limited number at once.
+/// Receives a limited number of payloads at once.
 ///
-/// Clones share the limit. One peer can hold all the places of a receiver that several connections share,
-/// unless [`Payloads`](super::Payloads) bound its part ([`PayloadConfig::max_open_per_connection`]); who calls
-/// [`Receiver::receive`] uses a receiver for each connection, or refuses substreams above it. It is held by nothing else: a payload gives its place back when it was read
-/// to its end, failed or dropped.
+/// Clones share the limit. A payload releases its slot when it has been received, has failed or is
+/// dropped. If several connections share a receiver, one peer can hold all slots unless
+/// [`Payloads`](super::Payloads) limits its share ([`PayloadConfig::max_open_per_connection`]);
+/// with [`Receiver::receive`], use one receiver per connection, or limit the substreams.
 #[derive(Debug, Clone)]
 pub struct Receiver(Arc<Limits>);
 
 #[derive(Debug)]
 struct Limits {
     config: PayloadConfig,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
 }
 
-/// A substream that has a place, and no header yet.
+/// A substream with a slot, whose header has not arrived yet.
 #[derive(Debug)]
 pub(super) struct Admitted {
     lease: Lease,
@@ -48,10 +48,10 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// A receiver of its own, with nothing open.
+    /// Creates a receiver with limits of its own.
     ///
     /// # Errors
-    /// If `config` does not [validate](PayloadConfig::validate).
+    /// [`PayloadConfigError`] if `config` does not [validate](PayloadConfig::validate).
     pub fn new(config: PayloadConfig) -> Result<Self, PayloadConfigError> {
         config.validate()?;
         Ok(Self::with(config))
@@ -60,31 +60,32 @@ impl Receiver {
     fn with(config: PayloadConfig) -> Self {
         Self(Arc::new(Limits {
             config,
-            places: Arc::default(),
+            slots: Arc::default(),
         }))
     }
 
-    /// Payloads that are open, those included whose header has not come yet.
+    /// Number of open payloads, including those whose header has not arrived yet.
     pub fn open(&self) -> usize {
-        self.0.places.open()
+        self.0.slots.open()
     }
 
-    /// Takes a substream over on which the peer sends a payload, and reads the header.
+    /// Takes over a substream on which the peer sends a payload, and reads the header.
     ///
     /// # Errors
-    /// [`PayloadError::TooMany`] at once if [`PayloadConfig::max_open`] payloads are open, and
-    /// [`PayloadError::TooLarge`] when the header is there; the substream is then reset, and the
-    /// sender told why. [`PayloadError::BadHeader`] and [`PayloadError::Expired`] if there is no
-    /// header, or a bad one.
+    /// [`PayloadError::TooMany`] at once if [`PayloadConfig::max_open`] payloads are open;
+    /// [`PayloadError::TooLarge`] and [`PayloadError::BadHeader`] for the header;
+    /// [`PayloadError::Expired`] if there is none in time. The substream is reset with the matching
+    /// [`code`](super::code).
     ///
     /// # Cancel safety
-    /// If the future is dropped the payload is cancelled.
+    /// Dropping the future cancels the payload.
     pub async fn receive(&self, substream: Substream) -> Result<Payload, PayloadError> {
         let admitted = self.admit(substream, None)?;
         self.read_header(admitted).await
     }
 
-    /// Refuses the new one, never one that is running in its time. `of_connection` counts those of its connection.
+    /// Takes a slot, or refuses the new payload; open ones within their time limit are not
+    /// affected. `of_connection` counts those of its connection.
     pub(super) fn admit(
         &self,
         substream: Substream,
@@ -94,8 +95,8 @@ impl Receiver {
         let watch = Watch::new(State::new(None), config);
         let of_connection = of_connection.map(|open| (open, config.max_open_per_connection));
         let until = (&watch.state, watch.deadline());
-        let places = &self.0.places;
-        match places.take(config.max_open, of_connection, until, substream.shared()) {
+        let slots = &self.0.slots;
+        match slots.take(config.max_open, of_connection, until, substream.shared()) {
             Ok(permit) => Ok(Admitted {
                 lease: Lease::new(substream),
                 permit,
@@ -103,7 +104,7 @@ impl Receiver {
             }),
             Err(error) => {
                 substream.reset(code::TOO_MANY);
-                tell_refused(substream.shared(), &error);
+                report_refused(substream.shared(), &error);
                 Err(error)
             }
         }
@@ -128,28 +129,28 @@ impl Receiver {
                 if let Some(total) = header.total_len {
                     state.set_total(total);
                 }
-                let teller = Teller::begin(
+                let reporter = Reporter::begin(
                     lease.write.shared(),
                     &state,
                     PayloadDirection::Received,
                     config.progress_interval,
                 );
                 let max_total = config.max_total;
-                let body = Body::new(lease, teller, watch, permit, header, max_total);
+                let body = Body::new(lease, reporter, watch, permit, header, max_total);
                 Ok(Payload::new(body))
             }
             Err(error) => {
                 if let Some(code) = error.code() {
                     lease.reset(code);
                 }
-                tell_refused(lease.write.shared(), &error);
+                report_refused(lease.write.shared(), &error);
                 Err(error)
             }
         }
     }
 }
 
-fn tell_refused(substream: &Shared, error: &PayloadError) {
+fn report_refused(substream: &Shared, error: &PayloadError) {
     substream.siblings.events.emit(|events, connection| {
         events.payload_refused(connection, substream.info(), error);
     });
@@ -162,7 +163,7 @@ fn check(mut header: Header, config: &PayloadConfig) -> Result<Header, PayloadEr
     if len > max {
         return bad(MessageError::MetadataTooLong { len, max });
     }
-    // It is a slice, which would keep the message of the carrier in memory as long as the payload.
+    // The slice would keep the message of the carrier in memory as long as the payload.
     header.metadata = header.metadata.as_deref().map(Bytes::copy_from_slice);
     let kind = header.hash.unwrap_or_default();
     let Ok(kind) = Hash::try_from(kind) else {

@@ -1,4 +1,4 @@
-//! Sending a payload.
+//! Sends a payload.
 
 use std::future::poll_fn;
 use std::io::{self, SeekFrom};
@@ -13,7 +13,7 @@ use tokio::task::coop::consume_budget;
 
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::lease::Lease;
-use super::tell::Teller;
+use super::report::Reporter;
 use super::watch::{Canceller, Progress, State, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
 use crate::error::payload::Interrupt;
@@ -22,32 +22,32 @@ use crate::error::payload::{SendError, code};
 use crate::events::PayloadDirection;
 use crate::substream::{CloseOutcome, FinishError, Substream};
 
-/// Bytes to read, and to hash, before they are written.
+/// Bytes that are read, and hashed, before they are written.
 ///
-/// Several frames, since the frame at each end of a write is copied; and few enough that hashing takes
-/// less time than the send buffer takes to drain.
+/// Several frames, since the frame at each end of a write is copied; and little enough to be hashed
+/// before the send buffer has drained.
 const PIECE: usize = 128 * 1024;
 
-/// Room for less than this is not worth a read: about a frame.
+/// Minimum size of a read buffer: about a frame.
 const MIN_READ: usize = 16 * 1024;
 
-/// A payload that the receiver has confirmed.
+/// A sent payload that the receiver has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sent {
-    /// Bytes of the whole payload.
+    /// Length of the whole payload in bytes.
     pub total: u64,
-    /// Where sending began: bytes that the receiver already had.
+    /// The offset at which sending began: the length of the prefix that the receiver already had.
     pub resumed_from: u64,
-    /// SHA-256 of the whole payload, if it was sent with its hash.
+    /// The SHA-256 of the whole payload, if it was sent with its hash.
     pub hash: Option<[u8; HASH_LEN]>,
 }
 
 /// Sends one payload over one substream.
 ///
 /// # Drop
-/// A sender, or the future of one of its `send` methods, that is dropped before the receiver has
-/// confirmed the payload resets the substream with [`code::CANCELLED`].
+/// If a sender, or the future of one of its `send` methods, is dropped before the receiver has
+/// confirmed the payload, the substream is reset with [`code::CANCELLED`].
 #[derive(Debug)]
 pub struct Sender {
     lease: Lease,
@@ -58,10 +58,11 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Takes a substream over that was opened for this payload.
+    /// Takes over a substream that was opened for this payload.
     ///
     /// # Errors
-    /// If `config` does not [validate](PayloadConfig::validate); the substream is then reset.
+    /// [`PayloadConfigError`] if `config` does not [validate](PayloadConfig::validate); the
+    /// substream is then reset.
     pub fn new(substream: Substream, config: PayloadConfig) -> Result<Self, PayloadConfigError> {
         match config.validate() {
             Ok(()) => Ok(Self::over(substream, config)),
@@ -74,7 +75,7 @@ impl Sender {
 
     pub(super) fn over(substream: Substream, config: PayloadConfig) -> Self {
         let lease = Lease::new(substream);
-        // A FIN before the end would look like the end where no length was announced.
+        // Resets on drop: a FIN would look like the end of a payload of unknown length.
         Self {
             lease,
             config,
@@ -84,19 +85,19 @@ impl Sender {
         }
     }
 
-    /// Bytes for the receiving application, a name for instance, which it sees before the payload.
-    /// At most [`PayloadConfig::max_metadata`].
+    /// Sets the metadata for the receiving application, for example a name, which it gets before
+    /// the payload. At most [`PayloadConfig::max_metadata`] bytes.
     #[must_use]
     pub fn metadata(mut self, metadata: impl Into<Bytes>) -> Self {
         self.metadata = metadata.into();
         self
     }
 
-    /// Sends the SHA-256 of the payload behind it, which the receiver checks.
+    /// Sends the SHA-256 of the payload after it, which the receiver verifies.
     ///
-    /// The substream already protects what it carries against errors and, over WebRTC, against others.
-    /// A hash finds what changes on the way to it, and what changes between the parts of a payload
-    /// that is resumed.
+    /// The substream already protects its data against errors and, over WebRTC, against attackers.
+    /// A hash detects changes before the data reaches the substream, and between the parts of a
+    /// resumed payload.
     #[must_use]
     pub fn hashed(mut self) -> Self {
         self.hashed = true;
@@ -115,8 +116,8 @@ impl Sender {
 
     /// Sends `payload`, and waits until the receiver has confirmed it.
     ///
-    /// It is not copied on its way to the carrier's messages, but for the parts of frames at the
-    /// ends of each write; one with a hash is written in pieces of 128 KiB.
+    /// It is passed to the carrier without a copy, except for the parts of frames at the ends of
+    /// each write; with a hash it is written in pieces of 128 KiB.
     ///
     /// # Errors
     /// [`SendError::TooLarge`] and [`SendError::MetadataTooLong`] before anything is sent; see
@@ -136,13 +137,13 @@ impl Sender {
         sending.close(sent)
     }
 
-    /// Sends what `source` reads, `total` bytes, or until its end where that is `None`; and waits until
-    /// the receiver has confirmed it. More than `total` bytes are not read.
+    /// Sends `total` bytes from `source`, or up to its end if `total` is `None`, and waits until
+    /// the receiver has confirmed them. Reads no more than `total` bytes.
     ///
     /// # Errors
-    /// [`SendError::SourceTruncated`] if `source` ends before `total` bytes; otherwise as
-    /// [`Sender::send_bytes`], but [`SendError::TooLarge`] comes when `source` has given too much
-    /// if `total` is `None`.
+    /// [`SendError::SourceTruncated`] if `source` ends before `total` bytes; otherwise those of
+    /// [`Sender::send_bytes`]. If `total` is `None`, [`SendError::TooLarge`] is returned only when
+    /// `source` has returned too many bytes.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the payload.
@@ -160,17 +161,17 @@ impl Sender {
         sending.close(sent)
     }
 
-    /// As [`Sender::send_reader`] for all of `source`, with its hash, and offers the receiver to send
-    /// only what it does not have.
+    /// Sends all of `source` as [`Sender::send_reader`] does, with its hash, and offers the
+    /// receiver to skip what it already has.
     ///
-    /// The receiver says how many bytes it has and what their hash is. If the first bytes of `source`
-    /// have the same one, only the others are sent, else all. Both sides hash the part that is
-    /// skipped, within the time limits: a gigabyte takes about a second.
+    /// The receiver answers with the length of its prefix and the hash of that. If the prefix of
+    /// `source` has the same hash, only the rest is sent, otherwise all. Both sides hash the
+    /// skipped part within the time limits: a gigabyte takes about a second.
     ///
-    /// [`std::io::Cursor`] makes a source of bytes in memory.
+    /// Use [`std::io::Cursor`] for bytes in memory.
     ///
     /// # Errors, cancel safety
-    /// As [`Sender::send_reader`].
+    /// Those of [`Sender::send_reader`].
     pub async fn send_resumable<R>(mut self, mut source: R) -> Result<Sent, SendError>
     where
         R: AsyncRead + AsyncSeek + Unpin,
@@ -194,7 +195,7 @@ impl Sender {
         let sending = Sending {
             watch: Watch::new(Arc::clone(&self.state), &self.config),
             lease: self.lease,
-            teller: Teller::silent(),
+            reporter: Reporter::silent(),
             progress_interval: self.config.progress_interval,
             hasher: self.hashed.then(Sha256::new),
             max_total: self.config.max_total,
@@ -215,19 +216,19 @@ struct Metadata {
     max: usize,
 }
 
-/// A payload on its way out.
+/// The state of a payload that is being sent.
 struct Sending {
     lease: Lease,
-    /// Behind the lease: the reset is on its way when a drop is told.
-    teller: Teller,
+    /// After the lease in drop order: the reset is sent before the event.
+    reporter: Reporter,
     watch: Watch,
     progress_interval: u64,
     hasher: Option<Sha256>,
     max_total: u64,
-    /// Bytes of the payload up to here were sent, or skipped.
+    /// Bytes sent or skipped so far.
     position: u64,
     resumed_from: u64,
-    /// Where the source is read to. Small reads share one allocation.
+    /// The read buffer. Small reads share one allocation.
     read: BytesMut,
 }
 
@@ -246,7 +247,7 @@ impl Sending {
             self.check_total(len)?;
             self.watch.state.set_total(len);
         }
-        self.teller = Teller::begin(
+        self.reporter = Reporter::begin(
             self.lease.write.shared(),
             &self.watch.state,
             PayloadDirection::Sent,
@@ -281,13 +282,13 @@ impl Sending {
         Ok(())
     }
 
-    /// Finds out where to begin, and leaves `source` there.
+    /// Negotiates the offset, and leaves `source` there.
     async fn resume<R>(&mut self, source: &mut R, total: u64) -> Result<u64, SendError>
     where
         R: AsyncRead + AsyncSeek + Unpin,
     {
         let answer = wire::read::<Resume>(&mut self.lease.read, MAX_FIELDS);
-        // Before it answers the receiver hashes what it has.
+        // The receiver hashes its prefix before it answers.
         let answer = self.watch.guard_silent(true, answer).await;
         let answer = answer.map_err(|interrupt| self.interrupted(interrupt))??;
         let have = answer.have.unwrap_or(0);
@@ -312,16 +313,16 @@ impl Sending {
                 consume_budget().await;
                 self.hash(&piece);
             }
-            // What is sent begins in a buffer of its own, in whole pieces.
+            // The sent bytes begin in a new buffer, in whole pieces.
             self.read = BytesMut::new();
             let ours = self.hasher.clone().map(|hasher| hasher.finalize());
             if ours.is_some_and(|ours| ours[..] == theirs[..]) {
                 self.position = have;
                 self.resumed_from = have;
                 self.watch.state.set_transferred(have);
-                self.teller.resumed(have);
+                self.reporter.resumed(have);
             } else {
-                // Another payload, or another version of it.
+                // The receiver has the prefix of another payload, or of another version.
                 self.hasher = Some(Sha256::new());
                 let rewound = self.watch.guard(source.seek(SeekFrom::Start(0))).await;
                 rewound
@@ -356,7 +357,7 @@ impl Sending {
         Ok(())
     }
 
-    /// The next bytes of `source`, at most `left`; none at its end.
+    /// Reads the next bytes of `source`, at most `left`; empty at its end.
     async fn read_piece<R>(&mut self, source: &mut R, left: u64) -> Result<Bytes, SendError>
     where
         R: AsyncRead + Unpin,
@@ -368,7 +369,7 @@ impl Sending {
         let read = async {
             let mut limited = (&mut *source).take(most as u64);
             let mut read = pin!(limited.read_buf(&mut self.read));
-            // The source may be silent for long: a receiver that has gone is noticed.
+            // Detects a STOP_SENDING or an end of the connection while the source is silent.
             let mut stopping = pin!(self.lease.write.stopped());
             poll_fn(|cx| {
                 if let Poll::Ready(read) = read.as_mut().poll(cx) {
@@ -409,12 +410,12 @@ impl Sending {
         self.check_total(len)?;
         self.hash(&piece);
         let (write, state) = (&mut self.lease.write, Arc::clone(&self.watch.state));
-        let teller = &mut self.teller;
+        let reporter = &mut self.reporter;
         let written = poll_fn(|cx| {
             let before = piece.len();
             let written = write.poll_write_chunk(cx, &mut piece);
             state.add_transferred(before - piece.len());
-            teller.moved();
+            reporter.progressed();
             Poll::Ready(ready!(written))
         });
         let written = self.watch.guard(written).await;
@@ -431,7 +432,7 @@ impl Sending {
         Ok(written.map_err(|interrupt| self.interrupted(interrupt))??)
     }
 
-    /// Ends the stream, and waits for the confirmation.
+    /// Sends FIN, and waits for the receipt.
     async fn end(&mut self) -> Result<Sent, SendError> {
         let hash = self.hasher.take().map(|hasher| hasher.finalize());
         if let Some(hash) = &hash {
@@ -439,10 +440,10 @@ impl Sending {
         }
         let total = self.position;
         self.watch.state.set_total(total);
-        // All is written: from here on FIN is right, whoever sends it.
+        // Everything is written: from here on a FIN is correct.
         let finished = self.watch.guard(self.lease.write.finish()).await;
         match finished.map_err(|interrupt| self.interrupted(interrupt))? {
-            // It is the receipt that confirms, and it may have come without FIN_ACK.
+            // The receipt is the confirmation, and may arrive without FIN_ACK.
             Ok(_) | Err(FinishError::TimedOut | FinishError::ChannelClosed) => {}
             Err(FinishError::Stopped(code) | FinishError::ResetByPeer(code)) => {
                 return Err(SendError::Rejected(code.into()));
@@ -465,16 +466,16 @@ impl Sending {
         })
     }
 
-    /// The end of it, in either way.
+    /// Releases or resets the substream, and reports the result.
     fn close(mut self, sent: Result<Sent, SendError>) -> Result<Sent, SendError> {
         match &sent {
             Ok(_) => {
                 self.lease.release();
-                self.teller.completed();
+                self.reporter.completed();
             }
             Err(error) => {
                 self.lease.reset(error.code());
-                self.teller.send_failed(error);
+                self.reporter.send_failed(error);
             }
         }
         sent

@@ -1,4 +1,4 @@
-//! How far a payload has come, who may end it, and when it has taken too long.
+//! Progress, cancellation and timeouts of a payload.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,22 +15,22 @@ use super::config::PayloadConfig;
 use crate::error::payload::{Interrupt, TimeLimit};
 use crate::substream::Shared;
 
-/// `total` of a payload whose length nobody has told.
+/// `total` of a payload of unknown length.
 const UNKNOWN: u64 = u64::MAX;
-/// `end` of a payload that is under way; above every code.
+/// `end` of a running payload; above every code.
 const RUNNING: u64 = u64::MAX;
-/// `end` of one that is complete.
+/// `end` of a complete payload.
 const COMPLETE: u64 = u64::MAX - 1;
-/// `end` of one whose time was over while nobody polled it.
+/// `end` of a payload that expired without being polled.
 const EXPIRED: u64 = u64::MAX - 2;
 
 #[derive(Debug)]
 pub(super) struct State {
     transferred: AtomicU64,
     total: AtomicU64,
-    /// [`RUNNING`], [`COMPLETE`], or the code it was cancelled with.
+    /// [`RUNNING`], [`COMPLETE`], [`EXPIRED`], or the code of the cancellation.
     end: AtomicU64,
-    /// The task that waits for the payload to go on.
+    /// Wakes the task that polls the payload.
     waker: AtomicWaker,
 }
 
@@ -65,12 +65,13 @@ impl State {
         self.transferred.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// From now on nothing can be cancelled any more. `false` if it was cancelled before.
+    /// Marks the payload as complete; it can not be cancelled any more. Returns `false` if it has
+    /// ended before.
     pub(super) fn complete(&self) -> bool {
         self.try_end(COMPLETE)
     }
 
-    /// Its time is over. `false` if it has ended before.
+    /// Marks the payload as expired. Returns `false` if it has ended before.
     pub(super) fn expire(&self) -> bool {
         self.try_end(EXPIRED)
     }
@@ -86,18 +87,18 @@ impl State {
     }
 }
 
-/// How far one payload has come. Cheap to clone, and to look at from any task.
+/// The progress of one payload. Cheap to clone, and readable from any task.
 #[derive(Clone)]
 pub struct Progress(pub(super) Arc<State>);
 
 impl Progress {
-    /// Bytes that are through: handed to the application by a receiver, accepted by the substream
-    /// from a sender. A part that a resumed payload has skipped counts.
+    /// Bytes transferred: delivered to the application on a receiver, accepted by the substream on
+    /// a sender. The skipped part of a resumed payload counts.
     pub fn transferred(&self) -> u64 {
         self.0.transferred()
     }
 
-    /// Bytes of the whole payload; `None` while they are not known.
+    /// Length of the whole payload in bytes; `None` while it is unknown.
     pub fn total(&self) -> Option<u64> {
         self.0.total()
     }
@@ -112,7 +113,7 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// Ends one payload, from any task. Cheap to clone; dropping it does nothing.
+/// Cancels one payload from any task. Cheap to clone; dropping it has no effect.
 #[derive(Clone)]
 pub struct Canceller {
     state: Arc<State>,
@@ -127,8 +128,8 @@ impl Canceller {
         }
     }
 
-    /// Ends the payload: the peer gets RESET_STREAM with `code`, at once, and whoever waits for the
-    /// payload here an error. Does nothing when the payload is complete or has ended otherwise.
+    /// Cancels the payload: the peer gets RESET_STREAM with `code` at once, and the task that polls
+    /// the payload an error. Has no effect if the payload is complete or has ended otherwise.
     pub fn cancel(&self, code: u32) {
         if !self.state.try_end(u64::from(code)) {
             return;
@@ -146,16 +147,16 @@ impl fmt::Debug for Canceller {
     }
 }
 
-/// Waits for operations on a payload, as long as that may take.
+/// Runs the operations on a payload within its time limits.
 ///
-/// The timer belongs to the task that waits: nothing is spawned for it.
+/// The timer is polled by the task that waits; no task is spawned for it.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) state: Arc<State>,
     pub(super) idle_timeout: Duration,
     time_limit: Duration,
     deadline: Instant,
-    /// Since when nothing has moved, while somebody waits.
+    /// Since when a pending operation has made no progress.
     idle_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
@@ -173,12 +174,12 @@ impl Watch {
         }
     }
 
-    /// When the payload has taken too long as a whole.
+    /// When [`PayloadConfig::time_limit`] expires.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Waits for `operation`, until it is cancelled or has taken too long.
+    /// Waits for `operation`, until the payload is cancelled or expires.
     pub(super) async fn guard<T>(
         &mut self,
         operation: impl Future<Output = T>,
@@ -186,8 +187,7 @@ impl Watch {
         self.guard_silent(false, operation).await
     }
 
-    /// The same, but if the peer may be `silent` for long while it works, the payload as a whole is what
-    /// limits that.
+    /// The same, without the idle timeout if the peer may be `silent` while it hashes.
     pub(super) async fn guard_silent<T>(
         &mut self,
         silent: bool,
@@ -208,7 +208,7 @@ impl Watch {
         idle: Duration,
         operation: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, Interrupt>> {
-        // Registered before it is looked at: a cancel in between is seen.
+        // Registered before the check, so that a concurrent cancel is not missed.
         self.state.waker.register(cx.waker());
         if let Some(code) = self.state.cancelled() {
             return Poll::Ready(Err(Interrupt::Cancelled(code)));
@@ -251,7 +251,7 @@ impl Watch {
     }
 }
 
-/// For ever, if `duration` is longer than what the clock can count.
+/// Adds `duration`, or 30 years if the clock would overflow.
 fn after(instant: Instant, duration: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     instant

@@ -1,4 +1,4 @@
-//! The messages around the bytes of a payload: `proto/payload.proto`, each behind its length.
+//! The messages around the bytes of a payload (`proto/payload.proto`), each length-prefixed.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -13,22 +13,23 @@ mod generated {
 
 pub(super) use generated::{Hash, Header, Receipt, Resume, Start};
 
-/// Most bytes of metadata in a header.
+/// Maximum length of the metadata in a header, in bytes.
 pub(super) const MAX_METADATA: usize = 4096;
 
-/// Most bytes of a message beside metadata: its own fields, and room for those of later versions.
+/// Maximum length of a message without metadata, in bytes: its fields, and room for those of later
+/// versions.
 pub(super) const MAX_FIELDS: usize = 256;
 
-/// Bytes of a hash.
+/// Length of a hash in bytes.
 pub(super) const HASH_LEN: usize = 32;
 
-/// A message behind its length.
+/// Encodes a message with its length prefix.
 pub(super) fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut out = BytesMut::with_capacity(10 + length);
     let mut prefix = unsigned_varint::encode::u64_buffer();
     out.put_slice(unsigned_varint::encode::u64(length as u64, &mut prefix));
-    // A `BytesMut` grows: there is always room.
+    // Can not fail: a `BytesMut` grows.
     let _ = message.encode(&mut out);
     out.freeze()
 }
@@ -45,7 +46,7 @@ pub(super) async fn read<M: Message + Default>(
         let (Some(place), Some(byte)) = (prefix.get_mut(filled), byte.first()) else {
             return Err(ReadError::Bad(MessageError::Length));
         };
-        // The tenth byte holds the 64th bit, and no other.
+        // The tenth byte holds only the 64th bit.
         if filled == 9 && *byte > 1 {
             return Err(ReadError::Bad(MessageError::Length));
         }
@@ -58,7 +59,7 @@ pub(super) async fn read<M: Message + Default>(
             }
         }
     };
-    // Before a byte of it is buffered.
+    // Checked before a byte of the message is buffered.
     let length = match usize::try_from(length) {
         Ok(length) if length <= max => length,
         _ => return Err(ReadError::Bad(MessageError::TooLong { len: length, max })),
@@ -67,7 +68,7 @@ pub(super) async fn read<M: Message + Default>(
     M::decode(body).map_err(|error| ReadError::Bad(MessageError::Protobuf(error.to_string())))
 }
 
-/// Reads exactly `length` bytes, which the caller has bounded.
+/// Reads exactly `length` bytes, which the caller has limited.
 pub(super) async fn exactly(read: &mut ReadHalf, length: usize) -> Result<Bytes, ReadError> {
     let mut all = BytesMut::new();
     while all.len() < length {
@@ -89,7 +90,7 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Row F-18: what goes over the wire today goes over it in every later version.
+    /// Row F-18: later versions encode these messages in the same bytes.
     #[test]
     fn f18_messages_have_the_bytes_that_were_released() {
         let header = Header {
@@ -112,7 +113,7 @@ mod tests {
         assert_eq!(hex(&encode(&receipt)), "020805");
     }
 
-    /// Row FR-1: fields of a later version are skipped, and a header of an earlier one is read.
+    /// Row FR-1: fields of a later version are skipped, and the header of an earlier one is valid.
     #[test]
     fn fr1_unknown_fields_are_skipped_and_missing_ones_are_fine() {
         let mut later = vec![0x08, 5];
@@ -125,8 +126,8 @@ mod tests {
         assert_eq!(Header::decode(&[][..]), Ok(Header::default()));
     }
 
-    /// Row FR-1, the other way: who knows the first two fields only reads them, and asks for no
-    /// more.
+    /// Row FR-1, in reverse: an implementation with only the first two fields can read a header,
+    /// and its own header is valid.
     #[test]
     fn fr1_a_header_is_read_by_who_knows_its_first_fields_only() {
         #[derive(Clone, PartialEq, Message)]

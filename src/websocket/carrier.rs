@@ -1,8 +1,8 @@
-//! The carrier: one WebSocket, driven by [`Carrier::poll_event`].
+//! The carrier over one WebSocket, driven by [`Carrier::poll_event`].
 //!
 //! ```text
-//! Running ──► Failing: close frame sent, the peer's is awaited ──► Ended
-//!    └──────► Closing: as asked by the connection ───────────────► Ended
+//! Running ──► Failing: close frame sent, waits for the peer's ────► Ended
+//!    └──────► Closing: close frame sent for poll_close ────────────► Ended
 //! ```
 
 use std::collections::VecDeque;
@@ -22,8 +22,8 @@ use super::close;
 use super::config::WebSocketConfig;
 use super::error::WebSocketError;
 use super::heartbeat::{Beat, Heartbeat, Metered};
-use super::incoming::{Cut, Incoming};
-use super::outgoing::{Outgoing, Overtake, Placed};
+use super::incoming::{Frame, IncomingFrames};
+use super::outgoing::{OutgoingFrames, Overtake, Placed};
 use crate::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
 };
@@ -38,57 +38,57 @@ mod ending;
 mod proof;
 mod sending;
 
-/// The number that no substream has: Noise runs on it, and after that a FIN on it says that its sender opens and
-/// takes no more substreams.
+/// The stream of Noise and of notices, which is no substream. A FIN on it means that its sender
+/// opens and accepts no more substreams.
 pub(super) const STREAM_ZERO: u64 = 0;
 
-/// Messages that are taken in before the driver has other work.
-const TURNS_PER_POLL: usize = 16;
+/// Maximum messages received in one poll.
+const STEPS_PER_POLL: usize = 16;
 
-/// Frames without an event that are taken in before the driver has other work: of substreams that are over.
+/// Maximum frames processed in one poll without an event: those of closed substreams.
 const FRAMES_PER_POLL: usize = 256;
 
-/// Where the carrier is in its life.
+/// The state of the carrier.
 #[derive(Debug)]
 enum State {
-    /// Frames come and go.
+    /// Frames are sent and received.
     Running,
-    /// The close frame is out, for this cause; what comes is thrown away until the peer has closed too. Its close
-    /// frame would be lost if the socket were closed with bytes unread.
+    /// The close frame is sent, for this cause. Received data is discarded until the peer has
+    /// closed too: closing the socket with unread bytes would lose the close frame.
     Failing(ConnectionError),
-    /// As asked by [`Carrier::poll_close`].
+    /// The close frame of [`Carrier::poll_close`] is sent.
     Closing,
-    /// Over, for this cause.
+    /// The WebSocket has ended, for this cause.
     Ended(ConnectionError),
 }
 
-/// One WebSocket.
+/// A carrier over one WebSocket.
 pub(super) struct WebSocketCarrier<S> {
     socket: WebSocketStream<Metered<S>>,
     config: WebSocketConfig,
     channels: Channels,
-    incoming: Incoming,
-    outgoing: Outgoing,
+    incoming: IncomingFrames,
+    outgoing: OutgoingFrames,
     heartbeat: Heartbeat,
-    /// At most a few: what one frame of the peer, or one call, has caused.
+    /// The events of one frame of the peer, or of one call: only a few.
     events: VecDeque<CarrierEvent>,
-    /// A message is being written; whom to tell when it is.
+    /// The channels to notify when the message that is being written has been flushed.
     writing: Option<Vec<ChannelId>>,
-    /// A write was refused for want of room, and `Writable` is owed.
+    /// A write was refused, and `Writable` is owed.
     refused: bool,
-    /// Bytes of pongs that the engine has queued since the socket last took everything.
+    /// Bytes of pongs that tungstenite has queued since the last complete flush.
     pongs: usize,
-    /// Why nothing can be written any more. What the peer has sent before is still read.
+    /// The error after which nothing is written. What the peer has sent before is still read.
     write_error: Option<WebSocketError>,
-    /// The engine has found an error, after which it reads no more.
+    /// tungstenite has failed, and reads no more.
     engine_failed: bool,
-    /// With which code the peer said goodbye, if it did.
+    /// The code of the FIN that the peer has sent on stream 0, if it has.
     goodbye: Option<Option<u32>>,
     said_goodbye: bool,
-    /// The close frame for the cause that the connection closes with.
+    /// The close frame for the cause of the close.
     own_close: Option<CloseFrame>,
     state: State,
-    /// Bytes that came since this side has sent its close frame.
+    /// Bytes received since this side has sent its close frame.
     discarded: usize,
     messages: MessageCounts,
 }
@@ -116,8 +116,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         Self {
             socket,
             channels: Channels::new(is_client),
-            incoming: Incoming::default(),
-            outgoing: Outgoing::new(config.batch),
+            incoming: IncomingFrames::default(),
+            outgoing: OutgoingFrames::new(config.batch),
             heartbeat,
             config,
             events: VecDeque::new(),
@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         append_routed(out, frame, STREAM_ZERO, None);
     }
 
-    /// The next frame of the handshake. Before it waits, what was queued is sent.
+    /// Receives the next frame of the handshake. Sends queued frames before it waits.
     pub(super) fn poll_zero(
         &mut self,
         cx: &mut Context<'_>,
@@ -163,10 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 return self.poll_ending(cx).map(Err);
             }
             match self.incoming.next() {
-                Ok(Some(cut)) if cut.stream == STREAM_ZERO => return Poll::Ready(Ok(cut.bytes)),
-                Ok(Some(cut)) => {
-                    // Nothing may be opened before the peer is known.
-                    let stream = cut.stream;
+                Ok(Some(frame)) if frame.stream == STREAM_ZERO => {
+                    return Poll::Ready(Ok(frame.bytes));
+                }
+                Ok(Some(frame)) => {
+                    // No substream may be opened before the peer is authenticated.
+                    let stream = frame.stream;
                     self.fail(WebSocketError::UnexpectedStream { stream });
                     continue;
                 }
@@ -183,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// Sends what is queued, without waiting for more. For the end of a handshake.
+    /// Flushes queued frames, at the end of a handshake.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.send(cx);
         let is_sent = self.writing.is_none() && self.outgoing.is_empty();
@@ -193,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         Poll::Pending
     }
 
-    /// Takes in one message. `false` when there is none, and the wake-up for it is arranged.
+    /// Receives one message. Returns `false` when there is none; then the waker is registered.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
         match Pin::new(&mut self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => {
@@ -220,13 +222,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// Fails for what went wrong first: a write whose error waited for the reads to end, or the reads.
+    /// Fails with the first error: that of a write, which was held back until the reads ended, or
+    /// this one.
     fn reads_ended(&mut self, error: WebSocketError) {
         let first = self.write_error.take();
         self.fail(first.unwrap_or(error));
     }
 
-    /// Looks at the clock, after everything that has come was read.
+    /// Handles the heartbeat, after everything received has been read.
     fn beat(&mut self, cx: &mut Context<'_>) -> bool {
         match self.heartbeat.poll_beat(cx) {
             Poll::Pending => false,
@@ -235,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 true
             }
             Poll::Ready(Beat::Dead) => {
-                // It is told if it still listens, and not waited for.
+                // Best effort: the close frame is not waited for.
                 let _ = Pin::new(&mut self.socket)
                     .start_send(WsMessage::Close(Some(close::frame(1011, "ping timeout"))));
                 let _ = Pin::new(&mut self.socket).poll_flush(cx);
@@ -253,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 self.incoming.push(bytes);
             }
             WsMessage::Text(_) => self.fail(WebSocketError::Text),
-            // The engine has queued the pong, in front of what is not handed to it yet.
+            // tungstenite has queued the pong, before everything that has not been passed to it.
             WsMessage::Ping(payload) => {
                 self.writing = Some(self.writing.take().unwrap_or_default());
                 // Header and mask.
@@ -272,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             WsMessage::Close(close) => {
                 let goodbye = self.goodbye.flatten();
                 let cause = close::cause_of(close.as_ref(), goodbye);
-                // The answer is queued by the engine; it is flushed before the end.
+                // tungstenite has queued the answer, which is flushed before the end.
                 self.heartbeat.begin_close(self.config.close_timeout);
                 self.writing = Some(self.writing.take().unwrap_or_default());
                 self.state = State::Failing(cause);
@@ -280,63 +283,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    fn on_frame(&mut self, cut: Cut) -> Result<(), WebSocketError> {
-        let stream = cut.stream;
+    fn on_frame(&mut self, frame: Frame) -> Result<(), WebSocketError> {
+        let stream = frame.stream;
         if stream == STREAM_ZERO {
-            if cut.has_payload || cut.label.is_some() {
+            if frame.has_payload || frame.label.is_some() {
                 return Err(WebSocketError::UnexpectedStream { stream });
             }
-            if let Some(max_substreams) = cut.max_substreams {
+            if let Some(max_substreams) = frame.max_substreams {
                 let message = Message::substream_limit(max_substreams);
                 self.events.push_back(CarrierEvent::Notice { message });
                 return Ok(());
             }
-            if cut.flag != Some(Flag::Fin) {
+            if frame.flag != Some(Flag::Fin) {
                 return Err(WebSocketError::UnexpectedStream { stream });
             }
             if self.goodbye.is_some() {
                 self.events.push_back(without_effect());
             }
-            self.goodbye.get_or_insert(cut.error_code);
+            self.goodbye.get_or_insert(frame.error_code);
             return Ok(());
         }
         let channel = ChannelId::new(stream);
-        match self.channels.route(stream, cut.label.as_deref())? {
+        match self.channels.route(stream, frame.label.as_deref())? {
             Route::Known => {}
             Route::New => {
-                let label = cut.label.unwrap_or_default();
+                let label = frame.label.unwrap_or_default();
                 self.events
                     .push_back(CarrierEvent::Opened { channel, label });
             }
             Route::Late => {
-                if cut.has_payload && self.channels.resets_late_data(stream) {
+                if frame.has_payload && self.channels.resets_late_data(stream) {
                     return self.control(&mut Placed::default(), |out| {
                         let code = Some(code::ABANDONED);
                         append_flag(out, stream, Flag::ResetStream, code);
                     });
                 }
-                // Payload may have been under way for long; flags are few.
-                if !cut.has_payload {
+                // Late payload is legitimate, in any number. Late flags are few.
+                if !frame.has_payload {
                     self.events.push_back(without_effect());
                 }
                 return Ok(());
             }
         }
-        if cut.closes_channel {
+        if frame.closes_channel {
             self.channels.closed_by_peer(stream);
             self.events.push_back(CarrierEvent::Closed { channel });
             return Ok(());
         }
-        if let Some(flag) = cut.flag {
+        if let Some(flag) = frame.flag {
             self.channels.received_flag(stream, flag);
         }
-        self.channels.received_bytes(stream, cut.bytes);
+        self.channels.received_bytes(stream, frame.bytes);
         self.events.push_back(CarrierEvent::Readable { channel });
         Ok(())
     }
 }
 
-/// A frame that changes nothing, which the connection counts.
+/// The event for a frame without effect, which the connection counts.
 fn without_effect() -> CarrierEvent {
     let message = Message::default();
     CarrierEvent::Notice { message }
@@ -345,7 +348,7 @@ fn without_effect() -> CarrierEvent {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
         let mut frames = 0;
-        for _ in 0..TURNS_PER_POLL {
+        for _ in 0..STEPS_PER_POLL {
             while frames < FRAMES_PER_POLL {
                 frames += 1;
                 if let Some(event) = self.events.pop_front() {
@@ -354,9 +357,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
                 if !matches!(self.state, State::Running) {
                     return self.poll_ending(cx).map(Err);
                 }
-                // One frame at a time: a message of thousands makes no queue of thousands.
+                // One frame at a time, so that a message of thousands of frames does not queue
+                // thousands of events.
                 let result = match self.incoming.next() {
-                    Ok(Some(cut)) => self.on_frame(cut),
+                    Ok(Some(frame)) => self.on_frame(frame),
                     Ok(None) => break,
                     Err(error) => Err(error),
                 };
@@ -368,12 +372,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
                 break;
             }
             self.send(cx);
-            // It may have ended with that.
+            // `send` may have ended it.
             if matches!(self.state, State::Running) && !self.receive(cx) && self.events.is_empty() {
                 return Poll::Pending;
             }
         }
-        // More to do, but the driver has other work too.
+        // Yields to the driver's other work.
         cx.waker().wake_by_ref();
         match self.events.pop_front() {
             Some(event) => Poll::Ready(Ok(event)),
@@ -397,7 +401,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
         } else {
             None
         };
-        // Payload has its place, whatever it is counted as.
+        // Payload never overtakes payload of its channel, whatever its class.
         let overtake = match (class, flag) {
             (Class::Data, _) => Overtake::Nothing,
             (Class::Control, Some(Flag::Fin | Flag::ResetStream)) => Overtake::Others,
@@ -410,7 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     fn write_vectored(&mut self, channel: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         match class {
             Class::Data => self.write_pieces(channel, pieces, class, None, Overtake::Nothing),
-            // Small, and to be looked into.
+            // Control frames are small, and `write` has to parse them.
             Class::Control => self.write(channel, &pieces.concat(), class),
         }
     }
@@ -437,7 +441,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
     }
 
     fn close_channel(&mut self, channel: ChannelId) {
-        // What is to be closed has to be open: its first frame goes first.
+        // The first frame of a channel precedes its close.
         if self.channels.has_unannounced() {
             self.announce(channel.get());
         }
@@ -514,7 +518,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for WebSocketCarrier<S> {
             self.send(cx);
             if matches!(self.state, State::Running) {
                 if self.writing.is_some() || !self.outgoing.is_empty() {
-                    // Read on, so that a peer that waits for its own writes gets on; its frames are late.
+                    // Reads on, and discards, so that a peer that is blocked in its own writes
+                    // continues.
                     if let Poll::Ready(message) = Pin::new(&mut self.socket).poll_next(cx) {
                         match message {
                             Some(Ok(WsMessage::Close(_)) | Err(_)) | None => self.settle(),
@@ -546,7 +551,7 @@ fn has_payload(frame: &[u8]) -> bool {
     peek(frame).is_ok_and(|head| head.is_none_or(|head| head.has_payload))
 }
 
-/// The flag of an encoded frame that begins with it, as frames of flags do.
+/// The flag of an encoded frame. Frames of flags begin with it.
 fn flag_of(frame: &[u8]) -> Option<Flag> {
     match frame {
         [_, 0x08, value, ..] => [

@@ -1,12 +1,12 @@
-//! The substreams of one WebSocket: their numbers, and what has arrived on them.
+//! The channels of one WebSocket: their numbers, and their unread frames.
 //!
 //! ```text
-//! open ──► announced ──► in use ──► closed here, by the peer, or by both
-//! ours     first frame              forgotten: lower numbers that are not known are late
+//! open ──► announced ──► in use ──► closed by either side, or by both
+//! own      first frame              removed: frames of lower unknown numbers are late
 //! ```
 //!
-//! A number is never used twice, so what arrives for one that is not known needs no memory of it: it is late if it
-//! is not above the highest, and an error if it is.
+//! Numbers are not reused. So a frame of an unknown channel is late if its number is not above the
+//! highest one, and no state has to be kept for closed channels.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -18,13 +18,14 @@ use crate::carrier::{ChannelId, OpenChannelError};
 use crate::message::Flag;
 use crate::message::mux::MAX_STREAM;
 
-/// Longest label of a new channel. The first frame has to hold it.
+/// Maximum length of a label, in bytes, which the first frame of a channel has to hold.
 pub(super) const MAX_LABEL: usize = 1024;
 
-/// Numbers remembered as answered with RESET, so that a burst of late frames is answered once.
+/// Maximum stream numbers remembered as answered with RESET_STREAM, so that a burst of late frames
+/// is answered once.
 const MAX_RESET: usize = 256;
 
-/// Flags that passed, from which both ends know that a channel is over.
+/// Flags sent and received, from which both sides know that a channel is closed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Passed(u8);
 
@@ -46,7 +47,7 @@ impl Passed {
 pub(super) struct Channel {
     unread: VecDeque<Bytes>,
     passed: Passed,
-    /// The peer has closed it; it goes when it is read.
+    /// The peer has closed it; removed when it has been read.
     closed_by_peer: bool,
     pub(super) placed: Placed,
 }
@@ -74,20 +75,20 @@ impl Channel {
         };
     }
 
-    /// Whether the peer has to be told that it is closed.
+    /// Whether the close has to be sent to the peer.
     pub(super) fn needs_close(&self) -> bool {
         !self.closed_by_peer && !self.passed.both_ends_know()
     }
 }
 
-/// Whom a frame is for.
+/// The channel of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// A channel that is known.
+    /// A known channel.
     Known,
-    /// A channel that the peer opens with this frame.
+    /// A channel that this frame opens.
     New,
-    /// A channel that is over.
+    /// A closed channel.
     Late,
 }
 
@@ -95,11 +96,11 @@ pub(super) enum Route {
 #[derive(Debug)]
 pub(super) struct Channels {
     known: HashMap<u64, Channel>,
-    /// The parity of numbers that this side gives.
+    /// The parity of the numbers of this side.
     own_parity: u64,
     next_own: u64,
     highest_of_peer: u64,
-    /// Opened and not announced, in the order of their numbers.
+    /// Channels whose first frame is not queued yet, in the order of their numbers.
     unannounced: VecDeque<(u64, String)>,
     reset: HashSet<u64>,
     reset_order: VecDeque<u64>,
@@ -136,8 +137,8 @@ impl Channels {
         Ok(ChannelId::new(number))
     }
 
-    /// The first channel that is not announced yet, if it is not above `up_to`. First frames have to go out in
-    /// the order of their numbers.
+    /// The first channel that is not announced yet, if it is not above `up_to`. First frames are
+    /// sent in the order of their numbers.
     pub(super) fn next_unannounced(&mut self, up_to: u64) -> Option<(u64, String)> {
         let (number, _) = self.unannounced.front()?;
         if *number > up_to {
@@ -158,7 +159,7 @@ impl Channels {
         self.known.remove(&channel.get())
     }
 
-    /// Finds out whom a frame is for, and makes the channel that it opens.
+    /// Returns the channel of a frame, and creates the one that it opens.
     pub(super) fn route(
         &mut self,
         stream: u64,
@@ -175,7 +176,7 @@ impl Channels {
         };
         if !is_new {
             if label.is_some() {
-                // A label says that this is meant to be a first frame.
+                // Only a first frame has a label.
                 return Err(if is_own || self.known.contains_key(&stream) {
                     WebSocketError::UnexpectedLabel { stream }
                 } else {
@@ -198,21 +199,21 @@ impl Channels {
         Ok(Route::New)
     }
 
-    /// A frame with this flag came for a known channel.
+    /// Records a flag received on a known channel.
     pub(super) fn received_flag(&mut self, stream: u64, flag: Flag) {
         if let Some(channel) = self.known.get_mut(&stream) {
             channel.received(flag);
         }
     }
 
-    /// Bytes came for a known channel.
+    /// Queues bytes received on a known channel.
     pub(super) fn received_bytes(&mut self, stream: u64, bytes: Bytes) {
         if let Some(channel) = self.known.get_mut(&stream) {
             channel.unread.push_back(bytes);
         }
     }
 
-    /// The peer closed a known channel; what is unread stays.
+    /// The peer has closed a known channel. Unread bytes stay readable.
     pub(super) fn closed_by_peer(&mut self, stream: u64) {
         if let Some(channel) = self.known.get_mut(&stream) {
             channel.closed_by_peer = true;
@@ -228,7 +229,7 @@ impl Channels {
         bytes
     }
 
-    /// Whether late data of this channel is to be answered with a RESET: once.
+    /// Whether to answer late data of this channel with RESET_STREAM: once.
     pub(super) fn resets_late_data(&mut self, stream: u64) -> bool {
         if !self.reset.insert(stream) {
             return false;
@@ -242,7 +243,7 @@ impl Channels {
         true
     }
 
-    /// Channels that are known, and numbers that are remembered beside them.
+    /// The number of known channels, and of other remembered stream numbers.
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {
         (self.known.len(), self.reset.len() + self.unannounced.len())

@@ -1,4 +1,4 @@
-//! Dialling.
+//! Outbound connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio_tungstenite::client_async_with_config;
 use super::carrier::WebSocketCarrier;
 use super::config::{Authentication, ChannelBinding, ClientConfig};
 use super::error::{HandshakeError, HandshakePhase};
-use super::handshake::{Deadline, EXPORTER_LABEL, Progress, prove};
+use super::handshake::{Deadline, EXPORTER_LABEL, HandshakeProgress, prove};
 use super::heartbeat::Metered;
 use super::tls::connector;
 use super::upgrade::{check_response, engine_config, request, upgrade_failed};
@@ -25,20 +25,22 @@ use crate::address::{Host, WebSocketAddress};
 use crate::connection::Connection;
 use crate::events::{ConnectionInfo, Initiator};
 
-/// How long one address of a name is tried alone before the next is tried as well (RFC 8305 section 5).
+/// Delay between the attempts at two addresses of a name (RFC 8305 section 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Addresses of one name that are tried.
+/// Maximum addresses of a name that are tried.
 const MAX_CANDIDATES: usize = 16;
 
-/// Opens a connection to a listener: TCP, TLS if the address has it, the HTTP upgrade, and Noise if that is
-/// chosen, all within [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout).
+/// Connects to a listener: TCP, TLS for `wss` addresses, the HTTP upgrade, and Noise with
+/// [`Authentication::Noise`], all within
+/// [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout).
 ///
 /// # Errors
-/// [`HandshakeError`]; [`HandshakeError::status`] is the answer of an HTTP server that does not upgrade.
+/// [`HandshakeError`]; [`HandshakeError::status`] is the status of an HTTP server that did not
+/// upgrade.
 ///
 /// # Cancel safety
-/// If the future is dropped, so is the connection.
+/// Dropping the future aborts the handshake and closes the socket.
 pub async fn connect(
     address: &WebSocketAddress,
     config: &ClientConfig,
@@ -46,14 +48,14 @@ pub async fn connect(
     connect_guarded(address, config, ()).await
 }
 
-/// As [`connect`]; `guard` lives as long as the connection.
+/// The same as [`connect`], with a `guard` that is dropped when the connection ends.
 pub(crate) async fn connect_guarded<G: Send + 'static>(
     address: &WebSocketAddress,
     config: &ClientConfig,
     guard: G,
 ) -> Result<Connection, HandshakeError> {
     check(address, config)?;
-    let progress = Progress::default();
+    let progress = HandshakeProgress::default();
     let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
     let opening = async {
         let tcp = connect_tcp(address)
@@ -85,10 +87,11 @@ pub(crate) async fn connect_guarded<G: Send + 'static>(
     establish(&config.connection, info, &progress, opening, guard).await
 }
 
-/// As [`connect`], over a stream that is there already: to a proxy, over a socket of another kind, or in memory.
-/// TLS, if there is any, is the caller's; `address` says what the request asks for and which peer is wanted.
+/// Connects over an existing stream: through a proxy, over a socket of another kind, or in memory.
+/// The caller provides TLS, if any; `address` supplies the host and path of the request and the
+/// expected peer.
 ///
-/// Errors and cancel safety as [`connect`].
+/// Errors and cancel safety are those of [`connect`].
 pub async fn connect_over<S>(
     stream: S,
     address: &WebSocketAddress,
@@ -98,7 +101,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     check(address, config)?;
-    let progress = Progress::default();
+    let progress = HandshakeProgress::default();
     let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
     let opening = open(Box::new(stream), None, address, config, None, &progress);
     let info = ConnectionInfo::new(Initiator::Local, None);
@@ -135,12 +138,13 @@ async fn connect_tcp(address: &WebSocketAddress) -> io::Result<TcpStream> {
         }
     };
     let stream = first_to_connect(alternate(candidates)).await?;
-    // Batches are made here: the system is not to wait for more.
+    // The carrier batches frames itself, so Nagle's algorithm only adds delay.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// The two families in turns, beginning with that of the first (RFC 8305 section 4): one of them may lead nowhere.
+/// Interleaves the two families, beginning with that of the first address (RFC 8305 section 4),
+/// since one of them may be broken.
 fn alternate(candidates: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v4 = candidates.first().is_some_and(SocketAddr::is_ipv4);
     let (first, second): (Vec<_>, Vec<_>) = candidates
@@ -157,7 +161,8 @@ fn alternate(candidates: Vec<SocketAddr>) -> Vec<SocketAddr> {
     all
 }
 
-/// Tries one after another, the next when one fails or takes long; the others are dropped when one connects.
+/// Tries the addresses in order, the next one when one fails or takes long. When one connects the
+/// others are dropped.
 async fn first_to_connect(candidates: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut waiting = candidates.into_iter();
@@ -207,7 +212,7 @@ async fn open(
     address: &WebSocketAddress,
     config: &ClientConfig,
     remote: Option<SocketAddr>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<Established, HandshakeError> {
     progress.set(HandshakePhase::Upgrade);
     let authentication = &config.authentication;
@@ -234,7 +239,7 @@ async fn open(
     })
 }
 
-/// What goes into the prologue of Noise.
+/// The channel binding for the prologue of Noise.
 pub(super) fn bound(
     binding: ChannelBinding,
     exported: Option<&[u8; 32]>,

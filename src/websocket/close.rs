@@ -1,4 +1,4 @@
-//! How ends are told: close codes and reasons (RFC 6455 section 7.4).
+//! Close codes and reasons (RFC 6455 section 7.4).
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -7,26 +7,26 @@ use tokio_tungstenite::tungstenite::{Error, error::CapacityError};
 use super::error::WebSocketError;
 use crate::connection::ConnectionError;
 
-/// An orderly end.
+/// An orderly close.
 pub(super) const NORMAL: u16 = 1000;
-/// The peer leaves: a browser tab that is closed, a server that stops.
+/// The peer leaves: a closed browser tab, a server that stops.
 const GOING_AWAY: u16 = 1001;
-/// The peer broke a rule that has no code of its own.
+/// A violation by the peer without a code of its own.
 const POLICY_VIOLATION: u16 = 1008;
 /// A close frame without a code.
 const NO_STATUS: u16 = 1005;
-/// Codes of an application: the first, and what a code of ours is added to.
+/// First and last code for applications. Codes of `close_with` are added to the first.
 const PRIVATE: u16 = 4000;
 const PRIVATE_LAST: u16 = 4999;
-/// Codes that libraries register.
+/// First code of the range that libraries register.
 const REGISTERED: u16 = 3000;
-/// Most bytes of a reason: a control frame has 125, two of them the code.
+/// Maximum length of a reason, in bytes: a control frame has 125, of which the code takes two.
 const MAX_REASON: usize = 123;
 
 /// The close frame for the cause with which this side closes.
 ///
-/// A code of the application stands in it as 4000 + code if it is below 1000, and as 4999 if not; peers that are ours
-/// have it exactly, from the goodbye that came before.
+/// An application code below 1000 becomes 4000 + code, any other 4999. Peers that run this crate
+/// have the exact code from the FIN on stream 0 before.
 pub(super) fn frame_for(cause: &ConnectionError) -> CloseFrame {
     match cause {
         ConnectionError::ClosedWith { code, reason } => {
@@ -37,7 +37,7 @@ pub(super) fn frame_for(cause: &ConnectionError) -> CloseFrame {
             frame(code, reason)
         }
         cause if cause.is_orderly() => frame(NORMAL, ""),
-        // A limit of this side's that the peer has broken.
+        // The peer has exceeded a limit of this side.
         cause => frame(POLICY_VIOLATION, &cause.to_string()),
     }
 }
@@ -53,12 +53,13 @@ pub(super) fn frame(code: u16, reason: &str) -> CloseFrame {
     }
 }
 
-/// What the peer's close frame means. `goodbye` is the code that it announced before, if it did.
+/// The cause that a close frame of the peer stands for. `goodbye` is the code of its FIN on stream
+/// 0, if it had one.
 pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> ConnectionError {
     let code = close.map_or(NO_STATUS, |close| close.code.into());
     let reason = close.map_or_else(String::new, |close| close.reason.to_string());
     match (code, goodbye) {
-        // An orderly end only: what was announced may have gone wrong afterwards.
+        // Only for an orderly close: the announced one may have failed afterwards.
         (NORMAL | NO_STATUS | GOING_AWAY | REGISTERED..=PRIVATE_LAST, Some(code)) => {
             ConnectionError::ClosedByPeerWith { code, reason }
         }
@@ -74,7 +75,7 @@ pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> Conn
     }
 }
 
-/// The close code with which an error is answered; `None` where there is nobody to answer to.
+/// The close code for an error; `None` if the peer is gone.
 pub(super) fn code_for(error: &WebSocketError) -> Option<u16> {
     Some(match error {
         WebSocketError::Closed { .. } | WebSocketError::Io { .. } | WebSocketError::Lost => {
@@ -94,7 +95,7 @@ pub(super) fn code_for(error: &WebSocketError) -> Option<u16> {
     })
 }
 
-/// An error of the engine, with its numbers.
+/// Converts an error of tungstenite.
 pub(super) fn engine_error(error: Error) -> WebSocketError {
     match error {
         Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {

@@ -1,4 +1,5 @@
-//! Every limit of a WebSocket connection, with the need or the attack it answers (docs/reliability.md).
+//! The limits of WebSocket connections, each with the need or the attack that it answers
+//! (docs/reliability.md).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,28 +15,32 @@ use crate::rates::RateLimit;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WebSocketConfig {
-    /// How long opening a connection may take, in either direction: TCP, TLS, HTTP and Noise together. Default:
-    /// 10 s, as for WebRTC. Answers peers that fall silent in between.
+    /// Maximum duration of the handshake, in either direction: TCP, TLS, HTTP and Noise together.
+    /// Default: 10 s, as for WebRTC. Answers peers that fall silent in between.
     pub handshake_timeout: Duration,
-    /// After how long without a byte from the peer it is pinged. Default: 15 s. Keeps middleboxes from
-    /// forgetting the connection.
+    /// How long the peer may be silent before it is pinged. Default: 15 s. Keeps middleboxes from
+    /// dropping the connection.
     pub ping_interval: Duration,
-    /// How long no byte may come from the peer before the connection ends with
-    /// [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut). Any byte counts, also of a message
-    /// that is not complete. Default: 30 s; it has to be longer than [`Self::ping_interval`].
+    /// How long the peer may be silent before the connection ends with
+    /// [`ConnectionError::TimedOut`](crate::ConnectionError::TimedOut). Any byte counts, also of an
+    /// incomplete message. Default: 30 s; has to be longer than [`Self::ping_interval`].
     pub idle_timeout: Duration,
-    /// How long the peer may take to answer a close frame. Default: 1 s.
+    /// How long to wait for the peer's close frame. Default: 1 s.
     pub close_timeout: Duration,
-    /// Longest message, and longest frame of one, that is accepted, in bytes; a longer one is refused by its header.
-    /// Default: 1 MiB. At least 16 KiB. Answers peers that make this side allocate. A server takes 4 KiB until Noise
-    /// has succeeded, and reads nothing behind the message that it waits for.
+    /// Maximum length of an accepted message, and of a WebSocket frame, in bytes; a longer one is
+    /// rejected by its header. 16 KiB to 64 MiB. Default: 1 MiB. Answers peers that make this side
+    /// allocate. Until Noise has succeeded, a server accepts 4 KiB, and reads nothing after the
+    /// message that it expects.
     pub max_message: usize,
-    /// What is queued for the socket is sent as one message, up to this many bytes. Default: 64 KiB, 16 KiB to
-    /// 1 MiB. More delays what is urgent behind what is long; the peer has to accept as much.
+    /// Maximum length of a sent message, in bytes; what is queued for the socket is sent as one
+    /// message up to it. 16 KiB to 1 MiB. Default: 64 KiB. Larger messages delay control frames;
+    /// the peer has to accept as much.
     pub batch: usize,
-    /// Bytes of flags, credit and answers that may wait for a peer that does not read. Default: 256 KiB. From then on
-    /// substreams wait with them, and at four times as much the connection ends with
-    /// [`WebSocketError::NotReading`](super::WebSocketError::NotReading). Answers peers that ask and never read.
+    /// Maximum bytes of control frames (flags, credit, answers) queued for a peer that does not
+    /// read. 4 KiB to 64 MiB. Default: 256 KiB. Beyond it substreams hold theirs back, and at four
+    /// times as much the connection ends with
+    /// [`WebSocketError::NotReading`](super::WebSocketError::NotReading). Answers peers that send
+    /// requests and never read.
     pub control_backlog: usize,
 }
 
@@ -54,7 +59,10 @@ impl Default for WebSocketConfig {
 }
 
 impl WebSocketConfig {
-    /// Checks that the settings can work together.
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field that is not.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_time("handshake_timeout", self.handshake_timeout)?;
         ConfigError::require_time("ping_interval", self.ping_interval)?;
@@ -79,43 +87,43 @@ impl WebSocketConfig {
     }
 }
 
-/// What Noise is bound to, so that nobody in the middle can pass it on.
+/// The channel binding of Noise, against a man in the middle who relays the handshake.
 ///
-/// Both sides have to be set to the same.
+/// Both sides have to agree on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ChannelBinding {
-    /// To nothing: the only choice without TLS, or where something in front of the server ends the TLS. Noise
-    /// then proves who the peers are, but not that nobody sits between them.
+    /// No binding: the only choice without TLS, or where a proxy terminates TLS. Noise then
+    /// authenticates the peers, but does not exclude a man in the middle.
     #[default]
     None,
-    /// To the keys of this TLS session (RFC 9266): who is in the middle has other keys towards each side, and
-    /// the handshake fails. For servers that end the TLS themselves.
+    /// The exported keys of the TLS session (RFC 9266). A man in the middle has different keys
+    /// towards each side, and the handshake fails. For servers that terminate TLS themselves.
     TlsExporter,
 }
 
-/// How the peers of a connection prove who they are. Both sides have to be set to the same; the subprotocol
-/// of the upgrade tells them apart, so that a mismatch is an error of the upgrade.
-// There is one in a configuration: its size is no matter.
+/// How the peers of a connection authenticate. Both sides have to agree on it: it selects the
+/// subprotocol, so that a mismatch fails in the upgrade.
+// A configuration has only one, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Authentication {
-    /// Noise with libp2p identities, as over WebRTC: both sides know the
-    /// [`PeerId`](crate::PeerId) of the other.
+    /// Noise with libp2p identities, as over WebRTC: each side learns the [`PeerId`](crate::PeerId)
+    /// of the other.
     ///
-    /// The keys of Noise protect nothing after that: what is carried is as secret and as unchanged as the
-    /// WebSocket is. Over plain `ws://` anybody on the path reads and changes it.
+    /// Noise protects nothing after the handshake: confidentiality and integrity are those of the
+    /// WebSocket. Over plain `ws://` everybody on the path can read and change the data.
     Noise {
-        /// Who this side is.
+        /// The identity of this side.
         identity: Identity,
-        /// What the proof is bound to.
+        /// The channel binding.
         binding: ChannelBinding,
     },
-    /// The client knows the server by its TLS certificate; the client is anybody. A client set to this dials
-    /// `wss://` only. A server may have the TLS ended in front of it.
+    /// The client authenticates the server by its TLS certificate, and stays anonymous itself. Such
+    /// a client dials `wss://` only. A proxy may terminate TLS for the server.
     Tls,
-    /// Nobody proves anything. For tests, for sockets that are trusted for another reason, and for
+    /// No authentication. For tests, for streams that are trusted for another reason, and for
     /// programs that authenticate in their own protocol.
     DangerNone,
 }
@@ -129,7 +137,7 @@ impl Authentication {
         }
     }
 
-    /// The subprotocol that stands for it in the upgrade.
+    /// The subprotocol that it selects in the upgrade.
     pub fn subprotocol(&self) -> &'static str {
         match self {
             Self::Noise { .. } => super::SUBPROTOCOL_NOISE,
@@ -138,15 +146,15 @@ impl Authentication {
     }
 }
 
-/// How a connection is dialled.
+/// The configuration of a dial.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// How the peers prove who they are.
+    /// How the peers authenticate.
     pub authentication: Authentication,
-    /// Which TLS certificates are trusted, for `wss://`.
+    /// Which TLS certificates are accepted from `wss://` servers.
     pub trust: TlsTrust,
-    /// Headers added to the request of the upgrade, for servers that want a token or a cookie.
+    /// Headers to add to the upgrade request, for servers that require a token or a cookie.
     pub headers: Vec<(String, String)>,
     /// Limits of the WebSocket.
     pub websocket: WebSocketConfig,
@@ -155,7 +163,7 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Defaults, with this authentication.
+    /// The default settings, with this authentication.
     pub fn new(authentication: Authentication) -> Self {
         Self {
             authentication,
@@ -167,16 +175,16 @@ impl ClientConfig {
     }
 }
 
-/// How connections are accepted.
+/// The configuration of accepted connections.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// How the peers prove who they are.
+    /// How the peers authenticate.
     pub authentication: Authentication,
     /// Certificate and key for TLS; `None` for plain `ws://`. Not used by
     /// [`accept_upgraded`](super::accept_upgraded), whose HTTP server has its own.
     pub tls: Option<TlsIdentity>,
-    /// Which requests are upgraded. Default: pages of foreign origins are refused where no Noise protects.
+    /// Which requests are upgraded. Default: pages of foreign origins are refused without Noise.
     pub requests: RequestPolicy,
     /// Limits of the WebSocket.
     pub websocket: WebSocketConfig,
@@ -185,7 +193,7 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Defaults, with this authentication.
+    /// The default settings, with this authentication.
     pub fn new(authentication: Authentication) -> Self {
         Self {
             authentication,
@@ -199,26 +207,27 @@ impl ServerConfig {
 
 /// Limits of a [`WebSocketListener`](super::WebSocketListener).
 ///
-/// Who is refused for one of them gets status 503 over plain `ws`, without its request being read; where the listener
-/// ends TLS it is closed without an answer, since a handshake for it would cost what the limits save.
+/// A connection beyond a limit is answered with status 503 over plain `ws`, without reading its
+/// request. With TLS it is closed without an answer, since a TLS handshake would cost what the
+/// limits save.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenerConfig {
-    /// Connections that are accepted from the socket and not open yet, waiting or in their handshake; more are
-    /// refused. Default: 128, as for WebRTC. Answers floods.
+    /// Maximum accepted connections that are not established, queued or in their handshake; more
+    /// are refused. Default: 128, as for WebRTC. Answers floods.
     pub max_handshakes: usize,
     /// The same for one IPv4 address or IPv6 /56. Default: 32.
     pub max_handshakes_per_prefix: usize,
-    /// New connections from one IPv4 address or IPv6 /56. Default: 32 at once, and then one each second. Answers
-    /// hosts that connect all the time.
+    /// Rate of connections from one IPv4 address or IPv6 /56. Default: 32 at once, then one every
+    /// second. Answers hosts that connect all the time.
     pub connections: RateLimit,
-    /// The same for one IPv6 /48. Default: 128 at once, and then four each second.
+    /// The same for one IPv6 /48. Default: 128 at once, then four every second.
     pub connections_of_site: RateLimit,
-    /// Whether loopback addresses have these limits too. Default: no, for proxies on this machine.
+    /// Whether these limits also apply to loopback addresses. Default: no, for local proxies.
     pub limit_loopback: bool,
-    /// Connections at once; more are refused. Default: 16 384.
+    /// Maximum open connections; more are refused. Default: 16 384.
     pub max_connections: usize,
-    /// Proxies in front of the listener, which say where a client is. Default: `None`, nobody is believed.
+    /// Trusted proxies, which report the addresses of clients. Default: `None`.
     pub proxies: Option<TrustedProxies>,
 }
 
@@ -237,7 +246,10 @@ impl Default for ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// Checks that the settings can work together.
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field that is not.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (name, value) in [
             ("max_handshakes", self.max_handshakes),

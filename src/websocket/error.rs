@@ -1,4 +1,4 @@
-//! What goes wrong on a WebSocket, before and after it is one.
+//! The errors of WebSocket handshakes and listeners.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,20 +10,20 @@ pub use crate::error::WebSocketError;
 use crate::identity::PeerId;
 use crate::noise::NoiseError;
 
-/// Longest text of a refusal.
+/// Maximum length of the text of a refusal, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// How far the opening of a WebSocket connection has come.
+/// A phase of the handshake of a WebSocket connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum HandshakePhase {
-    /// The name is looked up and the TCP connection made; of a listener, the header of a PROXY protocol is awaited.
+    /// Name resolution and TCP connect; on a listener, the PROXY protocol header.
     Tcp,
-    /// TLS is being set up.
+    /// The TLS handshake.
     Tls,
-    /// HTTP is being upgraded.
+    /// The HTTP upgrade.
     Upgrade,
-    /// Noise proves the identities.
+    /// The Noise handshake, which proves the identities.
     Noise,
 }
 
@@ -38,33 +38,34 @@ impl std::fmt::Display for HandshakePhase {
     }
 }
 
-/// Why an HTTP request or response is not the upgrade that was wanted (RFC 6455 section 4).
+/// Why an HTTP request or response is not a valid upgrade (RFC 6455 section 4).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
-    /// The request is for another host than [`RequestPolicy::hosts`](super::RequestPolicy::hosts). Answered with status
-    /// 421.
-    #[error("the host {host:?} is none of this server")]
+    /// The `Host` of the request is not in [`RequestPolicy::hosts`](super::RequestPolicy::hosts).
+    /// Answered with status 421.
+    #[error("host {host:?} is not served here")]
     ForeignHost {
         /// The header `Host`.
         host: String,
     },
-    /// The request is of a page that may not connect; see [`Origins`](super::Origins). Answered with status 403.
-    #[error("pages of {origin:?} may not connect")]
+    /// The origin of the page may not connect; see [`Origins`](super::Origins). Answered with
+    /// status 403.
+    #[error("origin {origin:?} may not connect")]
     ForeignOrigin {
         /// The header `Origin`.
         origin: String,
     },
-    /// The head of the request has more than 8 KiB, or more than 100 headers. Answered with status 431.
-    #[error("the head of the request is too long")]
+    /// The request head has more than 8 KiB, or more than 100 headers. Answered with status 431.
+    #[error("request head too long")]
     HeadTooLong,
-    /// The answer has another `Sec-WebSocket-Accept` than belongs to the key.
-    #[error("Sec-WebSocket-Accept does not belong to the key")]
+    /// The `Sec-WebSocket-Accept` of the response does not match the key.
+    #[error("Sec-WebSocket-Accept does not match the key")]
     InvalidAccept,
     /// The request has no `Sec-WebSocket-Key` of 16 bytes. Answered with status 400.
     #[error("no valid Sec-WebSocket-Key")]
     InvalidKey,
-    /// Not HTTP, or not as it has to be. Answered with status 400.
+    /// Not valid HTTP. Answered with status 400.
     #[error("malformed HTTP: {0}")]
     Malformed(String),
     /// No `Connection` header with the token `Upgrade`. Answered with status 426.
@@ -77,52 +78,53 @@ pub enum UpgradeError {
     /// [`UpgradeError::refused`]. A client gets [`UpgradeError::UnexpectedStatus`] then.
     #[error("refused with status {status}: {reason}")]
     Refused {
-        /// The status of the answer.
+        /// The status of the response.
         status: u16,
-        /// What stands in the answer.
+        /// The body of the response.
         reason: String,
     },
-    /// A header is repeated that may stand there once only. Answered with status 400.
-    #[error("{0} is repeated")]
+    /// A header that may occur once is repeated. Answered with status 400.
+    #[error("header {0} is repeated")]
     RepeatedHeader(&'static str),
-    /// The answer has none of the subprotocols that were offered, or the request offers none that is spoken. Answered
-    /// with status 400.
-    #[error("subprotocol {returned:?}, where {offered:?} was offered")]
+    /// The response selects none of the offered subprotocols, or the request offers none that is
+    /// supported. Answered with status 400.
+    #[error("subprotocol {returned:?} for the offer {offered:?}")]
     SubprotocolMismatch {
-        /// What the client offered.
+        /// The offer of the client.
         offered: Vec<String>,
-        /// What the server chose, or would have; `None` for nothing.
+        /// The choice of the server; `None` if it made none.
         returned: Option<String>,
     },
-    /// The answer has a status other than 101.
+    /// The response has a status other than 101.
     #[error("HTTP status {status}")]
     UnexpectedStatus {
         /// The status.
         status: u16,
     },
-    /// Nothing is upgraded at this path; see [`RequestPolicy::paths`](super::RequestPolicy::paths). Answered with
-    /// status 404.
-    #[error("nothing is upgraded at {path:?}")]
+    /// The path of the request is not in [`RequestPolicy::paths`](super::RequestPolicy::paths).
+    /// Answered with status 404.
+    #[error("no WebSocket at path {path:?}")]
     UnknownPath {
         /// The path of the request.
         path: String,
     },
-    /// The answer names an extension, and none was offered.
-    #[error("extension {0:?}, where none was offered")]
+    /// The response selects an extension, and none was offered.
+    #[error("extension {0:?} was not offered")]
     UnsupportedExtension(String),
-    /// The request is of another version of HTTP than 1. Answered with status 505.
-    #[error("a version of HTTP that is not spoken")]
+    /// The request has another HTTP version than 1. Answered with status 505.
+    #[error("unsupported HTTP version")]
     UnsupportedHttp,
     /// The request is not a GET. Answered with status 405.
-    #[error("the request is no GET")]
+    #[error("request method is not GET")]
     WrongMethod,
-    /// The request asks for another version of the WebSocket protocol than 13. Answered with status 426.
-    #[error("the request is not of WebSocket version 13")]
+    /// The request has another WebSocket version than 13. Answered with status 426.
+    #[error("WebSocket version is not 13")]
     WrongVersion,
 }
 
 impl UpgradeError {
-    /// Refuses a request with this status, 400 to 599 (another one counts as 403), and this text of at most 1 KiB.
+    /// Refuses a request with `status`, 400 to 599 (any other becomes 403), and `reason`, which is
+    /// truncated to 1 KiB.
     pub fn refused(status: u16, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
         let mut end = reason.len().min(MAX_REASON);
@@ -139,77 +141,78 @@ impl UpgradeError {
     }
 }
 
-/// Why a connection over a WebSocket could not be opened, from either side.
+/// Why a connection over a WebSocket could not be established, in either direction.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The settings can not work together.
+    /// A setting is out of range.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// No TCP connection.
+    /// The TCP connection failed.
     #[error("no connection to {target}: {source}")]
     Connect {
         /// Host and port.
         target: String,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The WebSocket ended before the peer had proven who it is.
+    /// The WebSocket ended during the handshake.
     #[error("ended during {phase}: {cause}")]
     Ended {
         /// What was not completed.
         phase: HandshakePhase,
-        /// Why.
+        /// Why it ended.
         cause: ConnectionError,
     },
-    /// Framing, flags or bytes that do not belong into the handshake.
-    #[error("the peer broke the handshake off")]
+    /// The peer aborted the handshake, or sent frames that do not belong to it.
+    #[error("the peer aborted the handshake")]
     Aborted,
-    /// Keys of the TLS session were asked for, and there is none.
-    #[error("the channel binding needs TLS, and this connection has none")]
+    /// [`ChannelBinding::TlsExporter`](super::ChannelBinding::TlsExporter) was chosen for a
+    /// connection without TLS.
+    #[error("channel binding requires TLS")]
     NoTlsToBind,
-    /// Noise failed.
+    /// The Noise handshake failed.
     #[error("Noise: {0}")]
     Noise(#[source] NoiseError),
     /// [`Authentication::Tls`](super::Authentication::Tls) was chosen for an address without TLS.
-    #[error("ws:// proves nothing about the server, and TLS was to prove it")]
+    #[error("authentication by TLS requires wss://")]
     PlaintextServer,
-    /// The address names a peer, and the chosen authentication proves no identity.
-    #[error("the address names peer {0}, which only Noise can prove")]
+    /// The address names a peer, and the configured authentication proves no identity.
+    #[error("the address names peer {0}, which requires Noise")]
     PeerNeedsNoise(PeerId),
-    /// A client that a trusted proxy has named has connected too often, or has too many handshakes under way. Answered
-    /// with status 503.
+    /// A client behind a trusted proxy connects too often, or has too many concurrent handshakes.
+    /// Answered with status 503.
     #[error("{client} connects too often")]
     TooManyFromClient {
-        /// Where the client is.
+        /// The address of the client.
         client: SocketAddr,
     },
-    /// The listener has no room. Answered with status 503.
-    #[error("the listener has {max} connections, and may have no more")]
+    /// The listener has reached its maximum of connections. Answered with status 503.
+    #[error("the listener has its maximum of {max} connections")]
     TooManyConnections {
         /// [`ListenerConfig::max_connections`](super::ListenerConfig::max_connections).
         max: usize,
     },
-    /// Not done in time.
-    #[error("no connection within {after:?}: got as far as {phase}")]
+    /// The handshake took too long.
+    #[error("no connection within {after:?}: timed out during {phase}")]
     TimedOut {
         /// What was not completed.
         phase: HandshakePhase,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
-    /// TLS failed: the certificate is not trusted, or the peer speaks none.
+    /// TLS failed: for example the certificate is not trusted, or the peer does not support TLS.
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
-    /// The peer proved another identity than was wanted.
+    /// The peer proved another identity than the expected one.
     #[error("expected peer {expected}, got {got}")]
     UnexpectedPeer {
-        /// The identity that was wanted.
+        /// The expected identity.
         expected: PeerId,
-        /// The identity that was proven.
+        /// The identity that the peer proved.
         got: PeerId,
     },
-    /// HTTP was not upgraded.
+    /// The HTTP upgrade failed.
     #[error("upgrade: {0}")]
     Upgrade(#[from] UpgradeError),
 }
@@ -224,7 +227,7 @@ impl From<NoiseError> for HandshakeError {
 }
 
 impl HandshakeError {
-    /// The HTTP status, if the server answered with another one than 101.
+    /// The HTTP status, if the server answered with another than 101.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Upgrade(UpgradeError::UnexpectedStatus { status }) => Some(*status),
@@ -259,19 +262,19 @@ impl From<HandshakeError> for io::Error {
     }
 }
 
-/// Why a listener could not be started.
+/// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The settings can not work together.
+    /// A setting is out of range.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// The socket can not be had.
-    #[error("listening on {address}: {source}")]
+    /// The socket could not be bound.
+    #[error("can not listen on {address}: {source}")]
     Socket {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }

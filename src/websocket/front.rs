@@ -1,4 +1,4 @@
-//! What stands in front of TLS: a look at the first byte, and a bound of what TLS is given to keep.
+//! The stream under a server's TLS: checks the first byte, and limits what TLS may buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -9,25 +9,25 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Most bytes that a client may send before TLS stands. A ClientHello has 2 KiB with keys against quantum computers;
-/// TLS itself would collect 64 KiB for one.
+/// Maximum bytes from a client until the TLS handshake is complete. A ClientHello with post-quantum
+/// key shares has 2 KiB; rustls would buffer 64 KiB for one.
 const MAX_HELLO: usize = 10 * 1024;
 
-/// Most bytes that it may send from then on until it is authenticated: a request of 8 KiB, Noise of 2 KiB, and what TLS
-/// adds. With more of one record rustls would grow its buffer to 32 KiB.
+/// Maximum bytes from then on until the client is authenticated: a request of 8 KiB, Noise of 2
+/// KiB, and the overhead of TLS. For a larger record rustls would grow its buffer to 32 KiB.
 const MAX_UNPROVEN: usize = 12 * 1024;
 
-/// The bound of a [`Front`], to lift it.
+/// A handle of the limit of a [`Front`].
 #[derive(Debug, Clone)]
 pub(super) struct Bound(Arc<AtomicUsize>);
 
 impl Bound {
-    /// TLS stands, and the peer is not authenticated.
+    /// The TLS handshake is complete; the peer is not authenticated yet.
     pub(super) fn begin_request(&self) {
         self.0.store(MAX_UNPROVEN, Ordering::Relaxed);
     }
 
-    /// The peer is authenticated: it may send as much as it likes.
+    /// The peer is authenticated: removes the limit.
     pub(super) fn lift(&self) {
         self.0.store(usize::MAX, Ordering::Relaxed);
     }
@@ -45,12 +45,12 @@ impl Bound {
 }
 
 pin_project! {
-    /// A stream that TLS runs over.
+    /// A stream under TLS.
     #[derive(Debug)]
     pub(super) struct Front<S> {
         #[pin]
         io: S,
-        // The byte that was looked at.
+        // The byte that was read ahead.
         first: Option<u8>,
         bound: Bound,
     }
@@ -69,7 +69,7 @@ impl<S: AsyncRead + Unpin> Front<S> {
         self.bound.clone()
     }
 
-    /// Whether the client begins with the method of an HTTP request, in place of TLS.
+    /// Whether the client sends plain HTTP in place of TLS.
     pub(super) async fn begins_with_http(&mut self) -> io::Result<bool> {
         let first = self.io.read_u8().await?;
         self.first = Some(first);
@@ -95,7 +95,7 @@ impl<S: AsyncRead> AsyncRead for Front<S> {
             return this.io.poll_read(cx, buf);
         }
         if left == 0 {
-            let text = "too much before authentication";
+            let text = "too many bytes before authentication";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
         }
         let len = left.min(buf.remaining());

@@ -1,4 +1,4 @@
-//! Who gets in: counts what is under way, by the address of the client.
+//! Admission: counts handshakes and connections, by the address of the client.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::config::ListenerConfig;
 use super::error::HandshakeError;
 use crate::rates::{Prefix, Rates};
 
-/// Counts what is under way.
+/// Counts handshakes and connections against the limits of a listener.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: ListenerConfig,
@@ -21,10 +21,10 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) struct Book {
     handshakes: usize,
-    /// The same by prefix. No entry is zero, so there are at most `max_handshakes`.
+    /// The same by prefix. No count is zero, so there are at most `max_handshakes` entries.
     by_prefix: HashMap<Prefix, usize>,
     rates: Rates,
-    /// Connections, with those in their handshake that were accepted.
+    /// Established connections, and accepted ones in their handshake.
     connections: usize,
 }
 
@@ -50,11 +50,12 @@ impl Gate {
     }
 
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
-        // Counters only; nothing under this lock panics.
+        // Only counters; nothing under this lock panics.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place among the handshakes for a client at `client`; `None` for one that a trusted proxy has yet to name.
+    /// Takes a handshake slot for the client at this address, which is `None` if a trusted proxy
+    /// has yet to report it.
     pub(super) fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Slot> {
         let mut book = self.book();
         let limits = &self.limits;
@@ -86,17 +87,17 @@ impl Gate {
     }
 }
 
-/// A place among the handshakes.
+/// A handshake slot, released on drop.
 #[derive(Debug)]
 pub(super) struct Slot {
     gate: Arc<Gate>,
-    /// Whose share it counts in.
+    /// The prefix in whose share it is counted.
     prefix: Option<Prefix>,
 }
 
 impl Slot {
-    /// Counts it as one of the client at this address. `false` if that has had as many as it may; the place is kept
-    /// until the drop.
+    /// Counts the slot against the limits of the client's prefix. Returns `false` beyond them; the
+    /// slot is held until the drop all the same.
     pub(super) fn count(&mut self, client: IpAddr) -> bool {
         debug_assert!(self.prefix.is_none(), "a client has one address");
         let limits = &self.gate.limits;
@@ -131,7 +132,7 @@ impl Drop for Slot {
     }
 }
 
-/// A place among the connections.
+/// The place of a connection, released on drop.
 #[derive(Debug)]
 pub(super) struct Permit {
     gate: Arc<Gate>,

@@ -1,4 +1,4 @@
-//! The deadline of a handshake, and Noise on stream 0, before anything else is carried.
+//! The deadline of a handshake, and Noise on stream 0.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -16,21 +16,21 @@ use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::Handshake;
 
-/// In front of the channel binding.
+/// The prefix of the Noise prologue, before the channel binding.
 const PROLOGUE_PREFIX: &[u8] = b"anabranch-websocket-noise:";
 
-/// The label of the keys that bind Noise to a TLS session (RFC 9266).
+/// The exporter label of the channel binding (RFC 9266).
 pub(super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// The phase of a handshake, readable when its future was dropped by a timeout.
+/// The phase of a handshake, still readable after a timeout has dropped its future.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct HandshakeProgress {
     phase: AtomicU8,
-    /// Where a trusted proxy says that the client is.
+    /// The address of the client that a trusted proxy has reported.
     client: OnceLock<SocketAddr>,
 }
 
-impl Progress {
+impl HandshakeProgress {
     pub(super) fn set(&self, phase: HandshakePhase) {
         let number = match phase {
             HandshakePhase::Tcp => 0,
@@ -59,17 +59,17 @@ impl Progress {
     }
 }
 
-/// The one deadline of all phases of a handshake.
+/// The deadline for all phases of a handshake together.
 #[derive(Debug)]
 pub(super) struct Deadline<'a> {
     at: Instant,
     after: Duration,
-    progress: &'a Progress,
+    progress: &'a HandshakeProgress,
 }
 
 impl<'a> Deadline<'a> {
-    /// It begins now.
-    pub(super) fn new(after: Duration, progress: &'a Progress) -> Self {
+    /// A deadline `after` from now.
+    pub(super) fn new(after: Duration, progress: &'a HandshakeProgress) -> Self {
         Self {
             at: Instant::now() + after,
             after,
@@ -77,7 +77,7 @@ impl<'a> Deadline<'a> {
         }
     }
 
-    /// Runs a phase, or what is left of one.
+    /// Runs a phase, or a part of one, within the deadline.
     pub(super) async fn run<T>(&self, phase: impl Future<Output = T>) -> Result<T, HandshakeError> {
         timeout_at(self.at, phase)
             .await
@@ -88,7 +88,7 @@ impl<'a> Deadline<'a> {
     }
 }
 
-/// Proves the identities to each other. `binding` is what both sides know of the TLS session, or nothing.
+/// Runs Noise and returns the id of the peer. `binding` is the channel binding, or empty.
 pub(super) async fn prove<S>(
     carrier: &mut WebSocketCarrier<S>,
     is_client: bool,
@@ -124,7 +124,7 @@ where
                 })?;
         let mut decoder = FrameDecoder::new();
         decoder.push(frames);
-        // A whole frame: the carrier has looked at it already.
+        // Whole frames: the carrier has parsed them already.
         while let Ok(Some(message)) = decoder.next_message() {
             if message.flag.is_some() || noise.finished().is_some() {
                 return Err(HandshakeError::Aborted);

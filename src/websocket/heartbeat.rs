@@ -1,4 +1,4 @@
-//! Whether the peer is still there: any byte of it counts.
+//! Pings and timeouts. Any byte from the peer counts as a sign of life.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::cutter::Cutter;
+use super::boundaries::FrameBoundaries;
 
 pin_project! {
-    /// A socket that counts the bytes that come from the peer, below TLS's back but above its records: a message of
-    /// 1 MiB on a slow path is heard long before it is complete.
+    /// A stream that counts received bytes, after TLS: on a slow path a message of 1 MiB counts
+    /// long before it is complete.
     #[derive(Debug)]
     pub(super) struct Metered<S> {
         #[pin]
         io: S,
         received: Arc<AtomicU64>,
-        // While it is there no read goes beyond the end of a frame.
-        cutter: Option<Cutter>,
+        // While set, no read goes beyond the end of a frame.
+        boundaries: Option<FrameBoundaries>,
     }
 }
 
@@ -30,21 +30,22 @@ impl<S> Metered<S> {
         Self {
             io,
             received: Arc::new(AtomicU64::new(0)),
-            cutter: None,
+            boundaries: None,
         }
     }
 
-    /// From here on, where a frame begins, reads end with the frame.
+    /// Limits reads to one frame, from here on. The stream has to be at a frame boundary.
     pub(super) fn frame_by_frame(mut self) -> Self {
-        self.cutter = Some(Cutter::default());
+        self.boundaries = Some(FrameBoundaries::default());
         self
     }
 
-    /// Lets reads be as long as they may. `false` in the middle of a frame, of which the reader keeps a part.
+    /// Removes the limit. Returns `false` in the middle of a frame, of which the reader holds a
+    /// part.
     pub(super) fn read_ahead(&mut self) -> bool {
-        self.cutter
+        self.boundaries
             .take()
-            .is_none_or(|cutter| cutter.is_between_frames())
+            .is_none_or(|boundaries| boundaries.is_between_frames())
     }
 
     pub(super) fn counter(&self) -> Arc<AtomicU64> {
@@ -60,13 +61,13 @@ impl<S: AsyncRead> AsyncRead for Metered<S> {
     ) -> Poll<std::io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
-        let result = match this.cutter {
+        let result = match this.boundaries {
             None => this.io.poll_read(cx, buf),
-            Some(cutter) => {
-                let len = cutter.wanted().min(buf.remaining());
+            Some(boundaries) => {
+                let len = boundaries.wanted().min(buf.remaining());
                 let mut part = ReadBuf::new(buf.initialize_unfilled_to(len));
                 let result = this.io.poll_read(cx, &mut part);
-                cutter.read(part.filled());
+                boundaries.read(part.filled());
                 let len = part.filled().len();
                 buf.advance(len);
                 result
@@ -98,27 +99,28 @@ impl<S: AsyncWrite> AsyncWrite for Metered<S> {
     }
 }
 
-/// What is due.
+/// What the heartbeat requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beat {
-    /// The peer has been silent for the ping interval.
+    /// Send a ping: the peer has been silent for the ping interval.
     Ping,
-    /// It has been silent for too long.
+    /// End the connection: the idle timeout has expired.
     Dead,
 }
 
-/// The one timer of a carrier: for pings and the idle timeout, and for the close once that has begun.
+/// The timer of a carrier: for pings and the idle timeout, and for the close timeout once the close
+/// has begun.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     received: Arc<AtomicU64>,
     seen: u64,
     heard_at: Instant,
     pinged_at: Option<Instant>,
-    /// When the ping went out whose pong is missing.
+    /// When the first ping without a pong was sent.
     pong_since: Option<Instant>,
     ping_interval: Duration,
     idle_timeout: Duration,
-    /// While the connection closes only this counts.
+    /// The close timeout, which replaces the other two.
     close_at: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
 }
@@ -143,12 +145,13 @@ impl Heartbeat {
         }
     }
 
-    /// A pong has come: the time since the ping it answers, unless nobody asked.
+    /// Handles a pong. Returns the time since its ping, or `None` for an unsolicited one.
     pub(super) fn pong(&mut self) -> Option<Duration> {
         self.pong_since.take().map(|since| since.elapsed())
     }
 
-    /// What is due, after the socket was read. `Pending` arranges a wake-up for the next.
+    /// Returns what is due, after the socket has been read. `Pending` registers the waker for the
+    /// next.
     pub(super) fn poll_beat(&mut self, cx: &mut Context<'_>) -> Poll<Beat> {
         let received = self.received.load(Ordering::Relaxed);
         if received != self.seen {
@@ -157,7 +160,7 @@ impl Heartbeat {
             self.pinged_at = None;
         }
         loop {
-            // The timer is let run out and then set anew: resetting it with every byte would cost more.
+            // The timer is reset only when it has fired: a reset with every byte would cost more.
             if self.sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -179,7 +182,7 @@ impl Heartbeat {
         }
     }
 
-    /// From now on the peer has this long to close. The first one counts.
+    /// Starts the close timeout. Later calls have no effect.
     pub(super) fn begin_close(&mut self, timeout: Duration) {
         if self.close_at.is_none() {
             let at = Instant::now() + timeout;
@@ -188,7 +191,7 @@ impl Heartbeat {
         }
     }
 
-    /// Whether the time for closing is over.
+    /// Completes when the close timeout expires.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.sleep.as_mut().poll(cx)
     }

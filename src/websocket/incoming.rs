@@ -1,4 +1,4 @@
-//! Cuts the frames out of messages, whatever the peer's messages begin and end with.
+//! Splits messages into frames, whatever the boundaries of the messages.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -7,22 +7,23 @@ use super::upgrade::READ_BUFFER;
 use crate::message::Flag;
 use crate::message::mux::{Head, peek};
 
-/// A slice keeps the message alive that it is cut from; what is less than this part of it is copied, so that a
-/// stalled reader holds at most this many times its bytes.
+/// A slice keeps its whole message alive. A slice of less than this fraction of it is copied, so
+/// that a stalled reader holds at most this many times its bytes.
 const MAX_PINNED: usize = 4;
 
-/// Smaller frames are copied when they are queued for a reader, so they are cut out as they are.
+/// Smaller frames are copied when they are queued for a reader, so they are not copied here.
 const COPIED_LATER: usize = 512;
 
-/// Frames of one channel are delivered as one slice up to this length, so that others get their turn.
+/// Maximum length of a run of frames of one channel that is delivered as one slice, so that other
+/// channels get their turn.
 const MAX_RUN: usize = 64 * 1024;
 
-/// And up to this many frames, as looking at each takes time however short it is.
+/// Maximum frames in a run, as parsing takes time for each of them, however short.
 const MAX_RUN_FRAMES: usize = 256;
 
-/// A frame, as far as the carrier has to know it.
+/// A frame with the fields that the carrier needs.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct Frame {
     pub(super) stream: u64,
     pub(super) label: Option<String>,
     pub(super) flag: Option<Flag>,
@@ -30,11 +31,11 @@ pub(super) struct Cut {
     pub(super) closes_channel: bool,
     pub(super) has_payload: bool,
     pub(super) max_substreams: Option<u64>,
-    /// The whole frame, and more of the same channel.
+    /// The whole frame, and those of its run.
     pub(super) bytes: Bytes,
 }
 
-impl Cut {
+impl Frame {
     fn new(head: &Head<'_>) -> Result<Self, WebSocketError> {
         Ok(Self {
             stream: head.stream.ok_or(WebSocketError::MissingStream)?,
@@ -49,21 +50,21 @@ impl Cut {
     }
 }
 
-/// The stream of frames that the messages make.
+/// The stream of frames in the messages.
 #[derive(Debug, Default)]
-pub(super) struct Incoming {
-    /// What is left of the last message.
+pub(super) struct IncomingFrames {
+    /// The rest of the last message.
     message: Bytes,
     /// Length of the whole message.
     message_len: usize,
-    /// The beginning of a frame whose end is in a message to come: less than a frame.
+    /// The beginning of a frame that continues in the next message.
     partial: BytesMut,
-    /// Most bytes of a frame; zero is as many as a frame may have.
+    /// Maximum length of a frame in bytes; zero for the general maximum.
     max_frame: usize,
 }
 
-impl Incoming {
-    /// For frames of at most this many bytes.
+impl IncomingFrames {
+    /// Accepts frames of at most `max_frame` bytes.
     pub(super) fn limited(max_frame: usize) -> Self {
         Self {
             max_frame,
@@ -71,12 +72,12 @@ impl Incoming {
         }
     }
 
-    /// Lets frames be as long as they may.
+    /// Accepts frames up to the general maximum.
     pub(super) fn unlimit(&mut self) {
         self.max_frame = 0;
     }
 
-    /// Refuses a frame that will be longer than it may.
+    /// Rejects a frame that will be longer than `max_frame`.
     fn check(&self, len: usize) -> Result<(), WebSocketError> {
         if self.max_frame > 0 && len > self.max_frame {
             return Err(WebSocketError::MessageTooLong {
@@ -87,15 +88,15 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes in a message, after the last was cut up.
+    /// Adds a message, once the last one has been consumed.
     pub(super) fn push(&mut self, message: Bytes) {
-        debug_assert!(self.message.is_empty(), "the last message is cut up");
+        debug_assert!(self.message.is_empty(), "the last message is consumed");
         self.message_len = message.len();
         self.message = message;
     }
 
-    /// The next frame; `None` when more has to come.
-    pub(super) fn next(&mut self) -> Result<Option<Cut>, WebSocketError> {
+    /// Returns the next frame; `None` if it is incomplete.
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, WebSocketError> {
         if self.message.is_empty() {
             return Ok(None);
         }
@@ -108,31 +109,31 @@ impl Incoming {
             self.message = Bytes::new();
             return Ok(None);
         };
-        let mut cut = Cut::new(&head)?;
+        let mut frame = Frame::new(&head)?;
         let mut len = head.len;
         if is_plain(&head) {
-            // Frames of one channel behind each other are one slice: where it is cut means nothing.
+            // Consecutive frames of one channel form one slice.
             let mut frames = 1;
             while len < MAX_RUN
                 && frames < MAX_RUN_FRAMES
-                && let Some(more) = self.run_on(cut.stream, len)
+                && let Some(more) = self.run_on(frame.stream, len)
             {
                 len += more;
                 frames += 1;
             }
         }
-        cut.bytes = self.split(len);
-        Ok(Some(cut))
+        frame.bytes = self.split(len);
+        Ok(Some(frame))
     }
 
-    /// Length of the frame `at` bytes further, if it is one more of `stream` without anything but payload.
+    /// Length of the frame at `at`, if it is one of `stream` with payload only.
     fn run_on(&self, stream: u64, at: usize) -> Option<usize> {
-        // What is wrong with it is found when it is its turn.
+        // An error in it is reported when it is processed itself.
         let head = peek(self.message.get(at..)?).ok()??;
         (head.stream == Some(stream) && is_plain(&head)).then_some(head.len)
     }
 
-    /// Takes `len` bytes of the message, which has as many.
+    /// Splits `len` bytes off the message, which has at least as many.
     fn split(&mut self, len: usize) -> Bytes {
         let bytes = if len >= self.message.len() {
             std::mem::take(&mut self.message)
@@ -146,16 +147,16 @@ impl Incoming {
         bytes
     }
 
-    fn complete_partial(&mut self) -> Result<Option<Cut>, WebSocketError> {
-        // A frame's prefix has three bytes at most; with it the length is known. Bytes are taken as long as the
-        // frame is not whole, and what is too many goes back.
+    fn complete_partial(&mut self) -> Result<Option<Frame>, WebSocketError> {
+        // The length prefix of a frame has at most three bytes. Bytes are added until the prefix is
+        // complete, and then exactly the missing ones.
         loop {
             if let Some(head) = peek(&self.partial).map_err(WebSocketError::Framing)? {
                 let len = head.len;
-                let mut cut = Cut::new(&head)?;
-                debug_assert_eq!(len, self.partial.len(), "no byte too many is taken");
-                cut.bytes = self.partial.split_to(len).freeze();
-                return Ok(Some(cut));
+                let mut frame = Frame::new(&head)?;
+                debug_assert_eq!(len, self.partial.len(), "exactly one frame");
+                frame.bytes = self.partial.split_to(len).freeze();
+                return Ok(Some(frame));
             }
             let missing = missing(&self.partial);
             self.check(self.partial.len().saturating_add(missing))?;
@@ -177,7 +178,8 @@ fn is_plain(head: &Head<'_>) -> bool {
         && head.max_substreams.is_none()
 }
 
-/// How many bytes the frame that `partial` begins lacks, as far as that is known: one while the prefix is cut.
+/// Number of missing bytes of the frame in `partial`, as far as known: one while the prefix is
+/// incomplete.
 fn missing(partial: &[u8]) -> usize {
     let mut len = 0_usize;
     for (index, byte) in partial.iter().enumerate().take(3) {
@@ -217,19 +219,19 @@ mod tests {
                 expected.push((stream, payload));
             }
             let mut all = all.freeze();
-            let mut incoming = Incoming::default();
+            let mut incoming = IncomingFrames::default();
             let mut got = Vec::new();
             while !all.is_empty() {
                 let cut = rng.random_range(1..=all.len().min(1500));
                 incoming.push(all.split_to(cut));
-                while let Some(cut) = incoming
+                while let Some(frame) = incoming
                     .next()
                     .unwrap_or_else(|e| panic!("seed {seed}: {e}"))
                 {
                     let mut decoder = FrameDecoder::new();
-                    decoder.push(cut.bytes);
+                    decoder.push(frame.bytes);
                     while let Some(message) = decoder.next_message().unwrap() {
-                        got.push((cut.stream, message.payload.to_vec()));
+                        got.push((frame.stream, message.payload.to_vec()));
                     }
                     assert!(decoder.is_empty());
                 }
@@ -239,13 +241,13 @@ mod tests {
         }
     }
 
-    /// The bound of what waits for the rest of a frame, which may never come.
+    /// The limit of an incomplete frame, whose rest may never arrive.
     #[test]
     fn the_beginning_of_a_frame_is_16_kib_at_most() {
         let mut frame = BytesMut::new();
         let longest = Message::data(vec![7; 16_360].into()).encode();
         assert!(append_routed(&mut frame, &longest, 300, None));
-        let mut incoming = Incoming::default();
+        let mut incoming = IncomingFrames::default();
         let mut most = 0;
         for byte in frame.split_to(frame.len() - 1) {
             incoming.push(Bytes::copy_from_slice(&[byte]));
@@ -253,8 +255,8 @@ mod tests {
             most = most.max(incoming.partial.len());
         }
         assert!((16_000..=16_384).contains(&most), "{most}");
-        // More than a frame may have, of a frame that has not come.
-        let mut incoming = Incoming::default();
+        // The length prefix of a frame beyond the maximum.
+        let mut incoming = IncomingFrames::default();
         incoming.push(Bytes::from_static(&[0xff, 0xff, 0x01]));
         assert!(matches!(incoming.next(), Err(WebSocketError::Framing(_))));
         assert!(incoming.partial.is_empty());
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_small_part_of_a_large_message_does_not_keep_it() {
-        let mut incoming = Incoming::default();
+        let mut incoming = IncomingFrames::default();
         let mut message = BytesMut::new();
         for (stream, len) in [(2, 1000), (4, 16_000), (4, 16_000), (2, 100)] {
             let frame = Message::data(vec![0; len].into()).encode();
@@ -272,7 +274,7 @@ mod tests {
         let range = message.as_ptr_range();
         incoming.push(message);
         let mut within = || range.contains(&incoming.next().unwrap().unwrap().bytes.as_ptr());
-        // The two in the middle are one run.
+        // The two frames in the middle are one run.
         assert_eq!([within(), within(), within()], [false, true, true]);
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP socket of one's own, and who gets in.
+//! A listener with a TCP socket of its own.
 
 use std::fmt;
 use std::io;
@@ -19,19 +19,20 @@ use crate::address::WebSocketAddress;
 use crate::connection::Connection;
 use crate::interfaces;
 
-/// Connections that the system queues until they are accepted, as tokio asks for.
+/// Maximum connections that the system queues until they are accepted, the default of tokio.
 const BACKLOG: i32 = 1024;
 
-/// Listens on a TCP socket for connections over WebSockets.
+/// Listens on a TCP socket for WebSocket connections.
 ///
-/// It has no task: the system queues what nobody accepts. [`WebSocketListener::accept`] is cheap; give
-/// each [`Incoming`] to a task of its own, since its handshake can take as long as it may.
+/// It has no task: the system queues connections until they are accepted.
+/// [`WebSocketListener::accept`] is cheap; run each [`Incoming`] in a task of its own, since a
+/// handshake can take up to its timeout.
 ///
-/// What is no upgrade gets an HTTP answer; see [`accept`](super::accept) and [`ListenerConfig`]. Which pages of browsers
-/// may connect is a matter of [`ServerConfig::requests`].
+/// Requests that are not upgraded get an HTTP response; see [`accept`](super::accept) and
+/// [`ListenerConfig`]. [`ServerConfig::requests`] decides which web pages may connect.
 ///
 /// # Drop
-/// The socket is closed. Connections live on.
+/// Closes the socket. Established connections live on.
 pub struct WebSocketListener {
     socket: TcpListener,
     local: SocketAddr,
@@ -39,7 +40,7 @@ pub struct WebSocketListener {
     gate: Arc<Gate>,
     proxies: Option<Arc<TrustedProxies>>,
     refused: Refused,
-    /// What those are sent for whom there is no room; empty where TLS is spoken.
+    /// The response beyond a limit; empty with TLS.
     busy: Vec<u8>,
 }
 
@@ -53,11 +54,12 @@ impl fmt::Debug for WebSocketListener {
 }
 
 impl WebSocketListener {
-    /// Listens at an address; port 0 lets the system choose one. A wildcard is one of its family, as for WebRTC:
-    /// `0.0.0.0` and `[::]` can have the same port, and both are needed for both families.
+    /// Binds a socket to `address`; port 0 selects a free port. A wildcard covers its own family
+    /// only, as for WebRTC: `0.0.0.0` and `[::]` can share a port, and both are needed for both
+    /// families.
     ///
     /// # Errors
-    /// [`ListenError`], if the address can not be had or the settings can not work.
+    /// [`ListenError`] if the address can not be bound or a setting is out of range.
     pub async fn bind(
         address: SocketAddr,
         config: ServerConfig,
@@ -86,19 +88,20 @@ impl WebSocketListener {
         })
     }
 
-    /// Where it listens.
+    /// The address of the socket.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// One of [`Self::addresses`]: the first, or the wildcard itself where the machine has no address.
+    /// The first of [`Self::addresses`], or the wildcard itself if the machine has no address.
     pub fn address(&self) -> WebSocketAddress {
         let first = self.addresses().into_iter().next();
         first.unwrap_or_else(|| self.address_at(self.local))
     }
 
-    /// The addresses for [`connect`](super::connect), with the peer id if Noise is run. A wildcard stands for the
-    /// addresses of all interfaces now, in its family; loopback is among them only if there are no others.
+    /// The addresses for [`connect`](super::connect), with the peer id if Noise is used. A wildcard
+    /// has the current addresses of all interfaces in its family; loopback only if there is no
+    /// other.
     pub fn addresses(&self) -> Vec<WebSocketAddress> {
         interfaces::concrete(self.local)
             .into_iter()
@@ -114,13 +117,15 @@ impl WebSocketListener {
         }
     }
 
-    /// The next connection to be that the limits let in; others are refused at once, with status 503 over plain `ws`.
+    /// Waits for the next TCP connection within the limits. Others are refused at once, with status
+    /// 503 over plain `ws`.
     ///
     /// # Errors
-    /// What the system says, for instance that there are no file descriptors. The listener goes on working.
+    /// An error of the system, for example that file descriptors are exhausted. The listener stays
+    /// usable.
     ///
     /// # Cancel safety
-    /// Nothing is lost if the future is dropped.
+    /// No connection is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<Incoming> {
         loop {
             let accepting = pin!(self.socket.accept());
@@ -131,7 +136,7 @@ impl WebSocketListener {
             };
             let (stream, remote) = match accepted {
                 Ok((stream, remote)) => (stream, canonical(remote)),
-                // It was there, and has gone again.
+                // The client has closed it before it was accepted.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -147,18 +152,18 @@ impl WebSocketListener {
                 .as_ref()
                 .filter(|proxies| proxies.contains(remote.ip()));
             let client = match proxies {
-                // The client is somewhere behind it.
+                // The proxy has yet to report the client.
                 Some(_) => None,
                 None => Some(remote.ip()),
             };
             let Some(slot) = self.gate.admit(client) else {
-                tracing::debug!(target: "anabranch::websocket", %remote, "not let in");
+                tracing::debug!(target: "anabranch::websocket", %remote, "refused");
                 if !self.busy.is_empty() {
-                    self.refused.tell(stream, &self.busy);
+                    self.refused.answer(stream, &self.busy);
                 }
                 continue;
             };
-            // One that fails here is gone already.
+            // Fails only if the connection is closed already.
             let _ = stream.set_nodelay(true);
             return Ok(Incoming {
                 stream,
@@ -171,28 +176,30 @@ impl WebSocketListener {
         }
     }
 
-    /// Whether no handshake is under way and no connection open. For tests that end with it.
+    /// Whether there is no handshake and no connection. For tests, which end with it.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
         self.gate.book().is_empty()
     }
 
-    /// How many refused connections are kept until they have read why. For tests.
+    /// Number of refused connections that linger to read the response. For tests.
     #[doc(hidden)]
     pub fn refused(&self) -> usize {
         self.refused.len()
     }
 }
 
-/// A socket of the address's own family. Must be called within a tokio runtime.
+/// Binds a socket for the address's family only. Must be called within a tokio runtime.
 fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     if address.is_ipv6() {
-        // An IPv4 client is not to show up under a mapped address, nor the wildcard to take the port of the other.
+        // An IPv4 client must not appear with a mapped address, and the wildcard must not take the
+        // IPv4 port.
         socket.set_only_v6(true)?;
     }
-    // As tokio does: connections of a listener before may still linger. On Windows it means another thing.
+    // As tokio: connections of an earlier listener may linger. On Windows the option has another
+    // meaning.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -201,7 +208,12 @@ fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
     Ok(socket.into())
 }
 
-/// A TCP connection that may become more. Dropping it closes it.
+/// An accepted TCP connection before its handshake.
+///
+/// It counts against [`ListenerConfig::max_handshakes`] until it is established or dropped.
+///
+/// # Drop
+/// Closes the connection.
 #[derive(Debug)]
 pub struct Incoming {
     stream: TcpStream,
@@ -209,12 +221,13 @@ pub struct Incoming {
     slot: Slot,
     config: Arc<ServerConfig>,
     gate: Arc<Gate>,
-    /// Set if it comes from one of these.
+    /// Set if it comes from a trusted proxy.
     proxies: Option<Arc<TrustedProxies>>,
 }
 
 impl Incoming {
-    /// Where it comes from. A proxy in front hides that until its header is read, also one that is trusted.
+    /// The remote address of the TCP connection: of the proxy, if there is one, since its header is
+    /// read in the handshake.
     pub fn remote_address(&self) -> SocketAddr {
         self.remote
     }
@@ -227,7 +240,7 @@ impl Incoming {
     /// [`accept`](super::accept).
     ///
     /// # Cancel safety
-    /// If the future is dropped, so is the connection.
+    /// Dropping the future closes the connection.
     pub async fn accept(self) -> Result<Connection, HandshakeError> {
         let Self {
             stream,
@@ -237,7 +250,7 @@ impl Incoming {
             gate,
             proxies,
         } = self;
-        // There was room when it was let in. Others may have come in between, and it is refused now.
+        // Others may have been established since it was admitted.
         let permit = gate.connect();
         let arrival = Arrival {
             remote: Some(remote),
@@ -255,11 +268,11 @@ impl Incoming {
                 Err(error)
             }
         };
-        // The place among the handshakes is free from here on.
+        // Releases the handshake slot.
         drop(slot);
         result
     }
 
-    /// Closes it.
+    /// Closes the connection; the same as dropping this.
     pub fn refuse(self) {}
 }

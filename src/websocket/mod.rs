@@ -1,8 +1,9 @@
-//! Connections over one WebSocket, for where UDP is blocked: the same [`Connection`] and
-//! [`Substream`](crate::Substream)s, with the same windows, closes and errors, as over WebRTC.
+//! Connections over one WebSocket, for networks that block UDP: the same [`Connection`] and
+//! [`Substream`](crate::Substream)s, with the same flow control, closes and errors, as over WebRTC.
 //!
-//! [`connect`] dials `ws://` and `wss://`. [`WebSocketListener`] listens by itself; [`accept`] takes a stream that was
-//! accepted elsewhere, and [`accept_upgraded`] what an HTTP server has upgraded.
+//! [`connect`] dials `ws://` and `wss://`. [`WebSocketListener`] listens on a TCP socket of its
+//! own; [`accept`] takes a stream that was accepted elsewhere, and [`accept_upgraded`] one that an
+//! HTTP server has upgraded.
 //!
 //! ```no_run
 //! use anabranch::Identity;
@@ -18,21 +19,22 @@
 //! ```
 //!
 //! # On the wire
-//! The messages are binary, and make one stream of frames: where they begin and end means nothing.
-//! Each frame is that of any other carrier with the field `stream`, and on the first frame of a
-//! substream also `label`. Clients number their substreams 2, 4, 6, servers 1, 3, 5. What is queued
-//! together goes out as one message; nothing waits for more. On stream 0 runs Noise, and after that
-//! frames about the connection: how many substreams its sender accepts
-//! ([`Message::max_substreams`](crate::message::Message::max_substreams)), and at last FIN, with
-//! the code of [`Connection::close_with`](crate::Connection::close_with) if there is one, which
-//! says that its sender opens and takes no more substreams. Then it ends those there are, and
-//! closes the WebSocket with code 1000, or 4000 and up. A flag of value 4 ends a substream on which
-//! not both ends have said everything.
+//! The messages are binary and form one stream of frames; their boundaries have no meaning. Each
+//! frame is the same as on other carriers with the field `stream` added, and on the first frame of
+//! a substream also `label`. Clients number their substreams 2, 4, 6, servers 1, 3, 5. Frames that
+//! are queued together are sent as one message; a frame never waits for more.
 //!
-//! # Who reads along
-//! Over `ws://` everybody on the path reads and can change what is carried; Noise proves who the peers are
-//! and protects nothing after that. Over `wss://` TLS protects it, as far as the server's certificate is trusted, up
-//! to where TLS ends. See [`Authentication`] and [`ChannelBinding`].
+//! Stream 0 carries Noise, and after that frames about the connection: how many substreams the
+//! sender accepts ([`Message::max_substreams`](crate::message::Message::max_substreams)), and
+//! finally FIN, with the code of [`Connection::close_with`](crate::Connection::close_with) if there
+//! is one, after which the sender opens and accepts no more substreams. The sender then ends the
+//! existing ones, and closes the WebSocket with code 1000, or 4000 and up. Flag 4 closes a
+//! substream that not both sides have finished.
+//!
+//! # Confidentiality
+//! Over `ws://` everybody on the path can read and change the data: Noise authenticates the peers,
+//! and protects nothing after that. Over `wss://` TLS protects the data up to where it terminates,
+//! as far as the server's certificate is trusted. See [`Authentication`] and [`ChannelBinding`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,12 +43,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+mod boundaries;
 mod carrier;
 mod channels;
 mod client;
 mod close;
 mod config;
-mod cutter;
+
 mod error;
 mod front;
 mod gate;
@@ -60,7 +63,8 @@ mod refused;
 pub(crate) mod request;
 mod server;
 #[cfg(test)]
-// Configurations are changed as a user of the crate has to, and callbacks have the engine's types.
+// Tests change configurations as users of the crate have to, and callbacks have the types of
+// tungstenite.
 #[allow(
     clippy::field_reassign_with_default,
     clippy::result_large_err,
@@ -78,7 +82,7 @@ pub use config::{
     Authentication, ChannelBinding, ClientConfig, ListenerConfig, ServerConfig, WebSocketConfig,
 };
 pub use error::{HandshakeError, HandshakePhase, ListenError, UpgradeError, WebSocketError};
-use handshake::Progress;
+use handshake::HandshakeProgress;
 use heartbeat::Metered;
 pub use listener::{Incoming, WebSocketListener};
 pub use proxy::{InvalidNetwork, Network, ProxyHeader, TrustedProxies};
@@ -94,25 +98,25 @@ use crate::connection::{Config, ConfigError, Connection, Guarded};
 use crate::events::{Attempt, ConnectionInfo};
 use crate::identity::PeerId;
 
-/// The subprotocol of connections without Noise.
+/// The WebSocket subprotocol of connections without Noise.
 pub const SUBPROTOCOL: &str = "anabranch.v1";
 
-/// The subprotocol of connections with Noise.
+/// The WebSocket subprotocol of connections with Noise.
 pub const SUBPROTOCOL_NOISE: &str = "anabranch.noise.v1";
 
-/// What a WebSocket runs over.
+/// The stream under a WebSocket.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// One type for all of them, so that there is one driver.
+/// One type for all streams, so that the driver is compiled once.
 type BoxedIo = Box<dyn Io>;
 
-/// A carrier over a WebSocket whose upgrade is done, without Noise: for
-/// [`Connection::over`](crate::Connection::over) in tests and measurements. Nobody has proven anything.
+/// A carrier over an upgraded WebSocket, without authentication, for
+/// [`Connection::over`](crate::Connection::over) in tests and measurements.
 ///
 /// # Errors
-/// [`ConfigError`], if the settings can not work together.
+/// [`ConfigError`] if a setting is out of range.
 pub async fn carrier_over<S>(
     stream: S,
     is_client: bool,
@@ -132,18 +136,19 @@ where
     Ok(WebSocketCarrier::new(socket, is_client, config))
 }
 
-/// What a handshake comes to.
+/// The result of a handshake.
 struct Established {
     carrier: WebSocketCarrier<BoxedIo>,
     peer: Option<PeerId>,
     remote: Option<SocketAddr>,
 }
 
-/// Runs a handshake, makes the connection and spawns its driver, which keeps `guard` until the end.
+/// Runs a handshake, creates the connection and spawns its driver, which holds `guard` until it
+/// ends.
 async fn establish<G: Send + 'static>(
     config: &Arc<Config>,
     info: ConnectionInfo,
-    progress: &Progress,
+    progress: &HandshakeProgress,
     handshake: impl Future<Output = Result<Established, HandshakeError>>,
     guard: G,
 ) -> Result<Connection, HandshakeError> {

@@ -1,43 +1,43 @@
-//! What waits for the socket: at most one message of data, and what is more urgent.
+//! The send queue: at most one message of data, and urgent frames.
 //!
-//! Frames are copied behind each other into one message, which goes out with the driver's turn: what is queued
-//! together is sent together, and nothing waits for more. While the socket is blocked, flags and credit do not
-//! stand behind the data that was queued meanwhile, but go into a message of their own, which is sent first.
-//! What a frame has to stay behind, it stays behind.
+//! Frames are appended to one message, which is sent with the next poll of the driver: frames that
+//! are queued together are sent together, and none waits for more. While the socket is blocked,
+//! flags and credit go into a message of their own, which is sent before the queued data. The
+//! required order within a channel is kept.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::carrier::ChannelId;
 
-/// What a frame may be sent in front of.
+/// Which queued frames a frame may overtake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overtake {
-    /// Nothing: payload, and everything while the socket takes what comes.
+    /// None: for payload, and for all frames while the socket is not blocked.
     Nothing,
-    /// The frames of other channels: FIN and all that ends the channel.
+    /// Those of other channels: for FIN, and everything that ends a channel.
     Others,
-    /// Those of its own too, which it does not speak of: FIN_ACK, STOP_SENDING and credit are about the other
-    /// direction. But for the first, which opens the channel.
+    /// Those of its own channel too, except the first, which opens it: for FIN_ACK, STOP_SENDING
+    /// and credit, which concern the other direction.
     Own,
 }
 
-/// In which batches the frames of a channel were put; zero is none.
+/// The batches of the first and the last frame of a channel; zero for none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Placed {
     first: u64,
     last: u64,
 }
 
-/// One message in the making.
+/// A message that is being assembled.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: BytesMut,
-    /// Channels that want to know when it is written.
+    /// Channels to notify when it is written.
     notify: Vec<ChannelId>,
 }
 
 impl Batch {
-    /// Takes a message of at most `limit` bytes; who is to be told comes with the last byte.
+    /// Takes a message of at most `limit` bytes. The channels to notify come with the last one.
     fn take(&mut self, limit: usize) -> Option<(Bytes, Vec<ChannelId>)> {
         if self.bytes.is_empty() && self.notify.is_empty() {
             return None;
@@ -52,27 +52,27 @@ impl Batch {
     }
 }
 
-/// The queue in front of the socket.
+/// The send queue of a carrier.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct OutgoingFrames {
     urgent: Batch,
     bulk: Batch,
-    /// Number of the batch that `bulk` is.
+    /// The number of the batch in `bulk`.
     number: u64,
-    /// First frames lie in `bulk`: those after them have to as well.
+    /// `bulk` has first frames of channels, so later ones have to follow there.
     bulk_announces: bool,
-    /// A part of `bulk` was sent, which may end within a frame.
+    /// A part of `bulk` has been sent, which may end within a frame.
     bulk_is_cut: bool,
-    /// Most bytes of a message, and most bytes of `bulk` that data may fill.
+    /// Maximum length of a message, and of the data in `bulk`, in bytes.
     limit: usize,
 }
 
-impl Outgoing {
+impl OutgoingFrames {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             urgent: Batch::default(),
             bulk: Batch::default(),
-            // Channels begin with zero, which is no batch.
+            // Zero stands for no batch.
             number: 1,
             bulk_announces: false,
             bulk_is_cut: false,
@@ -84,12 +84,12 @@ impl Outgoing {
         self.limit = limit;
     }
 
-    /// Whether a frame of data of this length has room. A first one always has.
+    /// Whether there is room for a data frame of this length. An empty queue has always room.
     pub(super) fn has_room(&self, len: usize) -> bool {
         self.bulk.bytes.is_empty() || self.bulk.bytes.len() + len <= self.limit
     }
 
-    /// Bytes that wait.
+    /// Number of queued bytes.
     pub(super) fn len(&self) -> usize {
         self.urgent.bytes.len() + self.bulk.bytes.len()
     }
@@ -101,7 +101,7 @@ impl Outgoing {
             && self.bulk.notify.is_empty()
     }
 
-    /// Where the next frame of a channel belongs.
+    /// The buffer for the next frame of a channel.
     pub(super) fn for_frame(
         &mut self,
         overtake: Overtake,
@@ -113,8 +113,8 @@ impl Outgoing {
             Overtake::Others => placed.last != self.number,
             Overtake::Own => placed.first != self.number,
         };
-        // What is left of a bulk that was cut goes out next, with whatever is appended to it: a first frame in the
-        // urgent batch would come behind the data of its own channel.
+        // The rest of a partly sent bulk goes out next, with everything that is appended to it. A
+        // first frame in the urgent batch would arrive after the data of its own channel.
         let stays = announces && (self.bulk_announces || self.bulk_is_cut);
         let overtakes = may_overtake && !self.bulk.bytes.is_empty() && !stays;
         if overtakes {
@@ -128,7 +128,8 @@ impl Outgoing {
         &mut self.bulk.bytes
     }
 
-    /// Remembers whom to tell when everything that waits now is written; `false` if nothing waits.
+    /// Notifies the channel when everything that is queued now has been written. Returns `false` if
+    /// the queue is empty.
     pub(super) fn notify(&mut self, channel: ChannelId) -> bool {
         let batch = if !self.bulk.bytes.is_empty() {
             &mut self.bulk
@@ -141,10 +142,10 @@ impl Outgoing {
         true
     }
 
-    /// The next message, and who wants to know when it is written. Flags and credit are appended without regard to
-    /// the limit, so what waits may be more than a message that the peer takes.
+    /// Takes the next message, and the channels to notify when it is written. Flags and credit are
+    /// appended regardless of the limit, so the queue may exceed one message.
     pub(super) fn take(&mut self) -> Option<(Bytes, Vec<ChannelId>)> {
-        // Nothing comes between the parts of a frame.
+        // Nothing may be sent between the parts of a frame.
         if !self.bulk_is_cut
             && let Some(urgent) = self.urgent.take(self.limit)
         {
@@ -165,9 +166,9 @@ mod tests {
     use super::Overtake::*;
     use super::*;
 
-    /// Puts a frame of one byte; `batch` is the channel's.
+    /// Queues a frame of one byte.
     fn put(
-        outgoing: &mut Outgoing,
+        outgoing: &mut OutgoingFrames,
         byte: u8,
         overtake: Overtake,
         announces: bool,
@@ -177,13 +178,13 @@ mod tests {
         out.extend_from_slice(&[byte]);
     }
 
-    fn drain(outgoing: &mut Outgoing) -> Vec<Vec<u8>> {
+    fn drain(outgoing: &mut OutgoingFrames) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| outgoing.take().map(|(bytes, _)| bytes.to_vec())).collect()
     }
 
     #[test]
     fn o11_what_is_urgent_overtakes_the_data_of_others_but_never_its_own() {
-        let mut outgoing = Outgoing::new(64);
+        let mut outgoing = OutgoingFrames::new(64);
         let (mut a, mut b) = Default::default();
         put(&mut outgoing, 1, Nothing, false, &mut a);
         put(&mut outgoing, 2, Others, false, &mut b);
@@ -191,18 +192,18 @@ mod tests {
         put(&mut outgoing, 4, Nothing, false, &mut b);
         put(&mut outgoing, 5, Others, false, &mut b);
         put(&mut outgoing, 6, Own, false, &mut a);
-        // Behind the own data still, though the last frame was urgent.
+        // After the own data still, although the last frame was urgent.
         put(&mut outgoing, 7, Others, false, &mut a);
         assert_eq!(drain(&mut outgoing), [vec![2, 6], vec![1, 3, 4, 5, 7]]);
         assert!(outgoing.is_empty());
-        // The next batch begins anew.
+        // The next batch starts from scratch.
         put(&mut outgoing, 8, Others, false, &mut a);
         assert_eq!(drain(&mut outgoing), [vec![8]]);
     }
 
     #[test]
     fn j3_first_frames_keep_their_order() {
-        let mut outgoing = Outgoing::new(64);
+        let mut outgoing = OutgoingFrames::new(64);
         let (mut a, mut b, mut c) = Default::default();
         put(&mut outgoing, 1, Nothing, false, &mut c);
         put(&mut outgoing, 2, Others, true, &mut a);
@@ -210,14 +211,14 @@ mod tests {
         let mut d = Placed::default();
         put(&mut outgoing, 3, Nothing, true, &mut d);
         put(&mut outgoing, 4, Others, true, &mut b);
-        // Nothing goes in front of what opens its channel.
+        // Nothing overtakes the first frame of its channel.
         put(&mut outgoing, 5, Own, false, &mut d);
         assert_eq!(drain(&mut outgoing), [vec![3, 4, 5]]);
     }
 
     #[test]
     fn s7_a_frame_that_does_not_fit_waits_for_the_next_batch_unless_it_is_the_first() {
-        let mut outgoing = Outgoing::new(10);
+        let mut outgoing = OutgoingFrames::new(10);
         assert!(outgoing.has_room(100));
         put(&mut outgoing, 1, Nothing, false, &mut Placed::default());
         assert!(outgoing.has_room(9) && !outgoing.has_room(10));
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn s9_no_message_is_longer_than_the_limit_and_nothing_comes_into_a_frame_that_is_cut() {
-        let mut outgoing = Outgoing::new(4);
+        let mut outgoing = OutgoingFrames::new(4);
         let (mut a, mut b) = Default::default();
         let out = outgoing.for_frame(Nothing, false, &mut a);
         out.extend_from_slice(&[1, 1, 1, 1, 1, 1]);
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn who_asks_is_told_with_the_last_batch() {
-        let mut outgoing = Outgoing::new(64);
+        let mut outgoing = OutgoingFrames::new(64);
         assert!(!outgoing.notify(ChannelId::new(2)));
         put(&mut outgoing, 1, Nothing, false, &mut Placed::default());
         put(&mut outgoing, 2, Others, false, &mut Placed::default());
@@ -250,10 +251,11 @@ mod tests {
         assert_eq!(outgoing.take().unwrap().1, [ChannelId::new(2)]);
     }
 
-    /// Found by random operations: the peer ended the connection for a first frame without a label.
+    /// Found by random operations: the peer failed the connection for a first frame without a
+    /// label.
     #[test]
     fn nothing_of_a_channel_passes_its_first_frame_where_the_bulk_was_cut() {
-        let mut outgoing = Outgoing::new(100);
+        let mut outgoing = OutgoingFrames::new(100);
         let mut placed = Placed::default();
         let bulk = outgoing.for_frame(Overtake::Nothing, false, &mut Placed::default());
         bulk.extend_from_slice(&[b'.'; 150]);

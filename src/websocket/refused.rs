@@ -1,5 +1,5 @@
-//! Connections for which there is no room: told so without their requests being read, and kept for a moment, since the
-//! answer is lost if their requests find the socket closed.
+//! Connections beyond a limit. They are answered without reading their requests, and kept open for
+//! a moment: if a request arrived at a closed socket, the answer would be lost.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -10,33 +10,34 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-/// Most that are kept; the oldest goes for one more.
+/// Maximum kept connections; the oldest is closed for a new one.
 const MAX_KEPT: usize = 32;
 
-/// How long one is kept: for a request that is under way to arrive, and the answer to be read.
+/// How long a connection is kept, for its request to arrive and the answer to be read.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// Most bytes of a request that are read when its connection goes.
+/// Maximum bytes of a request that are read before the close.
 const MAX_READ: usize = 16 * 1024;
 
-/// The last that were refused.
+/// The connections refused last.
 #[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<VecDeque<(Instant, Goodbye)>>);
+pub(super) struct Refused(Mutex<VecDeque<(Instant, Lingering)>>);
 
 impl Refused {
-    fn kept(&self) -> MutexGuard<'_, VecDeque<(Instant, Goodbye)>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Instant, Lingering)>> {
         // Nothing under this lock panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers with these bytes, which fit into the empty buffer of a new socket, and closes this side.
-    pub(super) fn tell(&self, stream: TcpStream, answer: &[u8]) {
-        // Off the runtime's books: nothing waits for it any more.
+    /// Sends `answer`, which fits into the empty buffer of a new socket, and shuts down the write
+    /// half.
+    pub(super) fn answer(&self, stream: TcpStream, answer: &[u8]) {
+        // Deregistered from the runtime, since no task waits for it.
         let Ok(stream) = stream.into_std() else {
             return;
         };
-        let told = (&stream).write_all(answer).is_ok() && stream.shutdown(Shutdown::Write).is_ok();
-        if !told {
+        let sent = (&stream).write_all(answer).is_ok() && stream.shutdown(Shutdown::Write).is_ok();
+        if !sent {
             return;
         }
         let mut kept = self.kept();
@@ -45,17 +46,17 @@ impl Refused {
         } else {
             None
         };
-        kept.push_back((Instant::now() + KEPT_FOR, Goodbye(stream)));
+        kept.push_back((Instant::now() + KEPT_FOR, Lingering(stream)));
         drop(kept);
         drop(oldest);
     }
 
-    /// Lets those go whose time is over. For ever, as there may be new ones.
+    /// Closes expired connections. Never completes, as there may be new ones.
     pub(super) async fn expire(&self) {
         loop {
             let next = self.kept().front().map(|(until, _)| *until);
             let Some(next) = next else {
-                // Who adds one looks after it.
+                // The caller polls this again after it has added one.
                 return std::future::pending().await;
             };
             sleep_until(next).await;
@@ -68,17 +69,17 @@ impl Refused {
         }
     }
 
-    /// How many are kept.
+    /// Number of kept connections.
     pub(super) fn len(&self) -> usize {
         self.kept().len()
     }
 }
 
-/// A connection whose answer is sent. With its request read it is closed, and not reset.
+/// An answered connection. The drop reads the request, so that the close is no reset.
 #[derive(Debug)]
-struct Goodbye(StdTcpStream);
+struct Lingering(StdTcpStream);
 
-impl Drop for Goodbye {
+impl Drop for Lingering {
     fn drop(&mut self) {
         let mut scrap = [0; 2048];
         let mut read = 0;
@@ -87,7 +88,7 @@ impl Drop for Goodbye {
                 Ok(0) => return,
                 Ok(len) => read += len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nothing more has come.
+                // Nothing more has arrived.
                 Err(_) => return,
             }
         }

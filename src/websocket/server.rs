@@ -1,4 +1,4 @@
-//! Accepting, over streams that others have accepted or upgraded.
+//! Inbound connections, over accepted or upgraded streams.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::config::{Authentication, ServerConfig};
 use super::error::{HandshakeError, HandshakePhase, UpgradeError, WebSocketError};
 use super::front::{Bound, Front};
 use super::gate::Slot;
-use super::handshake::{Deadline, EXPORTER_LABEL, Progress, prove};
+use super::handshake::{Deadline, EXPORTER_LABEL, HandshakeProgress, prove};
 use super::heartbeat::Metered;
 use super::proxy::{ProxyHeader, TrustedProxies, forwarded, preamble};
 use super::request::RequestHead;
@@ -25,19 +25,20 @@ use super::{BoxedIo, Established, Io, establish};
 use crate::connection::{Connection, ConnectionError};
 use crate::events::{ConnectionInfo, Initiator};
 
-/// Takes a connection over a stream that was accepted, for instance from a `TcpListener` of the caller: TLS if
-/// [`ServerConfig::tls`] is set, the HTTP upgrade, and Noise if that is chosen, all within
-/// [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout). Set TCP_NODELAY on it.
+/// Accepts a connection over an accepted stream, for example from a `TcpListener` of the caller:
+/// TLS if [`ServerConfig::tls`] is set, the HTTP upgrade, and Noise with [`Authentication::Noise`],
+/// all within [`WebSocketConfig::handshake_timeout`](super::WebSocketConfig::handshake_timeout).
+/// Set TCP_NODELAY on the stream.
 ///
-/// A request that is not upgraded is answered over HTTP, with what [`UpgradeError::answer`] says, or with status 408
-/// if it does not end in time, and closed when the client has closed or after
+/// A request that is not upgraded is answered with [`UpgradeError::answer`], or with status 408 if
+/// it is incomplete at the timeout. The stream is closed when the client has closed, or after
 /// [`WebSocketConfig::close_timeout`](super::WebSocketConfig::close_timeout).
 ///
 /// # Errors
 /// [`HandshakeError`].
 ///
 /// # Cancel safety
-/// If the future is dropped, so is the stream.
+/// Dropping the future closes the stream.
 pub async fn accept<S>(stream: S, config: &ServerConfig) -> Result<Connection, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -45,11 +46,12 @@ where
     accept_arrived(stream, config, Arrival::default(), ()).await
 }
 
-/// Takes a connection over what an HTTP server has upgraded, after [`UpgradeRequest::check`] and an answer with status
-/// 101: only Noise is left to be run, within the handshake timeout. [`ServerConfig::tls`] is not used, and
+/// Accepts a connection over a stream that an HTTP server has upgraded, after
+/// [`UpgradeRequest::check`] and a response with status 101. Runs only Noise, within the handshake
+/// timeout. [`ServerConfig::tls`] is not used, and
 /// [`ChannelBinding::TlsExporter`](super::ChannelBinding::TlsExporter) is not possible.
 ///
-/// Errors and cancel safety as [`accept`].
+/// Errors and cancel safety are those of [`accept`].
 pub async fn accept_upgraded<S>(
     stream: S,
     config: &ServerConfig,
@@ -58,7 +60,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     validate(config)?;
-    let progress = Progress::default();
+    let progress = HandshakeProgress::default();
     let info = ConnectionInfo::new(Initiator::Remote, None);
     let finishing = Box::pin(async {
         let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
@@ -74,16 +76,16 @@ where
     establish(&config.connection, info, &progress, finishing, ()).await
 }
 
-/// What is known of a stream that has arrived, beside its bytes.
+/// What is known about an accepted stream.
 #[derive(Debug, Default)]
 pub(super) struct Arrival<'a> {
-    /// Where the client is, or the proxy that has not said yet where it is.
+    /// The address of the client, or of the proxy that has yet to report it.
     pub(super) remote: Option<SocketAddr>,
-    /// Where it came in.
+    /// The local address.
     pub(super) local: Option<SocketAddr>,
-    /// Set if it comes from one of these.
+    /// Set if it comes from a trusted proxy.
     pub(super) proxies: Option<&'a TrustedProxies>,
-    /// Its place among the handshakes, which counts by the client when that is known.
+    /// Its handshake slot, which is counted by client once that is known.
     pub(super) slot: Option<&'a mut Slot>,
 }
 
@@ -96,8 +98,12 @@ impl Arrival<'_> {
         Some((proxies, self.remote?))
     }
 
-    /// A proxy has said where the client is.
-    fn found(&mut self, client: SocketAddr, progress: &Progress) -> Result<(), HandshakeError> {
+    /// A proxy has reported the address of the client.
+    fn found(
+        &mut self,
+        client: SocketAddr,
+        progress: &HandshakeProgress,
+    ) -> Result<(), HandshakeError> {
         self.remote = Some(client);
         progress.found_client(client);
         match &mut self.slot {
@@ -120,7 +126,7 @@ where
     G: Send + 'static,
 {
     validate(config)?;
-    let progress = Progress::default();
+    let progress = HandshakeProgress::default();
     let info = ConnectionInfo::new(Initiator::Remote, arrival.remote);
     let receiving = Box::pin(receive(stream, config, arrival, &progress));
     establish(&config.connection, info, &progress, receiving, guard).await
@@ -132,28 +138,28 @@ fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
     Ok(())
 }
 
-/// A stream, with its TLS if it has that.
+/// A stream after the TLS handshake, if there is one.
 struct Secured {
     io: BoxedIo,
     exported: Option<[u8; 32]>,
-    /// What TLS may be given until the peer is authenticated.
+    /// The limit on input of TLS until the peer is authenticated.
     bound: Option<Bound>,
 }
 
-/// The phases are boxed, one after another: else each peer would keep the room of the largest from the beginning, and
-/// that several times over.
+/// The phases are boxed one by one: otherwise the future of each peer would have the size of the
+/// largest phase from the beginning, several times over.
 async fn receive<S>(
     mut stream: S,
     config: &ServerConfig,
     mut arrival: Arrival<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<Established, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let deadline = Deadline::new(config.websocket.handshake_timeout, progress);
     if let Err(error) = read_preamble(&mut stream, &mut arrival, &deadline, progress).await {
-        // What is HTTP would be no answer to a client that waits for TLS.
+        // A client that waits for TLS can not parse HTTP.
         if config.tls.is_none() {
             answer(&error, &mut stream, true, config).await;
         }
@@ -179,12 +185,12 @@ where
         .await?
 }
 
-/// Reads the PROXY header, if there has to be one.
+/// Reads the PROXY header, if one is required.
 async fn read_preamble<S>(
     stream: &mut S,
     arrival: &mut Arrival<'_>,
     deadline: &Deadline<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<(), HandshakeError>
 where
     S: AsyncRead + Unpin,
@@ -213,7 +219,7 @@ where
     let mut front = Front::new(stream);
     let begins_with_http = deadline.run(front.begins_with_http()).await?;
     if begins_with_http.map_err(HandshakeError::Tls)? {
-        let text = "A request without TLS, where TLS is spoken";
+        let text = "This server requires TLS.";
         let limit = config.websocket.close_timeout;
         Answer::new(400, text).send(&mut front, true, limit).await;
         let error = io::Error::new(io::ErrorKind::InvalidData, text);
@@ -235,13 +241,13 @@ where
     })
 }
 
-/// Reads a request, and answers it.
+/// Reads the request and sends the response.
 async fn upgrade(
     io: &mut BoxedIo,
     config: &ServerConfig,
     arrival: &mut Arrival<'_>,
     deadline: &Deadline<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<(), HandshakeError> {
     let mut head = HeadBuffer::default();
     let checked = match deadline.run(head.read(io)).await {
@@ -260,8 +266,8 @@ async fn upgrade(
             written.map_err(|error| ended(HandshakePhase::Upgrade, &error))
         }
         Err(error) => {
-            // Who has said nothing has asked nothing: browsers connect in advance, and would take an answer for that
-            // to a request which they make later.
+            // Without a request there is no response: browsers connect in advance, and would take
+            // one for the response to a later request.
             if !head.is_empty() {
                 answer(&error, io, !head.is_of_head(), config).await;
             }
@@ -274,7 +280,7 @@ fn check(
     head: &HeadBuffer,
     config: &ServerConfig,
     arrival: &mut Arrival<'_>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<UpgradeRequest, HandshakeError> {
     let mut request = RequestHead::parse(head.head())?;
     let header = arrival.proxies.and_then(|proxies| match proxies.header {
@@ -301,7 +307,7 @@ fn check(
     Ok(UpgradeRequest::check(&request, config)?)
 }
 
-/// Answers what could not be upgraded, as far as there is something to say.
+/// Sends the response for an error, if it has one.
 async fn answer<S: Io + ?Sized>(
     error: &HandshakeError,
     mut stream: &mut S,
@@ -313,15 +319,17 @@ async fn answer<S: Io + ?Sized>(
         HandshakeError::TooManyConnections { .. } | HandshakeError::TooManyFromClient { .. } => {
             busy()
         }
-        HandshakeError::TimedOut { .. } => Answer::new(408, "The request did not end in time."),
-        HandshakeError::Ended { .. } => Answer::new(400, "The request has no end."),
+        HandshakeError::TimedOut { .. } => {
+            Answer::new(408, "The request was not completed in time.")
+        }
+        HandshakeError::Ended { .. } => Answer::new(400, "The request is incomplete."),
         _ => return,
     };
     let limit = config.websocket.close_timeout;
     answer.send(&mut stream, with_body, limit).await;
 }
 
-/// What those are told for whom there is no room.
+/// The response beyond a limit.
 pub(super) fn busy() -> Answer {
     Answer::new(503, "Too many connections. Try again later.")
 }
@@ -344,7 +352,7 @@ async fn finish(
     secured: Secured,
     config: &ServerConfig,
     remote: Option<SocketAddr>,
-    progress: &Progress,
+    progress: &HandshakeProgress,
 ) -> Result<Established, HandshakeError> {
     let limits = &config.websocket;
     let io = Metered::new(secured.io);

@@ -1,4 +1,4 @@
-//! TLS: which certificates are trusted, and which is shown.
+//! TLS: trust on the client side, and the certificate on the server side.
 
 use std::fmt;
 use std::io;
@@ -18,28 +18,28 @@ use tokio_rustls::rustls::{
 
 use crate::certificate::{Certificate, Fingerprint};
 
-/// Which server certificates a client trusts.
+/// Which server certificates a client accepts.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum TlsTrust {
-    /// Those that chain to a root of Mozilla's list, for the name that is dialled.
+    /// Those that chain to a root of Mozilla's list, for the dialled name.
     #[default]
     WebPki,
-    /// Those that chain to one of these roots (DER), for the name that is dialled.
+    /// Those that chain to one of these roots (DER), for the dialled name.
     Roots(Vec<Vec<u8>>),
-    /// The server shows one of these certificates itself, whoever signed it, whatever its names and its
-    /// dates are. For servers whose certificate is known by its SHA-256, as in webrtc-direct.
+    /// Those with one of these SHA-256 fingerprints, as in webrtc-direct, whatever their issuer,
+    /// names and validity period.
     Certificates(Vec<Fingerprint>),
 }
 
-/// What makes a certificate and key unusable for TLS.
+/// Why a certificate and key can not be used for TLS.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsIdentityError {
-    /// The PEM text can not be read.
+    /// The PEM text is malformed.
     #[error("PEM: {0}")]
     Pem(String),
-    /// Certificate and key do not belong together, or are of a kind that is not supported.
+    /// Certificate and key do not match, or their type is not supported.
     #[error("{0}")]
     Unusable(String),
 }
@@ -51,10 +51,10 @@ pub struct TlsIdentity {
 }
 
 impl TlsIdentity {
-    /// Reads a chain, the server's own certificate first, and a key (PKCS #8, SEC1 or PKCS #1).
+    /// Parses a chain, the server's own certificate first, and a key (PKCS #8, SEC1 or PKCS #1).
     ///
     /// # Errors
-    /// [`TlsIdentityError`] if they can not be read or used.
+    /// [`TlsIdentityError`] if they can not be parsed or used.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsIdentityError> {
         let pem = |error: rustls::pki_types::pem::Error| TlsIdentityError::Pem(error.to_string());
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
@@ -64,11 +64,11 @@ impl TlsIdentity {
         Self::new(chain, key)
     }
 
-    /// Shows a certificate as it is used for WebRTC. Clients have to know its fingerprint
-    /// ([`TlsTrust::Certificates`]), since no authority has signed it.
+    /// Uses a certificate of the kind that WebRTC uses. It is self-signed, so clients need its
+    /// fingerprint ([`TlsTrust::Certificates`]).
     ///
     /// # Errors
-    /// [`TlsIdentityError::Unusable`], which no certificate of this crate causes.
+    /// [`TlsIdentityError::Unusable`], which certificates of this crate do not cause.
     pub fn from_certificate(certificate: &Certificate) -> Result<Self, TlsIdentityError> {
         let key = PrivateKeyDer::try_from(certificate.private_key().to_vec())
             .map_err(|error| TlsIdentityError::Unusable(error.to_owned()))?;
@@ -87,7 +87,8 @@ impl TlsIdentity {
             .with_single_cert(chain, key)
             .map_err(unusable)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Without it the exporter of TLS 1.2 binds nothing (RFC 9266 section 4.2).
+        // Without the extended master secret the exporter of TLS 1.2 is no binding (RFC 9266
+        // section 4.2).
         config.require_ems = true;
         Ok(Self {
             config: Arc::new(config),
@@ -105,12 +106,12 @@ impl fmt::Debug for TlsIdentity {
     }
 }
 
-/// Named, never the default of the process: a program that links two providers would have none.
+/// Explicit, not the default of the process: a program that links two providers has none.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The client side for this trust.
+/// The TLS connector for `trust`.
 pub(super) fn connector(trust: &TlsTrust) -> io::Result<tokio_rustls::TlsConnector> {
     let failed =
         |error: &dyn fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
@@ -153,7 +154,7 @@ pub(super) fn connector(trust: &TlsTrust) -> io::Result<tokio_rustls::TlsConnect
     Ok(Arc::new(config).into())
 }
 
-/// Trusts certificates by their hash.
+/// Accepts certificates by their fingerprint.
 #[derive(Debug)]
 struct Pinned {
     fingerprints: Vec<Fingerprint>,

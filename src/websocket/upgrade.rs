@@ -1,4 +1,4 @@
-//! The HTTP upgrade, from both sides (RFC 6455 sections 4.1 and 4.2).
+//! The HTTP upgrade, on both sides (RFC 6455 sections 4.1 and 4.2).
 
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -12,29 +12,31 @@ use super::error::{HandshakeError, HandshakePhase, UpgradeError};
 use super::request::RequestHead;
 use crate::connection::ConnectionError;
 
-/// What of the socket is read at once. More would be cleared in vain for each small message, which is a slice of it.
+/// Size of tungstenite's read buffer. A larger one would be zeroed for each small message, which is
+/// a slice of it.
 pub(super) const READ_BUFFER: usize = 32 * 1024;
 
-/// The same before Noise has succeeded: its messages have some hundred bytes.
+/// The same before Noise has succeeded: its messages have a few hundred bytes.
 const UNPROVEN_READ_BUFFER: usize = 1024;
 
-/// Longest message and longest frame before Noise has succeeded: one of Noise (4 KiB at most) with its framing.
+/// Maximum length of a message, and of a frame, before Noise has succeeded: a Noise message (at
+/// most 4 KiB) with its framing.
 pub(super) const MAX_UNPROVEN_MESSAGE: usize = 4096 + 128;
 
-/// Bytes of pongs that may wait before Noise has succeeded.
+/// Maximum bytes of queued pongs before Noise has succeeded.
 const UNPROVEN_BACKLOG: usize = 1024;
 
-/// The limits, in the engine's terms (row O-2: they have to reach it).
+/// The limits in the configuration of tungstenite (row O-2: they have to reach it).
 pub(super) fn engine_config(config: &WebSocketConfig) -> EngineConfig {
     engine_of(config, READ_BUFFER)
 }
 
-/// The same, of a server whose peer has proven nothing.
+/// The same, for a server with an unauthenticated peer.
 pub(super) fn unproven_engine_config(config: &WebSocketConfig) -> EngineConfig {
     engine_of(&unproven(config), UNPROVEN_READ_BUFFER)
 }
 
-/// What a peer that has proven nothing may make this side keep.
+/// The limits for an unauthenticated peer.
 pub(super) fn unproven(config: &WebSocketConfig) -> WebSocketConfig {
     WebSocketConfig {
         max_message: MAX_UNPROVEN_MESSAGE,
@@ -47,16 +49,17 @@ pub(super) fn unproven(config: &WebSocketConfig) -> WebSocketConfig {
 fn engine_of(config: &WebSocketConfig, read_buffer: usize) -> EngineConfig {
     EngineConfig::default()
         .read_buffer_size(read_buffer)
-        // One message is handed over at a time, and always flushed.
+        // One message is passed at a time, and always flushed.
         .write_buffer_size(config.batch)
         .max_message_size(Some(config.max_message))
         .max_frame_size(Some(config.max_message))
 }
 
-/// A request of an upgrade that is good, for servers whose HTTP is not ours.
+/// A valid upgrade request, for programs with an HTTP server of their own.
 ///
-/// Answer it with status 101 and the headers of [`UpgradeRequest::response_headers`], and give what the upgrade makes to
-/// [`accept_upgraded`](super::accept_upgraded). `examples/websocket_server.rs` does it with hyper.
+/// Answer it with status 101 and the headers of [`UpgradeRequest::response_headers`], and pass the
+/// upgraded stream to [`accept_upgraded`](super::accept_upgraded). `examples/websocket_server.rs`
+/// does so with hyper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeRequest {
     accept: String,
@@ -64,11 +67,12 @@ pub struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    /// Checks a request: against RFC 6455, against [`ServerConfig::requests`], whose paths are the server's matter here
-    /// if they are `None`, and for a subprotocol that goes with [`ServerConfig::authentication`].
+    /// Checks a request against RFC 6455, against [`ServerConfig::requests`], and for the
+    /// subprotocol of [`ServerConfig::authentication`]. With `None` as its paths, routing is left
+    /// to the caller.
     ///
     /// # Errors
-    /// [`UpgradeError`]; [`UpgradeError::answer`] is what to answer with.
+    /// [`UpgradeError`]; [`UpgradeError::answer`] is the response to send.
     pub fn check(request: &RequestHead<'_>, config: &ServerConfig) -> Result<Self, UpgradeError> {
         let policy = &config.requests;
         request.check()?;
@@ -82,7 +86,7 @@ impl UpgradeRequest {
                 .members(name)
                 .any(|member| member.eq_ignore_ascii_case(token))
         };
-        // HTTP/1.0 has none, whatever it says (RFC 9110 section 7.8).
+        // HTTP/1.0 has no upgrade, whatever its headers are (RFC 9110 section 7.8).
         if request.is_http_1_0() || !has("connection", "upgrade") {
             return Err(UpgradeError::MissingConnection);
         }
@@ -112,7 +116,7 @@ impl UpgradeRequest {
         })
     }
 
-    /// The headers of the answer.
+    /// The headers of the response.
     pub fn response_headers(&self) -> [(&'static str, &str); 4] {
         [
             ("connection", "Upgrade"),
@@ -122,7 +126,7 @@ impl UpgradeRequest {
         ]
     }
 
-    /// The whole answer.
+    /// Encodes the response.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
         for (name, value) in self.response_headers() {
@@ -133,7 +137,7 @@ impl UpgradeRequest {
     }
 }
 
-/// The subprotocol to answer with; the offers are in the order of the client's wishes.
+/// The subprotocol of the response, if the client offers it.
 fn choose(
     request: &RequestHead<'_>,
     authentication: &Authentication,
@@ -149,7 +153,7 @@ fn choose(
     })
 }
 
-/// The request of a client.
+/// The upgrade request of a client.
 pub(super) fn request(
     url: &str,
     authentication: &Authentication,
@@ -172,7 +176,8 @@ pub(super) fn request(
     Ok(request)
 }
 
-/// Checks what the engine does not of a good response: that it names no extension, and one subprotocol only.
+/// Checks what tungstenite does not: that the response selects no extension, and exactly one
+/// subprotocol.
 pub(super) fn check_response(
     response: &http::Response<Option<Vec<u8>>>,
     authentication: &Authentication,
@@ -208,7 +213,7 @@ fn mismatch(offered: &str, returned: Option<String>) -> UpgradeError {
     }
 }
 
-/// An error of the engine's handshake as a client, in our terms.
+/// Converts an error of tungstenite's client handshake.
 pub(super) fn upgrade_failed(error: Error, authentication: &Authentication) -> HandshakeError {
     let offered = authentication.subprotocol();
     let error = match error {

@@ -98,9 +98,7 @@ async fn we_notice_that_the_pion_dialler_is_killed() {
     let connection = server.connection().await;
     assert_the_end_is_noticed(&connection, pion.kill()).await;
     drop(connection);
-    server
-        .finish_with(&["the peer does not answer any more"])
-        .await;
+    server.finish_with(&["the peer does not respond"]).await;
     record(Direction::ItDialsWeOpen, WebRtcDirectVersion::V1)
         .endpoint(&impatient())
         .passed("it is killed, we notice");

@@ -32,14 +32,14 @@ const CASES: [&str; 7] = [
 
 /// What our side has to say of each of them, in any order.
 const SAID: [&str; 8] = [
-    "refused: upgrade: subprotocol None, where [] was offered",
-    "refused: upgrade: subprotocol None, where [\"chat\", \"anabranch.v9\"] was offered",
+    "refused: upgrade: subprotocol None for the offer []",
+    "refused: upgrade: subprotocol None for the offer [\"chat\", \"anabranch.v9\"]",
     "ended: closed by the peer",
     "ended: closed by the peer",
-    "ended: WebSocket: a text message",
-    "ended: WebSocket: 6 is no number for a new substream of the peer",
+    "ended: WebSocket: text message",
+    "ended: WebSocket: invalid number 6 for a new substream of the peer",
     "a substream did not end as it should: Err(Custom { kind: UnexpectedEof, error: ConnectionLost(WebSocket(",
-    "ended: the peer does not answer any more",
+    "ended: the peer does not respond",
 ];
 
 async fn respond(substream: Substream, failures: Failures) {

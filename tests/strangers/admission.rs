@@ -445,7 +445,7 @@ async fn a_dead_peer_is_noticed_in_the_configured_time_by_every_substream() {
             let error = substream.read_u8().await.expect_err("the peer is dead");
             assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
             assert!(
-                error.to_string().contains("does not answer"),
+                error.to_string().contains("does not respond"),
                 "the cause: {error}"
             );
         }

@@ -1,4 +1,4 @@
-//! How a connection over a WebSocket ends, by either side.
+//! The end of a connection over a WebSocket, by either side.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,23 +9,24 @@ use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 use super::super::close;
 use super::super::error::WebSocketError;
-use super::{State, TURNS_PER_POLL, WebSocketCarrier};
+use super::{STEPS_PER_POLL, State, WebSocketCarrier};
 use crate::connection::ConnectionError;
 
-/// Bytes that are thrown away while the peer's close frame is awaited. Who sends more does not mean to close.
+/// Maximum bytes discarded while waiting for the peer's close frame. A peer that sends more does
+/// not intend to close.
 const MAX_DISCARDED: usize = 4 * 1024 * 1024;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
-    /// Breaks the connection off for what the peer did, or for the socket's sake.
+    /// Fails the connection, for a violation by the peer or an error of the socket.
     pub(super) fn fail(&mut self, error: WebSocketError) {
         if matches!(self.state, State::Failing(_) | State::Ended(_)) {
             return;
         }
-        tracing::debug!(target: "anabranch::websocket", %error, "the WebSocket failed");
+        tracing::debug!(target: "anabranch::websocket", %error, "failed");
         let code = close::code_for(&error);
         let reason = error.to_string();
         if matches!(self.state, State::Closing) {
-            // The cause is this side's own.
+            // This side closes already.
             return self.end(ConnectionError::ClosedLocally);
         }
         let Some(code) = code else {
@@ -34,7 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         let frame = WsMessage::Close(Some(close::frame(code, &reason)));
         self.state = State::Failing(error.into());
         self.heartbeat.begin_close(self.config.close_timeout);
-        // Close comes behind the message that is being written, and in front of all others.
+        // The close frame follows the message that is being written, and precedes all queued ones.
         match Pin::new(&mut self.socket).start_send(frame) {
             Ok(()) => self.writing = Some(Vec::new()),
             Err(_) => self.settle(),
@@ -47,7 +48,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// Ends with the cause that is known already.
+    /// Ends with the cause of the current state.
     pub(super) fn settle(&mut self) {
         let state = std::mem::replace(&mut self.state, State::Closing);
         self.state = State::Ended(match state {
@@ -56,9 +57,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         });
     }
 
-    /// Flushes the close frame and waits for the peer's, for as long as it may take.
+    /// Flushes the close frame and waits for the peer's, within the close timeout.
     pub(super) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        for _ in 0..TURNS_PER_POLL {
+        for _ in 0..STEPS_PER_POLL {
             if let State::Ended(cause) = &self.state {
                 return Poll::Ready(cause.clone());
             }
@@ -73,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 }
             }
             match Pin::new(&mut self.socket).poll_next(cx) {
-                // Its frames came too late, or behind what broke the rules.
+                // Frames that are too late, or follow a violation, are discarded.
                 Poll::Ready(Some(Ok(WsMessage::Close(_)))) => self.settle_when_flushed(cx),
                 Poll::Ready(None | Some(Err(_))) if self.engine_failed => {
                     if self.poll_discard(cx).is_pending() {
@@ -83,9 +84,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 }
                 Poll::Ready(None | Some(Err(_))) => self.settle_when_flushed(cx),
                 Poll::Ready(Some(Ok(message))) => {
-                    // A frame costs more than its bytes.
+                    // 64 for the cost of a frame itself.
                     self.discarded = self.discarded.saturating_add(message.len() + 64);
-                    // A peer that sends all the time does not keep the clock from being looked at.
+                    // The timeout also applies to a peer that sends all the time.
                     if self.discarded > MAX_DISCARDED || self.heartbeat.poll_close(cx).is_ready() {
                         self.settle();
                     }
@@ -98,16 +99,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 }
             }
         }
-        // More to throw away, but other tasks have waited long enough.
+        // Yields to other tasks.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// The engine reads no more, but a socket that is closed with bytes unread resets the connection (RFC 1122 section
-    /// 4.2.2.13), and the close frame is lost on its way. So they are read, up to the same limits.
+    /// tungstenite reads no more, but a socket that is closed with unread bytes resets the
+    /// connection (RFC 1122 section 4.2.2.13), which loses the close frame. So they are read here,
+    /// up to the same limits.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 4096];
-        for _ in 0..TURNS_PER_POLL {
+        for _ in 0..STEPS_PER_POLL {
             if self.heartbeat.poll_close(cx).is_ready() || self.discarded > MAX_DISCARDED {
                 return Poll::Ready(());
             }
@@ -124,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         Poll::Pending
     }
 
-    /// The peer has closed: nothing more is to be waited for but the own answer, if it fits.
+    /// The peer has closed: flushes the own answer as far as the socket takes it, and ends.
     fn settle_when_flushed(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.socket).poll_flush(cx);
         self.settle();

@@ -1,4 +1,4 @@
-//! What a carrier grants a peer before it has proven who it is, and afterwards.
+//! The limits of a carrier before and after the peer is authenticated.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
@@ -7,36 +7,38 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::super::config::WebSocketConfig;
 use super::super::error::WebSocketError;
 use super::super::heartbeat::Metered;
-use super::super::incoming::Incoming;
+use super::super::incoming::IncomingFrames;
 use super::super::upgrade;
 use super::{State, WebSocketCarrier};
 use crate::connection::ConnectionError;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
-    /// A carrier of a server for a peer that has proven nothing: it takes little, and reads no byte behind the frame
-    /// that it waits for. `socket` reads frame by frame.
+    /// A server's carrier for an unauthenticated peer. It has small limits, and reads no byte after
+    /// the frame that it expects. `socket` reads frame by frame.
     pub(in crate::websocket) fn unproven(
         socket: WebSocketStream<Metered<S>>,
         config: &WebSocketConfig,
     ) -> Self {
         let config = upgrade::unproven(config);
-        let incoming = Incoming::limited(config.max_message);
+        let incoming = IncomingFrames::limited(config.max_message);
         Self {
             incoming,
             ..Self::new(socket, false, config)
         }
     }
 
-    /// Gives an [`Self::unproven`] carrier, whose peer is known and whose queue is written, what `config` grants.
+    /// Raises the limits of an [`Self::unproven`] carrier to `config`, once the peer is
+    /// authenticated and the queue flushed.
     ///
-    /// An engine can not be given longer reads afterwards, so there is a new one. The old one has read to the end of a
-    /// frame and not further, and the last frame that it gave ended a message: nothing is lost with it.
+    /// tungstenite can not change its read buffer later, so there is a new instance. The old one
+    /// has read exactly to the end of a frame, and that frame ended a message: nothing is lost with
+    /// it.
     pub(in crate::websocket) async fn proven(
         mut self,
         config: &WebSocketConfig,
     ) -> Result<Self, ConnectionError> {
         if !matches!(self.state, State::Running) || self.write_error.is_some() {
-            // It is over already, which the connection will see.
+            // It has ended already, which the connection will see.
             return Ok(self);
         }
         let mut io = self.socket.into_inner();

@@ -1,4 +1,4 @@
-//! What a carrier sends: frames into the queue, and the queue into the socket.
+//! Sending: frames into the queue, and the queue into the socket.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,7 +16,8 @@ use crate::message::mux::{STREAM_FIELD_MAX, append_open, append_pieces, routed_l
 use crate::message::{Flag, MAX_FRAME};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
-    /// Appends a small frame of the carrier's own. An error if the peer lets too much of that pile up.
+    /// Queues a control frame of the carrier. An error if the peer does not read and too much has
+    /// queued up.
     pub(super) fn control(
         &mut self,
         placed: &mut Placed,
@@ -31,7 +32,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         Ok(())
     }
 
-    /// Announces the channels that were opened and are not above `up_to`.
+    /// Queues the first frames of opened channels, up to the number `up_to`.
     pub(super) fn announce(&mut self, up_to: u64) {
         while let Some((number, label)) = self.channels.next_unannounced(up_to) {
             let overtake = self.overtake(Overtake::Others);
@@ -45,7 +46,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// What a frame may be sent in front of now: nothing waits long while the socket is not blocked.
+    /// What a frame may overtake now: nothing while the socket is not blocked, since then nothing
+    /// waits long.
     pub(super) fn overtake(&self, most: Overtake) -> Overtake {
         if self.writing.is_some() {
             most
@@ -62,7 +64,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// The socket takes nothing any more. What the peer said before that, and why it went, may still wait to be read.
+    /// The socket accepts no more. What the peer sent before, and its close frame, may still be
+    /// unread.
     fn write_failed(&mut self, error: WebSocketError) {
         self.writing = None;
         if !matches!(self.state, State::Running) || !matches!(error, WebSocketError::Io { .. }) {
@@ -72,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         self.write_error.get_or_insert(error);
     }
 
-    /// Writes to the socket until there is nothing left, or it is full.
+    /// Writes to the socket until the queue is empty or the socket is full.
     pub(super) fn send(&mut self, cx: &mut Context<'_>) {
         if self.write_error.is_some() {
             return;
@@ -115,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
         }
     }
 
-    /// Queues one frame, at most in front of what `overtake` says.
+    /// Queues one frame, which may overtake at most what `overtake` allows.
     pub(super) fn write_pieces(
         &mut self,
         channel: ChannelId,
@@ -148,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             self.refused = true;
             return Written::Busy;
         }
-        // First frames go out in the order of their numbers; this one may be such a frame itself.
+        // First frames are sent in the order of their numbers; this may be one.
         let mut label = None;
         if self.channels.has_unannounced() {
             self.announce(stream.saturating_sub(1));
@@ -157,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
                 .next_unannounced(stream)
                 .map(|(_, label)| label);
         }
-        // What opens a channel is of interest to others, too.
+        // A first frame does not overtake those of its own channel.
         let most = match overtake {
             Overtake::Own if label.is_some() => Overtake::Others,
             most => most,
@@ -177,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             .outgoing
             .for_frame(overtake, label.is_some(), &mut entry.placed);
         if !append_pieces(out, pieces, stream, label.as_deref()) {
-            debug_assert!(false, "what is written is one frame");
+            debug_assert!(false, "a write is one frame");
             return Written::Closed;
         }
         if let Some(flag) = flag {

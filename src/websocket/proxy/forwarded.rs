@@ -1,12 +1,12 @@
-//! `X-Forwarded-For` and `Forwarded` (RFC 7239), from their ends.
+//! `X-Forwarded-For` and `Forwarded` (RFC 7239), read from their ends.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::preamble::Malformed;
 use super::{ProxyHeader, TrustedProxies, canonical, decimal};
 
-/// Where the client is: the last address that no trusted proxy has. `hop` is the proxy that sent this, `lines` are those of
-/// the header in their order.
+/// The address of the client: the last one that is not a trusted proxy. `hop` is the proxy that
+/// sent the request, `lines` are the lines of the header in their order.
 pub(crate) fn client<'a>(
     lines: impl Iterator<Item = &'a [u8]>,
     proxies: &TrustedProxies,
@@ -39,22 +39,22 @@ pub(crate) fn client<'a>(
     Ok(client)
 }
 
-/// One address of the way.
+/// One hop of the path.
 enum Hop<'a> {
-    /// As `X-Forwarded-For` has it.
+    /// An element of `X-Forwarded-For`.
     Plain(&'a str),
-    /// A node of RFC 7239, without quotes.
+    /// A node of RFC 7239, unquoted.
     Node(String),
-    /// An element that names no client.
+    /// An element without `for`.
     Missing,
 }
 
 impl Hop<'_> {
-    /// Its address; `None` if it keeps that to itself.
+    /// The address; `None` if it is unknown or obfuscated.
     fn address(&self) -> Result<Option<SocketAddr>, Malformed> {
         let node = match self {
             Self::Plain(text) => {
-                // Without brackets too, where there is no port.
+                // IPv6 also without brackets, if there is no port.
                 if let Ok(ip) = text.parse::<Ipv6Addr>() {
                     return Ok(Some(canonical(SocketAddr::new(ip.into(), 0))));
                 }
@@ -81,7 +81,7 @@ impl Hop<'_> {
         };
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => 0,
-            // A made-up port.
+            // An obfuscated port.
             Some(port) if port.starts_with('_') && matches!(self, Self::Node(_)) => 0,
             Some(port) => decimal(port).ok_or(Malformed)?,
             None => return Err(Malformed),
@@ -90,7 +90,7 @@ impl Hop<'_> {
     }
 }
 
-/// A node without its port, in lower case.
+/// The node without its port, in lower case.
 fn name_of(node: &str) -> String {
     node.split(':')
         .next()
@@ -98,8 +98,8 @@ fn name_of(node: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// The elements of a line of `Forwarded`. Strictly: what a client sent stands in front of what the proxy adds, and an open
-/// quote must not swallow it.
+/// Parses the elements of a line of `Forwarded`, strictly: an unclosed quote from a client must not
+/// swallow what the proxy appends.
 fn forwarded<'a>(line: &str, hops: &mut Vec<Hop<'a>>) -> Result<(), Malformed> {
     let mut rest = line;
     loop {
@@ -133,7 +133,7 @@ fn forwarded<'a>(line: &str, hops: &mut Vec<Hop<'a>>) -> Result<(), Malformed> {
     }
 }
 
-/// A name, its value without quotes, and what follows.
+/// Parses a pair: its name, its unquoted value, and the rest.
 fn pair(text: &str) -> Result<(&str, String, &str), Malformed> {
     let (name, rest) = token(text)?;
     let rest = rest.strip_prefix('=').ok_or(Malformed)?;
@@ -153,7 +153,8 @@ fn pair(text: &str) -> Result<(&str, String, &str), Malformed> {
     }
 }
 
-/// A token (RFC 9110 section 5.6.2). In a value also what a plain IPv4 address and port need, which senders forget to quote.
+/// Parses a token (RFC 9110 section 5.6.2), with the characters of addresses and ports, which some
+/// senders do not quote.
 fn token(text: &str) -> Result<(&str, &str), Malformed> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:[]".contains(c);
     let end = text.find(|c| !is_part(c)).unwrap_or(text.len());
@@ -182,7 +183,7 @@ mod tests {
             (&[][..], "10.0.0.1:1000"),
             (&[""], "10.0.0.1:1000"),
             (&["192.0.2.1"], "192.0.2.1:0"),
-            // What the client made up stands in front.
+            // A forged element of the client precedes the real one.
             (&["198.51.100.9, 192.0.2.1"], "192.0.2.1:0"),
             (&["198.51.100.9", "192.0.2.1, 10.1.1.1"], "192.0.2.1:0"),
             (&["nonsense, 192.0.2.1:80"], "192.0.2.1:80"),
@@ -232,7 +233,7 @@ mod tests {
             "for=\"192.0.2.1",
             "for=192.0.2.1;for=192.0.2.2",
             "for=nobody",
-            // An open quote of the client's, and what a proxy may add to it.
+            // An unclosed quote of the client, and what a proxy may append.
             "for=203.0.113.5;by=\", for=192.0.2.1",
             "for=203.0.113.5;by=\", for=\"[2001:db8::1]:1\"",
             "for=203.0.113.5;by=\", for=192.0.2.1;host=\"\"",

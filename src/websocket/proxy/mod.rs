@@ -1,4 +1,4 @@
-//! Proxies that are trusted to say where a client is.
+//! Trusted proxies, which report the addresses of clients.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,40 +7,42 @@ use std::str::FromStr;
 pub(crate) mod forwarded;
 pub(crate) mod preamble;
 
-/// How a proxy says where the client is.
+/// How a proxy reports the address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProxyHeader {
-    /// The PROXY protocol, version 1 or 2, in front of TLS and HTTP. Each connection has to begin
-    /// with it; one without is answered with status 400, or closed where TLS is spoken, since
-    /// nothing may be guessed.
+    /// The PROXY protocol, version 1 or 2, before TLS and HTTP. Each connection has to begin with
+    /// it; one without is answered with status 400, or closed if the listener uses TLS.
     ProxyProtocol,
-    /// The header `X-Forwarded-For`. Addresses are taken from its end as long as they are proxies that are trusted; the
-    /// first one that is not is the client. The port is 0 where the header has none.
+    /// The header `X-Forwarded-For`. It is read from its end: the first address that is not a
+    /// trusted proxy is the client. The port is 0 where the header has none.
     XForwardedFor,
-    /// The header `Forwarded` (RFC 7239), read in the same way. Behind `unknown` and made-up names nothing is believed.
+    /// The header `Forwarded` (RFC 7239), read in the same way. Reading stops at `unknown` and at
+    /// obfuscated identifiers.
     Forwarded,
 }
 
-/// Proxies in front of a [`WebSocketListener`](super::WebSocketListener), and what they are believed.
+/// The trusted proxies of a [`WebSocketListener`](super::WebSocketListener).
 ///
-/// For connections from these networks limits, events, and [`RequestHead::remote_address`](super::RequestHead) have the
-/// address of the client that the proxy names. A request of theirs that names none counts as the proxy's own; a malformed
-/// one is answered with status 400. Nobody else is believed: who is not in these networks and sends the same headers
-/// keeps the address that it connects from, and who sends a PROXY header gets status 400.
+/// For connections from these networks, limits, events and
+/// [`RequestHead::remote_address`](super::RequestHead) use the client address that the proxy
+/// reports. A request without one counts as the proxy's own; a malformed one is answered with
+/// status 400. From other networks these headers are ignored, and a PROXY header is answered with
+/// status 400.
 ///
-/// Nothing but the proxy may be in these networks, and it has to replace or extend what clients send.
+/// Only proxies may be in these networks, and they have to replace or extend the header that a
+/// client sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrustedProxies {
-    /// Where the proxies connect from.
+    /// The networks of the proxies.
     pub networks: Vec<Network>,
-    /// How they say where the client is.
+    /// How they report the address of the client.
     pub header: ProxyHeader,
 }
 
 impl TrustedProxies {
-    /// Trusts these networks to say it in this way.
+    /// Trusts the proxies in `networks`, which report clients by `header`.
     pub fn new(networks: impl IntoIterator<Item = Network>, header: ProxyHeader) -> Self {
         Self {
             networks: networks.into_iter().collect(),
@@ -48,7 +50,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Whether a connection from there is from a proxy.
+    /// Whether `ip` is the address of a trusted proxy.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(ip))
     }
@@ -70,13 +72,13 @@ pub struct Network {
     prefix: u32,
 }
 
-/// Text that is no [`Network`].
+/// The text is not a valid [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address and no network")]
+#[error("{0:?} is neither an address nor a network")]
 pub struct InvalidNetwork(String);
 
 impl Network {
-    /// Whether an address is in it. An IPv4 address that is mapped into IPv6 is an IPv4 address.
+    /// Whether the network contains `ip`. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(ip)) => {
@@ -124,7 +126,7 @@ impl FromStr for Network {
         let network = Self { address, prefix };
         let longest = match address {
             IpAddr::V4(_) => Ipv4Addr::BITS,
-            // A network of mapped addresses would hold none.
+            // A network of mapped addresses would contain none.
             IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => return Err(invalid()),
             IpAddr::V6(_) => Ipv6Addr::BITS,
         };
@@ -138,17 +140,17 @@ impl fmt::Display for Network {
     }
 }
 
-/// A number without sign and without zeros in front.
+/// A decimal number without sign and leading zeros.
 fn decimal(text: &str) -> Option<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
     is_plain.then(|| text.parse().ok()).flatten()
 }
 
-/// An address, mapped ones as what they are.
+/// The address, with an IPv4-mapped one converted to IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
-        // With its scope.
+        // With its scope id.
         IpAddr::V6(_) => address,
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
     }

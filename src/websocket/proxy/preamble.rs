@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy sends in front of everything else.
+//! The PROXY protocol, versions 1 and 2, which a proxy sends before everything else.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,30 +7,30 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{canonical, decimal};
 
-/// What version 2 begins with.
+/// The beginning of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What version 1 begins with.
+/// The beginning of version 1.
 const WORD: &[u8] = b"PROXY ";
 
-/// Longest line of version 1, with its end.
+/// Maximum length of a line of version 1, including its end.
 const MAX_LINE: usize = 107;
 
-/// Most bytes behind the header of version 2. The longest addresses have 216; the rest says more about the client,
-/// its TLS certificate for instance, and is read over.
+/// Maximum bytes after the header of version 2. The longest addresses have 216; TLVs follow, for
+/// example the TLS certificate of the client, which are skipped.
 const MAX_REST: usize = 4096;
 
-/// Bytes of the longest addresses that are looked at: those of IPv6, with two ports.
+/// Length of the longest addresses that are parsed: two of IPv6, with two ports.
 const ADDRESSES: usize = 36;
 
-/// It is not there, or not what it has to be.
+/// The header is missing or malformed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Reads it, and not a byte more. `None` for connections of the proxy's own.
+/// Reads the header, and not a byte more. Returns `None` for connections of the proxy itself.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] for what is malformed, and those of the stream.
+/// [`io::ErrorKind::InvalidData`] for a malformed header, and those of the stream.
 pub(crate) async fn read<S>(stream: &mut S) -> io::Result<Option<SocketAddr>>
 where
     S: AsyncRead + Unpin,
@@ -66,7 +66,7 @@ where
     parse_v1(&line).map_err(malformed)
 }
 
-/// Reads a line of version 1, with its end.
+/// Parses a line of version 1, including its end.
 pub(crate) fn parse_v1(line: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let line = line
         .strip_prefix(WORD)
@@ -76,7 +76,7 @@ pub(crate) fn parse_v1(line: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let mut words = line.split(' ');
     let family = words.next();
     if family == Some("UNKNOWN") {
-        // Whatever follows.
+        // The rest of the line is ignored.
         return Ok(None);
     }
     let mut word = || words.next().ok_or(Malformed);
@@ -101,7 +101,7 @@ pub(crate) fn parse_v1(line: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     Ok(Some(canonical(SocketAddr::new(ip, port))))
 }
 
-/// Bytes behind the header of version 2, of which this is what follows the signature.
+/// Number of bytes after the header of version 2, from its four bytes after the signature.
 fn rest_of_v2([_, _, high, low]: [u8; 4]) -> Result<usize, Malformed> {
     let len = usize::from(u16::from_be_bytes([high, low]));
     if len > MAX_REST {
@@ -110,11 +110,11 @@ fn rest_of_v2([_, _, high, low]: [u8; 4]) -> Result<usize, Malformed> {
     Ok(len)
 }
 
-/// Reads a header of version 2 behind its signature, and the addresses in what follows.
+/// Parses the header of version 2 after its signature, and the addresses in `rest`.
 pub(crate) fn parse_v2(header: [u8; 4], rest: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let [version_and_command, family, ..] = header;
     match version_and_command {
-        // LOCAL: a health check of the proxy's own.
+        // LOCAL: a health check of the proxy.
         0x20 => return Ok(None),
         0x21 => {}
         _ => return Err(Malformed),
@@ -127,7 +127,7 @@ pub(crate) fn parse_v2(header: [u8; 4], rest: &[u8]) -> Result<Option<SocketAddr
             .ok_or(Malformed)
     };
     let ip: (IpAddr, u16) = match family {
-        // Over TCP; a port of UDP has no WebSocket.
+        // TCP only.
         0x11 => {
             let ip: [u8; 4] = rest.first_chunk().copied().ok_or(Malformed)?;
             (Ipv4Addr::from(ip).into(), port(rest, 8)?)
@@ -136,7 +136,7 @@ pub(crate) fn parse_v2(header: [u8; 4], rest: &[u8]) -> Result<Option<SocketAddr
             let ip: [u8; 16] = rest.first_chunk().copied().ok_or(Malformed)?;
             (Ipv6Addr::from(ip).into(), port(rest, 32)?)
         }
-        // Unspecified, and sockets of Unix: there is no address.
+        // Unspecified, and Unix sockets: no address.
         0x00 | 0x31 | 0x32 => return Ok(None),
         _ => return Err(Malformed),
     };

@@ -1,4 +1,4 @@
-//! What a request that is not upgraded is answered with, so that people and load balancers see something.
+//! The HTTP responses to requests that are not upgraded, for people and load balancers.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::timeout;
 
 use crate::websocket::error::UpgradeError;
 
-/// Bytes that are thrown away while a client reads its answer.
+/// Maximum bytes discarded while a client reads the response.
 const MAX_DRAINED: u64 = 4 * 1024 * 1024;
 
-/// What is read of them at once.
+/// Size of the buffer for them.
 const DRAINED_AT_ONCE: usize = 2048;
 
-/// An HTTP answer that ends the connection; see [`UpgradeError::answer`].
+/// An HTTP response that closes the connection; see [`UpgradeError::answer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
@@ -32,8 +32,8 @@ impl Answer {
         self.status
     }
 
-    /// The headers that belong to the status: those of a WebSocket with 426, `Allow` with 405, `Retry-After` with 503.
-    /// `Content-Length` and `Connection: close` are the server's.
+    /// The headers of the status: those of a WebSocket server with 426, `Allow` with 405,
+    /// `Retry-After` with 503. The server adds `Content-Length` and `Connection: close`.
     pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
         match self.status {
             405 => &[("allow", "GET")],
@@ -43,13 +43,13 @@ impl Answer {
         }
     }
 
-    /// One line of plain text. What the client sent is not in it.
+    /// One line of plain text. It contains nothing that the client sent.
     pub fn body(&self) -> &str {
         &self.body
     }
 
-    /// The answer as HTTP/1.1, with `Content-Length` and `Connection: close`; without the body in
-    /// answer to HEAD.
+    /// Encodes the response as HTTP/1.1, with `Content-Length` and `Connection: close`; without the
+    /// body for HEAD.
     pub fn encode(&self, with_body: bool) -> Vec<u8> {
         let (status, reason) = (self.status, reason(self.status));
         // Upgrade is an option of the connection (RFC 9110 section 7.8).
@@ -71,9 +71,9 @@ impl Answer {
         text.into_bytes()
     }
 
-    /// Sends it, and closes: this side first, and then, when the client has too or `limit` is over, both. Closed at
-    /// once, with bytes of the client unread, the connection would be reset and the answer lost (RFC 1122 section
-    /// 4.2.2.13).
+    /// Sends the response, shuts down the write half, and waits until the client has closed too or
+    /// `limit` has expired. An immediate close with unread bytes would reset the connection and
+    /// lose the response (RFC 1122 section 4.2.2.13).
     pub(crate) async fn send<S>(&self, stream: &mut S, with_body: bool, limit: Duration)
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -94,7 +94,7 @@ impl Answer {
                 }
             }
         };
-        // A client that does not want to hear it has gone.
+        // An error means that the client is gone.
         let _ = timeout(limit, sending).await;
     }
 }
@@ -120,7 +120,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 impl UpgradeError {
-    /// The status with which a server answers such a request.
+    /// The status of the response to such a request.
     pub fn status(&self) -> u16 {
         match self {
             Self::ForeignHost { .. } => 421,
@@ -135,10 +135,10 @@ impl UpgradeError {
         }
     }
 
-    /// The answer that a server gives to such a request.
+    /// The response to such a request.
     pub fn answer(&self) -> Answer {
         let text = match self {
-            Self::ForeignHost { .. } => "This server does not go by that name.",
+            Self::ForeignHost { .. } => "This server does not serve that host.",
             Self::ForeignOrigin { .. } => "Pages of this origin may not connect.",
             Self::HeadTooLong => "The request is too long.",
             Self::InvalidKey => "No valid Sec-WebSocket-Key.",
@@ -146,12 +146,12 @@ impl UpgradeError {
                 "This is a WebSocket server. There is nothing to see without an upgrade."
             }
             Self::Refused { reason, .. } => reason,
-            Self::RepeatedHeader(_) => "A header is repeated that may stand there once.",
-            Self::SubprotocolMismatch { .. } => "None of the subprotocols is spoken here.",
-            Self::UnknownPath { .. } => "There is nothing at this path.",
-            Self::UnsupportedHttp => "This server speaks HTTP/1.1.",
+            Self::RepeatedHeader(_) => "A header that may occur once is repeated.",
+            Self::SubprotocolMismatch { .. } => "None of the offered subprotocols is supported.",
+            Self::UnknownPath { .. } => "There is no WebSocket at this path.",
+            Self::UnsupportedHttp => "This server supports HTTP/1.1.",
             Self::WrongMethod => "Only GET is upgraded.",
-            Self::WrongVersion => "This server speaks version 13 of the WebSocket protocol.",
+            Self::WrongVersion => "This server supports version 13 of the WebSocket protocol.",
             _ => "The request is malformed.",
         };
         Answer::new(self.status(), text)

@@ -1,4 +1,4 @@
-//! The request of an upgrade, before anything of it is believed.
+//! The head of an upgrade request, and its validation.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,18 +9,18 @@ pub(crate) mod answer;
 pub(crate) mod policy;
 pub(crate) mod reading;
 
-/// Most headers of a request. Browsers send about fifteen, proxies add as many.
+/// Maximum headers of a request. Browsers send about fifteen, proxies add as many.
 const MAX_HEADERS: usize = 100;
 
-/// What the head of an HTTP request says.
+/// The head of an HTTP request.
 ///
-/// The [`WebSocketListener`](super::WebSocketListener) makes it of what it reads. A server whose HTTP is its own makes it
-/// for [`UpgradeRequest::check`](super::UpgradeRequest::check).
+/// [`WebSocketListener`](super::WebSocketListener) parses it itself. A program with an HTTP server
+/// of its own builds it for [`UpgradeRequest::check`](super::UpgradeRequest::check).
 #[derive(Clone)]
 pub struct RequestHead<'a> {
     method: &'a str,
     target: &'a str,
-    /// HTTP/1.0, which knows no upgrade (RFC 9110 section 7.8).
+    /// HTTP/1.0, which has no upgrade (RFC 9110 section 7.8).
     is_http_1_0: bool,
     headers: Vec<(&'a str, &'a [u8])>,
     remote: Option<SocketAddr>,
@@ -29,7 +29,7 @@ pub struct RequestHead<'a> {
 }
 
 impl fmt::Debug for RequestHead<'_> {
-    /// Without the values of headers, which may be secret.
+    /// Without header values, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.headers.iter().map(|(name, _)| name);
         f.debug_struct("RequestHead")
@@ -42,8 +42,8 @@ impl fmt::Debug for RequestHead<'_> {
 }
 
 impl<'a> RequestHead<'a> {
-    /// A request of HTTP/1.1 with this method, this target as it stands in its first line, and these headers: all of
-    /// them, in their order, those that are repeated as well.
+    /// An HTTP/1.1 request with the method and target of its request line, and all headers in their
+    /// order, repeated ones included.
     pub fn new(
         method: &'a str,
         target: &'a str,
@@ -60,30 +60,30 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// Says where the client is.
+    /// Sets the address of the client.
     #[must_use]
     pub fn with_remote_address(mut self, remote: SocketAddr) -> Self {
         self.remote = Some(remote);
         self
     }
 
-    /// Says at which address of this machine the request came in. Where that is unknown it counts as one that only
-    /// this machine can reach; see [`Origins::Same`](super::Origins::Same).
+    /// Sets the local address of the connection. An unknown one counts as not reachable from the
+    /// public network; see [`Origins::Same`](super::Origins::Same).
     #[must_use]
     pub fn with_local_address(mut self, local: SocketAddr) -> Self {
         self.local = Some(local);
         self
     }
 
-    /// Says that the request came over TLS: pages that did not are of another origin. Without it that is unknown, since
-    /// the TLS may have ended in front of this server.
+    /// Declares that the request came over TLS, so that pages without TLS have another origin.
+    /// Otherwise this is unknown, since a proxy may have terminated TLS.
     #[must_use]
     pub fn over_tls(mut self) -> Self {
         self.is_over_tls = true;
         self
     }
 
-    /// Reads a whole head, with the empty line that ends it.
+    /// Parses a whole head, including the empty line at its end.
     ///
     /// # Errors
     /// [`UpgradeError::Malformed`], [`UpgradeError::HeadTooLong`] for too many headers, and
@@ -116,25 +116,25 @@ impl<'a> RequestHead<'a> {
         Ok(head)
     }
 
-    /// The method, as it was sent.
+    /// The method, as sent.
     pub fn method(&self) -> &'a str {
         self.method
     }
 
-    /// The path, percent-encoded as it was sent, without the query.
+    /// The path, percent-encoded as sent, without the query.
     pub fn path(&self) -> &'a str {
         let target = self.path_and_query();
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
-    /// What stands behind the first `?` of the target, if there is one.
+    /// The part of the target after the first `?`, if there is one.
     pub fn query(&self) -> Option<&'a str> {
         self.path_and_query()
             .split_once('?')
             .map(|(_, query)| query)
     }
 
-    /// The values of a header, whose name is compared without regard to case, in their order.
+    /// The values of a header, in their order. The name is compared case-insensitively.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers
             .iter()
@@ -142,7 +142,7 @@ impl<'a> RequestHead<'a> {
             .map(|(_, value)| *value)
     }
 
-    /// The value of a header that stands there once and is text; `None` for all others.
+    /// The value of a header that occurs once and is UTF-8; otherwise `None`.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let mut values = self.headers(name);
         let only = values.next().filter(|_| values.next().is_none())?;
@@ -151,7 +151,8 @@ impl<'a> RequestHead<'a> {
             .map(|text| text.trim_matches([' ', '\t']))
     }
 
-    /// The value of a cookie. Browsers send those of this server's host with every request, whatever page has made it.
+    /// The value of a cookie. Browsers send the cookies of this server's host with every request,
+    /// whichever page makes it.
     pub fn cookie(&self, name: &str) -> Option<&'a str> {
         self.headers("cookie")
             .filter_map(|line| std::str::from_utf8(line).ok())
@@ -160,7 +161,7 @@ impl<'a> RequestHead<'a> {
             .find_map(|(own, value)| (own == name).then_some(value))
     }
 
-    /// Where the client is, as far as it is known: behind a proxy that is trusted the address which that one names.
+    /// The address of the client, if known: behind a trusted proxy the one that it reports.
     pub fn remote_address(&self) -> Option<SocketAddr> {
         self.remote
     }
@@ -177,7 +178,7 @@ impl<'a> RequestHead<'a> {
         self.is_http_1_0
     }
 
-    /// The value of a header that may stand there once only.
+    /// The value of a header that may occur once.
     pub(super) fn single(&self, name: &'static str) -> Result<Option<&'a str>, UpgradeError> {
         let mut values = self.headers(name);
         let Some(first) = values.next() else {
@@ -192,7 +193,7 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The members of a header that is a list, which may go on in several lines (RFC 9110 section 5.3).
+    /// The members of a list header, which may span several lines (RFC 9110 section 5.3).
     pub(super) fn members(&self, name: &str) -> impl Iterator<Item = &'a str> {
         self.headers(name)
             .filter_map(|line| std::str::from_utf8(line).ok())
@@ -201,7 +202,8 @@ impl<'a> RequestHead<'a> {
             .filter(|member| !member.is_empty())
     }
 
-    /// The authority of a target in the absolute form, which a server has to take (RFC 9112 section 3.2.2).
+    /// The authority of a target in absolute form, which a server has to accept (RFC 9112 section
+    /// 3.2.2).
     fn authority(&self) -> Option<&'a str> {
         let (scheme, rest) = self.target.split_once("://")?;
         let schemes = ["http", "https", "ws", "wss"];
@@ -216,29 +218,29 @@ impl<'a> RequestHead<'a> {
         let begin = self.target.find("://").map_or(0, |at| at + 3) + authority.len();
         match self.target.get(begin..) {
             Some(rest) if rest.starts_with('/') => rest,
-            // An empty path is the root, also in front of a query.
+            // An empty path is the root, also before a query.
             _ => "/",
         }
     }
 
-    /// What makes the request one of HTTP, whatever it asks for.
+    /// Checks the rules of HTTP, independent of the upgrade.
     pub(super) fn check(&self) -> Result<(), UpgradeError> {
         let malformed = |text: &str| Err(UpgradeError::Malformed(text.to_owned()));
         let host = self.single("host")?;
         match (host, self.authority()) {
             (None, _) if !self.is_http_1_0 => return malformed("no Host"),
             (Some(host), _) if !host.is_empty() && policy::Authority::parse(host).is_none() => {
-                return malformed("a Host that is none");
+                return malformed("invalid Host");
             }
             (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
-                return malformed("two hosts");
+                return malformed("Host differs from the target");
             }
             _ => {}
         }
         if !self.path_and_query().starts_with('/') {
-            return malformed("a target without a path");
+            return malformed("target without a path");
         }
-        // A body would be taken for frames.
+        // A body would be parsed as frames.
         if self.headers("transfer-encoding").next().is_some() {
             return malformed("a body");
         }
@@ -250,7 +252,7 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// Whether the first line ends with a version of HTTP, of which httparse knows 1.0 and 1.1 only.
+/// Whether the request line ends with an HTTP version. httparse supports only 1.0 and 1.1.
 fn has_other_version(bytes: &[u8]) -> bool {
     let line = bytes
         .split(|byte| *byte == b'\n')
@@ -276,7 +278,8 @@ mod tests {
     #[test]
     fn what_a_request_says_is_found() {
         let head = parse(
-            "GET /a/b?c=d?e HTTP/1.1\r\nhost: example.org\r\nCookie: a=1; session=x=y\r\nX: 1\r\nx:  2 \r\n\r\n",
+            "GET /a/b?c=d?e HTTP/1.1\r\nhost: example.org\r\nCookie: a=1; session=x=y\r\n\
+            X: 1\r\nx:  2 \r\n\r\n",
         )
         .unwrap();
         assert_eq!((head.method(), head.path()), ("GET", "/a/b"));

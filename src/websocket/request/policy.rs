@@ -1,4 +1,4 @@
-//! Who may connect, by what the request says: pages of which origins, under which host, at which path.
+//! Which requests may connect, by origin, host and path.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,48 +8,53 @@ use super::RequestHead;
 use crate::websocket::config::Authentication;
 use crate::websocket::error::UpgradeError;
 
-/// Which pages of browsers may connect.
+/// Which web pages may connect.
 ///
-/// A browser lets any page connect to any server, this machine's and the local network's as well, sends the cookies of
-/// that server along, and says with `Origin` whose page it is. Programs send no `Origin`; they are never refused for it.
+/// A browser lets any page connect to any server, also on this machine and in the local network,
+/// sends the cookies of that server, and reports the origin of the page in `Origin`. Programs send
+/// no `Origin`, and are never refused for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Origins {
     /// With Noise [`Origins::Any`], without [`Origins::Same`].
     ///
-    /// With Noise a page is a peer like any other, which has to prove its identity and has the rights of that only;
-    /// the libp2p nodes of browsers dial each other's listeners from pages of any origin. Without Noise it is the
-    /// browser's place in the network, or its cookies, that let a page in.
+    /// With Noise a page is a peer like any other, which proves an identity and has only its
+    /// rights; libp2p nodes in browsers dial listeners from pages of any origin. Without Noise the
+    /// network location of the browser, or its cookies, would authorize any page.
     #[default]
     ByAuthentication,
-    /// All of them. A server that knows its clients by cookies, or by where they connect from, is open to every page.
+    /// All pages. A server that authorizes clients by cookies, or by their network location, is
+    /// then open to every page.
     Any,
-    /// Those that this server's own host has served, by `Host`.
+    /// Pages of the same host as in `Host`.
     ///
-    /// A page of a name that its owner points at this machine (DNS rebinding) sends that name as `Host` as well. So
-    /// at an address that the public network does not reach (loopback, private, link-local), and where the address is
-    /// unknown, only IP addresses and `localhost` count as own hosts, and the names of [`RequestPolicy::hosts`].
+    /// With DNS rebinding, a page of a name that its owner resolves to this machine sends that name
+    /// as `Host` too. So at an address that is not public (loopback, private, link-local), and at
+    /// an unknown one, only IP addresses, `localhost` and the names in [`RequestPolicy::hosts`]
+    /// count as own hosts.
     Same,
-    /// Those of these origins, such as `https://example.org`; a port that is the scheme's own may be left out.
-    /// `null` stands for pages without an origin of their own: files and sandboxed frames, of anybody.
+    /// Pages of these origins, such as `https://example.org`; the default port of the scheme may be
+    /// omitted. `null` stands for all pages with an opaque origin: files and sandboxed frames, of
+    /// anybody.
     Only(Vec<String>),
 }
 
-/// Looks at a request when everything else about it is right.
+/// Checks a request that has passed all other checks.
 type Hook = dyn Fn(&RequestHead<'_>) -> Result<(), UpgradeError> + Send + Sync;
 
 /// Which requests are upgraded.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct RequestPolicy {
-    /// Which pages of browsers may connect; others are answered with status 403. Default:
+    /// Which web pages may connect; others are answered with status 403. Default:
     /// [`Origins::ByAuthentication`].
     pub origins: Origins,
-    /// The names and addresses that this server goes by, each with or without a port; without one any port will do.
-    /// A request with another `Host` is answered with status 421. Default: `None`, any. Answers DNS rebinding.
+    /// The names and addresses of this server, each with or without a port; without one any port
+    /// matches. A request with another `Host` is answered with status 421. Default: `None`, any.
+    /// Answers DNS rebinding.
     pub hosts: Option<Vec<String>>,
-    /// The paths that are upgraded, as they stand in requests, without a query; others are answered with status 404.
-    /// Default: `None`, any.
+    /// The paths that are upgraded, as sent in requests, without the query; others are answered
+    /// with status 404. Default: `None`, any.
     pub paths: Option<Vec<String>>,
     hook: Option<Arc<Hook>>,
 }
@@ -66,9 +71,9 @@ impl fmt::Debug for RequestPolicy {
 }
 
 impl RequestPolicy {
-    /// Asks `hook` about every request that is otherwise good: it sees path, query, headers, cookies and where the
-    /// client is. An error of [`UpgradeError::refused`] is the answer. It runs in the task of the handshake, and must
-    /// not block.
+    /// Calls `hook` for every request that has passed all other checks, with its path, query,
+    /// headers, cookies and the address of the client. Its error, from [`UpgradeError::refused`],
+    /// is the response. It runs in the task of the handshake, and must not block.
     ///
     /// ```
     /// use anabranch::websocket::{RequestPolicy, UpgradeError};
@@ -138,7 +143,7 @@ impl RequestPolicy {
         })
     }
 
-    /// Whether a page of this origin was served by the host that it now connects to.
+    /// Whether the page's origin is the host that it connects to.
     fn is_own(&self, origin: &str, head: &RequestHead<'_>) -> Result<bool, UpgradeError> {
         let host = head.single("host")?.unwrap_or_default();
         let (Some((scheme, page)), Some(host)) = (split_origin(origin), Authority::parse(host))
@@ -148,7 +153,7 @@ impl RequestPolicy {
         if head.is_over_tls() && !scheme.eq_ignore_ascii_case("https") {
             return Ok(false);
         }
-        // What ends TLS in front of this server leaves the port of `wss` out.
+        // A proxy that terminates TLS omits the port of `wss`.
         let page_port = page.port.or_else(|| default_port(scheme));
         let host_port = host.port.or_else(|| default_port(scheme));
         if !page.host.eq_ignore_ascii_case(host.host) || page_port != host_port {
@@ -159,7 +164,7 @@ impl RequestPolicy {
         Ok(self.names(&host) || is_public || host.is_no_name())
     }
 
-    /// Whether this server goes by that host.
+    /// Whether `hosts` contains this host.
     fn names(&self, host: &Authority<'_>) -> bool {
         self.hosts.iter().flatten().any(|own| {
             Authority::parse(own).is_some_and(|own| {
@@ -194,7 +199,7 @@ impl<'a> Authority<'a> {
         };
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
-            // A colon without a port is the scheme's own (RFC 3986 section 6.2.3).
+            // A colon without a port means the default port (RFC 3986 section 6.2.3).
             Some("") => None,
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Some(port.parse().ok()?)
@@ -204,7 +209,7 @@ impl<'a> Authority<'a> {
         is_host.then_some(Self { host, port })
     }
 
-    /// Whether nobody can point it elsewhere: an address, or `localhost` (RFC 6761 section 6.3).
+    /// Whether DNS can not redirect it: an address, or `localhost` (RFC 6761 section 6.3).
     fn is_no_name(&self) -> bool {
         let host = self.host.trim_end_matches('.');
         let is_local = host.eq_ignore_ascii_case("localhost")
@@ -244,7 +249,7 @@ fn is_same(own: &str, origin: &str) -> bool {
         && own_port == page.port.or_else(|| default_port(scheme))
 }
 
-/// Whether anybody can reach it, so that a browser lends a page nothing by connecting to it.
+/// Whether the address is public, so that a page gains no access through the browser.
 fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -324,7 +329,7 @@ mod tests {
                 "http://example.org http://evil.example",
                 403,
             ),
-            // A name that its owner points here.
+            // A name that its owner resolves to this machine.
             (loopback, "evil.example", "http://evil.example", 403),
             (private, "evil.example", "http://evil.example", 403),
             (None, "evil.example", "http://evil.example", 403),

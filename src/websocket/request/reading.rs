@@ -1,4 +1,4 @@
-//! Reads the head of a request, within bounds.
+//! Reads the head of a request, within limits.
 
 use std::io;
 
@@ -7,32 +7,33 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::websocket::error::UpgradeError;
 
-/// Most bytes of a head, cookies and all.
+/// Maximum length of a head in bytes, cookies included.
 pub(crate) const MAX_HEAD: usize = 8 * 1024;
 
-/// What is read at first; more room is made when that is full.
+/// Size of the first read; the buffer grows when it is full.
 const FIRST_READ: usize = 1024;
 
-/// What HTTP/2 begins with (RFC 9113 section 3.4), as far as it looks like a request.
+/// The part of the HTTP/2 preface (RFC 9113 section 3.4) that looks like a request.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// A head that is arriving.
+/// A partly received head.
 #[derive(Debug, Default)]
 pub(crate) struct HeadBuffer {
     bytes: Vec<u8>,
-    /// Bytes that were looked at.
+    /// Number of parsed bytes.
     seen: usize,
-    /// Where the request line begins: behind empty lines (RFC 9112 section 2.2).
+    /// Start of the request line, after empty lines (RFC 9112 section 2.2).
     start: usize,
 }
 
 impl HeadBuffer {
-    /// Looks at what is new. The whole head when its empty line is there; an error as soon as it can not become one.
+    /// Parses new bytes. Returns the head when it is complete, and an error as soon as it is
+    /// invalid.
     ///
     /// # Errors
-    /// [`UpgradeError::HeadTooLong`], and [`UpgradeError::Malformed`] for bytes behind the head, for what is no text, and
-    /// for a CR or LF alone: others take these for ends of lines, or do not, and who stands in between can be made to
-    /// see another request.
+    /// [`UpgradeError::HeadTooLong`], and [`UpgradeError::Malformed`] for bytes after the head, for
+    /// NUL, and for a bare CR or LF: implementations disagree whether these end a line, which
+    /// allows request smuggling past a proxy.
     pub(crate) fn look(&mut self) -> Result<Option<&[u8]>, UpgradeError> {
         let malformed = |text: &str| Err(UpgradeError::Malformed(text.to_owned()));
         while let Some(byte) = self.bytes.get(self.seen) {
@@ -43,7 +44,7 @@ impl HeadBuffer {
                 _ if is_after_cr && *byte != b'\n' => return malformed("CR without LF"),
                 0 => return malformed("NUL"),
                 b'\r' | b'\n' => {}
-                // No method begins like this: TLS for instance, which waits for an answer.
+                // Not a method: TLS for example, whose client waits for an answer.
                 byte if self.seen == self.start && !byte.is_ascii_alphabetic() => {
                     return malformed("no request line");
                 }
@@ -67,7 +68,7 @@ impl HeadBuffer {
                     return Err(UpgradeError::UnsupportedHttp);
                 }
                 if self.seen < self.bytes.len() {
-                    return malformed("bytes behind the request");
+                    return malformed("bytes after the request");
                 }
                 return Ok(self.bytes.get(self.start..));
             }
@@ -78,7 +79,7 @@ impl HeadBuffer {
         Ok(None)
     }
 
-    /// Adds what has come, as much as [`Self::read`] would read.
+    /// Adds received bytes, as many as [`Self::read`] would read.
     #[cfg(test)]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         let room = MAX_HEAD.saturating_sub(self.bytes.len()).min(bytes.len());
@@ -92,12 +93,12 @@ impl HeadBuffer {
             .is_some_and(|head| head.starts_with(b"HEAD "))
     }
 
-    /// Whether nothing has come.
+    /// Whether nothing has been received.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Reads until the head is whole.
+    /// Reads until the head is complete.
     ///
     /// # Errors
     /// Those of the stream; within, those of [`Self::look`].
@@ -136,7 +137,7 @@ mod tests {
         let mut buffer = HeadBuffer::default();
         buffer.push(bytes);
         let whole = buffer.look().map(|head| head.map(<[u8]>::to_vec));
-        // Byte by byte the same, but for what is behind the head, which has not come yet.
+        // The same byte by byte, except for bytes after the head, which have not arrived yet.
         let mut buffer = HeadBuffer::default();
         for byte in bytes {
             buffer.push(&[*byte]);

@@ -1,4 +1,4 @@
-//! Bounds of a WebSocket that `docs/reliability.md` names, measured.
+//! The limits of a WebSocket in `docs/reliability.md`, measured.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -37,8 +37,8 @@ async fn a_label_has_1_024_bytes_at_most() {
     );
 }
 
-/// Events and frames are made of one frame of a message at a time: a message of ten thousand is no
-/// queue of ten thousand.
+/// A message is split into events one frame at a time: a message of ten thousand frames queues no
+/// ten thousand events.
 #[tokio::test(start_paused = true)]
 async fn a_message_of_many_frames_makes_one_event_at_a_time() {
     let (a, b) = duplex(1 << 20);
@@ -46,7 +46,7 @@ async fn a_message_of_many_frames_makes_one_event_at_a_time() {
     let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
     let mut message = open(2);
     message.extend_from_slice(&open(4));
-    // In turns, so that they are no runs.
+    // Alternating, so that they form no runs.
     for n in 0..10_000 {
         message.extend_from_slice(&data(2 + 2 * (n % 2), b"x"));
     }
@@ -64,21 +64,21 @@ async fn a_message_of_many_frames_makes_one_event_at_a_time() {
     }
 }
 
-/// Numbers that were answered with RESET for late data: 256, of which the oldest are forgotten
-/// first.
+/// Remembered stream numbers that were answered with RESET_STREAM: 256, of which the oldest are
+/// removed first.
 #[tokio::test(start_paused = true)]
 async fn late_data_of_256_substreams_is_remembered_and_the_oldest_forgotten() {
     let (a, b) = duplex(1 << 20);
     let mut carrier = carrier(a, false, WebSocketConfig::default()).await;
     let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
-    // Numbers up to this one are over.
+    // Streams up to this number are closed.
     let last = 2 * 1000;
     let mut message = open(last);
     append_flag(&mut message, last, Flag::ResetStream, None);
     for n in 1..=300 {
         message.extend_from_slice(&data(2 * n, b"late"));
     }
-    // The first 44 are forgotten, the others known.
+    // The first 44 are removed, the others remembered.
     for n in (1..=300).rev() {
         message.extend_from_slice(&data(2 * n, b"late"));
     }
@@ -101,13 +101,13 @@ async fn late_data_of_256_substreams_is_remembered_and_the_oldest_forgotten() {
     assert_eq!(resets.await.unwrap(), 300 + 44);
 }
 
-/// A close that the peer does not answer, and goes on sending behind: 4 MiB of it are read, in no
-/// time, and then the connection is over.
+/// A peer that does not answer a close, and continues to send: 4 MiB are read at once, then the
+/// connection ends.
 #[tokio::test(start_paused = true)]
 async fn what_comes_after_the_own_close_is_read_up_to_4_mib() {
     let Scripted { ours, mut peer } = Scripted::new().await;
     let io = peer.get_mut();
-    // By hand, for the engine answers the close.
+    // By hand, since tungstenite answers the close.
     let frame = [
         &[0x82, 0xfe, 0x40, 0x00, 0, 0, 0, 0][..],
         &Message::data(vec![7; 16_379].into()).encode(),
@@ -137,7 +137,7 @@ async fn what_comes_after_the_own_close_is_read_up_to_4_mib() {
     assert!((4 << 20..=most).contains(&sent), "{sent} of {most}");
 }
 
-/// The same by a peer that sends little, for ever: `WebSocketConfig::close_timeout`.
+/// The same with a peer that sends little, for ever: `WebSocketConfig::close_timeout`.
 #[tokio::test(start_paused = true)]
 async fn what_drips_after_the_own_close_is_read_for_the_close_timeout() {
     let Scripted { ours, mut peer } = Scripted::new().await;
@@ -147,7 +147,7 @@ async fn what_drips_after_the_own_close_is_read_for_the_close_timeout() {
         begin.elapsed()
     });
     let io = peer.get_mut();
-    // A message without an end.
+    // An endless message.
     let mut opcode = 2;
     while !closing.is_finished() {
         let _ = io.write_all(&[opcode, 0x81, 0, 0, 0, 0, 0]).await;
@@ -158,8 +158,8 @@ async fn what_drips_after_the_own_close_is_read_for_the_close_timeout() {
     assert_eq!(closing.await.unwrap(), Duration::from_secs(1));
 }
 
-/// Flags, credit and answers that wait: with `control_backlog` of them control frames are refused,
-/// as data is.
+/// Queued flags, credit and answers: beyond `control_backlog` control frames are refused, like
+/// data.
 #[tokio::test(start_paused = true)]
 async fn control_frames_are_refused_behind_a_backlog() {
     let (a, _unread) = duplex(256);
@@ -183,12 +183,12 @@ async fn control_frames_are_refused_behind_a_backlog() {
         })
         .await;
     }
-    // One message more is in the engine, and each frame has its number.
+    // Another message is in tungstenite, and each frame has its stream number.
     let most = 2 * (batch + 10_000);
     assert!((batch..=most).contains(&taken), "{taken} of {most}");
 }
 
-/// A frame of ours that is cut between messages is kept until it is whole: 16 KiB.
+/// A frame that is split between messages is buffered until it is complete: 16 KiB.
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_is_never_finished_keeps_16_kib() {
     let (a, b) = duplex(64 * 1024);
@@ -200,7 +200,7 @@ async fn a_frame_that_is_never_finished_keeps_16_kib() {
     let whole = Message::data(vec![7; 16_000].into()).encode();
     crate::message::mux::append_routed(&mut frame, &whole, 2, Some(""));
     let almost = frame.split_to(frame.len() - 1).freeze();
-    // In pieces of a byte, each a message.
+    // Byte by byte, each in a message.
     for byte in almost.iter() {
         let message = WsMessage::Binary(Bytes::copy_from_slice(&[*byte]));
         peer.feed(message).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_frame_that_is_never_finished_keeps_16_kib() {
     peer.send(WsMessage::Binary(frame.freeze())).await.unwrap();
     let substream = timeout(LIMIT, ours.accept()).await.unwrap().unwrap();
     assert_eq!(substream.expect("open").unread(), 16_000);
-    // Longer ones are not begun: the length alone ends it.
+    // A longer one is rejected by its length alone.
     let too_long = WsMessage::Binary(Bytes::from_static(&[0xff, 0xff, 0x01]));
     peer.send(too_long).await.unwrap();
     let cause = timeout(Duration::from_secs(5), ours.closed())

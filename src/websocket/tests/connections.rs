@@ -1,4 +1,4 @@
-//! Whole connections, with their handshakes.
+//! Whole connections with their handshakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub(super) async fn pair() -> (Connection, Connection) {
     (a.unwrap(), b.unwrap())
 }
 
-/// Echoes everything that is opened.
+/// Echoes every substream.
 fn serve(connection: Connection) {
     tokio::spawn(async move {
         while let Ok(Some(substream)) = connection.accept().await {
@@ -138,7 +138,7 @@ async fn another_identity_than_that_in_the_address_is_refused() {
         }
         other => panic!("{other:?}"),
     }
-    // The server has said all it has to say, and learns that nobody is there.
+    // The server has sent everything, and finds that the client is gone.
     let b = b.unwrap();
     assert!(!timeout(LIMIT, b.closed()).await.unwrap().is_orderly());
 }
@@ -190,7 +190,7 @@ async fn what_can_not_be_proven_is_refused_before_anything_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn o14_one_deadline_covers_the_whole_handshake() {
     let begin = Instant::now();
-    // A server that accepts and says nothing.
+    // A server that accepts and sends nothing.
     let (a, _b) = duplex(4096);
     let config = client(Authentication::DangerNone);
     let error = connect_over(a, &somewhere(), &config).await.unwrap_err();
@@ -202,7 +202,7 @@ async fn o14_one_deadline_covers_the_whole_handshake() {
         } if after == Duration::from_secs(10)
     ));
     assert_eq!(begin.elapsed(), Duration::from_secs(10));
-    // One that upgrades and then says nothing.
+    // A server that upgrades and then sends nothing.
     let (a, b) = duplex(4096);
     let plain = server(Authentication::DangerNone);
     let mut config = client(Authentication::noise(Identity::generate()));
@@ -233,7 +233,7 @@ async fn o14_one_deadline_covers_the_whole_handshake() {
         }
     ));
     assert_eq!(begin.elapsed(), Duration::from_secs(3));
-    // A client that says nothing.
+    // A client that sends nothing.
     let (_a, b) = duplex(4096);
     let begin = Instant::now();
     let error = accept(b, &server(Authentication::DangerNone)).await;
@@ -243,7 +243,7 @@ async fn o14_one_deadline_covers_the_whole_handshake() {
 
 #[tokio::test(start_paused = true)]
 async fn o14_o15_answers_of_http_servers_are_checked() {
-    // The accept value of the key is patched in for `{}`.
+    // The accept value of the key replaces `{}`.
     let cases: [(&str, fn(&HandshakeError) -> bool); 7] = [
         (
             "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
@@ -253,11 +253,13 @@ async fn o14_o15_answers_of_http_servers_are_checked() {
             error.status() == Some(200)
         }),
         (
-            "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
+            "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\
+            Sec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
             |error| matches!(error, HandshakeError::Upgrade(UpgradeError::MissingUpgrade)),
         ),
         (
-            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\
+            Sec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
             |error| {
                 matches!(
                     error,
@@ -266,11 +268,13 @@ async fn o14_o15_answers_of_http_servers_are_checked() {
             },
         ),
         (
-            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: anabranch.v1\r\n\r\n",
             |error| matches!(error, HandshakeError::Upgrade(UpgradeError::InvalidAccept)),
         ),
         (
-            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Accept: {}\r\n\r\n",
             |error| {
                 matches!(
                     error,
@@ -282,8 +286,16 @@ async fn o14_o15_answers_of_http_servers_are_checked() {
             },
         ),
         (
-            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: anabranch.v1\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
-            |error| matches!(error, HandshakeError::Upgrade(UpgradeError::UnsupportedExtension(name)) if name == "permessage-deflate"),
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: anabranch.v1\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+            |error| {
+                let HandshakeError::Upgrade(UpgradeError::UnsupportedExtension(name)) = error
+                else {
+                    return false;
+                };
+                name == "permessage-deflate"
+            },
         ),
     ];
     for (answer, expected) in cases {
@@ -384,7 +396,7 @@ async fn wss_with_a_root_of_ones_own_and_noise_that_is_bound_to_it() {
     serve(b.clone());
     echo(&a, 1000).await;
     closed([a, b]).await;
-    // Without the binding the two do not agree, as with somebody in the middle.
+    // With different bindings the handshake fails, as with a man in the middle.
     config.authentication = noise(ChannelBinding::None);
     let (a, b) = both(&listener, &listener.address(), &config).await;
     assert!(a.is_err(), "{a:?}");
@@ -415,7 +427,7 @@ async fn a_listener_holds_its_limits() {
         let (a, b) = both(&listener, &address, &config).await;
         open.push((a.unwrap(), b.unwrap()));
     }
-    // One more is closed at once, and the listener waits for the next.
+    // A further connection is closed at once, and the listener waits for the next.
     let refused = tokio::select! {
         result = connect(&address, &config) => result,
         incoming = listener.accept() => panic!("{incoming:?}"),
@@ -425,7 +437,7 @@ async fn a_listener_holds_its_limits() {
     a.close().await;
     b.closed().await;
     drop((a, b));
-    // Its place is free when its driver has gone, a moment later.
+    // Its place is free when its driver has ended, a moment later.
     let (a, b) = loop {
         let dialling = connect(&address, &config);
         tokio::pin!(dialling);
@@ -483,7 +495,7 @@ async fn a_listener_limits_handshakes_and_their_rate() {
         .unwrap();
     refused(&listener, &mut second).await;
     assert!(listener.is_idle());
-    // What it keeps to have its answers read goes by itself.
+    // Connections that linger to read the response expire.
     assert_eq!(listener.refused(), 1);
     let gone = async {
         while listener.refused() > 0 {
@@ -496,7 +508,7 @@ async fn a_listener_limits_handshakes_and_their_rate() {
     }
 }
 
-/// Waits for the answer to a client for whom there is no room, while the listener waits for others.
+/// Waits for the response to a client beyond the limit, while the listener waits for others.
 async fn refused(listener: &WebSocketListener, socket: &mut tokio::net::TcpStream) {
     let mut answer = String::new();
     tokio::select! {
@@ -525,7 +537,7 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     let (a, b) = pair().await;
     let mut to_b = a.open("").await.unwrap();
     let mut from_a = b.accept().await.unwrap().unwrap();
-    // More than the first window: the close has to wait for the reader.
+    // More than the initial window: the close has to wait for the reader.
     const SIZE: usize = 64 * 1024 + 50_000;
     to_b.write_all(&vec![7; SIZE]).await.unwrap();
     let closing = tokio::spawn({
@@ -533,7 +545,7 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
         async move { a.close_with(70_000, "update").await }
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // Neither side opens any more, and what there is lives on.
+    // Neither side opens substreams any more, and existing ones continue.
     let refused = b.open("").await;
     assert!(
         matches!(
@@ -546,7 +558,7 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     );
     assert!(a.open("").await.is_err());
     assert_eq!((a.close_reason(), b.close_reason()), (None, None));
-    // What was written arrives, and does not look like all that was to be written.
+    // What was written arrives, and is not reported as complete.
     let mut got = Vec::new();
     let error = from_a.read_to_end(&mut got).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -564,7 +576,7 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     assert!(a.is_idle() && b.is_idle());
 }
 
-/// That a socket of this side has taken FIN says nothing of the peer.
+/// FIN in the local socket is no confirmation by the peer.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_toward_a_silent_peer_fails() {
     let config = client(Authentication::DangerNone);
@@ -578,7 +590,7 @@ async fn a_shutdown_toward_a_silent_peer_fails() {
     assert_eq!(substream.finish().await, Err(FinishError::TimedOut));
 }
 
-/// A client whose peer upgrades, and then neither reads nor writes.
+/// A client whose server upgrades, and then neither reads nor writes.
 async fn to_a_silent_peer(config: &ClientConfig) -> (Connection, impl Sized) {
     let (a, b) = duplex(64 * 1024);
     let silent = async {
@@ -606,7 +618,7 @@ async fn o10_r4_a_silent_peer_is_pinged_and_then_given_up_with_a_cause() {
     let server = server(Authentication::DangerNone);
     let (a, b) = tokio::join!(connect_over(a, &address, &config), accept(b, &server));
     let (a, b) = (a.unwrap(), b.unwrap());
-    // Both live on for as long as the other answers.
+    // Both stay alive while the other answers.
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!((a.close_reason(), b.close_reason()), (None, None));
     closed([a, b]).await;
@@ -616,7 +628,7 @@ async fn o10_r4_a_silent_peer_is_pinged_and_then_given_up_with_a_cause() {
     let mut substream = a.open("").await.unwrap();
     let error = substream.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
-    assert!(error.to_string().contains("does not answer"), "{error}");
+    assert!(error.to_string().contains("does not respond"), "{error}");
     assert_eq!(a.closed().await, ConnectionError::TimedOut);
     assert_eq!(begin.elapsed().as_secs(), 30);
 }

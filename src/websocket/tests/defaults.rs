@@ -1,4 +1,4 @@
-//! Row O-R1: what the documentation says of every setting is what the code does.
+//! Row O-R1: the documented defaults of all settings are those of the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn number(number: u64) -> String {
     }
 }
 
-/// At once, and then so many in a whole number of seconds.
+/// The burst, then the rate in a whole number of seconds.
 fn rate(limit: RateLimit) -> String {
     let interval = limit.interval();
     let (count, seconds) = (1..)
@@ -54,13 +54,16 @@ fn yes(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
 }
 
-/// Every field of every configuration, and its default as the documentation has to have it. Taken apart, so that a new
-/// field has to be added here.
+/// Every field of every configuration, with its default as the documentation has to state it. The
+/// structs are destructured, so that a new field has to be added here.
 fn defaults() -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     macro_rules! add {
         ($prefix:literal $($field:ident = $value:expr),* $(,)?) => {
-            $( assert!(all.insert(format!("{}::{}", $prefix, stringify!($field)), $value).is_none()); )*
+            $(
+                let name = format!("{}::{}", $prefix, stringify!($field));
+                assert!(all.insert(name, $value).is_none());
+            )*
         };
     }
     let Config {
@@ -212,7 +215,7 @@ fn defaults() -> BTreeMap<String, String> {
     all
 }
 
-/// The rows of tables that say the default of a setting: the settings, and that cell.
+/// The rows of tables with the default of settings: the settings, and that cell.
 fn rows() -> Vec<(Vec<String>, String)> {
     let mut rows = Vec::new();
     let mut columns = None;
@@ -240,7 +243,7 @@ fn rows() -> Vec<(Vec<String>, String)> {
     rows
 }
 
-/// What follows a value in a text, if the value is in it as a whole: 1 s is not in 11 s, nor 1 MiB in 1 MiBit.
+/// The text after a value that occurs as a whole word: 1 s is not in 11 s, nor 1 MiB in 1 MiBit.
 fn after<'a>(text: &'a str, value: &str) -> Option<&'a str> {
     text.match_indices(value).find_map(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -277,7 +280,7 @@ fn r1_the_documented_defaults_are_those_of_the_code() {
         "{:?}",
         all.difference(&documented)
     );
-    // The policy of requests says its defaults in words.
+    // The defaults of the request policy are in the prose.
     let RequestPolicy { hosts, paths, .. } = RequestPolicy::default();
     assert!(hosts.is_none() && DOCUMENT.contains("any host by default"));
     assert!(paths.is_none() && DOCUMENT.contains("any path by default"));

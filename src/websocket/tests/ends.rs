@@ -1,4 +1,4 @@
-//! How connections end, by either side: close frames, sockets that end without one, dropped
+//! The ends of connections, by either side: close frames, sockets that end without one, dropped
 //! handles.
 
 use std::future::poll_fn;
@@ -30,8 +30,7 @@ use crate::websocket::{WebSocketConfig, WebSocketError};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Row O-9: everything that waits, and everything that is tried afterwards, fails with the peer's
-/// own code and reason.
+/// Row O-9: pending operations, and later ones, fail with the peer's code and reason.
 #[tokio::test(start_paused = true)]
 async fn o9_closes_of_the_peer_reach_everybody() {
     let crash = WebSocketError::Closed {
@@ -98,11 +97,11 @@ async fn o9_closes_of_the_peer_reach_everybody() {
     }
 }
 
-/// Rows O-12 and O-R3: with the last handle gone what was accepted still goes out, however full the
-/// queue, and then a close frame that says that all is well.
+/// Rows O-12 and O-R3: after the drop of the last handle accepted data is still sent, however full
+/// the queue, and then an orderly close frame.
 #[tokio::test(start_paused = true)]
 async fn o12_the_last_handle_that_is_dropped_drains_and_closes_with_1000() {
-    // A pipe that is full at once, and a peer that does not read yet.
+    // A pipe that is full at once, to a peer that does not read yet.
     let mut scripted = Scripted::with(WebSocketConfig::default(), 256).await;
     let mut opening = open(2);
     append_routed(&mut opening, &Message::credit(1 << 20).encode(), 2, None);
@@ -133,12 +132,12 @@ async fn o12_the_last_handle_that_is_dropped_drains_and_closes_with_1000() {
             other => panic!("{other:?}"),
         }
     };
-    // FIN of the substream, and the one on stream 0 that says goodbye.
+    // FIN of the substream, and the one on stream 0.
     assert_eq!((payload, fins), (written, 2));
     assert_eq!(close.map(|close| u16::from(close.code)), Some(1000));
 }
 
-/// Row O-12, of the carrier alone: it says no goodbye, and the peer takes that for what it is.
+/// Row O-12, for the carrier alone: it sends no close frame, and the peer reports that.
 #[tokio::test(start_paused = true)]
 async fn o12_a_carrier_that_is_dropped_is_a_lost_socket_to_its_peer() {
     let (a, b) = duplex(4096);
@@ -158,7 +157,7 @@ async fn a_socket_that_ends_without_a_close_is_no_orderly_end() {
     assert_eq!(timeout(LIMIT, scripted.ours.closed()).await.unwrap(), cause);
 }
 
-/// A pipe whose writes fail from a moment on.
+/// A pipe whose writes fail from some time on.
 struct Halved {
     io: DuplexStream,
     is_broken: Arc<AtomicBool>,
@@ -220,7 +219,7 @@ async fn what_the_peer_said_last_is_read_though_nothing_can_be_written_any_more(
     let mut hello = [0; 5];
     substream.read_exact(&mut hello).await.unwrap();
 
-    // It writes into a socket that is closed already, and learns that before it has read the rest.
+    // It writes to a socket that is closed already, and fails before it has read the rest.
     is_broken.store(true, Ordering::Relaxed);
     substream.write_all(b"too late").await.unwrap();
     tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! Peers that break the rules, and peers that only look like it.
+//! Peers that violate the protocol, and peers that only seem to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::websocket::{WebSocketConfig, WebSocketError};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A connection of ours, the server, and a peer that is spoken for by hand.
+/// A server connection, and a scripted peer.
 pub(super) struct Scripted {
     pub(super) ours: Connection,
     pub(super) peer: WebSocketStream<DuplexStream>,
@@ -49,7 +49,7 @@ impl Scripted {
         self.peer.send(message).await.unwrap();
     }
 
-    /// The next frames.
+    /// Reads the next frames.
     async fn frames(&mut self) -> Vec<Message> {
         loop {
             match timeout(LIMIT, self.peer.next()).await.expect("an answer") {
@@ -64,7 +64,7 @@ impl Scripted {
         }
     }
 
-    /// Waits for a frame that is wanted.
+    /// Waits for a matching frame.
     async fn until(&mut self, wanted: impl Fn(&Message) -> bool) -> Message {
         loop {
             for message in self.frames().await {
@@ -75,7 +75,7 @@ impl Scripted {
         }
     }
 
-    /// How our side closes.
+    /// Waits for the close frame of the connection under test.
     async fn close_frame(&mut self) -> CloseFrame {
         loop {
             match timeout(LIMIT, self.peer.next()).await.expect("a close") {
@@ -100,7 +100,7 @@ pub(super) fn data(stream: u64, payload: &'static [u8]) -> BytesMut {
     out
 }
 
-/// What breaks the connection, with which close code, and what every substream and the connection are told.
+/// Each violation, its close code, and the error that every substream and the connection report.
 #[tokio::test(start_paused = true)]
 async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
     let unexpected = |stream| WebSocketError::UnexpectedStream { stream };
@@ -145,7 +145,7 @@ async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
             1002,
             WebSocketError::UnexpectedLabel { stream: 2 },
         ),
-        // Of our parity and not opened, lower than an earlier one, too large, reserved.
+        // Of the server's parity and not opened, lower than an earlier one, too large, reserved.
         (data(3, b"x").freeze(), 1002, unexpected(3)),
         (open(1).freeze(), 1002, unexpected(1)),
         (open(1 << 40).freeze(), 1002, unexpected(1 << 40)),
@@ -163,7 +163,7 @@ async fn j2_s4_s5_what_can_not_be_repaired_closes_with_a_code_and_a_cause() {
         );
         let cause = ConnectionError::WebSocket(error.clone());
         assert_eq!(timeout(LIMIT, scripted.ours.closed()).await.unwrap(), cause);
-        // Everything before it was delivered, and then the cause.
+        // Everything before the violation is delivered, then the cause.
         let mut before = [0; 6];
         substream.read_exact(&mut before).await.unwrap();
         assert_eq!(&before, b"before");
@@ -207,7 +207,7 @@ async fn j14_late_frames_are_dropped_and_late_data_is_answered_once() {
     let reset = |message: &Message| message.flag == Some(Flag::ResetStream);
     let answer = scripted.until(reset).await;
     assert_eq!((answer.stream, answer.error_code), (Some(2), Some(5)));
-    // In a message of their own each: one RESET for all of them.
+    // Each in a message of its own: one RESET_STREAM for all of them.
     let mut fin = BytesMut::new();
     append_flag(&mut fin, 2, Flag::Fin, None);
     scripted.send(&fin).await;
@@ -254,7 +254,7 @@ async fn j17_substreams_beyond_the_limit_are_reset_and_the_others_live() {
 
 #[tokio::test(start_paused = true)]
 async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
-    // A pipe that a message of data fills for long.
+    // A pipe that one message of data blocks for long.
     let mut scripted = Scripted::with(WebSocketConfig::default(), 1024).await;
     scripted.send(open(2)).await;
     let mut substream = scripted.ours.accept().await.unwrap().unwrap();
@@ -265,7 +265,7 @@ async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
     let writer = tokio::spawn(async move {
         let _ = substream.write_all(&vec![1; 2_000_000]).await;
     });
-    // Some of it has come, and much more waits.
+    // A part of it has arrived, and much more is queued.
     scripted.frames().await;
     scripted
         .peer
@@ -287,7 +287,7 @@ async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
             message => before += message.len(),
         }
     }
-    // The message that was under way when the ping came, and no more.
+    // The message that was being written when the ping arrived, and no more.
     assert!(before <= 64 * 1024, "{before} bytes in front of the pong");
     writer.abort();
 }
@@ -298,11 +298,11 @@ async fn a_peer_that_asks_and_never_reads_is_left() {
     config.control_backlog = 4096;
     let mut connection = Config::default();
     connection.negotiation = Negotiation::None;
-    // Which would end it sooner.
+    // The idle timeout would end it sooner.
     connection.max_unused_substreams = u32::MAX;
     connection.max_frames_without_effect = u32::MAX;
     let mut scripted = Scripted::with_all(config, Arc::new(connection), 512).await;
-    // Late data of a substream that is over costs an answer, which nobody reads.
+    // Late data of a closed substream is answered, and the peer does not read.
     let mut number = 2;
     let cause = 'left: loop {
         let (mut over, mut late) = (BytesMut::new(), BytesMut::new());
@@ -321,7 +321,7 @@ async fn a_peer_that_asks_and_never_reads_is_left() {
             if sent.is_err() {
                 break 'left scripted.ours.closed().await;
             }
-            // The driver has forgotten them before their data comes.
+            // The driver has removed them before their data arrives.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(number < 100_000, "it goes on answering");
@@ -408,7 +408,7 @@ async fn s8_s14_what_is_queued_together_is_one_message_and_counted_as_one() {
     }
     let frames = scripted.frames().await;
     assert_eq!(frames.len(), 20, "the data of all in one message");
-    // Row S-14: each is counted by itself, and every substream for itself.
+    // Row S-14: frames, messages and each substream are counted apart.
     scripted
         .send([data(2, b"twice"), data(4, b"x")].concat())
         .await;
@@ -434,7 +434,7 @@ async fn o10_a_slow_message_is_a_sign_of_life() {
     let carrier = carrier(a, false, WebSocketConfig::default()).await;
     let (ours, driver) = Connection::over(carrier, plain());
     tokio::spawn(driver);
-    // A message of 20 bytes, one each ten seconds: RFC 6455, masked with zeros.
+    // A message of 20 bytes, one every ten seconds, masked with zeros (RFC 6455).
     let frame = open(2);
     let mut message = vec![0x82, 0x80 | frame.len() as u8, 0, 0, 0, 0];
     message.extend_from_slice(&frame);
@@ -455,7 +455,7 @@ async fn o10_a_slow_message_is_a_sign_of_life() {
 async fn pings_whose_pongs_are_never_read_end_the_connection() {
     let mut config = WebSocketConfig::default();
     config.control_backlog = 4096;
-    // The peer's own end of the pipe is read by nobody.
+    // The peer does not read its end of the pipe.
     let mut scripted = Scripted::with(config, 1024).await;
     let mut pings = 0;
     let cause = loop {

@@ -1,4 +1,4 @@
-//! The WebSocket carrier: hostile peers, and whole connections.
+//! Tests of the WebSocket carrier: hostile peers, and whole connections.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;

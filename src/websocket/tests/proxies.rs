@@ -1,4 +1,4 @@
-//! Proxies in front of a listener: those that are trusted are believed, and nobody else.
+//! Listeners behind proxies: only trusted ones can report the address of a client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn trusted(network: &str, header: ProxyHeader) -> ListenerConfig {
     limits
 }
 
-/// Hands on how attempts end, and where the client is.
+/// Reports how attempts end, and the address of the client.
 #[derive(Debug)]
 struct Sink(mpsc::UnboundedSender<(&'static str, Option<SocketAddr>)>);
 
@@ -59,7 +59,7 @@ fn watched() -> (ServerConfig, Seen) {
     (config, seen)
 }
 
-/// What the hook and the events of a refused request have as the address of the client.
+/// The address of the client in the hook and in the events of a refused request.
 async fn seen_as(
     to: SocketAddr,
     seen: &mut Seen,
@@ -103,10 +103,10 @@ async fn headers_of_a_trusted_proxy_name_the_client() {
             };
             assert_eq!(with(good).await.as_deref(), Ok("192.0.2.7:81"));
             assert_eq!(with(bad).await, Err(400));
-            // Without it the proxy speaks for itself.
+            // Without the header the proxy counts as the client.
             let own = seen_as(to, &mut seen, "", "").await.unwrap();
             assert!(own.starts_with("127.0.0.1:"), "{own}");
-            // The other ways are not believed.
+            // The other headers are ignored.
             let line = "PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n";
             assert_eq!(seen_as(to, &mut seen, line, "").await, Err(400));
         })
@@ -135,7 +135,7 @@ async fn the_proxy_protocol_names_the_client_in_front_of_everything() {
             Err(400),
             "it has to be there"
         );
-        // Version 2, and behind it a connection.
+        // Version 2, followed by a connection.
         let mut stream = TcpStream::connect(to).await.unwrap();
         let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
         header.extend_from_slice(&[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
@@ -153,7 +153,7 @@ async fn the_proxy_protocol_names_the_client_in_front_of_everything() {
     })
     .await;
 
-    // In front of TLS, whose handshake does not see it.
+    // Before TLS, whose handshake does not see it.
     let certificate = crate::certificate::Certificate::generate();
     let mut config = config;
     config.tls = Some(TlsIdentity::from_certificate(&certificate).unwrap());
@@ -162,7 +162,7 @@ async fn the_proxy_protocol_names_the_client_in_front_of_everything() {
     let listener = listen(config, trust()).await;
     let mut dialling = client(Authentication::Tls);
     dialling.trust = TlsTrust::Certificates(vec![certificate.fingerprint()]);
-    // A proxy between the two.
+    // A proxy between client and listener.
     let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = crate::address::WebSocketAddress::new(proxy.local_addr().unwrap(), true);
     let to = listener.local_addr();
@@ -197,7 +197,7 @@ async fn nobody_else_is_believed() {
                 let headers = "X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\n";
                 let own = seen_as(to, &mut seen, "", headers).await.unwrap();
                 assert!(own.starts_with("127.0.0.1:"), "{own}");
-                // Malformed is only what is looked at.
+                // Only the configured header can be malformed.
                 let own = seen_as(to, &mut seen, "", "X-Forwarded-For: ?\r\n").await;
                 assert!(own.is_ok());
                 let line = "PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n";

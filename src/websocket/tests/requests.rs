@@ -1,4 +1,5 @@
-//! Requests that are no upgrades, over real sockets: each has its answer, and nobody is reset before it is read.
+//! Requests that are not upgraded, over real sockets: each gets its response, and no connection is
+//! reset before it is read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use crate::websocket::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The headers of a good upgrade without Noise, but for Host.
-const UPGRADE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+/// The headers of a valid upgrade without Noise, except Host.
+const UPGRADE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat, anabranch.v1\r\n";
 
 pub(super) async fn listen(config: ServerConfig, limits: ListenerConfig) -> WebSocketListener {
@@ -23,8 +25,7 @@ pub(super) async fn listen(config: ServerConfig, limits: ListenerConfig) -> WebS
     WebSocketListener::bind(any, config, limits).await.unwrap()
 }
 
-/// Accepts whatever comes, as long as `what` runs, and waits until nothing is left. Keeps the connections that it makes
-/// until then.
+/// Accepts connections while `what` runs, holds them, and then waits until nothing is left.
 pub(super) async fn while_listening<T>(
     listener: &WebSocketListener,
     what: impl Future<Output = T>,
@@ -47,7 +48,7 @@ pub(super) async fn while_listening<T>(
     result
 }
 
-/// An answer, as far as it matters.
+/// The parsed parts of a response.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) status: u16,
@@ -56,7 +57,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// Checks that it is one.
+    /// Parses a response, and asserts that it is valid.
     fn read(bytes: &[u8]) -> Self {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let end = text.find("\r\n\r\n");
@@ -80,7 +81,7 @@ impl Answered {
     }
 }
 
-/// Sends bytes, without a half-close as browsers do, and reads all that comes, to an orderly end.
+/// Sends bytes without a half-close, as browsers do, and reads the response up to an orderly close.
 pub(super) async fn ask(to: SocketAddr, bytes: &[u8]) -> Answered {
     let (mut receiving, mut sending) = TcpStream::connect(to).await.unwrap().into_split();
     let mut received = Vec::new();
@@ -210,16 +211,22 @@ async fn every_bad_request_gets_its_answer() {
                 _ => {}
             }
         }
-        // HEAD has the headers of an answer, and no body.
+        // The response to HEAD has headers and no body.
         let mut stream = TcpStream::connect(to).await.unwrap();
-        stream.write_all(&with("HEAD / HTTP/1.1", "")).await.unwrap();
+        stream
+            .write_all(&with("HEAD / HTTP/1.1", ""))
+            .await
+            .unwrap();
         let mut received = Vec::new();
         stream.read_to_end(&mut received).await.unwrap();
         let answered = Answered::read(&received);
         assert_eq!((answered.status, answered.body.as_str()), (405, ""));
         drop(stream);
-        // Lists may go on in other lines.
-        let good = and("Connection: close\r\nUpgrade: h2c\r\nSec-WebSocket-Protocol: x\r\nContent-Length: 0\r\n");
+        // Lists may span several lines.
+        let good = and(
+            "Connection: close\r\nUpgrade: h2c\r\nSec-WebSocket-Protocol: x\r\n\
+            Content-Length: 0\r\n",
+        );
         let good = [b"\r\n".to_vec(), good].concat();
         let mut stream = TcpStream::connect(to).await.unwrap();
         for byte in good {
@@ -255,7 +262,7 @@ async fn the_hook_sees_the_request_and_its_answer_is_sent() {
         assert_eq!((answered.status, &*answered.body), (401, "Log in first.\n"));
         let answered = ask(to, &request("Cookie: a=b; session=guessed\r\n")).await;
         assert_eq!((answered.status, &*answered.body), (403, "No.\n"));
-        // It is not asked about what is refused in any case.
+        // The hook is not called for requests that are refused anyway.
         let answered = ask(to, &request("Origin: http://evil.example\r\n")).await;
         assert_eq!(answered.status, 403);
         let mut config = client(Authentication::DangerNone);
@@ -324,7 +331,7 @@ async fn a_request_that_does_not_end_is_answered_and_one_that_does_not_begin_is_
         assert_eq!(slow.status, 408);
         assert_eq!(silent, b"");
         assert!(begin.elapsed() >= Duration::from_millis(300));
-        // Half a request, and no more to come.
+        // Half a request, and an end of input.
         let mut stream = TcpStream::connect(to).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         stream.shutdown().await.unwrap();
@@ -335,7 +342,7 @@ async fn a_request_that_does_not_end_is_answered_and_one_that_does_not_begin_is_
     .await;
 }
 
-/// Each of the two bounds of what comes while an answer is read: 4 MiB, and the close timeout.
+/// Both limits on what a client sends while it reads the response: 4 MiB, and the close timeout.
 #[tokio::test]
 async fn a_client_that_reads_nothing_and_never_ends_is_left() {
     let mut config = server(Authentication::DangerNone);
@@ -348,7 +355,7 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
         while let Ok(written) = stream.write(&bytes).await {
             sent += written;
         }
-        // And what two sockets hold.
+        // Plus the buffers of two sockets.
         assert!((4 << 20..32 << 20).contains(&sent), "{sent}");
     })
     .await;
@@ -358,7 +365,7 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
     let listener = listen(config, ListenerConfig::default()).await;
     let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
     while_listening(&listener, async {
-        // A head that is too long, and then a byte now and then.
+        // A head that is too long, followed by a byte from time to time.
         let begin = Instant::now();
         stream.write_all(&[b'a'; 9000]).await.unwrap();
         while stream.write_all(b"a").await.is_ok() {
@@ -418,7 +425,7 @@ async fn a_request_that_comes_behind_its_refusal_resets_nothing() {
     let waiting = listener.accept().await.unwrap();
     let mut late = TcpStream::connect(to).await.unwrap();
     let asking = async {
-        // The answer is there before anything is asked.
+        // The response arrives before any request.
         late.readable().await.unwrap();
         for line in ["GET / HTTP/1.1\r\n", "Host: a\r\n", "\r\n"] {
             late.write_all(line.as_bytes()).await.unwrap();

@@ -1,5 +1,4 @@
-//! Peers that break RFC 6455, frame by frame: the close code that answers each, and the cause that
-//! is reported.
+//! Violations of RFC 6455, frame by frame: the close code for each, and the reported cause.
 
 use std::time::Duration;
 
@@ -49,8 +48,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a substream with data, then `bytes`, and returns the close frame that answers them.
-/// Asserts that everything before them was delivered, and that `error` is what everybody is told
-/// afterwards.
+/// Asserts that everything before was delivered, and that substream and connection report `error`.
 async fn answer(is_client: bool, bytes: &[u8], error: &WebSocketError) -> CloseFrame {
     let (a, b) = duplex(256 * 1024);
     let carrier = carrier(a, is_client, WebSocketConfig::default()).await;
@@ -63,7 +61,7 @@ async fn answer(is_client: bool, bytes: &[u8], error: &WebSocketError) -> CloseF
     };
     let mut peer: WebSocketStream<DuplexStream> =
         WebSocketStream::from_raw_socket(b, role, None).await;
-    // Even numbers are those of a client.
+    // Clients have even numbers.
     let number = if is_client { 1 } else { 2 };
     let before = [open(number), data(number, b"before")].concat();
     let before = [
@@ -98,7 +96,7 @@ async fn answer(is_client: bool, bytes: &[u8], error: &WebSocketError) -> CloseF
     close
 }
 
-/// Row O-3: what RFC 6455 forbids, each with the engine's own error.
+/// Row O-3: what RFC 6455 forbids, each with the error of tungstenite.
 #[tokio::test(start_paused = true)]
 async fn o3_frames_that_break_the_rules_are_answered_with_1002_and_named() {
     let ping = vec![7; 126];
@@ -175,14 +173,14 @@ async fn o3_frames_that_break_the_rules_are_answered_with_1002_and_named() {
             "{what}"
         );
     }
-    // Of a server it is the mask that is forbidden.
+    // A server must not mask.
     let error = WebSocketError::Protocol(P::MaskedFrameFromServer.to_string());
     let close = answer(true, &frame(FIN | BINARY, b"x"), &error).await;
     assert_eq!(u16::from(close.code), 1002);
 }
 
-/// Row O-3: codes that no close frame may have (RFC 6455 section 7.4) are no orderly end, whatever
-/// they look like.
+/// Row O-3: codes that are not allowed in a close frame (RFC 6455 section 7.4) are no orderly
+/// close.
 #[tokio::test(start_paused = true)]
 async fn o3_codes_that_may_not_be_sent_are_answered_with_1002() {
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
@@ -196,7 +194,7 @@ async fn o3_codes_that_may_not_be_sent_are_answered_with_1002() {
     }
 }
 
-/// Row O-3: text that is none, in a message and in the reason of a close.
+/// Row O-3: invalid UTF-8, in a message and in the reason of a close.
 #[tokio::test(start_paused = true)]
 async fn o3_bytes_that_are_not_utf_8_are_answered_with_1007() {
     let invalid = b"\xc3\x28";
@@ -207,8 +205,8 @@ async fn o3_bytes_that_are_not_utf_8_are_answered_with_1007() {
     }
 }
 
-/// Row O-3: a length is checked before a byte of the payload has come, and the sum of the pieces of
-/// a message with each.
+/// Row O-3: a length is checked before the payload arrives, and the sum of the fragments of a
+/// message with each of them.
 #[tokio::test(start_paused = true)]
 async fn o3_what_is_too_long_is_refused_before_it_has_come() {
     let max = WebSocketConfig::default().max_message;
@@ -233,7 +231,7 @@ async fn o3_what_is_too_long_is_refused_before_it_has_come() {
     assert_eq!(u16::from(close.code), 1009);
 }
 
-/// The reverse: what looks odd and is allowed.
+/// The opposite: unusual, but allowed.
 #[tokio::test(start_paused = true)]
 async fn o3_control_frames_between_the_pieces_of_a_message_are_allowed() {
     let (a, b) = duplex(256 * 1024);

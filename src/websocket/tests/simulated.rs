@@ -1,4 +1,4 @@
-//! Random operations over a pipe that cuts, delays, stalls and breaks, in virtual time.
+//! Random operations over a pipe that fragments, delays, stalls and breaks, in virtual time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use crate::message::Message;
 use crate::substream::{Finished, Substream};
 use crate::websocket::WebSocketConfig;
 
-/// One end of a pipe that hands over what it likes, when it likes.
+/// One end of a pipe with random delays and short reads.
 struct Unsteady {
     io: DuplexStream,
     rng: StdRng,
     stall: Pin<Box<Sleep>>,
-    /// How long a read may be delayed.
+    /// Maximum delay of a read.
     delay: Duration,
-    /// When the pipe breaks, without a word.
+    /// When the pipe breaks silently.
     breaks_at: Option<Instant>,
 }
 
@@ -97,14 +97,14 @@ impl AsyncWrite for Unsteady {
     }
 }
 
-/// What one substream of the opener does, and has to find.
+/// What one substream of the opener does and expects.
 #[derive(Debug, Clone, Copy)]
 enum Plan {
-    /// Send this much, and get it back.
+    /// Send this much, and receive it back.
     Echo(usize),
     /// Reset after this much.
     Reset(usize),
-    /// Write this much and let go.
+    /// Write this much and drop it.
     Drop(usize),
 }
 
@@ -118,7 +118,7 @@ async fn respond(substream: Substream) {
     let _ = write.finish().await;
 }
 
-/// Returns whether all of it went through.
+/// Returns whether all of it succeeded.
 async fn follow(connection: Connection, plan: Plan) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let substream = connection.open("").await.map_err(|error| failed(&error))?;
@@ -132,7 +132,7 @@ async fn follow(connection: Connection, plan: Plan) -> Result<(), String> {
             };
             let mut got = Vec::new();
             let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut got));
-            // Whatever happens, nothing wrong arrives.
+            // Whatever happens, no wrong byte arrives.
             assert!(data.starts_with(&got), "{} bytes of {size}", got.len());
             read.map_err(|error| failed(&error))?;
             let outcome = outcome.map_err(|error| failed(&error))?;
@@ -156,7 +156,7 @@ async fn follow(connection: Connection, plan: Plan) -> Result<(), String> {
 
 async fn run(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    // A FIN_ACK waits behind one message at the most, which has to pass within its ten seconds.
+    // A FIN_ACK waits for one message at most, which has to pass within its ten seconds.
     let paths = [(64, 1), (1000, 20), (30_000, 80), (200_000, 80)];
     let (pipe, delay) = paths[rng.random_range(0..paths.len())];
     let delay = Duration::from_millis(rng.random_range(0..=delay));
@@ -222,7 +222,7 @@ async fn run(seed: u64) {
             .expect("the driver ends")
             .unwrap();
     }
-    // The responders have yet to hear of the end.
+    // The responders have yet to see the end.
     timeout(Duration::from_secs(60), async {
         while !(a.is_idle() && b.is_idle()) {
             sleep(Duration::from_millis(1)).await;
@@ -242,7 +242,7 @@ async fn random_operations_over_an_unsteady_pipe_lose_nothing() {
     }
 }
 
-/// Rows J-14 and H-11: what is over leaves nothing behind, on either side.
+/// Rows J-14 and H-11: closed substreams leave no state on either side.
 #[tokio::test(start_paused = true)]
 async fn channels_that_are_over_leave_nothing() {
     let (a, b) = duplex(100_000);

@@ -1,4 +1,4 @@
-//! What only a socket of the system does.
+//! The behaviour of sockets of the operating system.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
@@ -8,10 +8,11 @@ use super::connections::plain;
 use crate::connection::{Connection, ConnectionError};
 use crate::websocket::{WebSocketConfig, WebSocketError};
 
-/// A socket that is closed with bytes unread resets the connection, and what was written to it before is lost.
+/// A socket that is closed with unread bytes resets the connection, and what was written to it
+/// before is lost.
 #[tokio::test]
 async fn why_a_message_was_refused_reaches_a_peer_that_is_still_sending_it() {
-    // Small buffers: the system must not take the whole message off the peer's hands.
+    // Small buffers: the system must not buffer the whole message of the peer.
     let socket = || {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(16 * 1024).unwrap();
@@ -29,7 +30,8 @@ async fn why_a_message_was_refused_reaches_a_peer_that_is_still_sending_it() {
     let carrier = carrier(server.unwrap().0, false, config).await;
     let (ours, driver) = Connection::over(carrier, plain());
     let driver = tokio::spawn(driver);
-    // A peer by hand: one that hears "close" stops sending, and whether the rest was read is not seen.
+    // A scripted peer: tungstenite stops sending after the close frame, and would not show whether
+    // the rest was read.
     let (mut receiving, mut sending) = client.unwrap().into_split();
     let mut message = vec![0x82, 0x80 | 127];
     message.extend_from_slice(&(2u64 << 20).to_be_bytes());
@@ -37,7 +39,7 @@ async fn why_a_message_was_refused_reaches_a_peer_that_is_still_sending_it() {
     let mut received = Vec::new();
     let (sent, read) = tokio::join!(
         async {
-            // All of it, though its first bytes were too many.
+            // All of it, although its first bytes exceeded the limit.
             sending.write_all(&message).await?;
             sending.shutdown().await
         },
@@ -45,7 +47,7 @@ async fn why_a_message_was_refused_reaches_a_peer_that_is_still_sending_it() {
     );
     sent.expect("it is read to its end");
     read.expect("no reset");
-    // Close, its length, the code.
+    // Close, its length, its code.
     assert_eq!(received[0], 0x88);
     assert_eq!(received[2..4], 1009u16.to_be_bytes());
     let cause = driver.await.unwrap();

@@ -1,4 +1,4 @@
-//! What peers may do before Noise has succeeded, and what they have sent when it has.
+//! The limits before Noise has succeeded, and data that was sent before it had.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 type Peer = WebSocketStream<DuplexStream>;
 
-/// A client by hand, whose upgrade is done.
+/// A scripted client, after its upgrade.
 async fn upgraded(
     pipe: usize,
 ) -> (
@@ -48,7 +48,7 @@ async fn upgraded(
     (peer, accepting)
 }
 
-/// The frame of Noise in a message.
+/// The Noise frame in a message.
 fn frame_of(message: WsMessage) -> Bytes {
     let mut decoder = FrameDecoder::new();
     decoder.push(message.into_data());
@@ -61,14 +61,14 @@ fn on_zero(payload: Vec<u8>) -> BytesMut {
     out
 }
 
-/// Answers the first message of Noise.
+/// Answers the first Noise message.
 async fn answer(peer: &mut Peer, noise: &mut Handshake) -> BytesMut {
     let first = timeout(LIMIT, peer.next()).await.unwrap().unwrap().unwrap();
     noise.receive(&frame_of(first)).unwrap();
     on_zero(noise.poll_send().expect("an answer"))
 }
 
-/// A substream and as much data as it may send at once.
+/// A substream with as much data as it may send at once.
 fn early() -> (BytesMut, Vec<u8>) {
     let mut out = BytesMut::new();
     append_open(&mut out, 2, "");
@@ -80,8 +80,9 @@ fn early() -> (BytesMut, Vec<u8>) {
     (out, data)
 }
 
-/// A client that does not wait for the server's last message: in one long message behind its own, in pings and parts,
-/// and with the first bytes in the message of Noise itself.
+/// A client that does not wait for the server's last message, and sends data after its own Noise
+/// message: in one long message, between pings, in fragments, and beginning in the Noise message
+/// itself.
 #[tokio::test(start_paused = true)]
 async fn what_is_sent_right_behind_noise_arrives() {
     for (joined, parts) in [(0, 1), (0, 7), (1500, 1), (1500, 5)] {
@@ -107,7 +108,7 @@ async fn what_is_sent_right_behind_noise_arrives() {
             .unwrap()
             .unwrap();
         assert!(got == expected, "{joined} {parts}");
-        // The ping behind Noise was not lost either.
+        // The ping after Noise was not lost either.
         let pong = async {
             loop {
                 match peer.next().await.unwrap().unwrap() {
@@ -140,7 +141,7 @@ async fn cause(
 async fn long_messages_are_refused_until_noise_has_succeeded() {
     let too_long =
         |size| ConnectionError::WebSocket(WebSocketError::MessageTooLong { size, max: 4224 });
-    // By its header.
+    // Rejected by its header.
     let (mut peer, accepting) = upgraded(64 * 1024).await;
     let io = peer.get_mut();
     io.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0])
@@ -165,7 +166,7 @@ async fn long_messages_are_refused_until_noise_has_succeeded() {
         ),
         "{end}"
     );
-    // A frame of Noise in messages.
+    // A Noise frame in several messages.
     let (mut peer, accepting) = upgraded(64 * 1024).await;
     let frame = on_zero(vec![0; 10_000]);
     let len = frame.len();
@@ -177,21 +178,21 @@ async fn long_messages_are_refused_until_noise_has_succeeded() {
 #[tokio::test(start_paused = true)]
 async fn few_pongs_wait_for_a_peer_that_has_proven_nothing() {
     let (mut peer, accepting) = upgraded(1024).await;
-    // The pipe takes some pongs, and what comes behind the limit is thrown away.
+    // The pipe holds some pongs, and data beyond the limit is discarded.
     for _ in 0..100 {
         let ping = peer.send(WsMessage::Ping(Bytes::from_static(&[7; 125])));
         let _ = timeout(Duration::from_millis(10), ping).await;
     }
     match cause(accepting).await {
         ConnectionError::WebSocket(WebSocketError::NotReading { queued }) => {
-            // With one pong it was beyond 1 KiB.
+            // One pong exceeded 1 KiB.
             assert!((1025..=1024 + 131).contains(&queued), "{queued}");
         }
         cause => panic!("{cause}"),
     }
 }
 
-/// What an HTTP server has upgraded has the same limits.
+/// A connection that an HTTP server has upgraded has the same limits.
 #[tokio::test(start_paused = true)]
 async fn upgraded_streams_are_read_frame_by_frame_as_well() {
     let (a, b) = duplex(256 * 1024);

@@ -1,4 +1,4 @@
-//! Listeners at wildcards, as those of WebRTC.
+//! Listeners on wildcards, as for WebRTC.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,21 +28,21 @@ async fn the_addresses_of_a_wildcard_can_be_dialled() {
         }
     })
     .await;
-    // An address that is none stands for itself.
+    // Any other address stands for itself.
     let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     assert_eq!(listener.addresses(), [listener.address()]);
 }
 
 #[tokio::test]
 async fn the_wildcards_of_both_families_share_a_port() {
-    // Machines without IPv6 have one of them only.
+    // Machines without IPv6 have only one of them.
     let Ok(v6) = listen("[::]:0".parse().unwrap()).await else {
         return;
     };
     let port = v6.local_addr().port();
     let v4 = listen(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port)).await;
     let v4 = v4.expect("its own family is free");
-    // Each takes its own.
+    // Each accepts its own family.
     for (listener, ip) in [(&v4, "127.0.0.1"), (&v6, "::1")] {
         let to = SocketAddr::new(ip.parse().unwrap(), port);
         let (stream, incoming) =

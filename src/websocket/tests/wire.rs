@@ -1,4 +1,4 @@
-//! What is seen on the wire, and when: headers, subprotocols, pings, and what is waited for.
+//! The wire, and its timing: headers, subprotocols, pings and timeouts.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::websocket::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Takes the request of a client, and answers it with these subprotocols.
+/// Reads the request of a client, and answers it with these subprotocols.
 async fn answer(mut stream: DuplexStream, subprotocols: &[&str]) -> (String, DuplexStream) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -37,7 +37,8 @@ async fn answer(mut stream: DuplexStream, subprotocols: &[&str]) -> (String, Dup
         .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
     let accept = derive_accept_key(key.unwrap().as_bytes());
     let mut answer = format!(
-        "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
+        "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Accept: {accept}\r\n"
     );
     for name in subprotocols {
         answer += &format!("Sec-WebSocket-Protocol: {name}\r\n");
@@ -47,7 +48,7 @@ async fn answer(mut stream: DuplexStream, subprotocols: &[&str]) -> (String, Dup
     (request, stream)
 }
 
-/// Row J-19: what an application adds goes out as it is, once, beside what the upgrade needs.
+/// Row J-19: the headers of an application are sent unchanged, once, beside those of the upgrade.
 #[tokio::test(start_paused = true)]
 async fn j19_headers_of_the_application_are_on_the_wire() {
     let (a, b) = duplex(4096);
@@ -82,7 +83,7 @@ async fn j19_headers_of_the_application_are_on_the_wire() {
     assert_eq!(values("sec-websocket-extensions"), [""; 0]);
 }
 
-/// Row S-6: an answer with anything but the one subprotocol that was offered is an error, and never guessed about.
+/// Row S-6: a response with anything but the offered subprotocol is an error.
 #[tokio::test(start_paused = true)]
 async fn s6_subprotocols_that_were_not_offered_are_refused() {
     let cases: [(&[&str], bool); 7] = [
@@ -132,23 +133,23 @@ async fn pings_and_their_round_trips_are_told() {
     let mut asking = client(Authentication::DangerNone);
     asking.connection = Arc::new(config);
     let mut answering = server(Authentication::DangerNone);
-    // It never asks first.
+    // The server does not ping first.
     answering.websocket.ping_interval = Duration::from_secs(1000);
     answering.websocket.idle_timeout = Duration::from_secs(2000);
     let (a, b) = connected(&asking, &answering).await;
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(pings.count.load(Ordering::Relaxed), 0);
     sleep(Duration::from_secs(150)).await;
-    // One each 15 s, `ping_interval`.
+    // One every 15 s, `ping_interval`.
     let count = pings.count.load(Ordering::Relaxed);
     assert!((9..=10).contains(&count), "{count}");
-    // The pipe takes no time.
+    // The pipe has no delay.
     assert!(pings.longest.load(Ordering::Relaxed) <= 1);
     a.close().await;
     b.closed().await;
 }
 
-/// A connection of ours, the server, and the socket of a peer that says nothing by itself.
+/// A server connection, and the socket of a peer that sends nothing by itself.
 async fn silent(config: WebSocketConfig) -> (Connection, WebSocketStream<DuplexStream>) {
     let (a, b) = duplex(64 * 1024);
     let carrier = carrier(a, false, config).await;
@@ -158,7 +159,7 @@ async fn silent(config: WebSocketConfig) -> (Connection, WebSocketStream<DuplexS
     (ours, peer)
 }
 
-/// Row J-10: our FIN waits for its FIN_ACK as long as over any other carrier.
+/// Row J-10: a FIN waits for its FIN_ACK as long as over any other carrier.
 #[tokio::test(start_paused = true)]
 async fn j10_a_fin_ack_that_does_not_come_is_waited_for_10_s() {
     let (ours, mut peer) = silent(WebSocketConfig::default()).await;
@@ -189,8 +190,8 @@ async fn j10_a_fin_ack_that_does_not_come_is_waited_for_10_s() {
     drop(substream);
 }
 
-/// Row O-5: what a carrier takes for a socket that nobody reads is one message in the making, one
-/// in the engine and what the pipe holds, however often it is asked.
+/// Row O-5: for a peer that does not read, a carrier accepts one message that is being assembled,
+/// one in tungstenite and what the pipe holds, however often it is called.
 #[tokio::test(start_paused = true)]
 async fn o5_a_socket_that_is_not_read_takes_two_messages() {
     const PIPE: usize = 2048;
@@ -215,15 +216,15 @@ async fn o5_a_socket_that_is_not_read_takes_two_messages() {
             })
             .await;
         }
-        // Each frame has a few bytes more on the wire.
+        // Each frame has a few more bytes on the wire.
         let most = 2 * batch + PIPE;
         assert!((batch..=most).contains(&taken), "{taken} of {most}");
         drop(unread);
     }
 }
 
-/// Row JR-3: an open is one frame, and waits for nothing: data goes with it. The peer has not said
-/// a word.
+/// Row JR-3: an open is one frame and waits for nothing: data goes with it. The peer has sent
+/// nothing.
 #[tokio::test(start_paused = true)]
 async fn jr3_an_open_costs_20_bytes_at_most_and_no_round_trip() {
     let (ours, mut peer) = silent(WebSocketConfig::default()).await;
@@ -250,13 +251,13 @@ async fn jr3_an_open_costs_20_bytes_at_most_and_no_round_trip() {
     }
     assert_eq!(begin.elapsed(), Duration::ZERO);
     assert_eq!((opened, payload), (50, b"request".repeat(50)));
-    // A request is a frame of its own: its length, its number and its payload.
+    // A request is one frame: its length, its stream and its payload.
     let requests = 50 * (7 + 2 + 1 + 3);
     let each = (bytes - requests) / 50;
     assert!((12..=20).contains(&each), "{each} bytes for each open");
 }
 
-/// `WebSocketConfig::close_timeout`, to the millisecond: nobody answers our close frame.
+/// `WebSocketConfig::close_timeout`, to the millisecond, if nobody answers the close frame.
 #[tokio::test(start_paused = true)]
 async fn a_close_frame_is_waited_for_1_s() {
     let default = WebSocketConfig::default();
@@ -272,11 +273,11 @@ async fn a_close_frame_is_waited_for_1_s() {
     }
 }
 
-/// One that is answered at once is not waited for.
+/// A close frame that is answered at once ends the wait.
 #[tokio::test(start_paused = true)]
 async fn a_close_frame_that_is_answered_ends_at_once() {
     let (ours, mut peer) = silent(WebSocketConfig::default()).await;
-    // The engine answers when it is polled.
+    // tungstenite answers when it is polled.
     let reading = tokio::spawn(async move { while let Some(Ok(_)) = peer.next().await {} });
     let begin = Instant::now();
     timeout(LIMIT, ours.close()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What [`Events`](crate::events::Events) are told of one payload.
+//! Reports one payload to [`Events`](crate::events::Events).
 
 use std::sync::Arc;
 
@@ -7,27 +7,28 @@ use crate::error::payload::{PayloadError, SendError};
 use crate::events::{PayloadDirection, PayloadOutcome, PayloadProgress};
 use crate::substream::Shared;
 
-/// Tells of one payload, from its beginning to its end, which it tells once whatever becomes of it.
+/// Reports a payload from its beginning to its end. The end is reported exactly once, on drop at
+/// the latest.
 ///
-/// `None` before that, after it, and where nobody listens.
+/// `None` before the beginning, after the end, and without `Events`.
 #[derive(Debug)]
-pub(super) struct Teller(Option<Told>);
+pub(super) struct Reporter(Option<Report>);
 
 #[derive(Debug)]
-struct Told {
+struct Report {
     substream: Arc<Shared>,
     state: Arc<State>,
     direction: PayloadDirection,
-    /// Bytes between two events.
+    /// Bytes between two progress events.
     interval: u64,
     resumed_from: u64,
-    /// Bytes that were through at the event before.
+    /// Bytes transferred at the previous event.
     last: u64,
-    /// There was an event since the beginning.
-    told: bool,
+    /// Whether there was a progress event.
+    has_progress: bool,
 }
 
-impl Teller {
+impl Reporter {
     pub(super) const fn silent() -> Self {
         Self(None)
     }
@@ -41,36 +42,36 @@ impl Teller {
         if !substream.siblings.events.is_enabled() {
             return Self::silent();
         }
-        let told = Told {
+        let report = Report {
             substream: Arc::clone(substream),
             state: Arc::clone(state),
             direction,
             interval,
             resumed_from: 0,
             last: 0,
-            told: false,
+            has_progress: false,
         };
-        let progress = told.progress();
-        told.substream.siblings.events.emit(|events, connection| {
-            events.payload_begun(connection, told.substream.info(), progress);
+        let progress = report.progress();
+        report.substream.siblings.events.emit(|events, connection| {
+            events.payload_begun(connection, report.substream.info(), progress);
         });
-        Self(Some(told))
+        Self(Some(report))
     }
 
     /// The first `offset` bytes are skipped.
     pub(super) fn resumed(&mut self, offset: u64) {
-        if let Some(told) = &mut self.0 {
-            told.resumed_from = offset;
-            told.last = offset;
+        if let Some(report) = &mut self.0 {
+            report.resumed_from = offset;
+            report.last = offset;
         }
     }
 
-    /// Bytes have moved.
-    pub(super) fn moved(&mut self) {
-        if let Some(told) = &mut self.0
-            && told.state.transferred().saturating_sub(told.last) >= told.interval
+    /// Bytes were transferred.
+    pub(super) fn progressed(&mut self) {
+        if let Some(report) = &mut self.0
+            && report.state.transferred().saturating_sub(report.last) >= report.interval
         {
-            told.tell_progress();
+            report.report_progress();
         }
     }
 
@@ -87,20 +88,20 @@ impl Teller {
     }
 
     fn end(&mut self, outcome: PayloadOutcome<'_>) {
-        let Some(mut told) = self.0.take() else {
+        let Some(mut report) = self.0.take() else {
             return;
         };
-        if !told.told || told.state.transferred() != told.last {
-            told.tell_progress();
+        if !report.has_progress || report.state.transferred() != report.last {
+            report.report_progress();
         }
-        let progress = told.progress();
-        told.substream.siblings.events.emit(|events, connection| {
-            events.payload_ended(connection, told.substream.info(), progress, outcome);
+        let progress = report.progress();
+        report.substream.siblings.events.emit(|events, connection| {
+            events.payload_ended(connection, report.substream.info(), progress, outcome);
         });
     }
 }
 
-impl Told {
+impl Report {
     fn progress(&self) -> PayloadProgress {
         let transferred = self.state.transferred();
         PayloadProgress {
@@ -112,24 +113,24 @@ impl Told {
         }
     }
 
-    fn tell_progress(&mut self) {
+    fn report_progress(&mut self) {
         let progress = self.progress();
         self.last = progress.transferred;
-        self.told = true;
+        self.has_progress = true;
         self.substream.siblings.events.emit(|events, connection| {
             events.payload_progress(connection, self.substream.info(), progress);
         });
     }
 }
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
         let cancelled = self
             .0
             .as_ref()
-            .map(|told| (told.state.cancelled(), told.direction));
+            .map(|report| (report.state.cancelled(), report.direction));
         match cancelled {
-            // By a `Canceller`, and nobody has waited for it since.
+            // Cancelled by a `Canceller`, and not polled since.
             Some((Some(code), PayloadDirection::Sent)) => {
                 self.send_failed(&SendError::Cancelled(code));
             }

@@ -1,7 +1,7 @@
-//! The places of a receiver, each of which holds one payload from its first byte to its end.
+//! The slots of a receiver, each of which holds one payload from its first byte to its end.
 //!
-//! A payload that is polled ends by its own timer. One that nobody polls has none, and would keep
-//! its place for ever: it is ended when its time is over and a newcomer asks for a place.
+//! A payload that is polled expires by its own timer. One that is not polled has none, and would
+//! hold its slot for ever: it is ended if it has expired when a new payload needs a slot.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,11 +13,11 @@ use super::watch::State;
 use crate::error::payload::{PayloadError, code};
 use crate::substream::Shared;
 
-/// How many payloads are open, and which of them has to end first.
+/// The slots, and which of the open payloads expires first.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct Slots {
     open: Arc<AtomicUsize>,
-    /// By deadline, then by a number of its own. As many as are open.
+    /// By deadline, then by a unique number. One entry for each open payload.
     held: Mutex<Held>,
 }
 
@@ -27,27 +27,27 @@ struct Held {
     by_deadline: BTreeMap<(Instant, u64), Holder>,
 }
 
-/// Whose place it is.
+/// The payload that holds a slot.
 #[derive(Debug)]
 struct Holder {
     state: Arc<State>,
     substream: Weak<Shared>,
-    _all: Place,
-    _of_connection: Option<Place>,
+    _all: Unit,
+    _of_connection: Option<Unit>,
 }
 
-/// The place of one payload. Dropping it gives the place back.
+/// The slot of one payload, released on drop.
 #[derive(Debug)]
 pub(super) struct Permit {
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     key: (Instant, u64),
 }
 
-/// One of a limited number.
+/// One unit of a limited number.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+struct Unit(Arc<AtomicUsize>);
 
-impl Place {
+impl Unit {
     fn take(open: &Arc<AtomicUsize>, max: usize) -> Result<Self, PayloadError> {
         let more = |open| (open < max).then_some(open + 1);
         match open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
@@ -57,19 +57,19 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Unit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Places {
+impl Slots {
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A place of `max`, and one of those of a connection, until `deadline` if somebody else wants
-    /// it then.
+    /// Takes one of `max` slots, and one of those of a connection. After `deadline` a new payload
+    /// may evict it.
     pub(super) fn take(
         self: &Arc<Self>,
         max: usize,
@@ -79,9 +79,9 @@ impl Places {
     ) -> Result<Permit, PayloadError> {
         self.end_expired();
         let of_connection = of_connection
-            .map(|(open, max)| Place::take(open, max))
+            .map(|(open, max)| Unit::take(open, max))
             .transpose()?;
-        let all = Place::take(&self.open, max)?;
+        let all = Unit::take(&self.open, max)?;
         let mut held = self.lock();
         let key = (deadline, held.next);
         held.next += 1;
@@ -95,12 +95,13 @@ impl Places {
             },
         );
         Ok(Permit {
-            places: Arc::clone(self),
+            slots: Arc::clone(self),
             key,
         })
     }
 
-    /// Ends those whose time is over: nobody has polled them, or they would have ended themselves.
+    /// Ends expired payloads, which are not polled, since otherwise they would have ended
+    /// themselves.
     fn end_expired(&self) {
         let now = Instant::now();
         loop {
@@ -112,7 +113,7 @@ impl Places {
                 return;
             }
             let holder = entry.remove();
-            // What wakes others does so without the lock.
+            // Wakers run without the lock.
             drop(held);
             if holder.state.expire()
                 && let Some(substream) = holder.substream.upgrade()
@@ -129,7 +130,7 @@ impl Places {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let holder = self.places.lock().by_deadline.remove(&self.key);
+        let holder = self.slots.lock().by_deadline.remove(&self.key);
         drop(holder);
     }
 }

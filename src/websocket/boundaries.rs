@@ -1,20 +1,23 @@
-//! Where the frames of RFC 6455 end, so that an engine which will be replaced has read nothing of the next one.
+//! Finds the ends of WebSocket frames (RFC 6455), so that a tungstenite instance that will be
+//! replaced has read nothing of the next frame.
 
-/// Longest header of a frame: two bytes, a length of eight, a mask of four (RFC 6455 section 5.2).
+/// Maximum length of a frame header: two bytes, a length of eight, a mask of four (RFC 6455 section
+/// 5.2).
 const MAX_HEADER: usize = 14;
 
-/// Follows a stream of frames, and says how much of it may be read at once.
+/// Tracks the frames of a stream, and how much of it may be read at once.
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(super) struct FrameBoundaries {
     header: [u8; MAX_HEADER],
-    /// Bytes of the header that have come.
+    /// Bytes of the header that have been read.
     filled: usize,
-    /// Bytes of the payload that are missing; the header is whole.
+    /// Missing bytes of the payload, once the header is complete.
     missing: u64,
 }
 
-impl Cutter {
-    /// How many bytes come before the next border: of the header as far as its length is known, of the payload.
+impl FrameBoundaries {
+    /// Bytes up to the next boundary: the end of the payload, or of the header as far as its length
+    /// is known.
     pub(super) fn wanted(&self) -> usize {
         if self.missing > 0 {
             return usize::try_from(self.missing).unwrap_or(usize::MAX);
@@ -22,12 +25,12 @@ impl Cutter {
         self.header_len().saturating_sub(self.filled)
     }
 
-    /// Whether a frame has ended and no other begun.
+    /// Whether the stream is at a frame boundary.
     pub(super) fn is_between_frames(&self) -> bool {
         self.filled == 0 && self.missing == 0
     }
 
-    /// Takes note of bytes that were read, at most as many as were wanted.
+    /// Records bytes that were read, at most [`Self::wanted`].
     pub(super) fn read(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.wanted(), "no more than was wanted");
         if self.missing > 0 {
@@ -108,15 +111,15 @@ mod tests {
                 stream.resize(stream.len() + len, 0xff);
                 ends.push(stream.len());
             }
-            let mut cutter = Cutter::default();
+            let mut boundaries = FrameBoundaries::default();
             let (mut at, mut seen) = (0, Vec::new());
             while at < stream.len() {
-                let wanted = cutter.wanted();
+                let wanted = boundaries.wanted();
                 assert!(wanted > 0, "seed {seed}");
                 let len = rng.random_range(1..=wanted.min(stream.len() - at));
-                cutter.read(&stream[at..at + len]);
+                boundaries.read(&stream[at..at + len]);
                 at += len;
-                if cutter.is_between_frames() {
+                if boundaries.is_between_frames() {
                     seen.push(at);
                 }
             }
