@@ -182,6 +182,18 @@ transfers() {
     && PROFILE=dev scripts/payload-resume.sh --websocket 64
 }
 
+# Every set of the features that a user selects. CI checks those for tests as well, with
+# `cargo hack check --feature-powerset`. Warnings count: a set in which an import is unused too.
+feature_sets() {
+  local carriers set
+  for carriers in '' webrtc websocket webrtc,websocket; do
+    for set in "$carriers" "$carriers,metrics" "$carriers,rsa"; do
+      printf 'features: %s\n' "${set:-none}"
+      cargo clippy --quiet --lib --package anabranch --no-default-features --features "$set" -- -D warnings || return
+    done
+  done
+}
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features metrics; }
 
 trap report EXIT
@@ -226,12 +238,16 @@ step "docs/interop.md" "its tables are what the peers' tests have asserted" scri
 # One build for both.
 step "lean, rsa" "the library without websocket, with RSA identities" \
   tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint --test strangers
-step "no features" "what tests turn on is not what the library needs" \
-  cargo check --lib --no-default-features
+step "feature sets" "the library compiles with every set of features, without those of the tests" feature_sets
 if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
   step "Rust $(rust_version)" "the library compiles with it" msrv
 else
   step "Rust $(rust_version)" "no dependency says that it needs a newer one; that toolchain is not installed" msrv
+fi
+if cargo deny --version > /dev/null 2>&1; then
+  step "dependencies" "no advisories, allowed licences and sources only (deny.toml)" cargo deny check
+else
+  skip "dependencies" "cargo-deny is not installed; CI runs it"
 fi
 step "fuzz" "the fuzz targets compile" fuzz_targets_compile
 skip "figures" "half an hour on a quiet machine, and minutes of a release build: scripts/figures.sh"

@@ -81,8 +81,7 @@ fn id(state: &impl Debug) -> String {
 }
 
 /// The one step that `step` makes of every state of the rest of a substream.
-fn independent<S: Debug + PartialEq>(steps: impl Iterator<Item = Step<S>>) -> Step<S> {
-    let mut steps = steps;
+fn independent<S: Debug + PartialEq>(mut steps: impl Iterator<Item = Step<S>>) -> Step<S> {
     let first = steps.next().expect("a state");
     assert!(steps.all(|step| step == first), "depends on another state");
     first
