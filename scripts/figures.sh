@@ -65,7 +65,7 @@ build_peers() {
 
 # The last one that changed what is measured, so that those of pages make no other version of it.
 commit() {
-  local measured=(src benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
+  local measured=(src crates benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
   changes=$(git status --porcelain --untracked-files=no -- "${measured[@]}")
   printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" "${changes:+ with changes}"
 }

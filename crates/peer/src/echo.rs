@@ -2,18 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::{Connection, Substream};
-
 use crate::content::{self, Checker};
-use crate::dial::{Dialler, Failure, Phase};
+use crate::dial::{Dialler, Failure, Phase, SubstreamOf};
 use crate::json::Object;
 use crate::measure::Samples;
 use crate::serve::ECHO;
+use crate::{Stack, Substream, Writer};
 
 /// Runs all round trips and adds their percentiles to `line`.
-pub(crate) async fn run(
-    dialler: &Dialler,
-    connection: &Connection,
+pub(crate) async fn run<S: Stack>(
+    dialler: &Dialler<S>,
+    connection: &S::Connection,
     line: Object,
 ) -> Result<Object, Failure> {
     let cpu = dialler.cpu();
@@ -32,10 +31,10 @@ pub(crate) async fn run(
     Ok(dialler.cpu().since(cpu).report(line))
 }
 
-/// One round trip on a substream of its own, from opening it to its close.
-pub(crate) async fn round_trip(
-    dialler: &Dialler,
-    connection: &Connection,
+/// Runs one round trip on a substream of its own, from opening it to its close.
+pub(crate) async fn round_trip<S: Stack>(
+    dialler: &Dialler<S>,
+    connection: &S::Connection,
     size: u64,
 ) -> Result<Duration, Failure> {
     let start = Instant::now();
@@ -44,33 +43,33 @@ pub(crate) async fn round_trip(
     Ok(start.elapsed())
 }
 
-/// Sends `size` bytes on an open substream, checks what comes back, and closes.
+/// Sends `size` bytes on an open substream, checks the echo, and closes.
 ///
-/// With `--nofin` nothing is left to confirm when all bytes are back, and the substream is dropped,
-/// which closes it gracefully without waiting for it.
-pub(crate) async fn exchange(
-    dialler: &Dialler,
-    mut substream: Substream,
+/// With `--nofin` nothing is left to confirm when all bytes are back, so the close is not awaited.
+pub(crate) async fn exchange<S: Stack>(
+    dialler: &Dialler<S>,
+    substream: SubstreamOf<S>,
     size: u64,
 ) -> Result<(), Failure> {
     let options = &dialler.options;
+    let (mut reader, mut writer) = substream.into_split();
     let mut checker = Checker::default();
-    let (reader, writer) = substream.split();
-    if options.nofin {
+    if options.settings.nofin {
         let both = async {
             tokio::try_join!(
-                content::send(writer, size, options.chunk, |_| {}),
-                checker.receive(reader, size),
-            )
+                content::send(&mut writer, size, options.chunk, |_| {}),
+                checker.receive(&mut reader, size),
+            )?;
+            writer.close().await
         };
-        dialler.within(Phase::Transfer, both).await?;
-        return Ok(());
+        return dialler.within(Phase::Transfer, both).await;
     }
     let upload = async {
-        content::send(writer, size, options.chunk, |_| {}).await?;
+        content::send(&mut writer, size, options.chunk, |_| {}).await?;
         Ok(writer.finish().await)
     };
-    let both = async { tokio::try_join!(upload, checker.receive_all(reader, size)) };
+    let both = async { tokio::try_join!(upload, checker.receive_all(&mut reader, size)) };
     let (outcome, ()) = dialler.within(Phase::Transfer, both).await?;
-    dialler.check_outcome(outcome)
+    outcome.map_err(Failure::unclean_close)?;
+    Ok(())
 }

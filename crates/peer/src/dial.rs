@@ -3,14 +3,18 @@
 use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::args::{Mode, Options};
 use crate::json::Object;
 use crate::measure::{Cpu, Memory};
-use crate::{Connection, Stack, Substream, bench, cases, echo, idle, stall};
+use crate::{Connection, Stack, bench, cases, echo, idle, stall};
 
-/// What was being done when something failed.
+/// The substream type of a stack.
+pub(crate) type SubstreamOf<S> = <<S as Stack>::Connection as Connection>::Substream;
+
+/// What the opener was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Connect,
@@ -45,38 +49,55 @@ impl Failure {
         }
     }
 
-    /// Says more about where it happened.
+    /// The failure of a [`Writer::finish`](crate::Writer::finish) after all bytes were transferred.
+    pub(crate) fn unclean_close(error: std::io::Error) -> Self {
+        let message = format_args!("the close was not clean: {error}");
+        Self::new(Phase::Close, message)
+    }
+
+    /// Adds where it happened.
     pub(crate) fn context(self, context: impl fmt::Display) -> Self {
         Self {
             message: format!("{context}: {}", self.message),
             ..self
         }
     }
+
+    fn line(&self) -> Object {
+        Object::default()
+            .text("error", &self.message)
+            .text("phase", self.phase.name())
+    }
 }
 
 /// A stack that dials one peer, and the options.
 #[derive(Debug)]
-pub(crate) struct Dialler<S> {
+pub(crate) struct Dialler<S: Stack> {
     stack: S,
-    pub(crate) options: Options,
+    pub(crate) options: Arc<Options<S::Address>>,
 }
 
-/// Does what the options say, as often as they say.
-pub(crate) async fn run<S: Stack>(stack: S, options: Options) -> ExitCode {
+/// Runs what the options select, as often as they demand.
+pub(crate) async fn run<S: Stack>(options: Options<S::Address>) -> ExitCode {
+    let stack = match S::dialler(&options.settings).await {
+        Ok(stack) => stack,
+        Err(error) => {
+            println!("{}", Failure::new(Phase::Connect, error).line().line());
+            return ExitCode::FAILURE;
+        }
+    };
+    let options = Arc::new(options);
     let dialler = Dialler { stack, options };
     let mut status = ExitCode::SUCCESS;
     for _ in 0..dialler.options.repeat {
-        let line = match dialler.run_once().await {
-            Ok(line) => line,
-            Err(failure) => {
-                status = ExitCode::FAILURE;
-                Object::default()
-                    .text("error", &failure.message)
-                    .text("phase", failure.phase.name())
-            }
-        };
+        let line = dialler.run_once().await.unwrap_or_else(|failure| {
+            status = ExitCode::FAILURE;
+            failure.line()
+        });
         println!("{}", line.line());
     }
+    // A failure may have left a connection; the process ends in any case.
+    let _ = tokio::time::timeout(dialler.options.timeout, dialler.stack.close()).await;
     status
 }
 
@@ -90,15 +111,14 @@ impl<S: Stack> Dialler<S> {
             return idle::connections(self, count).await;
         }
         let (connection, connect) = self.connect().await?;
-        let connection = connection.as_ref();
         let line = Object::default().millis("connect_ms", connect);
         let result = match &self.options.mode {
-            Mode::Echo => echo::run(self, connection, line).await,
-            Mode::IdleStreams(count) => idle::substreams(self, connection, *count, line).await,
-            Mode::Stall => stall::up(self, connection, line).await,
-            Mode::StallDown => stall::down(self, connection, line).await,
-            Mode::Cases(all) => cases::run(self, connection, all, line).await,
-            Mode::Bench | Mode::Connections(_) => bench::run(self, connection, line).await,
+            Mode::Echo => echo::run(self, &connection, line).await,
+            Mode::IdleStreams(count) => idle::substreams(self, &connection, *count, line).await,
+            Mode::Stall => stall::up(self, &connection, line).await,
+            Mode::StallDown => stall::down(self, &connection, line).await,
+            Mode::Cases(all) => cases::run(self, &connection, all, line).await,
+            Mode::Bench | Mode::Connections(_) => bench::run(self, &connection, line).await,
         };
         // Also after a failure, whose error matters more than that of the close.
         let closed = self.close(connection).await;
@@ -107,8 +127,8 @@ impl<S: Stack> Dialler<S> {
         Ok(line)
     }
 
-    /// Connects, and says how long that took.
-    pub(crate) async fn connect(&self) -> Result<(Box<dyn Connection>, Duration), Failure> {
+    /// Connects, and returns how long that took.
+    pub(crate) async fn connect(&self) -> Result<(S::Connection, Duration), Failure> {
         let start = Instant::now();
         let attempt = self.stack.dial(&self.options.address);
         let connection = self.within(Phase::Connect, attempt).await?;
@@ -118,33 +138,24 @@ impl<S: Stack> Dialler<S> {
     /// Opens a substream.
     pub(crate) async fn open(
         &self,
-        connection: &dyn Connection,
+        connection: &S::Connection,
         protocol: &'static str,
-    ) -> Result<Substream, Failure> {
+    ) -> Result<SubstreamOf<S>, Failure> {
         self.within(Phase::Open, connection.open(protocol)).await
     }
 
     /// Closes a connection.
-    pub(crate) async fn close(&self, connection: &dyn Connection) -> Result<(), Failure> {
+    pub(crate) async fn close(&self, connection: S::Connection) -> Result<(), Failure> {
         self.within(Phase::Close, connection.close()).await
     }
 
-    /// Gives an operation the time that `--timeout-s` says.
+    /// See [`Options::within`].
     pub(crate) async fn within<T, E: fmt::Display>(
         &self,
         phase: Phase,
         operation: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.options.timeout, operation).await {
-            Ok(result) => result.map_err(|error| Failure::new(phase, error)),
-            Err(_) => {
-                let limit = self.options.timeout;
-                Err(Failure::new(
-                    phase,
-                    format_args!("not done within {limit:?}"),
-                ))
-            }
-        }
+        self.options.within(phase, operation).await
     }
 
     /// Memory of both processes now.
@@ -155,5 +166,22 @@ impl<S: Stack> Dialler<S> {
     /// Processor time of both processes so far.
     pub(crate) fn cpu(&self) -> Cpu {
         Cpu::now(self.options.peer_pid)
+    }
+}
+
+impl<A> Options<A> {
+    /// Limits an operation to the time of `--timeout-s`.
+    pub(crate) async fn within<T, E: fmt::Display>(
+        &self,
+        phase: Phase,
+        operation: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.timeout, operation).await {
+            Ok(result) => result.map_err(|error| Failure::new(phase, error)),
+            Err(_) => {
+                let message = format_args!("not done within {:?}", self.timeout);
+                Err(Failure::new(phase, message))
+            }
+        }
     }
 }

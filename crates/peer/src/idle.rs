@@ -1,34 +1,40 @@
-//! `--conns` and `--idle-streams`, with the figures of `examples/peer/idle.rs`.
+//! `--conns` and `--idle-streams`: the memory of idle connections and substreams.
+//!
+//! Memory is the resident set in KiB, of this process (`own_...`) and of that of `--peer-pid`,
+//! before the first is opened and at the end of the hold. After that each must still work.
+//!
+//! A process seldom returns memory to the system, so only the first repeat against a fresh listener
+//! shows the cost of each.
 
 use std::time::Instant;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use crate::Stack;
 use crate::dial::{Dialler, Failure};
 use crate::echo;
 use crate::json::Object;
 use crate::measure::{Memory, Samples, growth};
 use crate::serve::ECHO;
-use crate::{Connection, Stack};
 
-/// Bytes of the echo that shows that something still works.
+/// Bytes of the echo that checks that a connection or substream still works.
 const PROBE: u64 = 1 << 10;
 
-/// Holds idle connections.
+/// Holds idle connections and reports their cost.
 pub(crate) async fn connections<S: Stack>(
     dialler: &Dialler<S>,
     count: usize,
 ) -> Result<Object, Failure> {
-    // What only the first connection costs is not a cost of each.
+    // One-time costs of the first connection are not a cost of each.
     let (warm_up, _) = dialler.connect().await?;
-    echo::round_trip(dialler, warm_up.as_ref(), PROBE).await?;
-    dialler.close(warm_up.as_ref()).await?;
+    echo::round_trip(dialler, &warm_up, PROBE).await?;
+    dialler.close(warm_up).await?;
 
     let before = dialler.memory();
     let cpu = dialler.cpu();
     let start = Instant::now();
-    let mut connects = Samples::default();
     let mut connections = Vec::with_capacity(count);
+    let mut connects = Samples::default();
     let mut dials = stream::iter(0..count)
         .map(|i| async move {
             let result = dialler.connect().await;
@@ -46,12 +52,12 @@ pub(crate) async fn connections<S: Stack>(
     let idle = dialler.cpu().since(idle);
     let after = dialler.memory();
     for (i, connection) in connections.iter().enumerate() {
-        echo::round_trip(dialler, connection.as_ref(), PROBE)
+        echo::round_trip(dialler, connection, PROBE)
             .await
             .map_err(|failure| failure.context(format_args!("connection {i} after the hold")))?;
     }
     for connection in connections {
-        dialler.close(connection.as_ref()).await?;
+        dialler.close(connection).await?;
     }
     let line = Object::default()
         .integer("conns", count as u64)
@@ -65,10 +71,10 @@ pub(crate) async fn connections<S: Stack>(
     Ok(memory(line, "conn", before, after, count))
 }
 
-/// Holds idle substreams of one connection.
+/// Holds idle substreams of one connection and adds their cost to `line`.
 pub(crate) async fn substreams<S: Stack>(
     dialler: &Dialler<S>,
-    connection: &dyn Connection,
+    connection: &S::Connection,
     count: usize,
     line: Object,
 ) -> Result<Object, Failure> {

@@ -1,9 +1,9 @@
-//! Lines of JSON, written by hand: one flat object a line.
+//! Lines of JSON, each a flat object.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-/// An object under construction; keys stay in the order in which they are added.
+/// An object under construction; keys keep the order in which they were added.
 #[derive(Debug, Default)]
 pub(crate) struct Object(String);
 
@@ -28,7 +28,7 @@ impl Object {
         self.raw(key, &value.into().to_string())
     }
 
-    /// A number with three decimals. JSON knows no infinity: that is `null`.
+    /// A number with three decimals. JSON has no infinity, which becomes `null`.
     pub(crate) fn number(self, key: &str, value: f64) -> Self {
         if value.is_finite() {
             self.raw(key, &format!("{value:.3}"))
@@ -49,7 +49,7 @@ impl Object {
         self.raw(key, &format!("{:.6}", value.as_secs_f64()))
     }
 
-    /// The whole line, without its end.
+    /// The line, without its newline.
     pub(crate) fn line(mut self) -> String {
         self.0.push('}');
         if !self.0.starts_with('{') {

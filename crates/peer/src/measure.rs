@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::json::Object;
 
-/// Durations that were measured, for percentiles.
+/// Measured durations.
 #[derive(Debug, Default)]
 pub(crate) struct Samples(Vec<Duration>);
 
@@ -21,7 +21,7 @@ impl Samples {
         self.0.iter().max().copied().unwrap_or_default()
     }
 
-    /// The smallest sample that `percent` of all do not exceed; zero without samples.
+    /// The smallest sample that `percent` of all samples do not exceed; zero without samples.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -30,7 +30,7 @@ impl Samples {
     }
 }
 
-/// Resident memory in KiB of this process and, if its id is known, of the peer's.
+/// Resident memory in KiB of this process and, if its id is known, of the peer's process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) own: Option<u64>,
@@ -38,7 +38,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What is resident now.
+    /// Reads both now.
     pub(crate) fn now(peer_pid: Option<u32>) -> Self {
         Self {
             own: resident("self"),
@@ -46,7 +46,7 @@ impl Memory {
         }
     }
 
-    /// The larger of each.
+    /// The maximum of each.
     pub(crate) fn max(self, other: Self) -> Self {
         Self {
             own: self.own.max(other.own),
@@ -55,13 +55,13 @@ impl Memory {
     }
 }
 
-/// How much `after` is more than `before`, for each of `count` things.
+/// Growth from `before` to `after` for each of `count` items.
 pub(crate) fn growth(before: Option<u64>, after: Option<u64>, count: usize) -> Option<f64> {
     Some((after? as f64 - before? as f64) / count as f64)
 }
 
-/// Processor time in seconds, user and system, that all threads of this process have used so far,
-/// and, if its id is known, those of the peer's.
+/// Processor time in seconds, user and system, of all threads of this process and, if its id is
+/// known, of the peer's process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cpu {
     own: Option<f64>,
@@ -69,7 +69,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What has been used until now.
+    /// Processor time up to now.
     pub(crate) fn now(peer_pid: Option<u32>) -> Self {
         Self {
             own: processor_time("self"),
@@ -77,7 +77,7 @@ impl Cpu {
         }
     }
 
-    /// What has been used since `earlier`.
+    /// Processor time since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         let less = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
         Self {
@@ -90,7 +90,7 @@ impl Cpu {
         line.maybe("cpu_s", self.own).maybe("peer_cpu_s", self.peer)
     }
 
-    /// As what was used while nothing happened.
+    /// Adds the processor time of an idle period.
     pub(crate) fn report_hold(self, line: Object) -> Object {
         line.maybe("hold_cpu_s", self.own)
             .maybe("peer_hold_cpu_s", self.peer)
@@ -106,13 +106,13 @@ fn resident(process: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// `utime` and `stime` of a process (proc(5)), where there is a `/proc`: fields 14 and 15, in ticks of
-/// 10 ms on every Linux. The second field, a name in parentheses, may hold spaces.
+/// `utime` and `stime` of a process (proc(5)), where there is a `/proc`: fields 14 and 15, in ticks
+/// of 10 ms on every Linux. The second field, a name in parentheses, may contain spaces.
 fn processor_time(process: &str) -> Option<f64> {
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    let mut fields = behind_name.split_ascii_whitespace().skip(11);
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
 }
