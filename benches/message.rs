@@ -1,4 +1,4 @@
-//! The frame codec beside a plain prost one, and beside a copy of as many bytes.
+//! The frame codec compared with a plain prost codec, and with a copy of the same bytes.
 
 use std::{hint::black_box, time::Duration};
 
@@ -19,7 +19,7 @@ fn payload(len: usize) -> Bytes {
     (0..len).map(|offset| (offset % 251) as u8).collect()
 }
 
-/// What a straightforward codec does: one allocation for the body, one for the frame around it.
+/// A straightforward codec: one allocation for the body, one for the frame around it.
 fn prost_encode(payload: &Bytes) -> Vec<u8> {
     let body = generated::Message {
         message: Some(payload.clone()),

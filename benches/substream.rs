@@ -1,4 +1,5 @@
-//! The substream layer over the memory carrier, beside the bare carrier and carrier plus codec.
+//! The substream layer over the memory carrier, compared with the bare carrier and with carrier
+//! plus codec.
 //!
 //!     cargo bench --bench substream
 
@@ -63,7 +64,7 @@ fn config() -> MemoryConfig {
     MemoryConfig::default()
 }
 
-/// Messages of `size` over one channel, in frames or not.
+/// Messages of `size` over one channel, with or without frames.
 async fn bare(size: usize, bytes: usize, codec: bool) -> Duration {
     let (mut sender, mut receiver, _) = pair(config());
     let channel = sender.open("").expect("a channel");
@@ -84,7 +85,7 @@ async fn bare(size: usize, bytes: usize, codec: bool) -> Duration {
                 until_writable(&mut sender).await;
             }
         }
-        // Keeps the carrier alive until all has arrived.
+        // Keeps the carrier alive until every message has arrived.
         sender
     };
     let receiving = async {
@@ -159,7 +160,7 @@ async fn substream(size: usize, bytes: usize) -> Duration {
         write.flush().await.expect("a flush");
     };
     let receiving = async {
-        // The first answer, so that the opener knows what this side accepts.
+        // The first answer, which announces to the opener what this side accepts.
         read.write_all(b"!").await.expect("a write");
         let mut got = 0;
         while got < bytes {
@@ -171,7 +172,7 @@ async fn substream(size: usize, bytes: usize) -> Duration {
     began.elapsed()
 }
 
-// What is set here can be set otherwise on the command line; what a group sets can not.
+// The command line overrides what is set here, but not what a group sets.
 criterion_group! {
     name = benches;
     config = Criterion::default()

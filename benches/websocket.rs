@@ -1,10 +1,11 @@
-//! What the layers over a WebSocket cost, beside bare tokio-tungstenite messages, in one run; and what batching
-//! is worth.
+//! The cost of the layers over a WebSocket, compared with bare tokio-tungstenite messages in one
+//! run, and the gain of batching.
 //!
 //!     cargo bench --bench websocket
 //!
-//! Both ends run on one thread, so these are figures per core of both sides together. The rounds of all
-//! candidates are interleaved, and the table has their medians. `--rounds N`, default 9. `--json` prints all values.
+//! Both ends run on one thread, so these are figures per core of both sides together. The rounds of
+//! all candidates are interleaved, and the table shows their medians. `--rounds N`, default 9.
+//! `--json` prints all values.
 
 use std::future::poll_fn;
 use std::io::Write;
@@ -63,7 +64,8 @@ fn main() {
     println!("64-byte messages over loopback TCP, thousands a second, median of {rounds}\n");
     let [bare, flushed, batched] = times.map(|times| SMALL_MESSAGES as f64 / 1e3 / median(times));
     println!(
-        "| bare, one message each | one substream, one message each | {SUBSTREAMS} substreams, batched | factors |"
+        "| bare, one message each | one substream, one message each \
+         | {SUBSTREAMS} substreams, batched | factors |"
     );
     println!("|---|---|---|---|");
     println!(
@@ -73,7 +75,7 @@ fn main() {
     );
 }
 
-/// Bytes of one channel over what `connect` makes.
+/// Transfers over one channel on the streams of `connect`, with each layer.
 fn layers<I: Io>(
     runtime: &tokio::runtime::Runtime,
     rounds: usize,
@@ -84,7 +86,8 @@ fn layers<I: Io>(
     if !json {
         println!("one channel, {over}, MB/s, median of {rounds}\n");
         println!(
-            "| size | bare messages | carrier | carrier + codec | carrier + substream | over the carrier | the same, of slices | over the carrier |"
+            "| size | bare messages | carrier | carrier + codec | carrier + substream \
+             | over the carrier | the same, of slices | over the carrier |"
         );
         println!("|---|---|---|---|---|---|---|---|");
     }
@@ -114,7 +117,8 @@ fn layers<I: Io>(
             times.map(|times| bytes as f64 / 1e6 / median(times));
         let cost = |substream: f64| (1.0 - substream / carrier) * 100.0;
         println!(
-            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {copied:.0} | {:+.0} % | {slices:.0} | {:+.0} % |",
+            "| {size} | {bare:.0} | {carrier:.0} | {codec:.0} | {copied:.0} | {:+.0} % \
+             | {slices:.0} | {:+.0} % |",
             cost(copied),
             cost(slices)
         );
@@ -125,7 +129,7 @@ fn layers<I: Io>(
     }
 }
 
-/// A field of JSON: how much of `amount` a second in each round.
+/// A field of JSON: `amount` per second in each round.
 fn rates(name: &str, times: &[Duration], amount: f64) -> String {
     let rates = times.iter().map(|time| amount / time.as_secs_f64());
     format!("\"{name}\":{:.1?}", rates.collect::<Vec<_>>())
@@ -153,7 +157,7 @@ async fn tcp() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// Messages of `size`, fed as long as the engine takes them and flushed in the end.
+/// Messages of `size`, fed as long as the WebSocket accepts them and flushed at the end.
 async fn bare((a, b): (impl Io, impl Io), size: usize, bytes: usize) -> Duration {
     let mut sender = WebSocketStream::from_raw_socket(a, Role::Client, None).await;
     let mut receiver = WebSocketStream::from_raw_socket(b, Role::Server, None).await;
@@ -181,7 +185,7 @@ async fn bare((a, b): (impl Io, impl Io), size: usize, bytes: usize) -> Duration
     began.elapsed()
 }
 
-/// Frames with payloads of `size` over one channel, encoded and decoded for each or not.
+/// Frames with payloads of `size` over one channel, each encoded and decoded, or not.
 async fn carrier((a, b): (impl Io, impl Io), size: usize, bytes: usize, codec: bool) -> Duration {
     let config = WebSocketConfig::default();
     let mut sender = carrier_over(a, true, config.clone())
@@ -207,14 +211,14 @@ async fn carrier((a, b): (impl Io, impl Io), size: usize, bytes: usize, codec: b
                 until(&mut sender, |event| *event == CarrierEvent::Writable).await;
             }
         }
-        // Goes on sending until it is stopped.
+        // Continues to send until it is stopped.
         until(&mut sender, |_| false).await;
     };
     let receiving = async {
         let mut decoder = FrameDecoder::new();
         let (mut got, mut raw) = (0, 0);
         let whole = count * payload.len();
-        // Each frame has the field `stream`, and the first a label, which is empty: three bytes each.
+        // Each frame has the field `stream`, and the first an empty label: three bytes each.
         let whole_raw = count * (ready.len() + 3) + 3;
         while got < whole && raw < whole_raw {
             let channel = until_readable(&mut receiver).await;
@@ -363,8 +367,8 @@ async fn flushed_substream(io: (TcpStream, TcpStream)) -> Duration {
     began.elapsed()
 }
 
-/// One write on each of many substreams, again and again; each round is flushed before the next, so that what is
-/// merged are the frames of different substreams, not the writes of one.
+/// One write on each of many substreams, again and again. Each round is flushed before the next, so
+/// that a batch merges the frames of different substreams, not the writes of one.
 async fn batched(io: (TcpStream, TcpStream)) -> Duration {
     let (opener, acceptor) = connections(io).await;
     let (mut writers, mut readers) = (Vec::new(), Vec::new());
@@ -385,7 +389,7 @@ async fn batched(io: (TcpStream, TcpStream)) -> Duration {
         }
     };
     let receiving = async {
-        // All at once: the later ones have small windows, and their writers would wait.
+        // All at once: the later substreams have small windows, and their writers would wait.
         let reading = readers.iter_mut().map(|read| async {
             let mut got = 0;
             while got < SMALL_MESSAGES / SUBSTREAMS * 64 {

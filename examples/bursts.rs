@@ -1,8 +1,9 @@
-//! Bursts that once ended connections: many small messages, many opens at once, a listener that is slow to accept.
-//! Over WebRTC on loopback and over a WebSocket. Ends with 0 only if every byte came back and nothing was refused.
+//! Bursts that once ended connections: many small messages, many opens at once, and a listener that
+//! is slow to accept. Over WebRTC on loopback and over a WebSocket. Exits with 0 only if every byte
+//! came back and nothing was refused.
 //!
 //! ```text
-//! cargo run --release --example bursts [tiny] [opens] [slow]        all without an argument
+//! cargo run --release --example bursts [tiny] [opens] [slow]    default: all
 //! ```
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn config() -> Config {
     config
 }
 
-/// Two ends of a connection over each carrier, and what has to stay alive for them.
+/// Both ends of a connection over each carrier, and the objects that have to stay alive for them.
 async fn pairs() -> Result<Vec<(&'static str, Connection, Connection, Vec<Endpoint>)>> {
     let listener = Endpoint::builder()
         .config(config())
@@ -52,7 +53,7 @@ async fn pairs() -> Result<Vec<(&'static str, Connection, Connection, Vec<Endpoi
     Ok(vec![webrtc, ("WebSocket", ours, theirs, Vec::new())])
 }
 
-/// Echoes every substream; takes this long for each accept.
+/// Echoes every substream, with a pause before each accept.
 fn serve(connection: Connection, pause: Duration) {
     tokio::spawn(async move {
         while let Ok(Some(substream)) = connection.accept().await {
@@ -71,7 +72,7 @@ async fn echo(substream: Substream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes `messages` of `size` bytes, flushed each, and compares what comes back.
+/// Writes `messages` of `size` bytes, each flushed, and compares the echo.
 async fn exchange(connection: Connection, messages: usize, size: usize) -> Result<()> {
     let (mut reader, mut writer) = connection.open("").await?.into_split();
     let writing = tokio::spawn(async move {

@@ -1,5 +1,4 @@
-//! The smallest working program: a listener and a dialler in one process, and one line that comes
-//! back.
+//! The smallest working program: a listener and a dialler in one process, and the echo of one line.
 //!
 //! ```text
 //! cargo run --example echo
@@ -31,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let connection = dialler.connect(&address).await?;
     let mut substream = connection.open("/echo/1.0.0").await?;
     substream.write_all(b"Hello over a data channel!").await?;
-    let outcome = substream.finish().await?; // FIN, and FIN_ACK: the peer has it all.
+    let outcome = substream.finish().await?; // FIN and FIN_ACK: the peer has every byte.
     let mut answer = String::new();
     substream.read_to_string(&mut answer).await?;
     println!("{answer} ({outcome:?})");

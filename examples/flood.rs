@@ -1,4 +1,4 @@
-//! A flood of first contacts on a listener that has an honest transfer to do.
+//! A flood of first contacts to a listener that serves an honest transfer meanwhile.
 //!
 //! ```text
 //! cargo run --release --example flood
@@ -6,21 +6,23 @@
 //! ```
 //!
 //! The listener is a process of its own, which sends a stream to this one all the time. The flood
-//! comes from sockets on many addresses of 127.0.0.0/8, and goes to that listener alone.
-//! Most of its datagrams are what costs a listener the most: STUN requests with credentials
-//! of their own and the right integrity, after which nothing follows. Loopback addresses have no
-//! rate limit by default, so that what holds is what is left: the bound on handshakes, and challenges.
+//! comes from sockets on many addresses of 127.0.0.0/8, and goes to that listener alone. Most of
+//! its datagrams are those that cost a listener the most: STUN requests with credentials of their
+//! own and a valid integrity, followed by nothing. Loopback addresses have no rate limit by
+//! default, so this tests the remaining defences: the bound on handshakes, and challenges.
 //!
 //! Every half second a newcomer connects. Prints one line of JSON:
-//! - `growth_mib`: how much the listener's resident memory grew, at most;
-//! - `calm_MBps`, `flood_MBps`, `after_MBps`, `ratio`: goodput before, during and after the flood, and the
-//!   second by the mean of the others, since other programs come and go;
-//! - `control_MBps`: goodput while the same datagrams go to a socket that nobody reads. On a machine
-//!   with few cores the flood takes time from everybody by being sent; this tells how much;
-//! - `newcomers`, `admitted`, `connect_p50_ms`, `connect_max_ms`: who wanted to connect during the flood.
+//! - `growth_mib`: maximum growth of the listener's resident memory;
+//! - `calm_MBps`, `flood_MBps`, `after_MBps`, `ratio`: goodput before, during and after the flood,
+//!   and the second divided by the mean of the others, since the load of other programs varies;
+//! - `control_MBps`: goodput while the same datagrams go to a socket that nobody reads. On a
+//!   machine with few cores sending the flood takes processor time from everybody; this shows how
+//!   much;
+//! - `newcomers`, `admitted`, `connect_p50_ms`, `connect_max_ms`: connections attempted during the
+//!   flood.
 //!
 //! Exits with 1 if the listener grew by more than 16 MiB, the ratio is below 0.7, or a newcomer was
-//! kept out.
+//! not admitted.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -47,10 +49,10 @@ const USAGE: &str = "usage: flood [--packets N] [--rate N] [--garbage PERCENT]
   --rate N            datagrams a second, at most 200000; default 20000
   --garbage PERCENT   how many of them are random bytes; default 10";
 
-/// Sockets of the flood, each on an address of its own; fewer where a process may not have as many.
+/// Sockets of the flood, each on an address of its own; fewer if the limit of open files is lower.
 const SOURCES: u32 = 2000;
 
-/// How long goodput is measured before and after.
+/// How long goodput is measured before the flood, and after it.
 const CALM: Duration = Duration::from_secs(5);
 
 const NEWCOMER_INTERVAL: Duration = Duration::from_millis(500);
@@ -97,8 +99,8 @@ fn run() -> Result<bool> {
     runtime.block_on(flood(parsed))
 }
 
-/// The listener: accepts everybody, and sends on every substream until it is reset. Ends with its
-/// standard input, and so with the process that started it.
+/// The listener: accepts every connection, and sends on every substream until it is reset. Ends
+/// when its standard input ends, and so with the process that started it.
 async fn listen() -> Result<()> {
     let endpoint = Endpoint::builder()
         .protocol(PROTOCOL)
@@ -111,7 +113,7 @@ async fn listen() -> Result<()> {
     });
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {
-            // Those of the flood fail here.
+            // Contacts of the flood fail here.
             if let Ok(connection) = incoming.accept().await {
                 pour(connection).await;
             }
@@ -126,7 +128,7 @@ async fn pour(connection: Connection) {
     }
 }
 
-/// Kills the listener when the measurement is over, however that was.
+/// Kills the listener when the measurement is over, also after an error.
 struct Listener(Child);
 
 impl Drop for Listener {
@@ -136,7 +138,7 @@ impl Drop for Listener {
     }
 }
 
-/// What is sent, and from where.
+/// The datagrams of the flood and their sockets.
 struct Flood {
     datagrams: Vec<Vec<u8>>,
     sources: Vec<UdpSocket>,
@@ -158,7 +160,7 @@ async fn flood(arguments: Arguments) -> Result<bool> {
         return Err("floods go to this machine only".into());
     }
 
-    // Before anything is measured: the memory of this is ours.
+    // Before any measurement: this memory belongs to the dialler.
     let flood = Arc::new(Flood {
         datagrams: make_datagrams(arguments),
         sources: bind_sources(),
@@ -221,10 +223,10 @@ async fn flood(arguments: Arguments) -> Result<bool> {
     Ok(growth <= 16.0 && ratio >= 0.7 && connects.len() == tried && tried > 0)
 }
 
-/// Receives for as long as it may.
+/// Receives until it is cancelled.
 async fn receive(connection: Connection, received: Arc<AtomicU64>) -> Result<()> {
     let mut substream = connection.open(PROTOCOL).await?;
-    // The listener waits for nothing, but its half of the negotiation has to end.
+    // The listener waits for no request, but its half of the negotiation has to complete.
     substream.flush().await?;
     while let Some(chunk) = substream.read_chunk(1 << 20).await? {
         received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -232,7 +234,7 @@ async fn receive(connection: Connection, received: Arc<AtomicU64>) -> Result<()>
     Ok(())
 }
 
-/// MB a second that were received while `meanwhile` ran.
+/// Receives while `meanwhile` runs, and returns the MB per second.
 async fn goodput(received: &AtomicU64, meanwhile: impl Future) -> f64 {
     let before = received.load(Ordering::Relaxed);
     let begin = Instant::now();
@@ -241,8 +243,8 @@ async fn goodput(received: &AtomicU64, meanwhile: impl Future) -> f64 {
     bytes as f64 / begin.elapsed().as_secs_f64() / 1e6
 }
 
-/// Connects every half second until the flood is over. Returns how many tried, and how long those
-/// took that were let in.
+/// Connects every half second until the flood is over. Returns the number of attempts, and the time
+/// of each that succeeded.
 async fn newcomers(
     dialler: Endpoint,
     address: Address,
@@ -310,14 +312,15 @@ fn make_datagrams(arguments: Arguments) -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// Sockets on 127.1.0.1 onwards, as many as there may be.
+/// Sockets on 127.1.0.1 and the following addresses, as many as the system permits.
 fn bind_sources() -> Vec<UdpSocket> {
     (0..SOURCES)
         .map_while(|n| UdpSocket::bind((Ipv4Addr::from(0x7f01_0001 + n), 0)).ok())
         .collect()
 }
 
-/// Sends the first `count` datagrams to `target`, from one source after another, on a thread of its own.
+/// Sends the first `count` datagrams to `target`, from one source after another, on a thread of its
+/// own.
 async fn send(flood: &Arc<Flood>, count: usize, rate: u32, target: SocketAddr) {
     let flood = Arc::clone(flood);
     let sending = tokio::task::spawn_blocking(move || {
@@ -325,7 +328,7 @@ async fn send(flood: &Arc<Flood>, count: usize, rate: u32, target: SocketAddr) {
         let sources = flood.sources.iter().cycle();
         for (n, (datagram, source)) in flood.datagrams.iter().zip(sources).take(count).enumerate() {
             let due = begin + Duration::from_secs_f64(n as f64 / f64::from(rate));
-            // In bursts of a millisecond: nobody sleeps more precisely.
+            // In bursts of a millisecond, the precision of a sleep.
             let early = due.saturating_duration_since(Instant::now());
             if early > Duration::from_millis(1) {
                 thread::sleep(early);

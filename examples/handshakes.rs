@@ -1,10 +1,10 @@
-//! How many handshakes a second a listener takes, by the number of its sockets.
+//! Handshakes per second of a listener, by the number of its sockets.
 //!
 //! ```text
 //! cargo run --release --example handshakes -- --count 2000 --parallel 32 --sockets 2
 //! ```
 //!
-//! Listener and diallers are in one process, so that both sides of every handshake are paid for.
+//! Listener and diallers are in one process, so the figure includes both sides of every handshake.
 //! Prints one line of JSON.
 
 use std::error::Error;
@@ -76,7 +76,7 @@ async fn run() -> Result<()> {
                 let begin = Instant::now();
                 let connection = dialler.connect(&address).await?;
                 took.push(begin.elapsed());
-                // Closing waits for a delayed acknowledgement, and is not what is measured.
+                // A close waits for a delayed acknowledgement, and is not part of the measurement.
                 connections.push(connection);
             }
             Ok::<_, Box<dyn Error + Send + Sync>>((dialler, connections, took))

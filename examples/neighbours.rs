@@ -1,10 +1,10 @@
-//! What a busy substream loses to others of its connection: idle ones, and ones whose readers have
-//! stopped.
+//! How much goodput a busy substream loses to others of its connection: idle ones, and ones whose
+//! readers have stopped.
 //!
 //! `cargo run --release --example neighbours [--json] [rounds]`
 //!
 //! Both endpoints are in this process, over UDP on loopback. Each round measures all cases in
-//! turn, each on a connection of its own; the table has medians, the lines of JSON all values.
+//! turn, each on a connection of its own. The table shows medians, the lines of JSON all values.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const STALL: &str = "/stall/1";
 /// Bytes of the busy substream in one measurement.
 const BYTES: usize = 128 << 20;
 
-/// What there is beside the busy substream.
+/// The other substreams of the connection.
 #[derive(Debug, Clone, Copy)]
 enum Beside {
     Idle(usize),
@@ -88,7 +88,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Beside::Stalled(count) => ("stalled", count),
             };
             println!(
-                "{{\"beside\":\"{what}\",\"count\":{count},\"MBps\":{:.1?},\"cpu_s_per_GB\":{:.3?}}}",
+                "{{\"beside\":\"{what}\",\"count\":{count},\"MBps\":{:.1?},\
+                 \"cpu_s_per_GB\":{:.3?}}}",
                 figures.goodput, figures.cpu
             );
         }
@@ -114,7 +115,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn serve(connection: Connection) {
     while let Ok(Some(substream)) = connection.accept().await {
         tokio::spawn(async move {
-            // An end of any kind is the opener's affair.
+            // The opener reports how the substream ended.
             let _ = respond(substream).await;
         });
     }
@@ -136,7 +137,7 @@ async fn respond(mut substream: Substream) -> Result<(), Box<dyn Error + Send + 
 
 /// Goodput of the busy substream in MB/s, and CPU seconds of both sides for a GB.
 async fn measure(connection: &Connection, beside: Beside) -> Result<(f64, f64), Box<dyn Error>> {
-    // Alive until the end.
+    // Kept alive until the end.
     let mut others = Vec::new();
     match beside {
         Beside::Idle(count) => {
@@ -158,7 +159,7 @@ async fn measure(connection: &Connection, beside: Beside) -> Result<(f64, f64), 
             }
         }
     }
-    // Until the stalled ones have used up their windows.
+    // Until the stalled substreams have used up their windows.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = cpu_seconds();
     let start = Instant::now();
@@ -174,12 +175,12 @@ async fn measure(connection: &Connection, beside: Beside) -> Result<(f64, f64), 
     Ok((BYTES as f64 / 1e6 / seconds, cpu / (BYTES as f64 / 1e9)))
 }
 
-/// User and system time of this process, in steps of 10 ms; 0 where the system does not tell.
+/// User and system time of this process, in steps of 10 ms; 0 if the system does not report it.
 fn cpu_seconds() -> f64 {
     let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
         return 0.0;
     };
-    // Behind the name of the program, which may hold anything (proc(5)).
+    // After the name of the program, which may contain anything (proc(5)).
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let ticks: u64 = fields
         .split_whitespace()

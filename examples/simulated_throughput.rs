@@ -1,6 +1,6 @@
-//! What a connection makes of a path, in virtual time.
+//! Goodput of a connection over a simulated path, in virtual time.
 //!
-//! `cargo run --release --features testing --example simulated_throughput -- --help`
+//! `cargo run --release --example simulated_throughput -- --help`
 
 use std::error::Error;
 use std::time::Duration;
@@ -91,7 +91,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             options.mbit, options.queue, options.seconds
         );
         println!(
-            "round trip    loss  seed  goodput Mbit/s  of link    lost  queue full  datagrams  CPU s"
+            "round trip    loss  seed  goodput Mbit/s  of link    lost  queue full  datagrams  \
+             CPU s"
         );
     }
     for loss in &options.losses {
@@ -114,7 +115,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One combination.
+/// One combination of the settings.
 struct Path {
     loss: f64,
     /// In milliseconds.
@@ -122,7 +123,7 @@ struct Path {
     seed: u64,
 }
 
-/// What a connection has made of a path.
+/// The result of a run.
 struct Figures {
     /// In Mbit/s.
     goodput: f64,
@@ -192,8 +193,7 @@ impl Figures {
     }
 }
 
-/// Seconds of CPU that this process took: both sides and the simulator. 0 where the system does not
-/// tell.
+/// CPU seconds of this process: both sides and the simulator. 0 if the system does not report them.
 fn cpu_seconds() -> f64 {
     let Ok(stat) = std::fs::read_to_string("/proc/self/schedstat") else {
         return 0.0;
@@ -202,7 +202,7 @@ fn cpu_seconds() -> f64 {
     nanoseconds.unwrap_or(0.0) / 1e9
 }
 
-/// Sends on one substream for `duration` and returns the bytes that were read meanwhile.
+/// Sends on one substream for `duration` and returns the bytes that were read in that time.
 async fn measure(
     network: &Network,
     duration: Duration,

@@ -1,4 +1,4 @@
-//! Connections inside an HTTP server that is there already: hyper answers pages, and upgrades `/anabranch` to a
+//! Connections inside an existing HTTP server: hyper serves pages, and upgrades `/anabranch` to a
 //! WebSocket, on one port. An axum handler does the same with its `Request`.
 //!
 //!     cargo run --example websocket_server -- 127.0.0.1:8080
@@ -72,7 +72,7 @@ async fn answer(
     if request.uri().path() != "/anabranch" {
         return Ok(Response::new("a page\n".into()));
     }
-    // All of them: which may be repeated is for the check to say.
+    // Every header field: the check decides which of them may be repeated.
     let headers = request
         .headers()
         .iter()
@@ -92,7 +92,7 @@ async fn answer(
             response.headers_mut().insert(name, value);
         }
     }
-    // It is upgraded when this answer is out.
+    // The upgrade completes once this response has been sent.
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let connection = async {

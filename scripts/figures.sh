@@ -3,14 +3,14 @@
 # figures of README.md. Meant for a quiet machine; both processors are busy for up to half an hour.
 #
 #   scripts/figures.sh                          every section, rounds as published
-#   scripts/figures.sh peers paths              only these: the others keep their figures and their commit
-#   scripts/figures.sh --quick [SECTION...]     three minutes, to see whether it works; the pages say "quick"
+#   scripts/figures.sh peers paths              only these: the others keep figures and commit
+#   scripts/figures.sh --quick [SECTION...]     three minutes, as a check; the pages say "quick"
 #
 # sections: peers paths transfer neighbours idle payloads message substream websocket
 #
 # Output of the programs stays in figures/SECTION below cargo's target directory, and
-# `python3 scripts/figures [SECTION...]` makes the pages of it again. A program that fails fails its
-# section, whose figures stay as they were, and the run. CARGO_TARGET_DIR is honoured.
+# `python3 scripts/figures [SECTION...]` makes the pages from it again. The failure of a program
+# fails its section, whose figures stay unchanged, and the run. CARGO_TARGET_DIR is honoured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ for argument; do
 done
 [ ${#sections[@]} -gt 0 ] || sections=("${all[@]}")
 
-# Relative ones are to this directory, for programs that run in another one as well.
+# Relative to this directory, also for programs that run in another one.
 if [ -n "${CARGO_TARGET_DIR:-}" ]; then
   mkdir -p "$CARGO_TARGET_DIR"
   CARGO_TARGET_DIR=$(cd "$CARGO_TARGET_DIR" && pwd)
@@ -54,7 +54,7 @@ build() {
   done
 }
 
-# One build for each, as compare does it: together, each would link what only the other one needs.
+# One build each, as in compare: in a common one, each would link what only the other one needs.
 build_peers() {
   cd interop/rust
   cargo build --release --locked -p compare
@@ -63,14 +63,14 @@ build_peers() {
   cd ../..
 }
 
-# The last one that changed what is measured, so that those of pages make no other version of it.
+# The last commit that changed what is measured: a commit of pages makes no other version.
 commit() {
-  local measured=(src benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
+  local measured=(src crates benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
   changes=$(git status --porcelain --untracked-files=no -- "${measured[@]}")
   printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" "${changes:+ with changes}"
 }
 
-# What was measured, on what.
+# Version and machine of the measurement.
 about() {
   printf 'date=%s\n' "$(date -u +%F)"
   printf 'commit=%s\n' "$(commit)"
@@ -83,7 +83,7 @@ about() {
   printf 'busy=%s\n' "$(busy)"
 }
 
-# How much others take of the processors, in percent: the load average would count the section before.
+# Processor time of other programs in percent: the load average would include the last section.
 busy() {
   local all_before idle_before all_after idle_after
   read -r all_before idle_before < <(processors)
@@ -92,10 +92,11 @@ busy() {
   printf '%d' "$((100 - 100 * (idle_after - idle_before) / (all_after - all_before)))"
 }
 
-# Time of all kinds, and that of none or of waiting for a disk (proc(5)).
+# Processor time in all, and that of idling or waiting for a disk (proc(5)).
 processors() { awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print all, $5 + $6 }' /proc/stat; }
 
-# run FILE COMMAND...: appends what the command prints to a file of the section, and notes the command.
+# run FILE COMMAND...: appends the output of the command to a file of the section, and records the
+# command.
 run() {
   local file=$1 shown
   shift
@@ -104,7 +105,7 @@ run() {
   shown=${shown//$target/target}
   grep -qxF "$shown" "$out/commands" 2> /dev/null || printf '%s\n' "$shown" >> "$out/commands"
   printf '   %s\n' "$shown" >&2
-  # None takes ten minutes; what hangs must not keep others from running.
+  # None takes ten minutes; one that hangs must not block the others.
   timeout 1200 "$@" >> "$out/$file"
 }
 
@@ -127,7 +128,7 @@ peers() {
     --repeat "$rounds" $sizes
 }
 
-# Where nothing is lost, seeds differ by 0.1 % of the link: one is enough.
+# Without loss, seeds differ by 0.1 % of the link: one is enough.
 paths() {
   local program engine lossless lossy seconds
   seconds=$(of 30 5)
@@ -146,7 +147,7 @@ paths() {
   run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 20,50 --mbit 1000
 }
 
-# Rounds of all candidates in turns: each run of a bench is one of each.
+# Rounds of all candidates in turns: each run of a bench has one round of each.
 criterion() {
   local name=$1 warm_up=$2 time=$3 round
   shift 3
@@ -164,7 +165,7 @@ websocket() { run websocket.jsonl cargo bench --quiet --bench websocket -- --jso
 
 neighbours() { run neighbours.jsonl "$examples/neighbours" --json "$rounds"; }
 
-# A fresh pair of processes, so that the memory of one is not that of another.
+# A fresh pair of processes, so that no memory is left from another measurement.
 idle() {
   local listener address connections
   connections=$(of 1000 200)
@@ -178,7 +179,7 @@ idle() {
   done
   run idle.jsonl "$examples/peer" dial "$address" --peer-pid "$listener" --conns "$connections" \
     --parallel 8 --hold-ms "$(of 30000 5000)"
-  # The next run has another port and process.
+  # The port and the process differ in each run.
   sed -i "s|$address|ADDRESS|; s|--peer-pid $listener|--peer-pid PID|" "$out/commands"
   kill "$listener"
   wait "$listener" 2> /dev/null || true

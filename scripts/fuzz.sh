@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs every fuzz target, one after another, and prints what each has done.
+# Runs every fuzz target, one after another, and prints the figures of each run.
 #
 #   scripts/fuzz.sh [seconds for each target, default 60] [target...]
 #
-# Needs a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz --locked`). What is found lies
-# in fuzz/artifacts; new inputs go to fuzz/target/corpus, and fuzz/corpus stays as it is.
-# FUZZ_FLAGS=-O builds without debug assertions, SANITIZER=address with one.
+# Needs a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz --locked`). Findings are in
+# fuzz/artifacts. New inputs go to fuzz/target/corpus, which scripts/fuzz_corpus.py minimises;
+# fuzz/corpus stays unchanged. FUZZ_FLAGS=-O builds without debug assertions, SANITIZER=address with
+# a sanitizer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,7 @@ if [ ${#targets[@]} -eq 0 ]; then
   done
 fi
 
-# The crate has no unsafe code, and without a sanitizer inputs run twice as often.
+# The crate has no unsafe code, and without a sanitizer twice as many inputs run.
 flags=(--sanitizer "${SANITIZER:-none}")
 [ -z "${FUZZ_FLAGS:-}" ] || flags+=($FUZZ_FLAGS)
 for target in "${builds[@]}"; do

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the tables of docs/interop.md of what the interop tests have asserted, or compares.
+"""Makes the tables of docs/interop.md from the assertions of the interop tests, or compares them.
 
     scripts/interop.py write     writes the tables between the markers
-    scripts/interop.py check     fails if they say what this run has not shown; prints what they miss
+    scripts/interop.py check     fails if they claim more than this run has shown; prints what they
+                                 lack
 
 The tests append a line for each case that passes to `interop` in cargo's directory for them;
 `scripts/test.sh` empties it, runs them, and calls this. Figures, releases, date and commit are of
@@ -24,7 +25,7 @@ RECORDS = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "tmp/int
 BEGIN, END = "<!-- written by scripts/interop.py -->", "<!-- end -->"
 
 DIRECTIONS = ["it dials us", "we dial it", "it dials us, we open", "between two of theirs"]
-# What the overview counts a case to. What a peer can not do is none of these.
+# The column of a case in the overview. A limit of a peer has none.
 FAMILIES = {
     "connects": r"connect|dials-\d+|v2",
     "identify, ping": r"identify|ping",
@@ -61,7 +62,7 @@ def in_order(values: set[str], order: list[str]) -> str:
 
 
 def shown(case: str, figure: str) -> str:
-    """A case with its figure. The milliseconds of most say more of the machine than of a peer."""
+    """A case with its figure. The milliseconds of most depend on the machine more than on a peer."""
     if not figure or re.fullmatch(r"\d+ ms", figure) and case != "connect":
         return case
     return f"{case} ({figure})"
@@ -94,10 +95,10 @@ def place(item: tuple[tuple[str, str], object]) -> tuple[str, int]:
 
 
 def peer_table(rows: list[dict[str, str]]) -> list[str]:
-    """A line for each set of cases that share direction, conditions, transports and engines."""
+    """A line for each set of cases with the same direction, conditions, transports and engines."""
     met = defaultdict(lambda: {"transport": set(), "engine": set(), "test": set()})
     figures: dict[tuple[str, str, str], str] = {}
-    # Of a case that ran with both, the figure is of v1 on the direct engine.
+    # For a case that ran with both, the figure is that of v1 on the direct engine.
     for row in sorted(rows, key=lambda row: (row["engine"], row["transport"])):
         key = row["direction"], row["conditions"], row["case"]
         for fact, values in met[key].items():
@@ -141,7 +142,7 @@ Claim = tuple[str, str, str, str, str, str]
 
 
 def claims(text: str) -> set[Claim]:
-    """What tables say: peer, direction, conditions, transport, engine and case, one by one."""
+    """The claims of tables: peer, direction, conditions, transport, engine and case, one by one."""
     found = set()
     peer = ""
     for line in text.splitlines():

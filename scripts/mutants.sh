@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Changes the pure cores in one place at a time and says which change no test of theirs notices. Needs cargo-mutants and
-# cargo-nextest.
+# Changes the pure cores in one place at a time and reports the changes that none of their tests
+# detects. Needs cargo-mutants and cargo-nextest.
 #
 #   scripts/mutants.sh sctp ARGUMENT...      crates/sctp
 #   scripts/mutants.sh cores ARGUMENT...     frame codec, states and buffers of a substream
 #
-# Arguments are those of cargo-mutants: --list, --shard 0/4, --file 'src/message/*', --jobs 2. What survives, and why it
-# may, stands in tests/README.md.
+# Arguments are those of cargo-mutants: --list, --shard 0/4, --file 'src/message/*', --jobs 2.
+# tests/README.md lists the survivors and their reasons.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 core=${1:-}
-# Few seeds: a change that only one of hundreds finds is worth a test of its own.
+# Few seeds: a change that only one of hundreds detects deserves a test of its own.
 export ANABRANCH_SEEDS=${ANABRANCH_SEEDS:-5}
 output=${CARGO_TARGET_DIR:-target}/mutants
 common=(--test-tool nextest --no-shuffle --exclude '**/tests/**' --exclude '**/tests.rs' --exclude-re 'impl (Display|Debug)')
@@ -25,7 +25,7 @@ case $core in
   *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
-# A package of its own, made of copies of these modules, builds in seconds where the whole crate needs half a minute.
+# A package of copies of these modules builds in seconds; the whole crate takes half a minute.
 package=$output/cores
 mkdir -p "$package/src"
 package=$(cd "$package" && pwd)

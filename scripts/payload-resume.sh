@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Kills both sides of a payload half-way, with SIGKILL, and shows that the next attempt sends only the
-# rest and that the result is identical.
+# Kills both sides of a payload half-way, with SIGKILL, and checks that the next attempt sends only
+# the rest and that the result is identical.
 #
 #     scripts/payload-resume.sh [--websocket] [MEBIBYTES]          default 256
 #
-# PROFILE=dev in the environment takes a build without optimisations.
+# PROFILE=dev in the environment selects a build without optimisations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,9 +45,9 @@ receive() {
 receive
 "$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" > "$place/sender.log" 2>&1 &
 sender=$!
-# Its name depends on who sends it.
+# Its name depends on the sender.
 part() { find "$place/received" -name '.*.part'; }
-# Half of it is there, or the sender is done, which is a machine too fast for this size.
+# Half of it has arrived, or the sender is done: then the machine is too fast for this size.
 until [ "$(stat -c %s "$(part)" 2>/dev/null || echo 0)" -ge $((size / 2)) ]; do
   kill -0 "$sender" 2>/dev/null || { echo "too fast for this size: give a larger one" >&2; exit 1; }
 done

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need, runs all of them, and says at the end what each step has shown, how
-# long it took, and what was left out and why. Meant for a fresh Debian machine with a Rust toolchain
-# and Node.js 20: what is missing comes from apt (as root), npm and PyPI.
+# Installs what the tests need, runs all of them, and reports at the end what each step has shown,
+# how long it took, and what was left out and why. Meant for a fresh Debian machine with a Rust
+# toolchain and Node.js 20: missing packages come from apt (as root), npm and PyPI.
 #
 #   scripts/test.sh          everything
-#   scripts/test.sh --fast   without foreign peers, release builds, the second engine and the longest tests
+#   scripts/test.sh --fast   without foreign peers, release builds, second engine and longest tests
 #
-# A step that fails does not keep the others from running. CARGO_TARGET_DIR is honoured.
+# A failed step does not prevent the others. CARGO_TARGET_DIR is honoured.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ passed=0 failed=0 skipped=0
 
 row() { rows+=("$(printf '%-7s %6s  %-28s %s' "$1" "$2" "$3" "$4")"); }
 
-# step NAME WHAT-IT-SHOWS COMMAND...: a summary of nextest in its output is shown as well.
+# step NAME WHAT-IT-SHOWS COMMAND...: also shows a summary of nextest in the output.
 step() {
   local name=$1 shows=$2 log begin took result
   shift 2
@@ -81,7 +81,7 @@ install_nextest() {
     && command -v cargo-nextest > /dev/null
 }
 
-# tests ARGUMENT...: with nextest, or as well as it goes without.
+# tests ARGUMENT...: with nextest, or with cargo test as a substitute.
 has_nextest=true
 # Of about a hundred tests with foreign peers.
 max_flaky=3
@@ -100,7 +100,7 @@ tests() {
   fi
   local arguments=() skip=false argument
   for argument; do
-    # Filters are nextest's own: without it too much runs, never too little.
+    # Filters are a feature of nextest: without it too much runs, never too little.
     if $skip; then skip=false; continue; fi
     case $argument in -E | --profile) skip=true ;; *) arguments+=("$argument") ;; esac
   done
@@ -115,17 +115,17 @@ peers() {
   step "Python peers" "py-libp2p and aiortc are installed" interop/python/setup.sh
 }
 
-# What the peers' tests assert stands in docs/interop.md, no more and no less.
+# docs/interop.md has exactly what the tests against foreign peers assert.
 rm -rf "$target/tmp/interop"
 
-# These fail on str0m, which has no nonce under DTLS to challenge a further address with, can not tell what is authentic
-# from what is junk (`Engine::take_heard`), and follows nominations of a handshake. docs/security.md promises none of it
-# there.
+# These fail on str0m: it has no nonce under DTLS to challenge a further address, cannot distinguish
+# authentic datagrams from junk (`Engine::take_heard`), and follows nominations of a handshake.
+# docs/security.md promises none of that there.
 not_on_str0m='test(a_peer_that_moves_is_challenged) | test(an_address_that_a_peer_has_left)
   | test(junk_from_the_address_of_a_dead_peer) | test(an_attacker_of_random_steps)
   | test(a_handshake_stays_with_the_dialler) | test(a_third_party_gets_three_times)'
-# sctp-proto doubles its timeout with each loss: one handshake in six (7 of 40) takes longer than the 10 s of a dial there,
-# which the seeds of the random paths count and bound.
+# sctp-proto doubles its timeout with each loss: one handshake in six (7 of 40) takes longer than
+# the 10 s of a dial there. The seeds of the random paths count and bound that.
 too_lossy_for_str0m='test(ten_percent_of_loss)'
 second_engine() {
   local filter="((binary(strangers) | binary(simulated_network)) - test(seeds::) - test(liveness::) - ($not_on_str0m) - $too_lossy_for_str0m)
@@ -136,7 +136,7 @@ second_engine() {
 
 rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
-# The toolchain itself if it is there. Newer API of the standard library is refused by clippy in any case.
+# The toolchain itself if it is installed. Clippy refuses newer API of the standard library anyway.
 msrv() {
   local version
   version=$(rust_version)
@@ -170,7 +170,7 @@ sys.exit(bool(newer))' "$version"
 }
 
 fuzz_targets_compile() {
-  # As in Cargo.toml, so that what is compiled already is not compiled again.
+  # As in Cargo.toml, so that nothing is compiled twice.
   local profile='profile.dev.package."*".opt-level=1'
   cargo check --locked --manifest-path fuzz/Cargo.toml --config "$profile" --target-dir "$target"
 }

@@ -1,4 +1,4 @@
-//! Two `str0m::Rtc` on two threads, with GSO and GRO, and nothing else.
+//! Two `str0m::Rtc` on two threads, with GSO and GRO and no other layer.
 
 use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,13 +14,13 @@ use str0m::config::{DtlsVersion, Fingerprint};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceCreds, Input, Output, Rtc, RtcConfig};
 
-/// As `EndpointConfig::loopback_mtu`.
+/// The default of `EndpointConfig::loopback_mtu`.
 const MTU: usize = 1450;
 
-/// As many datagrams as anabranch feeds between two drains.
+/// Datagrams fed between two drains, as in anabranch.
 const DATAGRAMS_PER_DRAIN: usize = 24;
 
-/// What the sending thread is told to do.
+/// A command to the sending thread.
 struct Job {
     bytes: usize,
     message: usize,
@@ -273,7 +273,7 @@ impl Side {
                 .recv((&self.socket).into(), &mut slices, &mut meta)
                 .is_err()
             {
-                // Nothing there: whoever is waiting for the other side lets it run.
+                // No datagram: yield, so that the other side can run.
                 std::thread::yield_now();
                 return;
             }

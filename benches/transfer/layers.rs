@@ -1,4 +1,4 @@
-//! One engine, bare and below the substream layer: the same carriers on the same sockets.
+//! One engine, bare and below the substream layer, with the same carriers on the same sockets.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::WRITE;
 
-/// Something that moves bytes from one side to the other, again and again.
+/// Two connected sides, one of which sends to the other as often as it is asked.
 pub(crate) struct Pair {
     /// Bytes to send.
     jobs: mpsc::Sender<usize>,
@@ -20,7 +20,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Messages of [`WRITE`] bytes on one channel, and nothing above it.
+    /// Messages of [`WRITE`] bytes on one channel, without an upper layer.
     pub(crate) async fn bare(engine: EngineFactory) -> Self {
         let (sender, receiver) = webrtc_pair([engine; 2]).await;
         let (jobs, job) = mpsc::channel(1);

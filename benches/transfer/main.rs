@@ -1,11 +1,11 @@
-//! Goodput over UDP loopback: anabranch beside a bare str0m loop with the same settings, and the
-//! substream layer beside the bare engine.
+//! Goodput over UDP loopback: anabranch compared with a bare str0m loop with the same settings, and
+//! the substream layer compared with the bare engine.
 //!
 //!     cargo bench --features testing --bench transfer
 //!
-//! The bare loop is what a program could reach that uses str0m directly: two threads that do nothing
-//! but move one channel's messages between two sockets. What anabranch needs on top (framing,
-//! substreams, scheduling, tasks, the listener's routing) is the difference.
+//! The bare loop is the upper bound for a program that uses str0m directly: two threads that only
+//! move the messages of one channel between two sockets. The difference is the cost of anabranch:
+//! framing, substreams, scheduling, tasks and the listener's routing.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn transfer(c: &mut Criterion) {
     group.finish();
 }
 
-/// The substream layer's share: both rows of an engine differ in nothing else.
+/// The cost of the substream layer: both rows of an engine differ in nothing else.
 fn layers(c: &mut Criterion) {
     let mut group = c.benchmark_group("layers");
     group.throughput(Throughput::Bytes(BYTES as u64));
@@ -80,7 +80,7 @@ fn layers(c: &mut Criterion) {
                     runtime.block_on(run)
                 });
             });
-            // Nothing was moved if the name was filtered out.
+            // Nothing was transferred if the name was filtered out.
             if moved > 0 {
                 before.report(&name, moved);
             }
@@ -145,7 +145,7 @@ async fn send(connection: &Connection, substreams: usize) -> Duration {
     began.elapsed()
 }
 
-// What is set here can be set otherwise on the command line; what a group sets can not.
+// The command line overrides what is set here, but not what a group sets.
 criterion_group! {
     name = benches;
     config = Criterion::default()

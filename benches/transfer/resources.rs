@@ -1,4 +1,4 @@
-//! Allocations and processor time of a transfer, of both sides together.
+//! Allocations and processor time of a transfer, both sides together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ static ALLOCATOR: Watched = Watched {
     freed: |_| {},
 };
 
-/// What this process has used so far.
+/// The use of this process so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     allocations: u64,
@@ -33,7 +33,7 @@ impl Usage {
         }
     }
 
-    /// Prints what was used since then to move `bytes`.
+    /// Prints the use since then for a transfer of `bytes`.
     pub(crate) fn report(self, name: &str, bytes: usize) {
         let now = Self::now();
         let allocations = (now.allocations - self.allocations) as f64;

@@ -1,4 +1,4 @@
-//! Bytes that show which stream they are of, and where they belong in it.
+//! Bytes that identify their stream and their position in it.
 
 /// The bytes of stream `seed` from `position` on.
 pub(crate) fn fill(seed: u64, position: u64, out: &mut [u8]) {

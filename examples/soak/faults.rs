@@ -1,4 +1,4 @@
-//! What the simulated network does to everybody meanwhile.
+//! Faults of the simulated network during the load.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(
         let host = &hosts[rng.random_range(0..hosts.len())];
         match rng.random_range(0..20) {
             0..=9 => network.set_path(&server, host, conditions(&mut rng)),
-            // One way only.
+            // In one direction only.
             10..=13 => network.set_link(&server, host, conditions(&mut rng)),
             14..=16 => {
                 let short = Duration::from_millis(rng.random_range(100..5000));

@@ -1,4 +1,4 @@
-//! The listener, and diallers that load it.
+//! The listener, and the diallers that load it.
 
 use std::error::Error;
 use std::io;
@@ -22,18 +22,18 @@ use crate::content;
 use crate::tally::{Received, Tally};
 
 pub(crate) const ECHO: &str = "/soak/echo";
-/// Takes bytes in, behind the number of the upload.
+/// Receives bytes after the number of the upload.
 pub(crate) const SINK: &str = "/soak/sink";
-/// Sends bytes: how many, of which stream.
+/// Sends bytes; the request names their number and stream.
 pub(crate) const SOURCE: &str = "/soak/source";
 
-/// In which anything that goes on has ended or failed: a lossy path of 200 kB/s takes a minute for a transfer, and a
-/// dead one is noticed in 15 s.
+/// Limit within which every operation must end or fail: a transfer over a lossy path of 200 kB/s
+/// takes a minute, and a dead path is detected in 15 s.
 const HANGS: Duration = Duration::from_secs(900);
 
 const MAX_LENGTH: u64 = 4 << 20;
 
-/// Accepts everybody until the endpoint is closed.
+/// Accepts every connection until the endpoint is closed.
 pub(crate) async fn serve(server: Endpoint, tally: Arc<Tally>, seed: u64) {
     let mut connections = JoinSet::new();
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5e17e);
@@ -57,7 +57,7 @@ pub(crate) async fn serve(server: Endpoint, tally: Arc<Tally>, seed: u64) {
 async fn serve_connection(connection: Connection, tally: Arc<Tally>, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut substreams = JoinSet::new();
-    // Now and then it is this side that ends it.
+    // Sometimes this side ends the connection.
     let patience = if rng.random_bool(0.1) {
         Duration::from_millis(rng.random_range(100..5000))
     } else {
@@ -122,7 +122,7 @@ async fn serve_substream(substream: Substream, tally: &Tally, seed: u64) -> io::
     Ok(())
 }
 
-/// Takes all of a stream in and compares it. Stalls now and then.
+/// Reads a stream to its end and compares it. Stalls now and then.
 async fn receive(
     reader: &mut ReadHalf,
     stream: u64,
@@ -191,7 +191,7 @@ impl Dialler {
         }
     }
 
-    /// Some rounds of transfers side by side, and an end.
+    /// Some rounds of concurrent transfers, and an end.
     async fn use_up(&self, connection: Connection, rng: &mut StdRng) {
         self.tally.met("connections");
         for _ in 0..rng.random_range(1..6) {
@@ -247,7 +247,7 @@ impl Dialler {
     }
 }
 
-/// One substream, used in some way.
+/// One substream with a random use.
 async fn transfer(connection: Connection, tally: &Tally, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     // Most are short.
@@ -315,7 +315,7 @@ async fn upload(connection: &Connection, tally: &Tally, length: u64) -> Ended {
             "an upload that ends in order behind {told} of {length}"
         ));
     }
-    // FIN is confirmed when it is there, which the application may yet have to read up to.
+    // FIN is confirmed when it has arrived; the application may not have read up to it yet.
     if matches!(outcome, Ok(Finished::Acked)) && told.is_err() {
         sleep(Duration::from_secs(10)).await;
     }
@@ -360,22 +360,24 @@ async fn download(connection: &Connection, tally: &Tally, seed: u64, length: u64
     Ok(format!("{:?}", outcome?))
 }
 
-/// Whether the listener can be held to what it was asked for: otherwise we were told that it may not have been heard.
+/// Whether the listener must have received the request: without FIN_ACK it may not have arrived,
+/// and this side has got an error.
 fn is_taken(outcome: &io::Result<Finished>) -> bool {
     matches!(outcome, Ok(Finished::Acked))
 }
 
-/// Ends a transfer. Whether it is one that came to its end early because the listener closed its connection, and
-/// was told so in the middle of writing: a close ends every stream in order, behind what was written.
+/// Ends a transfer. Returns whether it ended early because the listener closed its connection,
+/// which the listener saw as an error of its write: a close ends every stream in order, after what
+/// was written.
 async fn is_cut(tally: &Tally, number: u64, short: bool) -> bool {
     if short {
-        // It may learn it later than we do.
+        // The listener may learn it later than this side.
         sleep(Duration::from_secs(15)).await;
     }
     tally.end_transfer(number).cut && short
 }
 
-/// Ends that lose what they are meant to.
+/// Ends that intentionally discard data.
 async fn break_off(connection: &Connection, rng: &mut StdRng, length: u64) -> Ended {
     let mut substream = connection.open(ECHO).await?;
     let part = rng.random_range(0..=length);
@@ -417,7 +419,7 @@ async fn break_off(connection: &Connection, rng: &mut StdRng, length: u64) -> En
         .to_owned())
 }
 
-/// The kind of an error, without what differs from one to the next.
+/// The kind of an error, without the details that vary.
 fn kind(error: &(dyn Error + Send + Sync + 'static)) -> String {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         let inner = error

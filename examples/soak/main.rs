@@ -1,21 +1,23 @@
-//! A mixed load with faults, for as long as one likes, in which every byte is compared.
+//! A mixed load with faults, of any duration, that compares every byte.
 //!
 //! ```text
-//! cargo run --release --features testing --example soak -- --seconds 300
-//! cargo run --release --features testing --example soak -- --seconds 300 --network udp
+//! cargo run --release --example soak -- --seconds 300
+//! cargo run --release --example soak -- --seconds 300 --network udp
 //! ```
 //!
-//! Several diallers, each with a host of its own, connect to one listener again and again. On every connection some
-//! substreams echo, upload and download at once; readers stall, either side resets, stops or
-//! drops in the middle; connections are closed, dropped, abandoned while they begin, or lose their
-//! peer. `--network simulated` runs on a network in virtual time that loses, reorders, doubles and corrupts
-//! datagrams, falls silent and forgets mappings; `--network udp` on sockets of loopback, without faults of the network.
+//! Several diallers, each with a host of its own, connect to one listener again and again. On every
+//! connection some substreams echo, upload and download at once; readers stall, either side resets,
+//! stops or drops in the middle; connections are closed, dropped, abandoned while they are
+//! established, or lose their peer. `--network simulated` runs on a network in virtual time that
+//! loses, reorders, duplicates and corrupts datagrams, has outages and forgets mappings;
+//! `--network udp` on loopback sockets, without faults of the network.
 //!
-//! Bytes are lost if other ones arrive than were sent, if a stream ends in order before its end, if a confirmed one
-//! is not complete at the peer, or if a transfer neither goes on nor ends. Prints how often each kind of end was met, the
-//! resident memory at the start, in the middle and at the end, and what was left.
+//! Bytes count as lost if the received ones differ from those sent, if a stream ends in order
+//! before its end, if a confirmed stream is not complete at the peer, or if a transfer neither
+//! progresses nor ends. Prints the count of each kind of end, the resident memory at the start, in
+//! the middle and at the end, and the objects that remain.
 //!
-//! Exits with 1 if anything was lost or is left.
+//! Exits with 1 if anything is lost or remains.
 
 mod content;
 mod faults;
@@ -113,7 +115,7 @@ fn main() -> ExitCode {
 fn builder(arguments: &Arguments, host: Option<&Host>) -> EndpointBuilder {
     let mut config = Config::default();
     config.protocols = [ECHO, SINK, SOURCE].map(str::to_owned).to_vec();
-    // What is reset here all the time is no attack.
+    // The frequent resets of this load are no attack.
     config.max_unused_substreams = u32::MAX;
     let mut endpoint = EndpointConfig::default();
     endpoint.engine = arguments.engine;
@@ -169,13 +171,13 @@ async fn run(arguments: Arguments) -> Result<bool> {
         let story = faults::run(network.clone(), host, hosts, arguments.seed, deadline);
         tasks.push(tokio::spawn(story));
     }
-    // No task: virtual time would wait for it.
+    // Not a task: virtual time would wait for it.
     let memory = std::thread::spawn(move || tally::watch_memory(deadline));
     for task in tasks {
         task.await?;
     }
     let took = virtually.elapsed();
-    // Memory is watched for as long as the load lasts.
+    // Memory is sampled for as long as the load lasts.
     let memory = memory.join().map_err(|_| "memory was not watched")?;
 
     let closing = async {
@@ -184,7 +186,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         }
         server.close().await;
         let served = serving.await;
-        // What was in the middle of its end when its endpoint went.
+        // Transfers that were ending when their endpoint was closed.
         sleep(Duration::from_secs(30)).await;
         served
     };

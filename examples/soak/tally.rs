@@ -1,17 +1,17 @@
-//! What was met, and what was lost.
+//! Counts of ends and of losses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How far a transfer has come at the side that receives it.
+/// The state of a transfer at its receiver.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Received {
     pub(crate) bytes: u64,
     /// It ended in order.
     pub(crate) orderly: bool,
-    /// The side that sends it was kept from sending all, by an error that it was told.
+    /// The sender could not send all of it, and got an error.
     pub(crate) cut: bool,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct Received {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     kinds: Mutex<BTreeMap<String, u64>>,
-    /// By the number of a transfer: those that are under way.
+    /// Transfers under way, by number.
     transfers: Mutex<HashMap<u64, Received>>,
     pub(crate) bytes: AtomicU64,
     lost: AtomicU64,
@@ -27,12 +27,12 @@ pub(crate) struct Tally {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole entries only.
+    // Complete entries only.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tally {
-    /// One more end of this kind.
+    /// Counts an end of this kind.
     pub(crate) fn met(&self, kind: impl Into<String>) {
         *lock(&self.kinds).entry(kind.into()).or_default() += 1;
     }
@@ -46,7 +46,7 @@ impl Tally {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// A number for a transfer, under which the listener reports.
+    /// Allocates a number for a transfer, under which the listener reports it.
     pub(crate) fn begin_transfer(&self) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.transfers).insert(number, Received::default());
@@ -54,7 +54,7 @@ impl Tally {
     }
 
     pub(crate) fn report_transfer(&self, number: u64, received: Received) {
-        // Its sender may have given up and gone.
+        // Its sender may have given up and left.
         if let Some(transfer) = lock(&self.transfers).get_mut(&number) {
             *transfer = received;
         }
@@ -71,7 +71,7 @@ impl Tally {
         lock(&self.transfers).remove(&number).unwrap_or_default()
     }
 
-    /// Transfers that nobody has ended.
+    /// Transfers that have not ended.
     pub(crate) fn left(&self) -> usize {
         lock(&self.transfers).len()
     }
@@ -87,15 +87,15 @@ impl Tally {
     }
 }
 
-/// The resident set of this process; 0 where the system does not tell.
+/// The resident set of this process; 0 if the system does not report it.
 pub(crate) fn resident_kib() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0) * 4
 }
 
-/// The least resident memory in the second tenth of the time, in the sixth, and in the last: between two
-/// peaks of the load.
+/// The minimum of resident memory in the second tenth of the time, in the sixth, and in the last:
+/// between two peaks of the load.
 pub(crate) fn watch_memory(deadline: Instant) -> [u64; 3] {
     let tenth = deadline.saturating_duration_since(Instant::now()) / 10;
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Connections over WebRTC or over a WebSocket: everything else is the same code for both.
+//! Connections over WebRTC or over a WebSocket: all other code is the same for both.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -10,13 +10,13 @@ use anabranch::{Config, Connection, Endpoint, Identity};
 
 use crate::Result;
 
-/// Where connections come in, on a port of the loopback interface that the system chooses.
+/// A listener on a port of the loopback interface that the system chooses.
 pub(crate) enum Listener {
     WebRtc(Endpoint),
     WebSocket(WebSocketListener),
 }
 
-/// The rest of the way to a connection, to be awaited where it holds up nobody else.
+/// The rest of the handshake, to be awaited where it delays no other connection.
 pub(crate) type Handshake = Pin<Box<dyn Future<Output = Result<Connection>> + Send>>;
 
 impl Listener {
@@ -42,8 +42,8 @@ impl Listener {
         }
     }
 
-    /// Who dials next; `None` if nobody can any more. After an error others can: the system may have been
-    /// out of file descriptors.
+    /// The next connection; `None` if there can be no further one. After an error there can be: the
+    /// system may have been out of file descriptors.
     pub(crate) async fn accept(&self) -> Result<Option<Handshake>> {
         match self {
             Self::WebRtc(endpoint) => {
@@ -66,13 +66,13 @@ impl Listener {
     }
 }
 
-/// What dials, as a peer that nobody knows. Whoever gives it a `ws` address knows that the path
-/// can read along.
+/// A dialler with a new identity. The path can read the traffic to a `ws` address, and the user who
+/// passes one accepts that.
 pub(crate) fn dialler() -> Result<Endpoint> {
     dialler_as(Identity::generate())
 }
 
-/// The same, as this peer.
+/// A dialler with the given identity.
 pub(crate) fn dialler_as(identity: Identity) -> Result<Endpoint> {
     Ok(Endpoint::builder()
         .identity(identity)

@@ -19,13 +19,13 @@ use crate::{Result, progress_bar};
 
 pub(crate) const PROTOCOL: &str = "/transfer-payload/1.0.0";
 
-/// How the name of a file ends that is not complete.
+/// Suffix of the name of an incomplete file.
 const PART: &str = ".part";
 
-/// Bytes that are written to a file at a time.
+/// Bytes of one write to a file.
 const WRITE: usize = 1 << 20;
 
-/// Files may be large, and disks slow; a peer that falls silent is given up in any case.
+/// Files may be large, and disks slow; a silent peer is given up in any case.
 fn limits() -> PayloadConfig {
     let mut config = PayloadConfig::default();
     config.max_total = 1 << 40;
@@ -33,7 +33,7 @@ fn limits() -> PayloadConfig {
     config
 }
 
-/// Sends a file under its name; with its hash, what the receiver has of it is left out.
+/// Sends a file under its name. With its hash, the part that the receiver has is not sent again.
 pub(crate) async fn send_file(connection: &Connection, path: &Path, hash: bool) -> Result<Sent> {
     let name = path.file_name().and_then(OsStr::to_str);
     let name = name.ok_or("the file has no name that can be sent")?;
@@ -62,13 +62,13 @@ async fn show(progress: Progress, total: u64) {
     }
 }
 
-/// The files that are being received, of all connections: two of one name and sender would write
-/// to the same part.
+/// The files that are being received, of all connections: two of the same name and sender would
+/// write to the same part.
 #[derive(Clone, Default)]
 pub(crate) struct Writing(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Writing {
-    /// `None` if another payload is being written there.
+    /// `None` if another payload is being written to the same part.
     fn begin(&self, path: &Path) -> Option<Place> {
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         paths.insert(path.to_owned()).then(|| Place {
@@ -78,7 +78,7 @@ impl Writing {
     }
 }
 
-/// One of them, until this is dropped.
+/// Occupies one of them until it is dropped.
 struct Place {
     writing: Writing,
     path: PathBuf,
@@ -92,7 +92,7 @@ impl Drop for Place {
     }
 }
 
-/// Receives files into a directory until the connection ends. Returns how many.
+/// Receives files into a directory until the connection ends. Returns their number.
 pub(crate) async fn receive_files(
     connection: &Connection,
     directory: &Path,
@@ -136,8 +136,8 @@ pub(crate) async fn receive_files(
     Ok(files)
 }
 
-/// What a payload is called: its metadata comes from the peer, and must name nothing outside of a
-/// directory, nothing hidden, and so no part of a file.
+/// The file name of a payload. Its metadata comes from the peer, and must not name anything outside
+/// of the directory, nor anything hidden, which excludes the part of a file.
 fn name_of(payload: &Payload) -> Option<&str> {
     let name = std::str::from_utf8(payload.metadata()).ok()?;
     let is_name = Path::new(name).file_name() == Some(OsStr::new(name))
@@ -147,12 +147,12 @@ fn name_of(payload: &Payload) -> Option<&str> {
     is_name.then_some(name)
 }
 
-/// Where the part of a file lies: under another name, so that nobody takes it for the whole, and one
-/// that depends on who sends it. The length of a part, and whether a hash is that of its bytes, are
-/// told to who resumes it.
+/// The path of the part of a file: under another name, so that it is not mistaken for the whole
+/// file, and one that depends on the sender. The length of a part, and whether a hash is that of
+/// its bytes, are reported to the peer that resumes it.
 fn part_of(directory: &Path, sender: PeerId, name: &str) -> PathBuf {
     let id = sender.to_bytes();
-    // The id says how long it is.
+    // The id begins with its length.
     let digest = Sha256::new()
         .chain_update(&id)
         .chain_update(name)
@@ -162,7 +162,7 @@ fn part_of(directory: &Path, sender: PeerId, name: &str) -> PathBuf {
 }
 
 async fn receive_file(mut payload: Payload, part: &Path, path: &Path) -> Result<Received> {
-    // A link that leads nowhere is there too.
+    // A dangling link exists as well.
     if fs::symlink_metadata(path).await.is_ok() {
         payload.cancel(3);
         return Err("there is such a file, which is not overwritten".into());
@@ -181,21 +181,22 @@ async fn receive_file(mut payload: Payload, part: &Path, path: &Path) -> Result<
     let mut writer = BufWriter::with_capacity(WRITE, file);
     let received = payload.copy_to(&mut writer).await;
     if received.is_err() {
-        // Whatever came is good: the next attempt begins behind it.
+        // All bytes that came are valid: the next attempt begins after them.
         writer.flush().await?;
     }
     let received = received?;
-    // Or a crash could leave the name without the bytes.
+    // Otherwise a crash could leave the name without the bytes.
     writer.get_ref().sync_all().await?;
     publish(part, path).await?;
     Ok(received)
 }
 
-/// Gives a whole file its name. A link fails where a rename would overwrite what has appeared meanwhile.
+/// Gives a complete file its name. A link fails where a rename would overwrite a file that has
+/// appeared meanwhile.
 async fn publish(part: &Path, path: &Path) -> Result<()> {
     match fs::hard_link(part, path).await {
         Ok(()) => fs::remove_file(part).await?,
-        // A file system that knows no links.
+        // A file system without hard links.
         Err(_) if fs::symlink_metadata(path).await.is_err() => fs::rename(part, path).await?,
         Err(error) => return Err(error.into()),
     }
@@ -209,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of this test alone.
+    /// A directory for this test alone.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -269,7 +270,7 @@ mod tests {
         let have = 100_000;
         std::fs::write(&part, &content[..have]).unwrap();
 
-        // A stranger with the very file under the very name is told nothing of it.
+        // A stranger with the same file under the same name learns nothing of the part.
         let sent = sent_as(&stranger, &source, &received).await.unwrap();
         assert_eq!(sent.resumed_from, 0);
         assert_eq!(std::fs::read(&part).unwrap(), content[..have]);

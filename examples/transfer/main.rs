@@ -1,13 +1,13 @@
-//! A listener and a dialler over real sockets in one process: sends data from one to the other, with a
-//! progress bar, checks every byte, closes, and prints how fast that was.
+//! A listener and a dialler over real sockets in one process: sends data from one to the other,
+//! with a progress bar, checks every byte, closes, and prints the speed.
 //!
 //! ```text
 //! cargo run --release --example transfer
 //! cargo run --release --example transfer -- --size 1g --streams 4 --websocket
 //! ```
 //!
-//! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process; an
-//! attempt that was killed is resumed by `send` with the same `--identity`, and `receive`.
+//! With `--payload` it sends a file, as a payload with its hash, to a receiver in another process.
+//! `send` with the same `--identity`, and `receive`, resume an attempt that was killed.
 //! Everything goes over WebRTC, or with `--websocket` over one WebSocket.
 //!
 //! ```text
@@ -58,7 +58,7 @@ const USAGE: &str = "usage: transfer [--size N] [--streams K] [--websocket]
 const PERIOD: usize = 251;
 const CHUNK: usize = 64 << 10;
 
-/// What to do.
+/// A parsed command line.
 enum Task {
     Streams {
         size: u64,
@@ -153,7 +153,7 @@ async fn run(size: u64, streams: u64, websocket: bool) -> Result<()> {
     Ok(())
 }
 
-/// The dialler: sends everything and says how long it took until all was confirmed.
+/// The dialler: sends everything and returns the time until all was confirmed.
 async fn send_all(address: &PeerAddress, size: u64, streams: u64) -> Result<Duration> {
     let endpoint = dialler()?;
     let start = Instant::now();
@@ -188,7 +188,7 @@ async fn send(mut substream: Substream, size: u64) -> Result<()> {
             .await?;
         offset += len as u64;
     }
-    // The receiver answers with nothing but the end, and so does not have to be read.
+    // The receiver answers with the end only, which need not be read.
     substream.finish().await?;
     match substream.read_chunk(1).await? {
         None => Ok(()),
@@ -196,7 +196,8 @@ async fn send(mut substream: Substream, size: u64) -> Result<()> {
     }
 }
 
-/// The listener: takes one connection and what comes over it, and says how many bytes were right.
+/// The listener: accepts one connection, reads what comes over it, and returns the number of
+/// correct bytes.
 async fn receive_all(listener: Listener, streams: u64, bar: ProgressBar) -> Result<u64> {
     let handshake = listener.accept().await?.ok_or("the listener was closed")?;
     let connection = handshake.await?;
@@ -236,12 +237,12 @@ async fn receive(mut substream: Substream, bar: ProgressBar) -> Result<u64> {
     Ok(size)
 }
 
-/// Enough of the content for a chunk at any offset.
+/// As much of the content as a chunk at any offset needs.
 fn content() -> Bytes {
     (0..PERIOD as u8).cycle().take(CHUNK + PERIOD).collect()
 }
 
-/// A bar on a terminal; nothing where the output goes to a file or another program.
+/// A bar on a terminal; nothing if the output goes to a file or another program.
 fn progress_bar(size: u64) -> Result<ProgressBar> {
     let target = if io::stdout().is_terminal() {
         ProgressDrawTarget::stdout()
@@ -253,7 +254,7 @@ fn progress_bar(size: u64) -> Result<ProgressBar> {
     Ok(ProgressBar::with_draw_target(Some(size), target).with_style(style))
 }
 
-/// What to do; `None` if only help is wanted.
+/// Parses the command line; `None` asks for help.
 fn arguments() -> Result<Option<Task>, String> {
     let (mut size, mut streams) = (None, 1);
     let (mut payload, mut hash, mut once, mut websocket) = (false, true, false, false);

@@ -1,4 +1,4 @@
-//! A sender and a receiver of files, as processes of their own.
+//! A sender and a receiver of files, each a process of its own.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -14,17 +14,17 @@ use crate::carrier::{Listener, connect, dialler, dialler_as};
 use crate::files::{PROTOCOL, Writing, receive_files, send_file};
 use anabranch::payload::Sent;
 
-/// After an error of the system, which may last.
+/// Pause after an error of the system, which may persist.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Receives files into `directory`, of all who dial; of one alone if `once` is set.
+/// Receives files into `directory` from all diallers; from only one if `once` is set.
 pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Result<()> {
     fs::create_dir_all(directory)?;
     let listener = Listener::bind(websocket, PROTOCOL).await?;
     println!("{}", listener.address());
     let writing = Writing::default();
     loop {
-        // Whoever comes here is unknown: a handshake that fails ends nothing but itself.
+        // Any peer may dial: a handshake that fails ends nothing else.
         let handshake = match listener.accept().await {
             Ok(Some(handshake)) => handshake,
             Ok(None) => return Err("the listener was closed".into()),
@@ -61,8 +61,8 @@ pub(crate) async fn receive(directory: &Path, once: bool, websocket: bool) -> Re
     Ok(())
 }
 
-/// Sends a file to a receiver, as the peer whose key is in a file: a receiver lets nobody else
-/// resume what that has begun.
+/// Sends a file to a receiver, as the peer whose key is in a file: a receiver lets no other peer
+/// resume the payload.
 pub(crate) async fn send(
     address: &PeerAddress,
     path: &Path,
@@ -74,11 +74,11 @@ pub(crate) async fn send(
     Ok(())
 }
 
-/// What a sender has to tell.
+/// The report of a sender.
 struct Report {
     sent: Sent,
     seconds: f64,
-    /// In kB, where the system tells.
+    /// In kB, if the system reports it.
     peak: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ async fn send_timed(
     })
 }
 
-/// The identity in a file, which is made if it is not there, for its owner alone.
+/// The identity in a file, which is created if it does not exist, readable by its owner only.
 fn identity(key: &Path) -> Result<Identity> {
     match fs::read(key) {
         Ok(bytes) => return Ok(Identity::from_protobuf(&bytes)?),
@@ -141,7 +141,7 @@ fn identity(key: &Path) -> Result<Identity> {
     Ok(identity)
 }
 
-/// Both, with a file made for it: the receiver in a process that this one starts.
+/// Runs both with a generated file: the receiver in a process that this one starts.
 pub(crate) async fn both(size: u64, hash: bool, websocket: bool, json: bool) -> Result<()> {
     let place = Place::new()?;
     let source = place.0.join("payload.bin");
@@ -178,7 +178,7 @@ pub(crate) async fn both(size: u64, hash: bool, websocket: bool, json: bool) -> 
     Ok(())
 }
 
-/// A directory that goes when this does.
+/// A directory that is removed on drop.
 struct Place(PathBuf);
 
 impl Place {
@@ -222,7 +222,7 @@ impl Receiving {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Waits for its end, and returns what it has printed.
+    /// Waits for its end, and returns its output.
     fn finish(&mut self) -> Result<Vec<String>> {
         let lines = self.output.by_ref().lines().collect::<Result<_, _>>()?;
         if !self.child.wait()?.success() {
@@ -234,13 +234,13 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        // Both fail if it has ended.
+        // Both fail if the process has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A file whose parts all differ, so that a part in the wrong place is noticed.
+/// A file without repeated parts, so that the check detects a part in the wrong place.
 pub(crate) fn make_file(path: &Path, size: u64) -> Result<()> {
     let mut file = fs::File::create(path)?;
     let mut block = vec![0; 1 << 20];
@@ -248,7 +248,7 @@ pub(crate) fn make_file(path: &Path, size: u64) -> Result<()> {
     let mut left = size;
     while left > 0 {
         for word in block.chunks_exact_mut(8) {
-            // A linear congruential generator: nothing here has to be unpredictable.
+            // A linear congruential generator: the content need not be unpredictable.
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
@@ -278,7 +278,7 @@ fn same(one: &Path, other: &Path) -> Result<bool> {
     }
 }
 
-/// What the line of a receiver begins with.
+/// The start of a receiver's line.
 const RECEIVERS_PEAK: &str = "most resident memory of the receiver: ";
 
 fn print_peak(who: &str, peak: Option<u64>) {
@@ -287,7 +287,7 @@ fn print_peak(who: &str, peak: Option<u64>) {
     }
 }
 
-/// The most that was resident in this process, in kB, where the system tells.
+/// The maximum resident set of this process in kB, if the system reports it.
 fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let peak = status

@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// Of multihash and multibase: SHA-256, and base64url without padding.
+// Codes of multihash and multibase: SHA-256, and base64url without padding.
 const (
 	multihashSHA256    = 0x12
 	multibaseBase64URL = "u"
 )
 
-// address is a webrtc-direct multiaddr: a socket address and, of a listener that runs already, the
-// SHA-256 of its certificate and its peer id.
+// address is a webrtc-direct multiaddr: a socket address and, for a running listener, the SHA-256
+// of its certificate and its peer id.
 type address struct {
 	socket          *net.UDPAddr
 	certificateHash []byte

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// caseLimit is for one use of a substream.
+	// caseLimit is the limit of one use of a substream.
 	caseLimit = 15 * time.Second
 	leftWait  = 5 * time.Second
 
@@ -25,8 +25,8 @@ const (
 	burstStreams = 200
 	burstBytes   = 10_000
 
-	// stallTime is how long a reader stops, and stallBytes what it leaves unread: more than the window of
-	// this association, less than the ceiling of the remote's substream.
+	// stallTime is how long a reader stops, and stallBytes what it leaves unread: more than the
+	// window of this association, less than the ceiling of the remote's substream.
 	stallTime       = 2 * time.Second
 	stallBytes      = 3 << 20
 	neighbours      = 20
@@ -34,22 +34,22 @@ const (
 	neighbourLimit  = time.Second
 	stallHoldMillis = uint64(stallTime / time.Millisecond)
 
-	// busyTime is more than iceKeepalive, and than what a listener may wait for checks.
+	// busyTime is longer than iceKeepalive, and than a listener may wait for checks.
 	busyTime  = 17 * time.Second
 	busyPause = 50 * time.Millisecond
 )
 
-// errReportedItself is of a case that has written its line.
+// errReportedItself is the error of a case that has written its line.
 var errReportedItself = errors.New("reported")
 
 type namedCase struct {
 	name string
 	run  func(run) error
-	// It runs only when it is named.
+	// The case runs only if it is named.
 	onRequest bool
 }
 
-// allCases is in the order in which they run.
+// allCases are all cases in the order in which they run.
 var allCases = []namedCase{
 	{name: "identify", run: run.identify},
 	{name: "ping", run: run.ping},
@@ -78,8 +78,8 @@ func findCase(name string) *namedCase {
 	return nil
 }
 
-// with opens a substream for use, which takes it to its end. Whatever fails resets it, so that one case
-// leaves nothing to the next.
+// with opens a substream for use, which ends it. Every failure resets it, so that a case leaves
+// nothing to the next one.
 func (r run) with(protocol string, use func(*stream) error) error {
 	s, err := r.conn.open()
 	if err != nil {
@@ -104,7 +104,7 @@ func (r run) with(protocol string, use func(*stream) error) error {
 	return fmt.Errorf("%s: %w", protocol, err)
 }
 
-// exchange writes and finishes while it reads to the end; both halves end as they should.
+// exchange writes and finishes while it reads to the end; both halves must end in order.
 func exchange(s *stream, write, read func() error) error {
 	wrote := make(chan error, 1)
 	go func() {
@@ -115,7 +115,7 @@ func exchange(s *stream, write, read func() error) error {
 		wrote <- err
 	}()
 	if err := read(); err != nil {
-		// Frees a write that nobody reads for.
+		// Releases a write whose reader is gone.
 		s.reset(codeWrong)
 		return firstError(err, <-wrote)
 	}
@@ -149,7 +149,7 @@ func expectDigest(from io.Reader, content []byte) error {
 	return nil
 }
 
-// atOnce runs so many of them together and returns the first error.
+// atOnce runs that many concurrently and returns the first error.
 func atOnce(count int, do func() error) error {
 	errs := make([]error, count)
 	var all sync.WaitGroup
@@ -172,7 +172,7 @@ func (r run) identify() error {
 		}
 		listed := strings.Join(message.protocols, "\n") + "\n"
 		for _, protocol := range servedProtocols {
-			// No other side needs to keep substreams for the sake of this one.
+			// A remote need not serve `keep`, for which it would have to hold substreams.
 			if protocol != protocolKeep && !strings.Contains(listed, protocol+"\n") {
 				return fmt.Errorf("%s is not listed", protocol)
 			}
@@ -253,7 +253,7 @@ func (r run) halfCloseLocal() error {
 	})
 }
 
-// ask opens a protocol that takes no input and returns its answer.
+// ask opens a protocol without input and returns its answer.
 func (r run) ask(protocol string, length int) ([]byte, error) {
 	var answer []byte
 	err := r.with(protocol, func(s *stream) error {
@@ -326,7 +326,7 @@ func (r run) resetRemote() error {
 	})
 }
 
-// besideNeighbours runs work while other substreams echo, none of which may have to wait for it.
+// besideNeighbours runs work while other substreams echo, none of which may be delayed by it.
 func (r run) besideNeighbours(work func() error) error {
 	worked := make(chan error, 1)
 	go func() { worked <- work() }()
@@ -340,13 +340,13 @@ func (r run) besideNeighbours(work func() error) error {
 		if err != nil {
 			return firstError(fmt.Errorf("neighbour %d: %w", i, err), <-worked)
 		}
-		// Spread over the time of the stall.
+		// Distributed over the time of the stall.
 		time.Sleep(time.Until(began.Add(time.Duration(i+1) * stallTime / neighbours)))
 	}
 	return <-worked
 }
 
-// stallLocal does not read what the remote sends for a while.
+// stallLocal pauses before it reads what the remote sends.
 func (r run) stallLocal() error {
 	return r.besideNeighbours(func() error {
 		return r.with(protocolBench, func(s *stream) error {
@@ -359,7 +359,7 @@ func (r run) stallLocal() error {
 	})
 }
 
-// stallRemote has the remote not read for a while.
+// stallRemote makes the remote pause its reading.
 func (r run) stallRemote() error {
 	return r.besideNeighbours(func() error {
 		return r.with(protocolStall, func(s *stream) error {
@@ -385,7 +385,7 @@ func (r run) stallRemote() error {
 	})
 }
 
-// busy has traffic all the time, so that ICE sends no checks.
+// busy keeps traffic going all the time, so that ICE sends no checks.
 func (r run) busy() error {
 	for began := time.Now(); time.Since(began) < busyTime; time.Sleep(busyPause) {
 		if err := r.echo(neighbourBytes); err != nil {
@@ -395,7 +395,7 @@ func (r run) busy() error {
 	return nil
 }
 
-// serve answers what the listener opens, until the connection ends.
+// serve answers the substreams that the listener opens, until the connection ends.
 func (r run) serve() error {
 	began := time.Now()
 	<-r.conn.ended
@@ -409,7 +409,7 @@ func (r run) serve() error {
 	return errReportedItself
 }
 
-// close finds no substream that is still in use, and closes the connection.
+// close checks that no substream is still in use, and closes the connection.
 func (r run) close() error {
 	for giveUp := time.Now().Add(leftWait); r.conn.inUse() > 0; {
 		if time.Now().After(giveUp) {

@@ -46,7 +46,7 @@ type dialCommand struct {
 	cases       []namedCase
 }
 
-// arguments hands out the words of a command line.
+// arguments yields the words of a command line.
 type arguments []string
 
 func (a *arguments) next() (string, bool) {

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// noiseChannel is negotiated by the specification.
+	// noiseChannel is pre-negotiated by the specification.
 	noiseChannel = 0
-	// sentinelChannel is a number that nobody gets to: neither side announces it to the other.
+	// sentinelChannel is a number that is never used: neither side announces it to the other.
 	sentinelChannel = 65534
-	// backlog is how many channels may wait for the application; further ones are reset.
+	// backlog is the number of channels that may wait for the application; more are reset.
 	backlog = 256
 )
 
@@ -43,8 +43,8 @@ type connection struct {
 	ended chan struct{}
 }
 
-// newConnection prepares everything that the peer may use at once when the transport is up. Numbers
-// of who dialled are even.
+// newConnection prepares everything that the peer may use as soon as the transport is up. The
+// dialler's numbers are even.
 func newConnection(api *webrtc.API, config webrtc.Configuration, dialled bool) (*connection, error) {
 	peer, err := api.NewPeerConnection(config)
 	if err != nil {
@@ -87,8 +87,8 @@ func negotiated(peer *webrtc.PeerConnection, number uint16) (*webrtc.DataChannel
 	return peer.CreateDataChannel("", &webrtc.DataChannelInit{Negotiated: &yes, ID: &number})
 }
 
-// watch ends the connection with its association: this version of pion tells nobody about that but
-// the readers of channels, and the others can be closed by the peer at any time.
+// watch ends the connection with its association: this version of pion reports that end to the
+// readers of channels only, and the peer can close the other channels at any time.
 func (c *connection) watch(sentinel *webrtc.DataChannel) {
 	channel, err := sentinel.Detach()
 	if err == nil {
@@ -127,7 +127,7 @@ func (c *connection) accept() (*stream, error) {
 	}
 }
 
-// open opens a substream on the next number, as numbers are never used twice.
+// open opens a substream on the next number: numbers are never used twice.
 func (c *connection) open() (*stream, error) {
 	c.mu.Lock()
 	cause, number := c.cause, c.next
@@ -207,7 +207,7 @@ func (c *connection) closeWith(cause error) {
 	c.streams = map[uint16]*stream{}
 	c.mu.Unlock()
 	close(c.ended)
-	// Its errors are those of what the peer has closed before.
+	// Its errors are about channels that the peer has closed before.
 	_ = c.peer.Close()
 	for _, s := range streams {
 		s.end(cause)

@@ -11,7 +11,7 @@ const (
 	ufragPrefixV2 = "libp2p+webrtc+v2/"
 
 	iceCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-	// Of RFC 8839, section 5.4.
+	// The alphabet of RFC 8839, section 5.4.
 	shortestUfrag    = 4
 	shortestPassword = 22
 	longestOfBoth    = 256
@@ -26,8 +26,8 @@ type credentials struct {
 	clientPassword string
 }
 
-// newCredentials makes what a dialler uses. Version 1 has one value for everything; version 2 leaves
-// the client's as a browser makes them and hides the client's password in the server's ufrag.
+// newCredentials makes those of a dialler. Version 1 has one value for everything; version 2 keeps
+// the client's as a browser makes them and embeds the client's password in the server's ufrag.
 func newCredentials(version int) (credentials, error) {
 	password, err := randomICEString()
 	if err != nil {

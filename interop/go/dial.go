@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// dial connects as often as asked for, and runs the cases over the last connection.
+// dial connects as often as requested, and runs the cases over the last connection.
 func dial(command dialCommand, report *report) error {
 	transport, err := newTransport(command.iceTimeouts)
 	if err != nil {
@@ -22,7 +22,7 @@ func dial(command dialCommand, report *report) error {
 
 	conn, err := connect(transport, command, report)
 	if err != nil {
-		// It is in the report.
+		// The report has it.
 		return nil
 	}
 	defer conn.close()
@@ -37,7 +37,7 @@ func dial(command dialCommand, report *report) error {
 	return nil
 }
 
-// connect returns the last of the connections that it makes.
+// connect makes all connections and returns the last one.
 func connect(transport *transport, command dialCommand, report *report) (*connection, error) {
 	var conn *connection
 	times := make([]time.Duration, command.connects)
@@ -67,7 +67,7 @@ func connect(transport *transport, command dialCommand, report *report) (*connec
 	return conn, nil
 }
 
-// run is what a case works on.
+// run is the context of a case.
 type run struct {
 	conn    *connection
 	command dialCommand

@@ -24,8 +24,8 @@ const (
 )
 
 const (
-	// readBuffer is that of the reader below go-libp2p's: a read of a data channel takes a whole
-	// message or fails, so no longer message can come where a prefix is expected.
+	// readBuffer is the buffer of the reader below go-libp2p's: a read of a data channel takes a
+	// whole message or fails, so no longer message can come where a prefix is expected.
 	readBuffer = 4096
 	// maxReceivedFrame is go-libp2p's limit of a frame's body.
 	maxReceivedFrame = 257 << 10
@@ -67,7 +67,7 @@ func unmarshalFrame(body []byte) (frame, error) {
 	return f, err
 }
 
-// frameReader reads frames from a channel whose Read gives one message at a time.
+// frameReader reads frames from a channel whose Read returns one message at a time.
 type frameReader struct {
 	buffered *bufio.Reader
 }
@@ -84,7 +84,7 @@ func (r frameReader) read() (frame, error) {
 	if length > maxReceivedFrame {
 		return frame{}, fmt.Errorf("a frame of %d bytes", length)
 	}
-	// A body that is longer than what is buffered is read from the channel into this.
+	// A body that is longer than the buffered bytes is read from the channel into this.
 	body := make([]byte, length)
 	if _, err := io.ReadFull(r.buffered, body); err != nil {
 		return frame{}, err
@@ -92,7 +92,7 @@ func (r frameReader) read() (frame, error) {
 	return unmarshalFrame(body)
 }
 
-// writeFrame sends prefix and body as a message each, as go-libp2p does.
+// writeFrame sends prefix and body as separate messages, as go-libp2p does.
 func writeFrame(channel io.Writer, f frame) error {
 	body := f.marshal()
 	if _, err := channel.Write(binary.AppendUvarint(nil, uint64(len(body)))); err != nil {

@@ -24,7 +24,7 @@ type identifyMessage struct {
 	agent     string
 }
 
-// marshalIdentify returns the message with its length in front.
+// marshalIdentify returns the message with its length prefix.
 func marshalIdentify(own publicKey, protocols []string) []byte {
 	body := appendBytesField(nil, identifyPublicKeyField, own.marshal())
 	for _, protocol := range protocols {
@@ -35,7 +35,7 @@ func marshalIdentify(own publicKey, protocols []string) []byte {
 	return append(binary.AppendUvarint(nil, uint64(len(body))), body...)
 }
 
-// readIdentify reads the message and the end behind it.
+// readIdentify reads the message and the end of the stream.
 func readIdentify(from io.Reader) (identifyMessage, error) {
 	all, err := io.ReadAll(io.LimitReader(from, longestIdentify))
 	if err != nil {

@@ -9,17 +9,17 @@ import (
 	"math/big"
 )
 
-// Of the libp2p peer id specification: the fields of PublicKey, and the only type of key known here.
+// The fields of PublicKey in the libp2p peer id specification, and the only supported type of key.
 const (
 	publicKeyTypeField = 1
 	publicKeyDataField = 2
 	keyTypeEd25519     = 1
 )
 
-// Of multihash: a digest that is the content itself, which is what short keys have.
+// The identity code of multihash: the digest is the content itself, as for short keys.
 const multihashIdentity = 0x00
 
-// identity is the key that a peer is known by.
+// identity is the key that identifies a peer.
 type identity struct {
 	key ed25519.PrivateKey
 }
@@ -84,7 +84,7 @@ func encodeBase58(input []byte) string {
 		number.DivMod(number, base, digit)
 		reversed = append(reversed, base58Alphabet[digit.Int64()])
 	}
-	// A zero byte in front is no part of the number.
+	// A leading zero byte is no part of the number.
 	for _, b := range input {
 		if b != 0 {
 			break

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// shutdownWait is for connections that have just been closed by their diallers.
+// shutdownWait is the time for connections that their diallers have just closed.
 const shutdownWait = 3 * time.Second
 
 // listen serves every dialler until stdin ends.
@@ -52,7 +52,7 @@ func listen(command listenCommand, report *report) error {
 				}
 			}()
 		case <-stdinEnded:
-			// Diallers that are through have closed their connections, so that only reports are waited for.
+			// Diallers that are done have closed their connections: this waits for reports only.
 			if !waitFor(&serving, shutdownWait) {
 				err = errors.New("connections were left open")
 			}

@@ -10,7 +10,7 @@ import (
 const (
 	multistreamProtocol = "/multistream/1.0.0"
 	multistreamRefusal  = "na"
-	// longestProtocol is far more than any name here, so that nobody makes us allocate.
+	// longestProtocol is longer than any name here; it bounds what a peer can make us allocate.
 	longestProtocol = 1024
 )
 
@@ -19,7 +19,8 @@ func appendMultistream(out []byte, text string) []byte {
 	return append(append(out, text...), '\n')
 }
 
-// oneByte reads as binary.ReadUvarint wants it, and nothing ahead: what follows is the protocol's.
+// oneByte reads single bytes for binary.ReadUvarint, without reading ahead: what follows belongs to
+// the protocol.
 type oneByte struct{ io.Reader }
 
 func (r oneByte) ReadByte() (byte, error) {
@@ -66,7 +67,7 @@ func propose(s io.ReadWriter, protocol string) error {
 	return expectMultistream(s, protocol)
 }
 
-// negotiate is the responder's side. It returns the first protocol that is known.
+// negotiate is the responder's side. It returns the first supported protocol.
 func negotiate(s io.ReadWriter, known func(string) bool) (string, error) {
 	if err := expectMultistream(s, multistreamProtocol); err != nil {
 		return "", err

@@ -16,7 +16,8 @@ func pattern(length int) []byte {
 	return out
 }
 
-// patternChecker counts the bytes of pattern that are written to it, and fails with the first other one.
+// patternChecker counts the bytes of pattern that are written to it, and fails at the first other
+// one.
 type patternChecker struct{ right uint64 }
 
 func (c *patternChecker) Write(content []byte) (int, error) {
@@ -29,7 +30,7 @@ func (c *patternChecker) Write(content []byte) (int, error) {
 	return len(content), nil
 }
 
-// readPattern reads length bytes of pattern, and the end behind them.
+// readPattern reads length bytes of pattern, and then the end.
 func readPattern(from io.Reader, length uint64) error {
 	checker := &patternChecker{}
 	if _, err := io.Copy(checker, onlyReader{from}); err != nil {
@@ -47,7 +48,7 @@ type onlyReader struct{ io.Reader }
 const writeChunk = 64 << 10
 
 func writePattern(to io.Writer, length uint64) error {
-	// A whole number of periods, so that each piece goes on where the one before ended.
+	// A whole number of periods, so that each piece continues the one before.
 	piece := pattern(writeChunk / patternPeriod * patternPeriod)
 	for length > 0 {
 		if length < uint64(len(piece)) {

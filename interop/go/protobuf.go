@@ -26,7 +26,7 @@ func appendBytesField(out []byte, number uint64, value []byte) []byte {
 	return append(out, value...)
 }
 
-// protobufField is one field of a message; which of the values it has depends on its wire type.
+// protobufField is one field of a message; its wire type determines which of the values is set.
 type protobufField struct {
 	number   uint64
 	wireType uint64
@@ -34,7 +34,7 @@ type protobufField struct {
 	bytes    []byte
 }
 
-// eachField hands every field to visit. Values are slices of message.
+// eachField passes every field to visit. Values are slices of message.
 func eachField(message []byte, visit func(protobufField)) error {
 	for len(message) > 0 {
 		key, n := binary.Uvarint(message)

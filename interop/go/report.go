@@ -17,9 +17,9 @@ type report struct {
 type caseLine struct {
 	Case string `json:"case"`
 	OK   bool   `json:"ok"`
-	// Milliseconds that the case took.
+	// Milliseconds of the case.
 	Milliseconds *float64 `json:"ms,omitempty"`
-	// For `connects`: of the single dials.
+	// For `connects`: those of the single dials.
 	Median *float64 `json:"median_ms,omitempty"`
 	Most   *float64 `json:"max_ms,omitempty"`
 	// For `serve`: why the connection ended.
@@ -29,7 +29,7 @@ type caseLine struct {
 
 func newReport(out io.Writer) *report {
 	encoder := json.NewEncoder(out)
-	// Addresses and errors are read by people and by tests that do not unescape.
+	// Addresses and errors are for people, and for tests that do not unescape.
 	encoder.SetEscapeHTML(false)
 	return &report{out: encoder}
 }
@@ -44,7 +44,7 @@ func (r *report) line(value any, isError bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.error = r.error || isError
-	// Whoever reads the lines may have gone away, and then nobody misses them.
+	// The reader of the lines may have exited, and then the error does not matter.
 	_ = r.out.Encode(value)
 }
 
@@ -68,7 +68,7 @@ func (r *report) listening(address string, pid int) {
 	}{address, pid}, false)
 }
 
-// responderFailed reports a substream that the peer opened and that did not go as its protocol says.
+// responderFailed reports a substream of the peer that violated its protocol.
 func (r *report) responderFailed(protocol string, err error) {
 	r.line(struct {
 		Responder string `json:"responder"`
@@ -76,7 +76,7 @@ func (r *report) responderFailed(protocol string, err error) {
 	}{protocol, err.Error()}, true)
 }
 
-// connectionFailed reports a connection that ended by a fault, or was never established.
+// connectionFailed reports a connection that failed, or was never established.
 func (r *report) connectionFailed(remote string, err error) {
 	r.line(struct {
 		Connection string `json:"connection"`

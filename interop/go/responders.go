@@ -25,15 +25,15 @@ const (
 
 	halfCloseBytes = 65536
 	resetMeBytes   = 1024
-	// stalled is what a responder sends before it falls silent.
+	// stalled is the byte that a responder sends before it stops reading.
 	stalled = 'S'
-	// Codes of resets: for content that is wrong, and where the protocol wants one.
+	// Codes of resets: for wrong content, and where the protocol demands a reset.
 	codeWrong    = 0xbad
 	codeResetYou = 7
 	codeResetMe  = 9
 
 	recordWait = 2 * time.Second
-	// finishWait is a little more than a stream waits for FIN_ACK.
+	// finishWait is slightly longer than a stream waits for FIN_ACK.
 	finishWait = finAckWait + 2*time.Second
 )
 
@@ -46,7 +46,7 @@ var servedProtocols = []string{
 // responder answers the substreams that the peer of one connection opens.
 type responder struct {
 	identity identity
-	// What one substream finds out and another one asks for.
+	// What one substream observes and another one asks for.
 	halfClosed chan uint64
 	sawReset   chan bool
 }
@@ -95,7 +95,7 @@ func (r *responder) respond(s *stream, protocol string) error {
 		if _, err := s.Write(marshalIdentify(r.identity.publicKey(), servedProtocols)); err != nil {
 			return err
 		}
-		// The opener need not send anything, its end included.
+		// The opener need not send anything, not even its end.
 		return finish(s)
 	case protocolPing, protocolEcho:
 		if _, err := io.Copy(s, onlyReader{s}); err != nil {
@@ -210,7 +210,8 @@ func respondStall(s *stream) error {
 	return send(s, binary.BigEndian.AppendUint64(nil, up))
 }
 
-// respondKeep sees its substream reset and keeps it: its number stays in use while the connection lives.
+// respondKeep reads until its substream is reset, and keeps it: its number stays in use while the
+// connection lives.
 func respondKeep(s *stream) error {
 	if _, err := io.CopyN(s, s, 1); err != nil {
 		return err

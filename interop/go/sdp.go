@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Of the libp2p webrtc-direct specification.
+// Names of the libp2p webrtc-direct specification.
 const maxMessageSize = 16384
 
-// anyFingerprint stands in the offer that a listener infers: the dialler's certificate is not known
-// before DTLS, and Noise is what authenticates it.
+// anyFingerprint is in the offer that a listener infers: the dialler's certificate is unknown
+// before DTLS, and Noise authenticates it.
 var anyFingerprint = make([]byte, 32)
 
-// serverAnswer is what the dialler makes of a listener's address.
+// serverAnswer is the answer that a dialler derives from a listener's address.
 func serverAnswer(a address, c credentials) string {
 	return sessionDescription(a.socket, "passive", c.serverUfrag, c.serverUfrag, a.certificateHash,
 		"a=ice-lite",
@@ -21,7 +21,7 @@ func serverAnswer(a address, c credentials) string {
 		"a=end-of-candidates")
 }
 
-// clientOffer is what the listener makes of a dialler's first check.
+// clientOffer is the offer that a listener derives from a dialler's first check.
 func clientOffer(from *net.UDPAddr, c credentials) string {
 	return sessionDescription(from, "actpass", c.clientUfrag, c.clientPassword, anyFingerprint)
 }
@@ -39,7 +39,7 @@ func sessionDescription(
 		"s=-",
 		"t=0 0",
 	}
-	// A lite agent says so for the whole session.
+	// A lite agent declares that for the whole session.
 	if len(more) > 0 {
 		lines, more = append(lines, more[0]), more[1:]
 	}

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs pion and Go from Debian's packages, which need root, and builds the peer. Quiet and cheap when all
-# is there. Nothing comes from anywhere else: no modules, no network but apt's.
+# Installs pion and Go from Debian's packages, which need root, and builds the peer. Quiet and cheap
+# if nothing is missing. There is no other source: no modules, no network but apt's.
 set -eu
 cd "$(dirname "$0")"
 

@@ -14,9 +14,9 @@ import (
 const (
 	// finAckWait is how long a closed stream waits for FIN_ACK.
 	finAckWait = 10 * time.Second
-	// sendBuffer is what may wait in the channel, unacknowledged bytes included.
+	// sendBuffer is the limit of bytes in the channel, including unacknowledged ones.
 	sendBuffer = 2 * maxMessageSize
-	// leastRoom is the room without which a write waits, as tiny frames are not worth sending.
+	// leastRoom is the room that a write waits for: tiny frames are not worth sending.
 	leastRoom = 1 << 10
 	// frameOverhead is the prefix and the header of a payload.
 	frameOverhead = 7
@@ -24,15 +24,15 @@ const (
 
 var (
 	errWriteAfterFIN = errors.New("write after the end")
-	// inThePast is a deadline that ends whatever read goes on.
+	// inThePast is a deadline that ends a pending read.
 	inThePast = time.Unix(1, 0)
 )
 
-// resetError is why a half ended that did not end with FIN.
+// resetError is why a half ended without FIN.
 type resetError struct {
 	code   uint32
 	remote bool
-	// The channel was closed without a flag, which some peers mean by it.
+	// The channel was closed without a flag, with which some peers reset.
 	closed bool
 }
 
@@ -65,37 +65,37 @@ const (
 
 // stream is a substream with go-libp2p's habits:
 //
-//   - What comes is looked at only while the application reads, so FIN is acknowledged, and RESET and
-//     STOP_SENDING are noticed, when it has read that far. A write that waits for room notices nothing.
+//   - Frames are processed only while the application reads. So FIN is acknowledged, and RESET and
+//     STOP_SENDING take effect, once it has read that far. A write that waits for room sees nothing.
 //   - Its number is in use until the application closes or resets it, whatever the peer does.
-//   - Once the read half is over, a goroutine reads on for the flags that concern the write half, and
-//     closes the channel when that is over too.
+//   - Once the read half is over, a goroutine continues to read the flags that concern the write
+//     half, and closes the channel when that is over too.
 type stream struct {
 	number  uint16
 	channel *datachannel.DataChannel
-	// Held by who reads frames; taken before mu.
+	// Held by the reader of frames; taken before mu.
 	reading sync.Mutex
 	frames  frameReader
 
 	mu sync.Mutex
-	// What is left of the frame that was read last; its flag acts once its payload is consumed.
+	// The rest of the last frame; its flag takes effect once its payload is consumed.
 	current      *frame
 	receive      receiveState
 	receiveError error
 	send         sendState
 	sendError    error
-	// Set by close: no longer is FIN_ACK waited for.
+	// Set by close: when the wait for FIN_ACK ends.
 	ackDeadline time.Time
-	// The connection's end, which ends everything.
+	// The end of the connection, which ends everything.
 	shutdown error
 
-	// Signals that a write that waits should look again.
+	// Wakes a waiting write.
 	room       chan struct{}
 	drainOnce  sync.Once
 	forgetOnce sync.Once
-	// Takes the number out of the connection's table.
+	// Removes the number from the connection's table.
 	forget func()
-	// Closed with the channel.
+	// Closed together with the channel.
 	over chan struct{}
 }
 
@@ -120,7 +120,7 @@ func (s *stream) signalRoom() {
 	}
 }
 
-// Read reads payload, io.EOF once FIN was reached, and a resetError behind a reset.
+// Read reads payload, io.EOF once FIN was reached, and a resetError after a reset.
 func (s *stream) Read(out []byte) (int, error) {
 	s.reading.Lock()
 	defer s.reading.Unlock()
@@ -163,7 +163,7 @@ func (s *stream) readEnd() error {
 	return nil
 }
 
-// readFailed tells what an error of the channel means to the application.
+// readFailed translates an error of the channel for the application.
 func (s *stream) readFailed(err error) error {
 	if end := s.readEnd(); end != nil {
 		return end
@@ -175,7 +175,7 @@ func (s *stream) readFailed(err error) error {
 	return err
 }
 
-// act does what the flag of a frame that was read to its end says.
+// act applies the flag of a frame that was read to its end.
 func (s *stream) act(f frame) {
 	if !f.hasFlag {
 		return
@@ -187,14 +187,14 @@ func (s *stream) act(f frame) {
 		if s.receive == receiving {
 			s.receive = receivedFIN
 		}
-		// A peer that does not get it finds out by its own timer, or by the closing of the channel.
+		// A peer that does not get it learns of it by its own timer, or by the close of the channel.
 		_ = writeFrame(s.channel, frame{hasFlag: true, flag: flagFINAck})
 		s.drain()
 	case flagFINAck:
 		s.send = ackedFIN
 		s.signalRoom()
 	case flagStopSending:
-		// After FIN too: a peer that stops reading may not acknowledge FIN any more.
+		// Also after FIN: a peer that stops reading may not acknowledge FIN any more.
 		if unfinished {
 			s.send, s.sendError = sendReset, byPeer
 		}
@@ -211,7 +211,7 @@ func (s *stream) act(f frame) {
 	}
 }
 
-// Write returns when the channel has everything, which is not when the peer has it.
+// Write returns when the channel has everything, which is before the peer has it.
 func (s *stream) Write(content []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -267,7 +267,7 @@ func (s *stream) closeWrite() error {
 	return writeFrame(s.channel, frame{hasFlag: true, flag: flagFIN})
 }
 
-// closeRead sends STOP_SENDING, unless the peer has finished anyway.
+// closeRead sends STOP_SENDING, unless the peer has finished.
 func (s *stream) closeRead(code uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,7 +280,7 @@ func (s *stream) closeRead(code uint32) error {
 	return err
 }
 
-// close ends both halves and gives the number back. It waits for nothing: FIN_ACK comes later.
+// close ends both halves and releases the number. It does not wait: FIN_ACK comes later.
 func (s *stream) close() error {
 	defer s.forgetNumber()
 	if s.isShutDown() {
@@ -294,13 +294,13 @@ func (s *stream) close() error {
 	defer s.mu.Unlock()
 	if s.ackDeadline.IsZero() {
 		s.ackDeadline = time.Now().Add(finAckWait)
-		// So that who reads for flags takes notice of it.
+		// So that the reader of flags sees it.
 		_ = s.channel.SetReadDeadline(inThePast)
 	}
 	return nil
 }
 
-// reset ends both halves abruptly and gives the number back.
+// reset ends both halves abruptly and releases the number.
 func (s *stream) reset(code uint32) {
 	defer s.forgetNumber()
 	if s.isShutDown() {
@@ -318,14 +318,14 @@ func (s *stream) reset(code uint32) {
 	_ = s.channel.SetReadDeadline(inThePast)
 }
 
-// end is the connection's: nothing of the stream works any more.
+// end is called at the end of the connection: no operation of the stream works any more.
 func (s *stream) end(cause error) {
 	defer s.forgetNumber()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.shutdown = cause
 	s.signalRoom()
-	// Flags that came before the end still count for who waits in finished.
+	// Flags that came before the end still count for a waiter in finished.
 	s.drain()
 }
 
@@ -339,17 +339,17 @@ func (s *stream) forgetNumber() {
 	s.forgetOnce.Do(s.forget)
 }
 
-// drain starts the goroutine that reads on behind the end of the read half.
+// drain starts the goroutine that continues to read after the end of the read half.
 func (s *stream) drain() {
 	s.drainOnce.Do(func() { go s.readFlags() })
 }
 
 func (s *stream) readFlags() {
 	defer close(s.over)
-	// Else the timer of the last deadline outlives the stream.
+	// Otherwise the timer of the last deadline outlives the stream.
 	defer func() { _ = s.channel.SetReadDeadline(time.Time{}) }()
 	defer func() { _ = s.channel.Close() }()
-	// Whoever waits in Read gives way, and finds the read half over when it looks again.
+	// A waiter in Read yields, and finds the read half over when it checks again.
 	_ = s.channel.SetReadDeadline(inThePast)
 	s.reading.Lock()
 	s.mu.Lock()
@@ -371,18 +371,19 @@ func (s *stream) readFlags() {
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		}
-		// A deadline may be one that was replaced already: only the clock tells.
+		// The deadline may have been replaced already: only the clock is reliable.
 	}
 }
 
-// isOver tells whether no flag is waited for any more.
+// isOver reports whether there is no flag left to wait for.
 func (s *stream) isOver() bool {
 	return s.send == ackedFIN || s.send == sendReset ||
 		(!s.ackDeadline.IsZero() && time.Now().After(s.ackDeadline))
 }
 
-// finished waits until both sides have closed the channel, by when the peer has got everything, and tells
-// whether FIN was acknowledged, or refused by a peer that reads no more. go-libp2p waits for neither.
+// finished waits until both sides have closed the channel, by when the peer has everything. It
+// reports whether FIN was acknowledged, or refused by a peer that does not read any more. go-libp2p
+// waits for neither.
 func (s *stream) finished(limit time.Duration) error {
 	giveUp := time.Now().Add(limit)
 	select {
@@ -415,7 +416,7 @@ func (s *stream) awaitPeersClose(giveUp time.Time) error {
 		if _, err := s.channel.Read(rest); errors.Is(err, io.EOF) {
 			return nil
 		}
-		// Anything else is a late flag, or a deadline that was replaced already.
+		// Anything else is a late flag, or a deadline that has been replaced.
 	}
 	return errors.New("the peer did not close the channel")
 }

@@ -21,9 +21,9 @@ import (
 
 const (
 	setupTimeout = 10 * time.Second
-	// iceKeepalive is go-libp2p's: a check is sent when nothing was sent, or received, for so long.
+	// iceKeepalive is go-libp2p's: a check is sent after this time without sending or receiving.
 	iceKeepalive = 15 * time.Second
-	// receiveWindow is the association's, and go-libp2p's: ten of its largest frames.
+	// receiveWindow is that of the association, as in go-libp2p: ten of its largest frames.
 	receiveWindow = 10 * maxReceivedFrame
 	receiveMTU    = 1500
 )
@@ -33,7 +33,7 @@ type iceTimeouts struct {
 	failed       time.Duration
 }
 
-// defaultICETimeouts are go-libp2p's: a peer that is gone is noticed after the sum of both.
+// defaultICETimeouts are go-libp2p's: a dead peer is detected after the sum of both.
 var defaultICETimeouts = iceTimeouts{disconnected: 20 * time.Second, failed: 30 * time.Second}
 
 // transport makes connections with one identity and one certificate.
@@ -68,9 +68,9 @@ func newTransport(timeouts iceTimeouts) (*transport, error) {
 	return &transport{own, *certificate, fingerprint, timeouts}, nil
 }
 
-// settings are those of both sides.
+// settings are common to both sides.
 func (t *transport) settings(ufrag, password string) webrtc.SettingEngine {
-	// Nothing but lines of JSON goes to stdout.
+	// Only lines of JSON go to stdout.
 	loggers := logging.NewDefaultLoggerFactory()
 	loggers.Writer = os.Stderr
 	settings := webrtc.SettingEngine{LoggerFactory: loggers}
@@ -121,7 +121,7 @@ func (t *transport) dial(to address, version int) (*connection, error) {
 	}, to.peerID)
 }
 
-// answer accepts the dialler whose first check came from there.
+// answer accepts the dialler whose first check came from that address.
 func (t *transport) answer(mux *udpMux, from *net.UDPAddr, c credentials) (*connection, error) {
 	settings := t.settings(c.serverUfrag, c.serverUfrag)
 	settings.SetLite(true)
@@ -177,7 +177,7 @@ func (c *connection) authenticate(t *transport, server bool, expected string) er
 		return err
 	}
 	channel := newStream(noiseChannel, detached.(*datachannel.DataChannel), func() {})
-	// Ends whatever of Noise waits.
+	// Ends a pending operation of Noise.
 	deadline := time.AfterFunc(setupTimeout, func() { c.closeWith(errors.New("Noise takes too long")) })
 	defer deadline.Stop()
 

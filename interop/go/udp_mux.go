@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// packetQueue is how many datagrams wait for one connection; further ones are dropped.
+	// packetQueue is the number of datagrams that wait for one connection; more are dropped.
 	packetQueue = 128
-	// newcomerQueue is how many diallers wait for the listener.
+	// newcomerQueue is the number of diallers that wait for the listener.
 	newcomerQueue = 32
 	maxDatagram   = 1500
 )
@@ -23,8 +23,8 @@ type newcomer struct {
 	credentials credentials
 }
 
-// udpMux shares the listener's socket between connections: a datagram belongs to the connection that
-// the first check from its address named. It implements ice.UDPMux.
+// udpMux shares the listener's socket between connections: a datagram belongs to the connection
+// that was named by the first check from its address. It implements ice.UDPMux.
 type udpMux struct {
 	socket    *net.UDPConn
 	newcomers chan newcomer
@@ -55,7 +55,7 @@ func (m *udpMux) receive() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// Any other error is about one datagram, such as one that nobody received.
+		// Any other error concerns one datagram, for example one that nobody received.
 		if err == nil {
 			m.dispatch(append([]byte(nil), buffer[:n]...), from)
 		}
@@ -137,7 +137,7 @@ func (m *udpMux) RemoveConnByUfrag(ufrag string) {
 	close(conn.closed)
 }
 
-// GetListenAddresses returns what the agent makes its candidates of.
+// GetListenAddresses returns the addresses for the agent's candidates.
 func (m *udpMux) GetListenAddresses() []net.Addr {
 	return []net.Addr{m.socket.LocalAddr()}
 }
@@ -154,7 +154,7 @@ type packet struct {
 	from    net.Addr
 }
 
-// muxedConn is the part of the socket that one connection sees.
+// muxedConn is the view of one connection on the socket.
 type muxedConn struct {
 	mux     *udpMux
 	ufrag   string

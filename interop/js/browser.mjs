@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Headless Chromium or Firefox as a webrtc-direct dialler; README.md tells how to drive it.
+// Headless Chromium or Firefox as a webrtc-direct dialler; README.md describes its interface.
 
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -27,7 +27,7 @@ async function bundle (entry) {
   return result.outputFiles[0].contents
 }
 
-/** Serves a page that runs `script`. On loopback it is a secure context, which WebCrypto asks for. */
+/** Serves a page that runs `script`. On loopback it is a secure context, which WebCrypto needs. */
 async function servePage (script) {
   const html = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><script type="module" src="/page.js"></script>'
   const server = createServer((request, response) => {
@@ -52,7 +52,7 @@ async function openPage (browser, url, report) {
 
 async function runPage (command, parameters, { launch, sctps }, timeoutMs) {
   const { report, lastReport } = reporter()
-  // Puppeteer kills the browser when this process exits, at the deadline too.
+  // Puppeteer kills the browser when this process exits, also at the deadline.
   setDeadline(timeoutMs, lastReport)
   const server = await servePage(await bundle(PAGES[command]))
   const { browser, usedSctps } = await launch()
@@ -72,7 +72,7 @@ async function runPage (command, parameters, { launch, sctps }, timeoutMs) {
   return passed
 }
 
-/** How to start the browser that the options ask for, and the SCTP that must have run in it. */
+/** The launcher of the browser of the options, and the SCTP that must have run in it. */
 function browserOf (command, { firefox, 'no-munge': noMunge }) {
   if (firefox == null) return { launch: () => launchChromium({ noMunge }), sctps: '' }
   if (noMunge || !FIREFOX_SCTPS.includes(firefox)) return fail(USAGE)

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// js-libp2p in Node as a webrtc-direct listener or dialler; README.md tells how to drive it.
+// js-libp2p in Node as a webrtc-direct listener or dialler; README.md describes its interface.
 
 import './src/polyfill.mjs'
 import { runCases } from './src/cases.mjs'
@@ -19,7 +19,10 @@ function stdinEnd () {
   })
 }
 
-/** Listens until stdin ends, which happens too when the driving test dies. A responder that fails is a line. */
+/**
+ * Listens until stdin ends, which also happens when the driving test dies. Reports a failed
+ * responder as a line.
+ */
 async function listen (address = '/ip4/127.0.0.1/udp/0/webrtc-direct') {
   let failed = false
   const node = await createNode([address])
@@ -49,7 +52,7 @@ async function main () {
 }
 
 surviveUnhandledRejections()
-// node-datachannel keeps threads that would hold the process open.
+// node-datachannel has threads that would keep the process alive.
 main().then(status => process.exit(status), error => {
   process.stderr.write(`${error?.stack ?? error}\n`)
   process.exit(1)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the JavaScript interop tests need: the npm packages, Chromium and Firefox, Node.js
-# where there is none, and an address for Firefox where the machine has only loopback. Quiet and cheap when nothing is missing. What comes from apt needs root and a
-# Debian machine.
+# if there is none, and an address for Firefox if the machine has only loopback. Quiet and cheap if
+# nothing is missing. Packages from apt need root and a Debian machine.
 set -eu
 cd "$(dirname "$0")"
 
@@ -25,8 +25,8 @@ install_packages() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    # No package needs its install script: esbuild's and node-datachannel's binaries are packages
-    # of their own, chosen by platform.
+    # No package needs its install script: the binaries of esbuild and node-datachannel are packages
+    # of their own, selected by platform.
     npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
     printf '%s\n' "$wanted" > "$stamp"
 }
@@ -50,7 +50,7 @@ install_firefox() {
 }
 
 # Firefox gathers a candidate only on the address from which it would send to this one, and never in
-# 127.0.0.0/8. Nothing is sent there.
+# 127.0.0.0/8. No packet is sent there.
 lookup_target=8.8.8.8
 
 provide_address() {
@@ -60,7 +60,7 @@ provide_address() {
         apt-get install -y -qq --no-install-recommends iproute2 > /dev/null
     fi
     if ! ip route get "$lookup_target" > /dev/null 2>&1; then
-        # Of a network for documentation, on the loopback interface.
+        # An address of a network for documentation, on the loopback interface.
         ip address replace 198.51.100.1/32 dev lo
         ip route replace "$lookup_target/32" dev lo src 198.51.100.1
     fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The WebSocket carrier from Node, with the package `ws`; README.md tells how to drive it.
+// The WebSocket carrier from Node, with the package `ws`; README.md describes its interface.
 
 import { WebSocket } from 'ws'
 import { fail, parseCommand, reporter, setDeadline } from './src/cli.mjs'

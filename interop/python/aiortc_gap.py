@@ -1,6 +1,6 @@
-"""A limit of aiortc, in its own code alone: what comes behind a gap is held back.
+"""A limit of aiortc, shown with its own code alone: it holds back what comes after a gap.
 
-Prints a line, and exits with 0 where the limit is there.
+Prints a line, and exits with 0 if the limit is there.
 """
 
 import sys
@@ -23,7 +23,7 @@ def message(tsn: int, number: int) -> DataChunk:
 
 stream = InboundStream()
 delivered = []
-# Message 0 was lost and comes at last. Between 0 and 1 other streams had a turn.
+# Message 0 was lost and comes last. Between 0 and 1 other streams sent messages.
 for chunk in (message(20, 1), message(30, 2), message(10, 0)):
     stream.add_chunk(chunk)
     delivered += [int(data) for _, _, data in stream.pop_messages()]

@@ -1,10 +1,10 @@
-"""aiortc with webrtc-direct by hand as a peer: README.md has the command line."""
+"""aiortc as a peer, with webrtc-direct on top: README.md has the command line."""
 
 from interop import command
 from interop.responders import Responders
 from rawaiortc.connection import AiortcPeer
 
-# aiortc ends at data channels.
+# aiortc has no layer above data channels.
 ABSENT = frozenset({"identify", "ping"})
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the Python interop tests need: a virtual environment with the packages of requirements.txt.
-# Quiet and cheap when nothing is missing. What comes from apt needs root and a Debian machine.
+# Installs what the Python interop tests need: a virtual environment with the packages of
+# requirements.txt. Quiet and cheap if nothing is missing. Packages from apt need root and a Debian
+# machine.
 set -eu
 cd "$(dirname "$0")"
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the Rust interop tests need, and builds their peers. Quiet and cheap when all is there.
-# What comes from apt needs root and a Debian machine.
+# Installs what the Rust interop tests need, and builds their peers. Quiet and cheap if nothing is
+# missing. Packages from apt need root and a Debian machine.
 set -eu
 cd "$(dirname "$0")"
 
 install_packages() {
-    # litep2p: OpenSSL's headers, so that its bundled sources are not built, and protoc.
+    # litep2p needs protoc, and OpenSSL's headers so that its bundled sources are not built.
     if pkg-config --exists openssl 2> /dev/null && command -v protoc > /dev/null; then
         return
     fi
@@ -14,7 +14,7 @@ install_packages() {
     apt-get install -y -qq --no-install-recommends libssl-dev pkg-config protobuf-compiler > /dev/null
 }
 
-# One build for each: together, each would link what only the other one needs.
+# One build each: in a common one, each would link what only the other one needs.
 build_peers() {
     export OPENSSL_NO_VENDOR=1
     cargo build --release --quiet --locked --package libp2p-peers --features webrtc --bin webrtc-peer

@@ -1,4 +1,4 @@
-"""Makes the figures of the pages of what scripts/figures.sh has measured.
+"""Makes the figures of the pages from the records of scripts/figures.sh.
 
     python3 scripts/figures [SECTION...]        all sections of which there are records, or these
 
@@ -72,7 +72,7 @@ def summary(page: str) -> str:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The rows of tables by what stands in their first cells, as far as that is unique."""
+    """The rows of tables by the text of their first cells, if that is unique."""
     found = {}
     for line in text.splitlines():
         if line.startswith("| "):
@@ -82,7 +82,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def claims(page: str) -> str:
-    """What README.md says of throughput and paths: only what stands in the tables, rounded."""
+    """The sentence of README.md on throughput and paths: figures of the tables, rounded."""
     peers = block(page, "peers")
     named = rows(peers)
     head = next(line for line in peers.splitlines() if line.startswith("| |"))

@@ -15,7 +15,7 @@ def bars(picture: Picture, left: float, right: float, top: float, groups: list[t
          unit: str, most: float) -> None:
     """Groups of horizontal bars over one axis, with least and most."""
     marks = ticks(most * 1.02)
-    # Room for the names at the left and for a value at the right.
+    # Space for the names at the left and for a value at the right.
     scale = Scale((0, marks[-1]), (left + 105, right - 40))
     y = top
     rows: list[tuple[float, Bar]] = []
@@ -54,7 +54,7 @@ def most_of(groups: list[tuple[str, list[Bar]]]) -> float:
 
 
 def halves(path: Path, title: str, note: str, both: list[tuple[str, list[tuple[str, list[Bar]]], float]]) -> None:
-    """Bars beside each other: what the axis says, the groups, and how far the axis has to go."""
+    """Bars side by side: the label of the axis, the groups, and the maximum of the axis."""
     rows = max(sum(len(group) for _, group in groups) for _, groups, _ in both)
     height = 55 + 28 * max(len(groups) for _, groups, _ in both) + 20 * rows + 68
     picture = Picture(780, height, title, note)
@@ -86,13 +86,13 @@ def memory(path: Path, connection: list[tuple[str, list[Bar]]], substream: list[
     halves(path, "Memory beside libp2p-quic and libp2p-webrtc", note, both)
 
 
-# Title of a line, its colour, whether it is dashed, what stands at each mark of the axis.
+# Title of a line, its colour, whether it is dashed, its value at each mark of the axis.
 Line = tuple[str, str, bool, list[Spread]]
 
 
 def lines(picture: Picture, box: tuple[float, float, float, float], marks: list[str], unit: str,
           all_lines: list[Line]) -> None:
-    """Lines over an axis of marks that stand at equal distances, in percent."""
+    """Lines over an axis with marks at equal distances, in percent."""
     left, right, top, bottom = box
     down = Scale((0, 100), (bottom, top))
     along = Scale((0, len(marks) - 1), (left + 8, right - 8))

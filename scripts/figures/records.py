@@ -1,4 +1,4 @@
-"""What scripts/figures.sh has measured, as it stands below cargo's target directory."""
+"""The records of scripts/figures.sh below cargo's target directory."""
 
 import json
 import os
@@ -13,7 +13,7 @@ RECORDS = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "figures
 
 @dataclass(frozen=True)
 class About:
-    """When, where and of what a section was measured."""
+    """When and where a section was measured, and of which version."""
 
     date: str
     commit: str
@@ -27,7 +27,7 @@ class About:
 
     @property
     def short(self) -> str:
-        """What a picture says."""
+        """The note of a picture."""
         return f"{self.date}, commit {self.commit}{', quick run' if self.quick else ''}"
 
 
@@ -57,7 +57,7 @@ class Section:
         return (self.directory / file).read_text()
 
     def lines(self, file: str) -> list[dict]:
-        """Lines of JSON; none that says nothing but what went wrong."""
+        """Lines of JSON, except those that only report a failure."""
         lines = [json.loads(line) for line in self.text(file).splitlines()]
         if errors := [line["error"] for line in lines if "error" in line]:
             raise SystemExit(f"{self.name}: {errors}")
@@ -97,7 +97,7 @@ class Spread:
         return Spread(self.median * factor, self.least * factor, self.most * factor, self.count)
 
     def inverse(self, amount: float) -> "Spread":
-        """Of times, how often that many go into them."""
+        """For times: how often that many fit into each."""
         return Spread(amount / self.median, amount / self.most, amount / self.least, self.count)
 
     def __str__(self) -> str:
@@ -107,13 +107,13 @@ class Spread:
 
 
 def digits(value: float) -> str:
-    """Three digits that matter."""
+    """Three significant digits."""
     size = abs(value)
     return f"{value:.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
 
 def first_number(cell: str) -> float:
-    """The median that a cell begins with."""
+    """The median at the start of a cell."""
     found = re.match(r"[\d.]+", cell)
     if not found:
         raise SystemExit(f"no number in {cell!r}")
@@ -121,5 +121,5 @@ def first_number(cell: str) -> float:
 
 
 def number(text: str) -> str:
-    """Thousands apart, as in the rest of the pages."""
+    """With separated thousands, as in the other pages."""
     return f"{int(text):,}".replace(",", " ")

@@ -1,4 +1,4 @@
-"""Pictures as SVG, written by hand: a background of their own, so that they can be read on light and dark pages."""
+"""Pictures as SVG. They have a background, so that they are readable on light and dark pages."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
 class Picture:
-    """Elements on a sheet of paper with a title, and at the bottom a line that says what was measured."""
+    """Elements on a sheet with a title, and a note on the measurement at the bottom."""
 
     def __init__(self, width: int, height: int, title: str, note: str) -> None:
         self.width, self.height, self.title = width, height, title
@@ -55,7 +55,7 @@ class Picture:
 
 
 def ticks(most: float, wanted: int = 5) -> list[float]:
-    """Round numbers from 0 to at least the most."""
+    """Round numbers from 0 to at least the maximum."""
     raw = most / wanted
     unit = 10 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
@@ -63,7 +63,7 @@ def ticks(most: float, wanted: int = 5) -> list[float]:
 
 
 class Scale:
-    """Where values stand on an axis."""
+    """The positions of values on an axis."""
 
     def __init__(self, values: tuple[float, float], places: tuple[float, float]) -> None:
         self.values, self.places = values, places

@@ -1,4 +1,4 @@
-"""The blocks of docs/benchmarks.md and the pictures, each of the records of one section."""
+"""The blocks of docs/benchmarks.md and the pictures, each from the records of one section."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def size(count: int) -> str:
     return f"{number(count)} B" if count % 1024 else f"{count // 1024} KiB"
 
 
-# What a picture shows of the stacks, in its order, and under which name.
+# The stacks of the pictures in their order, with their names.
 SHOWN = {
     "direct": ("anabranch", plots.BLUE),
     "quic": ("libp2p-quic", plots.ORANGE),

@@ -14,25 +14,25 @@ const CHROMIUM_ARGS = [
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
-  // Gather a candidate on the loopback interface too: a machine with no other could not dial at all.
+  // Gather a candidate on the loopback interface too: a machine without another one could not dial.
   '--allow-loopback-in-peer-connection'
 ]
 
 // The trial with which Chromium refuses SDP whose ufrag or password a page has changed.
 const NO_MUNGE_ARG = '--force-fieldtrials=WebRTC-NoSdpMangleUfrag/Enabled/'
 
-// What each SCTP of Firefox, and only it, writes to the log.
+// The lines that the SCTP of Firefox, and nothing else, writes to the log.
 const FIREFOX_SCTP_TRACES = { dcsctp: 'SendPacketWithStatus', usrsctp: 'usrsctp_init' }
 
 export const FIREFOX_SCTPS = Object.keys(FIREFOX_SCTP_TRACES)
 
-/** Every launcher returns a browser, and what to call once that is closed. */
+/** Every launcher returns a browser, and a function to call once that is closed. */
 export async function launchChromium ({ noMunge }) {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
     args: noMunge ? [...CHROMIUM_ARGS, NO_MUNGE_ARG] : CHROMIUM_ARGS,
-    // The browser ends when the pipe does, that is also when this process is killed.
+    // The browser ends with the pipe, so also when this process is killed.
     pipe: true
   })
   return { browser, usedSctps: () => [] }
@@ -50,12 +50,12 @@ export async function launchFirefox ({ sctp }) {
     env: { ...process.env, MOZ_LOG: 'DataChannel:4', MOZ_LOG_FILE: join(logs, 'log') },
     extraPrefsFirefox: { 'media.peerconnection.sctp.use_dcsctp': sctp === 'dcsctp' }
   })
-  // After Puppeteer's own, which kills the browser.
+  // After Puppeteer's own handler, which kills the browser.
   process.on('exit', () => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
   return { browser, usedSctps: () => readSctps(logs) }
 }
 
-/** The implementations of SCTP that have run: a preference that no longer exists changes nothing. */
+/** The implementations of SCTP that have run: a removed preference has no effect. */
 function readSctps (logs) {
   const texts = readdirSync(logs).map(file => readFileSync(join(logs, file), 'latin1'))
   return FIREFOX_SCTPS.filter(sctp => texts.some(text => text.includes(FIREFOX_SCTP_TRACES[sctp])))

@@ -16,7 +16,7 @@ const BULK_BYTES = 4 * 1024 * 1024
 const BULK_STREAMS = 3
 const SEQUENTIAL_STREAMS = 50
 
-/** Opens a substream for `use`; whatever fails resets it, so that one case leaves nothing to the next. */
+/** Opens a substream for `use`. A failure resets it, so a case leaves nothing to the next one. */
 async function withSubstream ({ connection }, protocol, use) {
   const { maxOutboundStreams } = protocols.STREAM_LIMITS
   const stream = await step(`opening ${protocol}`, signal =>
@@ -59,7 +59,7 @@ function expectServedProtocols (where, listed) {
 
 /**
  * js-libp2p identifies every new peer by itself and allows one such substream at a time, so this
- * looks at the result of that one.
+ * checks the result of that one.
  */
 async function identify ({ node, connection, identified, agent }) {
   const result = await within(STEP_MS, 'result of identify', identified)
@@ -171,7 +171,7 @@ async function resetRemote (context) {
   })
 }
 
-/** Every substream of the cases before must be gone by now; a leaked one would outlive its use for ever. */
+/** Every substream of the earlier cases must be closed by now; a leaked one would never close. */
 async function noStreamsLeft (connection) {
   const giveUpAt = Date.now() + 5000
   while (connection.streams.length > 0) {
@@ -192,7 +192,7 @@ async function close ({ connection }) {
   expectEqual('connection status', connection.status, 'closed')
 }
 
-/** In the order in which they run: `close` ends the connection. */
+/** All cases in the order in which they run: `close` ends the connection. */
 export const CASES = {
   identify,
   ping,
@@ -207,7 +207,7 @@ export const CASES = {
   close
 }
 
-/** Reports how `run` ended, as `name`; resolves to whether it passed. */
+/** Reports the result of `run` as `name`; resolves to whether it passed. */
 async function reported (name, report, run) {
   const start = performance.now()
   try {
@@ -235,8 +235,8 @@ function nextIdentify (node) {
 }
 
 /**
- * Dials `address` and runs the named cases, or all, in the order of CASES. Each is handed to
- * `report` as it ends, after one line for `connect`. Resolves to whether all passed.
+ * Dials `address` and runs the named cases, or all, in the order of CASES. Passes each to `report`
+ * when it ends, after one line for `connect`. Resolves to whether all passed.
  */
 export async function runCases ({ address, names, agent, report }) {
   const selected = selectCases(names)

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util'
 
-/** One JSON object a line on stdout is all that the driving test reads; the rest goes to stderr. */
+/** The driving test reads one JSON object per line of stdout; everything else goes to stderr. */
 export function emit (object) {
   process.stdout.write(`${JSON.stringify(object)}\n`)
 }
@@ -27,7 +27,7 @@ export function parseCommand (usage, flags = {}) {
   }
 }
 
-/** Ends the program after `ms`, whatever it is doing, naming the last thing it reported. */
+/** Ends the program after `ms` in any state, with the name of its last report. */
 export function setDeadline (ms, lastReport) {
   setTimeout(() => {
     emit({ case: 'deadline', ok: false, error: `not done within ${ms} ms; last report: ${lastReport() ?? 'none'}` })
@@ -35,7 +35,7 @@ export function setDeadline (ms, lastReport) {
   }, ms).unref()
 }
 
-/** Emits reports and remembers the name of the last. */
+/** Emits reports and keeps the name of the last one. */
 export function reporter () {
   let last
   const report = object => {
@@ -45,8 +45,8 @@ export function reporter () {
   return { report, lastReport: () => last }
 }
 
-// js-libp2p leaves a rejected promise behind here and there. Node would end the program for it;
-// say it instead, and let the cases decide.
+// js-libp2p leaves a rejected promise unhandled in some places. Node would end the program for it:
+// print it instead, and let the cases decide.
 export function surviveUnhandledRejections () {
   process.on('unhandledRejection', error => {
     process.stderr.write(`unhandled rejection: ${error?.stack ?? error}\n`)

@@ -5,7 +5,7 @@ import { ping } from '@libp2p/ping'
 import { webRTCDirect } from '@libp2p/webrtc'
 import { createLibp2p } from 'libp2p'
 
-/** js-libp2p as an application would set it up, with what stands in a test's way switched off. */
+/** js-libp2p as in an application, without the settings that obstruct a test. */
 export function createNode (listen = []) {
   return createLibp2p({
     addresses: { listen },
@@ -15,7 +15,7 @@ export function createNode (listen = []) {
     services: { identify: identify(), ping: ping() },
     // In a browser the default refuses to dial private addresses.
     connectionGater: { denyDialMultiaddr: () => false },
-    // Five a second from one host by default; all our dials come from one host.
+    // The default is five per second from one host; all our dials come from one host.
     connectionManager: { inboundConnectionThreshold: 10_000 }
   })
 }

@@ -1,4 +1,4 @@
-// Runs in the browser page: the cases, on js-libp2p as a web application bundles it.
+// Runs in the browser page: the cases, on js-libp2p as bundled by a web application.
 
 import { runCases } from './cases.mjs'
 import { speakV2 } from './v2-shim.mjs'

@@ -1,5 +1,5 @@
-// Runs in the browser page: webrtc-direct v2 by hand, without js-libp2p, up to the server's first
-// Noise message on channel 0.
+// Runs in the browser page: webrtc-direct v2 without js-libp2p, up to the server's first Noise
+// message on channel 0.
 
 import './polyfill.mjs'
 import { CODE_CERTHASH, CODE_IP4, CODE_IP6, CODE_UDP, multiaddr } from '@multiformats/multiaddr'
@@ -49,7 +49,7 @@ function readVarint (bytes, start) {
   return undefined
 }
 
-/** The payload of the first frame in `bytes`; undefined until the frame is whole. */
+/** The payload of the first frame in `bytes`; undefined until the frame is complete. */
 function firstPayload (bytes) {
   const prefix = readVarint(bytes, 0)
   if (prefix == null || bytes.length < prefix.next + prefix.value) return undefined

@@ -1,4 +1,4 @@
-// The content every payload has: the byte at offset i is i % 251.
+// The content of every payload: the byte at offset i is i % 251.
 
 const PERIOD = 251
 const PIECE = 64 * 1024

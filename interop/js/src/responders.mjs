@@ -1,4 +1,4 @@
-// The responder's side of every test protocol, for whichever side of the connection opens them.
+// The responder's side of every test protocol, independent of which side of the connection opens.
 
 import { isReset } from './errors.mjs'
 import * as protocols from './protocols.mjs'
@@ -6,14 +6,14 @@ import { PatternCheck } from './pattern.mjs'
 import { Substream } from './substream.mjs'
 import { sleep } from './within.mjs'
 
-/** connection -> { verified, reset }: what the result protocols report, newest only. */
+/** connection -> { verified, reset }: the newest records, for the result protocols. */
 const records = new WeakMap()
 
 function record (connection, entry) {
   records.set(connection, { ...records.get(connection), ...entry })
 }
 
-/** Waits for the record `key` of a connection and takes it, so that no later report sees it again. */
+/** Waits for the record `key` of a connection and removes it, so that it is reported once. */
 async function takeRecord (connection, key) {
   const giveUpAt = Date.now() + protocols.RESULT_WAIT_MS
   while (records.get(connection)?.[key] === undefined && Date.now() < giveUpAt) {
@@ -94,7 +94,7 @@ const RESPONDERS = {
   [protocols.RESET_YOU]: resetYou
 }
 
-/** Serves every test protocol on `node`. A responder that fails resets its substream: libp2p aborts it. */
+/** Serves every test protocol on `node`. libp2p aborts, and so resets, a failed substream. */
 export async function serve (node, onError = () => {}) {
   for (const [protocol, respond] of Object.entries(RESPONDERS)) {
     const handle = async (stream, connection) => {

@@ -6,9 +6,9 @@ import { STEP_MS, step, within } from './within.mjs'
  * A js-libp2p stream, read by pulling.
  *
  * js-libp2p's own async iterator ends silently when the stream was reset before the iteration
- * began, and when the channel was closed without FIN. This one listens from the first moment on and
- * knows a clean end from the others. Bytes that have come are kept without a limit: no case here
- * is about a slow reader.
+ * began, and when the channel was closed without FIN. This one listens from the start and
+ * distinguishes a clean end from the others. Its buffer has no limit: no case here tests a slow
+ * reader.
  */
 export class Substream {
   #stream
@@ -33,14 +33,14 @@ export class Substream {
 
   #end () {
     const { status } = this.#stream
-    // A FIN leaves the stream open for as long as our own half is.
+    // After a FIN the stream stays open for as long as our own half is open.
     const closedEarly = status === 'closed' && this.#writing
     this.#ended = true
     this.#error = errorOfStatus(status) ?? (closedEarly ? unfinished(this) : undefined)
     this.#wake()
   }
 
-  /** The next bytes, or null at a clean end. A reset or abort throws once the bytes before it are read. */
+  /** The next bytes, or null at a clean end. A reset or abort throws after the bytes before it. */
   async read () {
     while (this.#chunks.length === 0) {
       if (this.#error != null) throw this.#error

@@ -1,6 +1,6 @@
-// The SDP of webrtc-direct v2. The client's offer stays as the browser made it; the answer is made
-// up from the address, with the client's own password inside the server's, so that the server
-// learns it from the first STUN request.
+// The SDP of webrtc-direct v2. The client's offer stays as the browser made it. The answer is
+// derived from the address, with the client's password inside the server's ufrag, so that the
+// server learns it from the first STUN request.
 
 const V2_PREFIX = 'libp2p+webrtc+v2/'
 

@@ -1,8 +1,8 @@
 import { serverCredential } from './v2-sdp.mjs'
 
-// js-libp2p up to 6.0.33 speaks v1 only: it writes its own ufrag and password into the offer and
-// the same into the answer. This puts a layer under the unmodified library that sets the offer as
-// the browser made it and rewrites the answer, which is all the difference between v1 and v2.
+// js-libp2p up to 6.0.33 supports v1 only: it writes its own ufrag and password into the offer and
+// the same into the answer. This layer under the unmodified library sets the offer as the browser
+// made it and rewrites the answer, which is the whole difference between v1 and v2.
 export function speakV2 () {
   const Native = window.RTCPeerConnection
 

@@ -1,4 +1,4 @@
-// What a WebSocket that is not ours does with the carrier. Runs on `ws` in Node and on the browser's own.
+// The carrier over a foreign WebSocket. Runs on `ws` in Node and on the browser's own WebSocket.
 
 import { describe } from './errors.mjs'
 import { FLAG, concat, decode, encode } from './websocket-frames.mjs'
@@ -9,7 +9,7 @@ const PROTOCOL = 'anabranch.v1'
 
 const closeOf = socket => within(STEP_MS, 'close', new Promise(resolve => {
   socket.addEventListener('close', event => resolve(event))
-  // A browser says no more than that.
+  // A browser reports no more than that.
   socket.addEventListener('error', () => {})
 }))
 
@@ -38,19 +38,19 @@ async function open (WebSocket, url, options) {
   return { socket, next }
 }
 
-/** Opens substream `stream`, sends `count` frames and the end, and wants all of it back, and FIN_ACK. */
+/** Opens substream `stream`, sends `count` frames and the end, expects the echo and FIN_ACK. */
 async function echo ({ socket, next }, stream, count) {
   const sent = Array.from({ length: 1000 }, (_, i) => (i + stream) % 251)
   const first = encode({ stream, label: '', message: sent, maxData: 1 << 20 })
   const more = Array.from({ length: count - 1 }, () => encode({ stream, message: sent }))
-  // All in one message, and the end in one of its own.
+  // Everything in one message, and the end in a message of its own.
   socket.send(concat(first, ...more))
   socket.send(encode({ stream, flag: FLAG.FIN }))
   const got = []
   let [fin, finAck, credit] = [false, false, false]
   while (!fin || !finAck) {
     const frame = await next()
-    // How many substreams may be opened: of the connection, and so of none of them.
+    // The limit of open substreams, which belongs to the connection and to no substream.
     if (frame.stream === 0 && frame.maxSubstreams >= 256) continue
     if (frame.stream !== stream) throw new Error(`a frame of substream ${frame.stream}`)
     if (frame.message != null) got.push(...frame.message)
@@ -114,7 +114,7 @@ const CASES = {
   }
 }
 
-// Only where the pong can be held back: with `ws`.
+// Only with `ws`, which can hold back the pong.
 const CASES_WITHOUT_PONG = {
   'who answers no ping is left with 1011': async (WebSocket, url) => {
     const { socket } = await open(WebSocket, url, { autoPong: false })

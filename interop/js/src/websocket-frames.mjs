@@ -1,4 +1,4 @@
-// Frames of the WebSocket carrier, written and read by hand: uvarint(length) and a protobuf message.
+// A codec for the frames of the WebSocket carrier: uvarint(length) and a protobuf message.
 
 const text = new TextEncoder()
 
@@ -29,7 +29,7 @@ export function concat (...frames) {
   return new Uint8Array(frames.flatMap(frame => [...frame]))
 }
 
-/** The frames of one message; the carrier under test cuts none in two. */
+/** The frames of one message; the carrier under test never splits a frame. */
 export function * decode (data) {
   let at = 0
   const number = () => {

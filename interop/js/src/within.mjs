@@ -1,9 +1,9 @@
 import { describe } from './errors.mjs'
 
-/** How long one step of a case may take. js-libp2p itself waits 10 s for FIN_ACK; let it say so first. */
+/** Limit of a step of a case: longer than the 10 s of js-libp2p for FIN_ACK, so that it reports. */
 export const STEP_MS = 15_000
 
-/** Settles as `promise` does, or fails after `ms` with a message that names what was waited for. */
+/** Settles as `promise` does, or fails after `ms` with a message that names the awaited event. */
 export function within (ms, what, promise) {
   let timer
   const expiry = new Promise((resolve, reject) => {
@@ -13,8 +13,8 @@ export function within (ms, what, promise) {
 }
 
 /**
- * Runs `start(signal)` for at most STEP_MS. Whatever fails names `what`: js-libp2p's own timeouts
- * say no more than 'signal timed out'. What goes on after a failure is told to stop by the signal.
+ * Runs `start(signal)` for at most STEP_MS. Every error names `what`: js-libp2p's own timeouts
+ * report no more than 'signal timed out'. The signal stops what continues after a failure.
  */
 export async function step (what, start) {
   const controller = new AbortController()

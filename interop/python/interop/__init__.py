@@ -1,1 +1,1 @@
-"""What both peers share: the protocols, the cases, the command line. Runs on trio and on asyncio."""
+"""Common code of both peers: protocols, cases, command line. Runs on trio and on asyncio."""

@@ -13,7 +13,7 @@ from .report import describe, report
 from .substream import Connection, Peer, Reader, Substream, SubstreamBroken, SubstreamReset
 from .substream import read_to_end
 
-# For one wait, and for a case that moves much.
+# Limits of one wait, and of a case that transfers much.
 STEP_S = 15
 CASE_S = 90
 
@@ -26,7 +26,7 @@ DIALS = 10
 
 
 class WrongResult(Exception):
-    """Something came that should not have."""
+    """Something came that must not come."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ def expect(what: str, actual: object, expected: object) -> None:
 
 @asynccontextmanager
 async def opened(connection: Connection, protocol: str) -> AsyncIterator[Substream]:
-    """A substream that is gone afterwards, whatever happens."""
+    """A substream that is released afterwards, whatever happens."""
     with anyio.fail_after(STEP_S):
         substream = await connection.open(protocol)
     try:
@@ -183,7 +183,7 @@ async def _stalled(context: Context, up: int, hold_ms: int) -> None:
 
 
 async def stall_up(context: Context) -> None:
-    """The remote does not read for a while; another substream works meanwhile."""
+    """The remote pauses its reading; another substream works meanwhile."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stalled, context, 2 << 20, 500)
         await echo(context.connection, 1000)
@@ -197,12 +197,12 @@ async def close(context: Context) -> None:
 
 
 async def dials(context: Context) -> None:
-    """One connection after another, with a substream each. The one of the other cases ends here."""
+    """Connections one after another, with a substream each. The one of the other cases ends here."""
     await context.connection.close()
     for _ in range(DIALS):
         with anyio.fail_after(STEP_S):
             connection = await context.peer.dial(context.address)
-        # Behind a reset nothing is on its way any more that the closing could overtake.
+        # After a reset nothing is in flight that the close could overtake.
         await reset_remote(replace(context, connection=connection))
         await connection.close()
 
@@ -213,7 +213,7 @@ async def serve(_: Context) -> None:
 
 
 async def killed(context: Context) -> None:
-    """The remote dies while a substream waits for it, which has to end. Does the connection?"""
+    """The remote dies while a substream waits for it, which must end. Does the connection end?"""
     async with opened(context.connection, protocols.ECHO) as substream:
         await substream.write(b"x")
         expect("echo", await Reader(substream).exactly(1), b"x")
@@ -252,12 +252,12 @@ CASES: dict[str, Case] = {
     "close": close,
 }
 
-# Only where they are named: they leave no connection, or wait for the remote.
+# Only if they are named: they leave no connection, or wait for the remote.
 MORE: dict[str, Case] = {"dials-10": dials, "serve": serve, "killed": killed}
 
 
 async def run(peer: Peer, address: str, names: Sequence[str]) -> bool:
-    """Dials and runs the cases, each with a line of its own. Whether all passed."""
+    """Dials and runs the cases, each with a line of its own. Returns whether all passed."""
     connection: Connection | None = None
 
     async def connect(_: object) -> None:

@@ -26,8 +26,8 @@ class Options:
 
 
 def parse(absent: frozenset[str] = frozenset(), can_listen: bool = True) -> Options:
-    """`absent`: the cases that a peer does not have."""
-    # The cases may stand behind the options, which subcommands of argparse can not read.
+    """`absent` are the cases that a peer does not have."""
+    # The cases may follow the options, which subcommands of argparse cannot parse.
     parser = argparse.ArgumentParser()
     commands = ["listen", "dial"] if can_listen else ["dial"]
     parser.add_argument("command", choices=commands)
@@ -53,7 +53,7 @@ def log() -> None:
 
 
 async def run(options: Options, peer: Peer, responders: Responders) -> int:
-    """The whole program, on a peer that runs. Returns its exit status."""
+    """The whole program, on a running peer. Returns its exit status."""
     if options.command == "listen":
         report({"listen": await peer.listen(options.address), "pid": os.getpid()})
         await stdin_ends()
@@ -75,5 +75,5 @@ def exit_with(main: Main, options: Options, backend: str) -> None:
     sockets.enlarge()
     status = anyio.run(main, options, backend=backend)
     sys.stdout.flush()
-    # The stacks leave threads and tasks behind, some of which wait for ever.
+    # The stacks leave threads and tasks, some of which wait for ever.
     os._exit(status)

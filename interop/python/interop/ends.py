@@ -1,4 +1,4 @@
-"""How long a program runs that only answers."""
+"""The end of stdin, which ends a program that only responds."""
 
 import sys
 

@@ -27,7 +27,7 @@ RESET_ME_BYTES = 1024
 NO_RECORD = 2**64 - 1
 STALLED = b"S"
 
-# More is written at once by nobody here.
+# The maximum of one write here.
 PIECE = 65_536
 
 _PERIOD = bytes(range(251))
@@ -43,7 +43,7 @@ def number(value: int) -> bytes:
 
 
 def right_bytes(got: bytes, length: int) -> int:
-    """How many bytes are right before the end or the first wrong one."""
+    """Number of correct bytes before the end or the first wrong one."""
     expected = pattern(length)
     if got == expected:
         return length

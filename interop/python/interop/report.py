@@ -10,7 +10,7 @@ def report(line: dict[str, object]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error, and what is behind it: the errors of a group, or its cause."""
+    """An error with the errors of its group, or its cause."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(describe(one) for one in error.exceptions)
     text = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The responder's side of every protocol. Whatever is not as described resets the substream."""
+"""The responder's side of every protocol. Every violation of a protocol resets the substream."""
 
 import anyio
 
@@ -10,7 +10,7 @@ RECORD_S = 2
 
 
 class Record:
-    """What one substream finds out and another one asks for, once."""
+    """What one substream observes and another one asks for, once."""
 
     def __init__(self) -> None:
         self._put, self._take = anyio.create_memory_object_stream(16)
@@ -25,7 +25,7 @@ class Record:
 
 
 class Responders:
-    """Answers substreams. Each error is a line, and is remembered."""
+    """Answers substreams. Each error is reported as a line, and recorded."""
 
     def __init__(self) -> None:
         self.errors = 0

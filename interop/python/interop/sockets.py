@@ -1,7 +1,7 @@
-"""Room in the kernel for what a peer sends at once.
+"""Receive buffers in the kernel that hold a whole window of a peer.
 
-aiortc loses data behind a gap (README.md), and the usual 200 KiB are a gap as soon as 90 datagrams wait
-for Python. What it announces as its window fits into this.
+aiortc loses data after a gap (README.md), and the usual 200 KiB cause a gap as soon as 90 datagrams
+wait for Python. The window that it announces fits into this.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import contextlib
 import socket
 
 KERNEL_BUFFER = 4 << 20
-# Beyond the system's limit, for root. Python has no name for it.
+# Exceeds the system's limit, for root. Python has no name for it.
 SO_RCVBUFFORCE = 33
 
 
 def enlarge() -> None:
-    """For every datagram socket that asyncio makes from now on."""
+    """Enlarges the buffer of every datagram socket that asyncio creates from now on."""
     create = asyncio.BaseEventLoop.create_datagram_endpoint
 
     async def create_enlarged(self, *arguments, **options):

@@ -1,4 +1,4 @@
-"""What a peer has to offer for the cases and the responders."""
+"""The interface of a peer for the cases and the responders."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ class SubstreamReset(Exception):
 
 
 class SubstreamBroken(Exception):
-    """The substream ended in no way that its protocol knows."""
+    """The substream ended in a way that its protocol does not have."""
 
 
 class Substream(Protocol):
@@ -17,10 +17,10 @@ class Substream(Protocol):
     async def write(self, data: bytes) -> None: ...
 
     async def read(self) -> bytes:
-        """Whatever comes next; nothing at the end. Raises SubstreamReset and SubstreamBroken."""
+        """The next bytes; none at the end. Raises SubstreamReset and SubstreamBroken."""
 
     async def finish(self) -> None:
-        """Sends FIN and returns with FIN_ACK; raises SubstreamBroken where that does not come."""
+        """Sends FIN and waits for FIN_ACK; raises SubstreamBroken if that does not come."""
 
     async def reset(self) -> None: ...
 
@@ -28,7 +28,7 @@ class Substream(Protocol):
         """Returns once the data channel is closed."""
 
     async def release(self) -> None:
-        """Gives back what the stack holds for it. The last call."""
+        """Releases what the stack holds for it. The last call."""
 
 
 class Connection(Protocol):
@@ -45,7 +45,7 @@ class Connection(Protocol):
         """Returns once no data channel is left."""
 
     async def ended(self) -> None:
-        """Returns once the stack knows that the connection is over."""
+        """Returns once the stack has detected the end of the connection."""
 
     async def close(self) -> None: ...
 
@@ -67,7 +67,7 @@ async def read_to_end(substream: Substream) -> bytes:
 
 
 class Reader:
-    """Reads by count, keeping what comes too early."""
+    """Reads by count, and keeps the bytes that come after it."""
 
     def __init__(self, substream: Substream) -> None:
         self._substream = substream

@@ -1,4 +1,4 @@
-"""A py-libp2p host with WebRTC alone, and its connections."""
+"""A py-libp2p host with WebRTC only, and its connections."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ class LibP2PConnection:
         return LibP2PSubstream(await self._host.new_stream(self._peer, [protocol]))
 
     async def identify(self) -> None:
-        """What the exchange that py-libp2p starts by itself has left in its peer store."""
+        """The result of the exchange that py-libp2p starts by itself, from its peer store."""
         store = self._host.get_peerstore()
         with trio.move_on_after(IDENTIFY_S):
             while not store.get_protocols(self._peer):
@@ -85,7 +85,7 @@ class LibP2PPeer:
 
 @asynccontextmanager
 async def running(version: int, responders: Responders) -> AsyncIterator[LibP2PPeer]:
-    """A host whose dialler speaks `version`; a listener takes both."""
+    """A host whose dialler uses `version`; a listener accepts both."""
     key = create_new_key_pair()
     config = WebRTCTransportConfig(webrtc_direct_dial_version=version)
     host = new_host(key_pair=key, transports=[WebRTCDirectTransport(key.private_key, config)])

@@ -27,7 +27,7 @@ class LibP2PSubstream:
             return await self._stream.read()
         except WebRTCStreamError as error:
             first = error
-        # A reset wakes a reader as an end does. The next read tells which it was.
+        # A reset wakes a reader as an end does. The next read shows which it was.
         try:
             return await self._stream.read()
         except WebRTCStreamError as error:
@@ -37,11 +37,11 @@ class LibP2PSubstream:
 
     async def finish(self) -> None:
         try:
-            # The only way to end one half: `close` stops reading too.
+            # The only way to end one half: `close` also stops reading.
             await self._stream._close_write()
         except WebRTCStreamError as error:
             raise _kind(error) from error
-        # It waits for 5 s, and does not say whether it came.
+        # It waits for 5 s, and does not report whether FIN_ACK came.
         if not self._stream._fin_ack_received.is_set():
             raise SubstreamBroken("no FIN_ACK")
 
@@ -49,7 +49,7 @@ class LibP2PSubstream:
         await self._stream.reset()
 
     async def closed(self) -> None:
-        """Not waited for: py-libp2p never closes a channel, and leaves that to its remote."""
+        """Does not wait: py-libp2p never closes a channel, and leaves that to its remote."""
 
     async def release(self) -> None:
         await self._net.close()

@@ -1,1 +1,1 @@
-"""aiortc as a webrtc-direct peer, with everything above its data channels by hand."""
+"""aiortc as a webrtc-direct peer, with own code above its data channels."""

@@ -28,8 +28,8 @@ class AiortcConnection:
     def __init__(self, pc: RTCPeerConnection, responders: Responders) -> None:
         self._pc = pc
         self._responders = responders
-        # aiortc would number by the role in ICE, the other way round, and take a number again at
-        # once. The DTLS client has the even ones, of which channel 0 has the first.
+        # aiortc would number by the role in ICE, the other way round, and reuse a number at once.
+        # The DTLS client has the even numbers, the first of which belongs to channel 0.
         self._numbers = itertools.count(2, 2)
         self._channels: set[RTCDataChannel] = set()
         self._answering: set[asyncio.Task[None]] = set()
@@ -137,7 +137,7 @@ class AiortcPeer:
             raise SubstreamBroken(f"the server is {peer}")
 
     def _ufrag(self, transport) -> str:
-        """The server's. In v1 it is the dialler's as well, and aiortc has no setting for that."""
+        """The server's. In v1 it is also the dialler's, and aiortc has no setting for that."""
         ice = transport._connection
         if self._version == 2:
             return V2 + ice.local_password

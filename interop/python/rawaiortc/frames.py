@@ -6,7 +6,7 @@ from enum import IntEnum
 from . import varint
 
 MAX_FRAME = 16_384
-# Behind two lengths of 3 and 3 bytes, and a tag.
+# After two lengths of 3 bytes each, and a tag.
 MAX_PAYLOAD = MAX_FRAME - 7
 
 FLAG, PAYLOAD = 1, 2
@@ -32,7 +32,7 @@ def _frame(message: bytes) -> bytes:
 
 
 class Decoder:
-    """Frames out of a stream of bytes, however it is cut."""
+    """Extracts frames from a stream of bytes, however it is cut."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

@@ -23,5 +23,5 @@ def decode_key(message: bytes) -> Ed25519PublicKey:
 
 
 def peer_id(key: bytes) -> str:
-    """Of an encoded key: it is short enough to be its own hash."""
+    """The peer id of an encoded key, which is short enough for the identity hash."""
     return base58.b58encode(bytes([IDENTITY_MULTIHASH, len(key)]) + key).decode()

@@ -24,7 +24,7 @@ async def _read(reader: Reader) -> str:
 
 
 class Negotiated(AiortcSubstream):
-    """A substream from which nothing that came behind the negotiation is lost."""
+    """A substream that keeps the bytes that came after the negotiation."""
 
     async def propose(self, protocol: str) -> None:
         reader = Reader(self)

@@ -36,7 +36,7 @@ async def respond(
     proof = varint.field(IDENTITY_KEY, identity.encode_key(key))
     proof += varint.field(IDENTITY_SIG, key.sign(SIGNED + public))
     await _write(substream, noise.write_message(proof))
-    # Reading the third message forgets the handshake's keys.
+    # Reading the third message discards the keys of the handshake.
     handshake = noise.noise_protocol.handshake_state
     theirs = varint.fields(bytes(noise.read_message(await _read(reader))))
     server_key = theirs[IDENTITY_KEY]

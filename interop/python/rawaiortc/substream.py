@@ -11,10 +11,10 @@ from interop.substream import SubstreamBroken, SubstreamReset
 from . import frames
 from .frames import Flag
 
-# aiortc takes whatever it is given. Above this a writer waits until it is all on its way.
+# aiortc accepts any amount. Above this a writer waits until everything has been sent.
 MAX_BUFFERED = 64 * 1024
 FIN_ACK_S = 10
-# For a FIN behind STOP_SENDING.
+# How long to wait for a FIN after STOP_SENDING.
 FIN_S = 5
 
 
@@ -136,6 +136,6 @@ class AiortcSubstream:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIN_S):
                     await self._wait(lambda: self._fin_received or self._reset or self._gone)
-        # aiortc resets an SCTP stream at once: what it has not numbered yet would come behind that.
+        # aiortc resets an SCTP stream at once: data without a TSN yet would follow the reset.
         await self._drained(0)
         self._channel.close()

@@ -13,7 +13,7 @@ def encode(value: int) -> bytes:
 
 
 def decode(data: bytes | bytearray, at: int = 0) -> tuple[int, int] | None:
-    """The value and where it ends, or None where it is not all there."""
+    """The value and where it ends, or None if it is incomplete."""
     value = 0
     for i in range(at, len(data)):
         value |= (data[i] & 0x7F) << 7 * (i - at)
@@ -29,7 +29,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def fields(message: bytes) -> dict[int, int | bytes]:
-    """Every field; of those that repeat, the last."""
+    """Every field; of repeated ones, the last."""
     found: dict[int, int | bytes] = {}
     at = 0
     while at < len(message):

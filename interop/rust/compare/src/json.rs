@@ -20,8 +20,8 @@ pub(crate) fn print(options: &Options, stacks: &[&Stack], samples: &Samples) {
                     .collect();
                 let failures = outcomes.iter().flat_map(|outcome| &outcome.failures);
                 println!(
-                    "{{\"metric\":{:?},\"quantity\":{quantity:?},\"more_is_better\":{},\"stack\":{:?},\
-                     \"title\":{:?},\"values\":{values:?},\"failed\":{}}}",
+                    "{{\"metric\":{:?},\"quantity\":{quantity:?},\"more_is_better\":{},\
+                     \"stack\":{:?},\"title\":{:?},\"values\":{values:?},\"failed\":{}}}",
                     metric.name,
                     metric.more_is_better(i),
                     stack.name,
@@ -39,14 +39,15 @@ pub(crate) fn print_syscalls(stacks: &[&Stack], counts: &Counts) {
             let null = || "null".to_owned();
             let calls = calls.map_or_else(null, |calls| format!("{calls:.1}"));
             println!(
-                "{{\"syscalls_per_MB\":{calls},\"transfer\":{transfer:?},\"stack\":{:?},\"title\":{:?}}}",
+                "{{\"syscalls_per_MB\":{calls},\"transfer\":{transfer:?},\"stack\":{:?},\
+                 \"title\":{:?}}}",
                 stack.name, stack.title
             );
         }
     }
 }
 
-/// What could not be measured, and why.
+/// Prints what could not be measured, and why.
 pub(crate) fn print_note(note: &str) {
     let plain: String = note
         .chars()

@@ -1,7 +1,7 @@
 //! Measures anabranch, libp2p-quic and libp2p-webrtc side by side and prints a table in Markdown.
 //!
-//! Two processes on loopback for each figure, a fresh listener each time, and the stacks in turns, so
-//! that what disturbs the machine disturbs them all.
+//! Two processes on loopback for each figure, a fresh listener each time, and the stacks in turns,
+//! so that a disturbance of the machine affects all of them.
 
 #![forbid(unsafe_code)]
 
@@ -77,8 +77,9 @@ fn measure(options: &Options, stacks: &[&Stack]) -> Samples {
 
 fn print_table(options: &Options, stacks: &[&Stack], samples: &Samples) {
     println!(
-        "Medians of {} rounds (least-most). Bulk: {} in all for each figure, {} for libp2p-webrtc; with 10 \
-         substreams a tenth on each.\nThe last columns: how many times better the first stack is.\n",
+        "Medians of {} rounds (least-most). Bulk: {} in all for each figure, {} for libp2p-webrtc; \
+         with 10 substreams a tenth on each.\nThe last columns: how many times better the first \
+         stack is.\n",
         options.repeat,
         mebibytes(options.bytes),
         mebibytes(options.webrtc_bytes),
@@ -113,7 +114,7 @@ fn print_table(options: &Options, stacks: &[&Stack], samples: &Samples) {
     println!();
 }
 
-/// What a row says of one stack, and the median in it.
+/// The cell of one stack in a row, and its median.
 fn cell(outcomes: &[Outcome], quantity: usize) -> (String, Option<f64>) {
     let mut values: Vec<f64> = outcomes
         .iter()
@@ -150,7 +151,7 @@ fn ratio(metric: &Metric, quantity: usize, own: f64, other: f64) -> String {
     }
 }
 
-/// Three digits that matter.
+/// A number with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

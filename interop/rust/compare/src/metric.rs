@@ -1,15 +1,15 @@
-//! What is measured.
+//! The measurements.
 
 use crate::options::{Options, Stack};
 use crate::process::{Dialled, dial, number};
 
-/// Dials that go on at once for handshakes per second.
+/// Concurrent dials for handshakes per second.
 const PARALLEL: usize = 8;
 
-/// Idle connections to count the memory of.
+/// Idle connections whose memory is measured.
 const IDLE_CONNECTIONS: usize = 100;
 
-/// For how long something is idle.
+/// How long connections and substreams are idle.
 const HOLD_MS: usize = 2000;
 
 /// The result of one measurement.
@@ -20,7 +20,7 @@ pub(crate) struct Outcome {
     pub(crate) failures: Vec<String>,
 }
 
-/// One measurement, from which one row or several come.
+/// One measurement, which yields one row or several.
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) quantities: &'static [&'static str],
@@ -28,7 +28,7 @@ pub(crate) struct Metric {
 }
 
 impl Metric {
-    /// Whether a larger value of a quantity is a better one.
+    /// Whether a larger value of a quantity is better.
     pub(crate) fn more_is_better(&self, quantity: usize) -> bool {
         let unit = self.quantities.get(quantity).copied().unwrap_or_default();
         unit.contains("MB/s") || unit.contains("per second")
@@ -93,7 +93,7 @@ pub(crate) const METRICS: [Metric; 9] = [
     },
 ];
 
-/// The arguments of a bulk transfer, and the bytes that it moves.
+/// The arguments of a bulk transfer, and its number of bytes.
 pub(crate) fn bulk_args(
     stack: &Stack,
     options: &Options,
@@ -133,7 +133,7 @@ fn echo(stack: &Stack, options: &Options) -> Outcome {
     })
 }
 
-/// Each dial is a repeat of its own, so that one that fails does not spoil the others.
+/// Each dial is a repeat of its own, so that a failure does not affect the others.
 fn connect(stack: &Stack, options: &Options) -> Outcome {
     let count = few(stack, options.dials).to_string();
     let args = strings(&["--echo", "--count", "1", "--repeat", &count]);
@@ -199,7 +199,7 @@ fn conns_args(count: usize, parallel: usize, hold_ms: usize) -> Vec<String> {
     ])
 }
 
-/// A tenth for the slow: each of libp2p-webrtc's dials takes 0.2 s, and one that fails 10 s.
+/// A tenth for slow stacks: a dial of libp2p-webrtc takes 0.2 s, and a failing one 10 s.
 fn few(stack: &Stack, count: usize) -> usize {
     if stack.slow {
         (count / 10).max(1)
@@ -208,7 +208,7 @@ fn few(stack: &Stack, count: usize) -> usize {
     }
 }
 
-/// The values of the one line that a run should print.
+/// The values of the single line of a run.
 fn outcome(dialled: Dialled, read: impl Fn(&str) -> Option<Vec<Option<f64>>>) -> Outcome {
     let values = dialled.lines.first().and_then(|line| read(line));
     let mut failures = dialled.failures;

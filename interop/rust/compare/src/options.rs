@@ -1,4 +1,4 @@
-//! The command line, and the stacks that there are.
+//! The command line, and all stacks.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ usage: cargo run --release -p compare -- [options]
 
 N takes the suffixes k, m and g for 2^10, 2^20 and 2^30.";
 
-/// Where the program of a stack comes from.
+/// The source of a stack's program.
 pub(crate) enum Program {
-    /// The example of anabranch, on an engine.
+    /// The example `peer` of anabranch, on an engine.
     Anabranch(&'static str),
     /// A binary and feature of `libp2p-peers`.
     Libp2p(&'static str, &'static str),
@@ -31,9 +31,9 @@ pub(crate) struct Stack {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) program: Program,
-    /// Idle substreams to count the memory of; libp2p-quic allows no more than 256.
+    /// Idle substreams whose memory is measured; libp2p-quic allows no more than 256.
     pub(crate) idle_streams: usize,
-    /// So slow that it gets less to do.
+    /// Whether it is so slow that it gets smaller volumes.
     pub(crate) slow: bool,
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, S
             "--stacks" => {
                 let (_, names) = value()?;
                 options.stacks = names.split(',').map(str::to_owned).collect();
-                // At least one, as splitting yields.
+                // At least one: a split always yields one.
                 let known = |name: &String| STACKS.iter().any(|stack| stack.name == name);
                 if !options.stacks.iter().all(known) {
                     return Err(format!("--stacks: {names:?} names an unknown one"));

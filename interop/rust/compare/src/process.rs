@@ -1,4 +1,4 @@
-//! The programs: building them, running them, reading their lines.
+//! Builds the programs, runs them, and reads their lines.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
@@ -19,7 +19,8 @@ fn target_of(root: PathBuf) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), absolute)
 }
 
-/// A relative one is relative to where this program runs, not to the workspaces.
+/// A relative directory is relative to the working directory of this program, not to the
+/// workspaces.
 fn absolute(directory: OsString) -> PathBuf {
     std::path::absolute(&directory).unwrap_or_else(|_| directory.into())
 }
@@ -31,7 +32,7 @@ fn executable(stack: &Stack) -> PathBuf {
     }
 }
 
-/// Builds the program of a stack. Each in a build of its own, so that none links what only another
+/// Builds the program of a stack. Each has a build of its own, so that none links what only another
 /// one needs.
 pub(crate) fn build(stack: &Stack) -> io::Result<()> {
     let mut cargo = Command::new("cargo");
@@ -78,7 +79,7 @@ impl Listener {
             .spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut line = String::new();
-        // A program that prints nothing ends, and with it its stdout.
+        // A program that prints nothing exits, which ends its stdout.
         BufReader::new(stdout).read_line(&mut line)?;
         let mut listener = Self {
             child,
@@ -96,20 +97,20 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a dialler did.
+/// The output of a dialler.
 pub(crate) struct Dialled {
     /// Lines without an error.
     pub(crate) lines: Vec<String>,
     pub(crate) failures: Vec<String>,
 }
 
-/// Dials a fresh listener. What is not done within `limit` has hung and is killed.
+/// Dials a fresh listener. A dialler that is not done within the limit has hung and is killed.
 pub(crate) fn dial(stack: &Stack, args: &[String], limit: Duration) -> Dialled {
     let run = || -> io::Result<Dialled> {
         let listener = Listener::start(stack)?;
@@ -123,7 +124,7 @@ pub(crate) fn dial(stack: &Stack, args: &[String], limit: Duration) -> Dialled {
     })
 }
 
-/// The same under `perf stat`, for the dialler and the listener: returns their counts too.
+/// The same with `perf stat` for the dialler and the listener: also returns their counts.
 pub(crate) fn dial_counted(
     stack: &Stack,
     args: &[String],
@@ -138,9 +139,9 @@ pub(crate) fn dial_counted(
     };
     let listener = Listener::start(stack)?;
     let pid = listener.pid().to_string();
-    // Ends with the process that it watches.
+    // Exits together with the process that it watches.
     let watcher = perf(&["-p", &pid]).stdout(Stdio::null()).spawn()?;
-    // It attaches within milliseconds; a dial takes it longer to start than that.
+    // It attaches within milliseconds, less than a dial takes to start.
     thread::sleep(Duration::from_millis(200));
     let program = command(stack);
     let mut dialler = perf(&["--"]);
@@ -195,7 +196,7 @@ fn finish(mut child: Child, limit: Duration) -> io::Result<Dialled> {
             .map_while(Result::ok)
             .collect()
     });
-    // The program has a limit for each operation itself; this one is for all of it.
+    // The program has a limit for each operation; this one is for the whole run.
     let deadline = Instant::now() + limit * 4;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -228,7 +229,7 @@ pub(crate) fn number(line: &str, key: &str) -> Option<f64> {
     behind.split([',', '}']).next()?.parse().ok()
 }
 
-/// The text under a key of a flat JSON object; addresses hold nothing that is escaped.
+/// The text under a key of a flat JSON object; addresses contain nothing that is escaped.
 fn text(line: &str, key: &str) -> Option<String> {
     let (_, behind) = line.split_once(&format!("\"{key}\":\""))?;
     behind.split('"').next().map(str::to_owned)

@@ -1,4 +1,4 @@
-//! System calls, in an extra run because counting them slows them down.
+//! System calls, in an additional run because counting slows them down.
 
 use crate::metric::bulk_args;
 use crate::options::{Options, Stack};
@@ -9,7 +9,7 @@ const EVENT: &str = "raw_syscalls:sys_enter";
 /// System calls for each megabyte: by transfer, then by stack; `None` where it failed.
 pub(crate) type Counts = Vec<(String, Vec<Option<f64>>)>;
 
-/// Counts them, or says why that is not possible.
+/// Counts the system calls, or returns why that is not possible.
 pub(crate) fn count(options: &Options, stacks: &[&Stack]) -> Result<Counts, String> {
     let mut counts = Vec::new();
     for (direction, streams) in [("up", 1), ("down", 1), ("up", 10), ("down", 10)] {

@@ -1,5 +1,5 @@
 //! Any transport of rust-libp2p as a [`Stack`]: the transport and its muxer, without a swarm, whose
-//! tasks and behaviours would be measured with them.
+//! tasks and behaviours would be measured as well.
 
 #![forbid(unsafe_code)]
 
@@ -11,11 +11,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use foreign_peer::serve::{self, PROTOCOLS, Records};
-use foreign_peer::{Connection, Stack, Substream};
+use anabranch_peer::serve::{self, PROTOCOLS, Records};
+use anabranch_peer::{Connection, IoSubstream, Settings, Stack};
 use futures::SinkExt;
 use futures::channel::{mpsc, oneshot};
-use futures::future::BoxFuture;
 use futures::stream::StreamExt;
 use libp2p_core::muxing::{StreamMuxer, StreamMuxerBox, SubstreamBox};
 use libp2p_core::transport::{Boxed, DialOpts, ListenerId, PortUse, Transport, TransportEvent};
@@ -29,20 +28,21 @@ use paced::Paced;
 
 type Output = (PeerId, StreamMuxerBox);
 
-/// Which transport a program is about.
+/// The transport of a program.
 pub trait Kind: Send + Sync + 'static {
     /// Name of the program.
     const NAME: &'static str;
 
-    /// Where `listen` binds to if nothing is said.
+    /// Where `listen` binds by default.
     const LISTEN: &'static str;
 
-    /// Whether the transport dials only from a socket that it listens on, and tells the connections of
-    /// that socket apart by the address of the peer alone: a second one to the same peer never opens.
+    /// Whether the transport dials only from a socket that it listens on, and distinguishes the
+    /// connections of that socket by the address of the peer alone: a second one to the same peer
+    /// never opens.
     const ONE_SOCKET_EACH: bool;
 
-    /// Most bytes of frames that may wait for a flush, for a transport that puts all of them into one
-    /// message.
+    /// Maximum of the bytes of frames that may wait for a flush, for a transport that puts all of
+    /// them into one message.
     fn max_unflushed() -> Option<usize> {
         None
     }
@@ -59,9 +59,9 @@ pub struct Libp2p<K> {
     kind: PhantomData<K>,
 }
 
-/// A transport and the task that polls it, which ends with this.
+/// A transport and the task that polls it, which ends on drop.
 struct Polled {
-    /// Locked to poll it and to begin a dial, neither of which waits.
+    /// Locked to poll it and to begin a dial, neither of which blocks.
     transport: Arc<Mutex<Boxed<Output>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -104,16 +104,23 @@ impl<K: Kind> Stack for Libp2p<K> {
     const NAME: &'static str = K::NAME;
     const LISTEN: &'static str = K::LISTEN;
 
-    async fn listen(address: &str) -> io::Result<String> {
+    type Address = Multiaddr;
+    type Connection = Handle;
+
+    async fn listen(addresses: &[Multiaddr]) -> io::Result<Vec<String>> {
         let keypair = Keypair::generate_ed25519();
         let peer = keypair.public().to_peer_id();
         let mut transport = K::transport(keypair)?;
-        let address = bind(&mut transport, address).await?;
+        let mut all = Vec::new();
+        for address in addresses {
+            let address = bind(&mut transport, address.clone()).await?;
+            all.push(format!("{address}/p2p/{peer}"));
+        }
         tokio::spawn(accept(transport, K::max_unflushed()));
-        Ok(format!("{address}/p2p/{peer}"))
+        Ok(all)
     }
 
-    async fn dialler() -> io::Result<Self> {
+    async fn dialler(_: &Settings) -> io::Result<Self> {
         let keypair = Keypair::generate_ed25519();
         let shared = if K::ONE_SOCKET_EACH {
             None
@@ -127,35 +134,34 @@ impl<K: Kind> Stack for Libp2p<K> {
         })
     }
 
-    fn dial(&self, address: &str) -> BoxFuture<'_, io::Result<Box<dyn Connection>>> {
-        let address = address.parse::<Multiaddr>().map_err(io::Error::other);
-        Box::pin(async move {
-            let address = address?;
-            let (dial, own) = match &self.shared {
-                Some(shared) => (shared.dial(address)?, None),
-                None => {
-                    let mut transport = K::transport(self.keypair.clone())?;
-                    bind(&mut transport, K::LISTEN).await?;
-                    let own = Polled::new(transport);
-                    (own.dial(address)?, Some(own))
-                }
-            };
-            let (_, muxer) = dial.await?;
-            let (requests, inbox) = mpsc::channel(0);
-            let max_unflushed = K::max_unflushed();
-            tokio::spawn(Driver::new(muxer, Some(inbox), max_unflushed));
-            let connection: Box<dyn Connection> = Box::new(Handle {
-                requests,
-                max_unflushed,
-                _transport: own,
-            });
-            Ok(connection)
+    async fn dial(&self, address: &Multiaddr) -> io::Result<Handle> {
+        let address = address.clone();
+        let (dial, own) = match &self.shared {
+            Some(shared) => (shared.dial(address)?, None),
+            None => {
+                let mut transport = K::transport(self.keypair.clone())?;
+                bind(&mut transport, parse(K::LISTEN)?).await?;
+                let own = Polled::new(transport);
+                (own.dial(address)?, Some(own))
+            }
+        };
+        let (_, muxer) = dial.await?;
+        let (requests, inbox) = mpsc::channel(0);
+        let max_unflushed = K::max_unflushed();
+        tokio::spawn(Driver::new(muxer, Some(inbox), max_unflushed));
+        Ok(Handle {
+            requests,
+            max_unflushed,
+            _transport: own,
         })
     }
 }
 
-async fn bind(transport: &mut Boxed<Output>, address: &str) -> io::Result<Multiaddr> {
-    let address = address.parse().map_err(io::Error::other)?;
+fn parse(address: &str) -> io::Result<Multiaddr> {
+    address.parse().map_err(io::Error::other)
+}
+
+async fn bind(transport: &mut Boxed<Output>, address: Multiaddr) -> io::Result<Multiaddr> {
     transport
         .listen_on(ListenerId::next(), address)
         .map_err(io::Error::other)?;
@@ -171,7 +177,7 @@ async fn bind(transport: &mut Boxed<Output>, address: &str) -> io::Result<Multia
     }
 }
 
-/// Takes every connection.
+/// Accepts every connection.
 async fn accept(mut transport: Boxed<Output>, max_unflushed: Option<usize>) {
     loop {
         if let TransportEvent::Incoming { upgrade, .. } = transport.select_next_some().await {
@@ -185,13 +191,14 @@ async fn accept(mut transport: Boxed<Output>, max_unflushed: Option<usize>) {
     }
 }
 
-/// What a handle asks of the driver.
+/// A request of a handle to the driver.
 enum Request {
     Open(oneshot::Sender<io::Result<SubstreamBox>>),
     Close(oneshot::Sender<io::Result<()>>),
 }
 
-struct Handle {
+/// A connection that was dialled.
+pub struct Handle {
     requests: mpsc::Sender<Request>,
     max_unflushed: Option<usize>,
     /// The transport of a connection that needs one of its own.
@@ -199,42 +206,40 @@ struct Handle {
 }
 
 impl Connection for Handle {
-    fn open<'a>(&'a self, protocol: &'static str) -> BoxFuture<'a, io::Result<Substream>> {
+    type Substream = IoSubstream;
+
+    async fn open(&self, protocol: &'static str) -> io::Result<IoSubstream> {
         let mut requests = self.requests.clone();
-        Box::pin(async move {
-            let (reply, opened) = oneshot::channel();
-            requests
-                .send(Request::Open(reply))
-                .await
-                .map_err(io::Error::other)?;
-            let stream = opened.await.map_err(io::Error::other)??;
-            let (_, stream) = dialer_select_proto(stream, [protocol], Version::V1)
-                .await
-                .map_err(io::Error::other)?;
-            Ok(boxed(stream, self.max_unflushed))
-        })
+        let (reply, opened) = oneshot::channel();
+        requests
+            .send(Request::Open(reply))
+            .await
+            .map_err(io::Error::other)?;
+        let stream = opened.await.map_err(io::Error::other)??;
+        let (_, stream) = dialer_select_proto(stream, [protocol], Version::V1)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(substream(stream, self.max_unflushed))
     }
 
-    fn close(&self) -> BoxFuture<'_, io::Result<()>> {
+    async fn close(&self) -> io::Result<()> {
         let mut requests = self.requests.clone();
-        Box::pin(async move {
-            let (reply, closed) = oneshot::channel();
-            requests
-                .send(Request::Close(reply))
-                .await
-                .map_err(io::Error::other)?;
-            closed.await.map_err(io::Error::other)?
-        })
+        let (reply, closed) = oneshot::channel();
+        requests
+            .send(Request::Close(reply))
+            .await
+            .map_err(io::Error::other)?;
+        closed.await.map_err(io::Error::other)?
     }
 }
 
 /// Polls one muxer until the connection ends, as a swarm does in a task for each.
 struct Driver {
     muxer: StreamMuxerBox,
-    /// Requests of the one who dialled; a connection that was accepted has none.
+    /// Requests of the handle; an accepted connection has none.
     inbox: Option<mpsc::Receiver<Request>>,
     opening: VecDeque<oneshot::Sender<io::Result<SubstreamBox>>>,
-    /// Who waits for the close that has begun, if anybody does.
+    /// The waiter for the close that has begun, if any.
     closing: Option<Option<oneshot::Sender<io::Result<()>>>>,
     records: Arc<Records>,
     max_unflushed: Option<usize>,
@@ -301,7 +306,7 @@ impl Future for Driver {
             }
             return Poll::Ready(());
         }
-        // Whoever waits for a substream hears of the end by the loss of the sender.
+        // The loss of the sender reports the end to those that wait for a substream.
         self.poll_muxer(cx).map(drop)
     }
 }
@@ -309,16 +314,18 @@ impl Future for Driver {
 async fn negotiate(stream: SubstreamBox, records: Arc<Records>, max_unflushed: Option<usize>) {
     match listener_select_proto(stream, PROTOCOLS).await {
         Ok((protocol, stream)) => {
-            let stream = boxed(stream, max_unflushed);
-            serve::respond(protocol.to_owned(), stream, &records).await;
+            let substream = substream(stream, max_unflushed);
+            if let Err(error) = serve::respond(protocol.to_owned(), substream, records).await {
+                eprintln!("responder: {error}");
+            }
         }
         Err(error) => eprintln!("negotiation failed: {error}"),
     }
 }
 
-fn boxed(stream: Negotiated<SubstreamBox>, max_unflushed: Option<usize>) -> Substream {
+fn substream(stream: Negotiated<SubstreamBox>, max_unflushed: Option<usize>) -> IoSubstream {
     match max_unflushed {
-        Some(limit) => Box::new(Paced::new(stream, limit)),
-        None => Box::new(stream),
+        Some(limit) => IoSubstream::new(Paced::new(stream, limit)),
+        None => IoSubstream::new(stream),
     }
 }

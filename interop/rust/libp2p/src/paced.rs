@@ -1,4 +1,4 @@
-//! Writes in pieces that a transport can send and its peer can read.
+//! Writes of a size that a transport can send and its peer can read.
 
 use std::io;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
 
-/// What a write costs on the wire beside its bytes.
+/// Bytes of a write on the wire beside its content.
 const FRAME_OVERHEAD: usize = 5;
 
 /// A substream that is flushed before more than `limit` bytes of frames wait in it.

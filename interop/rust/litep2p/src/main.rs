@@ -1,4 +1,4 @@
-//! litep2p as a listening peer; over WebRTC it can not dial.
+//! litep2p as a listening peer: over WebRTC it cannot dial.
 
 #![forbid(unsafe_code)]
 
@@ -8,25 +8,25 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use foreign_peer::serve::{self, PROTOCOLS, Records};
-use foreign_peer::{Connection, Stack};
+use anabranch_peer::serve::{self, PROTOCOLS, Records};
+use anabranch_peer::{Connection, IoSubstream, Settings, Stack};
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use litep2p::codec::ProtocolCodec;
 use litep2p::config::ConfigBuilder;
 use litep2p::protocol::{TransportEvent, TransportService, UserProtocol};
 use litep2p::transport::webrtc::config::Config;
+use litep2p::types::multiaddr::Multiaddr;
 use litep2p::types::protocol::ProtocolName;
 use litep2p::{Litep2p, PeerId};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
-/// litep2p closes a connection that has no substream for so long; tests look at idle ones.
+/// litep2p closes a connection without substreams after this time; tests have idle ones.
 const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
-/// What the substreams of each peer have found out, shared by all protocols.
+/// The records of each peer's connection, shared by all protocols.
 type AllRecords = Arc<Mutex<HashMap<PeerId, Arc<Records>>>>;
 
-/// One of [`PROTOCOLS`].
+/// The responder of one of [`PROTOCOLS`].
 struct Responder {
     protocol: &'static str,
     records: AllRecords,
@@ -54,9 +54,11 @@ impl UserProtocol for Responder {
                     Arc::clone(all.entry(peer).or_default())
                 };
                 let protocol = self.protocol.to_owned();
+                let substream = IoSubstream::new(substream.compat());
                 tokio::spawn(async move {
-                    let stream = Box::new(substream.compat());
-                    serve::respond(protocol, stream, &records).await;
+                    if let Err(error) = serve::respond(protocol, substream, records).await {
+                        eprintln!("responder: {error}");
+                    }
                 });
             }
         }
@@ -70,9 +72,12 @@ impl Stack for Listener {
     const NAME: &'static str = "litep2p-peer";
     const LISTEN: &'static str = "/ip4/127.0.0.1/udp/0/webrtc-direct";
 
-    async fn listen(address: &str) -> io::Result<String> {
+    type Address = Multiaddr;
+    type Connection = NoConnection;
+
+    async fn listen(addresses: &[Multiaddr]) -> io::Result<Vec<String>> {
         let webrtc = Config {
-            listen_addresses: vec![address.parse().map_err(io::Error::other)?],
+            listen_addresses: addresses.to_vec(),
             ..Config::default()
         };
         let records = AllRecords::default();
@@ -86,24 +91,36 @@ impl Stack for Listener {
             }));
         }
         let mut litep2p = Litep2p::new(config.build()).map_err(io::Error::other)?;
-        let address = litep2p
-            .listen_addresses()
-            .next()
-            .ok_or_else(|| io::Error::other("litep2p listens nowhere"))?
-            .to_string();
+        let addresses = litep2p.listen_addresses().map(ToString::to_string);
+        let addresses = addresses.collect();
         tokio::spawn(async move { while litep2p.next_event().await.is_some() {} });
-        Ok(address)
+        Ok(addresses)
     }
 
-    async fn dialler() -> io::Result<Self> {
+    async fn dialler(_: &Settings) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn dial(&self, _: &str) -> BoxFuture<'_, io::Result<Box<dyn Connection>>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    async fn dial(&self, _: &Multiaddr) -> io::Result<NoConnection> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The connection of a stack that cannot dial.
+enum NoConnection {}
+
+impl Connection for NoConnection {
+    type Substream = IoSubstream;
+
+    async fn open(&self, _: &'static str) -> io::Result<IoSubstream> {
+        match *self {}
+    }
+
+    async fn close(&self) -> io::Result<()> {
+        match *self {}
     }
 }
 
 fn main() -> ExitCode {
-    foreign_peer::run::<Listener>()
+    anabranch_peer::run::<Listener>()
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use foreign_peer::run;
+use anabranch_peer::run;
 use libp2p_core::Transport;
 use libp2p_core::muxing::StreamMuxerBox;
 use libp2p_core::transport::Boxed;
@@ -19,7 +19,7 @@ impl Kind for Quic {
     const ONE_SOCKET_EACH: bool = false;
 
     fn transport(keypair: Keypair) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
-        // With the defaults: a limit of more substreams than their 256 costs memory for each of them
+        // With the defaults: a limit above their 256 substreams costs memory for each of them
         // before any is open.
         let transport = tokio::Transport::new(libp2p_quic::Config::new(&keypair));
         Ok(transport

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use foreign_peer::run;
+use anabranch_peer::run;
 use libp2p_core::Transport;
 use libp2p_core::muxing::StreamMuxerBox;
 use libp2p_core::transport::Boxed;
@@ -11,8 +11,8 @@ use libp2p_identity::{Keypair, PeerId};
 use libp2p_peers::{Kind, Libp2p};
 use libp2p_webrtc::tokio::{self, Certificate};
 
-/// What it can read at once: of a longer message it says "Short buffer". Its own writes are longer, and
-/// several that wait for a flush become one message.
+/// Maximum length of a message that it can read; a longer one fails with "Short buffer". Its own
+/// writes are longer, and several that wait for a flush become one message.
 const MAX_MESSAGE: usize = 8192;
 
 struct WebRtc;
@@ -37,7 +37,7 @@ impl Kind for WebRtc {
 }
 
 fn main() -> ExitCode {
-    // Where a build holds two providers and none is installed, rustls panics in a task of theirs.
+    // With two providers in a build and none installed, rustls panics in a task of libp2p-webrtc.
     let installed = rustls::crypto::ring::default_provider().install_default();
     if installed.is_err() {
         eprintln!("another provider of rustls was installed before");
