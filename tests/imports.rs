@@ -1,4 +1,4 @@
-//! Imports go down: a room of `src` knows those below it and no other (`ARCHITECTURE.md`).
+//! Imports go down: a module of `src` imports from those below it and no other (`ARCHITECTURE.md`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ const ROOMS: [&str; 16] = [
     "endpoint",
 ];
 
-/// Test rigs, which know every room and which no room knows.
+/// Test rigs, which may import every room, and which no room imports.
 const RIGS: [&str; 3] = ["fuzzing", "random", "simulator"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -44,11 +44,11 @@ fn is_rig(path: &str) -> bool {
         .iter()
         .any(|part| path.contains(part))
         || RIGS.iter().any(|rig| path.starts_with(rig))
-        // Two carriers connected, for benchmarks.
+        // Two connected carriers, for benchmarks.
         || path == "endpoint/loopback.rs"
 }
 
-/// The code of a file without its comments and the modules of its tests at the end.
+/// The code of a file, without comments and the test modules at its end.
 fn code(text: &str) -> String {
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let lines = text[..end].lines();
@@ -56,7 +56,7 @@ fn code(text: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms and rigs that a piece of code names by `crate::`.
+/// The rooms and rigs that code names by `crate::`.
 fn named(code: &str) -> BTreeSet<String> {
     let behind = code.split("crate::").skip(1);
     let names = behind.flat_map(|rest| {
