@@ -236,7 +236,7 @@ async fn small_windows_neither_stall_nor_overrun() {
 /// 200 windows of 1 MiB exceed the ceiling of the connection: none is granted that much, so that no
 /// peer within its credit is reset, and a neighbour that is read makes progress.
 #[tokio::test(start_paused = true)]
-async fn many_stalled_readers_share_the_ceiling_and_stop_no_other() {
+async fn many_readers_that_stall_share_the_ceiling_and_stop_no_other() {
     const EACH: usize = 1 << 20;
     let limits = config();
     let pair = Pair::new();

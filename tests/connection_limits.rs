@@ -140,7 +140,7 @@ async fn refused_substreams_count_one_for_sixteen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_substream_that_is_not_accepted_is_reset_and_no_longer_counts() {
+async fn a_substream_that_nobody_accepts_is_reset_and_no_longer_counts() {
     let mut config = config();
     config.accept_timeout = Duration::from_secs(3);
     config.max_inbound_substreams = 1;
@@ -213,7 +213,7 @@ async fn substreams_that_end_before_anybody_accepts_them_keep_their_place_until_
 /// They can not be accepted: everything that a peer opens while the last substream is used is
 /// useless work.
 #[tokio::test(start_paused = true)]
-async fn substreams_that_can_not_be_accepted_count_as_unused() {
+async fn substreams_that_nobody_can_accept_count_as_unused() {
     let mut config = config();
     config.max_unused_substreams = 10;
     let mut s = scripted(config, MemoryConfig::default());

@@ -131,7 +131,7 @@ async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() 
 
 /// Row L-9: flush is not a formality.
 #[tokio::test(start_paused = true)]
-async fn data_after_fin_is_dropped() {
+async fn data_behind_fin_is_dropped() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     s.peer.data(channel, b"before");

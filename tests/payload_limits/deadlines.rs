@@ -404,7 +404,7 @@ async fn a_peer_that_never_answers_to_a_resume_is_given_up() {
 /// Row F-11: a payload that is not polled holds its slot only until the time limit, if others need
 /// it.
 #[tokio::test(start_paused = true)]
-async fn f11_payloads_that_are_not_polled_release_their_slots_when_they_expire() {
+async fn f11_payloads_that_nobody_polls_release_their_slots_when_they_expire() {
     let pair = Pair::new();
     let receiver = receiver(|config| config.time_limit = Duration::from_secs(600));
     let mut idle = Vec::new();

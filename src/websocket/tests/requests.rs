@@ -378,7 +378,7 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
 }
 
 #[tokio::test]
-async fn plain_http_to_a_tls_listener_gets_an_answer() {
+async fn http_where_tls_is_required_gets_an_answer() {
     let mut config = server(Authentication::Tls);
     let identity = TlsIdentity::from_certificate(&Certificate::generate()).unwrap();
     config.tls = Some(identity);
