@@ -65,9 +65,9 @@ pub use endpoint::{
 };
 pub use error::ConnectionError;
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
+pub use identity::PeerId;
 #[cfg(feature = "transport")]
-pub use identity::Identity;
-pub use identity::{PeerId, PublicKey};
+pub use identity::{Identity, PublicKey};
 #[cfg(feature = "transport")]
 pub use noise::NoiseError;
 #[cfg(feature = "transport")]

@@ -1,4 +1,4 @@
-//! How many random cases a test runs.
+//! The number of random cases of a test.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Limits the rate of first contacts by address prefix, in constant memory.
+//! Limits the rate of first contacts and of connections by address prefix, in constant memory.
 //!
 //! An attacker who forges sources can fill a table with an entry for each prefix, at the cost of
 //! one datagram for each entry. Such a table either grows, or evicts honest prefixes, or rejects
@@ -9,8 +9,9 @@
 //!   expire;
 //! - other prefixes block a prefix only if they fill **both** its cells. The keys are random, so an
 //!   attacker can not choose whom to block;
-//! - a flood that fills every cell blocks all new prefixes, which is why a contact beyond the rate
-//!   is challenged and not rejected (see [`super`]).
+//! - a flood that fills every cell blocks all new prefixes. Over UDP, where sources can be forged, a
+//!   contact beyond the rate is therefore challenged and not rejected (`udp/admission`); over TCP
+//!   they can not.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;

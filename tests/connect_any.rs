@@ -1,4 +1,4 @@
-//! One peer by several addresses: WebRTC first, a WebSocket where UDP does not get through.
+//! Dials of several addresses of one peer: WebRTC first, a WebSocket where UDP is blocked.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn serve(connection: Connection) {
     }
 }
 
-/// A peer that listens for both.
+/// A peer that listens on both.
 struct Server {
     endpoint: Endpoint,
     websocket: Arc<WebSocketListener>,
@@ -61,7 +61,7 @@ impl Server {
         let (incoming, listener) = (endpoint.clone(), Arc::clone(&websocket));
         tokio::spawn(async move {
             while let Some(incoming) = incoming.accept().await {
-                // A dialler that was faster elsewhere breaks off.
+                // The dialler cancels an attempt when another one was faster.
                 if let Ok(connection) = incoming.accept().await {
                     tokio::spawn(serve(connection));
                 }
@@ -87,7 +87,7 @@ impl Server {
     }
 
     fn addresses(&self) -> [PeerAddress; 2] {
-        // The WebSocket first: the order is ours, not the caller's.
+        // The WebSocket first: the kinds are ordered by the endpoint, not by the caller.
         [self.websocket_address.clone(), self.webrtc_address.clone()]
     }
 }
@@ -101,7 +101,7 @@ fn dialler(limits: EndpointConfig) -> Endpoint {
         .unwrap()
 }
 
-/// A webrtc-direct address of this peer behind which nothing ever answers: UDP is blocked.
+/// A webrtc-direct address of this peer at which nothing answers, as if UDP were blocked.
 fn silent(peer: PeerId) -> (UdpSocket, PeerAddress) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -110,7 +110,7 @@ fn silent(peer: PeerId) -> (UdpSocket, PeerAddress) {
     (socket, address.parse().unwrap())
 }
 
-/// What an application does, whatever the carrier is.
+/// The application, independent of the carrier.
 async fn echo(connection: &Connection) {
     let mut substream = connection.open(ECHO).await.unwrap();
     substream.write_all(b"hello").await.unwrap();
@@ -137,7 +137,7 @@ async fn finish(dialler: Endpoint, server: Server) {
 #[tokio::test]
 async fn webrtc_wins_where_udp_gets_through() {
     let server = Server::new().await;
-    // However slow this machine is, the WebSocket is not to be tried.
+    // However slow the machine is, the WebSocket must not be tried.
     let mut limits = EndpointConfig::default();
     limits.websocket_head_start = Duration::from_secs(5);
     let dialler = dialler(limits);
@@ -173,12 +173,12 @@ async fn the_websocket_wins_where_udp_is_blocked_and_the_application_is_the_same
 }
 
 #[tokio::test]
-async fn an_attempt_that_fails_at_once_makes_nobody_wait() {
+async fn an_attempt_that_fails_at_once_delays_no_other() {
     let server = Server::new().await;
     let mut limits = EndpointConfig::default();
     limits.websocket_head_start = Duration::from_secs(60);
     let dialler = dialler(limits);
-    // Without a certhash the peer could be anybody, so nothing is even sent.
+    // Without a certhash the peer can not be authenticated, so nothing is sent.
     let hopeless: PeerAddress = "/ip4/127.0.0.1/udp/9/webrtc-direct".parse().unwrap();
     let hopeless = hopeless.with_peer_id(server.peer());
     let addresses = [hopeless, server.websocket_address.clone()];
@@ -192,7 +192,7 @@ async fn an_attempt_that_fails_at_once_makes_nobody_wait() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_makes_nobody_wait_and_says_so() {
+async fn a_port_where_nobody_listens_fails_at_once_with_the_error() {
     let server = Server::new().await;
     let mut limits = EndpointConfig::default();
     limits.websocket_head_start = Duration::from_secs(60);
@@ -229,7 +229,7 @@ async fn when_nothing_works_each_address_has_its_reason() {
     let dialler = dialler(limits);
     let peer = Identity::generate().peer_id();
     let (_blocked, silent) = silent(peer);
-    // A port that was free a moment ago.
+    // A port that has just been free.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = closed.local_addr().unwrap().port();
     drop(closed);
@@ -257,7 +257,7 @@ async fn when_nothing_works_each_address_has_its_reason() {
 }
 
 #[tokio::test]
-async fn another_peer_behind_the_websocket_does_not_win() {
+async fn another_peer_at_the_websocket_does_not_win() {
     let (server, other) = (Server::new().await, Server::new().await);
     let mut limits = EndpointConfig::default();
     limits.connect_timeout = Duration::from_secs(3);
@@ -274,7 +274,7 @@ async fn another_peer_behind_the_websocket_does_not_win() {
     finish(dialler, other).await;
 }
 
-/// Who blocks UDP does not decide that everybody reads along.
+/// An attacker who blocks UDP can not force a fallback to plaintext.
 #[tokio::test]
 async fn a_websocket_without_tls_is_dialled_only_if_that_was_chosen() {
     let server = Server::new().await;
@@ -291,7 +291,7 @@ async fn a_websocket_without_tls_is_dialled_only_if_that_was_chosen() {
     finish(cautious, server).await;
 }
 
-/// The strongest setting: TLS that is ended by the listener, and Noise bound to it.
+/// The strongest setting: the listener terminates TLS, and Noise is bound to it.
 #[tokio::test]
 async fn a_wss_address_is_reached_with_noise_bound_to_its_tls() {
     let identity = Identity::generate();
@@ -359,14 +359,14 @@ async fn a_dropped_call_and_a_closed_endpoint_leave_no_attempt() {
     assert!(dialler.is_idle());
 }
 
-/// The same address without the peer.
+/// The same address without the peer id.
 fn unnamed(address: &PeerAddress) -> PeerAddress {
     let text = address.to_string();
     let (place, _) = text.split_once("/p2p/").expect("it names one");
     place.parse().unwrap()
 }
 
-/// An entry of somebody else in an address book must not win by being faster.
+/// The address of another peer in an address book must not win by being faster.
 #[tokio::test]
 async fn addresses_of_two_peers_are_refused_before_anything_is_sent() {
     let (server, other) = (Server::new().await, Server::new().await);
@@ -379,7 +379,7 @@ async fn addresses_of_two_peers_are_refused_before_anything_is_sent() {
     for error in [
         dialler.connect_any(&mixed).await.unwrap_err(),
         dialler.connect_peer(expected, &mixed).await.unwrap_err(),
-        // Also with one that names nobody in front of them.
+        // Also with an address without a peer id before them.
         dialler
             .connect_any(&[&[unnamed(&mixed[0])][..], &mixed].concat())
             .await
@@ -428,7 +428,7 @@ async fn an_address_without_a_peer_needs_one_that_is_named() {
         echo(&reached.connection).await;
         reached.connection.close().await;
     }
-    // Who is there has to be who is wanted.
+    // The answering peer has to be the expected one.
     let places = [
         unnamed(&other.webrtc_address),
         unnamed(&other.websocket_address),
@@ -445,7 +445,7 @@ async fn an_address_without_a_peer_needs_one_that_is_named() {
     finish(dialler, server).await;
 }
 
-/// Without Noise there are certificates, and no peers.
+/// Without Noise there are certificates, but no peer ids.
 #[tokio::test]
 async fn an_endpoint_without_identities_takes_addresses_as_they_are_and_promises_no_peer() {
     let build = || {

@@ -1,4 +1,4 @@
-//! What one poll of a driver does, counted in frames and events: a peer that has sent much, or little a million times,
+//! The work of one poll of a driver, in frames and events: a peer that sends much, or very often,
 //! gets no more of it than others.
 
 use std::collections::VecDeque;
@@ -15,22 +15,22 @@ use anabranch::{Config, Connection, ConnectionError, Negotiation};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
-/// Frames that one poll may take in: its units of work, and the round that it ends with.
+/// Maximum frames that one poll may receive: its units of work, and its last round.
 const MOST_PER_POLL: u64 = 512 + 128;
 
-/// What the script of a peer has sent: events, and messages on its channels.
+/// What a scripted peer has sent: events, and messages on its channels.
 #[derive(Default)]
 struct Script {
     events: VecDeque<CarrierEvent>,
     unread: Vec<VecDeque<Bytes>>,
-    /// Events of this kind without end.
+    /// Endless events of this kind.
     endless: Option<CarrierEvent>,
-    /// The carrier ends behind the events.
+    /// The carrier ends after the events.
     ends: bool,
     holds_back: bool,
-    /// What this side has written.
+    /// The frames that this side has written.
     written: Arc<AtomicUsize>,
-    /// Reads that come upon nothing, each announced again, before there is something.
+    /// Empty reads, each announced again, before there is something.
     misses: Arc<AtomicUsize>,
 }
 
@@ -103,7 +103,7 @@ impl Carrier for Script {
     }
 }
 
-/// Counts how often a driver asks for another poll.
+/// Counts how often a driver requests another poll.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -134,7 +134,7 @@ impl ByHand {
         }
     }
 
-    /// One poll; returns whether the driver asks for another one.
+    /// Polls once; returns whether the driver requests another poll.
     fn poll(&mut self) -> bool {
         let waker = Waker::from(Arc::clone(&self.wakes));
         let before = self.wakes.0.load(Ordering::Relaxed);
@@ -147,7 +147,7 @@ impl ByHand {
     }
 }
 
-/// Messages of 16 KiB, full of this frame, of 2 MiB together.
+/// 2 MiB in messages of 16 KiB, filled with this frame.
 fn full_of(frame: &[u8]) -> Vec<Bytes> {
     let message: Bytes = frame.repeat(16 * 1024 / frame.len()).into();
     let messages = 2 * 1024 * 1024 / message.len();
@@ -199,7 +199,7 @@ async fn two_mebibytes_of_any_frames_are_read_in_polls_of_a_bounded_number_of_fr
     }
 }
 
-/// As the direct engine does where a peer has sent many messages without payload.
+/// As the direct engine, when a peer has sent many messages without payload.
 #[tokio::test]
 async fn a_channel_that_has_nothing_and_is_announced_again_does_not_keep_a_poll() {
     let small = Message::data(Bytes::from_static(b"at last")).encode();
@@ -241,7 +241,7 @@ async fn a_flood_on_one_channel_holds_up_neither_its_neighbours_nor_writes() {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(opening.as_mut().poll(&mut cx).is_pending());
         assert!(by_hand.poll(), "there is more to do");
-        // In that one poll the neighbour's bytes have come, and a channel was opened.
+        // The same poll has received the neighbour's bytes, and has opened a channel.
         assert_eq!(by_hand.connection.stats().payload_received, 9);
         let Poll::Ready(Ok(mut ours)) = opening.as_mut().poll(&mut cx) else {
             panic!("not opened");

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 const MIB: usize = 1024 * 1024;
 
-/// docs/wire.md 3, docs/interop.md: before the peer has spoken, 12 KiB and no more.
+/// docs/wire.md 3, docs/interop.md: before the first frame of the peer, 12 KiB and no more.
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -35,7 +35,7 @@ async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     s.peer
         .expect_quiet(channel, Duration::from_millis(4900))
         .await;
-    // A peer that knows no credit may have nothing to say: it is not waited for for ever.
+    // A peer without credit may have nothing to send: it is not waited for for ever.
     let first = s.peer.next(channel).await;
     assert_eq!(before.elapsed().as_secs(), 5);
     s.peer
@@ -47,7 +47,7 @@ async fn a_silent_peer_gets_12_kib_and_after_the_open_timeout_the_rest() {
     s.finish().await;
 }
 
-/// What waits in all substreams is one figure of the connection, and nothing of it is left however they end.
+/// The connection counts the queued bytes of all substreams, and none are left however these end.
 #[tokio::test(start_paused = true)]
 async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -55,7 +55,7 @@ async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
     for _ in 0..3 {
         let (mut substream, channel) = s.open().await;
         substream.write_all(&pattern(20_000)).await.unwrap();
-        // As much as a peer gets that has not spoken yet.
+        // As much as is sent before the first frame of the peer.
         s.peer.expect_data(channel, &pattern(12 * 1024)).await;
         substreams.push((substream, channel));
     }
@@ -79,7 +79,8 @@ async fn what_writers_have_queued_is_counted_until_it_is_sent_or_thrown_away() {
     s.finish().await;
 }
 
-/// docs/wire.md 3: the first data shows our credit; a peer that answers without any knows none.
+/// docs/wire.md 3: the first data has credit; a peer that answers without credit does not support
+/// it.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_knows_no_credit_is_not_limited() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -116,7 +117,7 @@ async fn a_peer_that_knows_no_credit_is_not_limited() {
     s.finish().await;
 }
 
-/// docs/wire.md 3: a peer with credit slows the writer down at the window, and lets it go on.
+/// docs/wire.md 3: a peer with credit stops the writer at the window, and then lets it continue.
 #[tokio::test(start_paused = true)]
 async fn a_writer_stops_at_the_window_and_goes_on_with_the_next_grant() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -130,7 +131,7 @@ async fn a_writer_stops_at_the_window_and_goes_on_with_the_next_grant() {
         .expect_data(channel, &pattern(300_000)[..100_000])
         .await;
     s.peer.expect_quiet(channel, Duration::from_secs(60)).await;
-    // A grant that is lower, or the same, changes nothing.
+    // A lower or equal grant has no effect.
     s.peer.credit(channel, 50_000);
     s.peer.credit(channel, 100_000);
     s.peer.expect_quiet(channel, Duration::from_secs(1)).await;
@@ -194,7 +195,7 @@ async fn more_than_granted_is_a_flow_control_reset() {
     s.finish().await;
 }
 
-/// A window smaller than a frame: credit can not ride on data that goes out in parts.
+/// A window smaller than a frame: credit can not be added to data that is sent in parts.
 #[tokio::test(start_paused = true)]
 async fn small_windows_neither_stall_nor_overrun() {
     for (window_a, window_b) in [(1024, 1024), (1024, 1 << 20), (1 << 20, 1024), (5000, 3000)] {
@@ -232,10 +233,10 @@ async fn small_windows_neither_stall_nor_overrun() {
     }
 }
 
-/// 200 windows of 1 MiB are more than a connection may hold: none is granted that much, so that no
-/// peer within its credit is ever reset, and a neighbour that is read gets on.
+/// 200 windows of 1 MiB exceed the ceiling of the connection: none is granted that much, so that no
+/// peer within its credit is reset, and a neighbour that is read makes progress.
 #[tokio::test(start_paused = true)]
-async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
+async fn many_readers_that_stall_share_the_ceiling_and_stop_no_other() {
     const EACH: usize = 1 << 20;
     let limits = config();
     let pair = Pair::new();
@@ -244,7 +245,7 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
     let mut writers = Vec::new();
     for _ in 0..200 {
         let (mut here, there) = pair.substream().await;
-        // The answer shows our peer that credit is known here.
+        // The answer shows the peer that this side supports credit.
         let content = Arc::clone(&content);
         writers.push(tokio::spawn(async move {
             here.write_all(&content).await.unwrap();
@@ -260,10 +261,10 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_nobody() {
     }
     sleep(Duration::from_secs(1)).await;
     let unread = pair.b.stats().unread as usize;
-    // A first window each, of at least 16 KiB: nothing but a byte was read of any.
+    // Each has an initial window of at least 16 KiB: only one byte of each was read.
     assert!(unread > 200 * 16 * 1024, "{unread} is not much");
     let most = limits.connection_ceiling + 201 * 32 * 1024;
-    // What a frame costs beside its bytes.
+    // The overhead of a frame.
     assert!(unread < most + most / 100, "{unread}");
 
     let (mut here, mut there) = pair.substream().await;
@@ -354,12 +355,12 @@ async fn substreams_beyond_the_limit_are_refused() {
         .await;
     s.peer.expect_closed(refused).await;
     assert_eq!(s.us.stats().refused, 1);
-    // One that ends makes room.
+    // A substream that ends makes room.
     let (substream, channel) = held.pop().unwrap();
     substream.reset(1);
     s.peer.expect_closed(channel).await;
     let next = s.accept().await;
-    // Our own do not count.
+    // Outbound substreams do not count.
     let own = s.open().await;
     held.extend([next, own]);
     for (substream, channel) in held {
@@ -369,7 +370,8 @@ async fn substreams_beyond_the_limit_are_refused() {
     s.finish().await;
 }
 
-/// Row H-15: 4 096 bytes to a peer without credit, as go-libp2p reads no more; 16 384 to others.
+/// Row H-15: frames of 4 096 bytes to a peer without credit, the limit of go-libp2p; 16 384 to
+/// others.
 #[tokio::test(start_paused = true)]
 async fn h15_frames_fit_what_the_peer_can_read() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -406,7 +408,7 @@ async fn h15_frames_fit_what_the_peer_can_read() {
     s.finish().await;
 }
 
-/// Rows L-25, H-6: a budget of one small frame, and everybody gets a share of it.
+/// Rows L-25, H-6: with a budget of one small frame every substream gets a share of it.
 #[tokio::test(start_paused = true)]
 async fn l25_h6_all_substreams_progress_on_a_tiny_budget() {
     let mut memory = MemoryConfig::default();
@@ -423,7 +425,7 @@ async fn l25_h6_all_substreams_progress_on_a_tiny_budget() {
         }));
         readers.push(there);
     }
-    // Far less than everything: whoever is starved has nothing by now.
+    // Far less than everything: a starved substream would have nothing by now.
     sleep(Duration::from_millis(2000)).await;
     let progress: Vec<usize> = readers.iter().map(anabranch::Substream::unread).collect();
     let (least, most) = (
@@ -489,7 +491,7 @@ async fn h8_control_frames_pass_the_queued_data_of_others() {
         big.write_all(&pattern(200_000)).await.unwrap();
         big
     });
-    // The peer takes nothing in: the carrier stays busy.
+    // The peer does not read: the carrier stays busy.
     settle().await;
     let queued = s.sent.frames().len();
     s.peer.flag(peers, Flag::Fin);
@@ -521,7 +523,7 @@ async fn h8_control_frames_pass_the_queued_data_of_others() {
     s.finish().await;
 }
 
-/// Credit is a control frame too: it does not wait for a busy carrier to take data again.
+/// Credit is a control frame too: it does not wait until a busy carrier accepts data again.
 #[tokio::test(start_paused = true)]
 async fn h8_credit_passes_while_data_is_busy() {
     let mut config = config();
@@ -552,7 +554,7 @@ async fn h8_credit_passes_while_data_is_busy() {
     s.finish().await;
 }
 
-/// Row H-5: the driver reads on by itself, and finds what a reader has made room for.
+/// Row H-5: the driver continues to read by itself when a reader has made room.
 #[tokio::test(start_paused = true)]
 async fn a_channel_that_was_held_back_is_read_on() {
     let mut memory = MemoryConfig::default();
@@ -575,7 +577,8 @@ async fn a_channel_that_was_held_back_is_read_on() {
     s.finish_after_fin_ack(channel).await;
 }
 
-/// `CeilingPolicy::Backpressure`: what a peer without credit sends beyond the ceilings stays in the carrier.
+/// `CeilingPolicy::Backpressure`: data of a peer without credit beyond the ceilings stays in the
+/// carrier.
 #[tokio::test(start_paused = true)]
 async fn a_full_reader_without_credit_is_not_reset_where_the_window_may_shut() {
     let mut memory = MemoryConfig::default();

@@ -1,4 +1,4 @@
-//! How connections begin and end, and what they leave behind.
+//! The beginning and the end of connections, and that they leave nothing behind.
 
 #![allow(missing_docs)]
 
@@ -63,7 +63,8 @@ async fn l27_an_open_that_is_not_answered_times_out() {
     s.finish().await;
 }
 
-/// Rows L-27, H-10: a peer that opens and says nothing is reset after 5 s, and nobody sees it.
+/// Rows L-27, H-10: a peer that opens and sends nothing is reset after 5 s, and the application
+/// does not see it.
 #[tokio::test(start_paused = true)]
 async fn l27_an_inbound_substream_that_chooses_nothing_is_reset() {
     let mut s = scripted(negotiated(), MemoryConfig::default());
@@ -86,7 +87,7 @@ async fn l27_an_inbound_substream_that_chooses_nothing_is_reset() {
     s.finish().await;
 }
 
-/// Its data follows the offer at once, and the answer to that is of no use to it.
+/// Its data follows the offer at once, and it ignores the answer.
 #[tokio::test(start_paused = true)]
 async fn an_inbound_substream_whose_opener_reads_no_answer_is_accepted() {
     for chunks in [1, 3] {
@@ -117,13 +118,14 @@ async fn an_inbound_substream_whose_opener_reads_no_answer_is_accepted() {
     }
 }
 
-/// As handlers of go-libp2p do that need no request: they answer, end, and read no more, before we have looked again.
+/// As handlers of go-libp2p without a request: they answer, end, and read no more, before this side
+/// is polled again.
 #[tokio::test(start_paused = true)]
 async fn an_open_whose_responder_answers_all_and_reads_no_more_succeeds() {
     let mut s = scripted(negotiated(), MemoryConfig::default());
     let us = s.us.clone();
     let mut opening = Box::pin(us.open("/echo/1.0.0"));
-    // Polled by hand, so that all of the answer is there when it is looked at again.
+    // Polled by hand, so that the whole answer has arrived at the next poll.
     assert!(futures_util::poll!(&mut opening).is_pending());
     let channel = s.peer.opened().await;
     s.peer
@@ -163,7 +165,7 @@ async fn h9_flags_while_negotiating_fail_once() {
         let inbound = s.peer.open();
         s.peer.flag(inbound, flag);
         s.peer.expect_closed(inbound).await;
-        // Nobody hears of what was never agreed on.
+        // The application does not see a substream without a protocol.
         assert!(timeout(Duration::ZERO, s.us.accept()).await.is_err());
         assert_eq!(s.us.stats().substreams, 0);
         s.finish().await;
@@ -193,7 +195,7 @@ async fn l27_labels_name_protocols() {
     pair.finish().await;
 }
 
-/// A request that arrived whole is not lost because its sender closed before anybody accepted it.
+/// A complete request is not lost when its sender closes before it is accepted.
 #[tokio::test(start_paused = true)]
 async fn what_arrived_before_the_end_can_still_be_accepted() {
     let pair = Pair::new();
@@ -278,7 +280,7 @@ async fn opens_during_a_close_are_refused_by_both_sides() {
     pair.finish().await;
 }
 
-/// A close towards a peer that does nothing is bounded, with any timeout that can be set.
+/// A close towards an inactive peer is bounded, with every valid timeout.
 #[tokio::test(start_paused = true)]
 async fn a_close_is_bounded_though_the_peer_is_silent() {
     let pair = Pair::new();
@@ -309,7 +311,7 @@ async fn a_close_is_bounded_though_the_peer_is_silent() {
     pair.finish().await;
 }
 
-/// The driver notices that nobody is left: no handle, no substream.
+/// The driver ends when there is no handle and no substream left.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_nobody_can_reach_closes() {
     let pair = Pair::new();
@@ -351,7 +353,7 @@ async fn unaccepted_substreams_end_with_the_last_handle() {
     within("the peer", pair.b.closed()).await;
 }
 
-/// A driver that is dropped leaves nobody waiting, and no handle keeps the rest alive.
+/// A dropped driver wakes all waiting tasks, and no handle keeps the rest alive.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_driver_ends_everything() {
     let pair = Pair::new();
@@ -478,7 +480,8 @@ async fn h11_handles_and_drivers_free_their_configuration() {
     assert_eq!(Arc::strong_count(&shared), 1);
 }
 
-/// docs/wire.md: the data channel of a libp2p substream has the label "". Empty frames while it is opened change nothing.
+/// docs/wire.md: the data channel of a libp2p substream has the label "". Empty frames during the
+/// open have no effect.
 #[tokio::test(start_paused = true)]
 async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_end_its_opening() {
     for negotiation in [Negotiation::MultistreamSelect, Negotiation::None] {
@@ -508,8 +511,8 @@ async fn l27_the_label_of_a_libp2p_substream_is_empty_and_empty_frames_do_not_en
     }
 }
 
-/// 64 substreams are opened before the peer has shown what it is; more wait for that, or for the
-/// open timeout, after which a peer that has said nothing has no limits.
+/// 64 substreams are opened before the first frame of the peer; more wait for that, or for the open
+/// timeout, after which a silent peer has no limits.
 #[tokio::test(start_paused = true)]
 async fn substreams_beyond_64_wait_until_a_silent_peer_is_known_or_the_open_timeout() {
     let mut s = scripted(config(), MemoryConfig::default());

@@ -1,4 +1,4 @@
-//! What a peer or an idle application can not do to a connection for ever.
+//! Limits on what a peer, or an idle application, can do to a connection.
 
 #![allow(missing_docs)]
 
@@ -121,7 +121,7 @@ async fn a_request_that_is_reset_before_its_answer_counts_as_unused() {
     within("the driver ends", s.driver).await.expect("no panic");
 }
 
-/// A burst of a peer that knows no limits is not its fault, but channels without end are.
+/// A burst from a peer without limits is legitimate, an endless number of channels is not.
 #[tokio::test(start_paused = true)]
 async fn refused_substreams_count_one_for_sixteen() {
     let mut config = config();
@@ -140,7 +140,7 @@ async fn refused_substreams_count_one_for_sixteen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
+async fn a_substream_that_nobody_accepts_is_reset_and_no_longer_counts() {
     let mut config = config();
     config.accept_timeout = Duration::from_secs(3);
     config.max_inbound_substreams = 1;
@@ -153,7 +153,7 @@ async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
         .expect(channel, Message::reset(code::RESOURCE_LIMIT))
         .await;
     s.peer.expect_closed(channel).await;
-    // There is nothing to accept any more, and room for another.
+    // There is nothing left to accept, and room for another substream.
     let us = s.us.clone();
     let second = s.peer.open();
     s.peer.data(second, b"hello");
@@ -170,7 +170,7 @@ async fn a_substream_that_nobody_accepts_is_reset_and_frees_its_place() {
     s.finish().await;
 }
 
-/// Substreams that somebody can accept at once; they are dropped.
+/// Substreams that can be accepted at once; they are dropped.
 async fn accept_all(us: &Connection) -> usize {
     let mut count = 0;
     while let Ok(accepted) = tokio::time::timeout(Duration::from_millis(1), us.accept()).await {
@@ -196,7 +196,7 @@ async fn substreams_that_end_before_anybody_accepts_them_keep_their_place_until_
     assert_eq!(s.us.stats().substreams, 0);
     assert_eq!(s.us.stats().refused, 16);
     assert_eq!(accept_all(&s.us).await, 4);
-    // Their places are free now.
+    // They no longer count.
     for _ in 0..3 {
         let channel = s.peer.open();
         s.peer.data(channel, b"hello");
@@ -210,7 +210,8 @@ async fn substreams_that_end_before_anybody_accepts_them_keep_their_place_until_
     s.finish().await;
 }
 
-/// Nobody can accept them: all that a peer opens for as long as the last substream is used is work for nothing.
+/// They can not be accepted: everything that a peer opens while the last substream is used is
+/// useless work.
 #[tokio::test(start_paused = true)]
 async fn substreams_that_nobody_can_accept_count_as_unused() {
     let mut config = config();
@@ -247,8 +248,8 @@ async fn substreams_that_the_peer_spoils_count_as_unused() {
     drop(s.us);
 }
 
-/// A close resets what the peer has opened and the application has not seen; that is no reason to break the
-/// close off.
+/// A close resets substreams that the peer has opened and the application has not accepted; that
+/// does not abort the close.
 #[tokio::test(start_paused = true)]
 async fn substreams_that_end_unused_in_a_close_do_not_count() {
     let mut config = config();
@@ -273,7 +274,7 @@ async fn substreams_that_end_unused_in_a_close_do_not_count() {
     let ours = b"\x13/multistream/1.0.0\n\x03/p\nhello";
     s.peer.expect_data(channel, ours).await;
     assert_eq!(s.peer.next(channel).await.flag, Some(Flag::Fin));
-    // Longer than a peer that has to be left is waited for.
+    // Longer than the wait for a peer that is being disconnected.
     s.peer.run_for(Duration::from_secs(3)).await;
     assert!(!close.is_finished(), "FIN is not confirmed yet");
     s.peer.flag(channel, Flag::FinAck);
@@ -311,7 +312,7 @@ async fn a_connection_that_a_substream_reaches_at_the_last_moment_is_not_idle() 
     s.peer.run_for(Duration::from_secs(1)).await;
     let channel = s.peer.open();
     s.peer.data(channel, b"hello");
-    // Both are there when the driver looks again.
+    // Both have arrived at the next poll of the driver.
     tokio::time::advance(Duration::from_secs(60)).await;
     let us = s.us.clone();
     let accepted = s.peer.drive_while(us.accept()).await;
@@ -358,7 +359,7 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_with_delivers_what_was_written_and_tells_everybody_here_why() {
+async fn close_with_delivers_written_data_and_reports_the_cause() {
     let pair = Pair::new();
     let (mut here, mut there) = pair.substream().await;
     let content = pattern(50_000);
@@ -387,7 +388,8 @@ async fn close_with_delivers_what_was_written_and_tells_everybody_here_why() {
     pair.finish().await;
 }
 
-/// The peer answers STOP_SENDING with FIN behind a part of what it had to say, which is not the end of it.
+/// The peer answers STOP_SENDING with FIN after a part of its data, which is not the end of the
+/// data.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_our_own_close_cuts_off_does_not_look_complete() {
     let pair = Pair::new();
@@ -419,7 +421,7 @@ async fn a_stream_that_our_own_close_cuts_off_does_not_look_complete() {
         .await
         .expect("no panic")
         .expect_err("it is stopped");
-    // What had ended before stays complete.
+    // A substream that had ended before stays complete.
     let mut all = Vec::new();
     complete.read_to_end(&mut all).await.expect("the end");
     assert_eq!(all, b"all of it");
@@ -440,10 +442,11 @@ async fn substreams_that_did_not_close_in_time_learn_the_reason_too() {
         .into_inner()
         .and_then(|source| source.downcast::<SubstreamError>().ok())
         .expect("ours");
-    assert!(
-        matches!(&*source, SubstreamError::ConnectionLost(ConnectionError::ClosedWith { code: 9, reason }) if reason == "bye"),
-        "{source:?}"
-    );
+    let SubstreamError::ConnectionLost(ConnectionError::ClosedWith { code: 9, reason }) = &*source
+    else {
+        panic!("{source:?}");
+    };
+    assert_eq!(reason, "bye");
     within("the driver ends", s.driver).await.expect("no panic");
 }
 
@@ -473,12 +476,12 @@ async fn a_close_is_over_in_time_although_the_peer_acknowledges_nothing() {
     assert!(s.us.is_idle());
 }
 
-/// A carrier that can not be used much longer, from when it is told so.
+/// A carrier that expires when the test requests it.
 struct Worn {
     inner: MemoryCarrier,
     worn: Arc<AtomicBool>,
     waker: Arc<AtomicWaker>,
-    /// The peer takes nothing that says goodbye.
+    /// The peer does not accept a goodbye.
     never_closes: bool,
 }
 
@@ -565,7 +568,7 @@ async fn a_carrier_that_is_used_up_is_closed_in_order_and_says_why() {
     assert!(a.is_idle() && b.is_idle());
 }
 
-/// A peer that does not even read why it is left is waited for for a second.
+/// The wait for a peer that does not read the reason of the close is one second.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_is_left_has_a_second_to_learn_why() {
     let (a, mut peer, _faults) = pair(MemoryConfig::default());
@@ -592,7 +595,7 @@ async fn a_peer_that_is_left_has_a_second_to_learn_why() {
     assert!(a.is_idle());
 }
 
-/// A carrier whose peer never lets it come to rest.
+/// A carrier whose peer never becomes idle.
 struct Restless {
     inner: MemoryCarrier,
 }
@@ -636,7 +639,7 @@ impl Carrier for Restless {
     }
 }
 
-/// Fewer turns than [`settle`]: each of them is thousands of events.
+/// Fewer polls than in [`settle`]: each of them is thousands of events.
 async fn let_the_driver_run() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -659,7 +662,7 @@ async fn a_close_is_over_in_time_although_the_peer_keeps_the_driver_busy() {
         let close = tokio::spawn(async move { closing.close().await });
         let_the_driver_run().await;
         assert_eq!(close.is_finished(), !open, "the peer does not answer");
-        // A clock that is paused stands still as long as a task has work.
+        // A paused clock does not advance while a task has work.
         tokio::time::advance(Config::default().teardown_timeout).await;
         let_the_driver_run().await;
         assert!(close.is_finished());

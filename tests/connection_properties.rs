@@ -1,7 +1,7 @@
-//! Row H-14: random operations on both sides over a hostile carrier, held against a model of what
-//! each reader may see, and against the rules of the wire (`Log::check`).
+//! Row H-14: random operations on both sides over a hostile carrier, checked against a model of
+//! what each reader may see, and against the rules of the wire (`Log::check`).
 //!
-//! `ANABRANCH_SEEDS` sets how many runs; the seed of each is printed.
+//! `ANABRANCH_SEEDS` sets the number of runs; the seed of each is printed.
 
 #![allow(missing_docs)]
 
@@ -25,10 +25,10 @@ use tokio::time::{sleep, timeout};
 
 const OPERATIONS: usize = 150;
 const MAX_SUBSTREAMS: usize = 12;
-/// Within every window of these runs, so that no reader has to read for a writer to end.
+/// Within every window of these runs, so that a writer can finish without its reader.
 const MAX_WRITTEN: usize = 60_000;
 
-/// One end of a substream, and what its application did.
+/// One end of a substream, and the actions of its application.
 #[derive(Default)]
 struct End {
     handle: Option<Substream>,
@@ -39,7 +39,7 @@ struct End {
     at_end: bool,
 }
 
-/// A substream as the model knows it; the opener's end is first.
+/// The model of a substream; the opener's end is first.
 #[derive(Default)]
 struct Sub {
     opener: usize,
@@ -54,7 +54,7 @@ struct Run {
     seed: u64,
 }
 
-/// What the end of this side writes at an offset.
+/// The byte that this side writes at an offset.
 fn byte(id: u64, side: usize, offset: usize) -> u8 {
     ((offset * 31 + offset / 251 + side * 101) as u64 + id * 7) as u8
 }
@@ -80,7 +80,7 @@ impl Run {
                 let time = self.rng.random_range(0..60);
                 sleep(Duration::from_millis(time)).await;
             }
-            // A carrier that refuses everything for a while, flags too.
+            // A carrier that refuses everything for a while, including flags.
             40 => self.pair.gates[0].shut(),
             41 => self.pair.gates[1].shut(),
             42..46 => self.pair.gates.iter().for_each(|gate| gate.open()),
@@ -168,10 +168,10 @@ impl Run {
         }
     }
 
-    /// Ends everything that is left, either by closing it and reading to the end, or by dropping.
+    /// Ends all remaining substreams, by closing and reading to the end, or by dropping.
     async fn wind_down(&mut self) {
         self.pair.gates.iter().for_each(|gate| gate.open());
-        // Those under way arrive.
+        // Substreams in transit arrive.
         sleep(Duration::from_millis(200)).await;
         for side in [0, 1] {
             for _ in 0..MAX_SUBSTREAMS {
@@ -227,7 +227,7 @@ fn write(id: u64, sub: &mut Sub, side: usize, size: usize, cx: &mut Context<'_>)
     }
 }
 
-/// Looks at what a read gave.
+/// Checks the result of a read.
 fn took(id: u64, sub: &mut Sub, side: usize, result: std::io::Result<&[u8]>) {
     let writer = 1 - side;
     match result {

@@ -1,4 +1,5 @@
-//! Endpoints over real UDP on loopback: who gets in, who does not, and what is left behind.
+//! Endpoints over real UDP on loopback: accepted and refused peers, and that nothing is left
+//! behind.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -22,7 +23,7 @@ async fn echo_server(builder: EndpointBuilder, bind: &str) -> Endpoint {
     tokio::spawn(async move {
         while let Some(incoming) = accepting.accept().await {
             tokio::spawn(async move {
-                // Diallers that are to be refused fail here.
+                // Refused diallers fail here.
                 if let Ok(connection) = incoming.accept().await {
                     echo_all(connection).await;
                 }
@@ -57,7 +58,7 @@ async fn echo(connection: &Connection, content: &[u8]) {
     assert!(got == content, "{} of {} bytes", got.len(), content.len());
 }
 
-/// Closes both and checks that neither keeps anything.
+/// Closes both and asserts that nothing is left.
 async fn close(listener: Endpoint, dialler: Endpoint) {
     let limit = Duration::from_secs(5);
     timeout(limit, dialler.close())
@@ -109,7 +110,7 @@ async fn a_wildcard_answers_from_the_address_that_was_asked() {
     let listener = echo_server(Endpoint::builder(), "0.0.0.0:0").await;
     let port = listener.addresses()[0].socket_addr().port();
     let dialler = dialler();
-    // All of 127/8 is this machine; ICE only takes an answer from the address it asked.
+    // All of 127/8 is this machine; ICE accepts an answer only from the address that it checked.
     let address = Address::new(([127, 0, 0, 7], port).into())
         .with_certhash(listener.certificate().fingerprint());
     let connection = dialler.connect(&address).await.expect("a listener");
@@ -157,7 +158,7 @@ async fn a_dial_to_nobody_fails_in_time_and_says_that_ice_found_no_path() {
     assert!(dialler.is_idle());
 }
 
-/// An address of loopback at whose port nobody listens, or only this test will.
+/// A loopback address at whose port nobody listens, except this test later.
 fn dead(host: &str, fingerprint: Fingerprint) -> Address {
     let socket = UdpSocket::bind((host, 0)).expect("a socket");
     Address::new(socket.local_addr().expect("an address")).with_certhash(fingerprint)
@@ -181,7 +182,7 @@ async fn a_dial_to_a_port_where_nobody_listens_ends_with_what_the_system_says() 
             io::Error::from(error).kind(),
             io::ErrorKind::ConnectionRefused
         );
-        // A single error may be that of a listener that restarts.
+        // A single error may be of a listener that restarts.
         assert!(took >= Duration::from_millis(400), "{took:?}");
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert!(dialler.is_idle());
@@ -206,8 +207,8 @@ async fn a_listener_that_comes_up_during_the_dial_is_reached() {
 
 #[tokio::test]
 async fn an_established_connection_outlives_errors_of_its_port() {
-    // The listener's socket closes without a word: what the system reports of its port then is no reason to end, and
-    // silence is.
+    // The listener's socket closes silently: the ICMP errors of its port do not end the connection,
+    // the silence timeout does.
     let mut config = EndpointConfig::default();
     config.silence_timeout = Duration::from_secs(2);
     let dialler = Endpoint::builder()
@@ -228,12 +229,12 @@ async fn an_established_connection_outlives_errors_of_its_port() {
     let error = connection.open(ECHO).await.expect_err("nobody is there");
     println!("{error} after {:?}", began.elapsed());
     assert_eq!(connection.closed().await, ConnectionError::TimedOut);
-    // Since it last heard of the peer.
+    // Since the last datagram of the peer.
     assert!(began.elapsed() >= Duration::from_millis(1500));
     close(listener, dialler).await;
 }
 
-/// Stands between a dialler and a listener, on a socket that a test can close.
+/// Forwards between a dialler and a listener, on a socket that a test can close.
 struct Relay {
     socket: tokio::net::UdpSocket,
     address: SocketAddr,
@@ -288,7 +289,7 @@ async fn a_listener_with_another_certificate_is_refused() {
         matches!(error, ConnectError::CertificateMismatch { got } if Some(got) == real.certhash()),
         "{error}"
     );
-    // One of several hashes is enough: a listener may be about to change its certificate.
+    // One of several hashes is enough: a listener may be changing its certificate.
     let several = wrong.with_certhash(listener.certificate().fingerprint());
     let connection = dialler.connect(&several).await.expect("one hash matches");
     echo(&connection, b"hello").await;
@@ -417,7 +418,7 @@ async fn ten_thousand_substreams_one_after_another_leave_nothing_behind() {
         (stats.opened, stats.violations, stats.unread),
         (10_000, 0, 0)
     );
-    // The last substream is dropped, and the driver may still be at it.
+    // The last substream is dropped, and the driver may still be closing it.
     timeout(Duration::from_secs(5), async {
         while connection.stats().substreams > 0 || !connection.is_idle() {
             tokio::task::yield_now().await;
@@ -435,7 +436,7 @@ async fn garbage_makes_no_state_and_hinders_nobody() {
     let address = listener.addresses().remove(0);
     let attacker = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let mut datagrams: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0; 20], vec![22; 1400]];
-    // A STUN header that promises more than there is, and one with an attribute that does.
+    // A STUN header with a length beyond the datagram, and an attribute with one.
     datagrams.push(vec![
         0, 1, 255, 252, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9,
     ]);

@@ -1,4 +1,4 @@
-//! What `Events` are told, in which order, and how often (row O-16).
+//! The calls of `Events`, their order and number (row O-16).
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,7 +19,7 @@ mod common;
 use common::seeds::seeds;
 use common::{Pair, config, pattern, within};
 
-/// Writes every event down as a line of text behind the connection's number.
+/// Records every event as a line of text with the connection's number.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<(u64, String)>>);
 
@@ -140,7 +140,7 @@ fn recorded(memory: MemoryConfig) -> (Pair, [Arc<Recorder>; 2]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_life_of_a_connection_is_told_in_order() {
+async fn the_events_of_a_connection_are_in_order() {
     let (pair, [here, there]) = recorded(MemoryConfig::default());
     let (mut a, mut b) = pair.substream().await;
     a.write_all(b"hello").await.unwrap();
@@ -175,7 +175,7 @@ async fn the_life_of_a_connection_is_told_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reset_tells_its_code_and_who_sent_it() {
+async fn a_reset_reports_its_code_and_its_sender() {
     let (pair, [here, there]) = recorded(MemoryConfig::default());
     let (a, b) = pair.substream().await;
     a.reset(7);
@@ -193,7 +193,7 @@ async fn a_reset_tells_its_code_and_who_sent_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_writer_that_waits_for_credit_is_told_and_when_it_goes_on() {
+async fn a_writer_that_waits_for_credit_is_reported_and_when_it_continues() {
     let (pair, [here, _]) = recorded(MemoryConfig::default());
     let (mut a, mut b) = pair.substream().await;
     let id = a.id();
@@ -204,7 +204,7 @@ async fn a_writer_that_waits_for_credit_is_told_and_when_it_goes_on() {
     };
     let reading = async {
         sleep(Duration::from_secs(3)).await;
-        // Once before the first grant came, perhaps, and since then for the reader.
+        // Perhaps once before the first grant, and later for the reader.
         let resumed = here.count(&format!("{id} resumed"));
         assert_eq!(here.count(&format!("{id} stalled")), resumed + 1);
         let mut all = Vec::new();
@@ -224,7 +224,7 @@ async fn a_writer_that_waits_for_credit_is_told_and_when_it_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_substream_is_told_once_with_its_code() {
+async fn a_refused_substream_is_reported_once_with_its_code() {
     let (pair, [_, there]) = recorded(MemoryConfig::default());
     let mut open = Vec::new();
     for _ in 0..21 {
@@ -248,8 +248,8 @@ async fn a_refused_substream_is_told_once_with_its_code() {
     pair.finish().await;
 }
 
-/// Substreams that end in every way, and a connection that ends in one of three, over a carrier that cuts
-/// and merges: each begins once and ends once.
+/// Substreams that end in every way, and a connection that ends in one of three, over a carrier
+/// that splits and merges messages: each begins once and ends once.
 async fn every_beginning_has_one_end(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let (pair, recorders) = recorded(MemoryConfig::hostile(seed));
@@ -325,7 +325,7 @@ fn endpoint(recorder: &Arc<Recorder>) -> anabranch::EndpointBuilder {
 }
 
 #[tokio::test]
-async fn both_ends_of_an_attempt_are_told_who_began_it() {
+async fn both_ends_of_an_attempt_report_its_initiator() {
     let [here, there] = [Arc::<Recorder>::default(), Arc::default()];
     let listener = endpoint(&there).bind("127.0.0.1:0").await.unwrap();
     let address = listener.addresses().remove(0);
@@ -365,9 +365,9 @@ async fn both_ends_of_an_attempt_are_told_who_began_it() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_fails_or_is_dropped_is_told_once() {
+async fn an_attempt_that_fails_or_is_dropped_is_reported_once() {
     let recorder = Arc::<Recorder>::default();
-    // Somebody who never answers.
+    // A peer that never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let hash = anabranch::Certificate::generate()
@@ -397,7 +397,7 @@ async fn an_attempt_that_fails_or_is_dropped_is_told_once() {
     dialler.close().await;
 }
 
-/// Log lines, as a subscriber writes them.
+/// The log lines of a subscriber.
 #[derive(Debug, Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -436,14 +436,14 @@ async fn what_is_logged_of_a_substream_lies_in_its_span_within_that_of_its_conne
     assert!(text.contains(&expected), "{expected}\n{text}");
 }
 
-/// Whatever panics in a callback ends its connection, under its own name.
+/// A panic in any callback ends its connection with a cause of its own.
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_callback_is_named_as_the_cause() {
     #[derive(Debug)]
     struct Panics;
     impl Events for Panics {
         fn substream_opened(&self, _: &ConnectionInfo, _: SubstreamInfo) {
-            // Not a failure of the test: its message would look like one.
+            // Hides the message of the panic, which would look like a failure of the test.
             std::panic::resume_unwind(Box::new("in a callback"));
         }
     }

@@ -1,4 +1,4 @@
-//! `MetricsEvents` counts with whatever recorder is installed.
+//! `MetricsEvents` reports to the installed recorder.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 mod common;
 use common::{Pair, config, pattern};
 
-/// A sum, whatever the kind of the metric is.
+/// The sum of a metric of any kind.
 #[derive(Debug, Default)]
 struct Sum(AtomicU64);
 
@@ -88,7 +88,7 @@ impl Recorder for Sums {
     }
 }
 
-/// Runs `session` on a paused clock, and compares what was counted.
+/// Runs `session` on a paused clock, and compares the metrics.
 #[track_caller]
 fn counts(session: impl Future<Output = ()>, expected: &[(&str, u64)]) -> Sums {
     let sums = Sums::default();
@@ -145,8 +145,8 @@ fn payloads_and_their_bytes_are_counted() {
     );
 }
 
-/// Two that this side sends, one of which is cancelled, and two that it gets, of which it refuses one. Of one
-/// half a megabyte is there already.
+/// Two sent payloads, of which one is cancelled, and two received ones, of which one is refused.
+/// Half a megabyte of one is here already.
 async fn payloads() {
     let mut counted = config();
     counted.events = Some(Arc::new(MetricsEvents));

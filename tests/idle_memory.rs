@@ -1,4 +1,4 @@
-//! What an idle substream and an idle connection keep in memory.
+//! The memory of an idle substream and of an idle connection.
 
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 mod allocator;
 use allocator::Watched;
 
-/// Bytes that are allocated and not freed, of all threads.
+/// Live bytes of all threads.
 static BYTES: AtomicIsize = AtomicIsize::new(0);
 
 fn record(size: usize, sign: isize) {
@@ -32,7 +32,7 @@ fn config() -> Config {
     config
 }
 
-/// Opens substreams and sends a few bytes each way on every one. Returns both ends of each.
+/// Opens substreams, sends a few bytes each way on every one, and returns both ends of each.
 async fn open(dialler: &Connection, listener: &Connection, n: usize) -> Vec<Substream> {
     let mut all = Vec::with_capacity(2 * n);
     for _ in 0..n {
@@ -69,7 +69,7 @@ async fn an_idle_substream_keeps_at_most_2_kib_a_side() {
     });
     let ours = ours.expect("the listener answers");
 
-    // What a connection has once, and the first places in its tables.
+    // Allocations of the connection itself, and of its initial tables.
     let first = open(&ours, &theirs, 200).await;
     let before = BYTES.load(Ordering::Relaxed);
     let more = open(&ours, &theirs, 1000).await;
@@ -77,7 +77,7 @@ async fn an_idle_substream_keeps_at_most_2_kib_a_side() {
     println!("{} bytes each, both sides together", kept / 1000);
     assert!(kept <= 1000 * 2 * 2048, "{kept}");
 
-    // And gives it back.
+    // And the memory is freed.
     drop((first, more));
     ours.close().await;
     theirs.close().await;

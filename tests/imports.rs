@@ -1,4 +1,4 @@
-//! Imports go down: a room of `src` knows those below it and no other (`ARCHITECTURE.md`).
+//! Imports go down: a module of `src` imports from those below it and no other (`ARCHITECTURE.md`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ const ROOMS: [&str; 18] = [
     "endpoint",
 ];
 
-/// What only tests use.
+/// Modules that only tests use, and that no room imports.
 const RIGS: [&str; 1] = ["random"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -46,7 +46,7 @@ fn is_rig(path: &str) -> bool {
     is_model || path.contains("tests") || RIGS.iter().any(|rig| path.starts_with(rig))
 }
 
-/// The code of a file without its comments and the modules of its tests at the end.
+/// The code of a file, without comments and the test modules at its end.
 fn code(text: &str) -> String {
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let lines = text[..end].lines();
@@ -54,7 +54,7 @@ fn code(text: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms and rigs that a piece of code names by `crate::`.
+/// The rooms and rigs that code names by `crate::`.
 fn named(code: &str) -> BTreeSet<String> {
     let behind = code.split("crate::").skip(1);
     let names = behind.flat_map(|rest| {

@@ -1,8 +1,8 @@
-//! Either side dies at any step of a transfer and its close: what was accepted either arrives, or an
-//! error says that it may not have.
+//! Either side dies at any step of a transfer and its close: accepted data either arrives, or an
+//! error reports that it may not have.
 //!
-//! A step is one call that a driver makes to its carrier. Each run lets one side die at the next
-//! step, from the first to the one after the last.
+//! A step is one call of a driver to its carrier. In each run one side dies one step later, from
+//! the first step to the one after the last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use tokio::io::AsyncWriteExt;
 mod common;
 use common::{config, pattern, within};
 
-/// Steps that are left to a driver.
+/// The remaining steps of a driver.
 #[derive(Debug, Clone)]
 struct Life(Arc<AtomicUsize>);
 
@@ -29,7 +29,7 @@ impl Life {
         Self(Arc::new(AtomicUsize::new(steps)))
     }
 
-    /// Takes one step; `false` when there is none left.
+    /// Counts one step; `false` when none is left.
     fn step(&self) -> bool {
         let left = self.0.load(Ordering::SeqCst);
         self.0.store(left.saturating_sub(1), Ordering::SeqCst);
@@ -41,7 +41,7 @@ impl Life {
     }
 }
 
-/// A carrier that does nothing any more once its side's life is over.
+/// A carrier that does nothing once its side is dead.
 struct Mortal<C> {
     inner: C,
     life: Life,
@@ -108,7 +108,7 @@ impl<C: Carrier> Carrier for Mortal<C> {
     }
 }
 
-/// Runs a driver until its life is over, and then drops it with all that it owns.
+/// Runs a driver until its side is dead, and then drops it with everything that it owns.
 async fn drive<C: Carrier>(driver: Driver<C>, life: Life) {
     let mut driver = Box::pin(driver);
     std::future::poll_fn(|cx| {
@@ -125,7 +125,7 @@ async fn drive<C: Carrier>(driver: Driver<C>, life: Life) {
 #[derive(Debug)]
 enum Sent {
     Confirmed,
-    /// The outcome, or the error, says that it may not have arrived.
+    /// The outcome, or the error, reports that data may not have arrived.
     Unconfirmed,
 }
 
@@ -141,7 +141,7 @@ async fn send(mut write: WriteHalf, content: &[u8]) -> Sent {
     }
 }
 
-/// What a reader got, and whether it came to an orderly end.
+/// What a reader received, and whether its stream ended in an orderly way.
 async fn receive(mut read: ReadHalf) -> (Vec<u8>, bool) {
     let mut got = Vec::new();
     loop {
@@ -204,7 +204,7 @@ async fn run(memory: MemoryConfig, victim: usize, steps: usize, length: usize) -
         let opened = async {
             let ends = opener.await;
             if ends.is_none() {
-                // Nobody opens anything: the other side must not wait for it.
+                // Nothing is opened: the other side must not wait for it.
                 a.close().await;
             }
             ends

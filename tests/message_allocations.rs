@@ -1,4 +1,4 @@
-//! What the frame codec allocates (rows L-2, L-3, R-5, R-6).
+//! The allocations of the frame codec (rows L-2, L-3, R-5, R-6).
 
 use std::cell::Cell;
 
@@ -12,8 +12,8 @@ mod allocator;
 use allocator::Watched;
 
 thread_local! {
-    // Each thread counts for itself: tests run side by side.
-    // Constant and without a destructor, so that its first use allocates nothing itself.
+    // Counted per thread, since tests run in parallel. Constant and without a destructor, so that
+    // its first use does not allocate.
     static COUNT: Cell<Count> = const { Cell::new(Count { calls: 0, bytes: 0 }) };
 }
 
@@ -41,7 +41,7 @@ static ALLOCATOR: Watched = Watched {
 
 const NONE: Count = Count { calls: 0, bytes: 0 };
 
-/// What `work` allocates on this thread.
+/// The allocations of `work` on this thread.
 fn count<T>(work: impl FnOnce() -> T) -> (T, Count) {
     let before = COUNT.get();
     let result = work();
@@ -57,7 +57,7 @@ fn payload(len: usize) -> Bytes {
     (0..len).map(|offset| (offset % 251) as u8).collect()
 }
 
-/// Messages with each set of fields that is sent.
+/// Messages with each combination of fields that is sent.
 fn messages() -> Vec<Message> {
     let mut messages = vec![
         Message::default(),
@@ -164,7 +164,7 @@ fn l3_r6_merged_frames_cost_one_small_allocation_in_all() {
             assert_eq!(message.payload.len(), 1000);
         }
     });
-    // What counts the references to the carrier message.
+    // The reference count of the carrier message.
     assert!(counted.calls <= 1 && counted.bytes <= 64, "{counted:?}");
 }
 

@@ -1,4 +1,4 @@
-//! What a receiver allocates because of what a header says.
+//! The allocations of a receiver on the strength of a header.
 #![allow(missing_docs)]
 
 use std::cell::Cell;
@@ -15,8 +15,8 @@ use common::{Pair, pattern, settle, within};
 const MIB: usize = 1024 * 1024;
 
 thread_local! {
-    // Each thread keeps its own largest allocation: tests run side by side, and each on one thread.
-    // Constant and without a destructor, so that its first use allocates nothing itself.
+    // Measured per thread, since tests run in parallel, each on one thread. Constant and without a
+    // destructor, so that its first use does not allocate.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
     static LARGE: Cell<usize> = const { Cell::new(0) };
 }
@@ -28,12 +28,12 @@ fn record(bytes: usize) {
     }
 }
 
-/// Allocations of 64 KiB or more since this was asked last.
+/// Allocations of 64 KiB or more since the last call.
 fn large() -> usize {
     LARGE.with(|large| large.replace(0))
 }
 
-/// The largest allocation since this was asked last.
+/// The largest allocation since the last call.
 fn largest() -> usize {
     LARGEST.with(|largest| largest.replace(0))
 }
@@ -44,7 +44,7 @@ static ALLOCATOR: Watched = Watched {
     freed: |_| {},
 };
 
-/// A header with this length, behind its own.
+/// A length-prefixed header with this payload length.
 fn header(mut total: u64) -> Vec<u8> {
     let mut header = vec![0, 0x08];
     while total >= 0x80 {
@@ -56,7 +56,7 @@ fn header(mut total: u64) -> Vec<u8> {
     header
 }
 
-/// Row F-5: 1 MiB is set aside, however much is announced and allowed.
+/// Row F-5: 1 MiB is allocated in advance, however much is announced and allowed.
 #[tokio::test(start_paused = true)]
 async fn f5_a_header_that_claims_the_maximum_allocates_a_mebibyte() {
     for claimed in [64 * MIB as u64, u64::MAX] {
@@ -89,7 +89,8 @@ async fn f5_a_header_that_claims_the_maximum_allocates_a_mebibyte() {
     }
 }
 
-/// Up to there a payload is put where it stays, and a longer one never into more than it needs.
+/// Up to that size a payload is not reallocated, and a longer one never has more capacity than it
+/// needs.
 #[tokio::test(start_paused = true)]
 async fn f5_what_is_allocated_is_what_was_announced() {
     for size in [500_000, MIB, 3 * MIB + 1] {
@@ -111,7 +112,7 @@ async fn f5_what_is_allocated_is_what_was_announced() {
     }
 }
 
-/// Without a length it is the limit that nothing exceeds, and no more is allocated than came.
+/// Without a length the limit is never exceeded, and no more is allocated than has arrived.
 #[tokio::test(start_paused = true)]
 async fn f5_a_payload_of_unknown_length_is_put_into_no_more_than_the_limit() {
     let size = 3 * MIB;
@@ -133,7 +134,7 @@ async fn f5_a_payload_of_unknown_length_is_put_into_no_more_than_the_limit() {
     pair.finish().await;
 }
 
-/// A source that gives a few bytes at a time does not take a large piece for each.
+/// A source that returns a few bytes at a time does not need a large buffer for each read.
 #[tokio::test(start_paused = true)]
 async fn small_reads_of_a_source_share_their_memory() {
     const READS: usize = 1000;

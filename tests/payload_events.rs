@@ -1,4 +1,4 @@
-//! What `Events` are told of payloads, in which order, and how often.
+//! The payload calls of `Events`, their order and number.
 
 #![allow(missing_docs)]
 
@@ -38,7 +38,7 @@ struct Entry {
     event: Event,
 }
 
-/// Writes every event down.
+/// Records every event.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<Entry>>);
 
@@ -60,7 +60,7 @@ impl Recorder {
         entries.iter().filter(|entry| wanted(&entry.event)).count()
     }
 
-    /// How the payloads have ended, in that order.
+    /// The outcomes of the payloads, in their order.
     fn outcomes(&self) -> Vec<&'static str> {
         let entries = self.entries();
         let outcome = |entry: &Entry| match entry.event {
@@ -70,7 +70,7 @@ impl Recorder {
         entries.iter().filter_map(outcome).collect()
     }
 
-    /// Begun, progress at least once, ended, for each substream; and numbers that fit each other.
+    /// For each substream: begun, progress at least once, ended; with consistent numbers.
     #[track_caller]
     fn check(&self, direction: PayloadDirection, interval: u64) {
         let mut entries = self.entries();
@@ -100,7 +100,7 @@ impl Recorder {
             if *outcome == "complete" {
                 assert_eq!(last.total, Some(last.transferred));
             }
-            // All but the one at the end, and the one that ends it.
+            // All except the last progress event, and the end.
             for early in &progress[1..progress.len() - 2] {
                 assert!(early.moved >= interval, "{early:?} in {payload:#?}");
             }
@@ -166,9 +166,9 @@ fn sender(substream: Substream) -> Sender {
     Sender::new(substream, PayloadConfig::default()).unwrap()
 }
 
-/// In one write, which the sender does not cut, and in pieces that are hashed.
+/// In one write, which the sender does not split, and in hashed pieces.
 #[tokio::test(start_paused = true)]
-async fn both_sides_are_told_every_mebibyte_and_at_the_end() {
+async fn both_sides_report_every_mebibyte_and_the_end() {
     let (pair, [here, there]) = recorded(MemoryConfig::default());
     let total = 3 * MIB + MIB / 2;
     let data = Bytes::from(pattern(total as usize));
@@ -202,7 +202,7 @@ async fn both_sides_are_told_every_mebibyte_and_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_interval_is_a_field_and_an_empty_payload_is_told_once() {
+async fn the_interval_is_a_field_and_an_empty_payload_is_reported_once() {
     let (pair, [here, there]) = recorded(MemoryConfig::default());
     let limits = payload_config(|config| config.progress_interval = 1000);
     let receiver = Receiver::new(limits.clone()).unwrap();
@@ -259,12 +259,12 @@ async fn what_was_skipped_is_not_counted_as_moved() {
             (last.transferred, last.resumed_from),
             (3_000_000, 1_900_000)
         );
-        // 1 MiB, and what is left.
+        // 1 MiB, and the rest.
         assert_eq!(recorder.count(|event| *event == Event::Progress), 2);
     }
 }
 
-/// Who ends it, and what each side is told.
+/// The side that ends the payload, and the error on each side.
 #[tokio::test(start_paused = true)]
 async fn every_end_has_an_outcome_on_both_sides() {
     let (pair, [here, there]) = recorded(MemoryConfig::default());
@@ -276,15 +276,15 @@ async fn every_end_has_an_outcome_on_both_sides() {
         let sending = tokio::spawn(sender.send_bytes(data.clone()));
         (canceller, sending, receive(b).await.unwrap())
     };
-    // The receiver does not want it.
+    // The receiver refuses it.
     let (_, sending, payload) = begin().await;
     payload.cancel(7);
     within("the end", sending).await.unwrap().unwrap_err();
-    // It drops it.
+    // The receiver drops it.
     let (_, sending, payload) = begin().await;
     drop(payload.into_stream());
     within("the end", sending).await.unwrap().unwrap_err();
-    // It cancels it from elsewhere, while nobody waits for it.
+    // The receiver cancels it from another task, while it is not polled.
     let (_, sending, payload) = begin().await;
     payload.canceller().cancel(9);
     within("the end", sending).await.unwrap().unwrap_err();
@@ -295,11 +295,11 @@ async fn every_end_has_an_outcome_on_both_sides() {
     canceller.cancel(8);
     within("the end", sending).await.unwrap().unwrap_err();
     payload.assemble(4_000_000).await.unwrap_err();
-    // It is dropped.
+    // The sender drops it.
     let (_, sending, payload) = begin().await;
     sending.abort();
     payload.assemble(4_000_000).await.unwrap_err();
-    // The receiver waits for a sender that has fallen silent.
+    // The receiver waits for a silent sender.
     let (a, b) = pair.substream().await;
     let (silent, source) = tokio::io::duplex(10);
     let sending = tokio::spawn(sender(a).send_reader(source, Some(10)));
@@ -343,7 +343,7 @@ async fn what_a_receiver_refuses_has_no_beginning() {
         config.max_total = 1000;
     }));
     let receiver = receiver.unwrap();
-    // By its header.
+    // Refused by its header.
     let (a, b) = pair.substream().await;
     let (sent, received) = tokio::join!(
         sender(a).send_bytes(pattern(1001).into()),
@@ -351,7 +351,7 @@ async fn what_a_receiver_refuses_has_no_beginning() {
     );
     assert!(matches!(sent, Err(SendError::Rejected(_))), "{sent:?}");
     assert!(received.is_err());
-    // For want of a place.
+    // Refused without a free slot.
     let (a, b) = pair.substream().await;
     let sending = tokio::spawn(sender(a).send_bytes(pattern(10).into()));
     let payload = receiver.receive(b).await.unwrap();
@@ -372,7 +372,7 @@ async fn what_a_receiver_refuses_has_no_beginning() {
     assert_eq!(there.count(|event| *event == Event::Refused("too many")), 1);
     assert_eq!(there.outcomes(), ["complete"]);
     assert_eq!(here.outcomes(), ["rejected", "rejected", "complete"]);
-    // A sender that never sends, and one that must not: nothing begins.
+    // A sender that never sends, and one with an invalid payload: nothing begins.
     let told = here.entries().len();
     let (a, b) = pair.substream().await;
     drop(sender(a));
@@ -387,7 +387,7 @@ async fn what_a_receiver_refuses_has_no_beginning() {
     there.check(PayloadDirection::Received, MIB);
 }
 
-/// Whatever happens at whatever time: as many ends as beginnings, and in the right order.
+/// Random actions at random times: as many ends as beginnings, in the right order.
 #[tokio::test(start_paused = true)]
 async fn every_beginning_has_one_end_whatever_happens() {
     for seed in seeds(100) {
@@ -419,7 +419,7 @@ async fn every_beginning_has_one_end_whatever_happens() {
             3 => drop(pair.a.close()),
             _ => {}
         }
-        // Whoever waits is told by the other side, or by its own deadline.
+        // A waiting side ends by the other side, or by its own deadline.
         let _ = timeout(Duration::from_secs(200), receiving).await;
         let _ = timeout(Duration::from_secs(200), sending)
             .await

@@ -1,4 +1,4 @@
-//! Payloads that arrive: whole, as a stream, into a writer, resumed.
+//! Successful payloads: in one piece, as a stream, into a writer, resumed.
 
 #![allow(missing_docs)]
 
@@ -80,7 +80,7 @@ async fn f2_a_payload_arrives_with_its_metadata_and_is_confirmed() {
     }
 }
 
-/// The sender is not told before the application has the last byte.
+/// The receipt is sent only when the application has the last byte.
 #[tokio::test(start_paused = true)]
 async fn a_payload_is_confirmed_when_it_was_handed_over() {
     let pair = Pair::new();
@@ -100,7 +100,7 @@ async fn a_payload_is_confirmed_when_it_was_handed_over() {
     pair.finish().await;
 }
 
-/// Row F-7: a source whose length nobody knows ends where it ends.
+/// Row F-7: a source of unknown length ends at its end.
 #[tokio::test(start_paused = true)]
 async fn f7_a_payload_of_unknown_length_ends_where_its_source_does() {
     for length in [0, 31, 32, 33, 5000, 300_000] {
@@ -157,7 +157,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Trickle<R> {
     }
 }
 
-/// Row F-1: any size, on every side of the boundaries of frames, however the carrier cuts it.
+/// Row F-1: all sizes around the boundaries of frames, however the carrier splits messages.
 #[tokio::test(start_paused = true)]
 async fn f1_every_size_arrives_over_a_hostile_carrier() {
     for seed in seeds(60) {
@@ -195,7 +195,7 @@ async fn f1_every_size_arrives_over_a_hostile_carrier() {
         };
         let receiving = async { all_of(receive(there).await?).await };
         let both = async { tokio::join!(sending, receiving) };
-        // Every frame of the smallest buffer takes its time.
+        // With the smallest buffer every frame takes time.
         let both = tokio::time::timeout(Duration::from_secs(3600), both).await;
         let (sent, received) = both.unwrap_or_else(|_| panic!("{context}: it hangs"));
         let sent = sent.unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -206,7 +206,7 @@ async fn f1_every_size_arrives_over_a_hostile_carrier() {
     }
 }
 
-/// Row F-3: the sender's bytes are held, not copied, and let go of when they are out.
+/// Row F-3: the sender's bytes are referenced, not copied, and released when they have been sent.
 #[tokio::test(start_paused = true)]
 async fn f3_bytes_are_held_while_they_are_sent_and_then_free() {
     let pair = Pair::new();
@@ -218,7 +218,7 @@ async fn f3_bytes_are_held_while_they_are_sent_and_then_free() {
     assert!(all == data);
     within("the receipt", sending).await.unwrap().unwrap();
     assert!(data.is_unique(), "nothing holds them any more");
-    // The one copy is that of the carrier: it was handed slices of them.
+    // The only copy is that of the carrier: it got slices of them.
     let frames = pair.sent[0].frames();
     let in_place: usize = frames.iter().map(|frame| frame.bytes_in(&data)).sum();
     let copied = data.len() - in_place;
@@ -226,7 +226,7 @@ async fn f3_bytes_are_held_while_they_are_sent_and_then_free() {
     pair.finish().await;
 }
 
-/// Row F-8: what is not read holds the sender back.
+/// Row F-8: unread bytes exert backpressure on the sender.
 #[tokio::test(start_paused = true)]
 async fn f8_a_stream_that_is_not_read_is_bounded_by_credit() {
     let mut theirs = config();
@@ -251,8 +251,8 @@ async fn f8_a_stream_that_is_not_read_is_bounded_by_credit() {
     pair.finish().await;
 }
 
-/// Row F-17: payloads that are sent at once take turns, one frame each, and a request between them
-/// waits for one frame of each.
+/// Row F-17: concurrent payloads alternate, one frame each, and a request between them waits for
+/// one frame of each.
 #[tokio::test(start_paused = true)]
 async fn f17_payloads_take_turns_frame_by_frame() {
     let pair = Pair::new();
@@ -283,7 +283,7 @@ async fn f17_payloads_take_turns_frame_by_frame() {
         .iter()
         .filter(|frame| !frame.message.payload.is_empty());
     let order: Vec<_> = data.map(|frame| frame.channel.get()).collect();
-    // Who is first is nobody's business. All have 64 KiB queued, four frames.
+    // The order does not matter. Each has 64 KiB queued, four frames.
     let turn: Vec<_> = order[..5].to_vec();
     let is_small = |channel: &u64| *channel == small.id();
     assert_eq!(
@@ -320,7 +320,7 @@ async fn f17_payloads_take_turns_frame_by_frame() {
     pair.finish().await;
 }
 
-/// Rows F-11 and FR-8: payloads of one connection are independent, whoever reads them how.
+/// Rows F-11 and FR-8: payloads of one connection are independent, however they are read.
 #[tokio::test(start_paused = true)]
 async fn f11_payloads_of_one_connection_arrive_independently() {
     let pair = Pair::with(config(), config(), MemoryConfig::hostile(7));
@@ -408,7 +408,7 @@ async fn resumed(
     within("both", async { tokio::join!(sending, receiving) }).await
 }
 
-/// Only what is missing is sent, and the hash covers all of it.
+/// Only the missing part is sent, and the hash covers the whole payload.
 #[tokio::test(start_paused = true)]
 async fn a_payload_is_resumed_where_it_was_left() {
     let data = content(500_000);
@@ -430,7 +430,7 @@ async fn a_payload_is_resumed_where_it_was_left() {
     }
 }
 
-/// What the receiver has is of another payload, or of another version: it gets the whole.
+/// The receiver has the prefix of another payload, or of another version: it gets the whole.
 #[tokio::test(start_paused = true)]
 async fn a_payload_that_has_changed_is_sent_from_the_beginning() {
     let data = content(500_000);
@@ -447,7 +447,7 @@ async fn a_payload_that_has_changed_is_sent_from_the_beginning() {
     }
 }
 
-/// A receiver that does not ask gets everything, and one that lies about its prefix is not believed.
+/// A receiver that does not resume gets everything, and so does one with a wrong prefix hash.
 #[tokio::test(start_paused = true)]
 async fn resuming_is_up_to_the_receiver() {
     let pair = Pair::new();
@@ -458,7 +458,7 @@ async fn resuming_is_up_to_the_receiver() {
     let (sent, received) = tokio::join!(sending, receiving);
     assert!(received.unwrap() == data);
     assert_eq!(sent.unwrap().resumed_from, 0);
-    // A prefix that ends early is an error of this side.
+    // A prefix that ends early is a local error.
     let (here, there) = pair.substream().await;
     let sending = sender(here).send_resumable(Cursor::new(data.clone()));
     let receiving = async { receive(there).await?.resume(5000, &mut &data[..10]).await };
@@ -471,7 +471,7 @@ async fn resuming_is_up_to_the_receiver() {
         matches!(sent, Err(SendError::Rejected(Rejection::LocalFailure))),
         "{sent:?}"
     );
-    // More than there is.
+    // More than the payload has.
     let (here, mut there) = pair.substream().await;
     let sending = sender(here).send_resumable(Cursor::new(data.clone()));
     let lying = async {
@@ -483,15 +483,15 @@ async fn resuming_is_up_to_the_receiver() {
     };
     let (sent, ()) = tokio::join!(sending, lying);
     let offset = 1_000_000;
-    assert!(
-        matches!(sent, Err(SendError::BadAnswer(MessageError::BadOffset { offset: o })) if o == offset),
-        "{sent:?}"
-    );
+    let Err(SendError::BadAnswer(MessageError::BadOffset { offset: got })) = sent else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(got, offset);
     drop(there);
     pair.finish().await;
 }
 
-/// What the hook of progress is for: a task of its own that looks on.
+/// The purpose of the progress handle: another task that watches.
 #[tokio::test(start_paused = true)]
 async fn f10_progress_is_seen_from_another_task() {
     let pair = Pair::with(config(), config(), MemoryConfig::hostile(3));
@@ -514,7 +514,7 @@ async fn f10_progress_is_seen_from_another_task() {
     pair.finish().await;
 }
 
-/// Polled again after every step, from a task that wakes only when it is woken.
+/// Polled after every step, by a task that runs only when it is woken.
 #[tokio::test(start_paused = true)]
 async fn a_stream_wakes_whoever_polled_it_last() {
     let pair = Pair::new();

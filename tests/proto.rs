@@ -1,4 +1,4 @@
-//! `proto/descriptors.bin`, which the build reads, is what the sources beside it say.
+//! `proto/descriptors.bin`, which the build reads, matches the sources beside it.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use prost::Message;
 
 const PROTOS: [&str; 3] = ["message.proto", "noise.proto", "payload.proto"];
 
-/// `ANABRANCH_WRITE_DESCRIPTORS=1 cargo test --test proto` writes them anew.
+/// `ANABRANCH_WRITE_DESCRIPTORS=1 cargo test --test proto` regenerates it.
 #[test]
 fn the_descriptors_are_those_of_the_sources() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");

@@ -1,13 +1,13 @@
-//! A dialler whose address disappears, or whose route moves to another interface, in the kernel: two network
-//! namespaces with two links between them, and this program in both.
+//! A dialler whose address disappears, or whose route moves to another interface, in the kernel:
+//! two network namespaces with two links between them, and this program in both.
 //!
 //! ```text
 //! dialler  c1 10.7.1.2 ─────────── 10.7.1.1 s1  listener at 10.9.0.1
 //!          c2 10.7.2.2 ─────────── 10.7.2.1 s2
 //! ```
 //!
-//! Needs iproute2 and the right to make namespaces. Without them the tests say so on standard error, whatever captures
-//! the output of tests, and pass.
+//! Needs iproute2 and the permission to create namespaces. Without them the tests report that on
+//! standard error, past the capture of test output, and pass.
 
 #![cfg(target_os = "linux")]
 
@@ -21,15 +21,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 const PROTOCOL: &str = "/roaming/1";
 
-/// What a child is told, in the environment.
+/// The environment variable with the parameters of a child.
 const LISTENER: &str = "ANABRANCH_ROAMING_LISTENER";
 const UPLOAD: &str = "ANABRANCH_ROAMING_UPLOAD";
 
-/// 4 MB/s: neither limited by this machine nor a load for its neighbours.
+/// 4 MB/s: not limited by the machine, and no load for other tests.
 const CHUNK: usize = 4000;
 const PACE: Duration = Duration::from_millis(1);
 
-/// Two namespaces, which end with this.
+/// Two namespaces, removed on drop.
 struct Net {
     server: String,
     client: String,
@@ -65,7 +65,7 @@ impl Net {
             net.client(&format!("addr add 10.7.{n}.2/24 dev c{n}"))?;
             net.server(&format!("link set s{n} up"))?;
             net.client(&format!("link set c{n} up"))?;
-            // The first is the best.
+            // The first route has priority.
             net.client(&format!(
                 "route add 10.9.0.1/32 via 10.7.{n}.1 dev c{n} metric {n}"
             ))?;
@@ -114,7 +114,7 @@ impl Process {
         Self { child, output }
     }
 
-    /// What follows `label` in a line of its output.
+    /// The text after `label` in a line of its output.
     fn line(&mut self, label: &str) -> String {
         let mut line = String::new();
         loop {
@@ -158,9 +158,9 @@ fn transfer(test: &str, upload: bool, change: impl FnOnce(&Net) -> Result<(), St
     let report = dialler.line("report ");
     println!("{test}, upload {upload}: {report}");
     let milliseconds: u64 = report.parse().expect("a number");
-    // Without the change it is well below.
+    // Without the change the pause is well below.
     assert!(milliseconds > 100, "nothing has happened");
-    // A second of it may be without any route.
+    // There may be no route for up to a second.
     assert!(milliseconds < 5000, "{milliseconds} ms");
     assert!(dialler.child.wait().expect("it ends").success());
 }
@@ -206,7 +206,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
-/// Byte `position` of what is sent.
+/// The byte at `position` of the sent data.
 fn byte(position: u64) -> u8 {
     (position % 251) as u8
 }
@@ -225,7 +225,7 @@ async fn send(substream: &mut Substream, time: Duration) -> io::Result<u64> {
     Ok(sent)
 }
 
-/// Receives to the end; returns how much came, and the longest time between two pieces of it.
+/// Receives to the end; returns the length, and the longest time between two reads.
 async fn receive(substream: &mut Substream) -> io::Result<(u64, Duration)> {
     let (mut received, mut longest) = (0, Duration::ZERO);
     let mut at = Instant::now();
@@ -244,7 +244,7 @@ async fn receive(substream: &mut Substream) -> io::Result<(u64, Duration)> {
     }
 }
 
-/// How long a transfer takes: longer than the longest pause that is allowed.
+/// Duration of a transfer: longer than the longest allowed pause.
 const TIME: Duration = Duration::from_secs(6);
 
 #[test]

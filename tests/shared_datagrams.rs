@@ -1,4 +1,4 @@
-//! What one side has to say at one time shares a datagram, on a simulated path of 20 ms.
+//! What one side sends at one time shares a datagram, on a simulated path of 20 ms.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ async fn answer(mut substream: Substream) {
     substream.finish().await.expect("acknowledged");
 }
 
-/// DTLS records of application data, as the first byte of a datagram tells them (RFC 9147 section 4).
+/// DTLS records of application data, by the first byte of a datagram (RFC 9147 section 4).
 fn is_record(contents: &[u8]) -> bool {
     matches!(contents.first(), Some(0x20..=0x3f | 23))
 }
@@ -62,7 +62,7 @@ async fn an_echo_on_a_new_substream_takes_8_datagrams() {
     });
     let address = listener.addresses().remove(0);
     let connection = dialler.connect(&address).await.expect("a listener");
-    // What a connection does once is behind it.
+    // The handshake traffic is over.
     echo(&connection).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
 

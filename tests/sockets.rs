@@ -56,7 +56,7 @@ async fn echo(connection: &Connection, content: &[u8]) {
     assert!(got == content, "{} of {} bytes", got.len(), content.len());
 }
 
-/// UDP sockets of this machine that are bound to an IPv4 address.
+/// UDP sockets of this machine bound to an IPv4 address.
 #[cfg(target_os = "linux")]
 fn bound(address: SocketAddr) -> usize {
     let port = format!(":{:04X}", address.port());

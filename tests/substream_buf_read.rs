@@ -44,7 +44,7 @@ async fn l20_fill_buf_returns_payloads_where_the_carrier_put_them() {
     assert!(first == &data[..3000], "{} bytes", first.len());
     assert!(s.sent.was_read(first), "not a slice of a carrier message");
     let place = first.as_ptr();
-    // Looked at twice, it is the same, and what was consumed is not returned again.
+    // A second `fill_buf` returns the same, and consumed bytes are not returned again.
     assert_eq!(substream.fill_buf().await.unwrap().as_ptr(), place);
     consume(&mut substream, 1000);
     let rest = substream.fill_buf().await.unwrap();
@@ -70,12 +70,12 @@ async fn l20_what_is_looked_at_stays_unread_until_it_is_consumed() {
     settle().await;
     assert_eq!(substream.fill_buf().await.unwrap().len(), 2000);
     assert_eq!((substream.unread(), s.us.stats().unread), (4000, 4128));
-    // More than was returned is all of it, not a part of what nobody has seen.
+    // `consume` of more than was returned consumes all of it, and nothing beyond.
     consume(&mut substream, 3000);
     assert_eq!(substream.unread(), 2000);
     consume(&mut substream, 1);
     assert_eq!(substream.unread(), 2000, "nothing was looked at");
-    // Another read takes what was looked at, and that can not be consumed any more.
+    // Another read takes the bytes of `fill_buf`, which can not be consumed any more.
     assert_eq!(substream.fill_buf().await.unwrap(), &data[2000..]);
     let mut word = [0; 10];
     substream.read_exact(&mut word).await.unwrap();
@@ -92,7 +92,7 @@ async fn l20_what_is_looked_at_stays_unread_until_it_is_consumed() {
     s.finish().await;
 }
 
-/// How to read 1 KiB of what has arrived.
+/// A way to read 1 KiB of the received data.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Read,
@@ -118,8 +118,7 @@ async fn read_kib(substream: &mut Substream, way: Way) {
     }
 }
 
-/// The grants that the peer gets while 64 KiB are read in one way, each with what was read before
-/// it.
+/// The grants to the peer while 64 KiB are read in one way, each with the bytes read before it.
 async fn grants(way: Way) -> Vec<(usize, u64)> {
     let mut config = config();
     config.receive_window = 64 * KIB as u32;
@@ -137,7 +136,7 @@ async fn grants(way: Way) -> Vec<(usize, u64)> {
         }
         if matches!(way, Way::Tokio | Way::Futures) {
             settle().await;
-            // A look gives nothing: no frame comes that does not come by itself.
+            // `fill_buf` grants no credit.
             assert!(fill(&mut substream).is_ready());
         }
         s.peer.run_for(MS).await;
@@ -157,7 +156,7 @@ async fn grants(way: Way) -> Vec<(usize, u64)> {
     grants
 }
 
-/// One path of credit: whichever way the bytes are read, the peer sees the same grants.
+/// Credit is independent of the read method: the peer gets the same grants.
 #[tokio::test(start_paused = true)]
 async fn l20_consume_grants_what_a_read_grants() {
     let by_read = grants(Way::Read).await;
@@ -185,7 +184,7 @@ async fn a_reset_discards_what_was_looked_at() {
         consume(&mut substream, 1000);
         let error = substream.fill_buf().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        // Nor is anything left to consume.
+        // And nothing is left to consume.
         consume(&mut substream, 1000);
         assert_eq!((substream.unread(), s.us.stats().unread), (0, 0));
         drop(substream);
@@ -222,14 +221,14 @@ async fn a_fill_buf_that_waits_is_woken_by_data() {
     s.peer.data(channel, b"word");
     settle().await;
     assert_eq!(counter.count(), 1);
-    // The future that waited is gone, and the data is not.
+    // The waiting future was dropped, but no data is lost.
     assert_eq!(substream.fill_buf().await.unwrap(), b"word");
     drop(substream);
     s.peer.flag(channel, Flag::Fin);
     s.finish().await;
 }
 
-/// What the traits are for: lines, and copies between two streams without a buffer of their own.
+/// The purpose of the traits: lines, and copies between two streams without a further buffer.
 #[tokio::test(start_paused = true)]
 async fn lines_and_copies_need_no_buffer_of_their_own() {
     let pair = Pair::new();
@@ -256,7 +255,7 @@ async fn lines_and_copies_need_no_buffer_of_their_own() {
     pair.finish().await;
 }
 
-/// Any order of the ways to read, in any pieces, over a carrier that cuts and merges frames.
+/// Any order of read methods and lengths, over a carrier that splits and merges frames.
 #[tokio::test(start_paused = true)]
 async fn any_mix_of_reads_returns_every_byte_once() {
     for seed in seeds(60) {
@@ -319,7 +318,7 @@ async fn any_mix_of_reads_returns_every_byte_once() {
     }
 }
 
-/// A reader of what is always there lets other tasks run.
+/// A reader of data that is always available lets other tasks run.
 #[tokio::test(start_paused = true)]
 async fn buffered_reads_are_cooperative() {
     let mut s = scripted(config(), MemoryConfig::default());

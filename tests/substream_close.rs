@@ -1,4 +1,4 @@
-//! How a substream closes: FIN, FIN_ACK, STOP_SENDING, RESET and drop, frame by frame.
+//! The close of a substream: FIN, FIN_ACK, STOP_SENDING, RESET_STREAM and drop, frame by frame.
 
 #![allow(missing_docs)]
 
@@ -43,7 +43,7 @@ async fn fin_ack_timeout_to_the_millisecond(wait: Duration) {
     assert!(took >= wait && took <= wait + MS, "{took:?} for {wait:?}");
     assert_eq!(substream.close_outcome(), Some(CloseOutcome::TimedOut));
 
-    // The read half lives on, and ends as ever.
+    // The read half lives on, and ends as usual.
     s.peer.data(channel, b"still here");
     s.peer.flag(channel, Flag::Fin);
     let mut rest = Vec::new();
@@ -73,8 +73,8 @@ async fn l12_fin_ack_timeout_of_10_s() {
     fin_ack_timeout_to_the_millisecond(Duration::from_secs(10)).await;
 }
 
-/// Row H-16: a slow link is not a silent peer. While the peer takes nothing in, FIN is not
-/// delivered and no time runs.
+/// Row H-16: a slow link is not a silent peer. While the peer does not read, FIN is not delivered
+/// and the timeout does not run.
 #[tokio::test(start_paused = true)]
 async fn h16_fin_ack_timer_starts_when_fin_is_delivered() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -107,7 +107,7 @@ async fn r4_the_latest_waker_of_shutdown_is_woken() {
             let mut cx = Context::from_waker(&waker);
             assert!(AsyncWrite::poll_shutdown(Pin::new(&mut substream), &mut cx).is_pending());
         }
-        // The first change of state may wake it too; only the last one has to.
+        // The first change of state may wake the older waker too; only the latest has to be woken.
         s.peer.expect_flag(channel, Flag::Fin).await;
         let (first_before, second_before) = (first.count(), second.count());
         if by_timeout {
@@ -176,7 +176,7 @@ async fn l14_a_second_fin_is_ignored() {
     s.finish().await;
 }
 
-/// Row L-15: a protocol error of one substream is its own.
+/// Row L-15: a protocol error affects only its substream.
 #[tokio::test(start_paused = true)]
 async fn l15_fin_ack_before_fin_resets_only_that_substream() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -246,13 +246,13 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
         ErrorKind::BrokenPipe
     );
     assert_eq!(substream.finish().await, Err(FinishError::Stopped(Some(9))));
-    // What was discarded has reached nobody.
+    // Discarded data was not delivered.
     assert_eq!(
         substream.shutdown().await.unwrap_err().kind(),
         ErrorKind::BrokenPipe
     );
     s.peer.expect_flag(channel, Flag::Fin).await;
-    // A second one changes nothing, nor its code.
+    // A second one, or another code, has no effect.
     s.peer.send(channel, Message::stop_sending(10));
     s.peer.data(channel, b"answer");
     s.peer.flag(channel, Flag::Fin);
@@ -272,7 +272,7 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
 
 /// Rows L-16, H-2: the peer may never acknowledge a FIN once it has sent STOP_SENDING.
 #[tokio::test(start_paused = true)]
-async fn l16_stop_sending_behind_fin_completes_the_shutdown() {
+async fn l16_stop_sending_after_fin_completes_the_shutdown() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     let closing =
@@ -329,9 +329,9 @@ async fn l17_reset_wakes_reader_writer_flush_and_shutdown() {
     }
 }
 
-/// What arrived in front of FIN is complete: a RESET behind it takes it from nobody.
+/// Data before FIN is complete: a RESET_STREAM after it does not drop it.
 #[tokio::test(start_paused = true)]
-async fn l17_reset_behind_fin_keeps_what_was_received() {
+async fn l17_reset_after_fin_keeps_received_data() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     s.peer.data(channel, b"whole");
@@ -344,9 +344,9 @@ async fn l17_reset_behind_fin_keeps_what_was_received() {
     s.finish().await;
 }
 
-/// A reset here drops what is unread: that is no clean end of the stream.
+/// A local reset drops unread data, which is no clean end of the stream.
 #[tokio::test(start_paused = true)]
-async fn l17_our_own_reset_behind_fin_is_not_the_end_of_the_stream() {
+async fn l17_a_local_reset_after_fin_is_not_the_end_of_the_stream() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     s.peer.data(channel, b"unread");
@@ -373,14 +373,14 @@ async fn l18_fins_that_cross_complete_both_sides() {
     }
 }
 
-/// Row L-18 on a peer that loses every FIN_ACK.
+/// Row L-18 with a peer that loses every FIN_ACK.
 #[tokio::test(start_paused = true)]
 async fn l18_fins_that_cross_without_fin_acks_time_out_and_close() {
     let pair = Pair::new();
     pair.faults.drop_flag(Flag::FinAck);
     let (mut here, mut there) = pair.substream().await;
     let (ours, theirs) = tokio::join!(here.finish(), there.finish());
-    // Who is first closes the channel, and the other may learn of that before its own time is up.
+    // The first one closes the channel, which the other may see before its own timeout.
     let outcomes = [ours.unwrap_err(), theirs.unwrap_err()];
     assert!(outcomes.contains(&FinishError::TimedOut), "{outcomes:?}");
     for outcome in outcomes {
@@ -453,13 +453,13 @@ async fn l19_the_end_of_a_read_has_a_kind() {
     assert!(s.us.is_idle());
 }
 
-/// A FIN that the carrier did not take was not sent: what the peer has is not known.
+/// A FIN that the carrier did not accept was not sent: what the peer has is unknown.
 #[tokio::test(start_paused = true)]
 async fn l10_a_channel_closed_before_fin_is_lost_and_not_closed_cleanly() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
-    // More events than the driver takes before it writes: the carrier refuses the FIN of a channel
-    // whose close is yet to be reported.
+    // More events than the driver handles before it writes: the carrier refuses the FIN of a
+    // channel whose close has yet to be reported.
     for _ in 0..100 {
         s.peer.data(channel, b"x");
     }
@@ -552,7 +552,7 @@ async fn h2_no_order_of_flags_breaks_the_rules() {
     }
 }
 
-/// What a policy has to do with FIN and FIN_ACK.
+/// The number of FIN_ACKs before and after the own FIN, with a policy.
 async fn fin_ack_policy(policy: FinAckPolicy) -> (usize, usize) {
     let mut config = config();
     config.fin_ack = policy;
@@ -579,7 +579,7 @@ async fn l13_fin_ack_is_sent_as_the_policy_says() {
     assert_eq!(fin_ack_policy(FinAckPolicy::Never).await, (0, 0));
 }
 
-/// The policy that counts is the one when the FIN is looked at, or at last when our own goes out.
+/// The policy applies when FIN is handled, or at the latest when the own FIN is sent.
 #[tokio::test(start_paused = true)]
 async fn l13_the_fin_ack_policy_can_change_while_the_connection_lives() {
     let mut config = config();
@@ -613,7 +613,7 @@ async fn l13_the_fin_ack_policy_can_change_while_the_connection_lives() {
     s.finish().await;
 }
 
-/// Row L-10: a future of `finish` that is dropped does not take the close back.
+/// Row L-10: dropping the future of `finish` does not revoke the close.
 #[tokio::test(start_paused = true)]
 async fn l10_a_cancelled_finish_still_closes() {
     let mut s = scripted(config(), MemoryConfig::default());

@@ -1,4 +1,4 @@
-//! What becomes of a substream whose handle is dropped without a close.
+//! Substreams whose handle is dropped without a close.
 
 #![allow(missing_docs)]
 
@@ -34,7 +34,7 @@ async fn l21_a_drop_wakes_the_driver() {
     s.finish().await;
 }
 
-/// Rows L-28, H-3: what was written, then FIN; STOP_SENDING for the half that nobody reads.
+/// Rows L-28, H-3: what was written, then FIN; STOP_SENDING for the read half.
 #[tokio::test(start_paused = true)]
 async fn l28_a_dropped_substream_closes_gracefully() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -52,7 +52,7 @@ async fn l28_a_dropped_substream_closes_gracefully() {
     s.finish().await;
 }
 
-/// Rows L-28, H-3, H-7: data that the peer lets nobody deliver ends in RESET after
+/// Rows L-28, H-3, H-7: data that can not be delivered to the peer ends in RESET_STREAM after
 /// `teardown_timeout`.
 #[tokio::test(start_paused = true)]
 async fn l28_a_drop_that_can_not_deliver_ends_in_reset() {
@@ -82,8 +82,8 @@ async fn l28_a_drop_that_can_not_deliver_ends_in_reset() {
     s.finish().await;
 }
 
-/// docs/wire.md 2: RESET is right only where FIN could not be delivered. A peer that has it and does not
-/// end its own direction loses the channel, not what it has yet to read.
+/// docs/wire.md 2: RESET_STREAM is only for a FIN that could not be delivered. A peer that has FIN,
+/// and does not end its own direction, loses the channel, not its unread data.
 #[tokio::test(start_paused = true)]
 async fn l28_a_drop_whose_fin_was_delivered_is_bounded_without_reset() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -107,7 +107,8 @@ async fn h7_teardown_is_bounded_while_the_carrier_refuses_everything() {
     let (substream, channel) = s.open().await;
     s.gate.shut();
     drop(substream);
-    // `Config::teardown_timeout` for what was written, and again for the RESET, which finds no room either.
+    // `Config::teardown_timeout` for the written data, and again for RESET_STREAM, which finds no
+    // room either.
     s.peer.run_for(Duration::from_millis(19_990)).await;
     assert_eq!(s.us.stats().substreams, 1);
     s.peer.run_for(Duration::from_millis(20)).await;
@@ -117,7 +118,7 @@ async fn h7_teardown_is_bounded_while_the_carrier_refuses_everything() {
     s.finish().await;
 }
 
-/// A code given to `stop` reaches the peer, also if the handle is dropped behind it.
+/// The code of `stop` reaches the peer, also if the handle is dropped right after.
 #[tokio::test(start_paused = true)]
 async fn l16_the_code_of_a_stop_survives_the_drop() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -131,8 +132,8 @@ async fn l16_the_code_of_a_stop_survives_the_drop() {
     s.finish().await;
 }
 
-/// Row O-R5: where nobody reads any more, the peer's writer is stopped. What it has under way is
-/// thrown away as it comes, and the other direction lives on.
+/// Row O-R5: without a reader the peer's writer is stopped. Its data in flight is discarded, and
+/// the other direction lives on.
 #[tokio::test(start_paused = true)]
 async fn r5_a_dropped_reader_stops_the_peers_writer_and_keeps_nothing() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -160,7 +161,7 @@ async fn r5_a_dropped_reader_stops_the_peers_writer_and_keeps_nothing() {
     s.finish().await;
 }
 
-/// The same between two of ours: a writer without an end is told at once.
+/// The same between two connections: an endless writer gets the error at once.
 #[tokio::test(start_paused = true)]
 async fn r5_a_writer_without_an_end_fails_where_the_reader_is_dropped() {
     let pair = Pair::new();

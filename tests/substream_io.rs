@@ -67,8 +67,8 @@ async fn l20_chunks_are_read_without_a_copy_and_cut_to_measure() {
     s.finish_after_fin_ack(channel).await;
 }
 
-/// Row L-24: what came before bad framing is read, only that substream ends, and what follows is
-/// not buffered.
+/// Row L-24: data before invalid framing is read, only that substream ends, and what follows is not
+/// buffered.
 #[tokio::test(start_paused = true)]
 async fn a_stop_discards_what_a_channel_that_has_ended_left_unread() {
     for ends_by_reset in [false, true] {
@@ -131,7 +131,7 @@ async fn l24_bad_framing_resets_only_its_substream_after_the_frames_before_it() 
 
 /// Row L-9: flush is not a formality.
 #[tokio::test(start_paused = true)]
-async fn data_behind_fin_reaches_nobody_and_is_kept_nowhere() {
+async fn data_behind_fin_is_dropped() {
     let mut s = scripted(config(), MemoryConfig::default());
     let (mut substream, channel) = s.open().await;
     s.peer.data(channel, b"before");
@@ -171,7 +171,7 @@ async fn l9_flush_waits_until_the_carrier_has_taken_all() {
     s.finish().await;
 }
 
-/// Row R-3: half-close, and a response of any length behind it.
+/// Row R-3: half-close, followed by a response of any length.
 #[tokio::test(start_paused = true)]
 async fn r3_a_substream_is_read_to_its_end_after_it_was_shut_for_writing() {
     let pair = Pair::new();
@@ -192,7 +192,7 @@ async fn r3_a_substream_is_read_to_its_end_after_it_was_shut_for_writing() {
     pair.finish().await;
 }
 
-/// Row R-9: whatever the order of write, flush and shutdown, all bytes come before FIN.
+/// Row R-9: for every order of write, flush and shutdown, all bytes precede FIN.
 #[tokio::test(start_paused = true)]
 async fn r9_any_interleaving_delivers_all_bytes_before_fin() {
     for seed in seeds(60) {
@@ -251,7 +251,7 @@ async fn r9_any_interleaving_delivers_all_bytes_before_fin() {
     }
 }
 
-/// Row O-13: dropping either half keeps the other.
+/// Row O-13: dropping one half keeps the other.
 #[tokio::test(start_paused = true)]
 async fn halves_live_without_each_other() {
     let pair = Pair::new();
@@ -314,7 +314,7 @@ async fn reads_and_writes_are_cooperative() {
     pair.finish().await;
 }
 
-/// Row L-20, the other way: whole frames are handed to the carrier where they lie, and in order.
+/// Row L-20, for writes: whole frames are passed to the carrier without a copy, in order.
 #[tokio::test(start_paused = true)]
 async fn chunks_reach_the_carrier_where_they_lie() {
     let pair = Pair::new();
@@ -339,15 +339,15 @@ async fn chunks_reach_the_carrier_where_they_lie() {
     let frames = pair.sent[0].frames();
     for chunk in &chunks {
         let in_place: usize = frames.iter().map(|frame| frame.bytes_in(chunk)).sum();
-        // What does not fill a frame at either end is copied.
+        // Partial frames at either end are copied.
         let copied = chunk.len() - in_place;
         assert!(copied <= 2 * 16_384, "{copied} of {} copied", chunk.len());
     }
     pair.finish().await;
 }
 
-/// Row S-14: frames and messages are counted apart. Over this carrier each frame is a message, and
-/// what the peer puts into one message is one.
+/// Row S-14: frames and messages are counted apart. Over this carrier each sent frame is a message,
+/// and several frames of the peer can share one.
 #[tokio::test(start_paused = true)]
 async fn s14_messages_are_counted_beside_frames() {
     let mut s = scripted(config(), MemoryConfig::default());

@@ -1,4 +1,4 @@
-//! What batching costs a frame that is alone: nothing. Rows SR-1, SR-3 and S-10.
+//! Batching costs nothing for a single frame. Rows SR-1, SR-3 and S-10.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +29,7 @@ static ALLOCATOR: Watched = Watched {
     freed: |_| {},
 };
 
-/// A socket that takes everything, and counts it.
+/// A socket that accepts everything, and counts it.
 #[derive(Default)]
 struct Taking {
     bytes: usize,
@@ -82,7 +82,7 @@ const FRAMES: usize = 1000;
 async fn sr1_a_frame_alone_costs_what_a_bare_message_costs() {
     for size in [64, 1000, 16_000] {
         let frame = Message::data(vec![7; size].into()).encode();
-        // As server: the mask of a client is random, and costs a copy.
+        // As a server: the mask of a client is random, and costs a copy.
         let mut carrier = carrier_over(Taking::default(), false, WebSocketConfig::default())
             .await
             .expect("settings");
@@ -104,7 +104,7 @@ async fn sr1_a_frame_alone_costs_what_a_bare_message_costs() {
         assert_eq!(carrier.message_counts().sent as usize, FRAMES + 10);
         drop(carrier);
 
-        // The same bytes as they are on the wire: with three for the number of the substream.
+        // The same bytes on the wire: three more for the number of the substream.
         let same = Bytes::from(vec![7; bytes / FRAMES - header(bytes / FRAMES)]);
         let mut bare =
             WebSocketStream::from_raw_socket(Taking::default(), Role::Server, None).await;
@@ -131,7 +131,7 @@ async fn sr1_a_frame_alone_costs_what_a_bare_message_costs() {
     }
 }
 
-/// Bytes of the header of a frame of RFC 6455 that has so many bytes with it.
+/// Length of the header of a WebSocket frame, by the length of the whole frame.
 fn header(length: usize) -> usize {
     if length <= 127 { 2 } else { 4 }
 }

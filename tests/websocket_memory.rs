@@ -1,4 +1,4 @@
-//! What WebSockets keep in memory whose peers have proven nothing.
+//! The memory of WebSockets with unauthenticated peers.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{self, ClientConnection, StreamOwned};
 mod allocator;
 use allocator::Watched;
 
-/// Bytes that the thread of the listener has allocated and not freed, and the most that it had.
+/// Live bytes of the listener's thread, and their peak.
 static BYTES: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicIsize = AtomicIsize::new(0);
 
@@ -40,13 +40,14 @@ static ALLOCATOR: Watched = Watched {
     freed: |size| record(size, -1),
 };
 
-/// As many as a listener lets in by default.
+/// The default limit of a listener.
 const SOCKETS: usize = 128;
 
-/// What they may keep together.
+/// The limit of their total memory.
 const LIMIT: isize = 4_000_000;
 
-const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\
+    Connection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Protocol: anabranch.noise.v1\r\n\r\n";
 
@@ -72,7 +73,7 @@ impl Server {
                     config.tls = tls;
                     config.websocket.handshake_timeout = Duration::from_secs(120);
                     let mut limits = ListenerConfig::default();
-                    // And some, to ask whether all was read.
+                    // And some more, to check that everything was read.
                     limits.max_handshakes = SOCKETS + 8;
                     let any = "127.0.0.1:0".parse().expect("an address");
                     let listener = WebSocketListener::bind(any, config, limits)
@@ -108,7 +109,8 @@ impl Server {
         stream
     }
 
-    /// Returns when all that was written before has been read: its event is older than those of this connection.
+    /// Returns when everything written before has been read: its events are older than those of
+    /// this connection.
     fn has_read_all(&self) {
         for _ in 0..2 {
             let mut stream = self.connect();
@@ -116,15 +118,15 @@ impl Server {
                 .write_all(b"GET / HTTP/1.1\r\n\r\n")
                 .expect("it reads");
             let mut answer = Vec::new();
-            // TLS closes it.
+            // TLS closes the connection.
             let _ = stream.read_to_end(&mut answer);
             assert!(answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
         }
     }
 
-    /// What as many sockets make it keep at most, each brought into a state by `open`.
+    /// The peak memory with that many sockets, each brought into a state by `open`.
     fn keeps<T>(&self, what: &str, open: impl Fn(&Self) -> T) -> isize {
-        // Tables grow once.
+        // Tables have grown.
         drop(open(self));
         self.has_read_all();
         let before = BYTES.load(Ordering::Relaxed);
@@ -151,7 +153,7 @@ impl Drop for Server {
     }
 }
 
-/// Asks for the upgrade, and reads the first message of Noise.
+/// Sends the upgrade request, and reads the first Noise message.
 fn upgrade<S: Read + Write>(stream: &mut S) {
     stream.write_all(REQUEST.as_bytes()).expect("it reads");
     let mut head = Vec::new();
@@ -168,7 +170,7 @@ fn upgrade<S: Read + Write>(stream: &mut S) {
     stream.read_exact(&mut message).expect("a message");
 }
 
-/// The header of a frame of a client that is masked with zeros.
+/// The header of a client frame, masked with zeros.
 fn frame(opcode: u8, len: usize) -> Vec<u8> {
     let mut header = vec![0x80 | opcode];
     match len {
@@ -186,7 +188,8 @@ fn frame(opcode: u8, len: usize) -> Vec<u8> {
     header
 }
 
-/// Behind the upgrade: the beginning of as long a message as is taken, pings without number, a frame of 1 MiB.
+/// After the upgrade: the beginning of a message of the maximum length, countless pings, a frame of
+/// 1 MiB.
 fn begin_noise<S: Read + Write>(stream: &mut S, how: &str) {
     match how {
         "a long message" => {
@@ -195,7 +198,7 @@ fn begin_noise<S: Read + Write>(stream: &mut S, how: &str) {
             stream.write_all(&begin).expect("it reads");
         }
         "many parts" => {
-            // The first of a message, and then what is not its end.
+            // The first fragment of a message, and then fragments without an end.
             let mut begin = frame(2, 2000);
             begin[0] = 0x02;
             begin.resize(begin.len() + 2000, 0);
@@ -214,7 +217,7 @@ fn begin_noise<S: Read + Write>(stream: &mut S, how: &str) {
             }
         }
         "a frame of 1 MiB" => {
-            // It is refused, and what follows may find the socket closed.
+            // It is refused, and later writes may fail.
             let _ = stream.write_all(&frame(2, 1024 * 1024));
         }
         _ => {}
@@ -229,7 +232,7 @@ const STEPS: [&str; 5] = [
     "a frame of 1 MiB",
 ];
 
-/// One test: they would count each other's bytes.
+/// One test, since parallel ones would count each other's bytes.
 #[test]
 fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
     let server = Server::start(None);
@@ -287,7 +290,7 @@ fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
         server.keeps(what, |server| {
             let mut stream = StreamOwned::new(session(), server.connect());
             upgrade(&mut stream);
-            // As long a record as there is, but for its end.
+            // A record of the maximum length without its end.
             let mut record = vec![23, 3, 3, 0x41, 0];
             record.resize(record.len() + len, 0);
             // It may be closed in between.
@@ -297,7 +300,7 @@ fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
     }
 }
 
-/// Records of 2 KiB, the first of which begins a message of 64 KiB.
+/// Records of 2 KiB, of which the first begins a message of 64 KiB.
 fn begin_hello(server: &Server, records: usize) -> TcpStream {
     let mut stream = server.connect();
     let mut all = Vec::new();
@@ -326,7 +329,7 @@ fn client() -> Arc<rustls::ClientConfig> {
     Arc::new(config)
 }
 
-/// Who the server is does not matter here.
+/// The server's certificate does not matter here.
 #[derive(Debug)]
 struct Anyone;
 

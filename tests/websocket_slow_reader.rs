@@ -1,5 +1,5 @@
-//! What a reader that stalls costs over a WebSocket, in memory of either side, and that its writer
-//! waits. Rows J-7, JR-1 and JR-2.
+//! The memory on both sides for a stalled reader over a WebSocket, whose writer waits. Rows J-7,
+//! JR-1 and JR-2.
 
 use std::cell::Cell;
 use std::pin::{Pin, pin};
@@ -17,12 +17,12 @@ use tokio::time::{sleep, timeout};
 mod allocator;
 use allocator::Watched;
 
-/// Bytes that each side has allocated and not freed, and the most since the last mark.
+/// Live bytes of each side, and their peak since the last mark.
 static LIVE: [AtomicIsize; 2] = [const { AtomicIsize::new(0) }; 2];
 static PEAK: [AtomicIsize; 2] = [const { AtomicIsize::new(0) }; 2];
 
 thread_local! {
-    /// Whose task runs.
+    /// The side whose task runs.
     static SIDE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -41,7 +41,7 @@ static ALLOCATOR: Watched = Watched {
     freed: |size| record(size, -1),
 };
 
-/// What is live on both sides now; the peaks are counted from here.
+/// The live bytes of both sides; resets the peaks.
 fn mark() -> [isize; 2] {
     let live = [0, 1].map(|side: usize| LIVE[side].load(Ordering::Relaxed));
     for side in [0, 1] {
@@ -54,7 +54,7 @@ fn growth(since: [isize; 2]) -> [isize; 2] {
     [0, 1].map(|side: usize| PEAK[side].load(Ordering::Relaxed) - since[side])
 }
 
-/// A future whose allocations are those of one side. Nothing is shared over the pipe, so each side
+/// A future whose allocations count for one side. Nothing is shared over the pipe, so each side
 /// frees its own.
 struct On<F> {
     side: usize,
@@ -80,7 +80,7 @@ impl<F: Future> Future for On<F> {
 fn config() -> Config {
     let mut config = Config::default();
     config.negotiation = Negotiation::None;
-    // That what is granted does not depend on the turns of the tasks.
+    // So that the grants do not depend on the scheduling of the tasks.
     config.max_receive_window = config.receive_window;
     config
 }
@@ -117,8 +117,8 @@ async fn echo(connection: &Connection, data: &[u8]) {
     assert!(back == data, "{} bytes", back.len());
 }
 
-/// Writes until a write waits for a second, which nothing but the reader can end here. Returns how
-/// much was taken.
+/// Writes until a write waits for a second, which only the reader can end. Returns the accepted
+/// bytes.
 async fn fill(writer: &mut Substream, data: &[u8], mut at: usize) -> usize {
     let first = at;
     loop {
@@ -132,7 +132,7 @@ async fn fill(writer: &mut Substream, data: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// One end, the first of which is the client.
+/// One end; the first is the client.
 async fn connect(side: usize, io: DuplexStream) -> (Connection, JoinHandle<ConnectionError>) {
     on(side, async move {
         let carrier = carrier_over(io, side == 0, WebSocketConfig::default()).await;
@@ -155,7 +155,7 @@ async fn a_stalled_reader(opener_writes: bool) {
     let echoing = tokio::spawn(on(1, serve(b.clone())));
     on(0, echo(&a, &pattern(20_000))).await;
 
-    // A reader that keeps up gets a whole window, and stalls then.
+    // A reader that keeps up gets a whole window, and then stalls.
     let first = 4 * MIB;
     let data = pattern(first);
     let (sent, received) = tokio::join!(
@@ -169,14 +169,13 @@ async fn a_stalled_reader(opener_writes: bool) {
     assert!(received.expect("read") == data);
     sleep(Duration::from_secs(1)).await;
 
-    // The data that is written is not of the connection.
+    // The written data does not belong to the connection.
     let before = mark();
     let taken = on(writing, fill(&mut writer, &data, first)).await - first;
     let window = reader.stats().receive_window as usize;
     let [at_writer, at_reader] = [writing, reading].map(|side| growth(before)[side]);
     println!("window {window}: {taken} taken, {at_writer} + {at_reader} bytes");
-    // JR-2: what the reader has not read, what it was granted of that, and the two queues of the
-    // writer.
+    // JR-2: the unread data, within its grant, and the two queues of the writer.
     let defaults = (config().send_buffer, WebSocketConfig::default().batch);
     assert_eq!(defaults, (64 * KIB, 64 * KIB));
     assert_eq!(window, MIB);
@@ -185,14 +184,14 @@ async fn a_stalled_reader(opener_writes: bool) {
         "{taken}"
     );
     assert!(writer.buffered() <= 64 * KIB && reader.unread() <= window);
-    // JR-1: its two queues at the writer, and at the reader what is unread, with what its pieces
-    // cost.
+    // JR-1: the two queues of the writer, and the unread data of the reader with the overhead of
+    // its pieces.
     assert!(at_writer <= 192 * KIB as isize, "{at_writer} at the writer");
     let unread = reader.unread() as isize;
     let most = unread + unread / 4 + 64 * KIB as isize;
     assert!(at_reader <= most, "{at_reader} at the reader");
 
-    // J-7: others get on, at no cost in memory, and what waits goes on waiting.
+    // J-7: others make progress without a cost in memory, and the stalled writer stays blocked.
     for _ in 0..200 {
         timeout(LIMIT, on(0, echo(&a, &data[..20_000])))
             .await
@@ -206,7 +205,7 @@ async fn a_stalled_reader(opener_writes: bool) {
     let again = on(writing, fill(&mut writer, &data, first + taken)).await;
     assert_eq!(again, first + taken, "it waits still");
 
-    // It was late, and nothing is lost.
+    // It was delayed, and nothing is lost.
     let mut rest = vec![0; taken];
     timeout(LIMIT, on(reading, reader.read_exact(&mut rest)))
         .await
@@ -218,7 +217,7 @@ async fn a_stalled_reader(opener_writes: bool) {
     on(reading, async move { drop(reader) }).await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!((a.stats().substreams, b.stats().substreams), (0, 0));
-    // A buffer of the socket may have grown, and no more.
+    // Only a buffer of the socket may have grown.
     let after = mark();
     for side in [0, 1] {
         let left = after[side] - before[side];

@@ -17,7 +17,7 @@ fn identity(seed: u8) -> Identity {
     Identity::from_ed25519_seed([seed; 32])
 }
 
-/// If this test fails, a change has moved the addresses of everybody who derives certificates.
+/// If this test fails, a change has altered the addresses of all users with derived certificates.
 /// Never adapt the values here; make the change in another way.
 #[test]
 fn derived_certificate_never_changes() {
@@ -101,7 +101,7 @@ fn certificate_is_valid_x509() {
     }
 }
 
-/// NSS (Firefox) refuses two certificates with the same issuer and serial number.
+/// NSS (Firefox) rejects a second certificate with the same issuer and serial number.
 #[test]
 fn serial_numbers_differ() {
     let serial = |certificate: &Certificate| {
@@ -271,7 +271,7 @@ fn dtls_accepts_certificates_from_pem() {
     handshake(0, &certificate, &Certificate::generate());
 }
 
-/// A whole DTLS handshake in memory. Each side must see the other's certificate.
+/// A whole DTLS handshake in memory. Each side gets the other's certificate.
 fn handshake(version: u8, client_cert: &Certificate, server_cert: &Certificate) {
     let config = Arc::new(dimpl::Config::builder().build().unwrap());
     let now = Instant::now();

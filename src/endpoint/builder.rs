@@ -141,6 +141,9 @@ impl EndpointBuilder {
     /// # Errors
     /// [`BindError::Config`] if a setting is out of range, [`BindError::Resolve`] if the name has
     /// no address, and [`BindError::Socket`], which names the address that failed.
+    ///
+    /// # Cancel safety
+    /// No socket is bound if the future is dropped.
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
             .await

@@ -13,7 +13,7 @@ use crate::connection::ConfigError;
 use crate::rates::RateLimit;
 use crate::webrtc::CarrierLimits;
 
-/// Maximum of [`EndpointConfig::sockets`]: more than machines have cores.
+/// Maximum of [`EndpointConfig::sockets`]: more cores than a program spares for receiving.
 const MAX_SOCKETS: usize = 64;
 
 /// Limits and settings of an endpoint.
@@ -29,7 +29,7 @@ pub struct EndpointConfig {
     pub websocket_head_start: Duration,
     /// Delay between two addresses of one kind in
     /// [`Endpoint::connect_any`](crate::Endpoint::connect_any), so that a peer does not get all
-    /// attempts at once. Default: 100 ms (RFC 8305 recommends 250 ms, for longer lists).
+    /// attempts at once. Default: 100 ms (RFC 8305 recommends 250 ms; these lists are short).
     pub address_delay: Duration,
     /// Maximum concurrent first contacts and inbound handshakes; more are dropped. Default: 128, as
     /// in go-libp2p. Answers floods of first contacts. From half of it on, a peer has to validate

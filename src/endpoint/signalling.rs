@@ -51,9 +51,12 @@ pub async fn connect_signalled(
     signalling: Signalling,
 ) -> Result<impl Carrier + use<>, ConnectError> {
     let remote = signalling.remote;
-    let local = socket
-        .local_addr()
-        .map_err(|source| ConnectError::Socket { remote, source })?;
+    let failed = |source| ConnectError::Socket { remote, source };
+    let mut local = socket.local_addr().map_err(failed)?;
+    if local.ip().is_unspecified() {
+        // ICE needs a candidate with a real address.
+        local.set_ip(socket.source_towards(remote).map_err(failed)?);
+    }
     let role = signalling.role;
     let engine = config.make_engine(EnginePeers {
         role,

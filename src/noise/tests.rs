@@ -31,7 +31,7 @@ fn client() -> Handshake {
     Handshake::client(&bob(), &CLIENT_FP, &SERVER_FP).unwrap()
 }
 
-/// A bare Noise state without libp2p rules, to write messages that no honest peer writes.
+/// A bare Noise state without libp2p rules, to write invalid messages.
 fn bare(initiator: bool, resolver: impl CryptoResolver + Send + 'static) -> HandshakeState {
     let prologue = prologue(&CLIENT_FP, &SERVER_FP);
     let builder = snow::Builder::with_resolver(PATTERN.parse().unwrap(), Box::new(resolver));
@@ -67,7 +67,7 @@ fn read(noise: &mut HandshakeState, bytes: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// What a server makes of a client that sends this payload.
+/// The result of a server for a client that sends this payload.
 fn server_meets(payload: &[u8]) -> NoiseError {
     let mut server = server();
     let mut noise = bare(false, Resolver);
@@ -78,7 +78,7 @@ fn server_meets(payload: &[u8]) -> NoiseError {
     error
 }
 
-/// What a client makes of a server that sends this payload.
+/// The result of a client for a server that sends this payload.
 fn client_meets(payload: &[u8]) -> NoiseError {
     let mut client = client();
     let mut noise = bare(true, Resolver);
@@ -151,7 +151,7 @@ fn the_server_speaks_first_and_the_client_last_learns() {
         usize::from(second[0]) * 256 + usize::from(second[1])
     );
     server.receive(&second).unwrap();
-    // It knows the client, but its own identity is still to be sent.
+    // The client is authenticated, but the server's identity has yet to be sent.
     assert!(server.finished().is_none());
 
     let third = server.poll_send().unwrap();
@@ -243,7 +243,7 @@ fn only_the_expected_peer_is_accepted() {
     );
     assert!(dialler.finished().is_none());
 
-    // The wrong client does not learn who the server is.
+    // The wrong client does not get the identity of the server.
     let mut listener = server().expecting(Some(alice_id));
     assert!(matches!(
         run(&mut listener, &mut client(), 1000),
@@ -301,7 +301,7 @@ fn oversize_is_refused_before_it_is_kept() {
         );
         assert_eq!(client.incoming.capacity(), 0);
     }
-    // The longest that is taken is kept, and nothing beyond it.
+    // A message of the maximum length is buffered, and nothing beyond it.
     let mut client = client();
     client.receive(&4096_u16.to_be_bytes()).unwrap();
     client.receive(&[7; 4095]).unwrap();
@@ -395,8 +395,8 @@ fn two_of_a_kind_do_not_connect() {
     assert!(two.receive(&first).is_err());
 }
 
-/// The points whose multiple by 8 is zero, as X25519 sees them, and other ways to write them.
-/// From the list of libsodium (`has_small_order`).
+/// The points of small order of X25519, and their non-canonical encodings. From the list of
+/// libsodium (`has_small_order`).
 fn low_order_points() -> Vec<[u8; 32]> {
     let mut one = [0; 32];
     one[0] = 1;
@@ -441,7 +441,7 @@ fn ephemeral_keys_of_small_order_are_refused() {
     }
 }
 
-/// A peer whose static key is zero and who knows what secret comes of that.
+/// A peer whose static key is zero, which yields a known secret.
 struct ZeroStatic {
     inner: Box<dyn Dh>,
     is_static: bool,

@@ -95,6 +95,9 @@ pub enum PayloadConfigError {
 
 impl PayloadConfig {
     /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    /// [`PayloadConfigError`] names the field that is not.
     pub fn validate(&self) -> Result<(), PayloadConfigError> {
         for (name, value) in [
             ("idle_timeout", self.idle_timeout),

@@ -41,7 +41,7 @@ use crate::message::MAX_FRAME;
 use crate::udp::DatagramSocket;
 use crate::udp::router::RouteGuard;
 
-/// Maximum bytes queued for a blocked socket. Excess it the engine is not polled until the queue
+/// Maximum bytes queued for a blocked socket. Beyond it the engine is not polled until the queue
 /// drains.
 const MAX_UNSENT: usize = 512 * 1024;
 
@@ -55,7 +55,7 @@ const MAX_UNSENT: usize = 512 * 1024;
 /// close, so after a RESET_STREAM the peer always closes the channel.
 const LEFT_TO_PEER: Duration = Duration::from_secs(2);
 
-/// Maximum channels that wait for the peer to close them. Excess it the oldest is closed.
+/// Maximum channels that wait for the peer to close them. Beyond it the oldest is closed.
 const MAX_LEFT_TO_PEER: usize = 1024;
 
 /// The source of a connection's datagrams.
@@ -122,7 +122,7 @@ enum Writers {
     Idle,
     /// The budget was exceeded: room for a whole frame.
     NeedBudget,
-    /// A channel was not open or no stream number was free: any event of the engine.
+    /// A channel was not open or no stream number was free: the next `Writable` of the engine.
     NeedChannel,
 }
 

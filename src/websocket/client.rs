@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_makes_nobody_wait() {
+    async fn an_address_that_refuses_causes_no_delay() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a socket");

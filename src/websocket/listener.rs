@@ -60,6 +60,9 @@ impl WebSocketListener {
     ///
     /// # Errors
     /// [`ListenError`] if the address can not be bound or a setting is out of range.
+    ///
+    /// # Cancel safety
+    /// No socket is bound if the future is dropped.
     pub async fn bind(
         address: SocketAddr,
         config: ServerConfig,

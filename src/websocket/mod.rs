@@ -117,6 +117,9 @@ type BoxedIo = Box<dyn Io>;
 ///
 /// # Errors
 /// [`ConfigError`] if a setting is out of range.
+///
+/// # Cancel safety
+/// Dropping the future drops the stream.
 pub async fn carrier_over<S>(
     stream: S,
     is_client: bool,

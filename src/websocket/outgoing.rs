@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_told_with_the_last_batch() {
+    fn a_channel_is_notified_with_the_last_batch() {
         let mut outgoing = OutgoingFrames::new(64);
         assert!(!outgoing.notify(ChannelId::new(2)));
         put(&mut outgoing, 1, Nothing, false, &mut Placed::default());

@@ -1,11 +1,11 @@
-//! A global allocator that tells what is allocated and freed, for tests and benchmarks that count it.
-// It can not be written without it; the library itself forbids it.
+//! A global allocator that reports allocations, for tests and benchmarks that count them.
+// A global allocator requires unsafe code, which the library itself forbids.
 #![allow(unsafe_code)]
 #![allow(unreachable_pub)] // A module of each binary that uses it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator, with somebody who watches. What is called must not allocate.
+/// The system allocator with an observer, whose methods must not allocate.
 pub struct Watched {
     /// Bytes were allocated.
     pub allocated: fn(usize),
@@ -13,11 +13,11 @@ pub struct Watched {
     pub freed: fn(usize),
 }
 
-// SAFETY: hands every call on to the system allocator as it came.
+// SAFETY: forwards every call unchanged to the system allocator.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         (self.allocated)(layout.size());
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 

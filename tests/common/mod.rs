@@ -1,4 +1,5 @@
-//! What tests share: two connections over the memory carrier, a scripted peer that speaks frames, a tap.
+//! Shared helpers of tests: two connections over the memory carrier, a scripted peer of frames, a
+//! tap.
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // Each test binary uses a part of it.
 
@@ -42,7 +43,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Lets every task that is ready run, without moving the clock.
+/// Runs every task that is ready, without advancing the clock.
 pub async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -111,7 +112,7 @@ impl Pair {
         }
     }
 
-    /// Every test ends with this: nothing is left.
+    /// The end of every test: asserts that nothing is left.
     pub async fn finish(self) {
         self.idle().await;
         within("close", self.a.close()).await;
@@ -132,8 +133,8 @@ impl Pair {
     }
 }
 
-/// A peer that says what the test tells it to. Nothing arrives at it, and nothing counts as
-/// delivered to it, while the test does not await one of its methods.
+/// A scripted peer. It receives nothing, and nothing counts as delivered to it, while the test does
+/// not await one of its methods.
 pub struct Script {
     carrier: MemoryCarrier,
     decoders: HashMap<ChannelId, FrameDecoder>,
@@ -179,7 +180,7 @@ pub fn scripted(config: Config, memory: MemoryConfig) -> Scripted {
 }
 
 impl Scripted {
-    /// A substream that we open, and the peer's channel of it.
+    /// A substream that the connection under test opens, and the peer's channel of it.
     pub async fn open(&mut self) -> (Substream, ChannelId) {
         let substream = within("open", self.us.open(""))
             .await
@@ -196,7 +197,7 @@ impl Scripted {
         (substream.expect("the connection is open"), channel)
     }
 
-    /// Waits until no substream is left, and looks at all that was sent.
+    /// Waits until no substream is left, and checks everything that was sent.
     pub async fn finish(mut self) {
         let us = self.us.clone();
         let idle = async {
@@ -264,7 +265,7 @@ impl Script {
         within(what, driven).await
     }
 
-    /// Takes in what arrives while something else goes on.
+    /// Receives while `future` runs.
     pub async fn drive_while<T>(&mut self, future: impl Future<Output = T>) -> T {
         tokio::pin!(future);
         poll_fn(|cx| {
@@ -274,7 +275,7 @@ impl Script {
         .await
     }
 
-    /// Takes in what arrives in this time.
+    /// Receives for this duration.
     pub async fn run_for(&mut self, duration: Duration) {
         self.drive_while(sleep(duration)).await;
     }
@@ -309,7 +310,7 @@ impl Script {
         self.send(channel, Message::credit(max_data));
     }
 
-    /// Data that shows credit, as the first data of our own peers does.
+    /// Data with credit, as the first data of a peer of this crate.
     pub fn data_with_credit(&mut self, channel: ChannelId, bytes: &[u8], max_data: u64) {
         let mut message = Message::data(Bytes::copy_from_slice(bytes));
         message.max_data = Some(max_data);
@@ -323,7 +324,7 @@ impl Script {
         .await
     }
 
-    /// The next frame is this one.
+    /// Asserts that the next frame is this one.
     pub async fn expect(&mut self, channel: ChannelId, expected: Message) {
         assert_eq!(self.next(channel).await, expected);
     }
@@ -332,7 +333,7 @@ impl Script {
         self.expect(channel, Message::flag(flag)).await;
     }
 
-    /// The next frames are these payload bytes, with or without credit.
+    /// Asserts that the next frames have these payload bytes, with or without credit.
     pub async fn expect_data(&mut self, channel: ChannelId, expected: &[u8]) {
         let mut received = Vec::new();
         while received.len() < expected.len() {
@@ -361,7 +362,7 @@ impl Script {
         .await;
     }
 
-    /// Frames that have arrived and were not expected yet; drives nothing.
+    /// Frames that have arrived and were not expected yet; polls nothing.
     pub fn pending(&self, channel: ChannelId) -> Vec<Message> {
         self.frames
             .get(&channel)
@@ -375,7 +376,7 @@ impl Script {
         self.closed.contains(&channel)
     }
 
-    /// Nothing arrives on the channel in this time.
+    /// Asserts that nothing arrives on the channel for this duration.
     pub async fn expect_quiet(&mut self, channel: ChannelId, duration: Duration) {
         self.run_for(duration).await;
         assert_eq!(self.pending(channel), [], "nothing was to come");
@@ -407,7 +408,7 @@ impl std::task::Wake for CountingWaker {
 }
 
 impl Scripted {
-    /// For a substream that was dropped behind the peer's FIN: the rest of its close.
+    /// The rest of the close of a substream that was dropped after the peer's FIN.
     pub async fn finish_after_fin_ack(mut self, channel: ChannelId) {
         self.peer.expect_flag(channel, Flag::FinAck).await;
         self.peer.expect_flag(channel, Flag::Fin).await;

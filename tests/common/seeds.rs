@@ -1,4 +1,4 @@
-//! How many random cases a test runs.
+//! The number of random cases of a test.
 
 /// The seeds of a test, as many as `ANABRANCH_SEEDS` asks for.
 pub fn seeds(default: u64) -> std::ops::Range<u64> {

@@ -14,7 +14,7 @@ use anabranch::message::{Flag, FrameDecoder, Message};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// One frame as it was handed to the carrier.
+/// A frame as it was passed to the carrier.
 #[derive(Debug, Clone)]
 pub struct SentFrame {
     pub channel: ChannelId,
@@ -22,12 +22,12 @@ pub struct SentFrame {
     pub length: usize,
     pub message: Message,
     pub at: Instant,
-    /// Where its pieces lay when they were handed over.
+    /// The address ranges of its pieces.
     pub pieces: Vec<Range<usize>>,
 }
 
 impl SentFrame {
-    /// How many of its bytes lay in this buffer, which has to be alive still.
+    /// How many of its bytes were in this buffer, which has to be alive still.
     pub fn bytes_in(&self, buffer: &[u8]) -> usize {
         let buffer = place(buffer);
         let is_inside = |piece: &&Range<usize>| contains(&buffer, piece);
@@ -44,11 +44,11 @@ fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
     !inner.is_empty() && outer.start <= inner.start && inner.end <= outer.end
 }
 
-/// What a [`Tap`] has seen.
+/// What a [`Tap`] has recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     frames: Arc<Mutex<Vec<SentFrame>>>,
-    /// Where lay what was read from the carrier.
+    /// The address ranges of what was read from the carrier.
     read: Arc<Mutex<Vec<Range<usize>>>>,
 }
 
@@ -57,7 +57,7 @@ impl Log {
         self.frames.lock().expect("no panic under the lock").clone()
     }
 
-    /// Whether these bytes lie in what was read from the carrier.
+    /// Whether these bytes are in what was read from the carrier.
     pub fn was_read(&self, bytes: &[u8]) -> bool {
         let read = self.read.lock().expect("no panic under the lock");
         read.iter().any(|message| contains(message, &place(bytes)))
@@ -70,9 +70,9 @@ impl Log {
             .count()
     }
 
-    /// Row H-14, the oracle: FIN, FIN_ACK, STOP_SENDING and RESET at most once on a channel,
-    /// nothing behind RESET, no data behind FIN; FIN travels alone; credit never falls; frames are
-    /// no longer than allowed.
+    /// Row H-14, the oracle: FIN, FIN_ACK, STOP_SENDING and RESET_STREAM at most once on a channel;
+    /// nothing after RESET_STREAM, no data after FIN; FIN in a message of its own; credit never
+    /// decreases; frames within the maximum length.
     pub fn check(&self) {
         let mut channels: BTreeMap<ChannelId, Vec<SentFrame>> = BTreeMap::new();
         for frame in self.frames() {

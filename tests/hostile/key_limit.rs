@@ -73,10 +73,10 @@ async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
         assert!(written < LIMIT * 5 / 4, "{context}: {written}");
         let causes = [ours.closed().await, theirs.closed().await];
         assert_eq!(causes[limited], ConnectionError::KeysUsedUp, "{context}");
-        let told = causes[1 - limited].to_string();
+        let reported = causes[1 - limited].to_string();
         // str0m may see the close of DTLS before it delivers the reason.
-        let is_told = told.contains(&causes[limited].to_string());
-        assert!(is_told || engine == STR0M, "{context}: {told}");
+        let is_reported = reported.contains(&causes[limited].to_string());
+        assert!(is_reported || engine == STR0M, "{context}: {reported}");
         drop(substream);
         let read = reading.await.expect("no panic");
         // An orderly close: everything that the closing side accepted has arrived.

@@ -1,4 +1,4 @@
-//! What went wrong on our side of a foreign peer: every one of these fails the test.
+//! Failures on our side with a foreign peer: each of them fails the test.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 use std::fmt::Display;
@@ -18,7 +18,7 @@ impl Failures {
         self.assert_are(&[]);
     }
 
-    /// Asserts that there are exactly these, in any order, each known by a part of its text.
+    /// Asserts that there are exactly these, in any order, each identified by a part of its text.
     pub(crate) fn assert_are(&self, parts: &[&str]) {
         let all = self.0.lock().expect("nobody panics with it");
         let mut unexpected = all.clone();

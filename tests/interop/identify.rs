@@ -1,4 +1,4 @@
-//! The message of `/ipfs/id/1.0.0`, as far as js-libp2p and these tests look at it.
+//! The message of `/ipfs/id/1.0.0`, with the fields that js-libp2p and these tests use.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 use anabranch::PublicKey;
@@ -11,7 +11,7 @@ const PROTOCOLS: u8 = 3;
 const PROTOCOL_VERSION: u8 = 5;
 const AGENT_VERSION: u8 = 6;
 
-/// The message with its length in front.
+/// The length-prefixed message.
 pub(crate) fn encode(own: &PublicKey, protocols: &[&str]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut field = |number: u8, value: &[u8]| {
@@ -31,7 +31,7 @@ pub(crate) fn encode(own: &PublicKey, protocols: &[&str]) -> Vec<u8> {
     message
 }
 
-/// Protocols and agent of a message that was received.
+/// The protocols and the agent of a received message.
 pub(crate) struct Identify {
     pub(crate) protocols: Vec<String>,
     pub(crate) agent: String,

@@ -1,5 +1,5 @@
-//! What a run has asserted of foreign peers, a line of JSON for each case that has passed. `scripts/interop.py`
-//! makes the tables of `docs/interop.md` of them, and compares.
+//! Records of passed cases with foreign peers, a line of JSON each. `scripts/interop.py` generates
+//! the tables of `docs/interop.md` from them, and compares.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anabranch::{Config, EndpointConfig, WebRtcDirectVersion};
 
-/// Who dials, and who opens the substreams. "local" in the name of a case is whoever opens.
+/// Who dials, and who opens the substreams. "local" in the name of a case is the opener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Direction {
     ItDials,
@@ -31,7 +31,7 @@ impl Direction {
     }
 }
 
-/// What one test asserts of one peer, in one direction, under one set of conditions.
+/// What one test asserts for one peer, in one direction, under one set of conditions.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     peer: String,
@@ -43,7 +43,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Of the test whose thread this is.
+    /// The recorder of the current thread's test.
     pub(crate) fn new(peer: &str, release: &str, direction: Direction) -> Self {
         let thread = std::thread::current();
         let test = thread.name().expect("the thread of a test");
@@ -70,7 +70,7 @@ impl Record {
         self
     }
 
-    /// Something that a user of the peer would not have without doing something for it.
+    /// A condition that a user of the peer does not have by default.
     pub(crate) fn under(mut self, condition: impl Into<String>) -> Self {
         self.conditions.push(condition.into());
         self
@@ -79,12 +79,12 @@ impl Record {
     /// The settings of ours that are not the defaults.
     pub(crate) fn config(self, config: &Config) -> Self {
         let mut config = config.clone();
-        // What an application speaks is no setting.
+        // The protocols of the application are no setting.
         config.protocols = Config::default().protocols;
         self.differences(&config, &Config::default())
     }
 
-    /// The settings of ours that are not the defaults. The engine is told apart.
+    /// Our settings that are not the defaults. The engine is recorded separately.
     pub(crate) fn endpoint(self, config: &EndpointConfig) -> Self {
         let mut config = config.clone();
         config.engine = EndpointConfig::default().engine;
@@ -98,7 +98,7 @@ impl Record {
         self
     }
 
-    /// This case has run, and everything that it asserts holds.
+    /// Records that this case has passed.
     pub(crate) fn passed(&self, case: &str) {
         self.passed_with(case, "");
     }
@@ -142,7 +142,7 @@ fn fields(of: &impl Debug) -> Vec<String> {
     let mut fields = Vec::<String>::new();
     for line in format!("{of:#?}").lines() {
         match line.strip_prefix("    ") {
-            // A field of the struct begins, or ends, or it is a part of one.
+            // The beginning or end of a field of the struct, or a part of one.
             Some(line) if !line.starts_with([' ', '}', ']', ')']) => fields.push(line.to_owned()),
             Some(line) => {
                 let field = fields.last_mut().expect("a field");
@@ -169,7 +169,7 @@ fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// What a program prints, or "not found".
+/// The output of a program, or "not found".
 pub(crate) fn printed_by(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output
@@ -178,7 +178,7 @@ pub(crate) fn printed_by(program: &str, arguments: &[&str]) -> String {
     text.map_or_else(|| "not found".to_owned(), |text| text.trim().to_owned())
 }
 
-/// What stands behind `before` in `text`, up to `end`: the release in a lock file.
+/// The part of `text` after `before` and up to `end`: the release in a lock file.
 pub(crate) fn between<'a>(text: &'a str, before: &str, end: char) -> &'a str {
     let (_, rest) = text.split_once(before).expect("it is locked");
     rest.split(end).next().expect("a part")

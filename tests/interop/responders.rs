@@ -1,4 +1,4 @@
-//! Our side of the protocols that foreign peers open, as `interop/js/README.md` describes them.
+//! The responders of the protocols of `interop/js/README.md`, which foreign peers open.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 use std::io;
@@ -32,14 +32,14 @@ pub(crate) const PROTOCOLS: [&str; 11] = [
 
 pub(crate) const HALF_CLOSE_BYTES: usize = 65_536;
 
-/// What begins the silence of a stalled responder.
+/// Begins the silence of a stalled responder.
 pub(crate) const STALLED: u8 = b'S';
 
-/// The codes with which openers and responders reset where a protocol wants a reset.
+/// The codes with which openers and responders reset where a protocol requires it.
 pub(crate) const OPENERS_CODE: u32 = 9;
 pub(crate) const RESPONDERS_CODE: u32 = 7;
 
-/// How long a result waits for the substream that it is about.
+/// How long a result waits for its substream.
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 
 /// The content of every test: byte i is i % 251.
@@ -47,23 +47,24 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i % 251) as u8).collect()
 }
 
-/// What a peer has to do with the ends of substreams. Anything else is a failure.
+/// The expected behaviour of a peer at the end of substreams. Anything else is a failure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Habits {
-    /// How each of our FINs is confirmed.
+    /// How the peer confirms FIN.
     pub(crate) finished: Finished,
-    /// The protocols whose opener may say that it reads no more, in place of confirming our FIN.
+    /// The protocols whose opener may send STOP_SENDING in place of FIN_ACK.
     pub(crate) stops: &'static [&'static str],
-    /// The protocols whose opener may reset what it does not need any more.
+    /// The protocols whose opener may reset a substream that it does not need any more.
     pub(crate) drops: &'static [&'static str],
-    /// It closes the connection when it has read and checked all, which may be before our FIN is confirmed.
+    /// The peer closes the connection when it has read and checked everything, which may be before
+    /// FIN is confirmed.
     pub(crate) leaves: bool,
-    /// Its resets carry the code of its application.
+    /// Resets of the peer have the code of its application.
     pub(crate) codes: bool,
 }
 
 impl Habits {
-    /// Whether an error is one that this peer may cause.
+    /// Whether this peer may cause an error.
     fn allow(&self, protocol: &str, error: &io::Error) -> bool {
         let error = error.get_ref().and_then(|error| error.downcast_ref());
         match error {
@@ -75,7 +76,7 @@ impl Habits {
     }
 }
 
-/// What one substream finds out and another one asks for.
+/// Results of one substream that another one requests.
 struct Record<T> {
     put: mpsc::UnboundedSender<T>,
     take: Mutex<mpsc::UnboundedReceiver<T>>,
@@ -103,7 +104,7 @@ struct Responder {
     reset: Record<bool>,
 }
 
-/// Serves a connection until it has ended, and every substream with it.
+/// Serves a connection until it has ended, with all its substreams.
 pub(crate) async fn serve(
     connection: Connection,
     own: PublicKey,
@@ -233,7 +234,7 @@ impl Responder {
     }
 }
 
-/// The peer's code, if the error is of a reset by the peer.
+/// The peer's code, if the error is a reset by the peer.
 pub(crate) fn reset_code(error: &io::Error) -> Option<u32> {
     let error = error.get_ref()?.downcast_ref::<SubstreamError>()?;
     match error {
@@ -246,7 +247,7 @@ async fn length(stream: &mut Substream) -> io::Result<usize> {
     usize::try_from(stream.read_u64().await?).map_err(io::Error::other)
 }
 
-/// Reads to the end; resets the substream unless that was `length` bytes of content.
+/// Reads to the end; resets the substream unless it had `length` bytes of content.
 async fn receive(stream: &mut Substream, length: usize) -> io::Result<()> {
     let mut got = Vec::new();
     stream.read_to_end(&mut got).await?;

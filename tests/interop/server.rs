@@ -1,4 +1,4 @@
-//! A listener of ours that serves whoever dials, and remembers what went wrong.
+//! A listener that serves all peers, and collects failures.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 use std::net::IpAddr;
@@ -12,21 +12,21 @@ use tokio::time::timeout;
 use crate::failures::Failures;
 use crate::responders::{self, Habits};
 
-/// For what is open to end, and for a peer to dial.
+/// Time limit for open substreams to end, and for a peer to dial.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// What a listener is started with.
+/// The configuration of a listener.
 #[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) config: Config,
     pub(crate) endpoint: EndpointConfig,
     pub(crate) habits: Habits,
-    /// What is done with each connection as soon as it is there.
+    /// Called with each established connection.
     pub(crate) prepare: fn(&Connection),
 }
 
 impl Serving {
-    /// With default settings, but for those of the environment.
+    /// Default settings, except those of the environment.
     pub(crate) fn by_default(habits: Habits) -> Self {
         Self {
             config: Config::default(),
@@ -37,14 +37,14 @@ impl Serving {
     }
 }
 
-/// Default settings with the engine that `ANABRANCH_ENGINE` asks for.
+/// Default settings with the engine that `ANABRANCH_ENGINE` names.
 pub(crate) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     config.engine = anabranch_str0m::from_env().expect("a known engine");
     config
 }
 
-/// Shows what `RUST_LOG` asks for.
+/// Logs what `RUST_LOG` selects.
 pub(crate) fn log() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -92,12 +92,12 @@ impl Server {
         next.expect("the peer dials").expect("it serves")
     }
 
-    /// Everything is closed in the end, and no responder has failed.
+    /// Closes everything, and asserts that no responder has failed.
     pub(crate) async fn finish(self) {
         self.finish_with(&[]).await;
     }
 
-    /// Everything is closed in the end, and what has failed is known by these texts.
+    /// Closes everything, and asserts that exactly these failures occurred.
     pub(crate) async fn finish_with(self, failures: &[&str]) {
         drop(self.connections);
         assert_nothing_left(self.endpoint).await;
@@ -121,7 +121,7 @@ async fn accept(
             match incoming.accept().await {
                 Ok(connection) => {
                     prepare(&connection);
-                    // Where no test takes it, it goes away with the receiver.
+                    // Without a test that takes it, it is dropped with the receiver.
                     let _ = connections.send(connection.clone());
                     responders::serve(connection, own, habits, failures).await;
                 }
@@ -135,7 +135,7 @@ async fn accept(
     }
 }
 
-/// Everything is closed in the end: connections and routes.
+/// Asserts that everything is closed: connections and routes.
 pub(crate) async fn assert_nothing_left(endpoint: Endpoint) {
     timeout(LIMIT, endpoint.close())
         .await
@@ -143,7 +143,7 @@ pub(crate) async fn assert_nothing_left(endpoint: Endpoint) {
     assert!(endpoint.is_idle(), "{endpoint:?}");
 }
 
-/// One that only dials, with default settings.
+/// An endpoint that only dials, with default settings.
 pub(crate) fn dialler(config: EndpointConfig) -> Endpoint {
     log();
     Endpoint::builder()

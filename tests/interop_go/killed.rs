@@ -1,7 +1,7 @@
-//! Peers that are gone without a word: each side, in each role, notices within its own time.
+//! Peers that die silently: each side, in each role, detects it within its own timeout.
 //!
-//! Whoever of us is killed is a process of its own: this test binary, with one test that is ignored
-//! otherwise.
+//! The killed anabranch side is a process of its own: this test binary, with one test that is
+//! ignored otherwise.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use super::{
     HABITS, connect, dialler, endpoint_config, is_long, openers, record, responders, serve,
 };
 
-/// The address that the process of ours dials; it listens if there is none.
+/// The address that the child process dials; without one it listens.
 const DIALS: &str = "ANABRANCH_KILLED_DIALS";
 
-/// For programs to start and to connect.
+/// Time limit for programs to start and to connect.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Notices a silent peer sooner than programs need to, but in the long form.
+/// Detects a silent peer sooner than by default, except in the long form.
 fn impatient() -> anabranch::EndpointConfig {
     let mut config = endpoint_config();
     if !is_long() {
@@ -33,7 +33,7 @@ fn impatient() -> anabranch::EndpointConfig {
     config
 }
 
-/// The options of a pion peer that is as impatient, and after how long it has noticed.
+/// The options of a pion peer with the same timeout, and the time in which it has detected it.
 fn impatient_pion() -> (Vec<&'static str>, Duration) {
     if is_long() {
         (Vec::new(), Duration::from_secs(55))
@@ -50,7 +50,7 @@ fn noticed(direction: Direction, options: &[&str]) {
     record.passed("we are killed, it notices");
 }
 
-/// What is open when the peer is killed: a substream that is read, and one that is written to.
+/// The open substreams when the peer is killed: one that is read, and one that is written to.
 async fn assert_the_end_is_noticed(connection: &Connection, kill: impl Future<Output = ()>) {
     openers::echo(connection, 1000).await;
     let mut read = connection.open("/echo/1.0.0").await.expect("a substream");
@@ -134,7 +134,7 @@ async fn pion_notices_that_our_dialler_is_killed() {
     noticed(Direction::WeDial, &options);
 }
 
-/// A process of ours that is killed.
+/// A child process that is killed.
 struct Victim {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -157,7 +157,7 @@ impl Victim {
         Self { child, lines }
     }
 
-    /// The value of this key in the next line that has it.
+    /// The value of `key` in the next line that has it.
     async fn line(&mut self, key: &str) -> String {
         let search = async {
             while let Some(line) = self.lines.next_line().await.expect("lines of text") {
@@ -203,7 +203,7 @@ async fn is_killed() {
         let own = endpoint.public_key();
         responders::serve(connection, own, HABITS, failures.clone()).await;
     };
-    // A thread of its own, so that the runtime need not wait for a read that may never return.
+    // A thread of its own, so that the runtime does not wait for a read that may never return.
     let (ended, stdin_ended) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

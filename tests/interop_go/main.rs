@@ -1,10 +1,10 @@
-//! pion as a peer, with the habits of go-libp2p: it dials us, and we dial it, with v1 and v2.
+//! pion as a peer, with the behaviour of go-libp2p: it dials us, and we dial it, with v1 and v2.
 //!
 //! The protocols are those of `interop/go/README.md`. `interop/go/setup.sh` builds the peer;
 //! `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
-//! `ANABRANCH_INTEROP_LONG=1` makes 100 rounds of 200 echoes and 200 dials where there are 3 and 20, and
-//! leaves all timeouts as deployed peers have them; `ANABRANCH_ENGINE=direct` or `str0m` chooses the
-//! engine.
+//! `ANABRANCH_INTEROP_LONG=1` makes 100 rounds of 200 echoes and 200 dials where there are 3 and
+//! 20, and leaves all timeouts as deployed peers have them; `ANABRANCH_ENGINE=direct` or `str0m`
+//! chooses the engine.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -43,13 +43,13 @@ const HABITS: Habits = Habits {
 
 const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
 
-/// What a dial over loopback may take in the middle of many. The peer's ICE would take 200 ms more by itself.
+/// Maximum duration of a dial over loopback among many. The peer's ICE alone would add 200 ms.
 const MEDIAN_DIAL: Duration = Duration::from_millis(30);
 
-/// More than the numbers that go-libp2p's table can hold when they are used again after 256.
+/// More stream numbers than the table of go-libp2p holds if they are reused after 256.
 const KEPT: usize = 600;
 
-/// How often each test is repeated.
+/// The repetitions of each test.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
@@ -94,7 +94,7 @@ async fn connect(
     connection
 }
 
-/// pion runs these cases against us, with each version, and every one succeeds.
+/// Runs these cases of pion against us, with each version, and asserts that each succeeds.
 async fn pion_dials_us(cases: &[&str]) {
     pion_dials_us_with(&[], cases).await;
 }
@@ -120,8 +120,8 @@ fn with_version<'a>(version: WebRtcDirectVersion, arguments: &[&'a str]) -> Vec<
     all
 }
 
-/// Dials pion with each version and runs `test`, which is of these cases, over the connection; every responder
-/// there succeeds.
+/// Dials pion with each version, runs `test`, which covers these cases, over the connection, and
+/// asserts that every responder there succeeds.
 async fn we_dial_pion(cases: &[&str], test: impl AsyncFn(&Connection)) {
     for _ in 0..runs() {
         for version in VERSIONS {
@@ -138,7 +138,7 @@ async fn we_dial_pion(cases: &[&str], test: impl AsyncFn(&Connection)) {
     }
 }
 
-/// Lets pion dial us, and runs `test`, which is of these cases, over the connection from our side.
+/// Lets pion dial us, and runs `test`, which covers these cases, over the connection from our side.
 async fn we_open_to_pion_that_dialled(cases: &[&str], test: impl AsyncFn(&Connection)) {
     for _ in 0..runs() {
         for version in VERSIONS {
@@ -217,7 +217,7 @@ async fn pion_dials_us_and_our_reader_stalls_for_a_while() {
     pion_dials_us(&["stall-remote", "close"]).await;
 }
 
-/// No check of ICE comes meanwhile.
+/// No ICE check arrives meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_dials_us_and_is_busy_for_longer_than_ice_waits() {
     let server = serve(endpoint_config()).await;
@@ -243,7 +243,7 @@ async fn pion_dials_us_and_is_idle_for_longer_than_ice_waits() {
     record(Direction::ItDialsWeOpen, WebRtcDirectVersion::V1).passed("idle-20s");
 }
 
-/// The numbers of the listener are the odd ones.
+/// The listener has odd stream numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn pion_that_dialled_keeps_what_we_reset_and_the_connection_lives() {
     we_open_to_pion_that_dialled(&["keep-600"], async |connection| {
@@ -378,7 +378,8 @@ async fn we_dial_pion_that_keeps_what_we_reset_and_the_connection_lives() {
     .await;
 }
 
-/// go-libp2p's `Write` notices no reset, as nobody reads: that application stops, and nothing else.
+/// go-libp2p's `Write` does not detect a reset, since nobody reads: that application blocks, and
+/// nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_pion_and_reset_its_writer_at_the_ceiling() {
     let (pion, address) = Pion::listen(&[]).await;
@@ -392,7 +393,8 @@ async fn we_dial_pion_and_reset_its_writer_at_the_ceiling() {
     record(Direction::WeDial, WebRtcDirectVersion::V1).passed("ceiling");
 }
 
-/// Its limit, and that of go-libp2p: one association has one window, and who does not read fills it.
+/// A limit of pion, and so of go-libp2p: an association has one window, and a stalled reader fills
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pion_wait_for_each_others_stalled_readers() {
     for case in ["stall-local", "stall-remote"] {

@@ -1,4 +1,4 @@
-//! What we do on a connection to the pion peer, whoever has dialled.
+//! The cases on a connection to the pion peer, whoever has dialled.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::responders::{
     HALF_CLOSE_BYTES, OPENERS_CODE, PROTOCOLS, RESPONDERS_CODE, STALLED, pattern, reset_code,
 };
 
-/// For each use of a substream.
+/// Time limit of each substream.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// For how long a reader stops, and what it leaves unread meanwhile: more than the 2.6 MB that the window of
-/// pion's association has.
+/// How long a reader stalls, and the bytes that it leaves unread: more than the 2.6 MB of the
+/// window of pion's association.
 const STALL: Duration = Duration::from_secs(2);
 const STALL_BYTES: usize = 3 << 20;
 
-/// What others may need for an echo while one reader stops.
+/// Maximum duration of an echo while one reader stalls.
 const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(1);
 
 async fn open(connection: &Connection, protocol: &str) -> Substream {
@@ -46,7 +46,8 @@ async fn exchange(connection: &Connection, protocol: &str, content: &[u8]) -> Ve
         let writing = async {
             write.write_all(content).await.expect("a write");
             let outcome = write.finish().await;
-            // As go-libp2p's, its close ends reading too, which may be before it has seen our FIN.
+            // Like that of go-libp2p, its close ends reading too, perhaps before it has seen our
+            // FIN.
             let was_stopped = matches!(outcome, Err(FinishError::Stopped(_)));
             assert!(
                 outcome == Ok(Finished::Acked) || (content.is_empty() && was_stopped),
@@ -93,19 +94,19 @@ pub(crate) async fn echo(connection: &Connection, length: usize) {
     assert!(got == content, "{} of {length} bytes came back", got.len());
 }
 
-/// So many echoes at once.
+/// Runs this many echoes at once.
 pub(crate) async fn echoes(connection: &Connection, count: usize, length: usize) {
     join_all((0..count).map(|_| echo(connection, length))).await;
 }
 
-/// So many echoes one after another.
+/// Runs this many echoes one after another.
 pub(crate) async fn sequence(connection: &Connection, count: usize) {
     for length in 0..count {
         echo(connection, 10 + length).await;
     }
 }
 
-/// So many bytes each way on each substream, all at once.
+/// Transfers this many bytes each way on each substream, all at once.
 pub(crate) async fn bench(connection: &Connection, substreams: usize, bytes: usize) {
     let content = [header(bytes, bytes), pattern(bytes)].concat();
     let all = (0..substreams).map(|_| exchange(connection, "/bench/1.0.0", &content));
@@ -121,7 +122,7 @@ fn header(first: usize, second: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Finishes writing, and only then gets anything.
+/// Finishes writing before it receives anything.
 pub(crate) async fn read_after_own_end(connection: &Connection) {
     let case = async {
         let mut substream = open(connection, "/half-close/1.0.0").await;
@@ -134,7 +135,7 @@ pub(crate) async fn read_after_own_end(connection: &Connection) {
     within("half-close", case).await;
 }
 
-/// Reads to the end, and only then writes anything.
+/// Reads to the end before it writes anything.
 pub(crate) async fn write_after_the_peers_end(connection: &Connection) {
     let case = async {
         let mut substream = open(connection, "/half-close-remote/1.0.0").await;
@@ -172,7 +173,8 @@ pub(crate) async fn be_reset(connection: &Connection) {
     within("reset-you", case).await;
 }
 
-/// Resets so many substreams that the peer's application never closes, and then needs the connection.
+/// Resets this many substreams that the peer's application never closes, and then uses the
+/// connection.
 pub(crate) async fn reset_what_is_kept(connection: &Connection, count: usize) {
     for round in 0..count {
         let case = async {
@@ -186,7 +188,7 @@ pub(crate) async fn reset_what_is_kept(connection: &Connection, count: usize) {
     echo(connection, 1000).await;
 }
 
-/// Echoes, none of which may wait for what goes on beside them.
+/// Echoes, none of which may wait for the other substreams.
 async fn neighbours(connection: &Connection, duration: Duration) {
     let began = Instant::now();
     while began.elapsed() < duration {
@@ -198,7 +200,8 @@ async fn neighbours(connection: &Connection, duration: Duration) {
     }
 }
 
-/// The peer does not read for a while; its other substreams go on, and all arrives in the end.
+/// The peer does not read for a while; its other substreams continue, and everything arrives in the
+/// end.
 pub(crate) async fn write_to_a_stalled_reader(connection: &Connection) {
     let stalled = async {
         let mut substream = open(connection, "/stall/1.0.0").await;
@@ -218,7 +221,8 @@ pub(crate) async fn write_to_a_stalled_reader(connection: &Connection) {
     within("stall", async { tokio::join!(stalled, neighbours) }).await;
 }
 
-/// We do not read for a while, and what comes meanwhile stays below the ceiling of a substream; others go on.
+/// This side does not read for a while, with less unread data than the ceiling of a substream;
+/// others continue.
 pub(crate) async fn stall(connection: &Connection) {
     let stalled = async {
         let mut substream = open(connection, "/bench/1.0.0").await;
@@ -234,8 +238,8 @@ pub(crate) async fn stall(connection: &Connection) {
     within("bench", async { tokio::join!(stalled, neighbours) }).await;
 }
 
-/// We do not read at all, until the ceiling of a peer without credit resets the substream. Its writer may find that
-/// out or not; others go on.
+/// This side does not read at all, until the ceiling for a peer without credit resets the
+/// substream. Its writer may detect that or not; others continue.
 pub(crate) async fn read_nothing_up_to_the_ceiling(connection: &Connection) {
     let ceiling = Config::default().substream_ceiling;
     let mut unread = open(connection, "/bench/1.0.0").await;

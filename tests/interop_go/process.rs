@@ -1,4 +1,4 @@
-//! The pion peer as a process that speaks in lines of JSON.
+//! The pion peer as a process with lines of JSON on its standard streams.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::record::Record;
 /// Longer than the program's own limit in these tests.
 const DEADLINE: Duration = Duration::from_secs(310);
 
-/// For a whole dialler: 100 rounds of 200 echoes.
+/// Time limit of a whole dialler: 100 rounds of 200 echoes.
 const TIMEOUT_S: &str = "300";
 
 pub(crate) struct Pion {
@@ -61,7 +61,8 @@ impl Pion {
         Self::start(&[&all, arguments].concat())
     }
 
-    /// Runs a dialler to its end and demands that exactly these cases run and succeed. Returns its lines.
+    /// Runs a dialler to its end and asserts that exactly these cases run and succeed. Returns its
+    /// lines.
     pub(crate) async fn run(
         address: &Address,
         options: &[&str],
@@ -97,7 +98,7 @@ impl Pion {
         Some(line)
     }
 
-    /// The next line that begins with this.
+    /// The next line with this prefix.
     pub(crate) async fn line_of(&mut self, beginning: &str) -> String {
         loop {
             let line = self.line().await;
@@ -108,8 +109,7 @@ impl Pion {
         }
     }
 
-    /// Waits for the end, for which a listener is told that nobody needs it, and demands that no line
-    /// was an error.
+    /// Ends a listener, waits for the exit, and asserts that no line was an error.
     pub(crate) async fn finish(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
         let mut lines = Vec::new();
@@ -125,26 +125,26 @@ impl Pion {
         lines
     }
 
-    /// Waits for the end of one that has failed as it should.
+    /// Waits for the exit of a process that is expected to fail.
     pub(crate) async fn ended(mut self) {
         while self.line().await.is_some() {}
         let status = self.child.wait().await.expect("a status");
         assert!(!status.success());
     }
 
-    /// Ends it as a crash or the kernel would, without a word to anybody.
+    /// Kills it, so that it sends nothing more.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it still ran");
     }
 }
 
-/// The value of a key in a line, if that is text without escapes.
+/// The string value of a key in a line, if it has no escapes.
 pub(crate) fn text<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
     rest.split('"').next()
 }
 
-/// The value of a key in a line, if that is a number.
+/// The numeric value of a key in a line.
 pub(crate) fn number(line: &str, key: &str) -> Option<f64> {
     let (_, rest) = line.split_once(&format!("\"{key}\":"))?;
     rest.split([',', '}']).next()?.parse().ok()

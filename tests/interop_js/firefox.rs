@@ -1,7 +1,7 @@
 //! js-libp2p in headless Firefox, with each of Firefox's two implementations of SCTP.
 //!
-//! Firefox gathers no candidate in 127.0.0.0/8: it dials another address of this machine. Where there is none,
-//! `interop/js/setup.sh` makes one.
+//! Firefox gathers no candidate in 127.0.0.0/8, and so dials another address of this machine.
+//! Without one, `interop/js/setup.sh` adds one.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -9,15 +9,15 @@ use crate::{
     CASES, Dialling, Runtime, answers_a_challenge, dials_us, gets_the_first_noise_message,
 };
 
-/// What Firefox looks up its own address with.
+/// The address with which Firefox looks up its own.
 const LOOKUP_TARGET: &str = "8.8.8.8:53";
 
 pub(crate) const DCSCTP: Runtime = Runtime::Firefox("dcsctp");
 const USRSCTP: Runtime = Runtime::Firefox("usrsctp");
 
-/// Firefox with usrsctp hangs when several channels send much at once, towards any peer: it fills the buffer
-/// with a part of one message behind whole ones, usrsctp sends nothing before the rest of that message, and
-/// Firefox waits for more room than the part has left.
+/// Firefox with usrsctp hangs when several channels send much at once, with any peer: it fills the
+/// buffer with whole messages and a part of another, usrsctp sends nothing before it has the rest
+/// of that, and Firefox waits for more room than is left.
 const NOT_WITH_USRSCTP: &str = "bulk-3x4m";
 
 /// The address on which Firefox gathers its candidate. Nothing is sent.
@@ -31,7 +31,7 @@ pub(crate) fn own_address() -> IpAddr {
     ip
 }
 
-/// Every case but the one that hangs.
+/// Every case except the one that hangs.
 fn cases_of_usrsctp() -> Vec<&'static str> {
     let cases = CASES.iter().copied();
     cases.filter(|case| *case != NOT_WITH_USRSCTP).collect()

@@ -1,4 +1,4 @@
-//! A Node process that speaks in lines of JSON.
+//! A Node process with lines of JSON on its standard streams.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::record::Record;
 
-/// Longer than the programs' own deadline of 120 s.
+/// Longer than the deadline of the programs, 120 s.
 const DEADLINE: Duration = Duration::from_secs(150);
 
 pub(crate) struct Js {
@@ -40,7 +40,7 @@ impl Js {
         Self { child, lines }
     }
 
-    /// Runs a program to its end and demands that it succeeds, and that it has run exactly `cases`.
+    /// Runs a program to its end and asserts that it succeeds, and has run exactly `cases`.
     pub(crate) async fn run(program: &str, arguments: &[&str], cases: &[&str], record: &Record) {
         let mut js = Self::start(program, arguments);
         let mut ran = Vec::new();
@@ -70,7 +70,7 @@ impl Js {
         value_of(&line, "listen").expect("an address")
     }
 
-    /// Ends a `listen`, in which exactly the responders of `failed` must have failed.
+    /// Ends a `listen`, and asserts that exactly the responders of `failed` have failed.
     pub(crate) async fn finish(mut self, failed: &[&str]) {
         drop(self.child.stdin.take());
         let mut failures = Vec::new();
@@ -91,13 +91,13 @@ impl Js {
     }
 }
 
-/// The string that a line of JSON has for `key`.
+/// The string value of `key` in a line of JSON.
 fn value_of(line: &str, key: &str) -> Option<String> {
     let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
     rest.split('"').next().map(str::to_owned)
 }
 
-/// How long a case took, if its line says so.
+/// The duration of a case, if its line has it.
 fn figure(line: &str) -> String {
     let time = line.split_once("\"ms\":").map(|(_, rest)| rest);
     let digits = time.and_then(|time| time.split(['}', ',']).next());

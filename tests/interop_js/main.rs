@@ -32,8 +32,8 @@ use server::{Server, Serving, assert_nothing_left, close, dialler, endpoint_conf
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// js-libp2p acknowledges every FIN, but where it has said already that it reads no more: it knows the length
-/// of a pong. Its resets carry no code.
+/// js-libp2p confirms every FIN, except after STOP_SENDING, since it knows the length of a pong.
+/// Its resets have no code.
 const HABITS: Habits = Habits {
     finished: Finished::Acked,
     stops: &["/ipfs/ping/1.0.0"],
@@ -42,7 +42,7 @@ const HABITS: Habits = Habits {
     codes: false,
 };
 
-/// What a js-libp2p that dials runs, in this order, `connect` before it.
+/// The cases of a js-libp2p dialler, in this order, after `connect`.
 const CASES: [&str; 11] = [
     "identify",
     "ping",
@@ -57,7 +57,7 @@ const CASES: [&str; 11] = [
     "close",
 ];
 
-/// How often each test is repeated.
+/// The repetitions of each test.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
@@ -85,7 +85,7 @@ impl Runtime {
         }
     }
 
-    /// Where it reaches a listener of ours.
+    /// The address at which it reaches our listener.
     fn ip(self) -> IpAddr {
         match self {
             Self::Firefox(_) => firefox::own_address(),
@@ -128,14 +128,14 @@ fn browser(variable: &str, default: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// How a page is to dial.
+/// How a page dials.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dialling {
-    /// As js-libp2p does: v1.
+    /// As js-libp2p: v1.
     V1,
     /// With the shim below it.
     V2,
-    /// The same in a Chromium that changes no ufrag of its own.
+    /// The same in a Chromium that rejects a munged ufrag (`WebRTC-NoSdpMangleUfrag`).
     V2Unmunged,
 }
 
@@ -161,7 +161,7 @@ impl Dialling {
     }
 }
 
-/// It dials us and runs these cases, each of which has to run and to pass, as has each responder of ours.
+/// Lets it dial us and run these cases, and asserts that each case, and each responder, passes.
 async fn dials_us(runtime: Runtime, dialling: Dialling, cases: &[&str]) {
     for _ in 0..runs() {
         let serving = Serving::by_default(HABITS);
@@ -196,7 +196,8 @@ async fn js_libp2p_in_chromium_dials_us_with_v2_and_without_munging() {
     dials_us(Runtime::Chromium, Dialling::V2Unmunged, &CASES).await;
 }
 
-/// A listener whose rate for this machine is used up challenges whoever comes, and whoever answers is served.
+/// A listener whose rate for this machine is used up challenges every contact, and serves those
+/// that answer.
 async fn answers_a_challenge(runtime: Runtime, cases: &[&str]) {
     const BURST: u32 = 8;
     let mut serving = Serving::by_default(HABITS);
@@ -226,7 +227,7 @@ async fn js_libp2p_in_chromium_answers_a_challenge() {
     answers_a_challenge(Runtime::Chromium, &CASES).await;
 }
 
-/// A page without js-libp2p that speaks v2 up to the first Noise message, and leaves.
+/// A page without js-libp2p that uses v2 up to the first Noise message, and leaves.
 async fn gets_the_first_noise_message(runtime: Runtime, options: &[&str], condition: Option<&str>) {
     for _ in 0..runs() {
         let name = match runtime {
@@ -263,7 +264,7 @@ async fn we_dial_js_libp2p_in_node() {
         let address = address.parse().expect("a webrtc-direct address");
         let record = Runtime::Node.record(Direction::WeDial);
         let endpoint = dialler(endpoint_config());
-        // js listeners speak v1 only.
+        // js listeners support v1 only.
         let connection = endpoint
             .connect_with(&address, WebRtcDirectVersion::V1)
             .await
@@ -272,7 +273,7 @@ async fn we_dial_js_libp2p_in_node() {
         openers::run_all(&connection, &record).await;
         close(connection).await;
         assert_nothing_left(endpoint).await;
-        // The one that fills our ceiling learns that nobody wants it.
+        // The responder that fills the ceiling of this side fails.
         js.finish(&["/bench/1.0.0"]).await;
         record.passed("fin-ack");
     }

@@ -1,4 +1,4 @@
-//! The cases of `interop/js/README.md` with us as the dialler.
+//! The cases of `interop/js/README.md`, with this side as the dialler.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ async fn identifies(connection: &Connection) {
         "{}",
         identify.agent
     );
-    // Its responders stall for nobody.
+    // Its responders do not stall.
     for protocol in PROTOCOLS
         .iter()
         .filter(|protocol| **protocol != "/stall/1.0.0")
@@ -123,8 +123,8 @@ async fn bench(connection: &Connection, up: usize, down: usize) {
         write.write_all(&pattern(up)).await.expect("a write");
         assert_eq!(write.finish().await.expect("intact"), Finished::Acked);
     };
-    // At the same time: js knows no credit, so what is not read while it sends counts against the
-    // ceiling of a substream, which the whole answer would reach.
+    // At the same time: js does not support credit, so its unread data counts against the ceiling
+    // of a substream, which the whole answer would reach.
     let reading = async {
         let mut got = Vec::new();
         read.read_to_end(&mut got).await.expect("an orderly end");
@@ -194,7 +194,7 @@ async fn is_reset(connection: &Connection) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
-/// js knows no credit: all that it can be told is to stop.
+/// js does not support credit: STOP_SENDING is the only way to slow it down.
 async fn an_unread_substream_is_reset_at_the_ceiling_and_harms_no_other(connection: &Connection) {
     let limits = Config::default();
     let mut unread = open(connection, "/bench/1.0.0").await;
@@ -204,7 +204,7 @@ async fn an_unread_substream_is_reset_at_the_ceiling_and_harms_no_other(connecti
     let mut most = 0;
     let reset = async {
         let (_read, mut write) = unread.into_split();
-        // Nothing is read here. The reset is of both halves, and this one has ended already.
+        // Nothing is read here. The reset is for both halves, and this one has ended already.
         while connection.stats().violations == 0 {
             most = most.max(connection.stats().unread);
             tokio::time::sleep(Duration::from_millis(5)).await;

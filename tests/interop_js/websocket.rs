@@ -1,4 +1,4 @@
-//! WebSockets that are not ours, spoken to by hand-made frames: `ws` in Node, and those of browsers.
+//! Foreign WebSockets with hand-made frames: `ws` in Node, and those of browsers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::js::Js;
 use super::record::{Direction, Record, between};
 use super::{Runtime, firefox};
 
-/// Much longer than a browser under load takes to answer a ping.
+/// Much longer than a browser under load needs to answer a ping.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// In their order; the last only where a pong can be held back, which is with `ws`.
+/// The cases in their order; the last only with `ws`, where a pong can be held back.
 const CASES: [&str; 7] = [
     "refused without the subprotocol",
     "refused with another subprotocol",
@@ -30,7 +30,7 @@ const CASES: [&str; 7] = [
     "who answers no ping is left with 1011",
 ];
 
-/// What our side has to say of each of them, in any order.
+/// The messages of our side for them, in any order.
 const SAID: [&str; 8] = [
     "refused: upgrade: subprotocol None for the offer []",
     "refused: upgrade: subprotocol None for the offer [\"chat\", \"anabranch.v9\"]",
@@ -38,7 +38,8 @@ const SAID: [&str; 8] = [
     "ended: closed by the peer",
     "ended: WebSocket: text message",
     "ended: WebSocket: invalid number 6 for a new substream of the peer",
-    "a substream did not end as it should: Err(Custom { kind: UnexpectedEof, error: ConnectionLost(WebSocket(",
+    "a substream did not end as it should: \
+     Err(Custom { kind: UnexpectedEof, error: ConnectionLost(WebSocket(",
     "ended: the peer does not respond",
 ];
 
@@ -69,7 +70,7 @@ async fn serve(incoming: Incoming, failures: Failures) {
     failures.add("ended", &connection.closed().await);
 }
 
-/// Echoes every substream of every connection, while `program` runs against it.
+/// Echoes every substream of every connection while `program` runs.
 async fn dialled_by(
     program: &str,
     command: &str,
@@ -83,7 +84,7 @@ async fn dialled_by(
     let record = record.under("frames by hand, no Noise, `Origins::Any`, pings each second");
     let mut config = ServerConfig::new(Authentication::DangerNone);
     config.connection = Arc::new(connection);
-    // The page of the browser is not of this server.
+    // The page in the browser has another origin.
     config.requests.origins = Origins::Any;
     config.websocket.ping_interval = IDLE / 4;
     config.websocket.idle_timeout = IDLE;
@@ -116,7 +117,7 @@ async fn dialled_by(
     };
     let ended = timeout(Duration::from_secs(15), idle).await;
     ended.expect("connections end with their peers");
-    // The last of both belong together.
+    // The last case and the last message belong together.
     let said = SAID.len() - (CASES.len() - cases.len());
     failures.assert_are(&SAID[..said]);
 }

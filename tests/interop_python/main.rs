@@ -2,8 +2,8 @@
 //!
 //! The protocols are those of `interop/python/README.md`. `interop/python/setup.sh` installs the
 //! peers; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
-//! `ANABRANCH_INTEROP_LONG=1` makes the rounds of 200 substreams 100, and `ANABRANCH_ENGINE=direct` or
-//! `str0m` chooses the engine.
+//! `ANABRANCH_INTEROP_LONG=1` makes the rounds of 200 substreams 100, and `ANABRANCH_ENGINE=direct`
+//! or `str0m` chooses the engine.
 
 use std::io::{ErrorKind, sink};
 use std::net::{IpAddr, Ipv4Addr};
@@ -36,7 +36,8 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const VERSIONS: [WebRtcDirectVersion; 2] = [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2];
 
-/// Both peers acknowledge every FIN. py-libp2p reads no more of its own identify and ping once it has the answer.
+/// Both peers confirm every FIN. py-libp2p reads no more of its own identify and ping once it has
+/// the answer.
 const HABITS: Habits = Habits {
     finished: Finished::Acked,
     stops: &["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"],
@@ -45,7 +46,7 @@ const HABITS: Habits = Habits {
     codes: false,
 };
 
-/// What a peer that dials runs, in this order, `connect` before it.
+/// The cases of a dialling peer, in this order, after `connect`.
 const CASES: [&str; 13] = [
     "identify",
     "ping",
@@ -62,7 +63,7 @@ const CASES: [&str; 13] = [
     "close",
 ];
 
-/// aiortc ends at data channels: `identify` and `ping` are a library's.
+/// aiortc has only data channels: `identify` and `ping` belong to a library.
 fn cases_of(program: &str) -> &'static [&'static str] {
     if program == LIBP2P {
         &CASES
@@ -94,7 +95,7 @@ fn options_of(version: WebRtcDirectVersion) -> &'static [&'static str] {
     }
 }
 
-/// How often each test is repeated.
+/// The repetitions of each test.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
 }
@@ -185,8 +186,8 @@ async fn aiortc_dials_us_many_times_in_a_row() {
     }
 }
 
-/// Whoever dialled, either side may open substreams: `test` opens them to a peer that dials us.
-/// Returns that peer, which waits for its stdin to end.
+/// Either side may open substreams, whoever dialled: `test` opens them to a peer that dials us.
+/// Returns that peer, which waits for the end of its stdin.
 async fn open_to_a_dialler(
     program: &'static str,
     options: &[&str],
@@ -232,14 +233,14 @@ async fn we_open_substreams_to_aiortc_that_dialled_us() {
     we_open_substreams_to_a_dialler(AIORTC).await;
 }
 
-/// How often 200 substreams are opened at once.
+/// The repetitions of 200 substreams at once.
 fn rounds() -> usize {
     let is_long = std::env::var_os("ANABRANCH_INTEROP_LONG").is_some();
     if is_long { 100 } else { 1 }
 }
 
-/// On a connection each: py-libp2p counts a channel until it is closed in both directions, which no
-/// application here sees, and takes 256.
+/// Each on a connection of its own: py-libp2p counts a channel until it is closed in both
+/// directions, which its applications do not see, and allows 256.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_open_200_substreams_at_once_to_py_libp2p() {
     for round in 0..rounds() {
@@ -270,12 +271,12 @@ async fn we_open_200_substreams_at_once_to_aiortc() {
     record.passed("echo-200x10k");
 }
 
-/// What Python sends and nobody here reads costs its substream, no other.
+/// Unread data from Python costs its own substream, and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn python_peers_are_reset_at_the_ceiling() {
     for program in [LIBP2P, AIORTC] {
         let mut python = open_to_a_dialler(program, &[], openers::is_overrun).await;
-        // aiortc's writer sees the reset; what py-libp2p writes is all accepted by then.
+        // aiortc's writer sees the reset; that of py-libp2p has written everything by then.
         python.next_failure_with("Substream").await;
         python.kill().await;
         let direction = Direction::ItDialsWeOpen;
@@ -283,8 +284,8 @@ async fn python_peers_are_reset_at_the_ceiling() {
     }
 }
 
-/// py-libp2p does not notice that a connection is over, and takes 8 of one peer: so each dial is of
-/// another one.
+/// py-libp2p does not detect the end of a connection, and accepts 8 per peer: so each dial has
+/// another identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_py_libp2p_many_times_in_a_row() {
     let (python, address) = Python::listen(LIBP2P).await;
@@ -301,7 +302,7 @@ async fn we_dial_py_libp2p_many_times_in_a_row() {
     }
 }
 
-/// Its limit. A connection that it refuses is one that it closes.
+/// A limit of py-libp2p. It refuses a connection by closing it.
 #[tokio::test(flavor = "multi_thread")]
 async fn py_libp2p_takes_8_connections_of_a_peer_in_its_life() {
     let (python, address) = Python::listen(LIBP2P).await;
@@ -316,13 +317,14 @@ async fn py_libp2p_takes_8_connections_of_a_peer_in_its_life() {
     opened.expect_err("it has not noticed that eight are over");
     drop(refused);
     assert_nothing_left(endpoint).await;
-    // By itself it would wait for each of the eight for some seconds.
+    // By itself it would wait some seconds for each of the eight.
     python.kill().await;
     record(LIBP2P, Direction::WeDial, WebRtcDirectVersion::V1)
         .passed("it refuses our ninth connection");
 }
 
-/// Its limit: neither side closes a channel whose halves have ended. At 256 no more are opened.
+/// A limit of py-libp2p: neither side closes a channel whose halves have ended. At 256 no more are
+/// opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_py_libp2p_close_no_channel() {
     let (listener, address) = Python::listen(LIBP2P).await;
@@ -337,8 +339,8 @@ async fn two_py_libp2p_close_no_channel() {
     record.passed("no channel is ever closed");
 }
 
-/// A limit below both: what came behind a lost packet waits until one more message of its stream
-/// comes, as another stream's had a turn between.
+/// A limit of the layer below both: after a loss, data waits for one more message of its stream if
+/// a message of another stream came in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn aiortc_holds_back_what_came_behind_a_gap() {
     Python::start(AIORTC_GAP, &[]).succeed().await;
@@ -346,8 +348,8 @@ async fn aiortc_holds_back_what_came_behind_a_gap() {
     record.passed("what came behind a gap is held back, in its code alone");
 }
 
-/// Its limit: a substream there holds 64 unread messages, and what comes then is dropped with a line
-/// in its log. The FIN_ACK comes all the same; only the application sees that something is missing.
+/// A limit of py-libp2p: a substream holds 64 unread messages, and drops more with a line in its
+/// log. FIN_ACK arrives all the same; only the application detects the missing data.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_in_py_libp2p_that_stalls_loses_what_comes() {
     let (mut python, address) = Python::listen(LIBP2P).await;
@@ -363,7 +365,7 @@ async fn a_reader_in_py_libp2p_that_stalls_loses_what_comes() {
     record.passed("stall-remote of 1 MiB loses what comes above 64 messages");
 }
 
-/// Not a test by itself: the process that [`Killed`] runs. It ends with its stdin.
+/// Not a test of its own: the process that [`Killed`] runs. It ends with its stdin.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a process for other tests"]
 async fn a_listener_that_is_killed() {
@@ -375,7 +377,7 @@ async fn a_listener_that_is_killed() {
 
 const LISTENING: &str = "listening on ";
 
-/// A listener of ours in a process of its own.
+/// A listener of this crate in a process of its own.
 struct Killed {
     process: Child,
     address: String,
@@ -403,7 +405,7 @@ impl Killed {
     }
 }
 
-/// Its reader learns within 45 s that we are gone. Returns whether its connection does.
+/// Asserts that its reader fails within 45 s. Returns whether its connection does.
 async fn notices_that_we_die(program: &'static str) -> bool {
     let mut listener = Killed::start().await;
     let mut python = Python::start(program, &["dial", &listener.address, "killed"]);
@@ -414,7 +416,7 @@ async fn notices_that_we_die(program: &'static str) -> bool {
     line.contains("\"over\": true")
 }
 
-/// py-libp2p listens to the state of its connection only until it is connected.
+/// py-libp2p watches the state of its connection only until it is connected.
 #[tokio::test(flavor = "multi_thread")]
 async fn python_peers_notice_that_we_die() {
     let (aiortc, libp2p) = tokio::join!(notices_that_we_die(AIORTC), notices_that_we_die(LIBP2P));
@@ -428,7 +430,7 @@ async fn python_peers_notice_that_we_die() {
 /// `EndpointConfig::silence_timeout` is 15 s.
 const WE_NOTICE: Duration = Duration::from_secs(20);
 
-/// Kills `python`, for which a substream of `connection` waits.
+/// Kills `python`, while a substream of `connection` waits for it.
 async fn we_notice_that_it_dies(python: Python, connection: &Connection) {
     let mut substream = connection.open("/echo/1.0.0").await.expect("it lives");
     substream.write_u8(1).await.expect("a write");

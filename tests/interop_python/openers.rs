@@ -1,4 +1,4 @@
-//! The cases with us as the opener.
+//! The cases with this side as the opener.
 
 use std::future::Future;
 use std::io;
@@ -13,10 +13,10 @@ use crate::identify;
 use crate::record::Record;
 use crate::responders::{HALF_CLOSE_BYTES, PROTOCOLS, STALLED, pattern};
 
-/// For one case: Python moves some 5 MB a second.
+/// Time limit of a case: Python transfers some 5 MB a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// For how long a reader stops.
+/// How long a reader stalls.
 const STALL: Duration = Duration::from_millis(500);
 
 macro_rules! run {
@@ -28,7 +28,7 @@ macro_rules! run {
     )*};
 }
 
-/// What every peer can.
+/// The cases that all peers support.
 pub(crate) async fn run_all(connection: &Connection, record: &Record) {
     run!(
         connection, record:
@@ -47,7 +47,7 @@ pub(crate) async fn run_all(connection: &Connection, record: &Record) {
     record.passed("fin-ack");
 }
 
-/// What py-libp2p brings itself.
+/// The cases that only py-libp2p supports.
 pub(crate) async fn identifies_and_pings(connection: &Connection, record: &Record) {
     run!(connection, record: "identify": identifies, "ping": pings);
 }
@@ -197,7 +197,7 @@ async fn is_reset(connection: &Connection) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
-/// Below the ceiling of a substream: all arrives, and others go on meanwhile.
+/// Below the ceiling of a substream: everything arrives, and others continue meanwhile.
 async fn stops_reading_for_a_while(connection: &Connection) {
     const DOWN: usize = 2 << 20;
     let mut substream = open(connection, "/bench/1.0.0").await;
@@ -219,7 +219,7 @@ async fn open_stalled(connection: &Connection, up: usize, hold: Duration) -> Sub
     substream
 }
 
-/// py-libp2p holds 64 unread messages, which is more.
+/// py-libp2p holds 64 unread messages, which have more.
 async fn waits_for_a_stalled_reader(connection: &Connection) {
     const UP: usize = 100 * 1024;
     let mut substream = open_stalled(connection, UP, STALL).await;
@@ -231,7 +231,7 @@ async fn waits_for_a_stalled_reader(connection: &Connection) {
     assert!(read_to_end(&mut substream).await.is_empty());
 }
 
-/// The peer finds that something is missing, and resets.
+/// The peer detects missing data, and resets.
 pub(crate) async fn overruns_a_stalled_reader(connection: &Connection) {
     const UP: usize = 1 << 20;
     let case = async {
@@ -244,10 +244,10 @@ pub(crate) async fn overruns_a_stalled_reader(connection: &Connection) {
     within("a stalled reader", case).await;
 }
 
-/// Neither peer knows credit, so all that it can be told is to stop.
+/// Neither peer supports credit, so STOP_SENDING is the only way to slow it down.
 ///
-/// aiortc has one queue for all channels, and py-libp2p puts there at once whatever is written: what
-/// another substream gets comes behind it.
+/// aiortc has one queue for all channels, into which py-libp2p puts everything that is written:
+/// data of another substream follows it.
 pub(crate) async fn is_overrun(connection: &Connection) {
     const FRAME: usize = 16 * 1024;
     // More than SCTP's window, which fills first.

@@ -1,4 +1,4 @@
-//! A Python process that speaks in lines of JSON.
+//! A Python process with lines of JSON on its standard streams.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(crate) const LIBP2P: &str = "libp2p_peer.py";
 pub(crate) const AIORTC: &str = "aiortc_peer.py";
 pub(crate) const AIORTC_GAP: &str = "aiortc_gap.py";
 
-/// Longer than the programs' own deadline of 180 s.
+/// Longer than the deadline of the programs, 180 s.
 const DEADLINE: Duration = Duration::from_secs(200);
 
 pub(crate) struct Python {
@@ -67,7 +67,7 @@ impl Python {
         line
     }
 
-    /// The next line that holds `text`. None before it may report a failure.
+    /// The next line that contains `text`. No line before may report a failure.
     pub(crate) async fn next_line_with(&mut self, text: &str) -> String {
         loop {
             let line = self.next_line().await;
@@ -81,14 +81,15 @@ impl Python {
         }
     }
 
-    /// The next line, which has to be a failure that holds `text`.
+    /// The next line, which has to be a failure that contains `text`.
     pub(crate) async fn next_failure_with(&mut self, text: &str) {
         let line = self.next_line().await.expect("a line");
         let (_, error) = line.split_once("\"error\"").expect("a failure");
         assert!(error.contains(text), "{line}");
     }
 
-    /// Runs a dialler to its end and demands that exactly these cases run, after `connect`, and succeed.
+    /// Runs a dialler to its end and asserts that exactly these cases run, after `connect`, and
+    /// succeed.
     pub(crate) async fn run(
         program: &'static str,
         arguments: &[&str],
@@ -103,7 +104,7 @@ impl Python {
         let mut ran = Vec::new();
         for line in &lines {
             let case = value(line, "case").expect("the name of a case");
-            // It is as in the other suites: who opened does not read.
+            // As in the other suites: the opener does not read.
             let name = case.replace("stall-up", "stall-remote");
             let figure = value(line, "ms").map(|ms| format!("{ms} ms"));
             record.passed_with(&name, &figure.unwrap_or_default());
@@ -113,13 +114,13 @@ impl Python {
         assert_eq!(ran, expected, "the cases that ran, and those that had to");
     }
 
-    /// Ends a `listen` or a `serve`, which must have answered everything in order.
+    /// Ends a `listen` or a `serve`, and asserts that it has answered everything.
     pub(crate) async fn finish(mut self) {
         drop(self.child.stdin.take());
         self.succeed().await;
     }
 
-    /// Reads on to the end, and returns what it read.
+    /// Reads to the end, and returns what it read.
     pub(crate) async fn succeed(mut self) -> Vec<String> {
         let (mut lines, mut failures) = (Vec::new(), Vec::new());
         while let Some(line) = self.next_line().await {
@@ -135,7 +136,7 @@ impl Python {
         lines
     }
 
-    /// As `kill -9` does.
+    /// Kills it as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it still ran");
     }

@@ -2,7 +2,7 @@
 //!
 //! The protocols are those of `interop/rust/README.md`. `interop/rust/setup.sh` builds the peers;
 //! `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
-//! `ANABRANCH_INTEROP_DIALS` says how many dials in a row are made (default 20), and
+//! `ANABRANCH_INTEROP_DIALS` sets the number of dials in a row (default 20), and
 //! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
 
 use std::io::ErrorKind;
@@ -35,8 +35,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// libp2p-webrtc confirms no FIN: it is there when our transport has handed it over. The program closes the connection
-/// as soon as it has checked all that it read, and drops the echo that is under way at the end of a stall.
+/// libp2p-webrtc does not confirm FIN: it counts as delivered when our transport has delivered it.
+/// The program closes the connection when it has checked everything that it read, and drops the
+/// running echo at the end of a stall.
 const HABITS: Habits = Habits {
     finished: Finished::Delivered,
     stops: &[],
@@ -49,7 +50,7 @@ fn environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |number| number.parse().expect("a number"))
 }
 
-/// How often each test is repeated.
+/// The repetitions of each test.
 fn runs() -> usize {
     environment("ANABRANCH_INTEROP_RUNS", 1)
 }
@@ -58,12 +59,12 @@ fn dials() -> usize {
     environment("ANABRANCH_INTEROP_DIALS", 20)
 }
 
-/// How we end substreams toward a peer.
+/// The FIN_ACK settings for a peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     /// With the default settings.
     ByDefault,
-    /// As a peer needs it that neither reads FIN_ACK at once nor sends it.
+    /// For a peer that neither reads FIN_ACK at once nor sends it.
     WithoutFinAck,
 }
 
@@ -104,7 +105,7 @@ fn dialler(ends: Ends) -> Endpoint {
         .expect("defaults work")
 }
 
-/// These peers know version 1 only.
+/// These peers support version 1 only.
 async fn connect(endpoint: &Endpoint, address: &str) -> Connection {
     let address: Address = address.parse().expect("a webrtc-direct address");
     let connection = endpoint
@@ -115,8 +116,8 @@ async fn connect(endpoint: &Endpoint, address: &str) -> Connection {
     connection
 }
 
-/// Listens on loopback and serves every protocol. Connections begin with the default settings and change at once to
-/// those that libp2p-webrtc needs.
+/// Listens on loopback and serves every protocol. Connections begin with the default settings, and
+/// switch at once to those that libp2p-webrtc needs.
 async fn serve() -> Server {
     let mut serving = Serving::by_default(HABITS);
     serving.prepare = |connection| {
@@ -126,11 +127,12 @@ async fn serve() -> Server {
     Server::start(LOOPBACK, serving).await
 }
 
-/// What [`serve`] does to connections, in the words of the table.
+/// The text of the table for what [`serve`] does to connections.
 const PREPARED: &str =
     "`Connection::set_fin_ack(AfterOwnFin)`; `Connection::expect_fin_ack(false)`";
 
-/// One run of a foreign dialler: its options, what each of its lines has to hold, and how many lines there are.
+/// One run of a foreign dialler: its options, the required content of each line, and the number of
+/// lines.
 struct Run<'a> {
     case: &'a str,
     options: &'a str,
@@ -147,7 +149,7 @@ const fn run<'a>(case: &'a str, options: &'a str, shows: &'a [&'a str]) -> Run<'
     }
 }
 
-/// libp2p-webrtc runs each of these against us, and every one succeeds.
+/// libp2p-webrtc runs each of these against us, and each has to succeed.
 async fn libp2p_webrtc_dials(max_message: usize, all: &[Run<'_>]) {
     for _ in 0..runs() {
         let server = serve().await;
@@ -162,10 +164,10 @@ async fn libp2p_webrtc_dials(max_message: usize, all: &[Run<'_>]) {
     }
 }
 
-/// What libp2p-webrtc can read at once; the programs send no more either.
+/// The maximum message that libp2p-webrtc can read; the programs send no more either.
 const READABLE: usize = 8192;
 
-/// What a line of a transfer holds.
+/// The content of a line of a transfer.
 const MOVED: [&str; 2] = ["\"up_MBps\":", "\"down_MBps\":"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,7 +246,7 @@ async fn glued_frames_and_long_messages_of_libp2p_webrtc_are_taken() {
     libp2p_webrtc_dials(16_384, &all).await;
 }
 
-/// What works without any setting: a peer that has read all before it ends its own half.
+/// Works without any setting: a peer that has read everything before it ends its own half.
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_dials_us_and_echoes_without_half_close_by_default() {
     for _ in 0..runs() {
@@ -258,7 +260,7 @@ async fn libp2p_webrtc_dials_us_and_echoes_without_half_close_by_default() {
     }
 }
 
-/// Without any setting all arrives as well, and `finish` can not know it.
+/// Without any setting everything arrives as well, but `finish` can not confirm it.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_and_finish_times_out_by_default() {
     let mut listener = Peer::listen(WEBRTC, READABLE);
@@ -289,12 +291,13 @@ async fn we_dial_libp2p_webrtc_and_finish_times_out_by_default() {
         .passed("echo-100k, and `finish` fails with `TimedOut` after 10 s");
 }
 
-/// How often two foreign peers try to reach each other. About every fourth time libp2p-webrtc does not get
-/// litep2p authenticated, whose first Noise message can come before its dialler listens on channel 0.
+/// Attempts of two foreign peers to connect. About every fourth one fails in the Noise handshake,
+/// since the first message of litep2p can arrive before the dialler libp2p-webrtc listens on
+/// channel 0.
 const FOREIGN_DIALS: usize = 20;
 
-/// What libp2p-webrtc reports of a transfer that fails, once it is connected to a peer that is not ours. How many
-/// dials have failed before is part of the record.
+/// The report of libp2p-webrtc about a failed transfer to another foreign peer. The record includes
+/// the number of dials that failed before.
 async fn fail_to_transfer(
     max_message: usize,
     address: &str,
@@ -312,7 +315,7 @@ async fn fail_to_transfer(
     panic!("none of {FOREIGN_DIALS} dials connected");
 }
 
-/// Its limit: between two of its own the same long messages break.
+/// A limit of libp2p-webrtc: between two of its own peers the same long messages fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
     let mut listener = Peer::listen(WEBRTC, 16_384);
@@ -323,7 +326,8 @@ async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
     listener.kill().await;
 }
 
-/// Between these two: litep2p fills its messages, and libp2p-webrtc reads none above 8 192 bytes.
+/// Between these two: litep2p fills its messages, and libp2p-webrtc can read none above 8 192
+/// bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_can_not_download_from_litep2p() {
     let mut listener = Peer::listen(LITEP2P, READABLE);
@@ -335,7 +339,7 @@ async fn libp2p_webrtc_can_not_download_from_litep2p() {
     listener.kill().await;
 }
 
-/// Its limit, too, and the reason for the policy: it reads a FIN_ACK as a broken message.
+/// Another limit of it, and the reason for the policy: it parses FIN_ACK as a malformed message.
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_can_not_read_a_fin_ack_before_the_answer() {
     let server = Server::start(LOOPBACK, Serving::by_default(HABITS)).await;
@@ -351,7 +355,7 @@ async fn libp2p_webrtc_can_not_read_a_fin_ack_before_the_answer() {
         .passed("half-close-local fails at FIN_ACK: \"unknown enumeration value 3\"");
 }
 
-/// Dials a peer and runs `test`, which is of these cases, over the connection.
+/// Dials a peer and runs `test`, which covers these cases, over the connection.
 async fn we_dial(
     program: &str,
     ends: Ends,
@@ -377,14 +381,14 @@ async fn we_dial(
     }
 }
 
-/// It answers no FIN with FIN_ACK; all the bytes are there nevertheless.
+/// It does not answer FIN with FIN_ACK; all bytes arrive nevertheless.
 async fn we_dial_libp2p_webrtc(cases: &[&str], test: impl AsyncFn(&Opener)) {
     let given_up = ErrorKind::ConnectionReset;
     let (ends, finished) = (Ends::WithoutFinAck, Finished::Delivered);
     we_dial(WEBRTC, ends, finished, given_up, cases, test).await;
 }
 
-/// A substream that is dropped in litep2p closes its channel without a flag.
+/// A substream that litep2p drops closes its channel without a flag.
 async fn we_dial_litep2p(cases: &[&str], test: impl AsyncFn(&Opener)) {
     let given_up = ErrorKind::UnexpectedEof;
     let (ends, finished) = (Ends::ByDefault, Finished::Acked);
@@ -446,7 +450,7 @@ async fn we_dial_litep2p_and_echo() {
     .await;
 }
 
-/// Ten downloads at once stop for ever where libp2p-webrtc is the dialler.
+/// Ten downloads at once hang with libp2p-webrtc as the dialler.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_litep2p_and_move_bytes_both_ways() {
     let cases = ["bulk-1x4m", "bulk-3x1m", "bulk-10x512k"];
@@ -473,14 +477,15 @@ async fn we_dial_litep2p_half_close_and_reset() {
 async fn we_dial_litep2p_and_either_side_stops_reading_for_a_while() {
     let cases = ["stall-remote", "stall-local"];
     we_dial_litep2p(&cases, async |opener| {
-        // 512 KiB are 129 frames, of the 256 that it holds.
+        // 512 KiB are 129 frames; it holds 256.
         opener.write_to_a_stalled_reader(512 << 10).await;
         opener.stall(2 << 20).await;
     })
     .await;
 }
 
-/// litep2p resets a substream with 256 unread frames. It costs that one, and it shows as a reset.
+/// litep2p resets a substream with 256 unread frames. Only that one is affected, and reports a
+/// reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_in_litep2p_that_stalls_for_too_long_costs_its_substream_only() {
     let cases = ["stall-remote above 256 frames resets that substream"];

@@ -1,4 +1,4 @@
-//! What we do on a connection that we dialled.
+//! The cases on a connection that this side dialled.
 
 use std::future::Future;
 use std::io;
@@ -11,17 +11,17 @@ use tokio::time::{sleep, timeout};
 
 use crate::responders::{HALF_CLOSE_BYTES, STALLED, pattern};
 
-/// For each case.
+/// Time limit of each case.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// For how long a reader stops.
+/// How long a reader stalls.
 const STALL: Duration = Duration::from_millis(500);
 
-/// A connection to a peer, and how that peer lets a write half end.
+/// A connection to a peer, and how write halves to that peer end.
 pub(crate) struct Opener {
     pub(crate) connection: Connection,
     pub(crate) finished: Finished,
-    /// As what a substream shows that the peer gives up.
+    /// How a substream reports that the peer has given up.
     pub(crate) given_up: io::ErrorKind,
 }
 
@@ -37,7 +37,8 @@ impl Opener {
         let writing = async {
             write.write_all(content).await.expect("a write");
             let outcome = write.finish().await;
-            // Who answers without being asked may have stopped reading before there is anything to read.
+            // A peer that answers without a request may have stopped reading before there is
+            // anything to read.
             let was_stopped = matches!(outcome, Err(FinishError::Stopped(_)));
             assert!(
                 outcome == Ok(self.finished) || (content.is_empty() && was_stopped),
@@ -64,7 +65,7 @@ impl Opener {
         }
     }
 
-    /// Finishes writing, and only then gets anything.
+    /// Finishes writing before it receives anything.
     pub(crate) async fn half_close(&self) {
         let mut substream = self.open("/half-close/1.0.0").await;
         let case = async {
@@ -112,7 +113,7 @@ impl Opener {
         substream
     }
 
-    /// The peer does not read for a while; all arrives in the end.
+    /// The peer does not read for a while; everything arrives in the end.
     pub(crate) async fn write_to_a_stalled_reader(&self, up: usize) {
         let mut substream = self.open_stalled(up, STALL).await;
         let case = async {
@@ -128,13 +129,13 @@ impl Opener {
 
     /// The peer does not read, and gives up.
     pub(crate) async fn write_until_reset(&self, up: usize) {
-        // So long that it gives up before it reads on, however slow the machine.
+        // So long that it gives up before it continues to read, however slow the machine is.
         let mut substream = self.open_stalled(up, LIMIT).await;
         let content = pattern(up);
         let written = within("a write of too much", substream.write_all(&content)).await;
         let error = match written {
             Err(error) => error,
-            // Then it is what comes in place of the count.
+            // Then the error comes in place of the count.
             Ok(()) => within("the reset", substream.read_u64())
                 .await
                 .expect_err("it is reset"),
@@ -142,7 +143,8 @@ impl Opener {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
 
-    /// We do not read for a while. Other substreams go on meanwhile, and all arrives in the end.
+    /// This side does not read for a while. Other substreams continue meanwhile, and everything
+    /// arrives in the end.
     pub(crate) async fn stall(&self, down: usize) {
         let mut substream = self.open("/bench/1.0.0").await;
         let case = async {

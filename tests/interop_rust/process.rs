@@ -1,4 +1,4 @@
-//! A foreign program that speaks in lines of JSON.
+//! A foreign program with lines of JSON on its standard streams.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,16 +11,17 @@ use tokio::time::timeout;
 pub(crate) const WEBRTC: &str = "webrtc-peer";
 pub(crate) const LITEP2P: &str = "litep2p-peer";
 
-/// For a whole dialler: 200 dials of 0.2 s each, with time to spare.
+/// Time limit of a whole dialler: 200 dials of 0.2 s each, with time to spare.
 const DEADLINE: Duration = Duration::from_secs(240);
 
-/// For one operation of a dialler.
+/// Time limit of one operation of a dialler.
 const LIMIT: &str = "20";
 
-/// `interop/rust/setup.sh` builds into the directory that `CARGO_TARGET_DIR` names, if it names one.
+/// `interop/rust/setup.sh` builds into the directory that `CARGO_TARGET_DIR` names, if it names
+/// one.
 fn executable(program: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/rust");
-    // A relative one is relative to where cargo runs, which for that script is its own directory.
+    // A relative path is relative to where cargo runs, which for that script is its own directory.
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let path = workspace.join(target).join("release").join(program);
     assert!(
@@ -50,7 +51,7 @@ impl Peer {
         Self(child.expect("the program starts"))
     }
 
-    /// The address in its one line.
+    /// The address in its only line.
     pub(crate) async fn address(&mut self) -> String {
         let stdout = self.0.stdout.take().expect("asked for once");
         let mut line = String::new();
@@ -67,14 +68,15 @@ impl Peer {
     }
 }
 
-/// What a foreign dialler printed, and how it ended.
+/// The output and the exit status of a foreign dialler.
 pub(crate) struct Report {
     lines: String,
     success: bool,
 }
 
 impl Report {
-    /// Demands that there are so many lines, that each of them shows all of this, and none an error.
+    /// Asserts that there are this many lines, each with all of these parts, and none with an
+    /// error.
     pub(crate) fn succeed(&self, lines: usize, shows: &[&str]) {
         let all: Vec<_> = self.lines.lines().collect();
         let errors: Vec<_> = all
@@ -90,7 +92,7 @@ impl Report {
         }
     }
 
-    /// The lines of one that must not succeed.
+    /// The lines of a dialler that is expected to fail.
     pub(crate) fn fail(self) -> String {
         assert!(!self.success, "{}", self.lines);
         self.lines

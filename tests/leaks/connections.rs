@@ -14,10 +14,10 @@ use super::{ALONE, LIMIT, assert_flat, live, many, tasks, until};
 
 const PROTOCOL: &str = "/leak/1";
 
-/// Connections that begin at once.
+/// Concurrent connections.
 const AT_ONCE: usize = 10;
 
-/// How a connection, or an attempt at one, ends.
+/// How a connection, or an attempt, ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     DiallerCloses,
@@ -27,21 +27,21 @@ enum End {
     DiallerDrops,
     ListenerDrops,
     BothDrop,
-    /// Substreams that wait to be accepted, or for bytes, on either side.
+    /// With substreams that wait to be accepted, or for bytes, on either side.
     DroppedWithSubstreams,
-    /// A substream that is written to faster than it is read.
+    /// With a substream that is written faster than it is read.
     ClosedWithQueuedData,
-    /// The dialler's host is gone, in the middle of it.
+    /// The dialler's host disappears during the connection.
     DiallerDies,
-    /// The same with the handshake under way.
+    /// The same during the handshake.
     DiallerDiesInHandshake,
-    /// The dial is dropped after so many milliseconds. A handshake takes 120 of them.
+    /// The dial is dropped after this many milliseconds. A handshake takes 120.
     DialDropped(u64),
-    /// The listener's `accept` is dropped after so many.
+    /// The listener's `accept` is dropped after this many.
     AcceptDropped(u64),
     Refused,
     Ignored,
-    /// Whom nobody answers.
+    /// A dial without an answer.
     DialledInVain,
     /// The dialling endpoint is closed, or its last handle dropped.
     EndpointCloses,
@@ -78,7 +78,7 @@ struct World {
     server: Endpoint,
     address: Address,
     engine: EngineFactory,
-    /// One for every connection of a batch, so that one of them can fall silent alone.
+    /// A host for every connection of a batch, so that one of them can fall silent alone.
     hosts: Vec<Host>,
     incoming: mpsc::UnboundedReceiver<anabranch::Incoming>,
 }
@@ -86,7 +86,7 @@ struct World {
 fn settings(engine: EngineFactory) -> EndpointConfig {
     let mut settings = EndpointConfig::default();
     settings.engine = engine;
-    // A thousand connections of one host: what is limited otherwise.
+    // Raises the limits for a thousand connections from one host.
     settings.first_contacts = RateLimit::new(Duration::from_millis(1), 100_000);
     settings
 }
@@ -133,7 +133,7 @@ impl World {
             .unwrap()
     }
 
-    /// `AT_ONCE` connections that end in the same way.
+    /// Runs `AT_ONCE` connections that end in the same way.
     async fn batch(&mut self, end: End) {
         let mut dialling = JoinSet::new();
         for host in &self.hosts {
@@ -169,7 +169,7 @@ impl World {
             }
         };
         timeout(LIMIT, ended).await.expect("an end");
-        // First contacts that are in the queue still, as their dialler has given up.
+        // First contacts that are still queued after their dialler has given up.
         while let Ok(contact) = self.incoming.try_recv() {
             contact.ignore();
         }
@@ -185,7 +185,7 @@ impl World {
         .await;
     }
 
-    /// Every way, until there were `count`.
+    /// Runs every way, until there were `count`.
     async fn run(&mut self, count: usize) {
         let mut left = count.div_ceil(AT_ONCE);
         for end in ends().into_iter().cycle() {
@@ -215,7 +215,8 @@ async fn dial(end: End, client: &Endpoint, address: &Address, network: &Network,
             return;
         }
         End::AcceptDropped(_) => {
-            // A listener that drops its `accept` says nothing: a check may be a first contact again.
+            // A listener that drops its `accept` sends nothing, so a check may be a first contact
+            // again.
             let _ = timeout(Duration::from_secs(3), connecting).await;
             return;
         }
@@ -295,7 +296,7 @@ async fn accept(end: End, incoming: anabranch::Incoming) {
             connection.close().await;
         }
         End::ListenerDrops | End::BothDrop => {
-            // Either is gone when the other looks.
+            // Either side may be gone when the other is polled.
             serve_one(&connection).await;
             return;
         }
@@ -303,12 +304,12 @@ async fn accept(end: End, incoming: anabranch::Incoming) {
             serve_one(&connection).await;
             connection.close().await;
         }
-        // Nobody reads what waits.
+        // Nothing reads the queued data.
         End::DroppedWithSubstreams | End::ClosedWithQueuedData => {
             let waiting = connection.accept().await;
             connection.closed().await;
             drop(waiting);
-            // What came before the end can still be accepted.
+            // Substreams from before the end can still be accepted.
             while let Ok(Some(late)) = connection.accept().await {
                 drop(late);
             }
@@ -324,7 +325,7 @@ async fn accept(end: End, incoming: anabranch::Incoming) {
     );
 }
 
-/// Takes one substream and what comes on it first.
+/// Accepts one substream and reads its first bytes.
 async fn serve_one(connection: &Connection) {
     if let Ok(Ok(Some(mut substream))) = timeout(Duration::from_secs(1), connection.accept()).await
     {
@@ -335,14 +336,14 @@ async fn serve_one(connection: &Connection) {
 async fn connections(engine: EngineFactory, count: usize) {
     let _alone = ALONE.lock().await;
     let mut world = World::new(engine).await;
-    // Each way once, which lets maps and buffers find their size.
+    // Each way once, so that maps and buffers reach their size.
     world.run(ends().len() * AT_ONCE / 2).await;
     let had = tasks();
     world.run(count / 2).await;
     let first = live();
     world.run(count / 2).await;
     assert_eq!(tasks(), had, "tasks are left");
-    // An entry, a waker or a task for each connection is more.
+    // An entry, a waker or a task for each connection would be more.
     let slack = 64 * isize::try_from(count / 2).unwrap();
     assert_flat(&format!("{engine}"), first, live(), slack);
     let World {

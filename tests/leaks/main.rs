@@ -1,7 +1,6 @@
-//! What is left of many substreams and many connections that ended in every way: no entry, no task, no
-//! memory.
+//! Many substreams and connections that end in every way leave no entry, no task and no memory.
 //!
-//! `ANABRANCH_LEAKS=5` does five times as many.
+//! `ANABRANCH_LEAKS=5` runs five times as many.
 
 #[path = "../allocator/mod.rs"]
 mod allocator;
@@ -17,7 +16,7 @@ use allocator::Watched;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-/// Bytes that are allocated and not freed, of all threads.
+/// Live bytes of all threads.
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 
 fn record(bytes: usize) {
@@ -37,7 +36,7 @@ static ALLOCATOR: Watched = Watched {
 /// Longer than every timeout of a default configuration.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Held for a whole test: those of other threads would be counted with it.
+/// Held for a whole test, since allocations of other threads count too.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn live() -> isize {
@@ -50,15 +49,15 @@ fn tasks() -> usize {
         .num_alive_tasks()
 }
 
-/// `count`, as often as `ANABRANCH_LEAKS` says.
+/// `count` multiplied by `ANABRANCH_LEAKS`.
 fn many(count: usize) -> usize {
     let times =
         std::env::var("ANABRANCH_LEAKS").map_or(1, |times| times.parse().expect("a number"));
     count * times
 }
 
-/// Asserts that memory is as it was, but for what maps and buffers may be larger by though nothing is in them, and says
-/// what it is.
+/// Prints the growth of memory, and asserts that it is at most the growth of empty maps and
+/// buffers.
 fn assert_flat(what: &str, first: isize, second: isize, slack: isize) {
     println!("{what}: {first} bytes live after the first half, {second} after both");
     assert!(
@@ -67,7 +66,7 @@ fn assert_flat(what: &str, first: isize, second: isize, slack: isize) {
     );
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let waiting = async {
         while !done() {

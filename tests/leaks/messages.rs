@@ -1,5 +1,4 @@
-//! 100 000 messages on connections and substreams that live on: what was read is kept by nobody.
-//! Row FR-11.
+//! 100 000 messages on long-lived connections and substreams leave no memory behind. Row FR-11.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use tokio::time::sleep;
 
 use super::{ALONE, LIMIT, assert_flat, live, many, tasks};
 
-/// Messages that are under way at once.
+/// Messages in transit at once.
 const BURST: usize = 100;
 
-/// Lengths of messages: some that are copied together, one that stays where it lies, one of several
+/// Lengths of messages: some that are copied together, one that is not copied, one of several
 /// frames.
 const LENGTHS: [usize; 4] = [1, 300, 5_000, 20_000];
 
@@ -64,7 +63,7 @@ async fn read(there: &mut Substream, mut rest: usize, way: usize) {
     }
 }
 
-/// A payload on a substream of its own.
+/// Sends a payload on a substream of its own.
 async fn payload(a: &Connection, b: &Connection) {
     let (here, there) = tokio::join!(a.open(""), b.accept());
     let here = here.expect("a substream");
@@ -81,7 +80,7 @@ async fn payload(a: &Connection, b: &Connection) {
     assert!(received.expect("all of it") == content);
 }
 
-/// Two halves of `count`, after a start that lets buffers find their size.
+/// Two halves of `count`, after a warm-up that lets buffers reach their size.
 async fn run(what: &str, a: &Connection, b: &Connection, count: usize, slack: isize) {
     let (mut here, mut there) = {
         let (here, there) = tokio::join!(a.open(""), b.accept());
@@ -98,14 +97,14 @@ async fn run(what: &str, a: &Connection, b: &Connection, count: usize, slack: is
             exchange(&mut there, &mut here, count / 40).await;
             payload(a, b).await;
         }
-        // What SCTP resends, and closes of the substreams of payloads, are over.
+        // After retransmissions of SCTP, and the closes of payload substreams.
         sleep(Duration::from_secs(5)).await;
         if round == 1 {
             first = live();
         }
     }
     assert_flat(what, first, live(), slack);
-    // Half of them at least came to this side, of 6 325 bytes on average.
+    // At least half of them arrived at this side, of 6 325 bytes on average.
     let received = b.stats().payload_received - before;
     assert!(received >= count as u64 / 2 * 6325, "{what}: {received}");
     assert_eq!((a.stats().unread, b.stats().unread), (0, 0));

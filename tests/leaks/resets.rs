@@ -1,5 +1,5 @@
-//! What 1 000 requests leave that are answered with 48 KiB and reset by the peer: nothing, also while the answers
-//! are not acknowledged, or not read.
+//! 1 000 requests that are answered with 48 KiB and reset by the peer leave nothing behind, also
+//! while the answers are not acknowledged, or not read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::{ALONE, LIMIT, live, many, tasks, until};
 
 const REQUESTS: usize = 1000;
 
-/// Every answer. A thousand of them are 48 MB.
+/// Length of an answer. A thousand of them are 48 MB.
 const ANSWER: usize = 48 * 1024;
 
-/// What may be live above the start while they run: buffers, a congestion window and the last answer.
+/// Allowed growth of live bytes while they run: buffers, a congestion window and the last answer.
 const GROWTH: isize = 1_000_000;
 
 fn config() -> Config {
@@ -29,7 +29,7 @@ fn config() -> Config {
     config
 }
 
-/// Answers every request; the peer ends it.
+/// Answers every request, which the peer resets.
 async fn serve(connection: Connection, answered: Arc<AtomicUsize>) {
     let mut serving = JoinSet::new();
     while let Ok(Some(substream)) = connection.accept().await {
@@ -46,7 +46,7 @@ async fn answer(mut substream: Substream, answered: Arc<AtomicUsize>) {
     }
 }
 
-/// Sends requests and resets each after 300 ms; returns the most that was live above the start.
+/// Sends requests and resets each after 300 ms; returns the peak growth of live bytes.
 async fn request_and_reset(a: &Connection, count: usize) -> isize {
     let start = live();
     let mut most = 0;
@@ -67,11 +67,11 @@ async fn request_and_reset(a: &Connection, count: usize) -> isize {
     most
 }
 
-/// Which of the answers reach the peer.
+/// Which answers reach the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
     All,
-    /// One full packet each 10 s, so that the connection is not ended for want of progress.
+    /// One full packet every 10 s, so that the connection does not end without progress.
     Few,
 }
 
@@ -98,7 +98,7 @@ async fn over_webrtc(answers: Answers) {
     let (a, b) = (a.unwrap(), b.unwrap());
     let answered = Arc::new(AtomicUsize::new(0));
     let serving = tokio::spawn(serve(b.clone(), Arc::clone(&answered)));
-    // Buffers and maps find their size.
+    // Buffers and maps reach their size.
     request_and_reset(&a, 20).await;
     let source = address.socket_addr();
     let mut passed = Instant::now();
@@ -154,10 +154,10 @@ mod websocket {
 
     use super::*;
 
-    /// The client's end of a pipe, which it reads slower than the answers come.
+    /// The client's end of a pipe, which it reads more slowly than the answers arrive.
     struct Slow {
         io: DuplexStream,
-        /// Bytes that one read takes at most, and how long it then waits.
+        /// Maximum length of a read, and the pause after it.
         step: usize,
         pause: Duration,
         rest: Pin<Box<Sleep>>,
@@ -243,7 +243,7 @@ mod websocket {
         over_a_websocket(16 * 1024, Duration::ZERO).await;
     }
 
-    /// 10 KiB a second, where the answers are 18.
+    /// 10 KiB a second, while the answers are 18 KiB a second.
     #[tokio::test(start_paused = true)]
     async fn of_1_000_answers_that_are_reset_before_they_are_read_a_batch_is_left() {
         over_a_websocket(1024, Duration::from_millis(100)).await;

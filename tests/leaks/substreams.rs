@@ -18,7 +18,7 @@ use super::{ALONE, LIMIT, assert_flat, live, many, tasks, until};
 
 const PROTOCOL: &str = "/leak/1";
 
-/// Substreams that are open at once.
+/// Concurrent substreams.
 const AT_ONCE: usize = 64;
 
 /// How one side ends its part of a substream.
@@ -26,28 +26,28 @@ const AT_ONCE: usize = 64;
 enum End {
     /// Writes, finishes, and reads to the end.
     Finish,
-    /// Writes and forgets it.
+    /// Writes and drops it.
     Drop,
-    /// Without ever having used it.
+    /// Drops it unused.
     DropUnused,
     Reset,
-    /// Wants no more, and finishes.
+    /// Stops reading, and finishes.
     Stop,
-    /// Wants no more, and forgets it.
+    /// Stops reading, and drops it.
     StopAndDrop,
-    /// Drops what it reads with, and finishes.
+    /// Drops the read half, and finishes.
     DropReadHalf,
-    /// Drops what it writes with, and reads to the end.
+    /// Drops the write half, and reads to the end.
     DropWriteHalf,
-    /// Drops the one half after the other, with a pause.
+    /// Drops one half after the other, with a pause.
     DropBothHalves,
-    /// Writes until nothing is taken any more, and drops it.
+    /// Writes until it blocks, and drops it.
     Backpressured,
     /// The same, then resets it.
     BackpressuredReset,
-    /// The same, in a write that is still waiting.
+    /// The same, during a pending write.
     BackpressuredHalf,
-    /// A future of `finish` that is dropped.
+    /// Drops the future of `finish`.
     CancelledFinish,
     /// Reads nothing for a while, then drops it.
     StallAndDrop,
@@ -79,13 +79,13 @@ fn config(negotiation: Negotiation) -> Config {
     config.max_receive_window = 16_384;
     config.send_buffer = 4096;
     config.open_timeout = Duration::from_secs(5);
-    // What the two sides do here looks like an attack, and is not what this is about.
+    // Disables limits, since the traffic of this test looks like an attack.
     config.max_unused_substreams = u32::MAX;
     config.max_inbound_substreams = 4 * AT_ONCE;
     config
 }
 
-/// Ends one side. Errors are what the other side has done.
+/// Ends one side. Errors are caused by the other side.
 async fn end(mut substream: Substream, how: End) {
     let words = [7; 300];
     let pause = Duration::from_millis(20);
@@ -147,7 +147,7 @@ async fn end(mut substream: Substream, how: End) {
     }
 }
 
-/// Writes until that does not go on.
+/// Writes until it blocks.
 async fn block(substream: &mut Substream) {
     let _ = timeout(
         Duration::from_millis(20),
@@ -156,7 +156,8 @@ async fn block(substream: &mut Substream) {
     .await;
 }
 
-/// Opens `count` substreams from `a` to `b` that end in every combination of ways, `AT_ONCE` at a time.
+/// Opens `count` substreams from `a` to `b` that end in every combination of ways, `AT_ONCE` at a
+/// time.
 async fn run(a: &Connection, b: &Connection, count: usize) {
     let accepting = {
         let b = b.clone();
@@ -184,7 +185,7 @@ async fn run(a: &Connection, b: &Connection, count: usize) {
         let how = ENDS[index % ENDS.len()];
         there.spawn(async move {
             if index % 10 == 9 {
-                // In the middle of being opened: at once, or with the negotiation under way.
+                // During the open: at once, or during the negotiation.
                 let limit = Duration::from_millis((index % 30) as u64 / 10);
                 if let Ok(Ok(substream)) = timeout(limit, a.open(PROTOCOL)).await {
                     end(substream, how).await;
@@ -205,14 +206,14 @@ async fn run(a: &Connection, b: &Connection, count: usize) {
         a.stats().substreams + b.stats().substreams == 0
     })
     .await;
-    // What is resent and reset below is over too.
+    // After retransmissions and stream resets of SCTP.
     sleep(Duration::from_secs(5)).await;
     for side in [a, b] {
         assert_eq!((side.stats().unread, side.close_reason()), (0, None));
     }
 }
 
-/// Two halves of `count`, after a start that lets maps and buffers find their size.
+/// Two halves of `count`, after a warm-up that lets maps and buffers reach their size.
 async fn run_halves(what: &str, a: &Connection, b: &Connection, count: usize, slack: isize) {
     run(a, b, count / 10).await;
     run(a, b, count / 2).await;
@@ -249,7 +250,8 @@ async fn memory_carrier(what: &str, negotiation: Negotiation, count: usize) {
         drivers,
         faults,
     } = over_memory(negotiation);
-    // A map grows once, by 78 KB, in the one half or the other; three times as many leave nothing at all.
+    // A map grows once, by 78 KB, in either half; three times as many substreams leave nothing at
+    // all.
     run_halves(what, &a, &b, count, 96 * 1024).await;
     assert_eq!((faults.open_channels(), faults.in_flight()), (0, 0));
     a.close().await;
@@ -292,7 +294,7 @@ async fn simulated(engine: EngineFactory, count: usize) {
     };
     let a = client.connect(&server.addresses()[0]).await.unwrap();
     let b = accepting.await.unwrap();
-    // An empty map of str0m differs by 140 KB from one time to another, after 2 000 substreams as after 50 000.
+    // An empty map of str0m varies by 140 KB between runs, after 2 000 substreams as after 50 000.
     let slack = match engine.name() {
         "str0m" => 256 * 1024,
         _ => 64 * 1024,

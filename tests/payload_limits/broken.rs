@@ -1,4 +1,4 @@
-//! Payloads that are cut, too long, or not what their hash says.
+//! Payloads that are truncated, too long, or do not match their hash.
 
 use std::io::{Cursor, ErrorKind};
 
@@ -9,9 +9,9 @@ use anabranch_testkit::memory::MemoryConfig;
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{Pair, config, pattern, scripted, settle, within};
-use crate::payloads::{drained, header, peer_is_told, peer_sends, received, sender};
+use crate::payloads::{drained, header, peer_gets_reset, peer_sends, received, sender};
 
-/// Row F-8: an early FIN is no end.
+/// Row F-8: an early FIN is not the end of the payload.
 #[tokio::test(start_paused = true)]
 async fn f8_a_payload_that_ends_early_is_truncated_after_what_came() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -33,11 +33,11 @@ async fn f8_a_payload_that_ends_early_is_truncated_after_what_came() {
         "{error:?}"
     );
     s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
-    peer_is_told(&mut s, channel, code::TRUNCATED).await;
+    peer_gets_reset(&mut s, channel, code::TRUNCATED).await;
     s.finish().await;
 }
 
-/// Row FR-10: when the carrier dies, what was received comes first, and then the cause.
+/// Row FR-10: when the carrier fails, received data comes first, then the cause.
 #[tokio::test(start_paused = true)]
 async fn fr10_a_connection_that_dies_truncates_after_what_came() {
     for fields in [&[(1, 20_000)][..], &[]] {
@@ -64,7 +64,7 @@ async fn fr10_a_connection_that_dies_truncates_after_what_came() {
     }
 }
 
-/// Rows F-9 and FR-5: exact, without slack; by one byte and by many.
+/// Rows F-9 and FR-5: lengths are exact; off by one byte and by many.
 #[tokio::test(start_paused = true)]
 async fn f9_a_payload_that_is_longer_than_it_said_overflows() {
     for (more, hash) in [(1, false), (9000, false), (1, true), (9000, true)] {
@@ -79,15 +79,15 @@ async fn f9_a_payload_that_is_longer_than_it_said_overflows() {
             panic!("{error:?}");
         };
         assert!(got > 100 && got <= 100 + more as u64, "{got}");
-        peer_is_told(&mut s, channel, code::OVERFLOW).await;
+        peer_gets_reset(&mut s, channel, code::OVERFLOW).await;
         assert_eq!(s.us.stats().unread, 0);
         s.finish().await;
     }
 }
 
-/// A hash that is wrong is an error behind the bytes; so is one that is missing.
+/// A wrong or missing hash is an error after the bytes.
 #[tokio::test(start_paused = true)]
-async fn a_wrong_hash_is_an_error_behind_the_bytes() {
+async fn a_wrong_hash_is_an_error_after_the_bytes() {
     for fields in [&[(1, 5000), (3, 1)][..], &[(3, 1)]] {
         for trailer in [32, 31, 0] {
             let known = fields.len() == 2;
@@ -113,7 +113,7 @@ async fn a_wrong_hash_is_an_error_behind_the_bytes() {
                 other => panic!("{other:?}"),
             }
             s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
-            peer_is_told(&mut s, channel, code::HASH_MISMATCH).await;
+            peer_gets_reset(&mut s, channel, code::HASH_MISMATCH).await;
             s.finish().await;
         }
     }
@@ -129,7 +129,7 @@ async fn a_wrong_hash_is_an_error_behind_the_bytes() {
         "{error:?}"
     );
     s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
-    peer_is_told(&mut s, channel, code::HASH_MISMATCH).await;
+    peer_gets_reset(&mut s, channel, code::HASH_MISMATCH).await;
     s.finish().await;
 }
 
@@ -156,7 +156,7 @@ async fn a_source_that_fails_or_ends_early_is_an_error_on_both_sides() {
         ),
         "{error:?}"
     );
-    // A longer one is read as far as it was announced.
+    // A longer payload is read up to the announced length.
     let (here, there) = pair.substream().await;
     let sending = sender(here).send_reader(Cursor::new(pattern(2000)), Some(1000));
     let (sent, all) = tokio::join!(sending, async {
@@ -183,7 +183,7 @@ async fn a_source_that_fails_or_ends_early_is_an_error_on_both_sides() {
     pair.finish().await;
 }
 
-/// Row F-7: a FIN that the close of the connection sends is not the end of the source.
+/// Row F-7: a FIN from the close of the connection is not the end of the payload.
 #[tokio::test(start_paused = true)]
 async fn f7_a_close_amid_a_payload_of_unknown_length_is_no_end() {
     for hashed in [false, true] {
@@ -221,9 +221,9 @@ async fn f7_a_close_amid_a_payload_of_unknown_length_is_no_end() {
     }
 }
 
-/// What is written to its end is delivered when the connection closes.
+/// A completely written payload is delivered when the connection closes.
 #[tokio::test(start_paused = true)]
-async fn a_close_behind_the_last_byte_of_a_payload_delivers_it() {
+async fn a_close_after_the_last_byte_of_a_payload_delivers_it() {
     let pair = Pair::new();
     let (here, there) = pair.substream().await;
     let sending = tokio::spawn(sender(here).send_reader(Cursor::new(pattern(5000)), None));
@@ -231,7 +231,7 @@ async fn a_close_behind_the_last_byte_of_a_payload_delivers_it() {
     let (_, received) = tokio::join!(pair.a.close(), received(there));
     let (all, error) = received;
     assert!(all == pattern(5000) && error.is_none(), "{error:?}");
-    // The close has cut off its confirmation.
+    // The close has prevented its confirmation.
     let sent = within("its end", sending).await.unwrap();
     assert!(matches!(sent, Err(SendError::Unconfirmed(_))), "{sent:?}");
     pair.finish().await;

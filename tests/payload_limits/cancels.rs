@@ -1,4 +1,4 @@
-//! Payloads that one side ends, and what comes too late.
+//! Payloads that one side cancels, and cancels that come too late.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::common::{Pair, config, pattern, scripted, within};
 use crate::payloads::{drained, header, peer_sends, sender};
 
-/// Either side may end one payload, with its own code, while the other waits and while it does not.
+/// Either side can cancel a payload, with a code, while the other waits and while it does not.
 #[tokio::test(start_paused = true)]
 async fn a_payload_is_cancelled_from_either_side_with_a_code() {
     let pair = Pair::new();
@@ -56,7 +56,7 @@ async fn a_payload_is_cancelled_from_either_side_with_a_code() {
         "{error:?}"
     );
     drop(silent);
-    // The receiver does not want what the header describes.
+    // The receiver refuses the payload by its header.
     let (here, there) = pair.substream().await;
     let sending = tokio::spawn(send_bytes(here, big.clone()));
     receive(there).await.unwrap().cancel(80);
@@ -89,7 +89,7 @@ async fn a_payload_is_cancelled_from_either_side_with_a_code() {
     pair.finish().await;
 }
 
-/// A receiver that goes while the source is silent is noticed at once.
+/// A receiver that stops while the source is silent is detected at once.
 #[tokio::test(start_paused = true)]
 async fn a_sender_whose_source_is_silent_notices_a_cancel() {
     let pair = Pair::new();
@@ -108,7 +108,7 @@ async fn a_sender_whose_source_is_silent_notices_a_cancel() {
     pair.finish().await;
 }
 
-/// A cancel that comes too late does nothing.
+/// A cancel that comes too late has no effect.
 #[tokio::test(start_paused = true)]
 async fn a_complete_payload_can_not_be_cancelled() {
     let pair = Pair::new();
@@ -129,7 +129,7 @@ async fn a_complete_payload_can_not_be_cancelled() {
     ours.cancel(3);
 }
 
-/// Row FR-6: what still comes for a payload that has ended makes nothing new.
+/// Row FR-6: late data for an ended payload creates no state.
 #[tokio::test(start_paused = true)]
 async fn fr6_late_data_of_a_payload_that_has_ended_is_dropped() {
     let mut s = scripted(config(), MemoryConfig::default());

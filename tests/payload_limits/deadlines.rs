@@ -1,4 +1,4 @@
-//! Peers that fall silent, or drip.
+//! Peers that fall silent, or send very slowly.
 
 use std::io::{self, Cursor, SeekFrom};
 use std::pin::Pin;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::common::{Pair, config, pattern, scripted, within};
 use crate::payloads::{
-    drained, header, payload_config, peer_is_told, peer_sends, receiver, sender,
+    drained, header, payload_config, peer_gets_reset, peer_sends, receiver, sender,
 };
 
-/// Row F-11: who is slow with the header delays nobody, and has a place only as long as a deadline.
+/// Row F-11: a slow header delays no other payload, and holds a slot only until its deadline.
 #[tokio::test(start_paused = true)]
 async fn f11_a_header_that_does_not_come_delays_no_other() {
     let pair = Pair::new();
@@ -56,7 +56,8 @@ async fn f11_a_header_that_does_not_come_delays_no_other() {
     pair.finish().await;
 }
 
-/// Rows F-6 and FR-3: a sender that falls silent, to the millisecond; what came before is handed over.
+/// Rows F-6 and FR-3: a sender that falls silent, to the millisecond; data received before is
+/// delivered.
 #[tokio::test(start_paused = true)]
 async fn f6_a_payload_expires_60_s_after_its_last_byte() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -65,23 +66,27 @@ async fn f6_a_payload_expires_60_s_after_its_last_byte() {
     let (substream, channel) = peer_sends(&mut s, &bytes).await;
     let receiver = Receiver::default();
     let payload = receiver.receive(substream).await.unwrap();
-    // That the application takes its time is not the sender's fault.
+    // A slow application does not count against the sender.
     sleep(Duration::from_secs(200)).await;
     let began = Instant::now();
     let (all, error) = drained(payload).await;
     assert_eq!(began.elapsed().as_secs(), 60);
     assert!(all == pattern(10_000));
-    assert!(
-        matches!(error, Some(PayloadError::Expired { limit: TimeLimit::Idle, received: 10_000, after })
-            if after == Duration::from_secs(60)),
-        "{error:?}"
-    );
-    peer_is_told(&mut s, channel, code::EXPIRED).await;
+    let Some(PayloadError::Expired {
+        limit: TimeLimit::Idle,
+        received: 10_000,
+        after,
+    }) = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(after, Duration::from_secs(60));
+    peer_gets_reset(&mut s, channel, code::EXPIRED).await;
     assert_eq!(receiver.open(), 0);
     s.finish().await;
 }
 
-/// Row F-6: a byte now and then does not keep a payload alive for ever.
+/// Row F-6: a byte from time to time does not keep a payload alive for ever.
 #[tokio::test(start_paused = true)]
 async fn f6_a_payload_that_drips_expires_as_a_whole() {
     let pair = Pair::new();
@@ -119,7 +124,7 @@ async fn f6_a_payload_that_drips_expires_as_a_whole() {
     pair.finish().await;
 }
 
-/// Row FR-3: places of senders that have fallen silent are free again.
+/// Row FR-3: slots of silent senders are released.
 #[tokio::test(start_paused = true)]
 async fn fr3_abandoned_payloads_give_their_places_back() {
     let pair = Pair::new();
@@ -146,7 +151,7 @@ async fn fr3_abandoned_payloads_give_their_places_back() {
     pair.finish().await;
 }
 
-/// A sender gives up too, when the receiver takes nothing for as long.
+/// A sender expires too, when the receiver accepts nothing for as long.
 #[tokio::test(start_paused = true)]
 async fn f6_a_sender_expires_when_nothing_moves() {
     let pair = Pair::new();
@@ -159,21 +164,21 @@ async fn f6_a_sender_expires_when_nothing_moves() {
     );
     assert_eq!(began.elapsed().as_secs(), 60);
     drop(there);
-    // A receiver that reads, and confirms nothing.
+    // A receiver that reads, and does not confirm.
     let (here, mut there) = pair.substream().await;
     let sending = tokio::spawn(send_bytes(here, pattern(10).into()));
     let mut all = Vec::new();
     there.read_to_end(&mut all).await.unwrap();
     let sent = within("the deadline", sending).await.unwrap();
     assert!(matches!(sent, Err(SendError::Expired { .. })), "{sent:?}");
-    // One that ends without a word.
+    // A receiver that ends without a receipt.
     let (here, mut there) = pair.substream().await;
     let sending = tokio::spawn(send_bytes(here, pattern(10).into()));
     there.read_to_end(&mut all).await.unwrap();
     there.finish().await.unwrap();
     let sent = within("the end", sending).await.unwrap();
     assert!(matches!(sent, Err(SendError::Unconfirmed(_))), "{sent:?}");
-    // And one that confirms something else.
+    // A receiver that confirms a wrong length.
     let (here, mut there) = pair.substream().await;
     let sending = tokio::spawn(send_bytes(here, pattern(10).into()));
     there.read_to_end(&mut all).await.unwrap();
@@ -193,7 +198,7 @@ async fn f6_a_sender_expires_when_nothing_moves() {
     pair.finish().await;
 }
 
-/// Reads of what is here, or was sent before, take this long.
+/// The duration of reads of a prefix.
 struct SlowDisk {
     data: Cursor<Vec<u8>>,
     wait: Pin<Box<Sleep>>,
@@ -232,7 +237,7 @@ impl AsyncSeek for SlowDisk {
     }
 }
 
-/// While one side hashes what is skipped, nothing goes over the wire, for longer than either would wait for bytes.
+/// While one side hashes the skipped part, nothing is sent, for longer than the idle timeout.
 #[tokio::test(start_paused = true)]
 async fn a_prefix_that_takes_long_to_hash_can_be_resumed() {
     let pair = Pair::new();
@@ -256,7 +261,7 @@ async fn a_prefix_that_takes_long_to_hash_can_be_resumed() {
     pair.finish().await;
 }
 
-/// Takes what it is given for its own, and writes it when it is flushed, some time later.
+/// Buffers what is written, and needs some time for a flush.
 struct SlowWriter {
     pending: Vec<u8>,
     written: Arc<Mutex<Vec<u8>>>,
@@ -288,7 +293,7 @@ impl AsyncWrite for SlowWriter {
     }
 }
 
-/// What came before a cancel, or before the time was over, is flushed; a writer that does not flush ends that too.
+/// Data from before a cancel or an expiry is flushed, within the idle timeout.
 #[tokio::test(start_paused = true)]
 async fn what_came_of_a_payload_that_ended_is_flushed_in_a_time_of_its_own() {
     for (cancelled, takes) in [(true, 10), (false, 10), (true, 1000)] {
@@ -332,7 +337,7 @@ async fn what_came_of_a_payload_that_ended_is_flushed_in_a_time_of_its_own() {
     }
 }
 
-/// What a writer has not taken has not been received.
+/// Data that the writer has not accepted is not counted as received.
 #[tokio::test(start_paused = true)]
 async fn progress_counts_what_the_writer_has_taken() {
     let pair = Pair::new();
@@ -352,7 +357,7 @@ async fn progress_counts_what_the_writer_has_taken() {
     pair.finish().await;
 }
 
-/// Hashing ends some time: who never answers is given up.
+/// Hashing has a limit too: a peer that never answers expires.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_never_answers_to_a_resume_is_given_up() {
     let limit = Duration::from_secs(600);
@@ -396,9 +401,10 @@ async fn a_peer_that_never_answers_to_a_resume_is_given_up() {
     pair.finish().await;
 }
 
-/// Row F-11: who polls no payload has its place only as long as the time limit, when others want it.
+/// Row F-11: a payload that is not polled holds its slot only until the time limit, if others need
+/// it.
 #[tokio::test(start_paused = true)]
-async fn f11_payloads_that_nobody_polls_give_their_places_up_when_their_time_is_over() {
+async fn f11_payloads_that_nobody_polls_release_their_slots_when_they_expire() {
     let pair = Pair::new();
     let receiver = receiver(|config| config.time_limit = Duration::from_secs(600));
     let mut idle = Vec::new();

@@ -1,4 +1,4 @@
-//! Payloads that do not arrive: limits, deadlines, lies, cuts and cancels.
+//! Payloads that fail: limits, deadlines, wrong announcements, truncation and cancels.
 
 #![allow(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Receivers, senders, and peers that write the bytes of a payload by hand.
+//! Receivers, senders, and scripted peers that write the bytes of a payload.
 
 use anabranch::Substream;
 use anabranch::carrier::ChannelId;
@@ -36,7 +36,7 @@ pub(crate) fn sender(substream: Substream) -> Sender {
     Sender::new(substream, PayloadConfig::default()).expect("the default is valid")
 }
 
-/// All bytes, and what came behind them.
+/// All bytes, and what followed them.
 pub(crate) async fn drained(payload: Payload) -> (Vec<u8>, Option<PayloadError>) {
     let mut stream = payload.into_stream();
     let mut all = Vec::new();
@@ -52,7 +52,7 @@ pub(crate) async fn drained(payload: Payload) -> (Vec<u8>, Option<PayloadError>)
     (all, None)
 }
 
-/// The same from the header on: a reset can overtake it.
+/// The same including the header, which a reset can overtake.
 pub(crate) async fn received(substream: Substream) -> (Vec<u8>, Option<PayloadError>) {
     match receive(substream).await {
         Ok(payload) => drained(payload).await,
@@ -70,8 +70,8 @@ pub(crate) async fn peer_sends(s: &mut Scripted, bytes: &[u8]) -> (Substream, Ch
     (substream, channel)
 }
 
-/// What the peer sees of the end of a payload.
-pub(crate) async fn peer_is_told(s: &mut Scripted, channel: ChannelId, code: u32) {
+/// The end of a payload as the peer sees it.
+pub(crate) async fn peer_gets_reset(s: &mut Scripted, channel: ChannelId, code: u32) {
     s.peer.expect(channel, Message::reset(code)).await;
     s.peer.expect_closed(channel).await;
 }

@@ -1,4 +1,4 @@
-//! What a receiver does not take, and a sender does not begin: lengths, numbers, headers, protocols.
+//! What a receiver refuses, and a sender does not begin: lengths, numbers, headers, protocols.
 
 use std::io::Cursor;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::common::{Pair, config, pattern, scripted, within};
 use crate::payloads::{
-    drained, header, payload_config, peer_is_told, peer_sends, received, receiver, sender,
+    drained, header, payload_config, peer_gets_reset, peer_sends, received, receiver, sender,
 };
 
-/// Row F-5: refused by what its header claims, with both numbers, and not a byte of it is kept.
+/// Row F-5: refused by the length in its header; the error has both numbers, and no byte is kept.
 #[tokio::test(start_paused = true)]
 async fn f5_a_payload_that_claims_too_much_is_refused_by_its_header() {
     for claimed in [64 * 1024 * 1024 + 1, u64::MAX] {
@@ -32,7 +32,7 @@ async fn f5_a_payload_that_claims_too_much_is_refused_by_its_header() {
                 if len == claimed && max == 64 * 1024 * 1024),
             "{refused:?}"
         );
-        peer_is_told(&mut s, channel, code::TOO_LARGE).await;
+        peer_gets_reset(&mut s, channel, code::TOO_LARGE).await;
         assert_eq!(s.us.stats().unread, 0);
         s.finish().await;
     }
@@ -65,7 +65,7 @@ async fn f9_assemble_refuses_more_than_its_limit() {
     }
 }
 
-/// Row FR-5: without a length in the header what arrives is counted.
+/// Row FR-5: without a length in the header the received bytes are counted.
 #[tokio::test(start_paused = true)]
 async fn fr5_a_payload_of_unknown_length_is_stopped_at_the_limit() {
     let mut s = scripted(config(), MemoryConfig::default());
@@ -80,12 +80,12 @@ async fn fr5_a_payload_of_unknown_length_is_stopped_at_the_limit() {
         panic!("{error:?}");
     };
     assert!(len > 10_000 && len <= 14_000, "{len}");
-    peer_is_told(&mut s, channel, code::TOO_LARGE).await;
+    peer_gets_reset(&mut s, channel, code::TOO_LARGE).await;
     assert_eq!(receiver.open(), 0);
     s.finish().await;
 }
 
-/// Rows F-5 and F-13: the ninth is refused, and the eight that run are not harmed.
+/// Rows F-5 and F-13: the ninth is refused, and the eight open ones are not affected.
 #[tokio::test(start_paused = true)]
 async fn f13_the_ninth_payload_is_refused_while_eight_run() {
     let pair = Pair::new();
@@ -122,9 +122,9 @@ async fn f13_the_ninth_payload_is_refused_while_eight_run() {
     pair.finish().await;
 }
 
-/// Row FR-4: more streams than places, none of which is read: nothing waits for anything.
+/// Row FR-4: more streams than slots, none of which is read, cause no deadlock.
 #[tokio::test(start_paused = true)]
-async fn fr4_more_payloads_than_places_block_nobody() {
+async fn fr4_more_payloads_than_slots_cause_no_deadlock() {
     let pair = Pair::new();
     let receiver = receiver(|config| config.max_open = 3);
     let mut payloads = Payloads::new(&pair.b, "", &receiver);
@@ -201,7 +201,7 @@ async fn a_bad_header_resets_its_substream_and_says_why() {
             panic!("{expected:?}: {refused:?}");
         };
         assert_eq!(error, expected);
-        peer_is_told(&mut s, channel, code::BAD_MESSAGE).await;
+        peer_gets_reset(&mut s, channel, code::BAD_MESSAGE).await;
         assert_eq!(s.us.stats().unread, 0);
         s.finish().await;
     }
@@ -215,7 +215,7 @@ async fn a_bad_header_resets_its_substream_and_says_why() {
             "{refused:?}"
         );
         s.peer.expect(channel, Message::flag(Flag::FinAck)).await;
-        peer_is_told(&mut s, channel, code::BAD_MESSAGE).await;
+        peer_gets_reset(&mut s, channel, code::BAD_MESSAGE).await;
         s.finish().await;
     }
     let mut s = scripted(config(), MemoryConfig::default());
@@ -225,11 +225,11 @@ async fn a_bad_header_resets_its_substream_and_says_why() {
         matches!(refused, PayloadError::BadHeader(MessageError::Protobuf(_))),
         "{refused:?}"
     );
-    peer_is_told(&mut s, channel, code::BAD_MESSAGE).await;
+    peer_gets_reset(&mut s, channel, code::BAD_MESSAGE).await;
     s.finish().await;
 }
 
-/// Row F-16: an error of that call, before the first byte.
+/// Row F-16: an error of the call, before the first byte.
 #[tokio::test(start_paused = true)]
 async fn f16_a_sender_fails_before_it_sends_what_is_too_large() {
     let limits = payload_config(|config| config.max_total = 1000);
@@ -264,7 +264,7 @@ async fn f16_a_sender_fails_before_it_sends_what_is_too_large() {
         "{sent:?}"
     );
     assert_eq!(pair.a.stats().payload_sent, 0);
-    // Of a source of unknown length nothing beyond the limit goes out.
+    // With a source of unknown length nothing beyond the limit is sent.
     let (here, there3) = pair.substream().await;
     let sending = sender(here).send_reader(Cursor::new(pattern(200_000)), None);
     let (sent, ()) = tokio::join!(sending, async {
@@ -301,7 +301,7 @@ async fn payloads_of_another_protocol_are_reset() {
         let payload = payloads.accept().await.unwrap().unwrap();
         payload.assemble(10).await.unwrap()
     });
-    // The reset can come before the opener knows that its protocol is spoken.
+    // The reset can arrive before the opener has the answer to its negotiation.
     if let Ok(other) = pair.a.open("/other/1").await {
         let sent = within("the refusal", send_bytes(other, pattern(10).into())).await;
         assert!(
@@ -317,7 +317,7 @@ async fn payloads_of_another_protocol_are_reset() {
     pair.finish().await;
 }
 
-/// Row FR-4: whoever holds its own places leaves those of others free.
+/// Row FR-4: a connection that holds all its slots leaves those of others free.
 #[tokio::test(start_paused = true)]
 async fn fr4_one_connection_holds_no_more_than_its_share() {
     let receiver = receiver(|config| {

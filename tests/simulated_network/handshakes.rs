@@ -1,4 +1,4 @@
-//! Handshakes of which a part is lost, and garbage between the datagrams of one.
+//! Handshakes with loss, and with garbage between their datagrams.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ async fn lost_first_flights_of_dtls_are_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handshake_with_a_hole_is_acknowledged_without_a_flood() {
-    // What these lose makes dimpl acknowledge, and without a pause between acknowledgements the
-    // dialler never came back from `Rtc::poll_output`.
+    // These losses make dimpl send acknowledgements; without a pause between those the dialler
+    // never returned from `Rtc::poll_output`.
     let conditions = Conditions {
         loss: 0.055_355_384_035_063_78,
         jitter: Duration::from_millis(3),
@@ -86,7 +86,7 @@ async fn garbage_from_the_peers_address_and_from_strangers_changes_nothing() {
         count += 1;
         let mut garbage = vec![0; rng.random_range(0..1300)];
         rng.fill(&mut garbage[..]);
-        // Each kind of first byte, and what looks like the datagram itself but is cut or changed.
+        // Each kind of first byte, and the datagram itself, truncated or modified.
         match count % 4 {
             0 => {}
             1 => garbage.first_mut().into_iter().for_each(|byte| *byte = 22),

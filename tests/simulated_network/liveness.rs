@@ -1,4 +1,5 @@
-//! No healthy substream dies, whatever its neighbours do: cases of the field, and random operations on bad paths.
+//! No healthy substream stalls, whatever its neighbours do: cases from the field, and random
+//! operations on bad paths.
 
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{BULK, FOREVER, World, pattern, round_trip};
 
-/// Longer than what is to go on takes, however it was held up.
+/// Longer than any progress takes, with all delays.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Flushed messages of 20 bytes, as fast as they go, over a clean path and over one that loses a packet in a thousand. With
-/// the first the stream died after 79 142 messages, with the second after 41 169.
+/// Flushed messages of 20 bytes, as fast as possible, over a clean path and over one that loses a
+/// packet in a thousand. On the first the stream stalled after 79 142 messages, on the second after
+/// 41 169.
 #[tokio::test(start_paused = true)]
 async fn small_flushed_messages_all_arrive_on_a_long_path() {
     for (milliseconds, loss) in [(50, 0.0), (20, 0.001)] {
@@ -46,8 +48,8 @@ async fn small_flushed_messages_all_arrive_on_a_long_path() {
     }
 }
 
-/// The peer resets a stream that is written to as fast as the path lets it, with a round trip of it unacknowledged. A
-/// neighbour that begins to write in that moment is heard within one round trip.
+/// The peer resets a stream at full rate, with a round trip of data unacknowledged. Data of a
+/// neighbour that begins to write at that moment arrives within one round trip.
 #[tokio::test(start_paused = true)]
 async fn a_reset_by_the_peer_lets_the_neighbour_through_within_a_round_trip() {
     const ROUND_TRIP: Duration = Duration::from_millis(400);
@@ -64,7 +66,7 @@ async fn a_reset_by_the_peer_lets_the_neighbour_through_within_a_round_trip() {
         while pouring.write_all(&block).await.is_ok() {}
     });
     let mut poured = reading.accept().await.unwrap().unwrap();
-    // Long enough that its writer has been refused, and has gone on with each acknowledgement.
+    // Long enough that its writer has been refused, and continues with each acknowledgement.
     let mut first = vec![0; 200_000];
     let read = timeout(LIMIT, poured.read_exact(&mut first)).await;
     read.expect("it pours").unwrap();
@@ -84,8 +86,8 @@ async fn a_reset_by_the_peer_lets_the_neighbour_through_within_a_round_trip() {
     finish((reading, writing, endpoints)).await;
 }
 
-/// The same after half a second in which no DATA has passed: SCTP has backed off, and the first that passes is what the
-/// next timeout sends.
+/// The same after half a second without DATA: SCTP has backed off, and the first DATA to pass is
+/// what the next timeout sends.
 #[tokio::test(start_paused = true)]
 async fn a_reset_of_what_was_lost_lets_the_neighbour_through_within_one_timeout() {
     /// The longest timeout of SCTP.
@@ -105,7 +107,7 @@ async fn a_reset_of_what_was_lost_lets_the_neighbour_through_within_one_timeout(
         let mut first = [0; 20_000];
         let read = timeout(LIMIT, poured.read_exact(&mut first)).await;
         read.expect("it pours").unwrap();
-        // Nothing as long as DATA passes for a while; SACKs and checks do.
+        // Drops large packets with DATA for a while; SACKs and checks pass.
         world.network.set_tap(|datagram| {
             if datagram.contents.len() > 500 {
                 Verdict::Drop
@@ -128,7 +130,7 @@ async fn a_reset_of_what_was_lost_lets_the_neighbour_through_within_one_timeout(
         assert_eq!(closed.expect("it goes on"), Ok(Finished::Acked));
         let took = began.elapsed();
         println!("pause {pause}: whole after {took:?}");
-        // What is resent first, and then 300 KB from a window of one packet.
+        // Retransmissions first, and then 300 KB from a window of one packet.
         assert!(took < TIMEOUT + 20 * ROUND_TRIP, "{took:?}");
         drop((neighbour, echoed, echo));
         world.finish([ours, theirs]).await;

@@ -1,4 +1,4 @@
-//! Paths that fall silent for a while or for good, or change under the connection.
+//! Paths that fall silent, for a while or for ever, or change under the connection.
 
 use std::cell::Cell;
 use std::io;
@@ -37,7 +37,7 @@ async fn permanent_silence_ends_the_connection_and_every_substream_learns_it() {
         let (ours, theirs) = world.connect().await;
         let mut waiting = JoinSet::new();
         for _ in 0..3 {
-            // Has its first byte back, then waits for more that never comes.
+            // Receives its first byte, then waits for more that never arrives.
             let mut substream = ours.open(ECHO).await.unwrap();
             substream.write_all(b"x").await.unwrap();
             substream.read_exact(&mut [0]).await.unwrap();
@@ -88,18 +88,18 @@ async fn a_dial_into_silence_times_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
+async fn a_dialler_whose_nat_drops_the_mapping_continues_from_its_new_port() {
     let mut world = World::new(20, round_trip(50)).await;
     let (ours, theirs) = world.connect().await;
     assert_eq!(echo(ours.clone(), 10_000).await.unwrap(), Finished::Acked);
     world.network.rebind(&world.hosts[1]);
-    // str0m keeps the pair that it has until that is dead for 15 s.
+    // str0m keeps its candidate pair until that has been dead for 15 s.
     let most_timed_out = match endpoint_config().engine.name() {
         "str0m" => 5,
         _ => 2,
     };
-    // The listener learns the new address from the dialler's next consent check (RFC 7675), and until
-    // then what it sends goes to the old one: substreams that are opened meanwhile time out.
+    // The listener learns the new address from the dialler's next consent check (RFC 7675), and
+    // sends to the old one until then: substreams that are opened meanwhile time out.
     let (start, mut timed_out) = (Instant::now(), 0);
     let outcome = loop {
         match echo(ours.clone(), 10_000).await {
@@ -118,7 +118,8 @@ async fn a_dialler_behind_a_nat_that_forgets_goes_on_from_its_new_port() {
     world.finish([ours, theirs]).await;
 }
 
-/// Between two str0m engines the listener stays with the pair of candidates that it has until that is dead for 15 s.
+/// Between two str0m engines the listener keeps its candidate pair until that has been dead for 15
+/// s.
 async fn world_of_the_direct_engine(seed: u64) -> World {
     let mut config = endpoint_config();
     config.engine = EngineFactory::DIRECT;
@@ -130,8 +131,8 @@ async fn world_of_the_direct_engine(seed: u64) -> World {
     World::with(config, seed, conditions).await
 }
 
-/// The longest time in which less than 20 KB arrived from one host at another, which a path of 1 MB/s carries in
-/// 20 ms. Never ends.
+/// Measures the longest time in which less than 20 KB arrived from one host at another, which a
+/// path of 1 MB/s carries in 20 ms. Never completes.
 async fn watch_pauses(network: &Network, from: &Host, to: &Host, longest: &Cell<Duration>) {
     let (mut last, mut at) = (0, Instant::now());
     loop {
@@ -194,7 +195,7 @@ async fn a_transfer_goes_on_soon_when_the_dialler_s_address_changes() {
 async fn an_idle_dialler_whose_address_changes_is_served_at_its_next_request() {
     let mut world = world_of_the_direct_engine(25).await;
     let (ours, theirs) = world.connect().await;
-    // Also back to an address that it had, and that its peer has given a higher preference.
+    // Also back to an earlier address, to which its peer has given a higher preference.
     for last in [1, 2, 1, 2, 3] {
         sleep(Duration::from_secs(3)).await;
         world.network.renumber(&world.hosts[1], [192, 0, 2, last]);
@@ -207,7 +208,7 @@ async fn an_idle_dialler_whose_address_changes_is_served_at_its_next_request() {
             start.elapsed()
         );
     }
-    // Its listener finds it as well, once it has checked the path.
+    // The listener switches as well, once it has checked the path.
     sleep(Duration::from_secs(3)).await;
     world.network.renumber(&world.hosts[1], [192, 0, 2, 4]);
     sleep(Duration::from_secs(7)).await;

@@ -1,4 +1,4 @@
-//! Transfers over paths that lose, delay, reorder, repeat, change and hold back.
+//! Transfers over paths that drop, delay, reorder, duplicate, corrupt and hold back datagrams.
 
 use std::time::Duration;
 

@@ -69,7 +69,7 @@ impl Two {
     }
 }
 
-/// Sends one payload, and receives it behind what `file` has already.
+/// Sends one payload, and receives it after the part that `file` already has.
 async fn transfer(
     (ours, theirs): &(Connection, Connection),
     receiver: &Receiver,
@@ -110,8 +110,8 @@ async fn a_payload_arrives_over_a_path_that_loses_and_reorders() {
     two.finish(vec![connections]).await;
 }
 
-/// Row FR-10: both sides learn that the path is dead, what came is kept, and another connection
-/// brings the rest and nothing else.
+/// Row FR-10: both sides detect that the path is dead, received data is kept, and another
+/// connection transfers exactly the rest.
 #[tokio::test(start_paused = true)]
 async fn fr10_a_payload_whose_path_dies_is_resumed_over_another_connection() {
     let mut conditions = round_trip(50);

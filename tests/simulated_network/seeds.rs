@@ -1,4 +1,4 @@
-//! Random conditions: each seed is a story.
+//! Random conditions, one scenario for each seed.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -85,7 +85,7 @@ async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
     let [server, client] = world.hosts.clone();
     let mut back = conditions;
     if rng.random_bool(0.3) {
-        // The way back is another.
+        // The return path has other conditions.
         back = random_conditions(&mut rng);
         world.network.set_link(&server, &client, back);
     }
@@ -112,7 +112,7 @@ async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
             println!("seed {seed}: {error}");
             match error {
                 ConnectError::TimedOut { .. } => tally.borrow_mut().timed_out(path),
-                // DTLS has met a record of nowhere (seed 13454).
+                // DTLS has received an unexpected record (seed 13454).
                 ConnectError::Ended {
                     phase: Phase::Dtls, ..
                 } if path == Path::Forged => tally.borrow_mut().ended_in_dtls(path),
@@ -156,7 +156,7 @@ async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
     world.finish([ours, theirs]).await;
 }
 
-/// Prints how to run the one that failed.
+/// Prints how to run a failed seed.
 struct SeedGuard(u64);
 
 impl Drop for SeedGuard {
@@ -170,7 +170,7 @@ impl Drop for SeedGuard {
     }
 }
 
-/// Runs all seeds, or those that the environment asks for.
+/// Runs all seeds, or those that the environment selects.
 fn run_seeds(engine: EngineFactory) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect(name));
     let seeds = match number("ANABRANCH_SEED") {
@@ -178,7 +178,7 @@ fn run_seeds(engine: EngineFactory) {
         None => 0..number("ANABRANCH_SEEDS").unwrap_or(500),
     };
     let count = seeds.end - seeds.start;
-    // For RUST_LOG=anabranch=trace and one seed. Fails if another test was first.
+    // For RUST_LOG=anabranch=trace and one seed. Fails if another test has set a subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_test_writer()

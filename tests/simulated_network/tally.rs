@@ -1,4 +1,5 @@
-//! What became of the connects and transfers of a run over random paths, and how much of it may fail.
+//! The outcomes of the connects and transfers of a run over random paths, and the limits on
+//! failures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,16 +12,16 @@ use crate::world::Transferred;
 /// Mean loss below which a path counts as fair.
 const FAIR_LOSS: f64 = 0.03;
 
-/// What a path does to its datagrams, from the mildest to the worst.
+/// The kinds of paths, from the mildest to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Path {
     /// Less than [`FAIR_LOSS`] in each direction.
     Fair,
-    /// More than that, 15 % at most.
+    /// More than that, at most 15 %.
     Rough,
-    /// Nothing passes for a while, 2.5 s at most, after the connect.
+    /// Nothing passes for a while, at most 2.5 s, after the connect.
     Black,
-    /// Bits are flipped, and no checksum shows it: a forgery, to a handshake.
+    /// Bits are flipped without a checksum error, which is a forgery to a handshake.
     Forged,
 }
 
@@ -47,14 +48,15 @@ fn loss(way: &Conditions) -> f64 {
     1.0 - (1.0 - way.loss) * (1.0 - burst) * (1.0 - way.corrupt)
 }
 
-/// How much may fail on paths of one kind, in thousandths.
+/// The limits on failures on paths of one kind, in thousandths.
 struct Bounds {
     path: Path,
     /// Connects that time out.
     timed_out: u32,
     /// Connects that end in DTLS.
     ended_in_dtls: u32,
-    /// Transfers that are not whole and confirmed, those of seeds that did not connect included.
+    /// Transfers that are not complete and confirmed, including those of seeds that did not
+    /// connect.
     not_whole: u32,
 }
 
@@ -67,10 +69,10 @@ const fn bounds(path: Path, timed_out: u32, ended_in_dtls: u32, not_whole: u32) 
     }
 }
 
-/// Twice what 15 000 seeds showed, rounded up. On fair paths nothing failed in 4 533 connects and
-/// 13 714 transfers. On rough ones 1 connect of 4 016 timed out. On black ones it was 2 of 3 696, and
-/// 73 transfers of 11 131 were not whole. On forged ones it was 33 of 2 755, 1 ended in DTLS, and 98
-/// transfers of 8 241 were not whole.
+/// Twice the failures of 15 000 seeds, rounded up. On fair paths nothing failed in 4 533 connects
+/// and 13 714 transfers. On rough ones 1 connect of 4 016 timed out. On black ones 2 of 3 696 did,
+/// and 73 transfers of 11 131 were incomplete. On forged ones 33 of 2 755 did, 1 ended in DTLS, and
+/// 98 transfers of 8 241 were incomplete.
 const BOUNDS_DIRECT: [Bounds; 4] = [
     bounds(Path::Fair, 0, 0, 0),
     bounds(Path::Rough, 1, 0, 1),
@@ -78,8 +80,9 @@ const BOUNDS_DIRECT: [Bounds; 4] = [
     bounds(Path::Forged, 24, 1, 24),
 ];
 
-/// The same of 5 000 seeds. In the order of the paths 1 connect of 1 487, 22 of 1 417, 3 of 1 186 and
-/// 26 of 910 timed out; 8 transfers of 4 457, 108 of 4 310, 95 of 3 586 and 103 of 2 713 were not whole.
+/// The same for 5 000 seeds. In the order of the paths 1 connect of 1 487, 22 of 1 417, 3 of 1 186
+/// and 26 of 910 timed out; 8 transfers of 4 457, 108 of 4 310, 95 of 3 586 and 103 of 2 713 were
+/// incomplete.
 const BOUNDS_STR0M: [Bounds; 4] = [
     bounds(Path::Fair, 2, 0, 4),
     bounds(Path::Rough, 32, 0, 51),
@@ -87,8 +90,8 @@ const BOUNDS_STR0M: [Bounds; 4] = [
     bounds(Path::Forged, 58, 1, 76),
 ];
 
-/// How many of `count` may fail. The failures of one seed come together: all of its transfers, which
-/// are five at most.
+/// The limit on failures of `count`. The failures of one seed are correlated: all of its transfers,
+/// at most five.
 fn allowed(share: u32, count: u32, of_one_seed: u32) -> u32 {
     match share {
         0 => 0,
@@ -96,26 +99,26 @@ fn allowed(share: u32, count: u32, of_one_seed: u32) -> u32 {
     }
 }
 
-/// What became of the seeds whose paths are of one kind.
+/// The outcomes of the seeds with paths of one kind.
 #[derive(Debug, Default)]
 struct Counts {
     connects: u32,
     timed_out: u32,
     ended_in_dtls: u32,
-    /// Transfers that were to be made.
+    /// Planned transfers.
     transfers: u32,
-    /// Whole and confirmed.
+    /// Complete and confirmed transfers.
     whole: u32,
-    /// Of the others that were begun, why they ended.
+    /// The ends of the other transfers that began.
     ends: BTreeMap<&'static str, u32>,
 }
 
-/// What became of a run.
+/// The outcomes of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(BTreeMap<Path, Counts>);
 
 impl Tally {
-    /// A connect that is about to be made, for so many transfers.
+    /// Counts a planned connect, with its transfers.
     pub(crate) fn connect(&mut self, path: Path, transfers: usize) {
         let counts = self.0.entry(path).or_default();
         counts.connects += 1;
@@ -130,7 +133,7 @@ impl Tally {
         self.0.entry(path).or_default().ended_in_dtls += 1;
     }
 
-    /// The end of a transfer. Panics at one that no path can cause.
+    /// Counts the end of a transfer. Panics on one that no path can cause.
     pub(crate) fn transferred(&mut self, path: Path, transfer: &Transferred) {
         let counts = self.0.entry(path).or_default();
         match transfer {
@@ -144,7 +147,7 @@ impl Tally {
         }
     }
 
-    /// Asserts that no more has failed than the bounds of this engine allow.
+    /// Asserts that the failures are within the limits of this engine.
     pub(crate) fn judge(&self, engine: EngineFactory) {
         let bounds = match engine.name() {
             "str0m" => &BOUNDS_STR0M,
@@ -205,7 +208,8 @@ impl fmt::Display for Tally {
             } = counts;
             writeln!(
                 f,
-                "{path:?}: {connects} connects, {timed_out} timed out, {ended_in_dtls} ended in DTLS; \
+                "{path:?}: {connects} connects, {timed_out} timed out, \
+                 {ended_in_dtls} ended in DTLS; \
                  {transfers} transfers, {whole} whole, others: {ends:?}"
             )?;
         }

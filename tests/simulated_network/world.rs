@@ -1,4 +1,4 @@
-//! Two endpoints on a network, and what they transfer.
+//! Two endpoints on a network, and their transfers.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) const ECHO: &str = "/echo/1";
 pub(crate) const BULK: &str = "/bulk/1";
 
-/// Longer than anything that is to end takes, in virtual time.
+/// Longer than any operation takes, in virtual time.
 pub(crate) const FOREVER: Duration = Duration::from_secs(3600);
 
 /// Settings with the engine that `ANABRANCH_ENGINE` names, `direct` or `str0m`.
@@ -90,7 +90,7 @@ impl World {
         (ours, theirs)
     }
 
-    /// Closes everything and asserts that nothing is left of it.
+    /// Closes everything and asserts that nothing is left.
     pub(crate) async fn finish(mut self, connections: [Connection; 2]) {
         timeout(FOREVER, async {
             let [ours, theirs] = connections;
@@ -148,7 +148,7 @@ async fn serve(
                 serving.fetch_add(1, Ordering::Relaxed);
                 let serving = Arc::clone(&serving);
                 tokio::spawn(async move {
-                    // The dialler sees what goes wrong.
+                    // The dialler checks the results.
                     let _ = serve_substream(substream).await;
                     serving.fetch_sub(1, Ordering::Relaxed);
                 });
@@ -178,10 +178,10 @@ async fn serve_substream(substream: Substream) -> io::Result<Finished> {
     Ok(writer.finish().await?)
 }
 
-/// What becomes of a transfer: how its write half ended.
+/// The result of a transfer: how its write half ended.
 pub(crate) type Transferred = Result<Finished, Failed>;
 
-/// A transfer that its connection, or the peer, did not let end: what failed, and why.
+/// A failed transfer: the operation that failed, and why.
 #[derive(Debug)]
 pub(crate) enum Failed {
     Open(OpenError),
@@ -191,7 +191,7 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
-    /// The names of ends that a path alone can cause; `None` for everything else, which is a fault.
+    /// The name of an end that a path alone can cause; `None` for everything else, which is a bug.
     pub(crate) fn kind(&self) -> Option<&'static str> {
         match self {
             Self::Open(OpenError::TimedOut) => Some("open timed out"),
@@ -219,7 +219,7 @@ impl From<FinishError> for Failed {
     }
 }
 
-/// Sends `length` bytes, has them echoed, and asserts that each comes once and in its place.
+/// Sends `length` bytes, and asserts that each is echoed once and in its place.
 pub(crate) async fn echo(connection: Connection, length: usize) -> Transferred {
     let data = pattern(length);
     let (mut reader, mut writer) = connection.open(ECHO).await?.into_split();
@@ -241,7 +241,7 @@ pub(crate) async fn echo(connection: Connection, length: usize) -> Transferred {
     written
 }
 
-/// Sends `length` bytes and asserts that the peer has counted and checked them.
+/// Sends `length` bytes, and asserts that the peer has counted and verified them.
 pub(crate) async fn bulk(connection: Connection, length: usize) -> Transferred {
     let mut substream = connection.open(BULK).await?;
     substream.write_all(&pattern(length)).await?;

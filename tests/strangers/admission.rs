@@ -1,4 +1,4 @@
-//! Who gets in, who does not, and what strangers can make a listener do.
+//! Admission of unknown peers, and the work that they can cause at a listener.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,12 +138,12 @@ async fn dtls_from_an_address_without_stun_is_dropped() {
     finish([dialler, listener]).await;
 }
 
-/// What a tap has counted between a listener and everybody else.
+/// The counters of a tap on the traffic of a listener.
 #[derive(Debug, Default)]
 struct Count {
     to_listener: u64,
     from_listener: u64,
-    /// Datagrams from the listener that would have gone beyond the limit.
+    /// Datagrams from the listener beyond the amplification limit.
     beyond: u64,
 }
 
@@ -155,7 +155,7 @@ async fn who_never_shows_to_receive_gets_three_times_what_it_sent() {
     let listening = address.socket_addr();
     let count = Arc::new(Mutex::new(Count::default()));
     let counted = Arc::clone(&count);
-    // As with a forged source: neither the DTLS nor the challenges of the listener arrive anywhere.
+    // As with a forged source: neither DTLS nor challenges of the listener arrive.
     network.set_tap(move |datagram| {
         let mut count = counted.lock().expect("no panic");
         let length = datagram.contents.len() as u64;
@@ -218,7 +218,7 @@ async fn a_peer_that_moves_is_challenged_and_served_on() {
             substream.read_exact(&mut buffer).await.expect("data");
         }
     };
-    // ICE lite gives the old address up 15 s after its last check, and SCTP has backed off by then.
+    // ICE lite drops the old address 15 s after its last check, and SCTP has backed off by then.
     timeout(Duration::from_secs(60), rest)
         .await
         .expect("it goes on");
@@ -235,7 +235,7 @@ async fn a_peer_that_moves_is_challenged_and_served_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_honest_handshake_is_checked_once_behind_the_first_response() {
+async fn an_honest_handshake_is_checked_once_after_the_first_response() {
     for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
         let (network, server, client) = network(11, 50);
         let (listener, address) = listen(&server, endpoint_config()).await;
@@ -288,7 +288,7 @@ async fn a_forged_nomination_directs_little_at_somebody_else() {
     let mut substream = connection.open(BULK).await.expect("a substream");
     let mut buffer = vec![0; 1 << 20];
     substream.read_exact(&mut buffer).await.expect("data");
-    // The peer, who knows the credentials, or somebody on the path.
+    // From the peer, which has the credentials, or from an on-path attacker.
     let (username, _) = seen.get();
     let (ufrag, _) = username.split_once(':').expect("two halves");
     let forged = check(&username, ufrag);
@@ -344,7 +344,7 @@ async fn a_connection_is_answered_at_so_many_addresses_only() {
 async fn a_flood_of_forged_first_contacts_neither_stops_a_transfer_nor_keeps_newcomers_out() {
     let (network, server, client) = network(9, 40);
     let mut config = endpoint_config();
-    // The worst case: nobody is limited by a rate.
+    // The worst case: without rate limits.
     config.first_contacts = RateLimit::UNLIMITED;
     config.first_contacts_of_site = RateLimit::UNLIMITED;
     let (listener, address) = listen(&server, config).await;
@@ -376,7 +376,7 @@ async fn a_flood_of_forged_first_contacts_neither_stops_a_transfer_nor_keeps_new
         let begin = Instant::now();
         newcomers.push(dialler.connect(&address).await.expect("let in"));
         let took = begin.elapsed();
-        // STUN, DTLS 1.3, SCTP and Noise, as in calm times: a challenge costs no round trip.
+        // STUN, DTLS 1.3, SCTP and Noise, as without load: a challenge costs no round trip.
         assert!(took < Duration::from_millis(320), "{took:?}");
     }
     let begin = Instant::now();
@@ -486,7 +486,7 @@ async fn a_forged_nomination_silences_nobody() {
         check_with_priority(&username, ufrag, u32::MAX),
     );
     for _ in 0..8 {
-        // A reader that is slow has credit for little more than it has read.
+        // A slow reader has granted credit for little more than it has read.
         sleep(Duration::from_millis(500)).await;
         timeout(Duration::from_secs(2), substream.read_exact(&mut buffer))
             .await
@@ -504,7 +504,7 @@ async fn an_address_that_a_peer_has_left_can_become_another_s() {
     let (listener, address) = listen(&server, endpoint_config()).await;
     serve(&listener);
     let listening = address.socket_addr();
-    // Where the peer was first, and what goes there.
+    // The first address of the peer, and the bytes sent there.
     let left = Arc::new(Mutex::new((None, 0)));
     let seen = Arc::clone(&left);
     network.set_tap(move |datagram| {
@@ -530,17 +530,17 @@ async fn an_address_that_a_peer_has_left_can_become_another_s() {
     sleep(Duration::from_secs(60)).await;
     let contact = first_contact(&mut rng);
     assert_eq!(answers(contact).await, 0, "idle, but in use");
-    // The NAT forgets the peer, and gives its port to another in the end.
+    // The NAT drops the peer, and later assigns its port to another.
     network.rebind(&client);
     sleep(Duration::from_secs(20)).await;
     let contact = first_contact(&mut rng);
     assert_eq!(answers(contact).await, 0, "it might come back");
     sleep(Duration::from_secs(40)).await;
     let contact = first_contact(&mut rng);
-    // A response, and the check behind it.
+    // A response, and the check after it.
     assert_eq!(answers(contact).await, 2, "a first contact like any other");
 
-    // It goes away with its own connection, and the peer is served where it is now.
+    // It disappears with its own connection, and the peer is served at its new address.
     sleep(Duration::from_secs(20)).await;
     assert_eq!(listener.connections(), 1);
     let mut substream = connection.open(BULK).await.expect("a substream");

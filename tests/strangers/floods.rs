@@ -1,4 +1,4 @@
-//! Honest peers get in beside any flood.
+//! Honest peers are admitted during any flood.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use super::harness::{
     dialler, endpoint_config, finish, first_contact, forged, listen, network, serve, stun_server,
 };
 
-/// 1 000 contacts a second, each from the address of one of 1 000 STUN servers, which answer the challenge.
+/// 1 000 contacts a second, each from the address of one of 1 000 STUN servers, which answer the
+/// challenge.
 #[tokio::test(start_paused = true)]
 async fn dials_succeed_beside_contacts_from_sources_that_answer_stun() {
     let (network, server, client) = network(9, 40);
@@ -47,7 +48,7 @@ async fn dials_succeed_beside_contacts_from_sources_that_answer_stun() {
                     later.inject(from, listening, contact.clone());
                 }
             });
-            // Whole milliseconds are all that the clock of tokio has, so the pace is kept over the whole.
+            // The clock of tokio has whole milliseconds, so the rate is kept on average.
             sleep_until(begin + Duration::from_millis(u64::from(n))).await;
             sent.store(n, Ordering::Relaxed);
         }
@@ -77,7 +78,8 @@ async fn dials_succeed_beside_contacts_from_sources_that_answer_stun() {
     finish([listener]).await;
 }
 
-/// Contacts that seem to come from the host which is about to dial, as many as its prefix may have under way.
+/// Contacts with the forged source of a host that is about to dial, as many as its prefix may have
+/// in progress.
 #[tokio::test(start_paused = true)]
 async fn a_host_whose_address_is_forged_gets_in_all_the_same() {
     let (network, server, client) = network(9, 40);

@@ -1,4 +1,4 @@
-//! A listener, a dialler, and datagrams of strangers between them; on a simulated network.
+//! A listener, a dialler, and injected datagrams, on a simulated network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,7 @@ pub(super) fn dialler(host: &Host) -> Endpoint {
     builder.dial_only().expect("defaults work")
 }
 
-/// Accepts everybody, and sends without end on every substream.
+/// Accepts all peers, and sends endlessly on every substream.
 pub(super) fn serve(endpoint: &Endpoint) {
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
@@ -82,7 +82,7 @@ pub(super) async fn finish(endpoints: impl IntoIterator<Item = Endpoint>) {
     }
 }
 
-/// A first contact as a dialler sends it, with credentials of its own.
+/// A first contact of a dialler, with credentials of its own.
 pub(super) fn first_contact(rng: &mut StdRng) -> Vec<u8> {
     let random: String = (0..32)
         .map(|_| char::from(rng.random_range(b'a'..=b'z')))
@@ -99,7 +99,7 @@ pub(super) fn check_with_priority(username: &str, password: &str, priority: u32)
     request(username, password, priority, true)
 }
 
-/// A connectivity check; one of a controlling agent nominates.
+/// A connectivity check; with USE-CANDIDATE if the agent is controlling.
 pub(super) fn request(username: &str, password: &str, priority: u32, controlling: bool) -> Vec<u8> {
     let request = StunMessage::binding_request(
         username,
@@ -112,7 +112,7 @@ pub(super) fn request(username: &str, password: &str, priority: u32, controlling
     encode(request, password)
 }
 
-/// A message with the integrity of this password.
+/// A message with MESSAGE-INTEGRITY for this password.
 pub(super) fn encode(message: StunMessage<'_>, password: &str) -> Vec<u8> {
     let hmac = str0m::crypto::from_feature_flags().sha1_hmac_provider;
     let mut bytes = vec![0; 700];
@@ -133,12 +133,12 @@ pub(super) fn forged(n: u32) -> SocketAddr {
     )
 }
 
-/// The USERNAME of the last check that a tap has seen.
+/// The USERNAME of the last check seen by a tap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SeenCheck(Arc<Mutex<Option<(String, SocketAddr)>>>);
 
 impl SeenCheck {
-    /// Takes note of a datagram from `source` if it is a check.
+    /// Records a datagram from `source` if it is a check.
     pub(super) fn see(&self, source: SocketAddr, contents: &[u8]) {
         if contents.starts_with(&STUN_REQUEST)
             && let Ok(message) = StunMessage::parse(contents)
@@ -155,8 +155,8 @@ impl SeenCheck {
     }
 }
 
-/// What any STUN server (RFC 8489) makes of a binding request: a success response without integrity, for it knows no
-/// password.
+/// The answer of a STUN server (RFC 8489) to a binding request: a success response without
+/// MESSAGE-INTEGRITY, since it has no password.
 pub(super) fn stun_server(request: &[u8]) -> Option<Vec<u8>> {
     if !request.starts_with(&STUN_REQUEST)
         || request.get(4..8) != Some(&[0x21, 0x12, 0xa4, 0x42])
@@ -170,8 +170,8 @@ pub(super) fn stun_server(request: &[u8]) -> Option<Vec<u8>> {
     Some(response)
 }
 
-/// What a host makes of a check that has read how passwords are derived from its USERNAME, of the listener and of the
-/// dialler: a success response of the dialler, which names `to` as its address.
+/// The answer of a host that derives the passwords of listener and dialler from the USERNAME: a
+/// success response of the dialler, with `to` as its address.
 pub(super) fn sign_challenge(check: &[u8], to: SocketAddr) -> Option<Vec<u8>> {
     if !check.starts_with(&STUN_REQUEST) {
         return None;

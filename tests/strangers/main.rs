@@ -1,4 +1,5 @@
-//! What those who have proven nothing can make a listener, a dialler and others suffer; on a simulated network.
+//! Attacks by unauthenticated peers on a listener, a dialler and third parties, on a simulated
+//! network.
 
 mod admission;
 #[path = "../allocator/mod.rs"]

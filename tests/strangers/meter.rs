@@ -1,12 +1,12 @@
-//! Counts the memory and the allocations of the running test.
+//! Measures the memory and the allocations of the running test.
 
 use std::cell::Cell;
 
 use super::allocator::Watched;
 
 thread_local! {
-    // One set of counters a thread: tests run side by side, and each of these stays on one thread.
-    // Constant and without a destructor, so that the first use does not allocate.
+    // Counters per thread, since tests run in parallel, each on one thread. Constant and without a
+    // destructor, so that the first use does not allocate.
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -29,17 +29,17 @@ static ALLOCATOR: Watched = Watched {
     freed: forget,
 };
 
-/// Bytes that this thread has allocated and not freed.
+/// Live bytes of this thread.
 pub(super) fn live() -> isize {
     LIVE.get()
 }
 
-/// The most of these since the last call.
+/// Their peak since the last call.
 pub(super) fn peak() -> isize {
     PEAK.replace(LIVE.get())
 }
 
-/// Allocations of this thread: a measure of work that no other load on the machine changes.
+/// Allocations of this thread: a measure of work that is independent of the load of the machine.
 pub(super) fn allocations() -> u64 {
     ALLOCATIONS.get()
 }

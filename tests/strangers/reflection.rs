@@ -1,5 +1,5 @@
-//! Nobody can have data sent to somebody else: an address gets three times what came from it until it has shown to
-//! receive what only the peer can read.
+//! No peer can direct data at a third party: an address gets three times what came from it until it
+//! has proved to receive what only the peer can read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,19 +15,20 @@ use super::harness::{
     finish, forged, listen, network, request, serve, sign_challenge, stun_server,
 };
 
-/// What the host that a connection is directed at does with what it gets.
+/// The behaviour of the victim, at which a connection is directed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Silent,
     /// Answers STUN as any STUN server does.
     StunServer,
-    /// Answers checks with the right password: another listener of webrtc-direct, which derives it from the USERNAME.
+    /// Answers checks with the right password, as another listener of webrtc-direct, which derives
+    /// it from the USERNAME.
     Listener,
     /// Sends everything back.
     Echo,
 }
 
-/// Bytes that went to the victim and that came, or seemed to come, from there.
+/// Bytes sent to the victim, and bytes that came, or seemed to come, from there.
 async fn reflect(victim_is: Victim, is_optimistic: bool) -> (u64, u64) {
     let (network, server, client) = network(8, 20);
     let (listener, address) = listen(&server, endpoint_config()).await;
@@ -61,13 +62,13 @@ async fn reflect(victim_is: Victim, is_optimistic: bool) -> (u64, u64) {
                 from_victim.fetch_add(answer.len() as u64, Ordering::Relaxed);
                 network.inject(victim, listening, answer);
             } else if is_optimistic && let Some(client_at) = client_at {
-                // Stands for an attacker that acknowledges what it has not received.
+                // Simulates an attacker that acknowledges what it has not received.
                 network.inject(listening, client_at, datagram.contents.clone());
             }
             Verdict::Pass
         }
     });
-    // v1: the password is the ufrag, which is on the path for everybody to read.
+    // v1: the password is the ufrag, which everybody on the path can read.
     let version = WebRtcDirectVersion::V1;
     let connection = dialler.connect_with(&address, version).await;
     let connection = connection.expect("a listener");
@@ -109,7 +110,8 @@ async fn a_third_party_gets_three_times_what_came_from_it_whatever_it_answers() 
     }
 }
 
-/// A listener that is malicious, or anybody who has read the ufrag, sends a check as from another listener.
+/// A malicious listener, or anybody who has read the ufrag, sends a check with the source of
+/// another listener.
 #[tokio::test(start_paused = true)]
 async fn a_dialler_sends_to_the_address_that_it_dialled_only() {
     for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
@@ -129,7 +131,7 @@ async fn a_dialler_sends_to_the_address_that_it_dialled_only() {
             move |datagram| {
                 if datagram.destination == victim {
                     hit.fetch_add(datagram.contents.len() as u64, Ordering::Relaxed);
-                    // What the malicious listener acknowledges without having received it.
+                    // Acknowledgements of the malicious listener for data that it has not received.
                     if datagram.contents.first().is_some_and(|first| *first >= 20) {
                         network.inject(datagram.source, listening, datagram.contents.clone());
                     }
@@ -171,7 +173,8 @@ async fn a_dialler_sends_to_the_address_that_it_dialled_only() {
     }
 }
 
-/// Whoever reads the first check of a dialler knows the credentials, and answers challenges at an address of its own.
+/// An attacker who has read the first check of a dialler has the credentials, and answers
+/// challenges at an address of its own.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_stays_with_the_dialler_whoever_else_nominates_an_address() {
     for version in [WebRtcDirectVersion::V1, WebRtcDirectVersion::V2] {
@@ -234,7 +237,7 @@ async fn a_handshake_stays_with_the_dialler_whoever_else_nominates_an_address() 
     }
 }
 
-/// Accepts everybody, and reads everything.
+/// Accepts all peers, and reads everything.
 fn read_all(endpoint: &Endpoint) {
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
@@ -282,7 +285,8 @@ async fn junk_from_the_address_of_a_dead_peer_does_not_keep_its_connection() {
     while listener.connections() > 0 {
         let after = begin.elapsed();
         assert!(after < Duration::from_secs(20), "alive after {after:?}");
-        // Neither STUN nor DTLS; a request without integrity; a record that is none; a response to nothing.
+        // Neither STUN nor DTLS; a request without MESSAGE-INTEGRITY; an invalid record; an
+        // unsolicited response.
         for junk in [
             vec![0xff],
             STUN_REQUEST.to_vec(),
@@ -301,8 +305,8 @@ async fn junk_from_the_address_of_a_dead_peer_does_not_keep_its_connection() {
     finish([dialler, listener]).await;
 }
 
-/// Who acknowledges on and does not answer when it is asked for its consent may be somebody else by now, at an address
-/// that it knew.
+/// A peer that continues to acknowledge, but does not answer consent checks, may be an attacker
+/// whose old address now belongs to somebody else.
 #[tokio::test(start_paused = true)]
 async fn a_transfer_to_an_address_that_does_not_consent_ends() {
     let (network, server, client) = network(8, 20);

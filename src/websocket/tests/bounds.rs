@@ -161,7 +161,7 @@ async fn what_drips_after_the_own_close_is_read_for_the_close_timeout() {
 /// Queued flags, credit and answers: beyond `control_backlog` control frames are refused, like
 /// data.
 #[tokio::test(start_paused = true)]
-async fn control_frames_are_refused_behind_a_backlog() {
+async fn control_frames_are_refused_beyond_the_backlog() {
     let (a, _unread) = duplex(256);
     let mut config = WebSocketConfig::default();
     config.control_backlog = 10_000;

@@ -566,11 +566,11 @@ async fn o8_j15_a_close_drains_and_tells_code_and_reason() {
     drop(from_a);
     timeout(LIMIT, closing).await.unwrap().unwrap();
     let cause = timeout(LIMIT, b.closed()).await.unwrap();
-    let told = ConnectionError::ClosedByPeerWith {
+    let reported = ConnectionError::ClosedByPeerWith {
         code: 70_000,
         reason: "update".to_owned(),
     };
-    assert_eq!(cause, told);
+    assert_eq!(cause, reported);
     assert!(cause.is_orderly());
     drop(to_b);
     assert!(a.is_idle() && b.is_idle());

@@ -68,18 +68,18 @@ async fn o9_closes_of_the_peer_reach_everybody() {
         scripted.peer.close(Some(close)).await.unwrap();
         assert_eq!(timeout(LIMIT, scripted.ours.closed()).await.unwrap(), cause);
         assert_eq!(scripted.ours.close_reason(), Some(cause.clone()));
-        let told = |error: &io::Error| {
+        let reported = |error: &io::Error| {
             let source = error.get_ref().and_then(|source| source.downcast_ref());
-            matches!(source, Some(SubstreamError::ConnectionLost(told)) if *told == cause)
+            matches!(source, Some(SubstreamError::ConnectionLost(reported)) if *reported == cause)
         };
         let end = timeout(LIMIT, reading).await.unwrap().unwrap();
         assert!(
-            end.kind() == io::ErrorKind::UnexpectedEof && told(&end),
+            end.kind() == io::ErrorKind::UnexpectedEof && reported(&end),
             "{end:?}"
         );
         let (end, finish) = timeout(LIMIT, writing).await.unwrap().unwrap();
         assert!(
-            end.kind() == io::ErrorKind::ConnectionAborted && told(&end),
+            end.kind() == io::ErrorKind::ConnectionAborted && reported(&end),
             "{end:?}"
         );
         assert_eq!(finish, Err(FinishError::ConnectionLost(cause.clone())));

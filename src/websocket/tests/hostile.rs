@@ -253,7 +253,7 @@ async fn j17_substreams_beyond_the_limit_are_reset_and_the_others_live() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
+async fn o11_pongs_overtake_queued_data() {
     // A pipe that one message of data blocks for long.
     let mut scripted = Scripted::with(WebSocketConfig::default(), 1024).await;
     scripted.send(open(2)).await;
@@ -288,7 +288,7 @@ async fn o11_pongs_are_not_stuck_behind_what_is_queued() {
         }
     }
     // The message that was being written when the ping arrived, and no more.
-    assert!(before <= 64 * 1024, "{before} bytes in front of the pong");
+    assert!(before <= 64 * 1024, "{before} bytes before the pong");
     writer.abort();
 }
 

@@ -183,7 +183,7 @@ async fn the_proxy_protocol_names_the_client_in_front_of_everything() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_believed() {
+async fn headers_from_untrusted_addresses_are_ignored() {
     let (config, mut seen) = watched();
     for header in [
         ProxyHeader::XForwardedFor,

@@ -166,7 +166,7 @@ async fn every_bad_request_gets_its_answer() {
             and("Transfer-Encoding: chunked\r\n"),
             400,
         ),
-        ("bytes behind", [and(""), b"GET /".to_vec()].concat(), 400),
+        ("bytes after", [and(""), b"GET /".to_vec()].concat(), 400),
         (
             "LF",
             String::from_utf8(and(""))
@@ -378,7 +378,7 @@ async fn a_client_that_reads_nothing_and_never_ends_is_left() {
 }
 
 #[tokio::test]
-async fn http_where_tls_is_spoken_is_told_so() {
+async fn http_where_tls_is_required_gets_an_answer() {
     let mut config = server(Authentication::Tls);
     let identity = TlsIdentity::from_certificate(&Certificate::generate()).unwrap();
     config.tls = Some(identity);
@@ -416,7 +416,7 @@ async fn a_thousand_that_find_no_room_are_answered_and_few_are_kept() {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_behind_its_refusal_resets_nothing() {
+async fn a_request_that_arrives_after_its_refusal_resets_nothing() {
     let mut limits = ListenerConfig::default();
     limits.max_handshakes = 1;
     let listener = listen(server(Authentication::DangerNone), limits).await;

@@ -88,7 +88,7 @@ async fn answer(is_client: bool, bytes: &[u8], error: &WebSocketError) -> CloseF
     assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof);
     let source = end.get_ref().and_then(|source| source.downcast_ref());
     assert!(
-        matches!(source, Some(SubstreamError::ConnectionLost(told)) if *told == cause),
+        matches!(source, Some(SubstreamError::ConnectionLost(reported)) if *reported == cause),
         "{end:?}"
     );
     drop(substream);

@@ -84,7 +84,7 @@ fn early() -> (BytesMut, Vec<u8>) {
 /// message: in one long message, between pings, in fragments, and beginning in the Noise message
 /// itself.
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_right_behind_noise_arrives() {
+async fn data_sent_right_after_noise_arrives() {
     for (joined, parts) in [(0, 1), (0, 7), (1500, 1), (1500, 5)] {
         let (mut peer, accepting) = upgraded(256 * 1024).await;
         let mut noise =

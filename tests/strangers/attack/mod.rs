@@ -1,11 +1,12 @@
-//! An attacker that combines what it can do at random, against a listener and diallers with honest
-//! neighbours. Each seed is another one.
+//! An attacker that combines its primitives at random, against a listener and diallers with honest
+//! neighbours. Each seed is another attack.
 //!
-//! Promises that every run is held to:
-//! - No address gets more than three times what came from it, unless it has shown to receive; a
-//!   dialler sends to nobody but whom it dialled.
-//! - Dials of honest peers succeed at their first attempt, and what they transfer arrives whole.
-//! - Memory stays within what `docs/reliability.md` adds up to, and nothing is left in the end.
+//! Invariants that every run checks:
+//! - No address gets more than three times what came from it, unless it has proved to receive; a
+//!   dialler sends only to the dialled address.
+//! - Dials of honest peers succeed at the first attempt, and their transfers are complete.
+//! - Memory stays within the sum of the limits in `docs/reliability.md`, and nothing is left at the
+//!   end.
 //! - A datagram of the attacker costs a bounded amount of work.
 
 mod plan;
@@ -18,9 +19,10 @@ use std::time::Instant;
 
 use story::Cost;
 
-/// Runs seeds one after the other; `ANABRANCH_SEEDS` says how many, `ANABRANCH_SEED` names one.
+/// Runs seeds one after the other; `ANABRANCH_SEEDS` sets their number, `ANABRANCH_SEED` selects
+/// one.
 #[test]
-fn an_attacker_of_random_steps_hits_nobody_and_keeps_nobody_out() {
+fn an_attacker_of_random_steps_hits_no_victim_and_keeps_no_peer_out() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seeds = match number("ANABRANCH_SEED") {
         Some(seed) => seed..seed + 1,

@@ -1,4 +1,4 @@
-//! What a seed stands for.
+//! The plan of a seed.
 
 use std::time::Duration;
 
@@ -11,32 +11,33 @@ use super::primitives::Primitive;
 use super::victims::Kind;
 use crate::harness::endpoint_config;
 
-/// An attack, its surroundings, and the limits of who is attacked. Printed when a promise breaks.
+/// An attack, its environment, and the limits of its targets. Printed when an invariant is
+/// violated.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) round_trip: Duration,
-    /// Of datagrams between the listener and honest peers.
+    /// The conditions between the listener and honest peers.
     pub(super) loss: f64,
     pub(super) max_handshakes: usize,
-    /// What the attacker does, each as often as it is in here.
+    /// The primitives of the attacker, with multiplicity as weight.
     pub(super) primitives: Vec<Primitive>,
-    /// Mean time between two of these.
+    /// Mean interval of the primitives.
     pub(super) pace: Duration,
-    /// Third parties that are to be hit, and what they do in turn.
+    /// Third parties as targets, and their behaviour.
     pub(super) victims: u32,
     pub(super) kinds: Vec<Kind>,
     pub(super) has_signers: bool,
-    /// The attacker reads and copies what honest peers send.
+    /// The attacker reads and copies the datagrams of honest peers.
     pub(super) observes: bool,
-    /// What the malicious peer sends seems to come from victims.
+    /// The malicious peer sends with the sources of victims.
     pub(super) resources: bool,
-    /// The malicious peer acknowledges what went to victims. Never with `resources`: who receives at
-    /// an address and sends from there is a peer that has moved.
+    /// The malicious peer acknowledges what was sent to victims. Never with `resources`: a peer
+    /// that receives at an address and sends from there has moved.
     pub(super) relays: bool,
     /// A neighbour gets another port in the middle of its transfer.
     pub(super) roams: bool,
-    /// Dials of honest newcomers, one after the other.
+    /// Number of dials of honest peers, one after the other.
     pub(super) newcomers: u8,
     pub(super) transfer: usize,
 }
@@ -51,7 +52,7 @@ impl Plan {
         if primitives.is_empty() {
             primitives.extend(Primitive::ALL.choose(rng));
         }
-        // Some of them more often than others.
+        // Some primitives have more weight.
         for _ in 0..rng.random_range(0..8) {
             primitives.extend(primitives.choose(rng).copied());
         }
@@ -73,20 +74,20 @@ impl Plan {
             pace: Duration::from_micros([1000, 2000, 5000, 20_000][rng.random_range(0..4)]),
             victims: [1, 3, 40][rng.random_range(0..3)],
             kinds,
-            // str0m takes a signed answer for a proof (`docs/security.md`).
+            // str0m accepts a signed answer as a proof (`docs/security.md`).
             has_signers: rng.random_bool(0.5) && endpoint_config().engine == EngineFactory::DIRECT,
             observes,
             resources,
             relays: !resources && rng.random_bool(0.4),
-            // Whoever reads the ufrag can use up the addresses that a connection may come from.
+            // An attacker who reads the ufrag can use up the remote addresses of a connection.
             roams: !observes && rng.random_bool(0.3),
             newcomers: rng.random_range(2..5),
             transfer: rng.random_range(1000..120_000),
         }
     }
 
-    /// Settings of the listener: shares that leave to honest peers what two hosts that prove
-    /// their addresses can not take.
+    /// Settings of the listener: prefix shares that two hosts with proven addresses can not exhaust
+    /// for honest peers.
     pub(super) fn limits(&self) -> EndpointConfig {
         let mut config = endpoint_config();
         config.max_handshakes = self.max_handshakes;

@@ -1,4 +1,4 @@
-//! What an attacker can do, each step by itself.
+//! The primitives of an attacker.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,43 +19,43 @@ const BURST: usize = 10;
 /// Longest datagram of junk.
 const MAX_JUNK: usize = 1400;
 
-/// Longest time after which a copied datagram is sent again.
+/// Maximum delay of a replayed datagram.
 const MAX_DELAY_MS: u64 = 5000;
 
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Primitive {
-    /// A first contact as from a victim, and its repetitions.
+    /// A first contact with the source of a victim, and its repetitions.
     Contact,
-    /// The same as from other ports of an honest neighbour.
+    /// The same with other ports of an honest neighbour.
     ContactOfNeighbour,
     /// Many at once, each from an address of its own.
     Burst,
     /// A first contact from a host that signs the answer to a challenge.
     SignedContact,
-    /// A first contact as from a victim, and a ClientHello behind it.
+    /// A first contact with the source of a victim, followed by a ClientHello.
     Handshake,
-    /// A dial that falls silent in its handshake, before it has shown what it received.
+    /// A dial that falls silent in its handshake, before it has proved its address.
     DeafDial,
-    /// Bytes that look like STUN, DTLS or nothing, as from anybody.
+    /// Bytes that look like STUN, DTLS or nothing, with any source.
     Junk,
-    /// A check with the credentials of a connection, as from a victim: a listener moves to the last
-    /// address that its peer has nominated.
+    /// A check with the credentials of a connection and the source of a victim: a listener moves to
+    /// the last address that its peer has nominated.
     Nominate,
-    /// The same from a port of its own, of a host that signs answers: what is asked there once is all
-    /// that it gets for its bytes.
+    /// The same from a port of a host that signs answers: a single challenge is all that it gets
+    /// for its bytes.
     NominateOnce,
     /// The same towards the dialler of a connection.
     NominateToDialler,
-    /// Responses to checks that were never sent, or that were sent to others.
+    /// Responses to checks that were not sent, or were sent to others.
     Answer,
-    /// A datagram again, from where it came to where it went.
+    /// A replayed datagram with the same source and destination.
     Replay,
-    /// A datagram again, from another source or back to its sender.
+    /// A replayed datagram with another source, or back to its sender.
     Redirect,
-    /// A datagram with changes.
+    /// A modified datagram.
     Change,
-    /// Parts of two datagrams as one.
+    /// Parts of two datagrams combined.
     Mix,
 }
 
@@ -78,12 +78,12 @@ impl Primitive {
         Self::Mix,
     ];
 
-    /// Does it, if there is what it needs.
+    /// Executes the primitive, if its requirements are met.
     pub(super) fn perform(self, world: &Arc<World>, rng: &mut StdRng) {
         let done = match self {
             Self::Contact => contact(world, rng, |world, rng| victims::any(&world.plan, rng)),
             Self::ContactOfNeighbour => contact(world, rng, |world, rng| {
-                // Of one who is there, or of one who is about to come.
+                // Of an existing peer, or of one that will dial later.
                 let number = match rng.random_range(0..=world.plan.newcomers) {
                     0 => NEIGHBOUR,
                     n => NEWCOMERS + n - 1,
@@ -105,7 +105,7 @@ impl Primitive {
             Self::Change => changed(world, rng),
             Self::Mix => mix(world, rng),
         };
-        // Nothing may be there yet that could be copied.
+        // There may be nothing to copy yet.
         done.unwrap_or_default();
     }
 }
@@ -204,8 +204,8 @@ fn junk(world: &World, rng: &mut StdRng) -> Option<()> {
             }
         }
         1 => {
-            // A record of DTLS 1.2 without keys: an alert or part of a handshake. The handshake of
-            // somebody else can be hindered so by whoever knows its ports, on both sides.
+            // A plaintext record of DTLS 1.2: an alert or a part of a handshake. An attacker who
+            // knows both ports can disturb a handshake with these.
             let kind = [21, 22, 23][rng.random_range(0..3)];
             if settled {
                 let alert = [kind, 254, 253, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 0];
@@ -213,7 +213,7 @@ fn junk(world: &World, rng: &mut StdRng) -> Option<()> {
             }
         }
         2 => {
-            // A header of STUN whose length is right.
+            // A STUN header with the right length.
             junk.truncate(junk.len() & !3);
             let length = (junk.len() as u16).to_be_bytes();
             let kind = [[0, 1], [1, 1], [1, 17], [0, 17]][rng.random_range(0..4)];
@@ -260,7 +260,7 @@ fn nominate_to_dialler(world: &World, rng: &mut StdRng) -> Option<()> {
 }
 
 fn answer(world: &World, rng: &mut StdRng) -> Option<()> {
-    // The transaction of somebody else's check, or any.
+    // The transaction ID of another check, or a random one.
     let mut asked = request("a:b", "c", 1, false);
     if let Some((copied, _)) = world.copied(rng)
         && copied.contents.starts_with(&[0, 1])
@@ -282,7 +282,7 @@ fn answer(world: &World, rng: &mut StdRng) -> Option<()> {
             encode(response, password)
         }
         _ => {
-            // Of the right length for an error, and without a password.
+            // An error response of the right length, without a valid MESSAGE-INTEGRITY.
             let mut error = stun_server(&asked)?;
             error[1] = 0x11;
             error
@@ -326,8 +326,8 @@ fn redirect(world: &Arc<World>, rng: &mut StdRng) -> Option<()> {
 
 fn changed(world: &Arc<World>, rng: &mut StdRng) -> Option<()> {
     let (mut copied, is_settled) = world.copied(rng)?;
-    // Messages of a handshake have no integrity before its end: who is faster than the real one
-    // can hinder it (RFC 9147 section 11), and hinders only that.
+    // Handshake messages are not authenticated before its end: an attacker who is faster than the
+    // peer can disturb that handshake (RFC 9147 section 11), and only that.
     if !is_settled {
         return None;
     }

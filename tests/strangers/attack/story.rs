@@ -1,4 +1,4 @@
-//! One run: who is there, what they do, and what has to be true of it.
+//! One run: the peers, their actions, and the invariants.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,43 +21,44 @@ use crate::meter;
 
 const ECHO: &str = "/echo/1";
 
-/// How long a transfer of an honest peer may take: with losses, and where it moves to another port.
+/// Maximum duration of an honest transfer, with losses and a move to another port.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the attack goes on after the last honest peer has left.
+/// How long the attack continues after the last honest peer has left.
 const ALONE: Duration = Duration::from_secs(3);
 
 /// Receive window of a substream here.
 const WINDOW: u32 = 64 * 1024;
 
-/// What an unproven handshake may take: what waits in its inbox (`docs/reliability.md`), its engine.
+/// Memory of an unproven handshake: its inbox (`docs/reliability.md`) and its engine.
 const HANDSHAKE: usize = (32 + 32) * 1024;
 
-/// What both sides of an honest connection take with these windows, and how many there are at once.
+/// Memory of both sides of an honest connection with these windows, and their maximum number at
+/// once.
 const CONNECTION: usize = 768 * 1024;
 const CONNECTIONS: usize = 4;
 
-/// The tables of admission: two of rates with 128 KiB each, answers of 256 bytes, sightings.
+/// Memory of admission: two rate tables of 128 KiB, answers of 256 bytes, sightings.
 const TABLES: usize = 512 * 1024;
 
-/// Allocations that one datagram of the attacker may cause on average, in listener, network and attacker.
+/// Mean allocations per datagram of the attacker, in listener, network and attacker.
 const WORK: u64 = 40;
 
-/// The same of the honest connections, which are idle, while the attacker is alone.
+/// The same for the idle honest connections while the attacker is alone.
 const IDLE_WORK: u64 = 10_000;
 
-/// What an attack has cost.
+/// The cost of an attack.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
-    /// Datagrams of the attacker, and those that went to addresses which had proven nothing.
+    /// Datagrams of the attacker, and those sent to unproven addresses.
     forged: u64,
     reflected: u64,
-    /// Most bytes that were allocated at once, without those before the attack and the attacker's.
+    /// Peak of live bytes, without those from before the attack and those of the attacker.
     memory: isize,
     /// While the attacker was alone: its datagrams, and allocations.
     forged_alone: u64,
     allocations: u64,
-    /// Time of this machine's processor for each of these datagrams.
+    /// Processor time per datagram.
     nanoseconds: u64,
 }
 
@@ -78,12 +79,12 @@ impl Cost {
         assert!(self.memory < most.cast_signed(), "{self:?}, of {most}");
         let most = IDLE_WORK + WORK * self.forged_alone;
         assert!(self.allocations < most, "{self:?}, of {most}");
-        // A challenge and a response to each, and the first flights of honest peers.
+        // A challenge and a response for each, and the first flights of honest peers.
         assert!(self.reflected < 2 * self.forged + 200, "{self:?}");
     }
 }
 
-/// Prints the plan where a promise was broken.
+/// Prints the plan when an invariant is violated.
 struct Printed(Plan);
 
 impl Drop for Printed {
@@ -100,7 +101,7 @@ pub(super) async fn run(seed: u64) -> Cost {
     let _printed = Printed(plan.clone());
     let cost = attacked(plan).await;
     let left = meter::live() - before;
-    // What the runtime and statics keep after their first use.
+    // Allocations of the runtime and of statics in their first use.
     assert!(left < 512 * 1024, "{left} bytes are left");
     cost
 }
@@ -115,7 +116,8 @@ async fn attacked(plan: Plan) -> Cost {
     let deaf = deaf.expect("settings that work");
     let world = World::new(&network, &address, deaf, plan.clone());
 
-    // Before the attack: a neighbour, a dialler that sends to a malicious listener, a malicious peer.
+    // Before the attack: a neighbour, a dialler connected to a malicious listener, a malicious
+    // peer.
     let neighbour = Honest::new(&network, &server, &plan, NEIGHBOUR);
     let connection = neighbour.dial(&world, &address, 0).await;
     let trap_host = network.host(TRAP);
@@ -177,7 +179,7 @@ async fn attacked(plan: Plan) -> Cost {
     }
     cost.check(&world.plan);
 
-    // What the attack has left behind expires, with what is delayed still.
+    // The state of the attack, and delayed datagrams, expire.
     sleep(Duration::from_secs(60)).await;
     drop((connection, trapped, moles));
     let deaf = world.deaf.0.clone();
@@ -191,7 +193,7 @@ async fn attacked(plan: Plan) -> Cost {
     ])
     .await;
     network.clear_tap();
-    // Somebody may answer what the ends of these connections have sent.
+    // Victims may answer the last datagrams of these connections.
     sleep(Duration::from_secs(60)).await;
     assert_eq!((network.sockets(), network.in_flight()), (0, 0));
     let tasks = tokio::runtime::Handle::current()
@@ -211,7 +213,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
-/// Takes its steps until it is aborted.
+/// Executes primitives until it is aborted.
 fn attack(world: &Arc<World>) -> JoinHandle<()> {
     let world = Arc::clone(world);
     tokio::spawn(async move {
@@ -229,7 +231,7 @@ fn attack(world: &Arc<World>) -> JoinHandle<()> {
 
 fn builder(host: &Host, limits: EndpointConfig) -> EndpointBuilder {
     let mut config = Config::default();
-    // Little, so that what is honest does not hide what strangers take.
+    // Small windows, so that honest memory does not hide that of the attack.
     config.receive_window = WINDOW;
     config.max_receive_window = WINDOW;
     Endpoint::builder()
@@ -249,7 +251,7 @@ async fn listen(host: &Host, limits: EndpointConfig) -> (Endpoint, Address) {
     (endpoint, address)
 }
 
-/// Accepts everybody, and sends back, or without end, what they ask for.
+/// Accepts all peers, and echoes, or sends endlessly, as requested.
 fn serve(endpoint: &Endpoint) {
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
@@ -275,7 +277,7 @@ fn serve(endpoint: &Endpoint) {
     });
 }
 
-/// A peer that keeps the rules.
+/// An honest peer.
 struct Honest {
     host: Host,
     endpoint: Endpoint,
@@ -309,8 +311,8 @@ impl Honest {
     }
 }
 
-/// Sends a pattern, has it sent back, and compares every byte. `meanwhile` happens after the open,
-/// whose time limit is shorter than what a peer may take that moves.
+/// Sends a pattern, and compares every echoed byte. `meanwhile` runs after the open, whose time
+/// limit is shorter than a move to another port takes.
 async fn echo(connection: &Connection, length: usize, who: &str, meanwhile: impl FnOnce()) {
     let sent: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
     let transfer = async {

@@ -1,4 +1,4 @@
-//! Third parties whose addresses the attacker forges, and what they do with what they get.
+//! Third parties whose addresses the attacker forges, and their behaviour.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,27 +13,27 @@ use crate::harness::{forged, sign_challenge, stun_server};
 /// Addresses of the floods.
 const STRANGERS: u32 = 5000;
 
-/// What a host does.
+/// The behaviour of a victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Silent,
-    /// Answers STUN, as any STUN server does.
+    /// Answers STUN as a STUN server.
     StunServer,
     /// The same, up to twenty seconds late.
     Late,
-    /// The same, and its answers seem to come from another of them.
+    /// The same, with the source of another victim.
     Mixing,
     /// Sends everything back.
     Echo,
-    /// Sends back what it gets, later and with changes.
+    /// Sends everything back, later and modified.
     Garbling,
-    /// Answers a check with the password that its USERNAME shows: the attacker's own host, or a
-    /// listener of webrtc-direct that takes it for a check of its own.
+    /// Answers a check with the password derived from its USERNAME: a host of the attacker, or
+    /// another listener of webrtc-direct.
     Signer,
 }
 
 impl Kind {
-    /// Those that anybody can find on the Internet, by the thousand.
+    /// Behaviours of hosts that can be found on the Internet by the thousand.
     pub(super) const COMMON: [Self; 6] = [
         Self::Silent,
         Self::StunServer,
@@ -44,7 +44,7 @@ impl Kind {
     ];
 }
 
-/// Hosts that sign: so few that their shares leave most of the handshakes to others.
+/// Hosts that sign answers: so few that their shares leave most handshakes to others.
 const SIGNERS: u32 = 2;
 
 fn number(address: SocketAddr) -> Option<u32> {
@@ -77,19 +77,19 @@ pub(super) fn any(plan: &Plan, rng: &mut StdRng) -> SocketAddr {
     victim
 }
 
-/// An address that nothing has come from yet, most of the time.
+/// An address from which mostly nothing has come yet.
 pub(super) fn stranger(rng: &mut StdRng) -> SocketAddr {
     forged(rng.random_range(SIGNERS..STRANGERS))
 }
 
-/// Whoever signs: from its other ports as well.
+/// A host that signs answers, on any of its ports.
 pub(super) fn signer(rng: &mut StdRng) -> SocketAddr {
     let mut signer = forged(rng.random_range(0..SIGNERS));
     signer.set_port(rng.random_range(1024..60_000));
     signer
 }
 
-/// What a victim answers: from where, after how long, and what.
+/// An answer of a victim: its source, its delay, and its contents.
 pub(super) fn react(
     plan: &Plan,
     rng: &mut StdRng,

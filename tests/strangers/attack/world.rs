@@ -1,4 +1,4 @@
-//! What both sides of an attack share: the ledger of bytes, and what the attacker has learnt.
+//! The shared state of an attack: the ledger of bytes, and the knowledge of the attacker.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -18,26 +18,26 @@ use super::plan::Plan;
 use super::victims;
 use crate::harness::{STUN_REQUEST, STUN_SUCCESS};
 
-/// Datagrams of others that the attacker remembers.
+/// Maximum datagrams of others that the attacker stores.
 const MAX_SEEN: usize = 96;
 
-/// What a task that sleeps takes beside its datagram.
+/// Memory of a sleeping task beside its datagram.
 const TASK: usize = 512;
 
-/// The peer that belongs to the attacker, and the listener that does.
+/// The peer and the listener of the attacker.
 pub(super) const MOLE: [u8; 4] = [10, 6, 6, 6];
 pub(super) const TRAP: [u8; 4] = [10, 7, 7, 7];
 
-/// A host of the attacker that begins handshakes and does not hear how they go on.
+/// A host of the attacker that begins handshakes and drops all answers.
 pub(super) const DEAF: [u8; 4] = [10, 8, 8, 8];
 
-/// The last byte of the address of an honest neighbour, of one who is lured to the trap, and of the
-/// first newcomer.
+/// The last address byte of an honest neighbour, of the dialler of the malicious listener, and of
+/// the first newcomer.
 pub(super) const NEIGHBOUR: u8 = 2;
 pub(super) const LURED: u8 = 3;
 pub(super) const NEWCOMERS: u8 = 10;
 
-/// A datagram that the attacker has copied on its way.
+/// A datagram that the attacker has copied.
 #[derive(Debug, Clone)]
 pub(super) struct Copied {
     pub(super) source: SocketAddr,
@@ -45,7 +45,7 @@ pub(super) struct Copied {
     pub(super) contents: Vec<u8>,
 }
 
-/// The credentials of a connection, as the USERNAME of its checks shows them.
+/// The credentials of a connection, derived from the USERNAME of its checks.
 #[derive(Debug, Clone)]
 pub(super) struct Credentials {
     pub(super) dialler: SocketAddr,
@@ -69,13 +69,13 @@ pub(super) struct Ledger {
     sent: HashMap<SocketAddr, u64>,
     /// Honest addresses that have answered a check, with the password of the peer.
     answered: HashSet<SocketAddr>,
-    /// The first promise that was broken.
+    /// The first violated invariant.
     pub(super) broken: Option<String>,
     /// Datagrams of the attacker.
     pub(super) forged: u64,
-    /// Datagrams that went to addresses which have answered nothing.
+    /// Datagrams sent to addresses that have answered nothing.
     pub(super) reflected: u64,
-    /// Memory of datagrams that the attacker holds back, and the most of it.
+    /// Memory of datagrams that the attacker delays, and its peak.
     delayed: usize,
     most_delayed: usize,
 }
@@ -103,7 +103,7 @@ impl Ledger {
         self.most_delayed = self.most_delayed.max(self.delayed);
     }
 
-    /// What the attacker and this take of the memory that is counted.
+    /// The part of the counted memory that belongs to the attacker and to this.
     pub(super) fn own_memory(&self) -> usize {
         let entry = size_of::<(SocketAddr, u64)>() + 1;
         let tables = (self.came.capacity() + self.sent.capacity()) * entry * 8 / 7;
@@ -122,9 +122,9 @@ struct Learnt {
     credentials: HashMap<SocketAddr, Credentials>,
     /// Addresses of honest diallers.
     diallers: Vec<SocketAddr>,
-    /// Hosts whose handshakes are over.
+    /// Hosts whose handshakes are complete.
     settled: HashSet<IpAddr>,
-    /// Where the malicious peer sends from.
+    /// The addresses of the malicious peer.
     mole: Option<SocketAddr>,
     hello: Option<Vec<u8>>,
     /// Ports of the deaf host that have sent a ClientHello.
@@ -133,8 +133,8 @@ struct Learnt {
 }
 
 impl Learnt {
-    /// Whether the deaf host says this: one ClientHello, after which the listener repeats its part of
-    /// the handshake until it gives up.
+    /// Whether the deaf host may send this: one ClientHello, after which the listener retransmits
+    /// its flight until it gives up.
     fn is_said(&mut self, datagram: &TappedDatagram) -> bool {
         if !is_record(datagram) {
             return !self.said.contains(&datagram.source);
@@ -148,12 +148,12 @@ fn is_record(datagram: &TappedDatagram) -> bool {
     matches!(datagram.contents.first(), Some(20..))
 }
 
-/// A network with a listener that is attacked.
+/// A network with an attacked listener.
 pub(super) struct World {
     pub(super) network: Network,
     pub(super) listening: SocketAddr,
     pub(super) plan: Plan,
-    /// The deaf host, and who may dial from it.
+    /// The deaf host, and the endpoint that dials from it.
     pub(super) deaf: (Endpoint, Arc<Semaphore>),
     /// Of the listener.
     pub(super) address: Address,
@@ -161,7 +161,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Puts itself between all hosts.
+    /// Installs the tap between all hosts.
     pub(super) fn new(
         network: &Network,
         address: &Address,
@@ -199,7 +199,7 @@ impl World {
         look(&mut self.learnt().ledger)
     }
 
-    /// The handshake of this host is over: whatever comes now must not harm it.
+    /// The handshake of this host is complete: from now on no datagram may harm it.
     pub(super) fn settle(&self, host: IpAddr) {
         self.learnt().settled.insert(host);
     }
@@ -217,7 +217,7 @@ impl World {
         self.network.inject(from, to, contents);
     }
 
-    /// Sends it after a while.
+    /// Sends it after a delay.
     pub(super) fn inject_later(
         self: &Arc<Self>,
         after: Duration,
@@ -244,7 +244,7 @@ impl World {
         });
     }
 
-    /// A datagram that was copied, and whether the hosts at both ends have settled.
+    /// A copied datagram, and whether the handshakes of both its hosts are complete.
     pub(super) fn copied(&self, rng: &mut StdRng) -> Option<(Copied, bool)> {
         let learnt = self.learnt();
         let index = rng.random_range(0..learnt.seen.len().max(1));
@@ -255,7 +255,7 @@ impl World {
         Some((copied, settled))
     }
 
-    /// Credentials that the attacker knows: those of its own peers, and those it has read.
+    /// Credentials that the attacker knows: those of its own peers, and those that it has read.
     pub(super) fn credentials(
         &self,
         rng: &mut StdRng,
@@ -267,13 +267,13 @@ impl World {
             .values()
             .filter(|known| is_wanted(known))
             .collect();
-        // The map has no order, and a seed is to name a run.
+        // Sorted, since the map has no order, and a seed has to be reproducible.
         known.sort_by_key(|known| known.dialler);
         let index = rng.random_range(0..known.len().max(1));
         known.get(index).map(|known| (*known).clone())
     }
 
-    /// An address that an honest dialler sends from, and whether its handshake is over.
+    /// The address of an honest dialler, and whether its handshake is complete.
     pub(super) fn dialler(&self, rng: &mut StdRng) -> Option<(SocketAddr, bool)> {
         let learnt = self.learnt();
         let index = rng.random_range(0..learnt.diallers.len().max(1));
@@ -309,7 +309,7 @@ impl World {
         } else if from == IpAddr::from(TRAP) {
             self.observe(&mut learnt, datagram);
         } else if from == IpAddr::from(DEAF) {
-            // It answers challenges, but has shown no nonce.
+            // It answers challenges, but has returned no nonce.
             passes = learnt.is_said(datagram);
             if passes {
                 let bytes = datagram.contents.len();
@@ -338,7 +338,7 @@ impl World {
         if self.plan.relays
             && let Some(mole) = learnt.mole
         {
-            // Stands for a peer that acknowledges what it has not received.
+            // Simulates a peer that acknowledges what it has not received.
             let contents = datagram.contents.clone().into();
             self.inject_with(learnt, self.listening, mole, contents);
         }
@@ -407,7 +407,7 @@ impl World {
             return;
         }
         if learnt.seen.len() == MAX_SEEN {
-            // Some of the old ones stay: a replay may come late.
+            // Some of the old ones stay, for late replays.
             let index = learnt.rng.random_range(0..MAX_SEEN);
             learnt.seen.remove(index);
         }
