@@ -65,9 +65,11 @@ build_peers() {
 
 # The last commit that changed what is measured: a commit of pages makes no other version.
 commit() {
-  local measured=(src crates benches examples interop/rust proto build.rs Cargo.toml Cargo.lock) changes
+  local changes
+  local measured=(src crates benches examples interop/rust proto build.rs Cargo.toml Cargo.lock)
   changes=$(git status --porcelain --untracked-files=no -- "${measured[@]}")
-  printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" "${changes:+ with changes}"
+  printf '%s%s' "$(git log -1 --format=%h --abbrev=7 -- "${measured[@]}")" \
+    "${changes:+ with changes}"
 }
 
 # Version and machine of the measurement.
@@ -93,7 +95,9 @@ busy() {
 }
 
 # Processor time in all, and that of idling or waiting for a disk (proc(5)).
-processors() { awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print all, $5 + $6 }' /proc/stat; }
+processors() {
+  awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print all, $5 + $6 }' /proc/stat
+}
 
 # run FILE COMMAND...: appends the output of the command to a file of the section, and records the
 # command.
@@ -138,7 +142,8 @@ paths() {
     program=(env "ANABRANCH_ENGINE=$engine" "$examples/simulated_throughput")
     run 100.jsonl "${program[@]}" "${lossless[@]}" --round-trips 10,20,50,100,200
     run 100.jsonl "${program[@]}" "${lossy[@]}" --round-trips 10,20,50,100,200 --losses 0.01
-    run 100.jsonl "${program[@]}" "${lossy[@]}" --round-trips 50 --losses 0.0003,0.001,0.003,0.02,0.03,0.05
+    run 100.jsonl "${program[@]}" "${lossy[@]}" --round-trips 50 \
+      --losses 0.0003,0.001,0.003,0.02,0.03,0.05
     run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50
     run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50 --queue 0.25
     run links.jsonl "${program[@]}" "${lossless[@]}" --round-trips 50 --mbit 10
@@ -161,7 +166,9 @@ transfer() { criterion transfer "$(of 1 0.1)" "$(of 3 0.3)"; }
 message() { criterion message "$(of 0.3 0.02)" "$(of 0.5 0.05)"; }
 substream() { criterion substream "$(of 0.5 0.1)" "$(of 1.5 0.1)"; }
 
-websocket() { run websocket.jsonl cargo bench --quiet --bench websocket -- --json --rounds "$rounds"; }
+websocket() {
+  run websocket.jsonl cargo bench --quiet --bench websocket -- --json --rounds "$rounds"
+}
 
 neighbours() { run neighbours.jsonl "$examples/neighbours" --json "$rounds"; }
 

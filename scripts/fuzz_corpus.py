@@ -128,9 +128,11 @@ def run(command: str, target: str) -> None:
         replace(SEEDS / target, chosen)
 
     selected, everything = union(of, chosen), union(of, inputs)
-    print(f"{target}: {len(chosen)} of {len(inputs)} inputs, "
-          f"{len(edges(selected))} of {len(edges(everything))} edges, "
-          f"{len(selected)} of {len(everything)} features")
+    print(
+        f"{target}: {len(chosen)} of {len(inputs)} inputs, "
+        f"{len(edges(selected))} of {len(edges(everything))} edges, "
+        f"{len(selected)} of {len(everything)} features"
+    )
 
 
 def main(command: str, targets: list[str]) -> None:

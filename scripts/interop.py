@@ -62,7 +62,7 @@ def in_order(values: set[str], order: list[str]) -> str:
 
 
 def shown(case: str, figure: str) -> str:
-    """A case with its figure. The milliseconds of most depend on the machine more than on a peer."""
+    """A case with its figure. The milliseconds of most depend more on the machine than on a peer."""
     if not figure or re.fullmatch(r"\d+ ms", figure) and case != "connect":
         return case
     return f"{case} ({figure})"
@@ -111,11 +111,15 @@ def peer_table(rows: list[dict[str, str]]) -> list[str]:
         cases, tests = lines[direction, conditions, transports, engines]
         cases.append(case)
         tests |= facts["test"]
-    out = ["| who dials and opens | over | cases | default settings | otherwise | engines | tests |"]
+    out = [
+        "| who dials and opens | over | cases | default settings | otherwise | engines | tests |"
+    ]
     out.append("|---|---|---|---|---|---|---|")
     ordered = sorted(lines.items(), key=lambda item: (DIRECTIONS.index(item[0][0]), item[0]))
     for (direction, conditions, transports, engines), (cases, tests) in ordered:
-        named = "; ".join(shown(case, figures[direction, conditions, case]) for case in sorted(cases))
+        named = "; ".join(
+            shown(case, figures[direction, conditions, case]) for case in sorted(cases)
+        )
         names = ", ".join(f"`{test}`" for test in sorted(tests))
         default = "no" if conditions else "yes"
         cells = [direction, transports, named, default, conditions, engines, names]

@@ -14,7 +14,8 @@ core=${1:-}
 # Few seeds: a change that only one of hundreds detects deserves a test of its own.
 export ANABRANCH_SEEDS=${ANABRANCH_SEEDS:-5}
 output=${CARGO_TARGET_DIR:-target}/mutants
-common=(--test-tool nextest --no-shuffle --exclude '**/tests/**' --exclude '**/tests.rs' --exclude-re 'impl (Display|Debug)')
+common=(--test-tool nextest --no-shuffle --exclude '**/tests/**' --exclude '**/tests.rs'
+  --exclude-re 'impl (Display|Debug)')
 case $core in
   sctp)
     mkdir -p "$output/sctp"

@@ -43,7 +43,8 @@ receive() {
 }
 
 receive
-"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" > "$place/sender.log" 2>&1 &
+"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" \
+  > "$place/sender.log" 2>&1 &
 sender=$!
 # Its name depends on the sender.
 part() { find "$place/received" -name '.*.part'; }
@@ -59,7 +60,8 @@ have=$(stat -c %s "$(part)")
 echo "killed both; $have of $size bytes are there"
 
 receive --once
-"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" | tee "$place/sender.log"
+"$transfer" send --identity "$place/sender.key" "$address" "$place/file.bin" \
+  | tee "$place/sender.log"
 wait "$receiver"
 receiver=
 cat "$place/receiver.log"

@@ -104,7 +104,10 @@ tests() {
     if $skip; then skip=false; continue; fi
     case $argument in -E | --profile) skip=true ;; *) arguments+=("$argument") ;; esac
   done
-  case " $* " in *" --lib "* | *" --test "* | *" --tests "*) ;; *) arguments+=(--lib --tests) ;; esac
+  case " $* " in
+    *" --lib "* | *" --test "* | *" --tests "*) ;;
+    *) arguments+=(--lib --tests) ;;
+  esac
   cargo test --no-fail-fast "${arguments[@]}" -- --test-threads=1
 }
 
@@ -128,7 +131,8 @@ not_on_str0m='test(a_peer_that_moves_is_challenged) | test(an_address_that_a_pee
 # the 10 s of a dial there. The seeds of the random paths count and bound that.
 too_lossy_for_str0m='test(ten_percent_of_loss)'
 second_engine() {
-  local filter="((binary(strangers) | binary(simulated_network)) - test(seeds::) - test(liveness::) - ($not_on_str0m) - $too_lossy_for_str0m)
+  local filter="((binary(strangers) | binary(simulated_network))
+      - test(seeds::) - test(liveness::) - ($not_on_str0m) - $too_lossy_for_str0m)
     | (binary(interop_rust) & test(we_dial)) | (binary(interop_js) & test(/node_dials_us|we_dial_js/))
     | (binary(interop_go) & test(/identif|half_close/))"
   ANABRANCH_ENGINE=str0m tests --features "$features" -E "$filter"
@@ -221,7 +225,8 @@ step "lints" "clippy has nothing to say of any target; no newer API than Rust $(
 
 if $fast; then
   step "tests" "ordinary tests but the longest" tests --features "$features" --profile fast
-  skip "the rest" "by --fast: foreign peers, long tests, the second engine, smaller feature sets, examples, docs"
+  skip "the rest" \
+    "by --fast: foreign peers, long tests, the second engine, smaller feature sets, examples, docs"
   exit $((failed > 0))
 fi
 
@@ -231,18 +236,23 @@ step "doc tests" "the code in README and docs of the crate compiles" \
 step "second engine" "admission, paths, outages, payloads and peers on str0m" second_engine
 skip "second engine: 6 tests" "not promised on str0m (docs/security.md): challenges of further addresses, signs of life, \
 reflection by an authenticated peer"
-skip "second engine: 10 % of loss" "a handshake takes longer than 10 s now and then; its 500 seeds count that"
-skip "second engine: random paths" "simulated_network seeds, strangers liveness: time; its own 500 seeds run with the tests"
-skip "second engine: peers" "Firefox, Chromium, Python, bulk to pion: time; stalls and numbers of pion: str0m can not"
+skip "second engine: 10 % of loss" \
+  "a handshake takes longer than 10 s now and then; its 500 seeds count that"
+skip "second engine: random paths" \
+  "simulated_network seeds, strangers liveness: time; its own 500 seeds run with the tests"
+skip "second engine: peers" \
+  "Firefox, Chromium, Python, bulk to pion: time; stalls and numbers of pion: str0m can not"
 step "docs/interop.md" "its tables are what the peers' tests have asserted" scripts/interop.py check
 # One build for both.
 step "lean, rsa" "the library without websocket, with RSA identities" \
-  tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint --test strangers
+  tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint \
+    --test strangers
 step "feature sets" "the library compiles with every set of features, without those of the tests" feature_sets
 if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
   step "Rust $(rust_version)" "the library compiles with it" msrv
 else
-  step "Rust $(rust_version)" "no dependency says that it needs a newer one; that toolchain is not installed" msrv
+  step "Rust $(rust_version)" \
+    "no dependency says that it needs a newer one; that toolchain is not installed" msrv
 fi
 if cargo deny --version > /dev/null 2>&1; then
   step "dependencies" "no advisories, allowed licences and sources only (deny.toml)" cargo deny check

@@ -70,7 +70,8 @@ func parseCertificateHash(text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(multihash) != 2+sha256.Size || multihash[0] != multihashSHA256 || multihash[1] != sha256.Size {
+	if len(multihash) != 2+sha256.Size ||
+		multihash[0] != multihashSHA256 || multihash[1] != sha256.Size {
 		return nil, errors.New("a certhash that is not SHA-256")
 	}
 	return multihash[2:], nil

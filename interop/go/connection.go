@@ -45,7 +45,9 @@ type connection struct {
 
 // newConnection prepares everything that the peer may use as soon as the transport is up. The
 // dialler's numbers are even.
-func newConnection(api *webrtc.API, config webrtc.Configuration, dialled bool) (*connection, error) {
+func newConnection(
+	api *webrtc.API, config webrtc.Configuration, dialled bool,
+) (*connection, error) {
 	peer, err := api.NewPeerConnection(config)
 	if err != nil {
 		return nil, err

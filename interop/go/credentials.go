@@ -72,5 +72,6 @@ func credentialsOf(username string) (credentials, error) {
 }
 
 func isICEString(text string, shortest int) bool {
-	return len(text) >= shortest && len(text) <= longestOfBoth && strings.Trim(text, iceCharacters) == ""
+	return len(text) >= shortest && len(text) <= longestOfBoth &&
+		strings.Trim(text, iceCharacters) == ""
 }

@@ -27,7 +27,9 @@ func noisePrologue(client, server []byte) []byte {
 
 // authenticate runs Noise XX, which the server of the connection starts. It returns the remote's
 // key.
-func authenticate(channel io.ReadWriter, own identity, prologue []byte, server bool) (publicKey, error) {
+func authenticate(
+	channel io.ReadWriter, own identity, prologue []byte, server bool,
+) (publicKey, error) {
 	suite := noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashSHA256)
 	static, err := suite.GenerateKeypair(rand.Reader)
 	if err != nil {

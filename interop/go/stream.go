@@ -66,7 +66,7 @@ const (
 // stream is a substream with go-libp2p's habits:
 //
 //   - Frames are processed only while the application reads. So FIN is acknowledged, and RESET and
-//     STOP_SENDING take effect, once it has read that far. A write that waits for room sees nothing.
+//     STOP_SENDING take effect, once it has read that far. A write that waits for room sees none.
 //   - Its number is in use until the application closes or resets it, whatever the peer does.
 //   - Once the read half is over, a goroutine continues to read the flags that concern the write
 //     half, and closes the channel when that is over too.

@@ -151,7 +151,9 @@ func (t *transport) answer(mux *udpMux, from *net.UDPAddr, c credentials) (*conn
 }
 
 // establish negotiates, waits for the transport, and runs Noise. A connection that fails is closed.
-func (c *connection) establish(t *transport, server bool, negotiate func() error, expected string) error {
+func (c *connection) establish(
+	t *transport, server bool, negotiate func() error, expected string,
+) error {
 	opened := make(chan struct{})
 	c.noise.OnOpen(func() { close(opened) })
 	err := negotiate()
@@ -178,7 +180,9 @@ func (c *connection) authenticate(t *transport, server bool, expected string) er
 	}
 	channel := newStream(noiseChannel, detached.(*datachannel.DataChannel), func() {})
 	// Ends a pending operation of Noise.
-	deadline := time.AfterFunc(setupTimeout, func() { c.closeWith(errors.New("Noise takes too long")) })
+	deadline := time.AfterFunc(setupTimeout, func() {
+		c.closeWith(errors.New("Noise takes too long"))
+	})
 	defer deadline.Stop()
 
 	remote := sha256.Sum256(c.peer.SCTP().Transport().GetRemoteCertificate())

@@ -105,7 +105,12 @@ func firstCheck(datagram []byte) (credentials, error) {
 }
 
 func (m *udpMux) add(ufrag string) *muxedConn {
-	conn := &muxedConn{mux: m, ufrag: ufrag, packets: make(chan packet, packetQueue), closed: make(chan struct{})}
+	conn := &muxedConn{
+		mux:     m,
+		ufrag:   ufrag,
+		packets: make(chan packet, packetQueue),
+		closed:  make(chan struct{}),
+	}
 	m.byUfrag[ufrag] = conn
 	return conn
 }

@@ -8,11 +8,16 @@ import { build } from 'esbuild'
 import { FIREFOX_SCTPS, launchChromium, launchFirefox } from './src/browsers.mjs'
 import { fail, parseCommand, reporter, setDeadline } from './src/cli.mjs'
 
-const USAGE = 'browser.mjs dial MULTIADDR [CASE...] [--v2] [BROWSER] [--agent PREFIX] [--timeout-s S] | ' +
-  'browser.mjs v2 MULTIADDR [BROWSER] [--timeout-s S] | browser.mjs websocket URL IDLE_MS [BROWSER]; ' +
+const USAGE = 'browser.mjs dial MULTIADDR [CASE...] [--v2] [BROWSER] [--agent PREFIX] ' +
+  '[--timeout-s S] | browser.mjs v2 MULTIADDR [BROWSER] [--timeout-s S] | ' +
+  'browser.mjs websocket URL IDLE_MS [BROWSER]; ' +
   'BROWSER is --no-munge (Chromium) or --firefox dcsctp|usrsctp'
 
-const PAGES = { dial: 'src/page-dial.mjs', v2: 'src/page-v2.mjs', websocket: 'src/page-websocket.mjs' }
+const PAGES = {
+  dial: 'src/page-dial.mjs',
+  v2: 'src/page-v2.mjs',
+  websocket: 'src/page-websocket.mjs'
+}
 
 async function bundle (entry) {
   const result = await build({
@@ -29,7 +34,8 @@ async function bundle (entry) {
 
 /** Serves a page that runs `script`. On loopback it is a secure context, which WebCrypto needs. */
 async function servePage (script) {
-  const html = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><script type="module" src="/page.js"></script>'
+  const html = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">' +
+    '<script type="module" src="/page.js"></script>'
   const server = createServer((request, response) => {
     const isScript = request.url === '/page.js'
     response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html')
@@ -66,7 +72,8 @@ async function runPage (command, parameters, { launch, sctps }, timeoutMs) {
   }
   const used = usedSctps().join()
   if (used !== sctps) {
-    report({ case: 'sctp', ok: false, error: `the browser used the SCTP '${used}', not '${sctps}'` })
+    const error = `the browser used the SCTP '${used}', not '${sctps}'`
+    report({ case: 'sctp', ok: false, error })
     return false
   }
   return passed
@@ -76,7 +83,10 @@ async function runPage (command, parameters, { launch, sctps }, timeoutMs) {
 function browserOf (command, { firefox, 'no-munge': noMunge }) {
   if (firefox == null) return { launch: () => launchChromium({ noMunge }), sctps: '' }
   if (noMunge || !FIREFOX_SCTPS.includes(firefox)) return fail(USAGE)
-  return { launch: () => launchFirefox({ sctp: firefox }), sctps: command === 'websocket' ? '' : firefox }
+  return {
+    launch: () => launchFirefox({ sctp: firefox }),
+    sctps: command === 'websocket' ? '' : firefox
+  }
 }
 
 async function main () {

@@ -3,13 +3,16 @@
 
 import './src/polyfill.mjs'
 import { runCases } from './src/cases.mjs'
-import { emit, fail, parseCommand, reporter, setDeadline, surviveUnhandledRejections } from './src/cli.mjs'
+import {
+  emit, fail, parseCommand, reporter, setDeadline, surviveUnhandledRejections
+} from './src/cli.mjs'
 import { describe } from './src/errors.mjs'
 import { createNode } from './src/libp2p.mjs'
 import { serve } from './src/responders.mjs'
 import { within } from './src/within.mjs'
 
-const USAGE = 'node.mjs listen [MULTIADDR] | dial MULTIADDR [CASE...] [--agent PREFIX] [--timeout-s S]'
+const USAGE = 'node.mjs listen [MULTIADDR] | ' +
+  'dial MULTIADDR [CASE...] [--agent PREFIX] [--timeout-s S]'
 
 function stdinEnd () {
   return new Promise(resolve => {

@@ -35,7 +35,8 @@ install_packages() {
         return
     fi
     "$python" -m venv --clear .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps \
+        --requirement requirements.txt
     printf '%s\n' "$wanted" > "$stamp"
 }
 

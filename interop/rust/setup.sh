@@ -11,13 +11,15 @@ install_packages() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends libssl-dev pkg-config protobuf-compiler > /dev/null
+    apt-get install -y -qq --no-install-recommends libssl-dev pkg-config protobuf-compiler \
+        > /dev/null
 }
 
 # One build each: in a common one, each would link what only the other one needs.
 build_peers() {
     export OPENSSL_NO_VENDOR=1
-    cargo build --release --quiet --locked --package libp2p-peers --features webrtc --bin webrtc-peer
+    cargo build --release --quiet --locked --package libp2p-peers --features webrtc \
+        --bin webrtc-peer
     cargo build --release --quiet --locked --package litep2p-peer
 }
 

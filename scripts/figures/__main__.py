@@ -41,7 +41,8 @@ def head(section: Section) -> list[str]:
     rounds = f"{about.rounds} round{'' if about.rounds == 1 else 's'}"
     return [
         f"{about.date}, commit {about.commit}{', **quick run**' if about.quick else ''}, {rounds}. "
-        f"{about.cores} cores ({about.cpu}), {about.kernel}, Rust {about.rust}, {about.busy} % busy before. "
+        f"{about.cores} cores ({about.cpu}), {about.kernel}, Rust {about.rust}, "
+        f"{about.busy} % busy before. "
         f"Made by `scripts/figures.sh {quick}{section.name}`, which ran:",
         "",
         "```text",
@@ -51,7 +52,9 @@ def head(section: Section) -> list[str]:
     ]
 
 
-HEAD = re.compile(r"^(\d{4}-\d\d-\d\d), commit ([0-9a-f]{7,}(?: with changes)?)(, \*\*quick run\*\*)?, ", re.M)
+HEAD = re.compile(
+    r"^(\d{4}-\d\d-\d\d), commit ([0-9a-f]{7,}(?: with changes)?)(, \*\*quick run\*\*)?, ", re.M
+)
 
 
 def summary(page: str) -> str:
@@ -62,12 +65,14 @@ def summary(page: str) -> str:
             _, commit, quick = found.groups()
             versions.setdefault((commit, bool(quick)), []).append(name)
 
-
     def named(version: tuple[str, bool]) -> str:
         return f"commit {version[0]}{', a quick run' if version[1] else ''}"
+
     if len(versions) == 1:
         return f"All figures of this page are of {named(next(iter(versions)))}."
-    each = "; ".join(f"{named(version)}: {', '.join(sorted(names))}" for version, names in versions.items())
+    each = "; ".join(
+        f"{named(version)}: {', '.join(sorted(names))}" for version, names in versions.items()
+    )
     return f"The figures of this page are of {len(versions)} versions of the code: {each}."
 
 
@@ -87,8 +92,10 @@ def claims(page: str) -> str:
     named = rows(peers)
     head = next(line for line in peers.splitlines() if line.startswith("| |"))
     columns = [cell.strip() for cell in head.strip("|").split("|")]
-    bulk = [named[f"{what}, MB/s"] for what in
-            ("1 substream up", "1 substream down", "10 substreams up", "10 substreams down")]
+    bulk = [
+        named[f"{what}, MB/s"]
+        for what in ("1 substream up", "1 substream down", "10 substreams up", "10 substreams down")
+    ]
 
     def column(title: str) -> list[float]:
         at = next(i for i, column in enumerate(columns) if column.startswith(title))
@@ -96,15 +103,21 @@ def claims(page: str) -> str:
 
     own, quic, webrtc = column("anabranch"), column(": libp2p-quic"), column(": libp2p-webrtc")
     cores = re.search(r"(\d+) cores", peers)[1]
-    paths = [[cell.strip() for cell in line.strip("|").split("|")] for line in block(page, "paths").splitlines()]
-    [gigabit] = [row[4] for row in paths if row[0] == "1 Gbit/s" and row[2:4] == ["50 ms", "direct"]]
+    paths = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in block(page, "paths").splitlines()
+    ]
+    [gigabit] = [
+        row[4] for row in paths if row[0] == "1 Gbit/s" and row[2:4] == ["50 ms", "direct"]
+    ]
     head = next(row for row in paths if row[0] == "loss")
     [lossy] = [row[head.index("50 ms")] for row in paths if row[:2] == ["1 %", "direct"]]
     quick = " (quick runs)" if "**quick run**" in peers + block(page, "paths") else ""
     return (
-        f"{own[0]:.0f} to {own[-1]:.0f} MB/s between two processes on {cores} cores, {webrtc[0]:.0f} to "
-        f"{webrtc[-1]:.0f} times libp2p-webrtc and {quic[0]:.1f} to {quic[-1]:.1f} times libp2p-quic in the same "
-        f"run; on a simulated path, in virtual time, {first_number(gigabit):.0f} % of 1 Gbit/s at 50 ms, and "
+        f"{own[0]:.0f} to {own[-1]:.0f} MB/s between two processes on {cores} cores, "
+        f"{webrtc[0]:.0f} to {webrtc[-1]:.0f} times libp2p-webrtc and {quic[0]:.1f} to "
+        f"{quic[-1]:.1f} times libp2p-quic in the same run; on a simulated path, in virtual time, "
+        f"{first_number(gigabit):.0f} % of 1 Gbit/s at 50 ms, and "
         f"{first_number(lossy):.0f} % of 100 Mbit/s there with 1 % of loss{quick}"
     )
 

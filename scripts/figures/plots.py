@@ -11,8 +11,15 @@ BLUE, ORANGE, GREY = "#0969da", "#d4791f", "#8c959f"
 Bar = tuple[str, Spread | None, str]
 
 
-def bars(picture: Picture, left: float, right: float, top: float, groups: list[tuple[str, list[Bar]]],
-         unit: str, most: float) -> None:
+def bars(
+    picture: Picture,
+    left: float,
+    right: float,
+    top: float,
+    groups: list[tuple[str, list[Bar]]],
+    unit: str,
+    most: float,
+) -> None:
     """Groups of horizontal bars over one axis, with least and most."""
     marks = ticks(most * 1.02)
     # Space for the names at the left and for a value at the right.
@@ -53,7 +60,9 @@ def most_of(groups: list[tuple[str, list[Bar]]]) -> float:
     return max(spread.most for _, group in groups for _, spread, _ in group if spread)
 
 
-def halves(path: Path, title: str, note: str, both: list[tuple[str, list[tuple[str, list[Bar]]], float]]) -> None:
+def halves(
+    path: Path, title: str, note: str, both: list[tuple[str, list[tuple[str, list[Bar]]], float]]
+) -> None:
     """Bars side by side: the label of the axis, the groups, and the maximum of the axis."""
     rows = max(sum(len(group) for _, group in groups) for _, groups, _ in both)
     height = 55 + 28 * max(len(groups) for _, groups, _ in both) + 20 * rows + 68
@@ -76,8 +85,12 @@ def throughput(path: Path, groups: list[tuple[str, list[Bar]]], about: About) ->
     halves(path, "Throughput beside libp2p-quic and libp2p-webrtc", note, both)
 
 
-def memory(path: Path, connection: list[tuple[str, list[Bar]]], substream: list[tuple[str, list[Bar]]],
-           about: About) -> None:
+def memory(
+    path: Path,
+    connection: list[tuple[str, list[Bar]]],
+    substream: list[tuple[str, list[Bar]]],
+    about: About,
+) -> None:
     note = f"Growth of the resident set; {of_rounds(about)}. {about.short}"
     both = [
         ("KiB for each idle connection", connection, most_of(connection)),
@@ -90,8 +103,13 @@ def memory(path: Path, connection: list[tuple[str, list[Bar]]], substream: list[
 Line = tuple[str, str, bool, list[Spread]]
 
 
-def lines(picture: Picture, box: tuple[float, float, float, float], marks: list[str], unit: str,
-          all_lines: list[Line]) -> None:
+def lines(
+    picture: Picture,
+    box: tuple[float, float, float, float],
+    marks: list[str],
+    unit: str,
+    all_lines: list[Line],
+) -> None:
     """Lines over an axis with marks at equal distances, in percent."""
     left, right, top, bottom = box
     down = Scale((0, 100), (bottom, top))
@@ -109,12 +127,20 @@ def lines(picture: Picture, box: tuple[float, float, float, float], marks: list[
         for (x, y), spread in zip(points, spreads):
             picture.dot(x, y, colour)
             if spread.most - spread.least > 0.01:
-                picture.line([(x, down(spread.least * 100)), (x, down(spread.most * 100))], colour, 1.5)
+                picture.line(
+                    [(x, down(spread.least * 100)), (x, down(spread.most * 100))], colour, 1.5
+                )
         label(picture, title, colour, points, taken, right)
 
 
-def label(picture: Picture, title: str, colour: str, points: list[tuple[float, float]],
-          taken: list[float], right: float) -> None:
+def label(
+    picture: Picture,
+    title: str,
+    colour: str,
+    points: list[tuple[float, float]],
+    taken: list[float],
+    right: float,
+) -> None:
     """At the right end of its line, and away from the others."""
     y = points[-1][1] + 4
     while any(abs(y - other) < 14 for other in taken):
@@ -123,8 +149,13 @@ def label(picture: Picture, title: str, colour: str, points: list[tuple[float, f
     picture.text(right + 4, y, title, 12, colour=colour, weight=600)
 
 
-def goodput(path: Path, over_loss: tuple[list[str], list[Line]], over_round_trip: tuple[list[str], list[Line]],
-            about: About, seconds: int) -> None:
+def goodput(
+    path: Path,
+    over_loss: tuple[list[str], list[Line]],
+    over_round_trip: tuple[list[str], list[Line]],
+    about: About,
+    seconds: int,
+) -> None:
     note = (
         f"Virtual time: real endpoints on a simulated link, {seconds} s each, no real network; "
         f"{of_rounds(about).replace('rounds', 'seeds').replace('round', 'seed')}. {about.short}"

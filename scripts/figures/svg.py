@@ -18,27 +18,46 @@ class Picture:
         self.text(20, 30, title, size=16, weight=600)
         self.text(20, height - 14, note, size=11, colour=FAINT)
 
-    def text(self, x: float, y: float, text: str, size: float = 12, anchor: str = "start",
-             colour: str = INK, weight: int = 400, turn: bool = False) -> None:
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 12,
+        anchor: str = "start",
+        colour: str = INK,
+        weight: int = 400,
+        turn: bool = False,
+    ) -> None:
         turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
         self.elements.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
             f'text-anchor="{anchor}" fill="{colour}"{turned}>{escape(text)}</text>'
         )
 
-    def rectangle(self, x: float, y: float, width: float, height: float, colour: str,
-                  edge: str = "none", radius: float = 0) -> None:
+    def rectangle(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        colour: str,
+        edge: str = "none",
+        radius: float = 0,
+    ) -> None:
         self.elements.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" '
             f'rx="{radius}" fill="{colour}" stroke="{edge}"/>'
         )
 
-    def line(self, points: list[tuple[float, float]], colour: str, width: float = 1,
-             dashed: bool = False) -> None:
+    def line(
+        self, points: list[tuple[float, float]], colour: str, width: float = 1, dashed: bool = False
+    ) -> None:
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.elements.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>'
+            f'<polyline points="{path}" fill="none" stroke="{colour}" '
+            f'stroke-width="{width}"{dash}/>'
         )
 
     def dot(self, x: float, y: float, colour: str) -> None:

@@ -33,7 +33,9 @@ def peers(section: Section) -> list[str]:
     lines = section.lines("compare.jsonl")
     run = lines[0]
     rows = [line for line in lines if "quantity" in line]
-    if ours := {row["metric"] for row in rows if row["stack"] in ("direct", "str0m") and row["failed"]}:
+    if ours := {
+        row["metric"] for row in rows if row["stack"] in ("direct", "str0m") and row["failed"]
+    }:
         raise SystemExit(f"anabranch failed: {'; '.join(sorted(ours))}")
     titles = {row["stack"]: row["title"] for row in rows}
     others = [stack for stack in titles if stack not in ("direct", "str0m")]
@@ -44,7 +46,11 @@ def peers(section: Section) -> list[str]:
     }
     cells = []
     for metric, quantity in dict.fromkeys((row["metric"], row["quantity"]) for row in rows):
-        of = {row["stack"]: row for row in rows if (row["metric"], row["quantity"]) == (metric, quantity)}
+        of = {
+            row["stack"]: row
+            for row in rows
+            if (row["metric"], row["quantity"]) == (metric, quantity)
+        }
         own = spreads[metric, quantity, "direct"]
         line: list[object] = [quantity]
         for stack in titles:
@@ -55,18 +61,27 @@ def peers(section: Section) -> list[str]:
             line.append("-" if other is None else ratio(own, other, of["direct"]["more_is_better"]))
         cells.append(line)
     out = [
-        f"Bulk: {run['bytes'] // MIB} MiB in all for each figure, {run['webrtc_bytes'] // MIB} MiB for libp2p-webrtc; "
-        "with 10 substreams a tenth on each. The last columns: how many times better the first stack is.",
+        f"Bulk: {run['bytes'] // MIB} MiB in all for each figure, "
+        f"{run['webrtc_bytes'] // MIB} MiB for libp2p-webrtc; with 10 substreams a tenth on each. "
+        "The last columns: how many times better the first stack is.",
         "",
         *table(["", *titles.values(), *(f": {titles[stack]}" for stack in others)], cells),
         *syscalls(lines, list(titles.values())),
     ]
 
     def bars(metric: str, quantity: str) -> list[plots.Bar]:
-        return [(name, spreads.get((metric, quantity, stack)), colour) for stack, (name, colour) in SHOWN.items()]
+        return [
+            (name, spreads.get((metric, quantity, stack)), colour)
+            for stack, (name, colour) in SHOWN.items()
+        ]
 
-    transfers = [f"{streams} {way}" for streams in ("1 substream", "10 substreams") for way in ("up", "down")]
-    groups = [(name, bars(", ".join(reversed(name.rsplit(" ", 1))), f"{name}, MB/s")) for name in transfers]
+    transfers = [
+        f"{streams} {way}" for streams in ("1 substream", "10 substreams") for way in ("up", "down")
+    ]
+    groups = [
+        (name, bars(", ".join(reversed(name.rsplit(" ", 1))), f"{name}, MB/s"))
+        for name in transfers
+    ]
     plots.throughput(PICTURES / "throughput.svg", groups, section.about)
     halves = [
         [
@@ -107,7 +122,9 @@ def paths(section: Section) -> list[str]:
     lines = section.lines("100.jsonl")
     seconds = lines[0]["seconds"]
     shares: dict[tuple[str, float, int], Spread] = {}
-    for key in dict.fromkeys((line["engine"], line["loss"], line["round_trip_ms"]) for line in lines):
+    for key in dict.fromkeys(
+        (line["engine"], line["loss"], line["round_trip_ms"]) for line in lines
+    ):
         values = [
             line["goodput_mbit"] / line["mbit"]
             for line in lines
@@ -122,13 +139,18 @@ def paths(section: Section) -> list[str]:
 
     seeds = "one seed" if section.about.rounds == 1 else f"{section.about.rounds} seeds"
     out = [
-        f"Virtual time: {seconds} s each on the simulated network, one substream, default settings; where datagrams "
+        f"Virtual time: {seconds} s each on the simulated network, one substream, default "
+        f"settings; where datagrams "
         f"are lost, medians (least-most) of {seeds}. Share of the link in %, of 100 Mbit/s with a "
         "queue of one round trip:",
         "",
     ]
     rows = [
-        [f"{loss * 100:g} %", engine, *(cell(engine, loss, round_trip) for round_trip in round_trips)]
+        [
+            f"{loss * 100:g} %",
+            engine,
+            *(cell(engine, loss, round_trip) for round_trip in round_trips),
+        ]
         for loss in (0, 0.01)
         for engine in ENGINES
     ]
@@ -138,12 +160,22 @@ def paths(section: Section) -> list[str]:
     out += table(["engine", *(f"{loss * 100:g} %" for loss in losses)], rows)
     rows = []
     for line in sorted(section.lines("links.jsonl"), key=lambda line: -line["mbit"]):
-        link = f"{line['mbit'] // 1000} Gbit/s" if line["mbit"] >= 1000 else f"{line['mbit']} Mbit/s"
+        link = (
+            f"{line['mbit'] // 1000} Gbit/s" if line["mbit"] >= 1000 else f"{line['mbit']} Mbit/s"
+        )
         share = digits(line["goodput_mbit"] / line["mbit"] * 100)
-        shown = [link, line["queue"], f"{line['round_trip_ms']} ms", line["engine"], share, digits(line["cpu_s"])]
+        shown = [
+            link,
+            line["queue"],
+            f"{line['round_trip_ms']} ms",
+            line["engine"],
+            share,
+            digits(line["cpu_s"]),
+        ]
         rows.append(shown)
     out += [
-        f"Other links, without loss. CPU: seconds of one thread that runs both sides and the simulator for {seconds} s, "
+        f"Other links, without loss. CPU: seconds of one thread that runs both sides and the "
+        f"simulator for {seconds} s, "
         "so that half of it bounds a side from above:",
         "",
         *table(["link", "queue, round trips", "round trip", "engine", "share, %", "CPU, s"], rows),
@@ -151,12 +183,24 @@ def paths(section: Section) -> list[str]:
 
     def line(title: str, engine: str, dashed: bool, points: list[tuple[float, int]]) -> plots.Line:
         colour = plots.BLUE if engine == "direct" else plots.ORANGE
-        return title, colour, dashed, [shares[engine, loss, round_trip] for loss, round_trip in points]
+        return (
+            title,
+            colour,
+            dashed,
+            [shares[engine, loss, round_trip] for loss, round_trip in points],
+        )
 
     names = {"direct": "anabranch", "str0m": "on str0m"}
-    over_loss = [line(names[engine], engine, False, [(loss, 50) for loss in losses]) for engine in ENGINES]
+    over_loss = [
+        line(names[engine], engine, False, [(loss, 50) for loss in losses]) for engine in ENGINES
+    ]
     over_round_trip = [
-        line(f"{names[engine]}{what}", engine, loss > 0, [(loss, round_trip) for round_trip in round_trips])
+        line(
+            f"{names[engine]}{what}",
+            engine,
+            loss > 0,
+            [(loss, round_trip) for round_trip in round_trips],
+        )
         for loss, what in ((0, ""), (0.01, ", 1 % loss"))
         for engine in ENGINES
     ]
@@ -177,7 +221,11 @@ def transfer(section: Section) -> list[str]:
     def rate(group: str, name: str) -> Spread:
         return Spread.of(found[group, name]).inverse(volume)
 
-    rows = [[name.replace("1 substreams", "1 substream"), rate(group, name)] for group, name in found if group == "transfer"]
+    rows = [
+        [name.replace("1 substreams", "1 substream"), rate(group, name)]
+        for group, name in found
+        if group == "transfer"
+    ]
     out = ["32 MiB from one endpoint to another, both in one process:", ""]
     out += table(["", "MiB/s"], [[name, cell] for name, cell in rows])
     used: dict[str, list[tuple[float, float]]] = {}
@@ -191,7 +239,9 @@ def transfer(section: Section) -> list[str]:
         uses = []
         for i in range(2):
             both = (used[f"{engine}, {what}"] for what in ("bare", "substream"))
-            uses.append(" / ".join(digits(Spread.of([use[i] for use in one]).median) for one in both))
+            uses.append(
+                " / ".join(digits(Spread.of([use[i] for use in one]).median) for one in both)
+            )
         rows.append([engine, bare, above, cost, *uses])
     out += ["The same carriers on the same sockets, bare and below one substream:", ""]
     head = ["engine", "bare, MiB/s", "substream, MiB/s", "cost of the layer"]
@@ -208,7 +258,9 @@ def neighbours(section: Section) -> list[str]:
         share = f"{rate.median / alone[line['beside']] * 100:.0f} %"
         rows.append([what, rate, Spread.of(line["cpu_s_per_GB"]), share])
     out = ["One busy substream over loopback, both endpoints in one process:", ""]
-    return out + table(["beside so many others", "MB/s", "CPU s a GB, both sides", "of that without"], rows)
+    return out + table(
+        ["beside so many others", "MB/s", "CPU s a GB, both sides", "of that without"], rows
+    )
 
 
 def idle(section: Section) -> list[str]:
@@ -231,13 +283,25 @@ def payloads(section: Section) -> list[str]:
     rows = []
     for websocket in (False, True):
         for hashed in (True, False):
-            of = [line for line in lines if (line["websocket"], line["hash"]) == (websocket, hashed)]
-            name = f"{'WebSocket' if websocket else 'WebRTC'}, {'with SHA-256' if hashed else 'without a hash'}"
+            of = [
+                line for line in lines if (line["websocket"], line["hash"]) == (websocket, hashed)
+            ]
+            hash_name = "with SHA-256" if hashed else "without a hash"
+            name = f"{'WebSocket' if websocket else 'WebRTC'}, {hash_name}"
             rate = Spread.of([line["bytes"] / 1e6 / line["seconds"] for line in of])
-            peaks = [Spread.of([line[f"{who}_peak_kB"] / 1e3 for line in of]) for who in ("sender", "receiver")]
+            peaks = [
+                Spread.of([line[f"{who}_peak_kB"] / 1e3 for line in of])
+                for who in ("sender", "receiver")
+            ]
             rows.append([name, rate, *peaks])
-    out = [f"A file of {number(lines[0]['bytes'] // MIB)} MiB from one process to another over loopback:", ""]
-    return out + table(["", "MB/s", "most resident memory of the sender, MB", "of the receiver, MB"], rows)
+    out = [
+        f"A file of {number(lines[0]['bytes'] // MIB)} MiB from one process to another "
+        "over loopback:",
+        "",
+    ]
+    return out + table(
+        ["", "MB/s", "most resident memory of the sender, MB", "of the receiver, MB"], rows
+    )
 
 
 MESSAGE_ROWS = {
@@ -273,7 +337,11 @@ def substream(section: Section) -> list[str]:
         for name in ("carrier", "carrier + codec", "carrier + substream"):
             cells.append(Spread.of(found["substream", f"{name}/{write}"]).inverse(gib * 1e9))
         rows.append([size(write), *cells])
-    return ["GiB/s, one thread:", "", *table(["write", "carrier", "carrier + codec", "carrier + substream"], rows)]
+    return [
+        "GiB/s, one thread:",
+        "",
+        *table(["write", "carrier", "carrier + codec", "carrier + substream"], rows),
+    ]
 
 
 def websocket(section: Section) -> list[str]:
@@ -287,10 +355,20 @@ def websocket(section: Section) -> list[str]:
             names = ("bare", "carrier", "codec", "substream", "slices")
             spreads = {name: Spread.of(line[name]) for name in names}
             carrier = spreads["carrier"].median
-            costs = (f"{(1 - spreads[name].median / carrier) * 100:.0f} %" for name in ("substream", "slices"))
+            costs = (
+                f"{(1 - spreads[name].median / carrier) * 100:.0f} %"
+                for name in ("substream", "slices")
+            )
             rows.append([size(line["size"]), *spreads.values(), *costs])
         out += [f"One channel, {over}, MB/s, both ends on one thread:", ""]
-        head = ["message", "bare messages", "carrier", "carrier + codec", "carrier + substream", "the same, of slices"]
+        head = [
+            "message",
+            "bare messages",
+            "carrier",
+            "carrier + codec",
+            "carrier + substream",
+            "the same, of slices",
+        ]
         out += table([*head, "cost over the carrier", "of slices"], rows)
     [batching] = [line for line in lines if "batched" in line]
     spreads = [Spread.of(batching[name]) for name in ("bare", "flushed", "batched")]
@@ -302,5 +380,15 @@ def websocket(section: Section) -> list[str]:
 
 BLOCKS: dict[str, Callable[[Section], list[str]]] = {
     function.__name__: function
-    for function in (peers, paths, transfer, neighbours, idle, payloads, message, substream, websocket)
+    for function in (
+        peers,
+        paths,
+        transfer,
+        neighbours,
+        idle,
+        payloads,
+        message,
+        substream,
+        websocket,
+    )
 }

@@ -84,7 +84,8 @@ async function echo100k (context) {
       writePatternAndClose(substream, ECHO_BYTES)
     ])
     expectEqual('echoed length', echoed.length, ECHO_BYTES)
-    expectEqual('sha256 of the echo', await sha256(echoed), await sha256(await concat(patternPieces(ECHO_BYTES))))
+    const sent = await concat(patternPieces(ECHO_BYTES))
+    expectEqual('sha256 of the echo', await sha256(echoed), await sha256(sent))
     await substream.closed()
   })
 }
@@ -106,7 +107,8 @@ function bulk1x4m (context) {
 }
 
 async function bulk3x4m (context) {
-  await Promise.all(Array.from({ length: BULK_STREAMS }, () => benchOnce(context, BULK_BYTES, BULK_BYTES)))
+  const bench = () => benchOnce(context, BULK_BYTES, BULK_BYTES)
+  await Promise.all(Array.from({ length: BULK_STREAMS }, bench))
 }
 
 async function sequential50 (context) {
@@ -114,7 +116,8 @@ async function sequential50 (context) {
     await withSubstream(context, protocols.ECHO, async substream => {
       const [echoed] = await Promise.all([
         substream.readToEnd(),
-        substream.write(new TextEncoder().encode(`substream ${i}`)).then(() => substream.closeWrite())
+        substream.write(new TextEncoder().encode(`substream ${i}`))
+          .then(() => substream.closeWrite())
       ])
       expectEqual('echo', new TextDecoder().decode(echoed), `substream ${i}`)
       await substream.closed()
@@ -176,7 +179,9 @@ async function noStreamsLeft (connection) {
   const giveUpAt = Date.now() + 5000
   while (connection.streams.length > 0) {
     if (Date.now() > giveUpAt) {
-      const left = connection.streams.map(stream => `${stream.direction} ${stream.protocol} ${stream.id}: ${stream.status}`)
+      const left = connection.streams.map(
+        ({ direction, protocol, id, status }) => `${direction} ${protocol} ${id}: ${status}`
+      )
       throw new Error(`substreams left open: ${left.join(', ')}`)
     }
     await sleep(20)
@@ -223,7 +228,8 @@ async function reported (name, report, run) {
 function selectCases (names) {
   const unknown = names.filter(name => !(name in CASES))
   if (unknown.length > 0) {
-    throw new Error(`no such case: ${unknown.join(', ')}; there are ${Object.keys(CASES).join(', ')}`)
+    const all = Object.keys(CASES).join(', ')
+    throw new Error(`no such case: ${unknown.join(', ')}; there are ${all}`)
   }
   return Object.entries(CASES).filter(([name]) => names.length === 0 || names.includes(name))
 }
@@ -249,7 +255,9 @@ export async function runCases ({ address, names, agent, report }) {
     })
     const context = { node, agent, identified: nextIdentify(node) }
     let passed = await reported('connect', report, async () => {
-      context.connection = await step('dialling', signal => node.dial(multiaddr(address), { signal }))
+      context.connection = await step('dialling', signal => (
+        node.dial(multiaddr(address), { signal })
+      ))
     })
     if (!passed) return false
     for (const [name, run] of selected) {

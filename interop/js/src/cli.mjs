@@ -17,7 +17,8 @@ export function parseCommand (usage, flags = {}) {
     ...flags
   }
   try {
-    const { values, positionals: [command, address, ...names] } = parseArgs({ options, allowPositionals: true })
+    const { values, positionals } = parseArgs({ options, allowPositionals: true })
+    const [command, address, ...names] = positionals
     const timeoutMs = Number(values['timeout-s']) * 1000
     if (!(timeoutMs > 0)) throw new Error('--timeout-s wants a number of seconds')
     return { command, address, names, values, timeoutMs }
@@ -30,7 +31,8 @@ export function parseCommand (usage, flags = {}) {
 /** Ends the program after `ms` in any state, with the name of its last report. */
 export function setDeadline (ms, lastReport) {
   setTimeout(() => {
-    emit({ case: 'deadline', ok: false, error: `not done within ${ms} ms; last report: ${lastReport() ?? 'none'}` })
+    const error = `not done within ${ms} ms; last report: ${lastReport() ?? 'none'}`
+    emit({ case: 'deadline', ok: false, error })
     process.exit(1)
   }, ms).unref()
 }

@@ -19,8 +19,12 @@ export function isReset (error) {
 
 /** The error of a js-libp2p stream with this status, if any. */
 export function errorOfStatus (status) {
-  if (status === 'reset') return Object.assign(new Error('the remote reset the stream'), { name: RESET })
-  if (status === 'aborted') return Object.assign(new Error('the stream was aborted'), { name: 'AbortError' })
+  if (status === 'reset') {
+    return Object.assign(new Error('the remote reset the stream'), { name: RESET })
+  }
+  if (status === 'aborted') {
+    return Object.assign(new Error('the stream was aborted'), { name: 'AbortError' })
+  }
   return undefined
 }
 

@@ -24,7 +24,8 @@ function fingerprintOf (certhash) {
   if (multihash.length !== 34 || SHA2_256_HEADER.some((byte, i) => multihash[i] !== byte)) {
     throw new Error(`certhash ${certhash} is not a sha2-256 multihash`)
   }
-  return Array.from(multihash.subarray(2), byte => byte.toString(16).padStart(2, '0').toUpperCase()).join(':')
+  const hex = byte => byte.toString(16).padStart(2, '0').toUpperCase()
+  return Array.from(multihash.subarray(2), hex).join(':')
 }
 
 function parseAddress (address) {
@@ -64,7 +65,8 @@ function firstPayload (bytes) {
 function checkNoiseMessage (payload) {
   const length = new DataView(payload.buffer, payload.byteOffset).getUint16(0)
   if (length !== NOISE_E_BYTES || payload.length !== 2 + NOISE_E_BYTES) {
-    throw new Error(`first Noise message says ${length} bytes and has ${payload.length - 2}, not ${NOISE_E_BYTES}`)
+    const has = payload.length - 2
+    throw new Error(`first Noise message says ${length} bytes and has ${has}, not ${NOISE_E_BYTES}`)
   }
 }
 
@@ -93,8 +95,10 @@ async function dialV2 (address) {
     const noise = firstNoiseMessage(channel)
     await connection.setLocalDescription(await connection.createOffer())
     const credential = serverCredential(connection.localDescription.sdp)
-    await connection.setRemoteDescription({ type: 'answer', sdp: answerSdp({ ...server, credential }) })
-    const states = () => `ICE ${connection.iceConnectionState}, connection ${connection.connectionState}, channel ${channel.readyState}`
+    const sdp = answerSdp({ ...server, credential })
+    await connection.setRemoteDescription({ type: 'answer', sdp })
+    const states = () => `ICE ${connection.iceConnectionState}, ` +
+      `connection ${connection.connectionState}, channel ${channel.readyState}`
     checkNoiseMessage(await within(STEP_MS, 'first Noise message', noise).catch(error => {
       throw new Error(`${describe(error)} (${states()})`)
     }))

@@ -15,13 +15,17 @@ const closeOf = socket => within(STEP_MS, 'close', new Promise(resolve => {
 
 const opened = socket => within(STEP_MS, 'opening', new Promise((resolve, reject) => {
   socket.addEventListener('open', () => resolve())
-  socket.addEventListener('close', event => reject(new Error(`closed with ${event.code} ${event.reason}`)))
+  socket.addEventListener('close', ({ code, reason }) => {
+    reject(new Error(`closed with ${code} ${reason}`))
+  })
   socket.addEventListener('error', () => {})
 }))
 
 /** Opens a socket whose frames are read with `next`. */
 async function open (WebSocket, url, options) {
-  const socket = options == null ? new WebSocket(url, PROTOCOL) : new WebSocket(url, PROTOCOL, options)
+  const socket = options == null
+    ? new WebSocket(url, PROTOCOL)
+    : new WebSocket(url, PROTOCOL, options)
   socket.binaryType = 'arraybuffer'
   const frames = []
   let wake = () => {}
@@ -72,7 +76,9 @@ async function closed (socket, code) {
   if (code == null) socket.close(1000)
   const event = await closing
   const wanted = code ?? 1000
-  if (event.code !== wanted) throw new Error(`closed with ${event.code} ${event.reason}, not ${wanted}`)
+  if (event.code !== wanted) {
+    throw new Error(`closed with ${event.code} ${event.reason}, not ${wanted}`)
+  }
 }
 
 const CASES = {

@@ -11,7 +11,9 @@ function varint (value) {
 }
 
 const uint = (field, value) => value == null ? [] : [...varint(field * 8), ...varint(value)]
-const bytes = (field, value) => value == null ? [] : [...varint(field * 8 + 2), ...varint(value.length), ...value]
+const bytes = (field, value) => value == null
+  ? []
+  : [...varint(field * 8 + 2), ...varint(value.length), ...value]
 
 /** One frame. `message` is an array of bytes, `label` a string. */
 export function encode ({ flag, message, maxData, stream, label }) {

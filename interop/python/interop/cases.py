@@ -197,7 +197,7 @@ async def close(context: Context) -> None:
 
 
 async def dials(context: Context) -> None:
-    """Connections one after another, with a substream each. The one of the other cases ends here."""
+    """Connections one after another, a substream on each. That of the other cases ends here."""
     await context.connection.close()
     for _ in range(DIALS):
         with anyio.fail_after(STEP_S):

@@ -97,9 +97,7 @@ class AiortcSubstream:
             await self._writable.wait()
 
     async def read(self) -> bytes:
-        await self._wait(
-            lambda: self._received or self._reset or self._fin_received or self._gone
-        )
+        await self._wait(lambda: self._received or self._reset or self._fin_received or self._gone)
         if self._reset:
             raise SubstreamReset
         if self._received:
