@@ -19,6 +19,17 @@ pub(crate) struct Ceilings {
     pub(crate) substream: usize,
 }
 
+/// The part of one substream in the sums of its connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Levels {
+    /// Unread bytes, with the overhead of their frames.
+    pub(crate) unread: usize,
+    /// Bytes accepted from the writer that the carrier has not taken.
+    pub(crate) queued: usize,
+    /// Bytes committed to the peer.
+    pub(crate) committed: u64,
+}
+
 /// Shared by every substream of a connection and its driver.
 #[derive(Debug)]
 pub(crate) struct Siblings {
@@ -78,6 +89,13 @@ impl Siblings {
             closing_cause: OnceLock::new(),
             cause: OnceLock::new(),
         }
+    }
+
+    /// Updates the sums for a change of one substream.
+    pub(crate) fn adjust(&self, before: Levels, after: Levels) {
+        self.unread.adjust(before.unread, after.unread);
+        self.queued.adjust(before.queued, after.queued);
+        self.committed.adjust(before.committed, after.committed);
     }
 
     pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
