@@ -128,6 +128,11 @@ impl Siblings {
         let _ = self.closing_cause.set(cause);
     }
 
+    /// Whether this side closes the connection for a cause of its own.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing_cause.get().is_some()
+    }
+
     /// The cause for which this side closes the connection.
     pub(crate) fn closing_cause(&self) -> ConnectionError {
         self.closing_cause
