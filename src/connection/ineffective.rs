@@ -109,7 +109,7 @@ impl IneffectiveFrames {
         }
     }
 
-    /// Counts one in this second.
+    /// Counts one for the connection in this second; returns whether that exceeds its limit.
     fn exceeds_connection_limit(&mut self, second: u32, config: &Config) -> bool {
         let limit = config.max_frames_without_effect;
         self.all.add(second) > limit.saturating_mul(CONNECTION_FACTOR)
@@ -188,7 +188,7 @@ mod tests {
             penalties(&mut counts, &mut PerSecond::default(), 9),
             [8, 0, 1]
         );
-        // However many substreams there are: what is free is free.
+        // The free frames are free on any number of substreams.
         let mut counts = IneffectiveFrames::new();
         for _ in 0..10_000 {
             assert_eq!(

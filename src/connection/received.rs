@@ -135,18 +135,19 @@ impl<C: Carrier> Driver<C> {
 
     /// Hands payload to its substream. An error is the code to reset the substream with.
     fn on_payload(&mut self, shared: &Arc<Shared>, payload: Bytes) -> Result<(), u32> {
-        if !shared.has_credit() {
+        self.conn
+            .counters
+            .payload_received
+            .add(payload.len() as u64);
+        let receipt = shared.receive_payload(payload);
+        if !receipt.has_credit {
             // A peer that supports credit sends it with its first data.
             self.credit.on_payload_without_credit();
             if shared.credit_unsupported() {
                 self.substreams.report_resumed(shared.id);
             }
         }
-        self.conn
-            .counters
-            .payload_received
-            .add(payload.len() as u64);
-        shared.receive_payload(payload)
+        receipt.result
     }
 
     /// The peer violated the protocol: the substream is reset, but data received before stays

@@ -108,7 +108,7 @@ impl<C: Carrier> Driver<C> {
         if self.credit.is_supported()
             // Where data can be sent, it carries the credit.
             && (self.writer.is_busy() || !shared.has_sendable_data())
-            && let Some(max_data) = shared.credit_offer(false)
+            && let Some(max_data) = shared.credit_offer()
             && let Some(entry) = self.substreams.get_mut(shared.id)
         {
             return self.writer.write_credit(&mut self.carrier, entry, max_data);
@@ -140,22 +140,10 @@ impl<C: Carrier> Driver<C> {
     /// Ends the write half once the carrier has taken all data: with FIN, or with RESET_STREAM if
     /// the close of the connection has cut it off.
     fn end_writing_if_drained(&mut self, shared: &Arc<Shared>) {
-        // Read before the buffer: nothing is added to the buffer in these states.
-        let write = shared.state().write;
-        let ends = matches!(
-            write,
-            WriteState::Closing | WriteState::CutOff | WriteState::Stopped
-        );
-        if !ends || shared.buffered() > 0 {
-            return;
-        }
-        if write == WriteState::CutOff {
-            return shared.cut_off_drained();
-        }
-        // Re-check: a concurrent reset empties the buffer, and an empty buffer must not be mistaken
-        // for a drained one: FIN would make discarded data look delivered.
-        if shared.state().end().is_some() {
-            return;
+        match shared.drained() {
+            None => return,
+            Some(WriteState::CutOff) => return shared.cut_off_drained(),
+            Some(_) => {}
         }
         // In a message of its own: some peers lose a payload that shares a message with FIN
         // (docs/interop.md).

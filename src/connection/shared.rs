@@ -37,8 +37,6 @@ pub(crate) struct ConnectionShared {
     /// accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
     accept: Notify,
-    /// Set when the application closes the connection, or the driver has to.
-    closing: AtomicBool,
     /// Set by the driver while the peer is close to its substream limit: accepting a substream then
     /// wakes the driver.
     accepts_awaited: AtomicBool,
@@ -68,7 +66,6 @@ impl ConnectionShared {
             opens: Mutex::new(VecDeque::new()),
             accepted: Mutex::new(VecDeque::new()),
             accept: Notify::new(),
-            closing: AtomicBool::new(false),
             accepts_awaited: AtomicBool::new(false),
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
@@ -199,12 +196,11 @@ impl ConnectionShared {
     /// Closes the connection for this cause. The first cause wins.
     pub(crate) fn begin_close_for(&self, cause: ConnectionError) {
         self.siblings.set_closing_cause(cause);
-        self.closing.store(true, Ordering::Release);
         self.siblings.wake_driver();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.siblings.is_closing()
     }
 
     pub(crate) fn set_accepts_awaited(&self, awaited: bool) {

@@ -13,7 +13,7 @@ use super::shared::ConnectionShared;
 use super::substreams::Substreams;
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::message::{DATA_TAILROOM, DataFrameEnds, Message, max_payload, seal_data_frame};
-use crate::substream::{Chunk, Copied, Shared};
+use crate::substream::{Chunk, Copied, NextData, Shared};
 
 /// Which substreams write next, and how a frame is written.
 #[derive(Debug)]
@@ -178,16 +178,12 @@ impl FrameWriter {
     ) -> Option<Written> {
         let shared = Arc::clone(&entry.shared);
         let max_frame = self.max_frame(carrier, supports_credit);
-        let (mut chunk, length) = shared.take_data(max_payload(max_frame, false))?;
-        // The first data frame always carries credit, which shows the peer that we support it;
-        // later ones do if the peer supports it too. The field follows the payload, where a chunk
-        // that is sent in parts still has its rest.
-        let is_first = !shared.has_granted();
-        let mut offer = if is_first || supports_credit {
-            shared.credit_offer(is_first)
-        } else {
-            None
-        };
+        // Credit follows the payload, where a chunk that is sent in parts still has its rest.
+        let NextData {
+            mut chunk,
+            length,
+            credit: mut offer,
+        } = shared.take_data(max_payload(max_frame, false), supports_credit)?;
         let has_tailroom = matches!(chunk, Chunk::Slice(_)) || length == chunk.len();
         let fits = has_tailroom && length <= max_payload(max_frame, true);
         if !fits
@@ -218,10 +214,7 @@ impl FrameWriter {
         let counters = &self.conn.counters;
         counters.frames_sent.add(1);
         counters.payload_sent.add(length as u64);
-        shared.data_sent(chunk, length);
-        if let Some(max_data) = offer {
-            shared.credit_sent(max_data);
-        }
+        shared.data_sent(chunk, length, offer);
     }
 
     /// Called when a substream was forgotten.

@@ -27,7 +27,7 @@ pub use crate::events::SubstreamStats;
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use recv::{ReceiveBuffer, unpinned};
 pub(crate) use send::{Chunk, Copied, INITIAL_CREDIT, SendBuffer};
-pub(crate) use shared::{Shared, Usage};
+pub(crate) use shared::{NextData, Shared, Usage};
 pub(crate) use siblings::{Ceilings, Siblings};
 pub(crate) use state::{ChannelState, Effects, Ended, ReadState, SubstreamEvent, WriteState};
 

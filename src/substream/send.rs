@@ -61,14 +61,14 @@ impl Copied {
     }
 }
 
-/// What the peer lets us send.
+/// What the peer allows to be sent; the only record of its credit on this substream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Credit {
-    /// It has said nothing on this substream yet.
+    /// It has sent nothing on this substream yet.
     Initial,
     /// Its `max_data`.
     Granted(u64),
-    /// It knows no credit.
+    /// It does not support credit.
     Unlimited,
 }
 
@@ -245,7 +245,7 @@ impl SendBuffer {
         true
     }
 
-    /// The peer knows no credit. Returns whether that changed anything.
+    /// The peer does not support credit. Returns whether that lifted a limit.
     pub(crate) fn lift_initial_limit(&mut self) -> bool {
         let lifted = self.credit == Credit::Initial;
         if lifted {

@@ -19,6 +19,17 @@ pub(crate) struct Ceilings {
     pub(crate) substream: usize,
 }
 
+/// The part of one substream in the sums of its connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Levels {
+    /// Unread bytes, with the overhead of their frames.
+    pub(crate) unread: usize,
+    /// Bytes accepted from the writer that the carrier has not taken.
+    pub(crate) queued: usize,
+    /// Bytes committed to the peer.
+    pub(crate) committed: u64,
+}
+
 /// Shared by every substream of a connection and its driver.
 #[derive(Debug)]
 pub(crate) struct Siblings {
@@ -80,6 +91,13 @@ impl Siblings {
         }
     }
 
+    /// Updates the sums for a change of one substream.
+    pub(crate) fn adjust(&self, before: Levels, after: Levels) {
+        self.unread.adjust(before.unread, after.unread);
+        self.queued.adjust(before.queued, after.queued);
+        self.committed.adjust(before.committed, after.committed);
+    }
+
     pub(crate) fn register_driver(&self, waker: &std::task::Waker) {
         self.driver.register(waker);
     }
@@ -108,6 +126,11 @@ impl Siblings {
     /// Sets the cause for which this side closes the connection. The first one wins.
     pub(crate) fn set_closing_cause(&self, cause: ConnectionError) {
         let _ = self.closing_cause.set(cause);
+    }
+
+    /// Whether this side closes the connection for a cause of its own.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing_cause.get().is_some()
     }
 
     /// The cause for which this side closes the connection.

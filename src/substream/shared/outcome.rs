@@ -1,52 +1,63 @@
 //! How a substream ended, as reported to its handles, and its error codes.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::Shared;
 use crate::error::ConnectionError;
 use crate::error::{CloseOutcome, FinishError, Finished, SubstreamError};
-use crate::substream::state::{Ended, FinishedAs, WritePermit, WriteState};
-
-/// An optional `u32` in an atomic word.
-#[derive(Debug)]
-pub(super) struct AtomicCode(AtomicU64);
-
-impl AtomicCode {
-    const NONE: u64 = u64::MAX;
-
-    pub(super) const fn new() -> Self {
-        Self(AtomicU64::new(Self::NONE))
-    }
-
-    pub(super) fn set(&self, code: Option<u32>) {
-        self.0
-            .store(code.map_or(Self::NONE, u64::from), Ordering::Release);
-    }
-
-    pub(super) fn get(&self) -> Option<u32> {
-        u32::try_from(self.0.load(Ordering::Acquire)).ok()
-    }
-}
+use crate::substream::state::{Ended, FinishedAs, SubstreamEvent, WritePermit, WriteState};
 
 impl Shared {
+    /// Completes when the carrier has taken every accepted byte.
+    pub(crate) fn poll_flush(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        for registered in [false, true] {
+            // A guard in the condition would live until the end of the block.
+            let flushed = self.inner().flushed();
+            if let Some(flushed) = flushed {
+                return Poll::Ready(flushed.map_err(|refused| self.write_error(refused)));
+            }
+            if !registered {
+                self.flusher.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Shuts the write half down and completes with the outcome.
+    pub(crate) fn poll_finish(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
+        self.apply(SubstreamEvent::Shutdown);
+        self.poll_outcome(cx)
+    }
+
+    /// Completes with the outcome of the write half, without shutting it down.
+    pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<CloseOutcome> {
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        self.closer.register(cx.waker());
+        self.outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+
     /// How the write half ended, if it has.
     pub(crate) fn outcome(&self) -> Option<CloseOutcome> {
-        let state = self.state();
+        let inner = self.inner();
+        let state = inner.state;
         match (state.write, state.end()) {
             (WriteState::Finished(how), _) => Some(match how {
                 FinishedAs::Acked => CloseOutcome::Acked,
                 FinishedAs::Delivered => CloseOutcome::Delivered,
                 FinishedAs::TimedOut => CloseOutcome::TimedOut,
                 FinishedAs::Stopped | FinishedAs::Discarded => {
-                    CloseOutcome::Stopped(self.stop_code.get())
+                    CloseOutcome::Stopped(inner.stop_code)
                 }
             }),
-            (WriteState::Stopped, _) => Some(CloseOutcome::Stopped(self.stop_code.get())),
+            (WriteState::Stopped, _) => Some(CloseOutcome::Stopped(inner.stop_code)),
             (_, None) => None,
             (WriteState::CutOff, Some(Ended::ResetLocally)) => Some(CloseOutcome::Lost),
             (_, Some(Ended::ResetByPeer | Ended::ResetLocally)) => {
-                Some(CloseOutcome::Reset(self.reset_code.get()))
+                Some(CloseOutcome::Reset(inner.reset_code))
             }
             (WriteState::FinSent | WriteState::FinDelivered, Some(Ended::Closed)) => {
                 Some(CloseOutcome::ChannelClosed)
@@ -67,7 +78,7 @@ impl Shared {
                 WriteState::Stopped
                 | WriteState::Finished(FinishedAs::Stopped | FinishedAs::Discarded),
                 _,
-            ) => Err(FinishError::Stopped(self.stop_code.get())),
+            ) => Err(FinishError::Stopped(self.inner().stop_code)),
             (_, Some(end)) => Err(match self.error(end) {
                 SubstreamError::ResetByPeer(code) => FinishError::ResetByPeer(code),
                 SubstreamError::ResetLocally(code) => FinishError::ResetLocally(code),
@@ -114,18 +125,22 @@ impl Shared {
             WritePermit::CutOff => {
                 SubstreamError::ConnectionLost(self.siblings.closing_cause()).into()
             }
-            WritePermit::Stopped => SubstreamError::Stopped(self.stop_code.get()).into(),
+            WritePermit::Stopped => SubstreamError::Stopped(self.inner().stop_code).into(),
             WritePermit::Allowed | WritePermit::ShutDown => SubstreamError::ShutDown.into(),
         }
     }
 
     pub(super) fn error(&self, end: Ended) -> SubstreamError {
+        let (is_cut_off, reset_code) = {
+            let inner = self.inner();
+            (inner.state.is_cut_off(), inner.reset_code)
+        };
         match end {
-            Ended::ResetLocally if self.state().is_cut_off() => {
+            Ended::ResetLocally if is_cut_off => {
                 SubstreamError::ConnectionLost(self.siblings.closing_cause())
             }
-            Ended::ResetLocally => SubstreamError::ResetLocally(self.reset_code.get()),
-            Ended::ResetByPeer => SubstreamError::ResetByPeer(self.reset_code.get()),
+            Ended::ResetLocally => SubstreamError::ResetLocally(reset_code),
+            Ended::ResetByPeer => SubstreamError::ResetByPeer(reset_code),
             Ended::Closed => SubstreamError::ChannelClosed,
             Ended::Lost => SubstreamError::ConnectionLost(
                 self.siblings

@@ -35,53 +35,62 @@ fn wait_for_threads() {
     thread::sleep(Duration::from_millis(50));
 }
 
+/// Runs both while another thread holds the lock, so that they contend for it. Returns the result
+/// of `first`.
+fn race<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    first: fn(&Arc<Shared>) -> T,
+    second: fn(&Arc<Shared>),
+) -> T {
+    let held = shared.inner();
+    let first = {
+        let shared = Arc::clone(shared);
+        thread::spawn(move || first(&shared))
+    };
+    wait_for_threads();
+    let second = {
+        let shared = Arc::clone(shared);
+        thread::spawn(move || second(&shared))
+    };
+    wait_for_threads();
+    drop(held);
+    second.join().expect("no panic");
+    first.join().expect("no panic")
+}
+
 #[test]
 fn a_flush_does_not_take_what_a_reset_threw_away_for_sent() {
-    let shared = shared();
-    let written = shared.poll_write_with(&mut context(), |send| send.write(b"hello"));
-    assert!(matches!(written, Poll::Ready(Ok(5))));
-    let mut send = shared.send_buffer();
-    let flush = {
-        let shared = Arc::clone(&shared);
-        thread::spawn(move || shared.poll_flush(&mut context()))
-    };
-    wait_for_threads();
-    let reset = {
-        let shared = Arc::clone(&shared);
-        thread::spawn(move || shared.apply(SubstreamEvent::ResetStream))
-    };
-    wait_for_threads();
-    // What the reset does next, had it been the first to get the lock.
-    send.discard();
-    drop(send);
-    reset.join().expect("no panic");
-    let flushed = flush.join().expect("no panic");
-    assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
+    for _ in 0..10 {
+        let shared = shared();
+        let written = shared.poll_write_with(&mut context(), |send| send.write(b"hello"));
+        assert!(matches!(written, Poll::Ready(Ok(5))));
+        let flushed = race(
+            &shared,
+            |shared| shared.poll_flush(&mut context()),
+            |shared| {
+                shared.apply(SubstreamEvent::ResetStream);
+            },
+        );
+        assert!(!matches!(flushed, Poll::Ready(Ok(()))), "{flushed:?}");
+        let flushed = shared.poll_flush(&mut context());
+        assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
+    }
 }
 
 #[test]
 fn a_read_does_not_take_what_a_reset_threw_away_for_the_end() {
-    let shared = shared();
-    shared
-        .receive_payload(Bytes::from_static(b"hello"))
-        .expect("room");
-    shared.apply(SubstreamEvent::Fin);
-    let mut receive = shared.receive_buffer();
-    let read = {
-        let shared = Arc::clone(&shared);
-        thread::spawn(move || {
+    for _ in 0..10 {
+        let shared = shared();
+        let received = shared.receive_payload(Bytes::from_static(b"hello"));
+        received.result.expect("room");
+        shared.apply(SubstreamEvent::Fin);
+        let read = |shared: &Arc<Shared>| {
             shared.poll_read_with(&mut context(), |receive| receive.read_chunk(100))
-        })
-    };
-    wait_for_threads();
-    let reset = {
-        let shared = Arc::clone(&shared);
-        thread::spawn(move || shared.reset(7))
-    };
-    wait_for_threads();
-    receive.discard();
-    drop(receive);
-    reset.join().expect("no panic");
-    let read = read.join().expect("no panic");
-    assert!(matches!(read, Poll::Ready(Err(_))), "{read:?}");
+        };
+        // Either the data or the reset, depending on which gets the lock first.
+        let first = race(&shared, read, |shared| shared.reset(7));
+        assert!(!matches!(first, Poll::Ready(Ok(None))), "{first:?}");
+        let second = read(&shared);
+        assert!(matches!(second, Poll::Ready(Err(_))), "{second:?}");
+    }
 }

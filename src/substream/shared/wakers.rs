@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::Shared;
 use super::tests::shared;
-use crate::substream::SendBuffer;
 use crate::substream::state::{ChannelState, ReadState, State, SubstreamEvent, WriteState};
 
 const READER: u8 = 1;
@@ -179,7 +178,7 @@ fn after(path: &[SubstreamEvent]) -> Arc<Shared> {
             SubstreamEvent::FinWritten | SubstreamEvent::CutOffDrained
         ) {
             // FIN, or the RESET_STREAM of a close, is sent after the last byte.
-            shared.with_queued(SendBuffer::discard);
+            shared.update(|inner| inner.send.discard());
         }
         shared.apply(*event);
     }
@@ -218,10 +217,10 @@ fn r10_every_event_wakes_exactly_whom_it_concerns() {
                 if event == SubstreamEvent::FinWritten
                     && (state.write != WriteState::Open || closer == Closer::Finish)
                 {
-                    shared.with_queued(SendBuffer::discard);
+                    shared.update(|inner| inner.send.discard());
                 }
                 if event == SubstreamEvent::CutOffDrained && state.write == WriteState::CutOff {
-                    shared.with_queued(SendBuffer::discard);
+                    shared.update(|inner| inner.send.discard());
                 }
                 let (waiting, counters) = wait(&shared, closer);
                 // Waiting by `finish` has shut the write half down.
@@ -252,28 +251,27 @@ fn r10_every_event_wakes_exactly_whom_it_concerns() {
 fn r10_what_happens_to_the_buffers_wakes_exactly_whom_it_concerns() {
     type Step = fn(&Arc<Shared>);
     fn sent(shared: &Arc<Shared>, least: usize) {
-        let (mut chunk, mut length) = shared.take_data(usize::MAX).expect("it is queued");
-        while shared.buffered() - length > least {
-            shared.data_sent(chunk, length);
-            (chunk, length) = shared.take_data(usize::MAX).expect("more is queued");
+        let mut next = shared.take_data(usize::MAX, true).expect("it is queued");
+        while shared.buffered() - next.length > least {
+            shared.data_sent(next.chunk, next.length, None);
+            next = shared.take_data(usize::MAX, true).expect("more is queued");
         }
-        shared.data_sent(chunk, length);
+        shared.data_sent(next.chunk, next.length, None);
     }
     let steps: [(&str, Step, u8); 10] = [
         (
             "payload arrives",
             |shared| {
-                shared
-                    .receive_payload(Bytes::from_static(b"x"))
-                    .expect("room")
+                let receipt = shared.receive_payload(Bytes::from_static(b"x"));
+                receipt.result.expect("room");
             },
             READER,
         ),
         (
             "a chunk of many goes out",
             |shared| {
-                let (chunk, length) = shared.take_data(100).expect("it is queued");
-                shared.data_sent(chunk, length);
+                let next = shared.take_data(100, true).expect("it is queued");
+                shared.data_sent(next.chunk, next.length, None);
             },
             0,
         ),
@@ -290,8 +288,8 @@ fn r10_what_happens_to_the_buffers_wakes_exactly_whom_it_concerns() {
         (
             "the carrier is busy",
             |shared| {
-                let (chunk, _) = shared.take_data(100).expect("it is queued");
-                shared.data_refused(chunk);
+                let next = shared.take_data(100, true).expect("it is queued");
+                shared.data_refused(next.chunk);
             },
             0,
         ),
@@ -334,7 +332,7 @@ fn r10_a_read_wakes_the_driver_once_a_grant_is_due() {
         shared.credit_sent(1024);
         for _ in 0..2 {
             let payload = Bytes::from(vec![1; 600]);
-            shared.receive_payload(payload).expect("room");
+            shared.receive_payload(payload).result.expect("room");
         }
         let mut cx = Context::from_waker(Waker::noop());
         let mut take = |length| {
