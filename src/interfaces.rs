@@ -1,10 +1,10 @@
-//! The addresses at which a socket on a wildcard can be reached.
+//! The addresses of a socket that is bound to a wildcard address.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Returns `socket` itself, or for a wildcard the addresses of all interfaces of its family.
+/// Returns `socket` itself, or for a wildcard address those of all interfaces, of its family.
 ///
-/// Loopback addresses only where there are no others: no other machine can dial them.
+/// Loopback addresses are returned only if there are no others: other machines cannot dial them.
 pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
     if !socket.ip().is_unspecified() {
         return vec![socket];
@@ -26,8 +26,7 @@ pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Whether the address is link-local IPv6, which needs a scope that a multiaddr of this kind can
-/// not have.
+/// Whether the address is link-local IPv6: it needs a zone, which our multiaddrs cannot express.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(_) => false,

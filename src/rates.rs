@@ -8,10 +8,9 @@
 //! - a cell is one instant, at which it is empty again: it drains by the clock, and nothing has to
 //!   expire;
 //! - other prefixes block a prefix only if they fill **both** its cells. The keys are random, so an
-//!   attacker can not choose whom to block;
+//!   attacker cannot choose whom to block;
 //! - a flood that fills every cell blocks all new prefixes. Over UDP, where sources can be forged, a
-//!   contact beyond the rate is therefore challenged and not rejected (`udp/admission`); over TCP
-//!   they can not.
+//!   contact beyond the rate is therefore challenged and not rejected (see `udp::admission`).
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
@@ -29,10 +28,11 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// No limit.
+    /// No limit: every event passes.
     pub const UNLIMITED: Self = Self::new(Duration::ZERO, 1);
 
-    /// At most `burst` events at once (0 counts as 1), then one every `interval`.
+    /// A limit of `burst` events at once (0 counts as 1), then one every `interval`. With an
+    /// interval of zero there is no limit.
     pub const fn new(interval: Duration, burst: u32) -> Self {
         Self { interval, burst }
     }
@@ -42,22 +42,22 @@ impl RateLimit {
         self.interval
     }
 
-    /// The maximum number of events at once.
+    /// The maximum number of events at once, as passed to [`RateLimit::new`].
     pub const fn burst(&self) -> u32 {
         self.burst
     }
 
-    /// What a full cell holds, in nanoseconds.
+    /// How long a full cell takes to drain, in nanoseconds.
     fn capacity(&self) -> u64 {
         nanos(self.interval).saturating_mul(u64::from(self.burst.max(1)))
     }
 }
 
-/// The part of an address that is assumed to belong to one party.
+/// The part of an address that is assumed to belong to one host or household.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Prefix {
     V4([u8; 4]),
-    /// The first 56 bits, the assignment of a home.
+    /// The first 56 bits: the usual assignment to a household.
     V6([u8; 7]),
 }
 
@@ -72,7 +72,7 @@ impl Prefix {
         }
     }
 
-    /// The first 48 bits of an IPv6 prefix, the assignment of a site: 256 of the above.
+    /// The first 48 bits of an IPv6 prefix: the assignment to a site, 256 times a /56.
     fn site(self) -> Option<[u8; 6]> {
         match self {
             Self::V4(_) => None,
@@ -171,15 +171,17 @@ impl Sketch {
             .map(|row| (row.keys.hash_one(key) % CELLS as u64) as usize)
     }
 
+    /// Whether either cell has room for another event.
     fn has_room(&self, now: u64, cells: [usize; 2]) -> bool {
-        let most = self.limit.capacity() - nanos(self.limit.interval);
+        let max = self.limit.capacity() - nanos(self.limit.interval);
         let filled = |(row, cell): (&Row, usize)| {
             let empty_at = row.empty_at.get(cell).copied().unwrap_or_default();
             empty_at.saturating_sub(now)
         };
-        self.rows.iter().zip(cells).any(|cell| filled(cell) <= most)
+        self.rows.iter().zip(cells).any(|cell| filled(cell) <= max)
     }
 
+    /// Adds an event to both cells.
     fn add(&mut self, now: u64, cells: [usize; 2]) {
         let interval = nanos(self.limit.interval);
         // A cell that was full already, while the cell of the other row had room, does not
@@ -254,7 +256,7 @@ mod tests {
         let held_up = (0..=255)
             .filter(|n| passed(&mut rates, 0, prefix(&format!("10.0.0.{n}")), 1) == 0)
             .count();
-        // Both cells among 20 of 2048: one in 10 000, whatever the keys are.
+        // The chance that both cells are among 20 of 2048 is 1 in 10 000, for random keys.
         assert!(held_up <= 4, "{held_up}");
     }
 
@@ -264,14 +266,14 @@ mod tests {
         for n in 0..200_000_u32 {
             rates.take(Duration::ZERO, Prefix::V4(n.to_be_bytes()));
         }
-        // Proven and unproven addresses have a table each.
+        // Validated and other addresses have a table each.
         let sketches = [&rates.prefixes, &rates.sites];
         let rows = sketches.into_iter().flat_map(|sketch| &sketch.rows);
         let bytes: usize = rows.map(|row| size_of_val(&*row.empty_at)).sum();
         assert_eq!(2 * bytes, 128 * 1024);
         let honest = prefix("198.51.100.7");
         assert_eq!(passed(&mut rates, 0, honest, 8), 0, "every cell is full");
-        // 8 x 5 s later everything has drained.
+        // After 8 x 5 s every cell has drained.
         assert_eq!(passed(&mut rates, 41, honest, 50), 8);
     }
 

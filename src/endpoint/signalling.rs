@@ -1,4 +1,4 @@
-//! A WebRTC carrier between two ends that know each other already, from signalling of their own.
+//! A WebRTC carrier between two peers that have exchanged credentials by signalling of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,36 +15,44 @@ use crate::certificate::{Certificate, Fingerprint};
 use crate::udp::DatagramSocket;
 use crate::webrtc::{Source, WebRtcCarrier};
 
-/// What the signalling of an application has exchanged.
+/// What two peers have exchanged by the signalling of their application.
+///
+/// Its `Debug` output contains the ICE passwords.
 #[derive(Debug, Clone)]
 pub struct Signalling {
-    /// Which end this is: the client sends the first STUN check and the ClientHello.
+    /// Role of this side: the client sends the first STUN check and the ClientHello. The peer has
+    /// to take the other role.
     pub role: Role,
-    /// The DTLS certificate of this end.
+    /// DTLS certificate of this side.
     pub certificate: Certificate,
-    /// The address of the peer.
+    /// Address of the peer.
     pub remote: SocketAddr,
-    /// The fingerprint of the peer's certificate. It authenticates the peer.
+    /// Fingerprint of the peer's certificate. It authenticates the peer, so the signalling has to
+    /// protect its integrity.
     pub fingerprint: Fingerprint,
-    /// ICE ufrag and password of this end (RFC 8839 section 5.4).
+    /// ICE ufrag and password of this side (RFC 8839 section 5.4).
     pub local_credentials: (String, String),
     /// ICE ufrag and password of the peer.
     pub remote_credentials: (String, String),
 }
 
-/// Connects two ends over one socket each: ICE, DTLS and SCTP, without Noise. The carrier is for
-/// [`Connection::over`](crate::Connection::over).
+/// Connects to a peer over a socket of its own: ICE, DTLS and SCTP, without Noise.
 ///
-/// `config` gives the engine, packet sizes, limits and deadlines; what it says of listening does
-/// not apply.
+/// Both peers call it with matching [`Signalling`]. The carrier is for
+/// [`Connection::over`](crate::Connection::over). Dropping it ends the connection and releases the
+/// socket.
+///
+/// `config` sets the engine, packet sizes, limits and timeouts; its settings of listeners do not
+/// apply.
 ///
 /// # Errors
-/// [`ConnectError::CertificateMismatch`] if the peer has another certificate,
-/// [`ConnectError::TimedOut`] after [`EndpointConfig::connect_timeout`],
-/// [`ConnectError::Socket`] if the socket has no address, and [`ConnectError::Ended`].
+/// - [`ConnectError::CertificateMismatch`] if the peer has another certificate;
+/// - [`ConnectError::TimedOut`] after [`EndpointConfig::connect_timeout`];
+/// - [`ConnectError::Socket`] if the socket has no local address;
+/// - [`ConnectError::Ended`] if the connection ends during the handshake.
 ///
 /// # Cancel safety
-/// If the future is dropped, the attempt ends.
+/// Dropping the future ends the attempt and releases the socket.
 pub async fn connect_signalled(
     config: &EndpointConfig,
     socket: Arc<dyn DatagramSocket>,

@@ -15,7 +15,35 @@
 //!
 //! The resulting keys are discarded; DTLS protects the data.
 //!
-//! Without I/O and clock: bytes in, bytes out. Timeouts are the caller's.
+//! A [`Handshake`] has no I/O and no clock: the caller transports the bytes, and limits the
+//! duration. Endpoints and the WebSocket upgrade run it by themselves; it is public for carriers of
+//! your own and for tests with hostile peers.
+//!
+//! ```
+//! use anabranch::certificate::Certificate;
+//! use anabranch::identity::Identity;
+//! use anabranch::noise::Handshake;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let [alice, bob] = [Identity::generate(), Identity::generate()];
+//! let [client_print, server_print] = [Certificate::generate(), Certificate::generate()]
+//!     .map(|certificate| certificate.fingerprint());
+//! let mut client = Handshake::client(&alice, &client_print, &server_print)?
+//!     .expecting(Some(bob.peer_id()));
+//! let mut server = Handshake::server(&bob, &client_print, &server_print)?;
+//! while client.finished().is_none() {
+//!     if let Some(bytes) = server.poll_send() {
+//!         client.receive(&bytes)?;
+//!     }
+//!     if let Some(bytes) = client.poll_send() {
+//!         server.receive(&bytes)?;
+//!     }
+//! }
+//! let remote = server.finished().expect("both sides have finished");
+//! assert_eq!(remote.peer_id, alice.peer_id());
+//! # Ok(())
+//! # }
+//! ```
 
 mod resolver;
 
@@ -52,8 +80,14 @@ const PREFIX_LEN: usize = 2;
 
 /// One side of a handshake.
 ///
-/// Pass bytes from the peer to [`Handshake::receive`], and send those of [`Handshake::poll_send`],
-/// until [`Handshake::finished`]. Errors are final.
+/// Pass bytes from the peer to [`Handshake::receive`], and send those of [`Handshake::poll_send`]
+/// after each call, until [`Handshake::finished`] returns the peer. An error is final: the
+/// handshake then sends nothing more, and every later call with bytes fails.
+///
+/// It buffers at most one incomplete message of 4096 bytes, and one message to send.
+///
+/// # Drop
+/// Sends nothing: the peer sees only what the caller does with its carrier.
 pub struct Handshake {
     state: State,
     /// Boxed, since it has more than a kilobyte.
@@ -69,7 +103,7 @@ pub struct Handshake {
 /// ```text
 /// server                AwaitSecond -> Finished
 /// client  AwaitFirst -> AwaitThird  -> Finished
-/// any but Finished                  -> Failed
+/// any                               -> Failed
 /// ```
 enum State {
     AwaitFirst,
@@ -80,7 +114,12 @@ enum State {
 }
 
 impl Handshake {
-    /// The side of the listener, which sends the first message.
+    /// The side of the listener, the initiator: message 1 is ready to be sent.
+    ///
+    /// The fingerprints are those of the two DTLS certificates, in the same order on both sides.
+    ///
+    /// # Errors
+    /// [`NoiseError::Setup`] if the local cryptography fails, for example without randomness.
     pub fn server(
         identity: &Identity,
         client_fingerprint: &Fingerprint,
@@ -93,7 +132,12 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// The side of the dialler.
+    /// The side of the dialler, the responder, which waits for message 1.
+    ///
+    /// The fingerprints are those of the two DTLS certificates, in the same order on both sides.
+    ///
+    /// # Errors
+    /// As [`Handshake::server`].
     pub fn client(
         identity: &Identity,
         client_fingerprint: &Fingerprint,
@@ -103,14 +147,25 @@ impl Handshake {
         Self::new(identity, &prologue, State::AwaitFirst)
     }
 
-    /// The side of the listener, with another prologue.
+    /// The side of the listener on a carrier without DTLS, with a prologue of its own.
+    ///
+    /// The prologue is compared, not sent: both sides have to pass the same bytes, or the handshake
+    /// fails with [`NoiseError::Decrypt`]. It has to contain what binds the handshake to the
+    /// channel below it.
+    ///
+    /// # Errors
+    /// As [`Handshake::server`].
     pub fn server_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         let mut handshake = Self::new(identity, prologue, State::AwaitSecond)?;
         handshake.write(&[])?;
         Ok(handshake)
     }
 
-    /// The side of the dialler, with another prologue.
+    /// The side of the dialler on a carrier without DTLS, with a prologue of its own, as
+    /// [`Handshake::server_with`].
+    ///
+    /// # Errors
+    /// As [`Handshake::server`].
     pub fn client_with(identity: &Identity, prologue: &[u8]) -> Result<Self, NoiseError> {
         Self::new(identity, prologue, State::AwaitFirst)
     }
@@ -145,19 +200,39 @@ impl Handshake {
         })
     }
 
-    /// Rejects every peer but this one, if it is `Some`.
+    /// Rejects every peer but this one with [`NoiseError::UnexpectedPeer`]. With `None`, the
+    /// default, every identity is accepted.
+    ///
+    /// Call it before the first [`Handshake::receive`]. A listener sends its own identity only
+    /// after this check; a dialler has sent its own before.
     #[must_use]
     pub fn expecting(mut self, peer: Option<PeerId>) -> Self {
         self.expected = peer;
         self
     }
 
-    /// The next bytes for the peer, length prefix included.
+    /// Takes the next message for the peer, with its length prefix of two bytes.
+    ///
+    /// Returns `None` if there is nothing to send at this point, or after an error. Each message is
+    /// returned once.
     pub fn poll_send(&mut self) -> Option<Vec<u8>> {
         self.outgoing.take()
     }
 
-    /// Handles bytes from the peer, in any fragmentation.
+    /// Handles bytes from the peer, which may be fragmented and merged in any way.
+    ///
+    /// An incomplete message is kept until the next call. After a complete one
+    /// [`Handshake::poll_send`] returns the answer, if one is due. An empty slice does nothing.
+    ///
+    /// # Errors
+    /// Every error is final, and later calls with bytes return [`NoiseError::AlreadyFailed`]:
+    /// - [`NoiseError::MessageTooLong`], [`NoiseError::MessageTooShort`], [`NoiseError::Decrypt`],
+    ///   [`NoiseError::LowOrderKey`] and [`NoiseError::InvalidPayload`] for invalid messages;
+    /// - [`NoiseError::MissingIdentity`], [`NoiseError::InvalidIdentityKey`] and
+    ///   [`NoiseError::InvalidSignature`] if the peer does not prove an identity;
+    /// - [`NoiseError::UnexpectedPeer`] if it proves another than expected;
+    /// - [`NoiseError::TrailingBytes`] for bytes after the last message, also if the handshake has
+    ///   finished before: [`Handshake::finished`] then returns `None` again.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), NoiseError> {
         self.advance(bytes).inspect_err(|_| {
             self.state = State::Failed;
@@ -271,7 +346,8 @@ impl Handshake {
         Ok(())
     }
 
-    /// Who the peer is, when that is proven and nothing is left to send.
+    /// The authenticated peer, once its identity is proven and [`Handshake::poll_send`] has
+    /// returned the last message. `None` before that, and after an error.
     pub fn finished(&self) -> Option<&RemoteIdentity> {
         match &self.state {
             State::Finished(remote) if self.outgoing.is_none() => Some(remote),
@@ -312,14 +388,15 @@ pub enum NoiseError {
     /// Bytes came after the handshake had failed.
     #[error("the handshake has failed already")]
     AlreadyFailed,
-    /// A message could not be decrypted: it was changed under way, or the two sides do not see the
-    /// same DTLS certificates, which is what a man in the middle causes.
-    #[error("a message can not be decrypted, or the peers do not see the same certificates")]
+    /// A message could not be decrypted: it was changed in transit, or the two sides have different
+    /// prologues. With DTLS that means different certificates, as with a man in the middle.
+    #[error("a message cannot be decrypted, or the peers do not see the same certificates")]
     Decrypt,
-    /// The public key of the peer can not be read. RSA keys need the cargo feature `rsa`.
+    /// The peer's public key is malformed or of an unsupported type. RSA keys need the cargo
+    /// feature `rsa`.
     #[error("the peer has no valid identity: {0}")]
     InvalidIdentityKey(String),
-    /// The payload of a message is not the protobuf that it should be.
+    /// The payload of a message is not a valid protobuf message.
     #[error("the payload of a message is not valid")]
     InvalidPayload,
     /// The signature of the static key by the claimed identity is invalid.
@@ -338,7 +415,7 @@ pub enum NoiseError {
     #[error("the peer sent no identity")]
     MissingIdentity,
     /// The local cryptography could not be set up, for example without randomness.
-    #[error("the handshake can not be set up: {0}")]
+    #[error("the handshake cannot be set up: {0}")]
     Setup(String),
     /// Bytes follow the last message.
     #[error("bytes follow the last handshake message")]

@@ -1,4 +1,5 @@
-//! Every carrier passes the conformance suite. That of the carrier in memory is in `anabranch-testkit`.
+//! The conformance suite over every carrier but the one in memory, which runs it in
+//! `anabranch-testkit`.
 
 mod webrtc;
 #[cfg(feature = "websocket")]

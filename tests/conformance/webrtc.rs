@@ -1,4 +1,4 @@
-//! WebRTC on either engine, over UDP on loopback.
+//! The conformance suite over WebRTC, on either engine and between them, over UDP on loopback.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -18,8 +18,8 @@ anabranch_testkit::carrier_conformance!(direct, || webrtc_pair([DIRECT, DIRECT])
 anabranch_testkit::carrier_conformance!(direct_dials_str0m, || webrtc_pair([DIRECT, STR0M]));
 anabranch_testkit::carrier_conformance!(str0m_dials_direct, || webrtc_pair([STR0M, DIRECT]));
 
-/// `LEFT_TO_PEER`: after a RESET the closing is left to the peer for 2 s, which here does
-/// nothing.
+/// After a RESET the carrier leaves the close of the channel to the peer for 2 s (`LEFT_TO_PEER`).
+/// This peer never closes it.
 #[tokio::test]
 async fn a_channel_that_the_peer_does_not_close_is_closed_after_2_s() {
     let (mut a, mut b) = webrtc_pair([EngineFactory::DIRECT, EngineFactory::DIRECT]).await;
@@ -52,13 +52,13 @@ async fn a_channel_that_the_peer_does_not_close_is_closed_after_2_s() {
     });
     tokio::time::timeout(Duration::from_secs(30), closing)
         .await
-        .expect("it is closed in the end");
+        .expect("the channel closes");
     let after = abandoned.expect("written").elapsed();
     assert!(
         (Duration::from_secs(2)..Duration::from_secs(4)).contains(&after),
         "{after:?}"
     );
-    // Row S-14, over WebRTC: the frame was a message.
+    // Row S-14: over WebRTC a frame is one message.
     assert_eq!(
         (a.message_counts().sent, b.message_counts().received),
         (1, 1)

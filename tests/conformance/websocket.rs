@@ -1,4 +1,4 @@
-//! A WebSocket over a pipe in memory.
+//! The conformance suite over WebSockets, on a pipe in memory.
 
 use anabranch::carrier::Carrier;
 use anabranch::websocket::{WebSocketConfig, carrier_over};
@@ -7,11 +7,12 @@ use tokio::io::{DuplexStream, duplex};
 async fn carrier(stream: DuplexStream, is_client: bool) -> impl Carrier {
     let config = WebSocketConfig::default();
     let carrier = carrier_over(stream, is_client, config).await;
-    carrier.expect("the defaults can work")
+    carrier.expect("the defaults are valid")
 }
 
-/// Two carriers; the first one opens first. The pipe between them is shorter than the frames of the
-/// suite, so that "written to the socket" is "read by the peer".
+/// Connects two carriers, of which the first is the client if `client_first`. The pipe between
+/// them is shorter than the frames of the suite, so that a frame that is written to the socket has
+/// been read by the peer.
 async fn connect(client_first: bool) -> (impl Carrier, impl Carrier) {
     let (a, b) = duplex(2048);
     (

@@ -23,8 +23,8 @@ const HANDSHAKE_HEADER: usize = 12;
 /// fragments.
 const NUMBERS_APART: u64 = 16;
 
-/// MTU of the listener and of the dialler. `forced::set_12` selects by MTU the side that supports
-/// only DTLS 1.2.
+/// MTU of the listener and of the dialler. `forced::set_12` selects by its MTU the side that
+/// supports only DTLS 1.2.
 const MTUS: [usize; 2] = [1200, 1180];
 
 static CREDENTIALS: LazyLock<[(Identity, Certificate); 2]> = LazyLock::new(|| {
@@ -70,8 +70,12 @@ impl Hello {
         if !is_hello {
             return None;
         }
-        assert_eq!((u24(6)?, u24(9)?), (0, u24(1)?), "our own hello is whole");
-        assert_eq!(record.len(), HANDSHAKE_HEADER + u24(1)?, "and alone");
+        assert_eq!((u24(6)?, u24(9)?), (0, u24(1)?), "a fragmented ClientHello");
+        assert_eq!(
+            record.len(),
+            HANDSHAKE_HEADER + u24(1)?,
+            "more than a ClientHello"
+        );
         Some(Self {
             header: *datagram.first_chunk()?,
             message_sequence: record.get(4..6)?.try_into().ok()?,
@@ -102,7 +106,7 @@ impl Hello {
 fn spread_numbers(mut rest: &mut [u8]) {
     while rest.len() >= RECORD_HEADER && matches!(rest[0], 20..=22) {
         let number = u64::from_be_bytes(rest[3..11].try_into().expect("eight"));
-        // Epoch 0; the others are authenticated.
+        // Epoch 0: records of later epochs are authenticated.
         if number >> 48 == 0 {
             rest[3..11].copy_from_slice(&(number * NUMBERS_APART).to_be_bytes());
         }
@@ -115,7 +119,7 @@ fn spread_numbers(mut rest: &mut [u8]) {
 }
 
 /// Connects while the network fragments every ClientHello, and transfers data.
-async fn connect_in_pieces(
+async fn connect_fragmented(
     engine: EngineFactory,
     only_12: Option<usize>,
     forged: Forged,
@@ -146,7 +150,7 @@ async fn connect_in_pieces(
     let seen_unified = Arc::clone(&unified);
     let listener = server.addresses()[0].socket_addr();
     network.set_tap(move |datagram| {
-        // The header that only DTLS 1.3 has (RFC 9147 section 4).
+        // The unified header of DTLS 1.3 (RFC 9147 section 4).
         if matches!(datagram.contents.first(), Some(32..=63)) {
             seen_unified.fetch_add(1, Ordering::Relaxed);
         }
@@ -184,7 +188,7 @@ async fn connect_in_pieces(
         async move {
             let incoming = server.accept().await.expect("a first contact");
             let connection = incoming.accept().await.expect("a connection");
-            let mut substream = connection.accept().await.expect("it lives").expect("one");
+            let mut substream = connection.accept().await.expect("no error").expect("open");
             let mut all = Vec::new();
             substream.read_to_end(&mut all).await.expect("all");
             substream.write_all(&all).await.expect("room");
@@ -241,13 +245,13 @@ async fn connects(attempts: Attempts) {
 async fn connects_beside(forged: Forged, attempts: Attempts) {
     for engine in [EngineFactory::DIRECT, STR0M] {
         for only_12 in [None, Some(0), Some(1)] {
-            connect_in_pieces(engine, only_12, forged, attempts).await;
+            connect_fragmented(engine, only_12, forged, attempts).await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forged_part_in_front_of_a_hello_does_not_win() {
+async fn a_forged_part_before_a_hello_does_not_prevail() {
     const TWO: Attempts = &[&[&[(0.0, FIRST_CUT)], &[(FIRST_CUT, 1.0)]]];
     for forged in [&[(FIRST_CUT, 1.0)], &[(0.0, FIRST_CUT)], &[(0.5, 0.6)]] {
         connects_beside(forged, TWO).await;
@@ -260,12 +264,12 @@ async fn a_hello_in_two_datagrams_connects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_whose_parts_come_the_other_way_round_connects() {
+async fn a_hello_whose_parts_come_in_reverse_order_connects() {
     connects(&[&[&[(FIRST_CUT, 1.0)], &[(0.0, FIRST_CUT)]]]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_that_firefox_cuts_anew_because_large_datagrams_are_lost_connects() {
+async fn a_hello_that_firefox_splits_anew_because_large_datagrams_are_lost_connects() {
     connects(&[
         &[&[(FIRST_CUT, 1.0)]],
         &[&[(FIRST_CUT, 1.0)]],
@@ -276,8 +280,8 @@ async fn a_hello_that_firefox_cuts_anew_because_large_datagrams_are_lost_connect
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_that_is_cut_anew_and_loses_its_other_half_connects() {
-    // The tail of the first cut fills up what the head of the second leaves, and more.
+async fn a_hello_that_is_split_anew_and_loses_its_other_half_connects() {
+    // The tail of one split overlaps the head of the other, and completes it.
     connects(&[&[&[(SECOND_CUT, 1.0)]], &[&[(0.0, FIRST_CUT)]]]).await;
     connects(&[&[&[(0.0, FIRST_CUT)]], &[&[(SECOND_CUT, 1.0)]]]).await;
 }
@@ -306,7 +310,7 @@ async fn a_hello_whose_parts_come_twice_connects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_in_many_overlapping_parts_from_behind_connects() {
+async fn a_hello_in_many_overlapping_parts_from_its_end_connects() {
     connects(&[&[
         &[(0.8, 1.0)],
         &[(0.7, 0.9)],

@@ -1,5 +1,5 @@
-//! Whoever is on the path and has no keys: datagrams that come again, late, cut, and long after their
-//! connection is gone.
+//! An attacker on the path without the keys: datagrams that are repeated, delayed, truncated, and
+//! replayed long after their connection has ended.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use anabranch_testkit::simulator::Verdict;
 
 const SERVER_PORT: u16 = 4001;
 
-/// Another connection of the neighbour's, from its handshake on, with 50 000 bytes each way.
+/// Opens another connection of the neighbour and echoes 50 000 bytes over it.
 async fn connect_and_exchange(world: &mut World) -> Connection {
     let connecting = world.neighbour.connect(&world.address);
     let connection = timeout(Duration::from_secs(60), connecting)
@@ -31,16 +31,16 @@ async fn connect_and_exchange(world: &mut World) -> Connection {
     let data = pattern(50_000);
     let exchange = async {
         let mut substream = connection.open("").await.expect("a substream");
-        let (mut reader, mut writer) = (Vec::new(), &data[..]);
+        let (mut echoed, mut unsent) = (Vec::new(), &data[..]);
         let (read, write) = substream.split();
         let sending = async {
-            write.write_all_buf(&mut writer).await.expect("room");
+            write.write_all_buf(&mut unsent).await.expect("room");
             write.finish().await.expect("an end")
         };
-        let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut reader));
+        let (outcome, read) = tokio::join!(sending, read.read_to_end(&mut echoed));
         read.expect("all");
         assert_eq!(outcome, Finished::Acked);
-        assert!(reader == data, "{} bytes", reader.len());
+        assert!(echoed == data, "{} bytes", echoed.len());
     };
     timeout(Duration::from_secs(120), exchange)
         .await
@@ -69,7 +69,7 @@ async fn every_datagram_comes_three_times_and_again_later() {
                 datagram.contents.clone(),
             );
             earlier.push(this.clone());
-            // One of the whole connection, those of the handshake included, and one of the last hundred.
+            // One of all datagrams, the handshake included, and one of the last hundred.
             let any = rng.random_range(0..earlier.len());
             let recent = rng.random_range(earlier.len().saturating_sub(100)..earlier.len());
             for (from, to, contents) in [
@@ -97,8 +97,8 @@ async fn every_datagram_is_preceded_by_parts_of_itself() {
         world.network.set_tap(move |datagram| {
             count += 1;
             let length = datagram.contents.len();
-            // Headers of STUN, of records of both versions and of messages within them; any, in turn; all
-            // but the last bytes.
+            // Cuts in the headers of STUN, of records of both DTLS versions and of handshake
+            // messages; at every length in turn; and before the last bytes.
             for cut in [
                 0,
                 1,
@@ -114,7 +114,7 @@ async fn every_datagram_is_preceded_by_parts_of_itself() {
                     network.inject(datagram.source, datagram.destination, part.to_vec());
                 }
             }
-            // And followed by more than itself.
+            // And with trailing bytes.
             let longer = [&datagram.contents[..], &[0x17; 40]].concat();
             network.inject(datagram.source, datagram.destination, longer);
             Verdict::Pass
@@ -153,13 +153,13 @@ async fn a_whole_connection_that_is_replayed_is_not_one() {
                 world.network.inject(source, to, contents.clone());
                 sleep(Duration::from_millis(1)).await;
             }
-            // Its first check is sound, as a check has nothing that would be used once: what it gets is a
-            // place among the handshakes, for as long as one may take.
+            // The replayed check is valid, as STUN has no replay protection: it occupies a
+            // handshake slot until the handshake times out.
             let (result, after) = world.outcome().await;
-            let error = result.expect_err("an echo of the past");
+            let error = result.expect_err("a replayed handshake");
             assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
             assert!(after <= CONNECT_TIMEOUT + Duration::from_millis(50));
-            // The neighbour's own traffic may have been in the recording, and is not harmed by it.
+            // The recording may contain traffic of the neighbour's connection, which is unharmed.
             world.assert_only_the_neighbour_is_left().await;
         }
         world.finish().await;
@@ -174,7 +174,7 @@ async fn records_of_the_peer_that_come_from_elsewhere_are_dropped() {
         let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
         world.network.set_tap(move |datagram| {
             if matches!(datagram.contents.first(), Some(20..=63)) {
-                // Ahead of the real one.
+                // Before the original.
                 network.inject(stranger, datagram.destination, datagram.contents.clone());
             }
             Verdict::Pass
@@ -189,7 +189,7 @@ async fn records_of_the_peer_that_come_from_elsewhere_are_dropped() {
     }
 }
 
-/// Of another handshake, to a dialler that waits for the listener's part of its own.
+/// Replays another handshake to a dialler that waits for the listener's messages.
 #[tokio::test(start_paused = true)]
 async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
     for engine in ENGINES {
@@ -214,7 +214,7 @@ async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
         let mut recorded = std::mem::take(&mut *recorded.lock().expect("no panic"));
         let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
         world.network.set_tap(move |datagram| {
-            // With the ClientHello: long before the listener's answer.
+            // With the ClientHello, so before the listener's answer.
             if datagram.contents.first() == Some(&22) && datagram.destination.port() == SERVER_PORT
             {
                 for contents in recorded.drain(..) {
@@ -229,13 +229,13 @@ async fn handshake_messages_from_elsewhere_do_not_end_a_dial() {
     }
 }
 
-/// In DTLS 1.2 the client's certificate is neither encrypted nor proven yet: who forges a source can send it
-/// without having received anything.
+/// In DTLS 1.2 the client's Certificate message is neither encrypted nor authenticated: an attacker
+/// with a forged source can send it without having received anything.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_alone_is_no_proof_of_an_address() {
     const MTU: usize = 1180;
     forced::set_12(MTU);
-    // A handshake record with message 1, a list of one certificate of one byte.
+    // A handshake record with message 1: a certificate list with one certificate of one byte.
     let certificate = [
         &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 19][..],
         &[11, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 7],
@@ -260,19 +260,19 @@ async fn a_certificate_alone_is_no_proof_of_an_address() {
         let certificate = certificate.clone();
         let bytes = Arc::new(Mutex::new((0, 0)));
         let counted = Arc::clone(&bytes);
-        let mut said_hello = false;
-        // As with a forged source: nothing but the responses to the first checks arrives, and nothing is sent
-        // behind the ClientHello.
+        let mut sent_hello = false;
+        // As with a forged source: only the responses to the first checks arrive, and nothing is
+        // sent after the ClientHello.
         world.network.set_tap(move |datagram| {
             let (to_listener, from_listener) = &mut *counted.lock().expect("no panic");
             let length = datagram.contents.len();
             if datagram.source.ip() == attacker {
-                if said_hello {
+                if sent_hello {
                     return Verdict::Drop;
                 }
-                said_hello = datagram.contents.first() == Some(&22);
+                sent_hello = datagram.contents.first() == Some(&22);
                 *to_listener += length;
-                if said_hello {
+                if sent_hello {
                     *to_listener += certificate.len();
                     network.inject(datagram.source, listening, certificate.clone());
                 }
@@ -286,10 +286,12 @@ async fn a_certificate_alone_is_no_proof_of_an_address() {
         });
         dialler.connect(&world.address).await.expect_err("no DTLS");
         world.network.clear_tap();
-        // Nothing came after the last that was sent.
-        let (came, sent) = *bytes.lock().expect("no panic");
+        let (received, sent) = *bytes.lock().expect("no panic");
         assert!(sent > 600, "{sent} on {engine:?}");
-        assert!(sent <= 3 * came, "{sent} bytes for {came} on {engine:?}");
+        assert!(
+            sent <= 3 * received,
+            "{sent} bytes for {received} on {engine:?}"
+        );
         dialler.close().await;
         drop(dialler);
         world.finish().await;

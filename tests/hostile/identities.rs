@@ -1,5 +1,5 @@
-//! Peers that are somebody else: another certificate than that of the address, another identity, and a man
-//! in the middle, in either role.
+//! Impostors: a certificate other than that of the address, another identity, and a man in the
+//! middle, in both roles.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn a_listener_whose_certificate_is_not_that_of_the_address_is_not_talked_t
     for engine in ENGINES {
         let world = World::new(engine).await;
         let host = world.attacker.clone();
-        let playing = tokio::spawn(async move {
+        let peer_task = tokio::spawn(async move {
             let mut peer = Peer::listener(&host, &CREDENTIALS[2].1).await;
             peer.run(Duration::from_secs(30)).await;
             peer.received.len()
@@ -31,7 +31,8 @@ async fn a_listener_whose_certificate_is_not_that_of_the_address_is_not_talked_t
             "{error}"
         );
         world.assert_only_the_neighbour_is_left().await;
-        assert_eq!(playing.await.expect("no panic"), 0, "it was told something");
+        let received = peer_task.await.expect("no panic");
+        assert_eq!(received, 0, "data was sent to the impostor");
         world.finish().await;
     }
 }
@@ -43,45 +44,45 @@ async fn a_listener_that_proves_another_identity_than_that_of_the_address_is_ref
     for engine in ENGINES {
         let world = World::new(engine).await;
         let host = world.attacker.clone();
-        let playing = tokio::spawn(async move {
+        let peer_task = tokio::spawn(async move {
             let mut peer = Peer::listener(&host, &CREDENTIALS[2].1).await;
             let victim = peer.connect().await;
-            let noise = peer.noise(&CREDENTIALS[2].0, &peer.own_print(), &victim);
+            let noise = peer.noise(&CREDENTIALS[2].0, &peer.own_fingerprint(), &victim);
             peer.authenticate(noise).await;
             peer.run(Duration::from_secs(30)).await;
         });
         sleep(Duration::from_millis(1)).await;
         let error = world.victim.connect(&address(certificate, expected)).await;
         let error = error.expect_err("another identity");
-        let story = error.to_string();
+        let message = error.to_string();
         assert!(
             matches!(error, ConnectError::UnexpectedPeer { expected: wanted, got }
                 if wanted == expected.peer_id() && got == identity.peer_id()),
-            "{story}"
+            "{message}"
         );
         world.assert_only_the_neighbour_is_left().await;
-        playing.await.expect("no panic");
+        peer_task.await.expect("no panic");
         world.finish().await;
     }
 }
 
-/// A dialler has no certificate in an address: a listener finds a man in the middle by the prologue, which
-/// names the certificate that the honest dialler has.
+/// No address contains a dialler's certificate: the listener detects a man in the middle by the
+/// prologue, which contains the fingerprint of the honest dialler's certificate.
 #[tokio::test(start_paused = true)]
 async fn a_dialler_whose_noise_is_of_another_certificate_is_refused() {
     for engine in ENGINES {
         let mut world = World::new(engine).await;
         let peer = Peer::dialler(&world.attacker, &world.address, &CREDENTIALS[2].1);
-        let playing = tokio::spawn(async move {
+        let peer_task = tokio::spawn(async move {
             let mut peer = peer;
             let victim = peer.connect().await;
             let other = CREDENTIALS[1].1.fingerprint();
             let mut noise = peer.noise(&CREDENTIALS[1].0, &other, &victim);
             let mut decoder = anabranch::message::FrameDecoder::new();
             decoder.push(peer.message(anabranch_rtc::CHANNEL_ZERO).await);
-            let message = decoder.next_message().expect("sound").expect("whole");
-            noise.receive(&message.payload).expect("a first message");
-            peer.say(&noise.poll_send().expect("a second message"));
+            let message = decoder.next_message().expect("valid").expect("whole");
+            noise.receive(&message.payload).expect("message 1");
+            peer.send_noise(&noise.poll_send().expect("message 2"));
             peer.run(Duration::from_secs(30)).await;
         });
         let (result, _) = world.outcome().await;
@@ -94,30 +95,31 @@ async fn a_dialler_whose_noise_is_of_another_certificate_is_refused() {
             "{error:?}"
         );
         world.assert_only_the_neighbour_is_left().await;
-        playing.await.expect("no panic");
+        peer_task.await.expect("no panic");
         world.finish().await;
     }
 }
 
-/// The honest dialler is whom its own Noise proves, with whatever certificate: none is expected.
+/// A dialler is identified by Noise alone: it may use any certificate.
 #[tokio::test(start_paused = true)]
 async fn a_dialler_is_whom_its_noise_proves_and_nobody_else() {
     for engine in ENGINES {
         let mut world = World::new(engine).await;
-        // Dials with the certificate that belongs to another identity.
+        // Dials with the certificate of another identity.
         let mut peer = Peer::dialler(&world.attacker, &world.address, &CREDENTIALS[1].1);
         let victim = peer.connect().await;
         assert_eq!(victim, CREDENTIALS[0].1.fingerprint());
-        let noise = peer.noise(&CREDENTIALS[2].0, &peer.own_print(), &victim);
-        let met = peer.authenticate(noise).await;
-        assert_eq!(met, CREDENTIALS[0].0.peer_id());
+        let noise = peer.noise(&CREDENTIALS[2].0, &peer.own_fingerprint(), &victim);
+        let authenticated = peer.authenticate(noise).await;
+        assert_eq!(authenticated, CREDENTIALS[0].0.peer_id());
         let (connection, _) = world.outcome().await;
         let connection = connection.expect("a connection");
         assert_eq!(connection.peer_id(), Some(CREDENTIALS[2].0.peer_id()));
-        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(30)).await });
+        let peer_task = tokio::spawn(async move { peer.run(Duration::from_secs(30)).await });
         connection.close().await;
         drop(connection);
-        assert!(playing.await.expect("no panic").is_some(), "it is told");
+        let ended = peer_task.await.expect("no panic");
+        assert!(ended.is_some(), "the close reaches the peer");
         world.finish().await;
     }
 }

@@ -19,9 +19,9 @@ const MTUS: [usize; 2] = [1180, 1200];
 /// The key usage limit of the limited side, in records.
 const LIMIT: u64 = 300;
 
-/// Sends tiny messages from the dialler until the limit is reached. `limited` is the side that has
-/// it: 0, the dialler, which sends, or 1, the listener, which receives.
-async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
+/// Sends messages of one byte from the dialler until the limit is reached. `limited` is the side
+/// with the limit: 0, the dialler, which sends, or 1, the listener, which receives.
+async fn reach_limit(engine: EngineFactory, limited: usize, version_12: bool) {
     let context = format!("{engine:?}, side {limited}, DTLS 1.2: {version_12}");
     forced::set_12(if version_12 { MTUS[0] } else { usize::MAX });
     let network = Network::new(5);
@@ -55,7 +55,7 @@ async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
     let reading = tokio::spawn({
         let theirs = theirs.clone();
         async move {
-            let mut substream = theirs.accept().await.expect("it lives").expect("one");
+            let mut substream = theirs.accept().await.expect("no error").expect("open");
             let mut all = Vec::new();
             let _ = substream.read_to_end(&mut all).await;
             all.len() as u64
@@ -69,17 +69,17 @@ async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
     }
     if version_12 {
         println!("{context}: {written}");
-        // Each message is a record. The receiver sends half as many, which acknowledge them.
+        // Each message is a record. The receiver sends half as many records, for its SACKs.
         assert!(written < LIMIT * 5 / 4, "{context}: {written}");
         let causes = [ours.closed().await, theirs.closed().await];
         assert_eq!(causes[limited], ConnectionError::KeysUsedUp, "{context}");
         let reported = causes[1 - limited].to_string();
-        // str0m may see the close of DTLS before it delivers the reason.
-        let is_reported = reported.contains(&causes[limited].to_string());
-        assert!(is_reported || engine == STR0M, "{context}: {reported}");
+        // str0m may close on DTLS's close_notify before it delivers the cause.
+        let has_cause = reported.contains(&causes[limited].to_string());
+        assert!(has_cause || engine == STR0M, "{context}: {reported}");
         drop(substream);
         let read = reading.await.expect("no panic");
-        // An orderly close: everything that the closing side accepted has arrived.
+        // The close is orderly: all data that the closing side accepted has arrived.
         assert!(
             read == written || limited == 1,
             "{context}: {read} of {written}"
@@ -116,8 +116,8 @@ async fn uses_up(engine: EngineFactory, limited: usize, version_12: bool) {
 async fn tiny_messages_use_up_the_keys_of_dtls_1_2_of_who_sends_and_of_who_receives() {
     for engine in [EngineFactory::DIRECT, STR0M] {
         for limited in [0, 1] {
-            uses_up(engine, limited, true).await;
+            reach_limit(engine, limited, true).await;
         }
-        uses_up(engine, 0, false).await;
+        reach_limit(engine, 0, false).await;
     }
 }

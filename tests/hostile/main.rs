@@ -1,8 +1,10 @@
-//! Scripted peers that break rules, datagram by datagram, against whole endpoints on either engine, on a
-//! simulated network. Whatever they do ends in a typed error of the one connection or in nothing at all, in
-//! time; a neighbour on the same endpoint does not notice, and nothing is left.
+//! Scripted hostile peers against whole endpoints, on both engines, on a simulated network.
 //!
-//! Those that break rules at random are in `src/fuzzing` and `direct/fuzzing`.
+//! Whatever an attacker does, in time it has no effect or ends its own connection with a typed
+//! error. Each test also asserts that a neighbour on the same endpoint is still served, and that
+//! nothing is left.
+//!
+//! Peers that misbehave at random are in `crates/testkit/src/fuzzing`.
 
 mod client_hello;
 mod datagrams;
@@ -31,8 +33,8 @@ use anabranch::identity::Identity;
 use anabranch::substream::{Finished, Substream};
 use anabranch_testkit::simulator::{Conditions, Host, Network};
 
-/// Longer than anything that is to end takes.
-const FOREVER: Duration = Duration::from_secs(600);
+/// Longer than everything that has to end.
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 const ENGINES: [EngineFactory; 2] = [EngineFactory::DIRECT, STR0M];
 
@@ -43,7 +45,7 @@ const VICTIM: [u8; 4] = [10, 0, 0, 1];
 const NEIGHBOUR: [u8; 4] = [10, 0, 0, 2];
 const ATTACKER: [u8; 4] = [10, 0, 0, 3];
 
-/// Of the victim, its neighbour and the attacker.
+/// Credentials of the victim, its neighbour and the attacker.
 static CREDENTIALS: LazyLock<[(Identity, Certificate); 3]> = LazyLock::new(|| {
     [1, 2, 3].map(|seed| {
         let identity = Identity::from_ed25519_seed([seed; 32]);
@@ -56,10 +58,10 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index % 251) as u8).collect()
 }
 
-/// What became of a connection that the attacker asked for, and how long it took.
+/// Outcome of an inbound handshake, and its duration.
 type Accepted = (Result<Connection, ConnectError>, Duration);
 
-/// A victim that listens and dials, an honest neighbour that is connected to it, and a host for the attacker.
+/// A victim that listens and dials, an honest neighbour connected to it, and the attacker's host.
 struct World {
     engine: EngineFactory,
     network: Network,
@@ -68,23 +70,23 @@ struct World {
     address: Address,
     neighbour: Endpoint,
     connection: Connection,
-    /// What became of those that the attacker dialled.
+    /// Outcomes of the victim's inbound handshakes.
     accepted: mpsc::UnboundedReceiver<Accepted>,
 }
 
 impl World {
-    /// With Noise.
+    /// A world whose handshake includes Noise.
     async fn new(engine: EngineFactory) -> Self {
         Self::with(engine, Security::Noise).await
     }
 
-    /// Where the handshake is done without Noise: for attacks that come behind it.
+    /// A world without Noise, for attacks after the handshake.
     async fn without_noise(engine: EngineFactory) -> Self {
         Self::with(engine, Security::CertificateHash).await
     }
 
-    /// The same, with a limit that is sooner met.
-    async fn with_unused(engine: EngineFactory, max_unused_substreams: u32) -> Self {
+    /// A world without Noise and with this `Config::max_unused_substreams`.
+    async fn with_max_unused(engine: EngineFactory, max_unused_substreams: u32) -> Self {
         let mut config = Config::default();
         config.max_unused_substreams = max_unused_substreams;
         Self::configured(engine, Security::CertificateHash, config).await
@@ -118,8 +120,10 @@ impl World {
         let victim = builder(VICTIM, 0)
             .bind("10.0.0.1:4001")
             .await
-            .expect("a free port");
-        let neighbour = builder(NEIGHBOUR, 1).dial_only().expect("an endpoint");
+            .expect("the port is free");
+        let neighbour = builder(NEIGHBOUR, 1)
+            .dial_only()
+            .expect("a valid configuration");
         let address = victim.addresses().remove(0);
         let (report, accepted) = mpsc::unbounded_channel();
         tokio::spawn(accept(victim.clone(), report));
@@ -134,22 +138,22 @@ impl World {
             connection,
             accepted,
         };
-        // The neighbour's own.
+        // The neighbour's connection.
         let (theirs, _) = world.accepted.recv().await.expect("a connection");
         tokio::spawn(echo(theirs.expect("a connection")));
         world.assert_unharmed().await;
         world
     }
 
-    /// What became of the connection that the attacker has dialled.
+    /// Waits for the outcome of the victim's next inbound handshake.
     async fn outcome(&mut self) -> Accepted {
-        timeout(FOREVER, self.accepted.recv())
+        timeout(TEST_TIMEOUT, self.accepted.recv())
             .await
-            .expect("an outcome in time")
+            .expect("the handshake ends in time")
             .expect("the victim accepts")
     }
 
-    /// The neighbour is served, and as fast as ever.
+    /// Asserts that the neighbour is served without delay.
     async fn assert_unharmed(&self) {
         let data = pattern(30_000);
         let begin = Instant::now();
@@ -164,18 +168,20 @@ impl World {
         };
         timeout(Duration::from_secs(2), exchange)
             .await
-            .expect("a neighbour is not held up");
+            .expect("the neighbour is served in time");
         assert!(begin.elapsed() < Duration::from_secs(1));
     }
 
-    /// Nothing is left of the attacker, and the neighbour is still there.
+    /// Waits until no connection of the attacker is left, and asserts that the neighbour is served.
     async fn assert_only_the_neighbour_is_left(&self) {
         let gone = async {
             while self.victim.connections() > 1 {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        timeout(FOREVER, gone).await.expect("the attacker is gone");
+        timeout(TEST_TIMEOUT, gone)
+            .await
+            .expect("the attacker's connections end");
         assert_eq!(self.victim.connections(), 1);
         self.assert_unharmed().await;
     }
@@ -192,7 +198,7 @@ impl World {
             ..
         } = self;
         network.clear_tap();
-        timeout(FOREVER, async {
+        timeout(TEST_TIMEOUT, async {
             connection.close().await;
             neighbour.close().await;
             victim.close().await;
@@ -205,7 +211,7 @@ impl World {
         while let Some((result, _)) = accepted.recv().await {
             drop(result);
         }
-        // Whoever waits for a lost datagram of a close that is over.
+        // Until closes whose last datagram was lost have timed out.
         sleep(Duration::from_secs(60)).await;
         assert_eq!((network.sockets(), network.in_flight()), (0, 0));
         let tasks = tokio::runtime::Handle::current().metrics();
@@ -219,7 +225,7 @@ async fn accept(victim: Endpoint, report: mpsc::UnboundedSender<Accepted>) {
         tokio::spawn(async move {
             let begin = Instant::now();
             let result = incoming.accept().await;
-            // The test may be over.
+            // The receiver is gone when the test has ended.
             let _ = report.send((result, begin.elapsed()));
         });
     }
@@ -231,7 +237,7 @@ async fn echo(connection: Connection) {
     }
 }
 
-/// Sends back what comes; the other side sees what goes wrong.
+/// Echoes a substream. Errors are ignored here: the other side detects a missing echo.
 async fn echo_one(mut substream: Substream) -> Option<Finished> {
     let (reader, writer) = substream.split();
     tokio::io::copy(reader, writer).await.ok()?;

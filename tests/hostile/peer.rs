@@ -1,5 +1,5 @@
-//! A peer that is in nobody's hands but the script's: the direct engine with a socket, of which the
-//! script decides what goes out.
+//! A hostile peer: the direct engine on a socket of its own, whose output a script filters, changes
+//! and forges.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -27,33 +27,33 @@ use anabranch_testkit::simulator::{Host, SimulatedSocket};
 
 pub(super) const COMMON_HEADER: usize = 12;
 
-/// Other than that of the victim, by which [`forced::set_12`](anabranch_rtc::dtls::forced::set_12) tells
-/// them apart.
+/// Different from the victim's MTU, by which
+/// [`forced::set_12`](anabranch_rtc::dtls::forced::set_12) distinguishes the two.
 pub(super) const MTU: usize = 1180;
 
 type Filter = Box<dyn FnMut(&[u8]) -> bool + Send>;
 
 type Mangle = Box<dyn FnMut(Bytes) -> Vec<Bytes> + Send>;
 
-/// What a script hears of its own engine.
+/// An event of the peer's engine.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum PeerEvent {
     DtlsConnected(Fingerprint),
     ChannelZeroOpen,
     Opened(ChannelId),
-    /// Something was read and is in [`Peer::received`].
+    /// Messages were added to [`Peer::received`].
     Data(ChannelId),
     Ended(EndReason),
 }
 
-/// Numbers of the association, which a forgery needs to get anywhere.
+/// Association state that a plausible forgery needs, as seen in the peer's own packets.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Numbers {
-    /// Ports and verification tag of what the peer sends.
+pub(super) struct Observed {
+    /// Ports and verification tag.
     pub(super) header: [u8; 8],
-    /// Of its last DATA chunk.
+    /// TSN of the last DATA chunk.
     pub(super) tsn: u32,
-    /// Of the victim, the last that was acknowledged.
+    /// Last cumulative TSN acknowledged to the victim.
     pub(super) acknowledged: u32,
 }
 
@@ -91,7 +91,7 @@ impl Credentials {
         }
     }
 
-    /// From USERNAME of the victim's first check.
+    /// From the USERNAME of the victim's first check.
     fn of_listener(username: &str) -> Self {
         let (own, victim) = username.split_once(':').expect("two ufrags");
         let password = own.strip_prefix("libp2p+webrtc+v2/").unwrap_or(victim);
@@ -108,19 +108,19 @@ pub(super) struct Peer {
     pub(super) role: Role,
     socket: SimulatedSocket,
     out: TransmitQueue,
-    own_print: Fingerprint,
-    /// Which datagrams go out.
-    pub(super) sends: Filter,
-    /// Whether its SCTP says anything.
-    pub(super) speaks_sctp: bool,
-    /// What becomes of each of its SCTP packets.
+    own_fingerprint: Fingerprint,
+    /// Selects the datagrams that are sent.
+    pub(super) send_filter: Filter,
+    /// Whether SCTP packets are sent.
+    pub(super) sctp_enabled: bool,
+    /// Returns the packets that are sent instead of an SCTP packet.
     pub(super) mangle: Mangle,
-    pub(super) numbers: Numbers,
-    /// Messages of the victim, whole ones of SCTP.
+    pub(super) observed: Observed,
+    /// SCTP messages of the victim.
     pub(super) received: VecDeque<(ChannelId, Bytes)>,
-    /// Datagrams that came from the victim.
-    pub(super) datagrams: usize,
-    heard: VecDeque<Heard>,
+    /// Number of datagrams received from the victim.
+    pub(super) datagrams_received: usize,
+    events: VecDeque<PeerEvent>,
 }
 
 impl Peer {
@@ -156,11 +156,11 @@ impl Peer {
 
     /// A peer that waits at port 4001 until the victim dials it.
     pub(super) async fn listener(host: &Host, certificate: &Certificate) -> Self {
-        let socket = host.bind(listening()).expect("a free port");
+        let socket = host.bind(listener_address()).expect("a free port");
+        // This check is lost for the engine; the victim retransmits it.
         let (first, _) = socket.receive().await;
-        // It is lost, and will be repeated.
         let request = StunMessage::parse(&first).expect("a STUN check comes first");
-        let username = request.username().expect("it has one");
+        let username = request.username().expect("a check has a USERNAME");
         let credentials = Credentials::of_listener(username);
         let setup = Setup {
             role: Role::Server,
@@ -177,42 +177,42 @@ impl Peer {
         Self::new(setup, socket, certificate.fingerprint())
     }
 
-    fn new(setup: Setup, socket: SimulatedSocket, own_print: Fingerprint) -> Self {
+    fn new(setup: Setup, socket: SimulatedSocket, own_fingerprint: Fingerprint) -> Self {
         let role = setup.role;
         let now = tokio::time::Instant::now().into_std();
         let mut engine = DirectEngine::new(setup, now).expect("an engine");
-        // Its own limits are for honest peers.
+        // Lifts the limits before authentication, which are for honest peers.
         engine.authenticated();
         Self {
             engine,
             role,
             socket,
             out: TransmitQueue::default(),
-            own_print,
-            sends: Box::new(|_| true),
-            speaks_sctp: true,
+            own_fingerprint,
+            send_filter: Box::new(|_| true),
+            sctp_enabled: true,
             mangle: Box::new(|packet| vec![packet]),
-            numbers: Numbers::default(),
+            observed: Observed::default(),
             received: VecDeque::new(),
-            datagrams: 0,
-            heard: VecDeque::new(),
+            datagrams_received: 0,
+            events: VecDeque::new(),
         }
     }
 
-    /// Goes on until there is something to tell of.
-    pub(super) async fn next(&mut self) -> Heard {
+    /// Runs until the next event.
+    pub(super) async fn next_event(&mut self) -> PeerEvent {
         loop {
-            if let Some(heard) = self.heard.pop_front() {
-                return heard;
+            if let Some(event) = self.events.pop_front() {
+                return event;
             }
             let timeout = self.pump();
-            if !self.heard.is_empty() {
+            if !self.events.is_empty() {
                 continue;
             }
             tokio::select! {
                 biased;
                 (datagram, source) = self.socket.receive() => {
-                    self.datagrams += 1;
+                    self.datagrams_received += 1;
                     let now = tokio::time::Instant::now().into_std();
                     let to = self.socket.local_address();
                     self.engine.handle_datagram(now, source, to, &datagram, &mut self.out);
@@ -225,47 +225,50 @@ impl Peer {
         }
     }
 
-    /// Goes on for a time, or until it is cut off.
+    /// Runs for `time`, or until the connection ends, of which it returns the reason.
     pub(super) async fn run(&mut self, time: Duration) -> Option<EndReason> {
         let end = tokio::time::Instant::now() + time;
-        while let Ok(heard) = tokio::time::timeout_at(end, self.next()).await {
-            if let Heard::Ended(cause) = heard {
+        while let Ok(event) = tokio::time::timeout_at(end, self.next_event()).await {
+            if let PeerEvent::Ended(cause) = event {
                 return Some(cause);
             }
         }
         None
     }
 
-    /// Goes on until something was heard.
-    pub(super) async fn until<T>(&mut self, mut wanted: impl FnMut(&Heard) -> Option<T>) -> T {
+    /// Runs until an event for which `wanted` returns a value. Panics if the connection ends.
+    pub(super) async fn wait_for<T>(
+        &mut self,
+        mut wanted: impl FnMut(&PeerEvent) -> Option<T>,
+    ) -> T {
         let waiting = async {
             loop {
-                let heard = self.next().await;
-                if let Some(value) = wanted(&heard) {
+                let event = self.next_event().await;
+                if let Some(value) = wanted(&event) {
                     return value;
                 }
-                assert!(!matches!(heard, Heard::Ended(_)), "{heard:?}");
+                assert!(!matches!(event, PeerEvent::Ended(_)), "{event:?}");
             }
         };
         tokio::time::timeout(Duration::from_secs(30), waiting)
             .await
-            .expect("it comes")
+            .expect("the event comes in time")
     }
 
-    /// The handshake up to channel 0; returns the fingerprint of the victim.
+    /// Runs the handshake up to channel 0. Returns the victim's fingerprint.
     pub(super) async fn connect(&mut self) -> Fingerprint {
-        let print = self
-            .until(|heard| match heard {
-                Heard::DtlsConnected(print) => Some(*print),
+        let fingerprint = self
+            .wait_for(|event| match event {
+                PeerEvent::DtlsConnected(fingerprint) => Some(*fingerprint),
                 _ => None,
             })
             .await;
-        self.until(|heard| matches!(heard, Heard::ChannelZeroOpen).then_some(()))
+        self.wait_for(|event| matches!(event, PeerEvent::ChannelZeroOpen).then_some(()))
             .await;
-        print
+        fingerprint
     }
 
-    /// Our side of Noise, with a prologue that names `own` as our certificate.
+    /// The peer's side of Noise, with `own` as its fingerprint in the prologue.
     pub(super) fn noise(
         &self,
         identity: &Identity,
@@ -279,33 +282,33 @@ impl Peer {
         .expect("a handshake")
     }
 
-    pub(super) fn own_print(&self) -> Fingerprint {
-        self.own_print
+    pub(super) fn own_fingerprint(&self) -> Fingerprint {
+        self.own_fingerprint
     }
 
-    /// Runs Noise to its end as it should be; returns who the victim is.
+    /// Runs Noise honestly to its end. Returns the victim's peer id.
     pub(super) async fn authenticate(&mut self, mut noise: Handshake) -> PeerId {
         let mut decoder = FrameDecoder::new();
         loop {
             while let Some(bytes) = noise.poll_send() {
-                self.say(&bytes);
+                self.send_noise(&bytes);
             }
             if let Some(remote) = noise.finished() {
                 let peer = remote.peer_id;
-                // What was said last has to go out.
+                // Sends the last message.
                 self.pump();
                 return peer;
             }
             let bytes = self.message(CHANNEL_ZERO).await;
             decoder.push(bytes);
-            while let Some(message) = decoder.next_message().expect("sound") {
-                noise.receive(&message.payload).expect("sound");
+            while let Some(message) = decoder.next_message().expect("valid") {
+                noise.receive(&message.payload).expect("valid");
             }
         }
     }
 
-    /// Sends bytes on channel 0 in a frame, as Noise does.
-    pub(super) fn say(&mut self, bytes: &[u8]) {
+    /// Sends bytes in a frame on channel 0, which is that of Noise.
+    pub(super) fn send_noise(&mut self, bytes: &[u8]) {
         let frame = Message::data(Bytes::copy_from_slice(bytes)).encode();
         self.write(CHANNEL_ZERO, &frame);
     }
@@ -314,32 +317,32 @@ impl Peer {
         assert_eq!(self.engine.write(channel, message), Written::Taken);
     }
 
-    /// The next message of the victim on a channel.
+    /// Runs until a message of the victim on this channel, and returns it.
     pub(super) async fn message(&mut self, channel: ChannelId) -> Bytes {
         loop {
             let at = self.received.iter().position(|(from, _)| *from == channel);
             if let Some((_, bytes)) = at.and_then(|at| self.received.remove(at)) {
                 return bytes;
             }
-            self.until(|heard| {
-                matches!(heard, Heard::Data(from) if *from == channel).then_some(())
+            self.wait_for(|event| {
+                matches!(event, PeerEvent::Data(from) if *from == channel).then_some(())
             })
             .await;
         }
     }
 
-    /// Brings what is due through the engine, and sends it.
+    /// Polls the engine and sends its output. Returns the next timeout.
     pub(super) fn pump(&mut self) -> Instant {
         let now = tokio::time::Instant::now().into_std();
-        // SCTP says only what passes through here.
+        // The engine then leaves SCTP packets to `take_packets`.
         self.engine.script();
         let mut timeout = self.engine.poll(now, &mut self.out);
         self.take_events();
-        if self.speaks_sctp && self.engine.is_dtls_up() {
+        if self.sctp_enabled && self.engine.is_dtls_up() {
             let packets = self.engine.take_packets(now);
             let mut mangled = Vec::new();
             for packet in packets {
-                self.learn(&packet);
+                self.observe(&packet);
                 mangled.extend((self.mangle)(packet));
             }
             self.engine.encrypt_packets(now, &mangled, &mut self.out);
@@ -354,7 +357,7 @@ impl Peer {
 
     fn send(&mut self) {
         while let Some(run) = self.out.front(1) {
-            if (self.sends)(run.contents) {
+            if (self.send_filter)(run.contents) {
                 let sent = self.socket.send_to(run.contents, run.destination);
                 sent.expect("a network without limits");
             }
@@ -362,7 +365,7 @@ impl Peer {
         }
     }
 
-    /// Encrypts forged packets of SCTP and sends them.
+    /// Encrypts forged SCTP packets and sends them, one in each datagram.
     pub(super) fn inject(&mut self, packets: &[Bytes]) {
         let now = tokio::time::Instant::now().into_std();
         for packet in packets {
@@ -372,32 +375,33 @@ impl Peer {
         self.send();
     }
 
-    /// A packet with these chunks, and a checksum that is right.
+    /// A packet with these chunks and a valid checksum.
     pub(super) fn packet(&self, chunks: &[u8]) -> Bytes {
         let mut packet = BytesMut::new();
-        packet.put_slice(&self.numbers.header);
+        packet.put_slice(&self.observed.header);
         packet.put_bytes(0, 4);
         packet.put_slice(chunks);
         put_checksum(&mut packet);
         packet.freeze()
     }
 
-    fn learn(&mut self, packet: &Bytes) {
+    /// Updates [`Self::observed`] by a packet of this peer.
+    fn observe(&mut self, packet: &Bytes) {
         if let Some(header) = packet.first_chunk() {
-            self.numbers.header = *header;
+            self.observed.header = *header;
         }
         let mut rest = packet.get(COMMON_HEADER..).unwrap_or_default();
         while let Some(&[kind, _, high, low, a, b, c, d]) = rest.first_chunk() {
             let number = u32::from_be_bytes([a, b, c, d]);
             match kind {
-                0 => self.numbers.tsn = number,
-                // The first number of an INIT or INIT-ACK is the one behind.
+                0 => self.observed.tsn = number,
+                // INIT and INIT-ACK: the initial TSN is that of the first DATA chunk.
                 1 | 2 => {
                     if let Some(first) = rest.get(16..).and_then(<[u8]>::first_chunk) {
-                        self.numbers.tsn = u32::from_be_bytes(*first).wrapping_sub(1);
+                        self.observed.tsn = u32::from_be_bytes(*first).wrapping_sub(1);
                     }
                 }
-                3 => self.numbers.acknowledged = number,
+                3 => self.observed.acknowledged = number,
                 _ => {}
             }
             let length = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
@@ -409,13 +413,13 @@ impl Peer {
         while let Some(event) = self.engine.next_event() {
             match event {
                 Event::DtlsConnected { sha256 } => {
-                    let print = Fingerprint::from_bytes(sha256);
-                    self.heard.push_back(Heard::DtlsConnected(print));
+                    let fingerprint = Fingerprint::from_bytes(sha256);
+                    self.events.push_back(PeerEvent::DtlsConnected(fingerprint));
                 }
-                Event::ChannelZeroOpen => self.heard.push_back(Heard::ChannelZeroOpen),
-                Event::Ended(cause) => self.heard.push_back(Heard::Ended(cause)),
+                Event::ChannelZeroOpen => self.events.push_back(PeerEvent::ChannelZeroOpen),
+                Event::Ended(cause) => self.events.push_back(PeerEvent::Ended(cause)),
                 Event::Opened { channel, .. } => {
-                    self.heard.push_back(Heard::Opened(channel));
+                    self.events.push_back(PeerEvent::Opened(channel));
                 }
                 Event::Readable { channel } => self.read(channel),
                 Event::Closed { channel } => self.read(channel),
@@ -430,24 +434,24 @@ impl Peer {
             self.received.push_back((channel, message));
         }
         if self.received.len() > before {
-            self.heard.push_back(Heard::Data(channel));
+            self.events.push_back(PeerEvent::Data(channel));
         }
     }
 }
 
-/// Where a hostile listener waits.
-pub(super) fn listening() -> SocketAddr {
+/// The socket address of a hostile listener.
+pub(super) fn listener_address() -> SocketAddr {
     SocketAddr::from((ATTACKER, 4001))
 }
 
-/// The address that a victim is to dial.
+/// The address by which a victim dials a hostile listener.
 pub(super) fn address(certificate: &Certificate, identity: &Identity) -> Address {
-    Address::new(listening())
+    Address::new(listener_address())
         .with_certhash(certificate.fingerprint())
         .with_peer_id(identity.peer_id())
 }
 
-/// A chunk of SCTP (RFC 9260 section 3.2) that says it is `length` long.
+/// An SCTP chunk (RFC 9260 section 3.2) whose length field is `length`.
 pub(super) fn chunk_with(kind: u8, flags: u8, length: u16, value: &[u8]) -> Vec<u8> {
     let mut chunk = vec![kind, flags];
     chunk.put_u16(length);
@@ -456,6 +460,7 @@ pub(super) fn chunk_with(kind: u8, flags: u8, length: u16, value: &[u8]) -> Vec<
     chunk
 }
 
+/// An SCTP chunk with its correct length.
 pub(super) fn chunk(kind: u8, flags: u8, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).expect("short");
     chunk_with(kind, flags, length, value)

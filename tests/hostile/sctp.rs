@@ -1,4 +1,4 @@
-//! SCTP of peers that break its rules, under valid DTLS.
+//! Peers that violate SCTP under valid DTLS.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use bytes::{BufMut, Bytes};
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
-use super::peer::{Heard, Numbers, Peer, address, chunk, chunk_with, data};
-use super::{CREDENTIALS, ENGINES, FOREVER, World};
+use super::peer::{Observed, Peer, PeerEvent, address, chunk, chunk_with, data};
+use super::{CREDENTIALS, ENGINES, TEST_TIMEOUT, World};
 use anabranch::connection::{Connection, ConnectionError};
 use anabranch::endpoint::EngineFactory;
 use anabranch::message::Message;
 use anabranch_rtc::encode_open;
 use anabranch_rtc::{Engine, Role};
 use anabranch_str0m::STR0M;
-use anabranch_testkit::fuzzing::thread_time;
+use anabranch_testkit::fuzzing::thread_cpu_time;
 
-/// Longest that what one packet asks for may take, without what an unoptimised build costs.
+/// Maximum CPU time for the packets of one attack, with room for an unoptimised build.
 const MAX_WORK: Duration = Duration::from_secs(2);
 
 const DATA: u8 = 0;
 const FORWARD_TSN: u8 = 192;
 
-/// What `PayloadProtocolIdentifier` numbers a `DATA_CHANNEL_OPEN` with (RFC 8831 section 8).
+/// PPID of `DATA_CHANNEL_OPEN` (RFC 8831 section 8).
 const DCEP: u32 = 50;
 
-/// A peer in this role behind its handshake, and the victim's connection to it.
+/// A peer in this role after its handshake, and the victim's connection to it.
 pub(super) async fn connected(world: &mut World, role: Role) -> (Peer, Connection) {
     let (identity, certificate) = &CREDENTIALS[2];
     if role == Role::Client {
@@ -43,13 +43,13 @@ pub(super) async fn connected(world: &mut World, role: Role) -> (Peer, Connectio
         peer.run(Duration::from_millis(100)).await;
         peer
     };
-    // The listener first: it has to have its port when the dial begins.
+    // The listener is polled first, so that its port is bound before the dial.
     let (peer, connection) = tokio::join!(listening, world.victim.connect(&address));
     (peer, connection.expect("a connection"))
 }
 
-/// The connection has ended with a cause, or is good for a new substream.
-async fn assert_works_or_ended(peer: &mut Peer, connection: &Connection, story: &str) {
+/// Asserts that the connection has ended with a typed cause, or accepts a new substream.
+async fn assert_works_or_ended(peer: &mut Peer, connection: &Connection, context: &str) {
     if let Some(cause) = connection.close_reason() {
         let typed = matches!(
             cause,
@@ -58,37 +58,37 @@ async fn assert_works_or_ended(peer: &mut Peer, connection: &Connection, story: 
                 | ConnectionError::TimedOut
                 | ConnectionError::TooManyUnusedSubstreams
         );
-        assert!(typed, "{story}: {cause}");
+        assert!(typed, "{context}: {cause}");
         return;
     }
     let channel = peer.engine.open("").expect("a channel");
     peer.write(channel, &Message::data("still here".into()).encode());
     let serving = async {
-        let mut substream = connection.accept().await.expect("alive").expect("one");
-        let mut got = [0; 10];
-        substream.read_exact(&mut got).await.expect("ten bytes");
-        assert_eq!(&got, b"still here");
+        let mut substream = connection.accept().await.expect("no error").expect("open");
+        let mut data = [0; 10];
+        substream.read_exact(&mut data).await.expect("ten bytes");
+        assert_eq!(&data, b"still here");
     };
     tokio::select! {
         served = timeout(Duration::from_secs(30), serving) => {
-            assert!(served.is_ok(), "{story}: neither works nor has ended");
+            assert!(served.is_ok(), "{context}: neither works nor has ended");
         }
-        heard = until_ended(peer) => panic!("{story}: ended by {heard:?}"),
+        event = until_ended(peer) => panic!("{context}: ended by {event:?}"),
     }
 }
 
-async fn until_ended(peer: &mut Peer) -> Heard {
+async fn until_ended(peer: &mut Peer) -> PeerEvent {
     loop {
-        let heard = peer.next().await;
-        if matches!(heard, Heard::Ended(_)) {
-            return heard;
+        let event = peer.next_event().await;
+        if matches!(event, PeerEvent::Ended(_)) {
+            return event;
         }
     }
 }
 
-/// Closes the victim's side while the peer goes on, and asserts that nothing is left.
+/// Closes the victim's side while the peer runs, and asserts that nothing is left.
 async fn close(mut peer: Peer, connection: Connection, world: World) {
-    let playing = tokio::spawn(async move {
+    let peer_task = tokio::spawn(async move {
         until_ended(&mut peer).await;
     });
     timeout(Duration::from_secs(30), connection.close())
@@ -97,27 +97,27 @@ async fn close(mut peer: Peer, connection: Connection, world: World) {
     assert!(connection.is_idle());
     assert_eq!(connection.stats().unread, 0);
     drop(connection);
-    playing.abort();
-    let _ = playing.await;
+    peer_task.abort();
+    let _ = peer_task.await;
     world.finish().await;
 }
 
-/// What a chunk of any kind may begin with, so that it means something: numbers, then zeros.
+/// A plausible value for a chunk of any type: TSNs and other fields, then zeros.
 fn value(
     kind: u8,
-    Numbers {
+    Observed {
         tsn, acknowledged, ..
-    }: Numbers,
+    }: Observed,
 ) -> Vec<u8> {
     let mut value = Vec::new();
     match kind {
-        // A number that was there before: what the peer sends next is still good.
+        // A TSN that was used before, so that the peer's next DATA is still valid.
         DATA => value = data(tsn, 0, 0, 53, b"payload"),
         64 => value.put_u32(tsn),
         3 => {
             value.put_u32(acknowledged);
             value.put_u32(1 << 20);
-            // Gaps and duplicates that are not there.
+            // Numbers of gap blocks and duplicates that do not follow.
             value.put_u16(u16::MAX);
             value.put_u16(u16::MAX);
         }
@@ -134,7 +134,7 @@ fn value(
 
 #[tokio::test(start_paused = true)]
 async fn chunks_whose_lengths_lie_harm_nobody() {
-    // Those that SCTP has, and some that nobody knows.
+    // Chunk types of SCTP, and some that are not assigned.
     let kinds = [
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 64, 128, 130, 132, 192, 194, 255,
     ];
@@ -142,7 +142,7 @@ async fn chunks_whose_lengths_lie_harm_nobody() {
         let mut world = World::without_noise(engine).await;
         for kind in kinds {
             let (mut peer, connection) = connected(&mut world, Role::Client).await;
-            let value = value(kind, peer.numbers);
+            let value = value(kind, peer.observed);
             let right = u16::try_from(value.len() + 4).expect("short");
             for length in [
                 0,
@@ -160,22 +160,25 @@ async fn chunks_whose_lengths_lie_harm_nobody() {
                 u16::MAX,
             ] {
                 for flags in [0, 3, 0xff] {
-                    let lie = chunk_with(kind, flags, length, &value);
-                    // Alone, behind an honest chunk, and cut off.
+                    let forged = chunk_with(kind, flags, length, &value);
+                    // Alone, after an honest chunk, and truncated.
                     let heartbeat = chunk(4, 0, &[0, 1, 0, 8, 1, 2, 3, 4]);
                     let packets = [
-                        peer.packet(&lie),
-                        peer.packet(&[heartbeat, lie.clone()].concat()),
-                        peer.packet(&lie[..lie.len() / 2 + 1]),
+                        peer.packet(&forged),
+                        peer.packet(&[heartbeat, forged.clone()].concat()),
+                        peer.packet(&forged[..forged.len() / 2 + 1]),
                     ];
                     peer.inject(&packets);
                 }
             }
-            let story = format!("kind {kind} on {engine:?}");
-            let before = thread_time();
+            let context = format!("kind {kind} on {engine:?}");
+            let before = thread_cpu_time();
             let ended = peer.run(Duration::from_secs(2)).await;
-            assert!(thread_time().saturating_sub(before) < MAX_WORK, "{story}");
-            assert_works_or_ended(&mut peer, &connection, &story).await;
+            assert!(
+                thread_cpu_time().saturating_sub(before) < MAX_WORK,
+                "{context}"
+            );
+            assert_works_or_ended(&mut peer, &connection, &context).await;
             let closing = connection.close();
             if ended.is_none() {
                 tokio::join!(closing, until_ended(&mut peer));
@@ -205,9 +208,9 @@ async fn a_forward_tsn_however_far_costs_nothing_and_harms_nobody() {
                 (1 << 31) + 1,
                 u32::MAX,
             ] {
-                let story = format!("{distance} ahead, {role:?} on {engine:?}");
+                let context = format!("{distance} ahead, {role:?} on {engine:?}");
                 let (mut peer, connection) = connected(&mut world, role).await;
-                let number = peer.numbers.tsn.wrapping_add(distance);
+                let number = peer.observed.tsn.wrapping_add(distance);
                 for streams in [0, 1, 280] {
                     let mut value = number.to_be_bytes().to_vec();
                     for stream in 0..streams {
@@ -217,15 +220,18 @@ async fn a_forward_tsn_however_far_costs_nothing_and_harms_nobody() {
                     let forward = peer.packet(&chunk(FORWARD_TSN, 0, &value));
                     peer.inject(&[forward]);
                 }
-                let (work, before) = (thread_time(), peer.datagrams);
+                let (work, before) = (thread_cpu_time(), peer.datagrams_received);
                 peer.run(Duration::from_secs(5)).await;
-                assert!(thread_time().saturating_sub(work) < MAX_WORK, "{story}");
-                let answers = peer.datagrams - before;
-                assert!(answers < 100, "{story}: {answers} datagrams");
-                assert_eq!(connection.stats().unread, 0, "{story}");
+                assert!(
+                    thread_cpu_time().saturating_sub(work) < MAX_WORK,
+                    "{context}"
+                );
+                let answers = peer.datagrams_received - before;
+                assert!(answers < 100, "{context}: {answers} datagrams");
+                assert_eq!(connection.stats().unread, 0, "{context}");
                 let closing = timeout(Duration::from_secs(30), connection.close());
                 let (closed, _) = tokio::join!(closing, peer.run(Duration::from_secs(30)));
-                closed.unwrap_or_else(|_| panic!("{story}: a close has an end"));
+                closed.unwrap_or_else(|_| panic!("{context}: a close has an end"));
                 drop((peer, connection));
                 world.assert_only_the_neighbour_is_left().await;
             }
@@ -240,9 +246,9 @@ async fn channels_that_are_not_ordered_and_reliable_are_no_substreams() {
         for role in [Role::Client, Role::Server] {
             let mut world = World::without_noise(engine).await;
             let (mut peer, connection) = connected(&mut world, role).await;
-            // A number that is the peer's to use: even for a dialler, odd for a listener.
+            // Stream ids of the peer: even for a dialler, odd for a listener.
             let mut number = 100 + u16::from(role == Role::Server);
-            // str0m takes types that nobody has defined for the ordinary one, and sends as on that.
+            // str0m treats undefined channel types as reliable and ordered.
             let undefined: &[u8] = match engine.name() {
                 "direct" => &[0x03, 0x7f, 0xff],
                 _ => &[],
@@ -258,20 +264,20 @@ async fn channels_that_are_not_ordered_and_reliable_are_no_substreams() {
                 number += 2;
             }
             peer.run(Duration::from_secs(3)).await;
-            let story = format!("{role:?} on {engine:?}");
-            assert_eq!(connection.stats().accepted, 0, "{story}");
-            assert_eq!(connection.stats().substreams, 0, "{story}");
-            assert_eq!(connection.close_reason(), None, "{story}");
-            assert_works_or_ended(&mut peer, &connection, &story).await;
+            let context = format!("{role:?} on {engine:?}");
+            assert_eq!(connection.stats().accepted, 0, "{context}");
+            assert_eq!(connection.stats().substreams, 0, "{context}");
+            assert_eq!(connection.close_reason(), None, "{context}");
+            assert_works_or_ended(&mut peer, &connection, &context).await;
             close(peer, connection, world).await;
         }
     }
 }
 
-/// Opens every `step`th number that SCTP has, from `first` on.
+/// Opens every `step`th stream id of SCTP, from `first` on.
 fn open_all(peer: &Peer, first: u16, step: usize) -> Vec<Bytes> {
     let open = encode_open("");
-    let mut tsn = peer.numbers.tsn;
+    let mut tsn = peer.observed.tsn;
     let mut packets = Vec::new();
     let mut chunks = Vec::new();
     for stream in (first..u16::MAX).step_by(step) {
@@ -286,43 +292,43 @@ fn open_all(peer: &Peer, first: u16, step: usize) -> Vec<Bytes> {
 }
 
 async fn open_every_channel(engine: EngineFactory, role: Role, first: u16, step: usize) {
-    // 960 of them refused, in place of 16 000: str0m, and a debug build, take their time for them.
-    let mut world = World::with_unused(engine, 60).await;
+    // Ends after 960 refused channels instead of 16 000, which take str0m and a debug build long.
+    let mut world = World::with_max_unused(engine, 60).await;
     let (mut peer, connection) = connected(&mut world, role).await;
-    let story = format!("from {first}, {role:?} on {engine:?}");
-    let mut most = 0;
-    // As fast as a path of 100 Mbit/s carries them.
+    let context = format!("from {first}, {role:?} on {engine:?}");
+    let mut max_open = 0;
+    // At the rate of a path of 100 Mbit/s.
     for packets in open_all(&peer, first, step).chunks(100) {
         peer.inject(packets);
         let ended = peer.run(Duration::from_millis(10)).await;
-        most = most.max(connection.stats().substreams);
+        max_open = max_open.max(connection.stats().substreams);
         if ended.is_some() || connection.close_reason().is_some() {
             break;
         }
     }
-    // `Config::max_inbound_substreams`, and those that are being refused.
-    assert!(most <= 512, "{story}: {most}");
+    // `Config::max_inbound_substreams`, and channels that are being refused.
+    assert!(max_open <= 512, "{context}: {max_open}");
     let (cause, _) = tokio::join!(
-        timeout(FOREVER, connection.closed()),
+        timeout(TEST_TIMEOUT, connection.closed()),
         peer.run(Duration::from_secs(60))
     );
-    let cause = cause.unwrap_or_else(|_| panic!("{story}: it goes on"));
-    println!("{story}: {cause}");
+    let cause = cause.unwrap_or_else(|_| panic!("{context}: the connection stays open"));
+    println!("{context}: {cause}");
     assert!(
         matches!(
             cause,
             ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
         ),
-        "{story}: {cause}"
+        "{context}: {cause}"
     );
-    // What came before the end can still be accepted.
+    // Substreams that were opened before the end can still be accepted.
     let mut waiting = 0;
     while let Ok(Some(substream)) = connection.accept().await {
         drop(substream);
         waiting += 1;
     }
-    assert!(waiting <= 256, "{story}: {waiting}");
-    assert!(connection.is_idle(), "{story}");
+    assert!(waiting <= 256, "{context}: {waiting}");
+    assert!(connection.is_idle(), "{context}");
     drop((peer, connection));
     world.finish().await;
 }
@@ -332,7 +338,7 @@ async fn a_peer_that_opens_all_65_535_channels_ends_its_own_connection_only() {
     for role in [Role::Client, Role::Server] {
         open_every_channel(EngineFactory::DIRECT, role, 1, 1).await;
     }
-    // The other role makes no difference there, and costs seconds: str0m takes its time for them.
+    // In one role only: str0m does not distinguish them here, and takes seconds.
     open_every_channel(STR0M, Role::Client, 1, 1).await;
 }
 
@@ -342,7 +348,7 @@ async fn a_peer_that_opens_all_channels_that_are_its_own_ends_its_own_connection
     open_every_channel(EngineFactory::DIRECT, Role::Server, 1, 2).await;
 }
 
-/// Chunks that are each a valid end of an association, or of the path to it.
+/// ABORT, SHUTDOWN and SHUTDOWN-COMPLETE.
 #[tokio::test(start_paused = true)]
 async fn an_abort_and_a_shutdown_end_every_substream_with_the_cause() {
     for engine in ENGINES {
@@ -352,36 +358,36 @@ async fn an_abort_and_a_shutdown_end_every_substream_with_the_cause() {
             let channel = peer.engine.open("").expect("a channel");
             peer.write(channel, &Message::data("first".into()).encode());
             peer.run(Duration::from_secs(1)).await;
-            let mut substream = connection.accept().await.expect("alive").expect("one");
+            let mut substream = connection.accept().await.expect("no error").expect("open");
             let mut value = value;
             if kind == 7 {
-                value.copy_from_slice(&peer.numbers.acknowledged.to_be_bytes());
+                value.copy_from_slice(&peer.observed.acknowledged.to_be_bytes());
             }
             let end = peer.packet(&chunk(kind, 0, &value));
             peer.inject(&[end]);
-            // Its own side is over too.
-            peer.sends = Box::new(|datagram| matches!(datagram.first(), Some(0..=3)));
-            let playing = tokio::spawn(async move {
+            // The peer's own association sends nothing more.
+            peer.send_filter = Box::new(|datagram| matches!(datagram.first(), Some(0..=3)));
+            let peer_task = tokio::spawn(async move {
                 peer.run(Duration::from_secs(40)).await;
             });
             let mut all = Vec::new();
-            let story = format!("chunk {kind} on {engine:?}");
+            let context = format!("chunk {kind} on {engine:?}");
             let end = timeout(Duration::from_secs(30), substream.read_to_end(&mut all)).await;
-            assert_eq!(all, b"first", "{story}");
+            assert_eq!(all, b"first", "{context}");
             if let Ok(result) = end {
-                let error = result.expect_err("no FIN came");
-                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{story}");
+                let error = result.expect_err("no FIN was sent");
+                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{context}");
             } else {
-                // Out of its turn, and so ignored: the connection is what it was.
-                assert_eq!(connection.close_reason(), None, "{story}");
+                // Invalid in this state, and so ignored: the connection is unaffected.
+                assert_eq!(connection.close_reason(), None, "{context}");
             }
             drop(substream);
             timeout(Duration::from_secs(30), connection.close())
                 .await
                 .expect("a close has an end");
             drop(connection);
-            playing.abort();
-            let _ = playing.await;
+            peer_task.abort();
+            let _ = peer_task.await;
             sleep(Duration::from_secs(1)).await;
             world.finish().await;
         }

@@ -1,4 +1,4 @@
-//! STUN that is out of shape, or of those who want no connection.
+//! Malformed STUN messages, and checks of peers that never connect.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const USERNAME: u16 = 0x0006;
 
 const UFRAG: &str = "libp2p+webrtc+v1/0123456789abcdefghijklmnopqrstuv";
 
-/// A check with this USERNAME and everything else as it should be.
+/// A check with this USERNAME that is valid otherwise.
 fn check(username: Option<&[u8]>, password: &[u8]) -> Vec<u8> {
     check_with(username, password, |_| {})
 }
@@ -39,21 +39,21 @@ fn check_with(
     message.0
 }
 
-/// First contacts that are none, and why.
-fn unsound() -> Vec<(&'static str, Vec<u8>)> {
-    let sound = [UFRAG, ":", UFRAG].concat();
+/// Invalid first contacts, with what is wrong with each.
+fn invalid_checks() -> Vec<(&'static str, Vec<u8>)> {
+    let valid = [UFRAG, ":", UFRAG].concat();
     let password = UFRAG.as_bytes();
     let with = |username: &str| check(Some(username.as_bytes()), password);
     let half = UFRAG.trim_start_matches("libp2p+webrtc+v1/");
-    let mut lying = check(Some(sound.as_bytes()), password);
-    lying[2..4].copy_from_slice(&u16::MAX.to_be_bytes());
-    let mut cut = check(Some(sound.as_bytes()), password);
-    cut.truncate(cut.len() / 2);
-    let mut claims = check(Some(sound.as_bytes()), password);
+    let mut too_long = check(Some(valid.as_bytes()), password);
+    too_long[2..4].copy_from_slice(&u16::MAX.to_be_bytes());
+    let mut truncated = check(Some(valid.as_bytes()), password);
+    truncated.truncate(truncated.len() / 2);
+    let mut long_username = check(Some(valid.as_bytes()), password);
     // The length of USERNAME, beyond the end.
-    claims[22..24].copy_from_slice(&2000_u16.to_be_bytes());
+    long_username[22..24].copy_from_slice(&2000_u16.to_be_bytes());
     let mut controlled = ForgedStun::new(REQUEST, 7);
-    controlled.add(USERNAME, sound.as_bytes());
+    controlled.add(USERNAME, valid.as_bytes());
     controlled.add(0x0024, &[0x6e, 0, 1, 0xff]);
     // ICE-CONTROLLED.
     controlled.add(0x8029, &[0, 0, 0, 0, 0, 0, 0, 1]);
@@ -65,12 +65,12 @@ fn unsound() -> Vec<(&'static str, Vec<u8>)> {
         ("empty", with("")),
         ("no separator", with(UFRAG)),
         ("only a separator", with(":")),
-        ("CR and LF at the end", with(&format!("{sound}\r\n"))),
+        ("CR and LF at the end", with(&format!("{valid}\r\n"))),
         ("CR and LF within", with(&format!("{injected}:{injected}"))),
         ("LF", with(&format!("{UFRAG}\n:{UFRAG}\n"))),
         ("NUL", with(&format!("{UFRAG}\0:{UFRAG}\0"))),
         ("spaces", with(&format!("{UFRAG} :{UFRAG} "))),
-        ("two separators", with(&format!("{sound}:{UFRAG}"))),
+        ("two separators", with(&format!("{valid}:{UFRAG}"))),
         ("unequal halves", with(&format!("{UFRAG}:{UFRAG}x"))),
         (
             "an unknown version",
@@ -84,11 +84,11 @@ fn unsound() -> Vec<(&'static str, Vec<u8>)> {
         ("no UTF-8", check(Some(&[0xff; 100]), password)),
         (
             "another password",
-            check(Some(sound.as_bytes()), b"0123456789abcdefghijklmnop"),
+            check(Some(valid.as_bytes()), b"0123456789abcdefghijklmnop"),
         ),
-        ("a length beyond the end", lying),
-        ("cut in the middle", cut),
-        ("a USERNAME beyond the end", claims),
+        ("a length beyond the end", too_long),
+        ("truncated", truncated),
+        ("a USERNAME beyond the end", long_username),
         ("a header only", vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]),
         ("one byte", vec![0]),
         ("the challenge of another listener", controlled),
@@ -100,7 +100,7 @@ async fn hostile_first_contacts_get_neither_state_nor_answer() {
     for engine in ENGINES {
         let world = World::new(engine).await;
         let victim = world.network.host(super::VICTIM);
-        for (index, (why, datagram)) in unsound().into_iter().enumerate() {
+        for (index, (why, datagram)) in invalid_checks().into_iter().enumerate() {
             let last = u8::try_from(index + 1).expect("few");
             let source = SocketAddr::from(([192, 0, 2, last], 9));
             for _ in 0..3 {
@@ -113,7 +113,7 @@ async fn hostile_first_contacts_get_neither_state_nor_answer() {
             assert_eq!(answered.sent, 0, "{why} on {engine:?}");
             assert_eq!(world.victim.connections(), 1, "{why}");
         }
-        // Nobody waits to be accepted, either.
+        // No handshake waits to be accepted either.
         let mut world = world;
         assert!(world.accepted.try_recv().is_err());
         world.assert_unharmed().await;
@@ -121,14 +121,14 @@ async fn hostile_first_contacts_get_neither_state_nor_answer() {
     }
 }
 
-/// Chromium fills its checks up with a ClientHello (0xc070), to more than a kilobyte.
+/// Chromium adds its ClientHello to checks (attribute 0xc070), which then exceed a kilobyte.
 #[tokio::test(start_paused = true)]
 async fn a_check_of_1100_bytes_is_a_check_like_any_other() {
     for engine in ENGINES {
         let mut world = World::new(engine).await;
         let username = [UFRAG, ":", UFRAG].concat();
         let long = check_with(Some(username.as_bytes()), UFRAG.as_bytes(), |message| {
-            // The attribute's header, MESSAGE-INTEGRITY behind it.
+            // Less the attribute's header, and MESSAGE-INTEGRITY after it.
             let room = 1100 - message.0.len() - 4 - 24;
             message.add(0xc070, &vec![0x5a; room]);
         });
@@ -137,7 +137,7 @@ async fn a_check_of_1100_bytes_is_a_check_like_any_other() {
         let to = world.address.socket_addr();
         world.network.inject(source, to, long.clone());
         let (result, _) = world.outcome().await;
-        assert!(result.is_err(), "nobody goes on");
+        assert!(result.is_err(), "the handshake does not continue");
         let victim = world.network.host(super::VICTIM);
         let stranger = world.network.host(source.ip());
         let answered = world.network.link_counters(&victim, &stranger);
@@ -147,7 +147,7 @@ async fn a_check_of_1100_bytes_is_a_check_like_any_other() {
     }
 }
 
-/// A real peer whose every check has that length, or brings another, out of shape, along.
+/// A connected peer that sends malformed checks with each of its own.
 #[tokio::test(start_paused = true)]
 async fn hostile_stun_within_a_connection_changes_nothing() {
     for engine in ENGINES {
@@ -158,13 +158,13 @@ async fn hostile_stun_within_a_connection_changes_nothing() {
             world.network.set_tap(move |datagram| {
                 let is_stun = matches!(datagram.contents.first(), Some(0..=3));
                 if is_stun && datagram.source.ip() == attacker {
-                    for (_, hostile) in unsound() {
+                    for (_, hostile) in invalid_checks() {
                         network.inject(datagram.source, datagram.destination, hostile);
                     }
-                    // The real one with its length wrong, and cut.
-                    let mut lying = datagram.contents.clone();
-                    lying[3] ^= 0x10;
-                    network.inject(datagram.source, datagram.destination, lying);
+                    // The original with a wrong length, and truncated.
+                    let mut wrong_length = datagram.contents.clone();
+                    wrong_length[3] ^= 0x10;
+                    network.inject(datagram.source, datagram.destination, wrong_length);
                     let half = datagram.contents[..datagram.contents.len() / 2].to_vec();
                     network.inject(datagram.source, datagram.destination, half);
                 }
@@ -174,25 +174,26 @@ async fn hostile_stun_within_a_connection_changes_nothing() {
             peer.run(Duration::from_secs(60)).await;
             assert_eq!(connection.close_reason(), None, "{role:?} on {engine:?}");
             world.network.clear_tap();
-            let playing = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
+            let peer_task = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
             connection.close().await;
             drop(connection);
-            assert!(playing.await.expect("no panic").is_some(), "it is told");
+            let ended = peer_task.await.expect("no panic");
+            assert!(ended.is_some(), "the close reaches the peer");
             world.finish().await;
         }
     }
 }
 
-/// Checks of a dialler that never goes on: as many as it likes from one address are one handshake each, and
-/// the rest of what a handshake needs is never made for them.
+/// Checks of a dialler that never continues: those of one address share one handshake at a time,
+/// and cause nothing but that.
 #[tokio::test(start_paused = true)]
 async fn a_check_that_is_repeated_for_ever_is_one_handshake_at_a_time() {
     for engine in ENGINES {
         let mut world = World::new(engine).await;
         let mut peer = Peer::dialler(&world.attacker, &world.address, &CREDENTIALS[2].1);
-        peer.sends = Box::new(|datagram| matches!(datagram.first(), Some(0)));
+        peer.send_filter = Box::new(|datagram| matches!(datagram.first(), Some(0)));
         let begin = tokio::time::Instant::now();
-        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(35)).await });
+        let peer_task = tokio::spawn(async move { peer.run(Duration::from_secs(35)).await });
         let mut ended = 0;
         while begin.elapsed() < Duration::from_secs(60) {
             let outcome = tokio::time::timeout(Duration::from_secs(15), world.accepted.recv());
@@ -204,7 +205,7 @@ async fn a_check_that_is_repeated_for_ever_is_one_handshake_at_a_time() {
             ended += 1;
         }
         assert!((1..=5).contains(&ended), "{ended} on {engine:?}");
-        playing.await.expect("no panic");
+        peer_task.await.expect("no panic");
         world.finish().await;
     }
 }

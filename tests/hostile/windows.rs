@@ -1,4 +1,4 @@
-//! A peer whose SCTP takes nothing for a long time.
+//! A peer that keeps its SCTP receive window shut for a long time.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::peer::{COMMON_HEADER, Heard, Peer};
+use super::peer::{COMMON_HEADER, Peer, PeerEvent};
 use super::sctp::connected;
 use super::{ENGINES, World, pattern};
 use anabranch::message::{Flag, FrameDecoder, Message};
@@ -17,15 +17,15 @@ use anabranch_sctp::put_checksum;
 
 const SACK: u8 = 3;
 
-/// Bytes that are written: more than a connection holds for a peer that takes none.
+/// Bytes written: more than a connection buffers for a peer with a shut window.
 const LENGTH: usize = 12 << 20;
 
-/// Bytes that a writer may be rid of while nobody takes them: `EndpointConfig::max_in_flight`, which the
-/// budget is far below, and `Config::send_buffer`.
-const MAX_HELD: usize = (8 << 20) + (64 << 10);
+/// Maximum bytes buffered for the peer: `EndpointConfig::max_in_flight`, which the budget is far
+/// below, and `Config::send_buffer`.
+const MAX_BUFFERED: usize = (8 << 20) + (64 << 10);
 
-/// Says in every SACK that there is no room (RFC 9260 section 3.3.4).
-fn shut(packet: Bytes) -> Vec<Bytes> {
+/// Sets a_rwnd to zero in every SACK (RFC 9260 section 3.3.4).
+fn shut_window(packet: Bytes) -> Vec<Bytes> {
     let mut packet = packet.to_vec();
     if packet.get(COMMON_HEADER) == Some(&SACK)
         && let Some(window) = packet.get_mut(COMMON_HEADER + 8..COMMON_HEADER + 12)
@@ -37,7 +37,7 @@ fn shut(packet: Bytes) -> Vec<Bytes> {
     vec![packet.into()]
 }
 
-/// Takes payload in, until FIN, which it acknowledges.
+/// Reads payload until FIN, which it answers with FIN_ACK and FIN.
 struct Reader {
     decoder: FrameDecoder,
     payload: Vec<u8>,
@@ -50,7 +50,7 @@ impl Reader {
             assert_eq!(from, channel);
             self.decoder.push(bytes);
         }
-        while let Some(message) = self.decoder.next_message().expect("sound") {
+        while let Some(message) = self.decoder.next_message().expect("valid") {
             self.payload.extend_from_slice(&message.payload);
             if message.flag == Some(Flag::Fin) {
                 self.finished = true;
@@ -60,12 +60,12 @@ impl Reader {
         }
     }
 
-    /// Goes on until `end`, or FIN.
+    /// Runs the peer until `end` or FIN.
     async fn run(&mut self, peer: &mut Peer, channel: ChannelId, end: Instant) {
         while !self.finished
-            && let Ok(heard) = tokio::time::timeout_at(end, peer.next()).await
+            && let Ok(event) = tokio::time::timeout_at(end, peer.next_event()).await
         {
-            assert!(!matches!(heard, Heard::Ended(_)), "{heard:?}");
+            assert!(!matches!(event, PeerEvent::Ended(_)), "{event:?}");
             self.take(peer, channel);
         }
     }
@@ -91,31 +91,34 @@ async fn a_window_that_is_shut_for_a_minute_loses_nothing_and_holds_up_nobody_el
             std::io::Result::Ok(write.finish().await?)
         });
         let channel = peer
-            .until(|heard| match heard {
-                Heard::Opened(channel) => Some(*channel),
+            .wait_for(|event| match event {
+                PeerEvent::Opened(channel) => Some(*channel),
                 _ => None,
             })
             .await;
         let mut reader = reader();
-        peer.mangle = Box::new(shut);
+        peer.mangle = Box::new(shut_window);
         let begin = Instant::now();
         for second in 1..=60 {
             let end = begin + Duration::from_secs(second);
             reader.run(&mut peer, channel, end).await;
-            // A neighbour is served meanwhile, while this peer answers nothing.
+            // Meanwhile the neighbour is served.
             if second % 20 == 0 {
                 world.assert_unharmed().await;
             }
         }
-        let story = format!("on {engine:?}, {} bytes in a minute", reader.payload.len());
-        assert_eq!(connection.close_reason(), None, "{story}");
+        let context = format!("on {engine:?}, {} bytes in a minute", reader.payload.len());
+        assert_eq!(connection.close_reason(), None, "{context}");
         assert!(
             !writing.is_finished(),
-            "{story}: what is not taken is held back"
+            "{context}: the shut window blocks the writer"
         );
-        let held = connection.stats().payload_sent - reader.payload.len() as u64;
-        assert!(held <= MAX_HELD as u64, "{story}: {held} held");
-        // The other direction does not depend on that window.
+        let buffered = connection.stats().payload_sent - reader.payload.len() as u64;
+        assert!(
+            buffered <= MAX_BUFFERED as u64,
+            "{context}: {buffered} bytes buffered"
+        );
+        // The other direction does not depend on this window.
         peer.write(channel, &Message::data("back".into()).encode());
         peer.run(Duration::from_secs(1)).await;
         let chunk = read.read_chunk(10).await.expect("alive").expect("bytes");
@@ -125,17 +128,17 @@ async fn a_window_that_is_shut_for_a_minute_loses_nothing_and_holds_up_nobody_el
         peer.mangle = Box::new(|packet| vec![packet]);
         let end = Instant::now() + Duration::from_secs(300);
         reader.run(&mut peer, channel, end).await;
-        assert!(reader.finished, "{story}: {} bytes", reader.payload.len());
-        assert!(reader.payload == pattern(LENGTH), "{story}");
-        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
+        assert!(reader.finished, "{context}: {} bytes", reader.payload.len());
+        assert!(reader.payload == pattern(LENGTH), "{context}");
+        let peer_task = tokio::spawn(async move { peer.run(Duration::from_secs(60)).await });
         let outcome = timeout(Duration::from_secs(20), writing).await;
         let outcome = outcome.expect("in time").expect("no panic");
-        assert_eq!(outcome.expect("an outcome"), Finished::Acked, "{story}");
+        assert_eq!(outcome.expect("an outcome"), Finished::Acked, "{context}");
         assert_eq!(read.read_chunk(10).await.expect("an end"), None);
         drop(read);
         connection.close().await;
         drop(connection);
-        playing.await.expect("no panic");
+        peer_task.await.expect("no panic");
         world.finish().await;
     }
 }
@@ -146,8 +149,8 @@ async fn a_window_that_stays_shut_ends_a_dropped_substream_and_a_close_in_time()
         let mut world = World::without_noise(engine).await;
         let (mut peer, connection) = connected(&mut world, Role::Client).await;
         let mut substream = connection.open("").await.expect("a substream");
-        peer.mangle = Box::new(shut);
-        let playing = tokio::spawn(async move { peer.run(Duration::from_secs(200)).await });
+        peer.mangle = Box::new(shut_window);
+        let peer_task = tokio::spawn(async move { peer.run(Duration::from_secs(200)).await });
         let blocked = timeout(Duration::from_secs(30), async {
             loop {
                 substream.write_all(&[7; 10_000]).await?;
@@ -166,8 +169,8 @@ async fn a_window_that_stays_shut_ends_a_dropped_substream_and_a_close_in_time()
         assert!(after <= Duration::from_millis(10_100), "{after:?}");
         assert!(connection.is_idle());
         drop(connection);
-        playing.abort();
-        let _ = playing.await;
+        peer_task.abort();
+        let _ = peer_task.await;
         world.finish().await;
     }
 }

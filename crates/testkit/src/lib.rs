@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod conformance;
+#[doc(hidden)]
 pub mod fuzzing;
 pub mod loopback;
 pub mod memory;

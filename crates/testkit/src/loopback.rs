@@ -1,4 +1,4 @@
-//! Two WebRTC carriers over UDP on loopback.
+//! Two connected WebRTC carriers over UDP on the loopback interface.
 
 use anabranch::Certificate;
 use anabranch::carrier::Carrier;
@@ -6,16 +6,26 @@ use anabranch::endpoint::{EndpointConfig, EngineFactory, Signalling, connect_sig
 use anabranch::rtc::Role;
 use anabranch::udp::{Sockets, SystemSockets};
 
-/// Two carriers on sockets of their own, connected, without Noise. The first one dialled.
+/// Connects two WebRTC carriers, each on its own socket on 127.0.0.1, in real time.
+///
+/// `engines[0]` drives the first carrier, which dials; `engines[1]` drives the second, which
+/// listens. ICE, DTLS and SCTP are real; there is no Noise handshake. Each side may have 1 MiB in
+/// flight and advertises a receive buffer of 4 MiB.
 ///
 /// # Panics
-/// If the machine has no loopback, or the two do not connect.
+/// If 127.0.0.1 cannot be bound, or if the two do not connect within
+/// [`EndpointConfig::connect_timeout`].
+///
+/// # Cancel safety
+/// Dropping the future ends the attempt and closes both sockets.
 pub async fn webrtc_pair(engines: [EngineFactory; 2]) -> (impl Carrier, impl Carrier) {
     let sockets = [(); 2].map(|()| {
-        let any = "127.0.0.1:0".parse().expect("an address");
-        SystemSockets.bind(any).expect("a socket")
+        let any_port = "127.0.0.1:0".parse().expect("a valid address");
+        SystemSockets
+            .bind(any_port)
+            .expect("127.0.0.1 is available")
     });
-    let addresses = [0, 1].map(|i: usize| sockets[i].local_addr().expect("an address"));
+    let addresses = [0, 1].map(|i: usize| sockets[i].local_addr().expect("the socket is bound"));
     let certificates = [(); 2].map(|()| Certificate::generate());
     let credentials = ["a", "b"].map(|name| (name.repeat(4), name.repeat(24)));
     let roles = [Role::Client, Role::Server];

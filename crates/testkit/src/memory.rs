@@ -1,7 +1,35 @@
-//! A carrier in memory, with the faults of a network that the layers below would not hide.
+//! A carrier in memory, with those faults that a real carrier passes on to the layers above it.
 //!
-//! [`pair`] makes two connected carriers. All faults come from the seed in [`MemoryConfig`], and all
-//! time is tokio's: on a paused clock a run is the same every time.
+//! [`pair`] creates two connected carriers. Every fault follows from the seed in [`MemoryConfig`],
+//! and time is tokio's: on a paused clock every run is the same.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use anabranch::{Config, Connection, Negotiation};
+//! use anabranch_testkit::memory::{MemoryConfig, pair};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut config = Config::default();
+//! config.negotiation = Negotiation::None;
+//! let config = Arc::new(config);
+//! let (a, b, _faults) = pair(MemoryConfig::hostile(7));
+//! let (a, driver) = Connection::over(a, Arc::clone(&config));
+//! tokio::spawn(driver);
+//! let (b, driver) = Connection::over(b, config);
+//! tokio::spawn(driver);
+//!
+//! let mut sender = a.open("").await?;
+//! sender.write_all(b"hello").await?;
+//! let mut receiver = b.accept().await?.expect("the connection is open");
+//! let mut received = [0; 5];
+//! receiver.read_exact(&mut received).await?;
+//! assert_eq!(&received, b"hello");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -20,26 +48,27 @@ use anabranch::carrier::{
 };
 use anabranch::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
-/// How a [`pair`] of carriers behaves. Both directions are alike.
+/// How a [`pair`] of carriers behaves, in both directions.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct MemoryConfig {
-    /// Seed of every random choice. Print it when a test fails.
+    /// Seed of every random choice. Print it when a test fails. Default: 0.
     pub seed: u64,
-    /// Time a message takes, chosen anew for each message from this range. Order is kept.
+    /// Delay of a message, drawn from this range for each message. Messages are never reordered.
+    /// Default: zero.
     pub delay: std::ops::RangeInclusive<Duration>,
-    /// Bytes of data that a carrier takes before its writes are refused as busy.
+    /// Bytes in flight from which a carrier refuses data with [`Written::Busy`]. Default: 128 KiB.
     pub budget: usize,
-    /// Probability that a message arrives cut in two.
+    /// Probability (0.0 to 1.0) that a message arrives in two pieces. Default: 0.
     pub split: f64,
-    /// Probability that a message is merged with the one behind it, if they arrive together.
+    /// Probability (0.0 to 1.0) that a message is merged with an unread one before it. Default: 0.
     pub merge: f64,
-    /// Whether a channel that is not read holds its sender back, see
-    /// [`Carrier::holds_back_unread`].
+    /// What [`Carrier::holds_back_unread`] returns. Default: `false`.
     pub holds_back_unread: bool,
-    /// Channels that either side may have open.
+    /// Maximum open channels of each side, beyond which [`Carrier::open`] fails with
+    /// [`OpenChannelError::Exhausted`]. Default: 32 768.
     pub max_channels: usize,
-    /// Whether frames about the connection itself reach the peer, see [`Carrier::carries_notices`].
+    /// What [`Carrier::carries_notices`] returns. Default: `true`.
     pub carries_notices: bool,
 }
 
@@ -59,7 +88,8 @@ impl Default for MemoryConfig {
 }
 
 impl MemoryConfig {
-    /// A configuration that cuts, merges and delays at random.
+    /// Returns a configuration that splits and merges 40 % of the messages, delays each by up to
+    /// 40 ms, and has a budget of 32 KiB.
     pub fn hostile(seed: u64) -> Self {
         Self {
             seed,
@@ -72,7 +102,11 @@ impl MemoryConfig {
     }
 }
 
-/// Two carriers, each connected to the other, and the hand that breaks things between them.
+/// Creates two connected carriers, and the handle that injects faults between them.
+///
+/// # Panics
+/// The carriers panic when a message arrives if [`MemoryConfig::split`] or [`MemoryConfig::merge`]
+/// is not between 0.0 and 1.0.
 pub fn pair(config: MemoryConfig) -> (MemoryCarrier, MemoryCarrier, Faults) {
     let wire = Arc::new(Mutex::new(Wire {
         rng: StdRng::seed_from_u64(config.seed),
@@ -83,8 +117,8 @@ pub fn pair(config: MemoryConfig) -> (MemoryCarrier, MemoryCarrier, Faults) {
     let carrier = |side: usize| MemoryCarrier {
         side,
         wire: Arc::clone(&wire),
-        // Like SCTP: the numbers of the two sides can not collide.
         messages: MessageCounts::default(),
+        // Even and odd ids, as in SCTP: those of the two sides cannot collide.
         next_channel: side as u64,
         timer: Box::pin(sleep_until(Instant::now())),
     };
@@ -97,14 +131,18 @@ pub fn pair(config: MemoryConfig) -> (MemoryCarrier, MemoryCarrier, Faults) {
     )
 }
 
-/// Breaks things between a [`pair`] of carriers.
+/// Injects faults between a [`pair`] of carriers.
+///
+/// Clones are cheap and act on the same pair. Dropping it undoes no fault.
 #[derive(Debug, Clone)]
 pub struct Faults {
     wire: Arc<Mutex<Wire>>,
 }
 
 impl Faults {
-    /// From now on nothing arrives at either side, and nobody is told.
+    /// Drops every message in both directions from now on, without an error on either side.
+    ///
+    /// Messages in flight are dropped as well.
     pub fn silence(&self) {
         let mut wire = lock(&self.wire);
         for side in &mut wire.sides {
@@ -112,7 +150,8 @@ impl Faults {
         }
     }
 
-    /// Both carriers fail, once what is already under way has been delivered.
+    /// Fails both carriers with [`ConnectionError::Carrier`], after the messages in flight have
+    /// been delivered.
     pub fn kill(&self) {
         let mut wire = lock(&self.wire);
         for side in &mut wire.sides {
@@ -121,12 +160,14 @@ impl Faults {
         }
     }
 
-    /// From now on frames with this flag disappear, in both directions.
+    /// Drops every frame with this flag in both directions from now on.
+    ///
+    /// The carrier accepts such a frame with [`Written::Taken`]. Frames in flight still arrive.
     pub fn drop_flag(&self, flag: Flag) {
         lock(&self.wire).drop_flags.push(flag);
     }
 
-    /// Messages under way or unread, of both sides. Zero when all is quiet.
+    /// Returns the number of messages in flight or unread, on both sides. Zero when idle.
     pub fn in_flight(&self) -> usize {
         let wire = lock(&self.wire);
         let count = |side: &Side| {
@@ -140,7 +181,7 @@ impl Faults {
         wire.sides.iter().map(count).sum()
     }
 
-    /// Channels open on either side.
+    /// Returns the number of open channels, summed over both sides.
     pub fn open_channels(&self) -> usize {
         lock(&self.wire)
             .sides
@@ -162,22 +203,22 @@ struct Wire {
     drop_flags: Vec<Flag>,
 }
 
-/// What arrives at one carrier, and what it knows of its channels.
+/// State of one carrier.
 #[derive(Debug, Default)]
 struct Side {
-    /// In the order of their arrival; the sender has already put them in order.
+    /// Packets in flight to this side, ordered by arrival time, which the sender makes monotonic.
     inbound: VecDeque<(Instant, Packet)>,
     last_arrival: Option<Instant>,
     channels: BTreeMap<u64, Channel>,
     events: VecDeque<CarrierEvent>,
-    /// Bytes of data sent and not yet arrived at the other side.
+    /// Bytes sent that have not arrived at the other side.
     in_flight: usize,
-    /// A write was refused for want of budget.
+    /// A write was refused as busy, so `Writable` is due.
     refused: bool,
     waker: Option<Waker>,
     silent: bool,
     dead: Option<ConnectionError>,
-    /// Why the peer closes, if it has told.
+    /// The notice with which the peer explained its close.
     goodbye: Option<Message>,
     closed: bool,
 }
@@ -193,14 +234,15 @@ impl Side {
 #[derive(Debug, Default)]
 struct Channel {
     unread: VecDeque<Bytes>,
-    /// Messages written and not yet arrived at the other side.
+    /// Messages written that have not arrived at the other side.
     undelivered: usize,
+    /// `Delivered` is due when `undelivered` reaches zero.
     notify: bool,
-    /// The peer closed it; it goes once it was read.
+    /// The peer closed the channel; it is removed once it has been read to its end.
     closed_by_peer: bool,
-    /// We closed it; the peer has yet to learn of that.
+    /// This side closed the channel; the peer has not confirmed it.
     closing: bool,
-    /// Sees through the cuts of earlier carriers, to find flags that are to be dropped.
+    /// Decodes written frames, to find flags that are to be dropped.
     decoder: Option<FrameDecoder>,
 }
 
@@ -217,7 +259,7 @@ enum Packet {
     Close {
         channel: u64,
     },
-    /// The answer to a close: the number is free on both sides.
+    /// Confirms a close.
     Closed {
         channel: u64,
     },
@@ -225,10 +267,15 @@ enum Packet {
     Notice {
         message: Message,
     },
+    /// The peer's carrier was closed or dropped.
     Goodbye,
 }
 
-/// One end of a [`pair`].
+/// One side of a [`pair`]. Implements [`Carrier`] without I/O.
+///
+/// # Drop
+/// Discards what has arrived. What was written before still reaches the peer, whose carrier then
+/// fails with [`ConnectionError::ClosedByPeer`].
 #[derive(Debug)]
 pub struct MemoryCarrier {
     side: usize,
@@ -256,7 +303,7 @@ impl Wire {
         to.wake();
     }
 
-    /// Takes in what has arrived by now; returns when the next message arrives.
+    /// Delivers the packets that have arrived by now. Returns the arrival time of the next one.
     fn receive(&mut self, side: usize) -> Option<Instant> {
         loop {
             let this = &mut self.sides[side];
@@ -283,7 +330,7 @@ impl Wire {
                     .push_back(CarrierEvent::Opened { channel, label });
             }
             Packet::Data { channel, bytes } => {
-                self.arrived(1 - side, channel, bytes.len());
+                self.acknowledge(1 - side, channel, bytes.len());
                 self.receive_data(side, channel, bytes);
             }
             Packet::Close { channel } => {
@@ -293,7 +340,7 @@ impl Wire {
                     if entry.unread.is_empty() {
                         this.channels.remove(&channel);
                     }
-                    // If both close at once this is the answer to our own, too.
+                    // If both sides close at once, this also confirms our own close.
                     let channel = ChannelId::new(channel);
                     this.events.push_back(CarrierEvent::Closed { channel });
                 }
@@ -349,8 +396,9 @@ impl Wire {
         this.events.push_back(CarrierEvent::Readable { channel });
     }
 
-    /// A message of `sender` has arrived: its budget and its wish to know are served.
-    fn arrived(&mut self, sender: usize, channel: u64, bytes: usize) {
+    /// Releases the budget of a message of `sender` that has arrived, and reports `Writable` and
+    /// `Delivered` to it if they are due.
+    fn acknowledge(&mut self, sender: usize, channel: u64, bytes: usize) {
         let budget = self.config.budget;
         let side = &mut self.sides[sender];
         side.in_flight = side.in_flight.saturating_sub(bytes);
@@ -373,7 +421,7 @@ impl Wire {
         }
     }
 
-    /// Whether a frame carries a flag that the test wants to lose.
+    /// Whether a frame has a flag of [`Faults::drop_flag`].
     fn is_dropped(&mut self, side: usize, channel: u64, frame: &Bytes) -> bool {
         if self.drop_flags.is_empty() {
             return false;
@@ -580,7 +628,7 @@ mod tests {
         (a, b)
     }
 
-    /// A budget of one frame: busy after each.
+    /// A budget of one frame: busy after every frame.
     async fn narrow() -> (MemoryCarrier, MemoryCarrier) {
         let mut config = MemoryConfig::hostile(8);
         config.budget = 1;

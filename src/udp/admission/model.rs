@@ -1,5 +1,5 @@
-//! First contacts and answers to challenges, of honest and lying hosts, checked against a model of
-//! the proofs.
+//! First contacts and answers to challenges, by honest and hostile hosts, checked against a model
+//! of the validated addresses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::rates::{Prefix, RateLimit};
 use crate::ufrag::{ServerCredentials, parse_username};
 use anabranch_testkit::fuzzing::Input;
 
-/// Steps of one input.
+/// Maximum steps of an input.
 const MAX_STEPS: usize = 400;
 
 const LIMITS: Limits = Limits {
@@ -23,13 +23,14 @@ const LIMITS: Limits = Limits {
     limit_loopback: true,
 };
 
-/// One of a few users with different passwords.
+/// Credentials of one of three users.
 fn user(input: &mut Input<'_>) -> ServerCredentials {
     let letter = input.pick(&["a", "b", "c"]);
     let username = format!("libp2p+webrtc+v2/{}:abcd", letter.repeat(22));
     parse_username(&username).expect("well formed")
 }
 
+/// One of 36 addresses of 12 hosts.
 fn source(input: &mut Input<'_>) -> SocketAddr {
     SocketAddr::from((
         [10, 0, 0, input.u8() % 12],
@@ -37,7 +38,7 @@ fn source(input: &mut Input<'_>) -> SocketAddr {
     ))
 }
 
-/// A signed answer with the right transaction ID.
+/// An accepted answer to a challenge, which validates its source for a user.
 struct Proof {
     source: SocketAddr,
     password: String,
@@ -56,14 +57,19 @@ impl Model {
         })
     }
 
+    /// Records a slot, and checks that it was free: half of the slots are reserved for validated
+    /// addresses.
     fn admitted(&mut self, slot: Slot, source: SocketAddr, is_proven: bool) {
         let prefix = Prefix::of(source.ip());
         let taken = self.slots.len();
-        let share = self.slots.iter().filter(|(_, of)| *of == prefix).count();
-        let part = if is_proven { 1 } else { 2 };
-        assert!(taken < LIMITS.max_handshakes / part, "{taken} are taken");
-        let most = LIMITS.max_handshakes_per_prefix / part;
-        assert!(share < most, "{share} of its prefix are taken");
+        let of_prefix = self.slots.iter().filter(|(_, of)| *of == prefix).count();
+        let divisor = if is_proven { 1 } else { 2 };
+        assert!(
+            taken < LIMITS.max_handshakes / divisor,
+            "{taken} slots are taken"
+        );
+        let max = LIMITS.max_handshakes_per_prefix / divisor;
+        assert!(of_prefix < max, "{of_prefix} slots of the prefix are taken");
         self.slots.push((slot, prefix));
     }
 }
@@ -71,7 +77,8 @@ impl Model {
 /// Runs the steps encoded in `bytes`.
 ///
 /// # Panics
-/// If a contact is admitted against the rules, or anything is left at the end.
+/// If a contact is admitted beyond the limits, a genuine answer is rejected, a forged one is
+/// accepted, or a slot is left at the end.
 pub(super) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let admission = std::sync::Arc::new(Admission::new(LIMITS));
@@ -103,9 +110,10 @@ pub(super) fn run(bytes: &[u8]) {
         }
     }
     model.slots.clear();
-    assert!(admission.is_idle(), "a handshake without a slot");
+    assert!(admission.is_idle(), "a slot is left");
 }
 
+/// Takes an answer to a challenge, genuine or not.
 fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mut Model) {
     let (source, asked, signer) = (source(input), user(input), user(input));
     let peer = PeerCredentials::from(&asked);
@@ -122,7 +130,7 @@ fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mu
             });
         }
         2 => {
-            // As from a STUN server: the header, and an address attribute of 12 bytes.
+            // As of a public STUN server: the header and one address attribute of 12 bytes.
             answer.truncate(32);
             answer[2..4].copy_from_slice(&[0, 12]);
             assert!(admission.take_answer(now, source, &answer), "an answer");
@@ -132,7 +140,7 @@ fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mu
             other.set_port(source.port() + 10);
             assert!(
                 !admission.take_answer(now, other, &answer),
-                "from elsewhere"
+                "an answer from another address"
             );
         }
         4 => {
@@ -145,7 +153,7 @@ fn answer(input: &mut Input<'_>, admission: &Admission, now: Instant, model: &mu
         _ => {
             let length = input.below(64);
             let taken = admission.take_answer(now, source, input.take(length));
-            assert!(!taken, "an answer to nothing");
+            assert!(!taken, "arbitrary bytes are no answer");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Random lines where a request, a PROXY header or what a proxy forwards is expected, cut anywhere.
+//! Random lines as a request head, a PROXY header or the header of a trusted proxy, split at
+//! arbitrary positions.
 
-use anabranch_testkit::fuzzing::Input;
-use anabranch_testkit::fuzzing::lines::text;
+use anabranch_testkit::fuzzing::{Input, request_text};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -9,14 +9,14 @@ use crate::websocket::proxy::{forwarded, preamble};
 use crate::websocket::request::reading::{HeadBuffer, MAX_HEAD};
 use crate::websocket::{ProxyHeader, TrustedProxies, UpgradeError};
 
-/// Runs random bytes; a seed names its bytes completely.
+/// Runs inputs of random bytes, each determined by its seed. `ANABRANCH_SEEDS` sets how many.
 fn random(run: impl Fn(&mut Input<'_>)) {
     for seed in crate::random::seeds(20_000) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut bytes = vec![0; rng.random_range(0..100)];
-        // Half of them lines that mean something.
-        let most = if seed % 2 == 0 { 64 } else { 255 };
-        bytes.fill_with(|| rng.random_range(0..=most));
+        // With small bytes, in half of the inputs, most lines are valid.
+        let max = if seed % 2 == 0 { 64 } else { 255 };
+        bytes.fill_with(|| rng.random_range(0..=max));
         println!("seed {seed}");
         run(&mut Input::new(&bytes));
     }
@@ -26,19 +26,19 @@ fn random(run: impl Fn(&mut Input<'_>)) {
 fn a_head_is_the_same_however_it_is_cut() {
     random(|input| {
         let cut = usize::from(input.u8());
-        let mut bytes = text(input);
-        // More is not read.
+        let mut bytes = request_text(input);
+        // A longer head is not read.
         bytes.truncate(MAX_HEAD);
         let head = read(&bytes, &[bytes.len()]);
         let in_parts = read(&bytes, &[cut, 1, 3]);
         if in_parts != head {
-            // Only what follows a head may have come late, or never.
+            // They may differ only in bytes after the head, which the read in parts has not seen.
             let Ok(Some(part)) = in_parts else {
                 panic!("{head:?} and {in_parts:?}");
             };
-            assert!(bytes.len() > part.len(), "more was there");
-            let late = matches!(head, Err(UpgradeError::Malformed(_)));
-            assert!(late, "{head:?}");
+            assert!(bytes.len() > part.len(), "no bytes after the head");
+            let is_malformed = matches!(head, Err(UpgradeError::Malformed(_)));
+            assert!(is_malformed, "{head:?}");
         }
         match head {
             Ok(Some(head)) => assert!(bytes.ends_with(&head)),
@@ -50,7 +50,7 @@ fn a_head_is_the_same_however_it_is_cut() {
 
 #[test]
 fn a_proxy_header_is_read_to_its_end_and_no_further() {
-    random(|input| preamble_of(&text(input)));
+    random(|input| preamble_of(&request_text(input)));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn no_client_passes_for_another_through_a_trusted_proxy() {
     random(forwarded_of);
 }
 
-/// Reads a head that comes in parts of these lengths.
+/// Reads a head that arrives in parts of these lengths, repeated.
 fn read(bytes: &[u8], lengths: &[usize]) -> Result<Option<Vec<u8>>, UpgradeError> {
     let mut buffer = HeadBuffer::default();
     let mut rest = bytes;
@@ -76,11 +76,11 @@ fn read(bytes: &[u8], lengths: &[usize]) -> Result<Option<Vec<u8>>, UpgradeError
     Ok(buffer.look()?.map(<[u8]>::to_vec))
 }
 
-/// A PROXY header is read to its end and not further, and names an address or nothing.
+/// Checks that a PROXY header is read exactly to its end, and that its address is the one read.
 fn preamble_of(bytes: &[u8]) {
     let mut rest = bytes;
     let read = futures_util::FutureExt::now_or_never(preamble::read(&mut rest));
-    let result = read.expect("all that there is, is there");
+    let result = read.expect("a slice is always ready");
     let len = bytes.len() - rest.len();
     assert!(len <= 16 + 4096, "{len}");
     let Ok(client) = result else {
@@ -104,7 +104,8 @@ fn preamble_of(bytes: &[u8]) {
     assert_eq!(len, 16 + length);
 }
 
-/// Whatever a client sends, and a proxy adds its address to: that one is found, or nothing.
+/// Checks that the address added by a trusted proxy is found, or an error, whatever the client
+/// sent before it.
 fn forwarded_of(input: &mut Input<'_>) {
     let (header, added) = input.pick(&[
         (ProxyHeader::XForwardedFor, "192.0.2.7"),
@@ -116,7 +117,7 @@ fn forwarded_of(input: &mut Input<'_>) {
     let in_line = input.bool();
     let trusted = ["10.0.0.0/8".parse().expect("a network")];
     let proxies = TrustedProxies::new(trusted, header);
-    let mut sent = text(input);
+    let mut sent = request_text(input);
     sent.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
     let separate = format!(", {added}").into_bytes();
     let lines = match in_line {

@@ -1,4 +1,4 @@
-//! Cases with many substreams, many small messages, and ends for a reason.
+//! Cases about bursts of opens and of small messages, resets, and closes with a reason.
 
 use std::io;
 
@@ -12,16 +12,14 @@ use anabranch::substream::code;
 use anabranch::{Config, ConnectionError, SubstreamError};
 
 fn config(change: impl FnOnce(&mut Config)) -> Config {
-    let mut config = {
-        let mut config = Config::default();
-        config.negotiation = Negotiation::None;
-        config
-    };
+    let mut config = Config::default();
+    config.negotiation = Negotiation::None;
     change(&mut config);
     config
 }
 
-/// More opens at once than the peer takes wait for room: none is refused, and every byte comes back.
+/// Opens beyond the peer's substream limit wait for a free place: none is refused, and every echo
+/// is complete.
 pub async fn a_burst_of_opens_waits_for_room<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -46,7 +44,8 @@ where
     pair.finish().await;
 }
 
-/// A writer that flushes each byte toward a reader that is late, and an echo beside it.
+/// Messages of one byte, each flushed, arrive at a reader that starts late; a concurrent echo
+/// completes meanwhile.
 pub async fn tiny_messages_to_a_late_reader_all_arrive<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -65,7 +64,7 @@ where
         io::Result::Ok(here.finish().await?)
     });
     serve_echo(pair.b.clone());
-    within("a neighbour", echo(&pair.a, pattern(5000))).await;
+    within("the echo", echo(&pair.a, pattern(5000))).await;
     let mut all = Vec::new();
     within("the reader", there.read_to_end(&mut all))
         .await
@@ -76,7 +75,7 @@ where
     pair.finish().await;
 }
 
-/// A stream that is reset with data under way, either way, takes nothing from its neighbour.
+/// A reset of a substream with data in flight, by either side, loses no data of another substream.
 pub async fn a_reset_in_flight_leaves_the_neighbour_alone<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -87,20 +86,23 @@ where
     let pair = Pair::connect(factory, Negotiation::None).await;
     for writer_resets in [true, false] {
         let (mut neighbour, mut reader) = pair.substream().await;
-        let (mut pouring, poured) = pair.substream().await;
+        let (mut writer, unread) = pair.substream().await;
         let mut blocks = 0;
-        // Until it has to wait, for its peer's credit or for the carrier.
+        // Until it waits for the peer's credit or for the carrier.
         while let Ok(written) =
-            tokio::time::timeout(super::QUIET, pouring.write_all(&pattern(4096))).await
+            tokio::time::timeout(super::QUIET, writer.write_all(&pattern(4096))).await
         {
             written.unwrap();
             blocks += 1;
-            assert!(blocks < 100_000, "nobody reads");
+            assert!(
+                blocks < 100_000,
+                "an unread substream does not stall its writer"
+            );
         }
         if writer_resets {
-            pouring.reset(3);
+            writer.reset(3);
         } else {
-            poured.reset(3);
+            unread.reset(3);
         }
         let (write, read) = tokio::join!(
             async {
@@ -118,7 +120,7 @@ where
     pair.finish().await;
 }
 
-/// What the application says with its close reaches the other one.
+/// The code and the reason of a close by the application reach the peer.
 pub async fn a_close_carries_its_code_and_reason<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -144,8 +146,9 @@ where
     }
 }
 
-/// A peer that asks and resets in a loop is left, and is told why; one that does so now and then is not.
-pub async fn a_peer_that_resets_in_a_loop_is_left_and_told_why<F, Fut, A, B>(factory: F)
+/// A peer that opens substreams and resets them before they are answered is disconnected, and
+/// receives the cause. Resets after an answer do not count.
+pub async fn a_peer_that_resets_in_a_loop_is_disconnected_with_the_cause<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
     Fut: Future<Output = (A, B)>,
@@ -163,12 +166,12 @@ where
                 if &request == b"question" {
                     substream.write_all(b"answered").await?;
                 }
-                // Works on it until it is reset.
+                // Unanswered until the reset.
                 substream.read_to_end(&mut Vec::new()).await
             });
         }
     });
-    // Answered before it is reset: that is no abuse.
+    // Answered before the reset: no abuse.
     for _ in 0..40 {
         let mut substream = pair.a.open("").await.unwrap();
         substream.write_all(b"question").await.unwrap();
@@ -185,17 +188,20 @@ where
             substream.reset(code::RESOURCE_LIMIT);
         }
     };
-    within("the end", resets).await;
-    let cause = within("the listener's end", pair.b.closed()).await;
+    within("the disconnect", resets).await;
+    let cause = within("the listener's cause", pair.b.closed()).await;
     assert_eq!(cause, ConnectionError::TooManyUnusedSubstreams);
-    let told = within("the end here", pair.a.closed()).await.to_string();
-    assert!(told.contains(&cause.to_string()), "{told}");
+    let reported = within("the peer's cause", pair.a.closed())
+        .await
+        .to_string();
+    assert!(reported.contains(&cause.to_string()), "{reported}");
     for driver in pair.drivers {
         within("a driver ends", driver).await.unwrap();
     }
 }
 
-/// A task that panics while it writes does not make a part of a stream look whole.
+/// A writer dropped by a panic resets the substream, so that a truncated stream does not look
+/// complete. `reset_on_drop` does the same for every drop before a shutdown.
 pub async fn a_writer_that_panics_resets<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -209,9 +215,9 @@ where
         here.reset_on_drop(9);
         here.write_all(b"a part").await.unwrap();
         let dropping = tokio::spawn(async move {
-            // Not a failure of the test: its message would look like one.
+            // Unlike `panic!`, prints no message, which would look like a failure of the test.
             if panics {
-                std::panic::resume_unwind(Box::new("with the substream"));
+                std::panic::resume_unwind(Box::new("intended"));
             }
             drop(here);
         });
@@ -225,7 +231,7 @@ where
             "{error:?}"
         );
     }
-    // After a shutdown the stream is whole, whatever comes then.
+    // After a shutdown the stream is complete, and a drop does not reset it.
     let (mut here, mut there) = pair.substream().await;
     here.reset_on_drop(9);
     here.write_all(b"all").await.unwrap();

@@ -1,4 +1,4 @@
-//! Cases on the carrier itself.
+//! Cases about the channels of a carrier.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ macro_rules! case {
 }
 
 case!(
-    /// A channel is announced with its label, by either end.
+    /// A channel opened by either side is reported to the peer with its label.
     open_carries_the_label, ends, {
         let labels = ["", "/echo/1.0.0", "zweig-übung"];
         for label in labels {
@@ -51,7 +51,7 @@ case!(
 );
 
 case!(
-    /// No two channels of an end share a name, whoever opened them.
+    /// No two channels of one carrier share an id, whichever side opened them.
     channel_ids_are_unique, ends, {
         let mut at_a = HashSet::new();
         let mut at_b = HashSet::new();
@@ -71,7 +71,8 @@ case!(
 );
 
 case!(
-    /// Many channels at once, both ways, in frames of all sizes.
+    /// Data on many channels at once, in both directions and in frames of all sizes, arrives
+    /// complete and in order.
     data_arrives_complete_and_in_order, ends, {
         const CHANNELS: usize = 10;
         let data = pattern(100_000);
@@ -79,8 +80,8 @@ case!(
         for _ in 0..CHANNELS {
             pairs.push(ends.channel().await);
         }
-        let most = ends.a.max_payload().min(ends.b.max_payload());
-        let sizes = [1, 3, 100, 1000, 1200, 5000, 8192, most];
+        let max = ends.a.max_payload().min(ends.b.max_payload());
+        let sizes = [1, 3, 100, 1000, 1200, 5000, 8192, max];
         let mut sent = [[(0, 0); CHANNELS]; 2];
         ends.until("all data of all channels", |a, b| {
             for (index, (at_a, at_b)) in pairs.iter().enumerate() {
@@ -109,33 +110,35 @@ case!(
 );
 
 case!(
-    /// A frame of `max_message` bytes passes, and that is no more than the specification allows.
+    /// A frame of `max_message` bytes arrives, and `max_message` is within the limit of the
+    /// specification.
     frames_of_the_largest_size_arrive, ends, {
-        let most = ends.a.carrier.max_message();
-        assert!((64..=MAX_FRAME).contains(&most), "max_message is {most}");
+        let max = ends.a.carrier.max_message();
+        assert!((64..=MAX_FRAME).contains(&max), "max_message is {max}");
         let (here, there) = ends.channel().await;
-        let most = ends.a.max_payload();
-        let frame = pattern(most);
+        let max = ends.a.max_payload();
+        let frame = pattern(max);
         ends.until("a frame is taken", |a, _| {
             a.write(here, &frame, Class::Data) == Written::Taken
         })
         .await;
-        ends.until("the whole frame", |_, b| b.received(there).len() >= most).await;
+        ends.until("the whole frame", |_, b| b.received(there).len() >= max).await;
         assert!(ends.b.received(there) == frame);
     }
 );
 
 case!(
-    /// A frame may be handed over in pieces, cut anywhere and some of them empty, as one that is whole.
+    /// A frame passed to `write_vectored` in pieces, some of them empty, arrives as one passed
+    /// whole.
     frames_in_pieces_arrive_whole, ends, {
         let (here, there) = ends.channel().await;
-        let most = ends.a.max_payload();
+        let max = ends.a.max_payload();
         let mut expected = Vec::new();
-        for (nth, length) in [1, 100, 1200, 5000, most].into_iter().enumerate() {
+        for (nth, length) in [1, 100, 1200, 5000, max].into_iter().enumerate() {
             let mut payload = pattern(length);
             payload.rotate_left(nth % length);
             let frame = Message::data(Bytes::from(payload.clone())).encode();
-            // Within its header, behind that, in the middle, and in front of its end.
+            // Within the header, after it, in the middle, and before the last byte.
             let mut cuts = [1, 3, frame.len() / 2, frame.len() - 1].map(|at| at.min(frame.len()));
             cuts.sort_unstable();
             let [first, second, third, fourth] = cuts;
@@ -153,7 +156,7 @@ case!(
                 })
                 .await;
                 expected.extend_from_slice(&payload);
-                // And one that is whole, behind it.
+                // A whole frame follows.
                 ends.until("a whole frame is taken", |a, _| {
                     a.write(here, &[nth as u8], class) == Written::Taken
                 })
@@ -167,24 +170,24 @@ case!(
 );
 
 case!(
-    /// A carrier takes a bounded amount, and says when there is room again.
+    /// A carrier accepts a bounded amount of data, and reports `Writable` when there is room again.
     busy_is_followed_by_writable, ends, {
         let (here, there) = ends.channel().await;
         let mut taken = ends.a.fill(here, 8000);
-        assert!(taken > 0, "busy with nothing written");
+        assert!(taken > 0, "busy although nothing was written");
         for _ in 0..3 {
             let before = ends.a.writable;
-            ends.until("room again", |a, _| a.writable > before).await;
+            ends.until("Writable", |a, _| a.writable > before).await;
             let more = ends.a.fill(here, 8000);
             assert!(more > 0, "Writable without room");
             taken += more;
         }
-        ends.until("everything that was taken", |_, b| b.received(there).len() == taken).await;
+        ends.until("all accepted data", |_, b| b.received(there).len() == taken).await;
     }
 );
 
 case!(
-    /// Row H-8: flags are not stuck behind the data of others.
+    /// Row H-8: control frames are accepted while the budget for data is exhausted.
     control_passes_while_data_is_busy, ends, {
         let (busy, _) = ends.channel().await;
         let (free, there) = ends.channel().await;
@@ -199,7 +202,7 @@ case!(
 );
 
 case!(
-    /// `Delivered` comes once for each wish: at once, or when the peer has all of it.
+    /// `Delivered` is reported once for each request: at once, or when the peer has all data.
     delivered_is_reported_at_once_or_after_the_peer_has_it, ends, {
         let (here, _) = ends.channel().await;
         ends.a.carrier.notify_delivered(here);
@@ -210,7 +213,7 @@ case!(
         .await;
         ends.a.carrier.notify_delivered(here);
         ends.drive_for(QUIET, false).await;
-        assert_eq!(ends.a.delivered, [here], "the peer has not even looked");
+        assert_eq!(ends.a.delivered, [here], "the peer was not polled");
         ends.until("Delivered of a frame", |a, _| a.delivered.len() == 2).await;
         ends.drive_for(QUIET, true).await;
         assert_eq!(ends.a.delivered, [here, here]);
@@ -218,12 +221,12 @@ case!(
 );
 
 case!(
-    /// What was written before a close arrives before it, and both ends learn of the close.
+    /// Data written before a close arrives before it, and both sides report the close.
     a_closed_channel_delivers_what_was_written_before, ends, {
         let (here, there) = ends.channel().await;
         let data = pattern(50_000);
         let mut sent = 0;
-        ends.until("all is taken", |a, _| {
+        ends.until("all data is taken", |a, _| {
             while sent < data.len() {
                 let frame = &data[sent..(sent + 8000).min(data.len())];
                 if a.write(here, frame, Class::Data) != Written::Taken {
@@ -246,8 +249,8 @@ case!(
 );
 
 case!(
-    /// Data for a channel that the other end has closed goes nowhere, and troubles nobody else.
-    data_behind_a_close_is_dropped, ends, {
+    /// Data for a channel that the peer has closed is dropped, and other channels are unaffected.
+    data_after_a_close_is_dropped, ends, {
         let (here, there) = ends.channel().await;
         let (other, other_there) = ends.channel().await;
         ends.b.carrier.close_channel(there);
@@ -264,7 +267,7 @@ case!(
 );
 
 case!(
-    /// Closes that cross are complete at both ends.
+    /// Closes of one channel that cross are reported once on each side.
     both_ends_may_close_a_channel_at_once, ends, {
         let (here, there) = ends.channel().await;
         ends.a.carrier.close_channel(here);
@@ -280,7 +283,7 @@ case!(
 );
 
 case!(
-    /// Row H-11: numbers are given back, and none comes twice.
+    /// Row H-11: closed channels free their resources, and no id is used twice.
     a_thousand_channels_come_and_go, ends, {
         const BATCH: usize = 50;
         let mut names = HashSet::new();
@@ -314,26 +317,27 @@ case!(
 );
 
 case!(
-    /// Calls for a channel that never was do nothing.
+    /// Calls with the id of a channel that never existed do nothing.
     unknown_channels_are_harmless, ends, {
-        let nobody = ChannelId::new(u64::MAX - 1);
-        assert_eq!(ends.a.write(nobody, b"x", Class::Data), Written::Closed);
-        assert_eq!(ends.a.write(nobody, b"x", Class::Control), Written::Closed);
-        assert_eq!(ends.a.carrier.read(nobody), None);
-        ends.a.carrier.notify_delivered(nobody);
-        ends.a.carrier.close_channel(nobody);
+        let unknown = ChannelId::new(u64::MAX - 1);
+        assert_eq!(ends.a.write(unknown, b"x", Class::Data), Written::Closed);
+        assert_eq!(ends.a.write(unknown, b"x", Class::Control), Written::Closed);
+        assert_eq!(ends.a.carrier.read(unknown), None);
+        ends.a.carrier.notify_delivered(unknown);
+        ends.a.carrier.close_channel(unknown);
         ends.channel().await;
         assert!(ends.a.closed.is_empty() && ends.a.delivered.is_empty());
     }
 );
 
 case!(
-    /// `poll_close` sends what is queued first, and then ends the peer in an orderly way.
-    closing_tells_the_peer_after_what_was_written, ends, {
+    /// `poll_close` sends queued data first; the peer then ends with `ClosedByPeer`. Afterwards
+    /// every call is harmless.
+    a_close_reaches_the_peer_after_all_data, ends, {
         let (here, there) = ends.channel().await;
         let data = pattern(30_000);
         let mut rest = &data[..];
-        ends.until("all is taken", |a, _| {
+        ends.until("all data is taken", |a, _| {
             while let Some(frame) = rest.chunks(8000).next() {
                 if a.write(here, frame, Class::Data) != Written::Taken {
                     return false;
@@ -357,7 +361,7 @@ case!(
                 }
             }
         });
-        tokio::time::timeout(super::LIMIT, driven).await.expect("the peer learns of the end");
+        tokio::time::timeout(super::TIMEOUT, driven).await.expect("the close reaches the peer");
         assert_eq!(b.ended, Some(ConnectionError::ClosedByPeer));
         assert!(b.received(there) == data, "{} bytes arrived", b.received(there).len());
         // After the end every call is harmless.
@@ -370,8 +374,7 @@ case!(
     }
 );
 
-/// An end that is dropped without a close does not leave the other one waiting, nor does that one
-/// report an end of its own making.
+/// When a carrier is dropped without a close, its peer ends, and not with a cause of its own side.
 pub async fn a_carrier_that_is_dropped_ends_its_peer<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -392,9 +395,9 @@ where
             }
         }
     });
-    let cause = tokio::time::timeout(super::LIMIT, ended)
+    let cause = tokio::time::timeout(super::TIMEOUT, ended)
         .await
-        .expect("the end is noticed");
+        .expect("the peer ends");
     let is_own = matches!(
         cause,
         ConnectionError::ClosedLocally
@@ -402,5 +405,5 @@ where
             | ConnectionError::Idle
             | ConnectionError::Panicked
     );
-    assert!(!is_own, "this side has done nothing: {cause}");
+    assert!(!is_own, "this side has not caused the end: {cause}");
 }

@@ -1,4 +1,4 @@
-//! Cases on a connection over the carrier.
+//! Cases about connections over a carrier.
 
 use std::io;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{LIMIT, pattern};
+use super::{TIMEOUT, pattern};
 use anabranch::carrier::Carrier;
 use anabranch::{
     CloseOutcome, Config, Connection, ConnectionError, FinishError, Finished, Negotiation,
     ReadHalf, Substream, SubstreamError, WriteHalf,
 };
 
-/// Awaits something that has to happen.
+/// Awaits a future for at most [`TIMEOUT`]. `what` names it in the panic message.
 pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(LIMIT, future).await {
+    match timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited in vain for: {what}"),
+        Err(_) => panic!("timed out waiting for: {what}"),
     }
 }
 
@@ -64,7 +64,7 @@ impl Pair {
         }
     }
 
-    /// A substream that `a` opens; the peer learns of it with the first byte, which is eaten.
+    /// Opens a substream from `a`, and reads the first byte, which announces it to the peer.
     pub(super) async fn substream(&self) -> (Substream, Substream) {
         let mut here = within("open", self.a.open("/echo/1.0.0")).await.unwrap();
         here.write_all(b"!").await.unwrap();
@@ -78,14 +78,15 @@ impl Pair {
         (here, there)
     }
 
-    /// Waits until both drivers know no substream any more, closes, and looks for what is left.
+    /// Waits until neither connection has a substream, closes them, and checks that nothing is
+    /// left.
     pub(super) async fn finish(self) {
         let idle = async {
             while self.a.stats().substreams + self.b.stats().substreams > 0 {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(LIMIT, idle).await.is_err() {
+        if timeout(TIMEOUT, idle).await.is_err() {
             panic!(
                 "substreams are left: {:?} {:?}",
                 self.a.stats(),
@@ -106,13 +107,13 @@ impl Pair {
     }
 }
 
-/// Answers every substream of a connection with what it sends.
+/// Echoes every substream of a connection.
 pub(super) fn serve_echo(connection: Connection) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Ok(Some(substream)) = connection.accept().await {
             tokio::spawn(async move {
                 let (mut read, mut write) = substream.into_split();
-                // A peer that resets ends this with an error, which is its business.
+                // A reset by the peer ends this with an error, which some cases provoke.
                 if tokio::io::copy(&mut read, &mut write).await.is_ok() {
                     let _ = write.finish().await;
                 }
@@ -167,7 +168,7 @@ macro_rules! case {
     };
 }
 
-/// Buffers of the application and copied writes, in turn and both ways, arrive in order.
+/// `write_chunk` and `write_all`, mixed and in both directions, keep the order of the bytes.
 pub async fn chunks_arrive_between_writes<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -219,7 +220,7 @@ async fn receive_chunks(mut reader: ReadHalf) -> io::Result<Vec<u8>> {
 }
 
 case!(
-    /// 300 000 bytes there and back, closed by FIN and FIN_ACK both ways.
+    /// An echo of 300 000 bytes, closed by FIN and FIN_ACK in both directions.
     an_echo_comes_back, pair, {
         serve_echo(pair.b.clone());
         within("the echo", echo(&pair.a, pattern(300_000))).await;
@@ -227,11 +228,11 @@ case!(
 );
 
 case!(
-    /// multistream-select on each substream, and a protocol that the peer does not speak.
+    /// multistream-select agrees on a protocol for each substream, and rejects an unknown one.
     protocols_are_negotiated, pair, Negotiation::MultistreamSelect, {
         serve_echo(pair.b.clone());
         within("the echo", echo(&pair.a, pattern(5000))).await;
-        let refused = within("a refusal", pair.a.open("/unknown/1.0.0")).await;
+        let refused = within("the rejection", pair.a.open("/unknown/1.0.0")).await;
         assert!(
             matches!(refused, Err(anabranch::OpenError::UnsupportedProtocol(_))),
             "{refused:?}"
@@ -240,7 +241,7 @@ case!(
 );
 
 case!(
-    /// Row R-3: the direction back lives on after a shutdown, and the reverse.
+    /// Row R-3: finishing one direction leaves the other open.
     each_direction_closes_by_itself, pair, {
         let (mut here, mut there) = pair.substream().await;
         assert_eq!(within("finish", here.finish()).await.unwrap(), Finished::Acked);
@@ -260,7 +261,7 @@ case!(
 );
 
 case!(
-    /// Row L-18: FINs that cross complete both directions.
+    /// Row L-18: FINs that cross finish both directions.
     both_ends_may_finish_at_once, pair, {
         for _ in 0..10 {
             let (mut here, mut there) = pair.substream().await;
@@ -273,7 +274,7 @@ case!(
 );
 
 case!(
-    /// A hundred echoes at once.
+    /// A hundred echoes run concurrently.
     a_hundred_substreams_run_at_once, pair, {
         serve_echo(pair.b.clone());
         let mut echoes = Vec::new();
@@ -290,7 +291,7 @@ case!(
 );
 
 case!(
-    /// Rows H-6 and H-8: small round trips go on beside a writer that never pauses.
+    /// Rows H-6 and H-8: small echoes complete beside a substream that is written without pause.
     a_big_writer_does_not_hold_up_a_small_echo, pair, {
         let (big, sink) = pair.substream().await;
         let stop = Arc::new(AtomicBool::new(false));
@@ -316,7 +317,7 @@ case!(
         for _ in 0..20 {
             within("a small echo", echo(&pair.a, pattern(100))).await;
         }
-        assert!(!writing.is_finished(), "the big writer was to go on all the time");
+        assert!(!writing.is_finished(), "the big writer still writes");
         stop.store(true, Ordering::Relaxed);
         let written = within("the big writer", writing).await.unwrap();
         let read = within("the big reader", sinking).await.unwrap().unwrap();
@@ -325,7 +326,7 @@ case!(
 );
 
 case!(
-    /// Row H-5: a reader that does not read stalls nobody but who writes to it.
+    /// Row H-5: a substream that is not read stalls only its own writer.
     a_slow_reader_holds_up_only_its_own_writer, pair, {
         let (mut stalled, mut unread) = pair.substream().await;
         let writing = tokio::spawn(async move {
@@ -336,7 +337,7 @@ case!(
         for _ in 0..5 {
             within("a sibling's echo", echo(&pair.a, pattern(20_000))).await;
         }
-        assert!(!writing.is_finished(), "nobody has read what it wrote");
+        assert!(!writing.is_finished(), "the unread substream stalls its writer");
         let mut all = Vec::new();
         within("the slow reader", unread.read_to_end(&mut all)).await.unwrap();
         assert!(all == pattern(3_000_000));
@@ -346,7 +347,7 @@ case!(
 );
 
 case!(
-    /// Row L-17: RESET reaches the other end's reader and writer with its code, either way.
+    /// Row L-17: a RESET by either side ends the peer's reader and writer with its code.
     a_reset_ends_both_directions_with_its_code, pair, {
         for opener_resets in [true, false] {
             let (here, there) = pair.substream().await;
@@ -368,7 +369,8 @@ case!(
 );
 
 case!(
-    /// Row L-16: STOP_SENDING ends the writer with its code, and the other direction lives on.
+    /// Row L-16: STOP_SENDING ends the peer's writer with its code. The other direction stays
+    /// open.
     a_stop_reaches_the_writer_with_its_code, pair, {
         let (mut here, mut there) = pair.substream().await;
         there.stop(5);
@@ -385,7 +387,8 @@ case!(
 );
 
 case!(
-    /// Row L-28: whoever is dropped, in whatever order, accepted data arrives and FIN behind it.
+    /// Row L-28: accepted data arrives, followed by FIN, whichever handles are dropped and in
+    /// whatever order.
     what_was_written_arrives_whoever_is_dropped, pair, {
         let data = pattern(60_000);
         for halves_first_to_last in [["read", "write"], ["write", "read"], ["both", ""]] {
@@ -412,7 +415,7 @@ case!(
                     assert!(read.is_none() && write.is_none());
                 }
                 let mut all = Vec::new();
-                within("all that was written", reader.read_to_end(&mut all)).await.unwrap();
+                within("all written data", reader.read_to_end(&mut all)).await.unwrap();
                 assert!(all == data, "{halves_first_to_last:?}: {} bytes", all.len());
             }
         }
@@ -420,8 +423,8 @@ case!(
 );
 
 case!(
-    /// A close waits for what was written. The reader of a substream that its writer has ended gets the end; one
-    /// whose writer has not is told so behind the last byte, also if it is slow.
+    /// A close of the connection delivers all written data first. A reader then sees the end of the
+    /// stream if its writer has finished, and an error otherwise, even if it reads late.
     closing_a_connection_delivers_what_was_written, pair, {
         let data = pattern(60_000);
         let (mut whole, mut reads_whole) = pair.substream().await;
@@ -438,9 +441,9 @@ case!(
                 reads_whole.read_to_end(&mut all),
                 reads_cut.read_to_end(&mut part)
             );
-            whole.map(|_| (all, part, cut.expect_err("its writer has not ended it")))
+            whole.map(|_| (all, part, cut.expect_err("its writer has not finished")))
         });
-        // The end is asked for first: `join` polls in this order.
+        // `finish` is called before `close`: `join` polls in this order.
         let both = async { tokio::join!(whole.finish(), pair.a.close()) };
         let (finished, ()) = within("close", both).await;
         assert_eq!(finished, Ok(Finished::Acked));
@@ -465,7 +468,7 @@ case!(
     }
 );
 
-/// Every operation at this end fails, and nothing waits, when the other end is gone.
+/// When the peer's driver is gone, every operation fails and none waits, on either side.
 pub async fn a_peer_that_vanishes_ends_everything<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -477,7 +480,7 @@ where
     let (mut here, mut there) = pair.substream().await;
     there.write_all(b"last words").await.unwrap();
     let mut first = [0; 4];
-    within("the peer's words", here.read_exact(&mut first))
+    within("the peer's data", here.read_exact(&mut first))
         .await
         .unwrap();
     let (mut read, mut write) = here.into_split();
@@ -487,14 +490,17 @@ where
         async move { connection.accept().await }
     });
     let [driver_a, driver_b] = pair.drivers;
-    // The task goes, and with it the carrier: no goodbye of the connection.
+    // Drops the driver and its carrier: the connection sends no close.
     driver_b.abort();
     let cause = within("the end", pair.a.closed()).await;
     let mut rest = Vec::new();
     let error = within("the reader", read.read_to_end(&mut rest))
         .await
         .unwrap_err();
-    assert_eq!(rest, b" words", "what had arrived is read before the error");
+    assert_eq!(
+        rest, b" words",
+        "data that has arrived is read before the error"
+    );
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     let (outcome, written) = within("the writer", finishing).await.unwrap();
     assert_eq!(outcome, CloseOutcome::Lost);
@@ -508,7 +514,7 @@ where
     let accepted = within("accept", accepting).await.unwrap();
     assert_eq!(accepted.is_ok(), cause.is_orderly());
     assert!(pair.a.open("/echo/1.0.0").await.is_err());
-    // The other end's handles do not wait for a driver that is gone either.
+    // The peer's own handles do not wait for the missing driver either.
     within("the other end", pair.b.closed()).await;
     let error = within("its reader", there.read(&mut [0; 10]))
         .await

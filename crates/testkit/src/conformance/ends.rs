@@ -1,4 +1,4 @@
-//! Two carriers that are driven by hand.
+//! Two connected carriers, driven step by step by a case.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -8,22 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::LIMIT;
+use super::TIMEOUT;
 use anabranch::carrier::{Carrier, CarrierEvent, ChannelId, Class, Written};
 use anabranch::connection::ConnectionError;
 use anabranch::message::{FrameDecoder, Message, max_payload};
 
-/// Bytes that a carrier may take before it is busy.
-const MOST_TAKEN: usize = 8 * 1024 * 1024;
+/// Maximum bytes that a carrier may accept before it is busy.
+const MAX_TAKEN: usize = 8 * 1024 * 1024;
 
-/// One end: its carrier, and what it has reported.
+/// One side: a carrier, and what it has reported.
 pub(super) struct End<C> {
     pub(super) carrier: C,
     pub(super) opened: Vec<(ChannelId, String)>,
     pub(super) closed: Vec<ChannelId>,
     pub(super) delivered: Vec<ChannelId>,
     pub(super) writable: usize,
-    /// Payloads: carriers may add fields of their own to a frame.
+    /// Payloads, not frames: carriers may add fields to a frame.
     pub(super) received: HashMap<ChannelId, Vec<u8>>,
     decoders: HashMap<ChannelId, FrameDecoder>,
     pub(super) notices: Vec<Message>,
@@ -45,7 +45,7 @@ impl<C: Carrier> End<C> {
         }
     }
 
-    /// Takes in everything that has happened. Returns whether anything has.
+    /// Handles all events of the carrier. Returns whether there were any.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         while self.ended.is_none() {
@@ -76,26 +76,26 @@ impl<C: Carrier> End<C> {
         let received = self.received.entry(channel).or_default();
         let decoder = self.decoders.entry(channel).or_default();
         while let Some(bytes) = self.carrier.read(channel) {
-            assert!(!bytes.is_empty(), "a read without bytes");
+            assert!(!bytes.is_empty(), "an empty read");
             decoder.push(bytes);
-            while let Some(message) = decoder.next_message().expect("what was written: frames") {
+            while let Some(message) = decoder.next_message().expect("valid frames") {
                 received.extend_from_slice(&message.payload);
             }
         }
     }
 
-    /// Writes a frame with this payload.
+    /// Writes a frame with a payload.
     pub(super) fn write(&mut self, channel: ChannelId, payload: &[u8], class: Class) -> Written {
         let frame = Message::data(Bytes::copy_from_slice(payload)).encode();
         self.carrier.write(channel, &frame, class)
     }
 
-    /// Payload of the longest frame.
+    /// Payload length of the longest frame.
     pub(super) fn max_payload(&self) -> usize {
         max_payload(self.carrier.max_message(), false)
     }
 
-    /// What has arrived on a channel.
+    /// The payload that has arrived on a channel.
     pub(super) fn received(&self, channel: ChannelId) -> &[u8] {
         self.received.get(&channel).map_or(&[], |bytes| bytes)
     }
@@ -104,24 +104,23 @@ impl<C: Carrier> End<C> {
         self.carrier.open(label).expect("a channel is free")
     }
 
-    /// Writes data frames of `size` bytes until the carrier is busy; returns what it took.
+    /// Writes data frames of `size` bytes until the carrier is busy. Returns the bytes it accepted.
     ///
-    /// The longest queue of a carrier of this crate is that of WebRTC, whose `max_in_flight` is 8
-    /// MiB.
+    /// Of anabranch's carriers WebRTC has the longest queue: its `max_in_flight` is 8 MiB.
     pub(super) fn fill(&mut self, channel: ChannelId, size: usize) -> usize {
         let payload = vec![7; size];
-        for taken in 0..MOST_TAKEN / size {
+        for taken in 0..MAX_TAKEN / size {
             match self.write(channel, &payload, Class::Data) {
                 Written::Taken => {}
                 Written::Busy | Written::NotOpen => return taken * size,
                 Written::Closed => panic!("the channel was closed"),
             }
         }
-        panic!("{MOST_TAKEN} bytes were taken without a word of being busy");
+        panic!("{MAX_TAKEN} bytes were accepted, and the carrier is not busy");
     }
 }
 
-/// Two connected ends.
+/// Both sides.
 pub(super) struct Ends<A, B> {
     pub(super) a: End<A>,
     pub(super) b: End<B>,
@@ -133,7 +132,7 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
         F: Fn() -> Fut,
         Fut: Future<Output = (A, B)>,
     {
-        let (a, b) = timeout(LIMIT, factory())
+        let (a, b) = timeout(TIMEOUT, factory())
             .await
             .expect("the carriers connect in time");
         Self {
@@ -142,7 +141,9 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
         }
     }
 
-    /// Drives both ends until `done`, which may act on them too.
+    /// Drives both sides until `done` returns `true`. It may also call the carriers.
+    ///
+    /// `what` names the awaited condition in the panic message.
     pub(super) async fn until(
         &mut self,
         what: &str,
@@ -159,12 +160,12 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
                 }
             }
         });
-        if timeout(LIMIT, driven).await.is_err() {
-            panic!("waited in vain for: {what}");
+        if timeout(TIMEOUT, driven).await.is_err() {
+            panic!("timed out waiting for: {what}");
         }
     }
 
-    /// Drives one or both ends for a while.
+    /// Drives side `a`, and `b` too if `with_b`, for `duration`.
     pub(super) async fn drive_for(&mut self, duration: Duration, with_b: bool) {
         let driven = poll_fn(|cx| {
             while self.a.poll(cx) | (with_b && self.b.poll(cx)) {}
@@ -173,14 +174,14 @@ impl<A: Carrier, B: Carrier> Ends<A, B> {
         let _ = timeout(duration, driven).await;
     }
 
-    /// Opens a channel from `a` and waits until both can use it; returns both names of it.
+    /// Opens a channel from `a` and waits until both sides can use it. Returns its id on each side.
     pub(super) async fn channel(&mut self) -> (ChannelId, ChannelId) {
         let before = self.b.opened.len();
         let here = self.a.open("");
         self.until("the peer's channel", |_, b| b.opened.len() > before)
             .await;
         let (there, _) = self.b.opened[before];
-        // Some carriers take nothing on a channel before the peer has answered its opening.
+        // Some carriers accept nothing on a channel before the peer has confirmed its opening.
         self.until("an open channel", |a, _| {
             a.write(here, b"?", Class::Control) == Written::Taken
         })

@@ -1,4 +1,4 @@
-//! Cases where one end is a peer that sends frames by hand: many, and of no use.
+//! Cases in which the peer floods a connection with frames that have no effect.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -15,14 +15,14 @@ use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::substream::code;
 use anabranch::{Config, Connection, ConnectionError};
 
-/// Frames without effect that are allowed here, within a second.
-const LIMIT: u32 = 40;
+/// `Config::max_frames_without_effect` of the cases, per second.
+const MAX_WITHOUT_EFFECT: u32 = 40;
 
-/// A peer that sends what it wants.
+/// A peer whose frames the case writes itself.
 struct Peer<C> {
     carrier: C,
     decoders: HashMap<ChannelId, FrameDecoder>,
-    /// Codes of the RESET_STREAMs that came.
+    /// Error codes of the RESET_STREAM frames received.
     resets: Vec<(ChannelId, Option<u32>)>,
     ended: Option<ConnectionError>,
 }
@@ -37,7 +37,7 @@ impl<C: Carrier> Peer<C> {
         }
     }
 
-    /// Drives the carrier until `done`, which is asked again whenever something has happened.
+    /// Drives the carrier until `done` returns `true`; it is called again after every event.
     async fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let driven = poll_fn(|cx| {
             loop {
@@ -59,7 +59,7 @@ impl<C: Carrier> Peer<C> {
         within(what, driven).await;
     }
 
-    /// Drives the carrier until the other end has done this.
+    /// Drives the carrier until `future` is ready.
     async fn while_waiting<T>(&mut self, what: &str, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let mut done = None;
@@ -87,7 +87,8 @@ impl<C: Carrier> Peer<C> {
         }
     }
 
-    /// Opens a channel and sends these frames on it, as long as it is open.
+    /// Opens a channel and sends `frames` on it while it is open. Returns `None` if the carrier is
+    /// closed.
     async fn send(&mut self, frames: impl Iterator<Item = Message>) -> Option<ChannelId> {
         let channel = match self.carrier.open("") {
             Ok(channel) => channel,
@@ -95,7 +96,7 @@ impl<C: Carrier> Peer<C> {
             Err(error) => panic!("{error}"),
         };
         let mut frames = frames.peekable();
-        self.until("room", |peer| {
+        self.until("room for the frames", |peer| {
             while let Some(frame) = frames.peek() {
                 match peer.carrier.write(channel, &frame.encode(), Class::Control) {
                     Written::Taken => drop(frames.next()),
@@ -113,42 +114,42 @@ impl<C: Carrier> Peer<C> {
 fn config() -> Config {
     let mut config = Config::default();
     config.negotiation = Negotiation::None;
-    config.max_frames_without_effect = LIMIT;
+    config.max_frames_without_effect = MAX_WITHOUT_EFFECT;
     config
 }
 
-/// What a peer can send that changes nothing, behind what it may have to send first.
-fn useless() -> Vec<(&'static str, Option<Message>, Message)> {
+/// Frames without effect: a description, a frame to send once before them, and the frame to repeat.
+fn frames_without_effect() -> Vec<(&'static str, Option<Message>, Message)> {
     let mut unknown = Message::default();
     unknown.error_code = Some(7);
     vec![
         ("empty frames", None, Message::default()),
-        ("a code alone", None, unknown),
+        ("an error code without a flag", None, unknown),
         (
-            "credit that raises nothing",
+            "credit below the current limit",
             Some(Message::credit(5000)),
             Message::credit(4000),
         ),
         (
-            "FIN again and again",
+            "repeated FIN",
             Some(Message::flag(Flag::Fin)),
             Message::flag(Flag::Fin),
         ),
         (
-            "data behind FIN",
+            "data after FIN",
             Some(Message::flag(Flag::Fin)),
             Message::data(Bytes::from_static(b"more")),
         ),
         (
-            "STOP_SENDING again and again",
+            "repeated STOP_SENDING",
             Some(Message::stop_sending(1)),
             Message::stop_sending(1),
         ),
     ]
 }
 
-/// A substream on which too many frames change nothing is reset with a code, and its neighbour lives. A peer that goes
-/// on is left, and told why.
+/// A substream with too many frames without effect is reset with RATE_LIMITED; other substreams
+/// stay open. A peer that continues is disconnected and receives the cause.
 pub async fn frames_without_effect_reset_their_substream<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -156,26 +157,26 @@ where
     A: Carrier + 'static,
     B: Carrier + 'static,
 {
-    for (what, first, frame) in useless() {
+    for (what, first, frame) in frames_without_effect() {
         let (a, b) = within("the carriers connect", factory()).await;
         let mut peer = Peer::new(a);
         let (connection, driver) = Connection::over(b, Arc::new(config()));
         let driver = tokio::spawn(driver);
-        // As many as it may send, with credit, so that the peer is one that can be told things.
+        // With credit, which marks the peer as one that understands notices; below the limit.
         let mut honest = Message::data(Bytes::from_static(b"hello"));
         honest.max_data = Some(1 << 20);
-        let few = (0..LIMIT / 2).map(|_| Message::default());
+        let few = (0..MAX_WITHOUT_EFFECT / 2).map(|_| Message::default());
         let neighbour = peer.send([honest].into_iter().chain(few)).await;
         let mut there = peer
             .while_waiting("accept", connection.accept())
             .await
             .unwrap()
-            .expect("it lives");
+            .expect("the connection is open");
         let flooded = peer
             .send(
                 first
                     .into_iter()
-                    .chain((0..2 * LIMIT).map(|_| frame.clone())),
+                    .chain((0..2 * MAX_WITHOUT_EFFECT).map(|_| frame.clone())),
             )
             .await;
         peer.until(what, |peer| !peer.resets.is_empty()).await;
@@ -191,24 +192,26 @@ where
         assert_eq!(hello.as_deref(), Some(&b"hello"[..]), "{what}");
         assert_ne!(neighbour, flooded);
         for _ in 0..20 {
-            let empty = (0..2 * LIMIT).map(|_| Message::default());
+            let empty = (0..2 * MAX_WITHOUT_EFFECT).map(|_| Message::default());
             if peer.send(empty).await.is_none() {
                 break;
             }
         }
-        peer.until("the end", |peer| peer.ended.is_some()).await;
-        let cause = within("the end here", connection.closed()).await;
-        let left = ConnectionError::TooManyFramesWithoutEffect;
-        assert_eq!(cause, left, "{what}");
-        let told = peer.ended.take().expect("it has ended").to_string();
-        assert!(told.contains(&cause.to_string()), "{what}: {told}");
+        peer.until("the disconnect", |peer| peer.ended.is_some())
+            .await;
+        let cause = within("the cause", connection.closed()).await;
+        let expected = ConnectionError::TooManyFramesWithoutEffect;
+        assert_eq!(cause, expected, "{what}");
+        let reported = peer.ended.take().expect("it has ended").to_string();
+        assert!(reported.contains(&cause.to_string()), "{what}: {reported}");
         drop(there);
         within("the driver ends", driver).await.unwrap();
         assert_eq!(connection.stats().substreams, 0, "{what}");
     }
 }
 
-/// A peer that repeats what it has said of the connection is left as well.
+/// A peer that repeats a notice without a change is disconnected and receives the cause. Skipped if
+/// the carrier has no notices.
 pub async fn notices_that_repeat_end_the_connection<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -224,18 +227,18 @@ where
     let (connection, driver) = Connection::over(b, Arc::new(config()));
     let driver = tokio::spawn(driver);
     let notice = Message::substream_limit(100).encode();
-    let mut left = 1000;
-    peer.until("the end", |peer| {
-        while left > 0 && peer.carrier.write_notice(&notice) == Written::Taken {
-            left -= 1;
+    let mut remaining = 1000;
+    peer.until("the disconnect", |peer| {
+        while remaining > 0 && peer.carrier.write_notice(&notice) == Written::Taken {
+            remaining -= 1;
         }
         peer.ended.is_some()
     })
     .await;
-    let cause = within("the end here", connection.closed()).await;
+    let cause = within("the cause", connection.closed()).await;
     assert_eq!(cause, ConnectionError::TooManyFramesWithoutEffect);
-    let told = peer.ended.take().expect("it has ended").to_string();
-    assert!(told.contains(&cause.to_string()), "{told}");
+    let reported = peer.ended.take().expect("it has ended").to_string();
+    assert!(reported.contains(&cause.to_string()), "{reported}");
     within("the driver ends", driver).await.unwrap();
     assert!(connection.is_idle());
 }

@@ -1,29 +1,37 @@
-//! What every carrier has to do, as tests that can be run against any of them.
+//! A test suite for implementations of [`Carrier`](anabranch::carrier::Carrier).
 //!
-//! Each public function is one test. It takes a factory that connects two fresh ends, and panics
-//! where the [`Carrier`](anabranch::carrier::Carrier) contract is broken. [`carrier_conformance!`] makes a test
-//! of each; [`run_all`] runs them one after another.
+//! Each public function is one case: a rule of the carrier's contract, or of a connection over it.
+//! It takes a factory, an async function that returns two freshly connected carriers, and panics
+//! if the rule is broken. [`carrier_conformance!`] generates a test for each case; [`run_all`] runs
+//! them in sequence.
 //!
-//! The cases work on a paused clock and in real time. They wait for what has to happen, bounded by
-//! [`LIMIT`], and sleep only where something must *not* happen.
+//! The cases work in real time and on a paused clock. They wait up to [`TIMEOUT`] for what has to
+//! happen, and sleep only where something must *not* happen.
 //!
 //! ```
-//! use anabranch::carrier::memory::{MemoryConfig, pair};
+//! use anabranch::carrier::Carrier;
+//! use anabranch_testkit::memory::{MemoryConfig, pair};
 //!
-//! async fn connect() -> (impl anabranch::carrier::Carrier, impl anabranch::carrier::Carrier) {
+//! async fn connect() -> (impl Carrier, impl Carrier) {
 //!     let (a, b, _faults) = pair(MemoryConfig::default());
 //!     (a, b)
 //! }
 //!
+//! // One test for each case, in the module `in_memory`.
+//! anabranch_testkit::carrier_conformance!(paused in_memory, connect);
+//!
+//! // One case.
+//! # fn main() {
 //! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
 //! #     .unwrap().block_on(async {
-//! anabranch::carrier::conformance::open_carries_the_label(connect).await;
+//! anabranch_testkit::conformance::open_carries_the_label(connect).await;
 //! # });
+//! # }
 //! ```
 //!
 //! [`carrier_conformance!`]: crate::carrier_conformance
 
-// A broken contract is reported by a panic: these are tests, though they are compiled as library.
+// The cases report a broken rule by a panic: they are tests, though compiled into a library.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
@@ -41,8 +49,8 @@ pub use connections::*;
 pub use floods::*;
 pub use storm::*;
 
-/// How long a case waits for something that has to happen.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// How long a case waits for something that has to happen, by tokio's clock.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a case watches for something that must not happen.
 const QUIET: Duration = Duration::from_millis(50);
@@ -63,11 +71,11 @@ macro_rules! for_each_carrier_case {
             control_passes_while_data_is_busy,
             delivered_is_reported_at_once_or_after_the_peer_has_it,
             a_closed_channel_delivers_what_was_written_before,
-            data_behind_a_close_is_dropped,
+            data_after_a_close_is_dropped,
             both_ends_may_close_a_channel_at_once,
             a_thousand_channels_come_and_go,
             unknown_channels_are_harmless,
-            closing_tells_the_peer_after_what_was_written,
+            a_close_reaches_the_peer_after_all_data,
             a_carrier_that_is_dropped_ends_its_peer,
             an_echo_comes_back,
             chunks_arrive_between_writes,
@@ -86,7 +94,7 @@ macro_rules! for_each_carrier_case {
             tiny_messages_to_a_late_reader_all_arrive,
             a_reset_in_flight_leaves_the_neighbour_alone,
             a_close_carries_its_code_and_reason,
-            a_peer_that_resets_in_a_loop_is_left_and_told_why,
+            a_peer_that_resets_in_a_loop_is_disconnected_with_the_cause,
             a_writer_that_panics_resets,
             frames_without_effect_reset_their_substream,
             notices_that_repeat_end_the_connection,
@@ -112,12 +120,16 @@ macro_rules! carrier_cases_as_tests {
     };
 }
 
-/// Makes a module with one `#[tokio::test]` for each case of the conformance suite.
+/// Generates a module with one `#[tokio::test]` for each case of the
+/// [conformance suite](crate::conformance).
 ///
-/// `carrier_conformance!(name, factory)` runs in real time, `carrier_conformance!(paused name,
-/// factory)` on a paused clock. `factory` is an expression: a function or closure that returns a
-/// future of two connected carriers. Needs `tokio` with `macros` and `rt`, and `test-util` for
-/// `paused`.
+/// - `carrier_conformance!(name, factory)` runs the cases in real time;
+/// - `carrier_conformance!(paused name, factory)` runs them on a paused clock.
+///
+/// `name` is the name of the module. `factory` is an expression: a function or closure that returns
+/// a future of two connected carriers. It is evaluated inside the module, which imports `super::*`.
+///
+/// The calling crate needs tokio with the features `macros` and `rt`, and `test-util` for `paused`.
 #[macro_export]
 macro_rules! carrier_conformance {
     (paused $name:ident, $factory:expr) => {
@@ -141,7 +153,12 @@ macro_rules! run_in_sequence {
     };
 }
 
-/// Runs every case, one after another.
+/// Runs every case in sequence, each with carriers of its own.
+///
+/// Logs the name of each case by `tracing` at level INFO with the target `anabranch::conformance`.
+///
+/// # Panics
+/// At the first broken rule, and outside of a tokio runtime with timers.
 pub async fn run_all<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -152,7 +169,7 @@ where
     for_each_carrier_case!(run_in_sequence, &factory);
 }
 
-/// A byte stream whose every position can be told from its neighbours.
+/// Test data in which a lost, repeated or swapped byte is detected.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i % 251) as u8).collect()
 }

@@ -1,8 +1,10 @@
-//! Random operations on many substreams of one connection at once.
+//! Random operations on many concurrent substreams of one connection.
 //!
-//! Small messages and large ones, flushed or not; readers that are late, stop or reset; resets in mid-flight; drops without
-//! a finish; more opens at once than the peer takes. The oracle: what is read is what was written, in order; what
-//! was confirmed was readable to its end; an end in order is the end of all; nothing hangs, and the connection lives.
+//! Small and large messages, flushed or not; readers that start late, stop or reset; resets with
+//! data in flight; drops without a finish; more opens at once than the peer accepts.
+//!
+//! The oracle: bytes are read as written and in order; acknowledged data was readable to its end;
+//! an orderly end comes after all data; nothing hangs, and the connection stays open.
 
 use std::io;
 use std::time::Duration;
@@ -18,27 +20,30 @@ use anabranch::carrier::Carrier;
 use anabranch::connection::Negotiation;
 use anabranch::{Config, Connection, Finished, ReadHalf, Substream, WriteHalf};
 
-/// Substreams of one storm, all opened at once; and how many the other side takes: what may be under way before
-/// it has told, and no more.
+/// Substreams of one storm, all opened at once.
 const SUBSTREAMS: usize = 100;
-const TAKEN_AT_ONCE: usize = 64;
 
-/// How a writer ends.
+/// `Config::max_inbound_substreams`: as many as may be opened before the peer has advertised its
+/// limit.
+const MAX_INBOUND: usize = 64;
+
+/// How a writer ends its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Finish,
-    /// After all was written.
+    /// Drops its half after writing everything.
     Drop,
-    /// After this many bytes.
+    /// Resets after this many bytes.
     Reset(usize),
 }
 
-/// What a reader does.
+/// How much a reader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     All,
     /// Stops after this many bytes.
     Stop(usize),
+    /// Resets after this many bytes.
     Reset(usize),
 }
 
@@ -50,15 +55,16 @@ struct Plan {
     chunk: usize,
     flush: bool,
     end: End,
-    late: Duration,
+    /// Delay before the first read.
+    delay: Duration,
     reading: Reading,
 }
 
 impl Plan {
     fn random(rng: &mut StdRng) -> Self {
         let chunk = [1, 20, 1000, 5000, 40_000][rng.random_range(0..5)];
-        let longest = (chunk * 300).min(200_000);
-        let length = rng.random_range(0..=longest);
+        let max_length = (chunk * 300).min(200_000);
+        let length = rng.random_range(0..=max_length);
         let part = rng.random_range(0..=length);
         Self {
             salt: rng.random(),
@@ -70,7 +76,7 @@ impl Plan {
                 1 | 2 => End::Drop,
                 _ => End::Finish,
             },
-            late: Duration::from_millis([0, 0, 0, 20, 100][rng.random_range(0..5)]),
+            delay: Duration::from_millis([0, 0, 0, 20, 100][rng.random_range(0..5)]),
             reading: match rng.random_range(0..10) {
                 0 => Reading::Reset(part),
                 1 => Reading::Stop(part),
@@ -89,13 +95,13 @@ impl Plan {
     }
 
     async fn write(&self, mut writer: WriteHalf) -> io::Result<Option<Finished>> {
-        let last = match self.end {
+        let length = match self.end {
             End::Reset(after) => after,
             End::Finish | End::Drop => self.length,
         };
         let mut written = 0;
-        while written < last {
-            let next = (written + self.chunk).min(last);
+        while written < length {
+            let next = (written + self.chunk).min(length);
             writer.write_all(&self.bytes(written, next)).await?;
             if self.flush {
                 writer.flush().await?;
@@ -112,19 +118,19 @@ impl Plan {
         }
     }
 
-    /// Returns how much was read, and whether that was all that there was.
+    /// Returns the number of bytes read, and whether the end of the stream was reached.
     async fn read(&self, reader: &mut ReadHalf) -> (usize, io::Result<bool>) {
-        sleep(self.late).await;
-        let most = match self.reading {
+        sleep(self.delay).await;
+        let max = match self.reading {
             Reading::All => usize::MAX,
             Reading::Stop(after) | Reading::Reset(after) => after,
         };
         let mut read = 0;
-        while read < most {
-            match reader.read_chunk((most - read).min(30_000)).await {
+        while read < max {
+            match reader.read_chunk((max - read).min(30_000)).await {
                 Ok(Some(bytes)) => {
                     let expected = self.bytes(read, read + bytes.len());
-                    assert!(bytes == expected, "wrong bytes behind {read}");
+                    assert!(bytes == expected, "wrong bytes at offset {read}");
                     read += bytes.len();
                 }
                 Ok(None) => return (read, Ok(true)),
@@ -139,47 +145,54 @@ impl Plan {
     }
 }
 
-/// What the end of one direction says.
+/// Outcome of a writer.
 type Written = io::Result<Option<Finished>>;
 
-/// Both directions of one substream at one of its ends.
-async fn play(substream: Substream, out: Plan, back: Plan) -> (Written, (usize, io::Result<bool>)) {
+/// Runs both directions of a substream on one side.
+async fn run(substream: Substream, out: Plan, back: Plan) -> (Written, (usize, io::Result<bool>)) {
     let (mut reader, writer) = substream.into_split();
     tokio::join!(out.write(writer), back.read(&mut reader))
 }
 
-/// Checks one direction, of which both ends are known.
+/// Checks one direction by the outcomes of its writer and its reader.
 fn check(
     plan: &Plan,
     other: &Plan,
     written: &Written,
     read: &(usize, io::Result<bool>),
-    story: &str,
+    context: &str,
 ) {
     if plan.resets() || other.resets() {
-        // The content was checked as it came; what a reset takes away is anybody's guess.
+        // The bytes were checked when they were read; how many a reset discards is undefined.
         return;
     }
     let (count, end) = read;
     if plan.reading == Reading::All {
         assert!(
             matches!(end, Ok(true)),
-            "{story}: {count} bytes, then {end:?}, {written:?}"
+            "{context}: {count} bytes, then {end:?}, {written:?}"
         );
-        assert_eq!(*count, plan.length, "{story}: {written:?}");
+        assert_eq!(*count, plan.length, "{context}: {written:?}");
     }
     match written {
-        Ok(Some(finished)) => assert_eq!(*finished, Finished::Acked, "{story}"),
+        Ok(Some(finished)) => assert_eq!(*finished, Finished::Acked, "{context}"),
         Ok(None) => {}
-        // Who stops reading ends the writer, and nobody else does.
+        // Only a reader that stops makes the writer fail.
         Err(error) => assert!(
             matches!(plan.reading, Reading::Stop(_)),
-            "{story}: {error} {read:?}"
+            "{context}: {error} {read:?}"
         ),
     }
 }
 
-/// Runs random operations between the ends of a connection, `a` and `b`. `a` opens all substreams.
+/// Runs random operations between two sides of a connection, of which `a` opens all substreams.
+///
+/// Every choice follows from `seed`. The caller runs both drivers.
+///
+/// # Panics
+/// If the oracle (see the case [`random_operations_lose_nothing`]) is violated: wrong, missing or
+/// reordered bytes, a substream that hangs for [`TIMEOUT`](super::TIMEOUT), or a connection that
+/// closes.
 pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
     let mut rng = StdRng::seed_from_u64(seed);
     let plans: Vec<[Plan; 2]> = (0..SUBSTREAMS)
@@ -191,12 +204,12 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
         expected.push(Some(sender));
         results.push(receiver);
     }
-    // Closed when the last task at that end is done.
+    // Closed when the last task of `b` has ended.
     let (alive, mut all_done) = mpsc::channel::<()>(1);
     let accepting = tokio::spawn({
         let (b, plans) = (b.clone(), plans.clone());
         async move {
-            while let Some(mut substream) = b.accept().await.expect("the connection lives") {
+            while let Some(mut substream) = b.accept().await.expect("the connection is open") {
                 let Ok(number) = substream.read_u16().await else {
                     continue;
                 };
@@ -205,7 +218,7 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
                 let report = expected[number].take().expect("once");
                 let alive = alive.clone();
                 tokio::spawn(async move {
-                    let _ = report.send(play(substream, back, out).await);
+                    let _ = report.send(run(substream, back, out).await);
                     drop(alive);
                 });
             }
@@ -216,32 +229,32 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
         .map(|(number, [out, back])| {
             let a = a.clone();
             tokio::spawn(async move {
-                let mut substream = a.open("").await.expect("room");
+                let mut substream = a.open("").await.expect("the connection is open");
                 substream.write_u16(number).await?;
-                io::Result::Ok(play(substream, out, back).await)
+                io::Result::Ok(run(substream, out, back).await)
             })
         })
         .collect();
     for (number, (opener, result)) in openers.into_iter().zip(results).enumerate() {
         let [out, back] = &plans[number];
-        let story = format!("seed {seed}, substream {number}: {out:?} {back:?}");
-        let Ok(here) = tokio::time::timeout(super::LIMIT, opener).await else {
-            panic!("{story} hangs: {:?} {:?}", a.stats(), b.stats());
+        let context = format!("seed {seed}, substream {number}: {out:?} {back:?}");
+        let Ok(here) = tokio::time::timeout(super::TIMEOUT, opener).await else {
+            panic!("{context} hangs: {:?} {:?}", a.stats(), b.stats());
         };
         let here = here.expect("no panic");
         if out.resets() || back.resets() {
-            // The reset may have taken the number with it, so that the other end does not know which one this is.
+            // The reset may have discarded the number, without which `b` cannot report its outcome.
             continue;
         }
-        let there = within(&story, result).await;
-        let (here, there) = (here.expect(&story), there.expect(&story));
-        check(out, back, &here.0, &there.1, &format!("{story}: there"));
-        check(back, out, &there.0, &here.1, &format!("{story}: back"));
+        let there = within(&context, result).await;
+        let (here, there) = (here.expect(&context), there.expect(&context));
+        check(out, back, &here.0, &there.1, &format!("{context}: a to b"));
+        check(back, out, &there.0, &here.1, &format!("{context}: b to a"));
     }
     assert!(!accepting.is_finished(), "seed {seed}");
     accepting.abort();
     let _ = accepting.await;
-    within("the tasks of that end", all_done.recv()).await;
+    within("the tasks of b", all_done.recv()).await;
     assert_eq!(
         (a.close_reason(), b.close_reason()),
         (None, None),
@@ -249,7 +262,9 @@ pub async fn storm(seed: u64, a: &Connection, b: &Connection) {
     );
 }
 
-/// Storms from some seeds, or from as many as `ANABRANCH_SEEDS` says.
+/// Random operations on 100 concurrent substreams lose, reorder and truncate nothing.
+///
+/// Runs [`storm`] with 3 seeds, or as many as the environment variable `ANABRANCH_SEEDS` sets.
 pub async fn random_operations_lose_nothing<F, Fut, A, B>(factory: F)
 where
     F: Fn() -> Fut,
@@ -262,7 +277,7 @@ where
     for seed in 0..seeds {
         let mut config = Config::default();
         config.negotiation = Negotiation::None;
-        config.max_inbound_substreams = TAKEN_AT_ONCE;
+        config.max_inbound_substreams = MAX_INBOUND;
         let pair = Pair::with(&factory, config).await;
         storm(seed, &pair.a, &pair.b).await;
         pair.finish().await;

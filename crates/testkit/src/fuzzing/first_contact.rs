@@ -1,4 +1,4 @@
-//! Datagrams of strangers to a listening endpoint.
+//! Datagrams of unknown hosts to a listening endpoint.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use anabranch::identity::Identity;
 /// Datagrams of one session.
 const MAX_DATAGRAMS: usize = 40;
 
-/// What an answer may be longer than its question: reflection must not pay.
+/// Maximum ratio of bytes sent to bytes received: the endpoint must not be a reflector.
 const MAX_AMPLIFICATION: u64 = 3;
 
 static CREDENTIALS: LazyLock<(Identity, Certificate)> = LazyLock::new(|| {
@@ -43,7 +43,7 @@ async fn session(mut input: Input<'_>) {
         .expect("an address is free");
     let listener = SocketAddr::new(host.ip(), 4001);
     network.set_tap(move |datagram| {
-        assert_eq!(datagram.source, listener, "nobody else has a socket");
+        assert_eq!(datagram.source, listener, "only the listener has a socket");
         Verdict::Pass
     });
     let accepting = tokio::spawn(accept(endpoint.clone()));
@@ -63,7 +63,7 @@ async fn session(mut input: Input<'_>) {
             }
             1 => changed(&mut input, &earlier, &mut valid),
             2 => {
-                // What looks like a handshake of DTLS.
+                // A DTLS record of a handshake message.
                 let length = usize::from(input.u8());
                 [&[22, 254, 253, 0, 0][..], input.take(length)].concat()
             }
@@ -75,10 +75,10 @@ async fn session(mut input: Input<'_>) {
         sleep(Duration::from_millis(input.pick(&[0, 1, 20, 600]))).await;
         check(&network, &host, &sent, &endpoint, valid).await;
     }
-    // Whoever got in is given up by now, as none has answered.
+    // Every admitted handshake has timed out by now.
     sleep(Duration::from_secs(40)).await;
     check(&network, &host, &sent, &endpoint, valid).await;
-    assert!(endpoint.is_idle(), "something is left of a stranger");
+    assert!(endpoint.is_idle(), "state of a stranger is left");
     endpoint.close().await;
     drop(endpoint);
     accepting.await.expect("no panic");
@@ -86,11 +86,11 @@ async fn session(mut input: Input<'_>) {
     assert_eq!((network.sockets(), network.in_flight()), (0, 0));
 }
 
-/// An application that lets everybody in.
+/// An application that accepts everybody.
 async fn accept(endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {
-            assert!(incoming.accept().await.is_err(), "nobody has any keys");
+            assert!(incoming.accept().await.is_err(), "no stranger has keys");
         });
     }
 }
@@ -111,13 +111,13 @@ async fn check(
             "{answered} bytes for {sent}"
         );
         if !valid {
-            assert_eq!(answered, 0, "an answer to what is not valid");
+            assert_eq!(answered, 0, "an answer to an invalid datagram");
         }
     }
-    assert!(valid || endpoint.is_idle(), "state for what is not valid");
+    assert!(valid || endpoint.is_idle(), "state for an invalid datagram");
 }
 
-/// An earlier datagram with changes, which may leave it valid.
+/// An earlier datagram with up to three changed bytes. Sets `valid` if it may still be valid.
 fn changed(input: &mut Input<'_>, earlier: &[Vec<u8>], valid: &mut bool) -> Vec<u8> {
     let index = usize::from(input.u8()).checked_rem(earlier.len());
     let Some(mut datagram) = index.and_then(|index| earlier.get(index).cloned()) else {
@@ -134,28 +134,28 @@ fn changed(input: &mut Input<'_>, earlier: &[Vec<u8>], valid: &mut bool) -> Vec<
     datagram
 }
 
-/// A STUN message; `valid` is set if it is one that a listener has to take.
+/// A STUN message. Sets `valid` if a listener may accept it.
 fn stun(input: &mut Input<'_>, valid: &mut bool) -> Vec<u8> {
     let kind = input.pick(&[
         0x0001, 0x0001, 0x0001, 0x0001, 0x0101, 0x0111, 0x0011, 0x0003,
     ]);
     let username = username(input);
     let mut message = ForgedStun::new(kind, input.u8());
-    let mut sound = kind == 0x0001;
+    let mut is_valid = kind == 0x0001;
     for _ in 0..input.below(4) {
         let attribute = input.pick(&[0x0006, 0x0008, 0x0020, 0x0024, 0x0025, 0x8022, 0x8028]);
         let attribute = if input.bool() { attribute } else { input.u16() };
         let length = usize::from(input.u8());
         message.add(attribute, input.take(length));
-        // What is known may not be repeated or out of shape, and no model of that is needed here.
+        // Whether a message with these attributes is valid is not modelled: assumes that it is.
         *valid = true;
     }
     match &username {
         Some(username) => message.add(0x0006, username),
-        None => sound = false,
+        None => is_valid = false,
     }
     match input.below(4) {
-        // Room that Chromium fills with DTLS.
+        // The attribute that Chromium fills with a ClientHello.
         0 => message.add(0xc070, &vec![0x5a; usize::from(input.u8()) * 4]),
         1 => message.add(0x0024, &[0x6e, 0, 1, 0xff]),
         2 => message.add(0x8029, &[0; 8]),
@@ -167,24 +167,24 @@ fn stun(input: &mut Input<'_>, valid: &mut bool) -> Vec<u8> {
         .next()
         .unwrap_or_default();
     match input.below(8) {
-        0 => sound = false,
+        0 => is_valid = false,
         1 => {
             message.add(0x0008, &[0x33; 20]);
-            sound = false;
+            is_valid = false;
         }
         _ => message.sign(password),
     }
     if input.bool() {
         let length = u16::try_from(message.0.len() - STUN_HEADER).unwrap_or(0);
-        let lie = input.pick(&[0, 0, 0, 4, 1, u16::MAX]);
-        message.set_length(length.wrapping_add(lie));
-        sound &= lie == 0;
+        let error = input.pick(&[0, 0, 0, 4, 1, u16::MAX]);
+        message.set_length(length.wrapping_add(error));
+        is_valid &= error == 0;
     }
-    *valid |= sound;
+    *valid |= is_valid;
     message.0
 }
 
-/// USERNAME: sound, or not.
+/// The value of USERNAME, valid or not; `None` for a message without it.
 fn username(input: &mut Input<'_>) -> Option<Vec<u8>> {
     let random = b"0123456789abcdefghijklmnopqrstuv";
     let v1 = [b"libp2p+webrtc+v1/", &random[..]].concat();
@@ -195,7 +195,7 @@ fn username(input: &mut Input<'_>) -> Option<Vec<u8>> {
         5 => [&v1[..], b"\r\na=candidate:x:", &v1[..], b"\r\n"].concat(),
         6 => [&b"libp2p+webrtc+v9/"[..], random, b":", random].concat(),
         7 => {
-            // One of its characters is another.
+            // One byte is replaced.
             let mut username = [&v2[..], b":client+ufrag"].concat();
             let at = input.below(username.len());
             username[at] = input.u8();

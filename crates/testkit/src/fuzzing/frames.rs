@@ -1,21 +1,21 @@
-//! The frame decoder against a reading of the whole stream at once, and against prost.
+//! Compares the frame decoder with a model that decodes the whole stream at once, and with prost.
 
 use bytes::Bytes;
 
 use super::{Input, oracle};
 use anabranch::message::{DecodeError, FrameDecoder, MAX_BODY, Message};
 
-/// Bytes of the longest length prefix that is accepted.
+/// Maximum bytes of an accepted length prefix.
 const MAX_PREFIX: usize = 3;
 
-/// Messages, then the error that ends the stream or the bytes of an unfinished frame.
+/// The messages of a stream, and its end: an error, or the bytes of an incomplete frame.
 #[derive(Debug, PartialEq)]
 struct Decoded {
     messages: Vec<Message>,
     end: Result<usize, DecodeErrorKind>,
 }
 
-/// A [`DecodeError`], but for what is wrong with a body.
+/// A [`DecodeError`] without the details of an invalid body, which prost words differently.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum DecodeErrorKind {
     Exactly(DecodeError),
@@ -36,17 +36,17 @@ pub(super) fn run(bytes: &[u8]) {
     let cuts: Vec<usize> = (0..input.below(8))
         .map(|_| usize::from(input.u8()) * if input.bool() { 1 } else { 64 })
         .collect();
-    let reads_ahead = input.bool();
-    // Long enough for the longest body, without a corpus of long inputs.
+    let decodes_each_piece = input.bool();
+    // Reaches the longest body without long inputs in the corpus.
     let times = input.pick(&[1, 1, 2, 40]);
     let stream = Bytes::from(input.rest().repeat(times));
 
     let expected = model(&stream);
     assert_eq!(decode([stream.clone()], true), expected);
-    assert_eq!(decode(pieces(&stream, &cuts), reads_ahead), expected);
+    assert_eq!(decode(pieces(&stream, &cuts), decodes_each_piece), expected);
 }
 
-/// Pieces of these lengths, over and over.
+/// Splits the stream into pieces of these lengths, repeated.
 fn pieces(stream: &Bytes, cuts: &[usize]) -> Vec<Bytes> {
     let mut rest = stream.clone();
     let mut pieces = Vec::new();
@@ -60,12 +60,13 @@ fn pieces(stream: &Bytes, cuts: &[usize]) -> Vec<Bytes> {
     pieces
 }
 
-fn decode(pieces: impl IntoIterator<Item = Bytes>, reads: bool) -> Decoded {
+/// Decodes after every piece, or only after the last.
+fn decode(pieces: impl IntoIterator<Item = Bytes>, after_each: bool) -> Decoded {
     let mut decoder = FrameDecoder::new();
     let mut messages = Vec::new();
     for piece in pieces {
         decoder.push(piece);
-        if reads && let Err(end) = drain(&mut decoder, &mut messages) {
+        if after_each && let Err(end) = drain(&mut decoder, &mut messages) {
             return Decoded {
                 messages,
                 end: Err(end),
@@ -86,9 +87,9 @@ fn drain(decoder: &mut FrameDecoder, messages: &mut Vec<Message>) -> Result<(), 
                 return Ok(());
             }
             Err(error) => {
-                assert_eq!(decoder.buffered(), 0, "what is useless is freed");
+                assert_eq!(decoder.buffered(), 0, "an error frees the buffer");
                 decoder.push(Bytes::from_static(&[0]));
-                assert_eq!(decoder.next_message(), Err(error), "for ever");
+                assert_eq!(decoder.next_message(), Err(error), "an error is final");
                 assert_eq!(decoder.buffered(), 0);
                 return Err(error.into());
             }
@@ -96,7 +97,7 @@ fn drain(decoder: &mut FrameDecoder, messages: &mut Vec<Message>) -> Result<(), 
     }
 }
 
-/// The rules of docs/wire.md section 1, read off the whole stream.
+/// Decodes the whole stream by the rules of `docs/wire.md` section 1.
 fn model(stream: &Bytes) -> Decoded {
     let mut messages = Vec::new();
     let mut at = 0;
@@ -119,7 +120,7 @@ fn model(stream: &Bytes) -> Decoded {
     Decoded { messages, end }
 }
 
-/// Bytes of a length and its value, if it is complete.
+/// The number of bytes of a length prefix and its value, if it is complete.
 fn prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(MAX_PREFIX).enumerate() {

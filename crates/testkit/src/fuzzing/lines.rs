@@ -1,8 +1,8 @@
-//! Lines of HTTP and of PROXY headers, at random.
+//! Arbitrary lines of HTTP requests and of PROXY headers.
 
 use super::Input;
 
-/// Lines of requests, of which an input needs a byte each.
+/// Lines and fragments of requests, each encoded by one byte of an input.
 const LINES: [&str; 48] = [
     "GET / HTTP/1.1\r\n",
     "GET /a?b HTTP/1.1\r\n",
@@ -54,14 +54,14 @@ const LINES: [&str; 48] = [
     "\r\n\r\n\0\r\nQUIT\n",
 ];
 
-/// Lines of HTTP and of PROXY headers, and what is no line.
-pub fn text(input: &mut Input<'_>) -> Vec<u8> {
+/// Consumes the input and returns lines of HTTP requests and of PROXY headers, and other bytes.
+pub fn request_text(input: &mut Input<'_>) -> Vec<u8> {
     let mut text = Vec::new();
     while !input.is_empty() {
         let byte = input.u8();
         match LINES.get(usize::from(byte)) {
             Some(line) => text.extend_from_slice(line.as_bytes()),
-            // Long ones, without long inputs.
+            // A long line from a short input.
             None if byte == 0xff => text.resize(text.len() + 2000, b'a'),
             None if byte == 0xfe => text.push(input.u8()),
             None => text.push(byte & 0x7f),

@@ -1,13 +1,15 @@
-//! What the targets in `fuzz/` call: each takes any bytes, and panics where a promise is broken.
+//! The bodies of the fuzz targets in `fuzz/`. Each takes arbitrary bytes, and panics if a guarantee
+//! of anabranch is violated.
 //!
-//! No promise of stability: anything here may change or go at any time. The corpora in `fuzz/corpus`
-//! run through the same functions in `tests.rs`.
+//! This module is hidden from the documentation and exempt from semantic versioning: anything here
+//! may change or disappear in any release. The tests of the crate run the corpora in `fuzz/corpus`
+//! and random bytes through the same functions.
 
 mod engine;
 mod first_contact;
 mod frames;
 mod input;
-pub mod lines;
+mod lines;
 mod negotiation;
 mod oracle;
 mod payload;
@@ -22,13 +24,13 @@ mod tests;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use engine as engine_fuzzing;
 pub use input::Input;
+pub use lines::request_text;
 pub use stun::ForgedStun;
 
-/// Most time that one datagram may cost an engine.
+/// Maximum CPU time that one datagram may cost an engine.
 ///
-/// Anybody who completes a handshake can send a hundred thousand a second. Builds with debug
+/// Any peer that completes a handshake can send 100 000 datagrams a second. Builds with debug
 /// assertions, and those of the fuzzer, are slower.
 const MAX_TIME: Duration = Duration::from_millis(if cfg!(not(test)) {
     20
@@ -38,97 +40,93 @@ const MAX_TIME: Duration = Duration::from_millis(if cfg!(not(test)) {
     5
 });
 
-/// Times that an input has to be too slow: a thread also pays for the caches that others fill.
+/// Runs in which an input has to be too slow: a thread also pays for cache lines that others evict.
 const ATTEMPTS: usize = 3;
 
-/// Microseconds that the slowest datagram of this process has cost.
+/// CPU time of the slowest datagram in this process, in microseconds.
 static SLOWEST: AtomicU64 = AtomicU64::new(0);
 
-/// Nominations of addresses, and nonces that come back from anywhere: an address counts once its own has come back from
-/// there, and is asked a few times.
+/// Validates paths while addresses are nominated and nonces come back from arbitrary addresses.
 ///
 /// # Panics
-/// If that is not so.
+/// If an address counts as validated before its own nonce has come back from it, or is challenged
+/// too often or too fast.
 pub fn path_validation(bytes: &[u8]) {
-    engine_fuzzing::path_validation(bytes);
+    engine::path_validation(bytes);
 }
 
-/// SCTP packets that a peer changes or forges under valid DTLS, while channels open, transfer and
-/// close. Each side goes on or ends with a typed error, within bounds of time and memory. Where nobody lies and only the
-/// network is bad, what was acknowledged was readable.
+/// Changes or forges SCTP packets under valid DTLS, while channels open, transfer and close. From a
+/// first byte of 192 on, both sides follow the rules, and only the network is bad.
 ///
 /// # Panics
-/// If that is not so.
+/// If a side exceeds its bounds of time or memory, or, between sides that follow the rules, if
+/// acknowledged data was not readable.
 pub fn established_engine(bytes: &[u8]) {
-    in_time(|| engine_fuzzing::changed_packets(bytes));
+    with_time_limit(|| engine::changed_packets(bytes));
 }
 
-/// Datagrams that somebody without keys changes, repeats or makes up: both sides survive, and
-/// what they transfer arrives as it was.
+/// Changes, replays and forges datagrams without the keys.
 ///
 /// # Panics
-/// If a side does not survive, or something else arrives.
+/// If a connection ends, or transfers other bytes than were sent.
 pub fn established_datagrams(bytes: &[u8]) {
-    in_time(|| engine_fuzzing::changed_datagrams(bytes));
+    with_time_limit(|| engine::changed_datagrams(bytes));
 }
 
-/// Datagrams of strangers to a listening endpoint, whose application lets everybody in: no state for
-/// what is not valid, no answer longer than three times what came, and nothing left in the end.
+/// Sends datagrams of strangers to a listening endpoint whose application accepts everybody.
 ///
 /// # Panics
-/// If that is not so.
+/// If an invalid datagram creates state or is answered, if the answers are longer than three times
+/// what was received, or if anything is left at the end.
 pub fn first_contact(bytes: &[u8]) {
     first_contact::run(bytes);
 }
 
-/// A byte stream, cut anywhere: the frame decoder says what a model and prost say, and holds no
-/// more than it may.
+/// Decodes a byte stream that is split at arbitrary positions.
 ///
 /// # Panics
-/// If that is not so.
+/// If the frame decoder differs from a model or from prost, or buffers more than its limit.
 pub fn frame_decoder(bytes: &[u8]) {
     frames::run(bytes);
 }
 
-/// Bytes where Noise or multistream-select is expected: a typed error, within bounds.
+/// Sends arbitrary bytes where Noise or multistream-select is expected.
 ///
 /// # Panics
-/// If that is not so.
+/// If the negotiation does not end in agreement or a typed error, or exceeds its bounds.
 pub fn noise_and_multistream(bytes: &[u8]) {
     negotiation::run(bytes);
 }
 
-/// Any bytes in the place of a header, of an answer and of a receipt, cut anywhere, towards a receiver and a
-/// sender of payloads: what is handed over is what was sent, what counts as whole is whole, and in the end
-/// nothing is left.
+/// Sends arbitrary bytes as the header, answer and receipt of a payload, to a receiver and to a
+/// sender.
 ///
 /// # Panics
-/// If that is not so.
+/// If other bytes are passed on than were sent, if an incomplete payload counts as complete, or if
+/// anything is left at the end.
 pub fn payload(bytes: &[u8]) {
     payload::run(bytes);
 }
 
-/// Calls of an application on substreams, between what a peer without rules says: every byte
-/// arrives in order or a typed error says otherwise, what we send keeps the rules, and in the end
-/// nothing is left.
+/// Makes the calls of an application on substreams while the peer sends arbitrary frames.
 ///
 /// # Panics
-/// If that is not so.
+/// If bytes are lost, changed or reordered without a typed error, if a frame that is sent violates
+/// the protocol, or if anything is left at the end.
 pub fn substream_states(bytes: &[u8]) {
     substreams::run(bytes);
 }
 
-/// Requests of upgrades to WebSockets: upgraded is only what keeps every rule, all else gets an
-/// answer of HTTP.
+/// Sends upgrade requests to a WebSocket listener.
 ///
 /// # Panics
-/// If that is not so.
+/// If a request is upgraded that breaks a rule, or the answer to another is not valid HTTP.
 #[cfg(feature = "websocket")]
 pub fn websocket_request(bytes: &[u8]) {
     requests::run(bytes);
 }
 
-/// Runs a session on a clock that stands still while anything can run.
+/// Runs a session on a paused clock, which advances only when no task can run.
 fn in_virtual_time<T>(session: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -138,9 +136,9 @@ fn in_virtual_time<T>(session: impl Future<Output = T>) -> T {
         .block_on(session)
 }
 
-/// How long this thread has run: a process that is put aside is not at fault.
+/// CPU time of this thread, which does not include the time of other processes.
 #[cfg(unix)]
-pub fn thread_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(
@@ -149,29 +147,30 @@ pub fn thread_time() -> Duration {
     )
 }
 
-/// The next best.
+/// Wall-clock time, where the CPU time of a thread is not available.
 #[cfg(not(unix))]
-pub fn thread_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     static START: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     START.elapsed()
 }
 
-/// Runs a session, and again if it is slow.
-fn in_time(session: impl Fn() -> Duration) {
+/// Runs a session, which returns the time of its slowest datagram, and repeats it if that is above
+/// [`MAX_TIME`].
+fn with_time_limit(session: impl Fn() -> Duration) {
     let mut fastest = Duration::MAX;
     for _ in 0..ATTEMPTS {
         fastest = fastest.min(session());
         if fastest <= MAX_TIME {
-            note_time(fastest);
+            record_time(fastest);
             return;
         }
     }
-    panic!("one datagram kept an engine for {fastest:?}");
+    panic!("one datagram took an engine {fastest:?}");
 }
 
-/// Prints each new maximum, for `scripts/fuzz.sh`.
-fn note_time(time: Duration) {
+/// Prints each new maximum, which `scripts/fuzz.sh` parses.
+fn record_time(time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     if SLOWEST.fetch_max(micros, Ordering::Relaxed) < micros && cfg!(not(test)) {
         eprintln!("slowest datagram: {micros} us");

@@ -1,4 +1,4 @@
-//! What a peer says before anything is agreed on: Noise, and multistream-select.
+//! Arbitrary bytes of a peer during negotiation: Noise and multistream-select.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
-use super::peer::{Peer, Watched};
+use super::peer::{Checked, Peer};
 use super::{Input, in_virtual_time};
 use crate::memory::{MemoryConfig, pair};
 use anabranch::certificate::Fingerprint;
@@ -18,7 +18,7 @@ use anabranch::noise::{Handshake, NoiseError};
 const CLIENT: Fingerprint = Fingerprint::from_bytes([0xc1; 32]);
 const SERVER: Fingerprint = Fingerprint::from_bytes([0x5e; 32]);
 
-/// Most bytes that a handshake may take in: three messages with their prefixes.
+/// Maximum bytes that a handshake accepts: three messages with their length prefixes.
 const MAX_NOISE: usize = 3 * (4096 + 2);
 
 /// Longer than the open timeout and every timeout of a close.
@@ -27,9 +27,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     match input.below(4) {
-        0 => noise_of_a_stranger(input),
-        1 => noise_that_is_changed(input),
-        2 => noise_with_a_payload(input),
+        0 => arbitrary_noise(input),
+        1 => changed_noise(input),
+        2 => arbitrary_identity(input),
         _ => in_virtual_time(multistream(input)),
     }
 }
@@ -43,8 +43,8 @@ fn handshake(server: bool) -> Handshake {
     }
 }
 
-/// A bare Noise state, for messages that no honest peer sends.
-fn bare(initiator: bool) -> snow::HandshakeState {
+/// A Noise state of snow, for messages that `Handshake` does not send.
+fn bare_noise(initiator: bool) -> snow::HandshakeState {
     let prologue = [
         &b"libp2p-webrtc-noise:"[..],
         &CLIENT.to_multihash(),
@@ -63,7 +63,7 @@ fn bare(initiator: bool) -> snow::HandshakeState {
     built.expect("a handshake")
 }
 
-/// Feeds pieces of bytes; an error is final.
+/// Passes bytes to a handshake in pieces, and checks that an error is final.
 fn feed(handshake: &mut Handshake, mut bytes: &[u8], cut: usize) -> Result<(), NoiseError> {
     while !bytes.is_empty() {
         let (piece, rest) = bytes.split_at(cut.clamp(1, bytes.len()));
@@ -71,7 +71,7 @@ fn feed(handshake: &mut Handshake, mut bytes: &[u8], cut: usize) -> Result<(), N
         let result = handshake.receive(piece);
         if result.is_err() {
             assert!(handshake.finished().is_none());
-            assert!(handshake.poll_send().is_none(), "nothing more is said");
+            assert!(handshake.poll_send().is_none(), "output after an error");
             assert_eq!(handshake.receive(&[0]), Err(NoiseError::AlreadyFailed));
             return result;
         }
@@ -79,20 +79,25 @@ fn feed(handshake: &mut Handshake, mut bytes: &[u8], cut: usize) -> Result<(), N
     Ok(())
 }
 
-fn noise_of_a_stranger(mut input: Input<'_>) {
+/// A peer that sends arbitrary bytes.
+fn arbitrary_noise(mut input: Input<'_>) {
     let mut handshake = handshake(input.bool());
     let cut = usize::from(input.u8());
     let times = input.pick(&[1, 1, 1, 100]);
     let bytes = input.rest().repeat(times);
     let result = feed(&mut handshake, &bytes, cut);
-    assert!(result.is_err() || bytes.len() <= MAX_NOISE, "without bound");
-    assert!(handshake.finished().is_none(), "nobody has proven anything");
+    assert!(
+        result.is_err() || bytes.len() <= MAX_NOISE,
+        "more than the bound"
+    );
+    assert!(handshake.finished().is_none(), "finished without a proof");
 }
 
-fn noise_that_is_changed(mut input: Input<'_>) {
+/// Two handshakes whose messages are changed in transit.
+fn changed_noise(mut input: Input<'_>) {
     let mut sides = [handshake(false), handshake(true)];
     let cut = usize::from(input.u8());
-    let mut honest = true;
+    let mut unchanged = true;
     for from in [1, 0, 1] {
         let Some(mut bytes) = sides[from].poll_send() else {
             break;
@@ -111,57 +116,62 @@ fn noise_that_is_changed(mut input: Input<'_>) {
             3 => bytes = bytes.repeat(2),
             _ => {}
         }
-        honest &= bytes == before;
+        unchanged &= bytes == before;
         if feed(&mut sides[1 - from], &bytes, cut).is_err() {
             break;
         }
     }
     for side in &sides {
-        assert!(!honest || side.finished().is_some(), "honest peers agree");
+        assert!(
+            !unchanged || side.finished().is_some(),
+            "honest peers agree"
+        );
     }
 }
 
-/// A peer that encrypts as it should, and says anything for its identity.
-fn noise_with_a_payload(mut input: Input<'_>) {
+/// A peer that encrypts correctly, with an arbitrary identity payload.
+fn arbitrary_identity(mut input: Input<'_>) {
     let server = input.bool();
     let mut handshake = handshake(server);
-    let mut noise = bare(!server);
-    let mut room = vec![0; 8192];
-    let mut say = |noise: &mut snow::HandshakeState, payload: &[u8]| {
-        let length = noise.write_message(payload, &mut room).expect("room");
+    let mut noise = bare_noise(!server);
+    let mut buffer = vec![0; 8192];
+    let mut write = |noise: &mut snow::HandshakeState, payload: &[u8]| {
+        let length = noise.write_message(payload, &mut buffer).expect("it fits");
         let prefix = u16::try_from(length).expect("short");
-        [&prefix.to_be_bytes()[..], &room[..length]].concat()
+        [&prefix.to_be_bytes()[..], &buffer[..length]].concat()
     };
     let first = usize::from(input.u8());
     let payload = input.take(first).to_vec();
     let read = |noise: &mut snow::HandshakeState, bytes: Vec<u8>| {
-        let mut room = vec![0; 8192];
-        noise.read_message(&bytes[2..], &mut room).expect("honest");
+        let mut buffer = vec![0; 8192];
+        noise
+            .read_message(&bytes[2..], &mut buffer)
+            .expect("an honest message");
     };
     let rest = input.rest();
     let result = if server {
-        read(&mut noise, handshake.poll_send().expect("the first"));
-        let second = say(&mut noise, rest);
+        read(&mut noise, handshake.poll_send().expect("message 1"));
+        let second = write(&mut noise, rest);
         feed(&mut handshake, &second, 100)
     } else {
-        let first = say(&mut noise, &payload);
+        let first = write(&mut noise, &payload);
         feed(&mut handshake, &first, 100).and_then(|()| {
-            read(&mut noise, handshake.poll_send().expect("the second"));
-            let third = say(&mut noise, rest);
+            read(&mut noise, handshake.poll_send().expect("message 2"));
+            let third = write(&mut noise, rest);
             feed(&mut handshake, &third, 100)
         })
     };
-    // Whoever signs a key of [3; 32] may pass; the fuzzer has no way to.
-    assert!(result.is_err(), "nobody has signed this key");
+    // Only a signature of the static key [3; 32] may pass, which the fuzzer cannot produce.
+    assert!(result.is_err(), "no identity has signed this key");
     assert!(handshake.finished().is_none());
 }
 
-/// A peer that answers, or asks, with anything where multistream-select is spoken.
+/// A peer that sends arbitrary bytes where multistream-select is expected, in either role.
 async fn multistream(mut input: Input<'_>) {
     let mut config = Config::default();
     config.protocols = vec!["/echo/1".to_owned(), "/bulk/1".to_owned()];
     let (a, b, _) = pair(MemoryConfig::default());
-    let (connection, driver) = Connection::over(Watched::new(a), Arc::new(config));
+    let (connection, driver) = Connection::over(Checked::new(a), Arc::new(config));
     let driver = tokio::spawn(driver);
     let mut peer = Peer::new(b);
 
@@ -193,7 +203,7 @@ async fn multistream(mut input: Input<'_>) {
                 input.take(length).repeat(input.pick(&[1, 1, 60]))
             }
         };
-        // As payload, mostly.
+        // As the payload of a frame in most cases.
         let frame = match input.below(16) {
             0 => Bytes::from(bytes),
             1 => {
@@ -211,9 +221,9 @@ async fn multistream(mut input: Input<'_>) {
         peer.settle().await;
         peer.received();
     }
-    // The open timeout ends what the peer has left open.
+    // The open timeout ends a negotiation that the peer did not complete.
     let opened = peer.drive(timeout(LIMIT, opening)).await;
-    // Agreed on, or a typed error: both are fine, but one of them it is.
+    // Either result is valid: a negotiated substream or a typed error.
     let _ = opened.expect("opening ends").expect("no panic");
     peer.drive(sleep(LIMIT)).await;
     assert_eq!(connection.stats().substreams, 0, "{:?}", connection.stats());

@@ -1,10 +1,10 @@
-//! The reading of a frame's body by prost, from a message that is written down here once more.
+//! Decodes the body of a frame with prost, by an independent definition of its message.
 
 use anabranch::message::{Flag, Message};
 use bytes::Bytes;
 use prost::Message as _;
 
-/// `proto/message.proto`.
+/// The message of `proto/message.proto`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
     #[prost(int32, optional, tag = "1")]
@@ -25,7 +25,7 @@ struct Body {
     reason: Option<String>,
 }
 
-/// What a body means to prost, which holds flags as numbers.
+/// Decodes a body; `None` if prost rejects it. Unknown flags are numbers for prost.
 pub(super) fn decode_body(body: Bytes) -> Option<Message> {
     let body = Body::decode(body).ok()?;
     let mut message = Message::default();

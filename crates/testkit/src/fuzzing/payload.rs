@@ -1,7 +1,7 @@
-//! Payloads towards a peer that says anything in the place of a header, of an answer and of a receipt.
+//! Payloads from and to a peer that sends arbitrary bytes as header, answer and receipt.
 //!
-//! Held against what the peer really said: bytes that are handed over are those behind its header, a payload
-//! that counts as whole is whole, and in the end nothing is left.
+//! Checked against the bytes that the peer really sent: the receiver passes on the bytes after the
+//! header, a payload that counts as complete is complete, and nothing is left at the end.
 
 use std::io::Cursor;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::peer::{Peer, Watched};
+use super::peer::{Checked, Peer};
 use super::{Input, in_virtual_time};
 use crate::memory::{Faults, MemoryConfig, pair};
 use anabranch::carrier::ChannelId;
@@ -24,18 +24,19 @@ use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::payload::{PayloadConfig, PayloadError, Receiver, SendError, Sender, Sent};
 use anabranch::substream::Substream;
 
+/// Maximum steps of a session, which bounds the time of a long input.
 const MAX_STEPS: usize = 60;
 
 /// Longer than every timeout of a payload and of a close.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Credit for all that a receiver says.
+/// Credit that suffices for everything a receiver sends.
 const ENOUGH: u64 = 1000;
 
-/// Longest payload. Small, so that a session exceeds it.
+/// `PayloadConfig::max_total`. Small, so that a session exceeds it.
 const MAX_TOTAL: u64 = 40_000;
 
-/// Whether the payload came to be complete.
+/// Runs a session. Returns whether its payload was complete.
 pub(super) fn run(bytes: &[u8]) -> bool {
     let mut input = Input::new(bytes);
     if input.bool() {
@@ -45,7 +46,7 @@ pub(super) fn run(bytes: &[u8]) -> bool {
     }
 }
 
-/// As many ends as beginnings.
+/// Counts the events of payloads: each beginning has to have one end.
 #[derive(Debug, Default)]
 struct Counts {
     begun: AtomicUsize,
@@ -98,23 +99,24 @@ fn varint(mut value: u64) -> Vec<u8> {
     out
 }
 
-/// A field of a number; none if it is absent.
+/// An encoded integer field; empty for `None`.
 fn number(field: u8, value: Option<u64>) -> Vec<u8> {
     let field = value.map(|value| [vec![field << 3], varint(value)].concat());
     field.unwrap_or_default()
 }
 
+/// An encoded field of bytes.
 fn bytes_field(field: u8, bytes: &[u8]) -> Vec<u8> {
     [&[field << 3 | 2][..], &varint(bytes.len() as u64), bytes].concat()
 }
 
-/// A message behind its length.
+/// An encoded message, preceded by its length.
 fn framed(fields: &[Vec<u8>]) -> Vec<u8> {
     let body = fields.concat();
     [varint(body.len() as u64), body].concat()
 }
 
-/// Where the message ends that begins at `from`, if it is all there.
+/// The end of the message that begins at `from`, if it is complete.
 fn end_of_message(bytes: &[u8], from: usize) -> Option<usize> {
     let mut length = 0_u64;
     for (index, byte) in bytes.get(from..)?.iter().take(9).enumerate() {
@@ -127,61 +129,65 @@ fn end_of_message(bytes: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// The peer: what it has said and heard on the one substream there is.
-struct Other<'a> {
+/// The peer's side of the only substream.
+struct Remote<'a> {
     input: Input<'a>,
     peer: Peer,
     channel: ChannelId,
-    /// Bytes of the stream before FIN.
-    said: Vec<u8>,
-    /// The content that it has sent so far.
+    /// Stream bytes sent before FIN.
+    sent: Vec<u8>,
+    /// Bytes of the payload's content sent so far.
     content: usize,
+    /// FIN was sent.
     fin: bool,
-    /// It did what may end the substream for another reason than the payload, or hold up the receipt.
-    rude: bool,
-    heard: Vec<u8>,
-    heard_fin: bool,
-    /// It confirms a FIN, which else is given up on.
-    confirms: bool,
+    /// The peer has done something that may end the substream, or delay the receipt.
+    misbehaved: bool,
+    /// Stream bytes received.
+    received: Vec<u8>,
+    /// FIN was received.
+    received_fin: bool,
+    /// The peer answers FIN with FIN_ACK; otherwise the wait for it times out.
+    sends_fin_ack: bool,
     decoder: FrameDecoder,
 }
 
-impl<'a> Other<'a> {
+impl<'a> Remote<'a> {
     fn new(mut input: Input<'a>, peer: Peer, channel: ChannelId) -> Self {
         Self {
-            confirms: input.below(4) != 3,
+            sends_fin_ack: input.below(4) != 3,
             input,
             peer,
             channel,
-            said: Vec::new(),
+            sent: Vec::new(),
             content: 0,
             fin: false,
-            rude: false,
-            heard: Vec::new(),
-            heard_fin: false,
+            misbehaved: false,
+            received: Vec::new(),
+            received_fin: false,
             decoder: FrameDecoder::new(),
         }
     }
 
-    /// Says bytes of the stream, cut anywhere.
-    fn say(&mut self, bytes: &[u8]) {
+    /// Sends stream bytes, in frames of a random length.
+    fn send(&mut self, bytes: &[u8]) {
         let cut = usize::from(self.input.pick(&[4000_u16, 4000, 1, 7, 300]));
         for piece in bytes.chunks(cut) {
             let frame = Message::data(Bytes::copy_from_slice(piece)).encode();
             if self.fin {
-                self.rude |= self.peer.send(self.channel, &frame);
+                self.misbehaved |= self.peer.send(self.channel, &frame);
             } else if self.peer.send(self.channel, &frame) {
-                self.said.extend_from_slice(piece);
+                self.sent.extend_from_slice(piece);
             } else {
-                // Behind a gap everything is different.
+                // Bytes are missing: the stream ends here for the model.
                 self.fin = true;
-                self.rude = true;
+                self.misbehaved = true;
             }
         }
     }
 
-    fn flag(&mut self, message: &Message) {
-        self.rude |= message.flag != Some(Flag::Fin);
+    /// Sends a message with a flag.
+    fn send_flag(&mut self, message: &Message) {
+        self.misbehaved |= message.flag != Some(Flag::Fin);
         self.fin |= message.flag == Some(Flag::Fin);
         self.peer.send(self.channel, &message.encode());
     }
@@ -192,30 +198,30 @@ impl<'a> Other<'a> {
                 break;
             }
             self.step(total).await;
-            self.hear().await;
+            self.receive().await;
         }
         if self.input.bool() {
-            self.flag(&Message::flag(Flag::Fin));
+            self.send_flag(&Message::flag(Flag::Fin));
         }
-        self.hear().await;
+        self.receive().await;
     }
 
-    /// `total` is what the other side sends.
+    /// One action of the peer. `total` is the length of the payload sent to it, or 0.
     async fn step(&mut self, total: usize) {
         let choice = self.input.below(16);
-        let small = |input: &mut Input<'_>| {
-            let right = input.pick(&[0, 100, 5000, 20_000]);
+        let pick_length = |input: &mut Input<'_>| {
+            let length = input.pick(&[0, 100, 5000, 20_000]);
             input.pick(&[
-                Some(right),
-                Some(right),
+                Some(length),
+                Some(length),
                 None,
-                Some(right + 1),
+                Some(length + 1),
                 Some(u64::MAX),
             ])
         };
         let bytes = match choice {
             0 | 1 => {
-                let length = small(&mut self.input);
+                let length = pick_length(&mut self.input);
                 let kind = self.input.pick(&[None, Some(1), Some(1), Some(0), Some(9)]);
                 let resumable = self.input.pick(&[None, Some(1), Some(0)]);
                 let metadata = self.input.pick(&[0, 1, 100, 101, 5000]);
@@ -235,13 +241,13 @@ impl<'a> Other<'a> {
             }
             5 => hash(&content(self.content)).to_vec(),
             6 => {
-                let offset = small(&mut self.input);
+                let offset = pick_length(&mut self.input);
                 let offset_here = offset.filter(|offset| *offset <= MAX_TOTAL).unwrap_or(0);
                 self.content = offset_here as usize;
                 framed(&[number(1, offset)])
             }
             7 => {
-                let have = small(&mut self.input);
+                let have = pick_length(&mut self.input);
                 let prefix = usize::try_from(have.unwrap_or(0)).map_or(0, |have| have.min(total));
                 let mut hash = hash(&content(prefix)).to_vec();
                 hash.truncate(self.input.pick(&[32, 32, 31, 0]));
@@ -250,7 +256,7 @@ impl<'a> Other<'a> {
             8 => framed(&[number(1, Some(total as u64))]),
             9 => {
                 let credit = u64::from(self.input.u32()) >> self.input.below(32);
-                self.rude |= credit < ENOUGH;
+                self.misbehaved |= credit < ENOUGH;
                 let credit = Message::credit(credit).encode();
                 self.peer.send(self.channel, &credit);
                 return;
@@ -265,7 +271,7 @@ impl<'a> Other<'a> {
                     Message::stop_sending(code),
                 ];
                 let index = self.input.below(flags.len());
-                return self.flag(&flags[index]);
+                return self.send_flag(&flags[index]);
             }
             11 => {
                 let time = Duration::from_millis(self.input.pick(&[1, 1000, 4900, 6000]));
@@ -276,18 +282,18 @@ impl<'a> Other<'a> {
                 self.input.take(length).to_vec()
             }
         };
-        self.say(&bytes);
+        self.send(&bytes);
     }
 
-    async fn hear(&mut self) {
+    async fn receive(&mut self) {
         self.peer.settle().await;
         for (_, bytes) in self.peer.received() {
             self.decoder.push(bytes);
-            while let Some(message) = self.decoder.next_message().expect("our frames are sound") {
-                self.heard.extend_from_slice(&message.payload);
+            while let Some(message) = self.decoder.next_message().expect("valid frames") {
+                self.received.extend_from_slice(&message.payload);
                 if message.flag == Some(Flag::Fin) {
-                    self.heard_fin = true;
-                    if self.confirms {
+                    self.received_fin = true;
+                    if self.sends_fin_ack {
                         let answer = Message::flag(Flag::FinAck).encode();
                         self.peer.send(self.channel, &answer);
                     }
@@ -297,7 +303,7 @@ impl<'a> Other<'a> {
     }
 }
 
-/// A connection with one substream on it.
+/// A connection with one substream.
 struct Session {
     connection: Connection,
     driver: JoinHandle<anabranch::connection::ConnectionError>,
@@ -305,7 +311,8 @@ struct Session {
     counts: Arc<Counts>,
 }
 
-async fn begin<'a>(mut input: Input<'a>, ours: bool) -> (Session, Substream, Other<'a>) {
+/// Connects, and opens a substream from the local side or from the peer.
+async fn begin<'a>(mut input: Input<'a>, opens: bool) -> (Session, Substream, Remote<'a>) {
     let counts = Arc::new(Counts::default());
     let mut config = Config::default();
     config.negotiation = Negotiation::None;
@@ -315,21 +322,21 @@ async fn begin<'a>(mut input: Input<'a>, ours: bool) -> (Session, Substream, Oth
         false => MemoryConfig::default(),
     };
     let (a, b, faults) = pair(memory);
-    let (connection, driver) = Connection::over(Watched::new(a), Arc::new(config));
+    let (connection, driver) = Connection::over(Checked::new(a), Arc::new(config));
     let driver = tokio::spawn(driver);
     let mut peer = Peer::new(b);
-    let (substream, channel) = if ours {
+    let (substream, channel) = if opens {
         let opened = peer.drive(timeout(LIMIT, connection.open(""))).await;
         let substream = opened.expect("opening ends").expect("a channel is free");
-        // Until then the peer can not say anything on it.
+        // Until the peer knows the channel, and can send on it.
         peer.drive(sleep(Duration::from_millis(200))).await;
         let channel = ChannelId::new(substream.id());
         (substream, channel)
     } else {
         let channel = peer.open();
         let accepted = peer.drive(timeout(LIMIT, connection.accept())).await;
-        let accepted = accepted.expect("it comes").expect("the connection lives");
-        (accepted.expect("open"), channel)
+        let accepted = accepted.expect("accepting ends").expect("no error");
+        (accepted.expect("the connection is open"), channel)
     };
     let session = Session {
         connection,
@@ -337,18 +344,18 @@ async fn begin<'a>(mut input: Input<'a>, ours: bool) -> (Session, Substream, Oth
         faults,
         counts,
     };
-    (session, substream, Other::new(input, peer, channel))
+    (session, substream, Remote::new(input, peer, channel))
 }
 
 impl Session {
-    /// Nothing is left.
-    async fn end(self, mut other: Other<'_>) {
+    /// Closes the connection and checks that nothing is left.
+    async fn finish(self, mut remote: Remote<'_>) {
         let connection = self.connection;
-        other.peer.drive(sleep(LIMIT)).await;
+        remote.peer.drive(sleep(LIMIT)).await;
         let stats = connection.stats();
         assert_eq!((stats.substreams, stats.unread), (0, 0), "{stats:?}");
         let closing = timeout(LIMIT, connection.close());
-        other.peer.drive(closing).await.expect("closing ends");
+        remote.peer.drive(closing).await.expect("closing ends");
         self.driver.await.expect("no panic");
         assert!(connection.is_idle());
         assert_eq!(self.faults.open_channels(), 0, "a channel is left");
@@ -358,9 +365,9 @@ impl Session {
     }
 }
 
-/// What a receiver has handed over.
+/// What a receiver has reported.
 #[derive(Debug, Default)]
-struct Got {
+struct Received {
     bytes: Vec<u8>,
     total: Option<u64>,
     hashed: bool,
@@ -370,39 +377,42 @@ struct Got {
 }
 
 async fn receive(mut input: Input<'_>) -> bool {
-    let way = input.below(5);
+    let method = input.below(5);
     let have = input.pick(&[0, 0, 1, 100, 5000]);
     let assembled = input.pick(&[MAX_TOTAL, 5000, 0]);
-    let (session, substream, mut other) = begin(input, false).await;
+    let (session, substream, mut remote) = begin(input, false).await;
     let receiver = Receiver::new(limits()).expect("valid");
-    let got = Arc::new(Mutex::new(Got::default()));
+    let received = Arc::new(Mutex::new(Received::default()));
     let receiving = tokio::spawn({
-        let (receiver, got) = (receiver.clone(), Arc::clone(&got));
+        let (receiver, received) = (receiver.clone(), Arc::clone(&received));
         async move {
             let mut payload = receiver.receive(substream).await?;
-            let note = |change: &dyn Fn(&mut Got)| change(&mut got.lock().expect("no panic"));
+            let note =
+                |change: &dyn Fn(&mut Received)| change(&mut received.lock().expect("no panic"));
             let (total, hashed) = (payload.total(), payload.is_hashed());
             let resumable = payload.is_resumable();
             assert!(total.is_none_or(|total| total <= MAX_TOTAL));
             assert!(payload.metadata().len() <= 100);
-            note(&|got| (got.total, got.hashed, got.resumable) = (total, hashed, resumable));
+            note(&|received| {
+                (received.total, received.hashed, received.resumable) = (total, hashed, resumable)
+            });
             if have > 0 {
                 let from = payload
                     .resume(have, &mut &content(have as usize)[..])
                     .await?;
                 assert!(from == 0 || from == have);
-                note(&|got| got.resumed_from = from as usize);
+                note(&|received| received.resumed_from = from as usize);
             }
-            match way {
+            match method {
                 0 => {
                     let all = payload.assemble(assembled).await?;
                     assert!(all.len() as u64 <= assembled);
-                    note(&|got| got.bytes.extend_from_slice(&all));
+                    note(&|received| received.bytes.extend_from_slice(&all));
                 }
                 1 => {
                     let mut all = Vec::new();
                     let received = payload.copy_to(&mut all).await;
-                    note(&|got| got.bytes.extend_from_slice(&all));
+                    note(&|received| received.bytes.extend_from_slice(&all));
                     let received = received?;
                     assert_eq!(received.total - received.resumed_from, all.len() as u64);
                 }
@@ -414,70 +424,78 @@ async fn receive(mut input: Input<'_>) -> bool {
                     let mut stream = payload.into_stream();
                     while let Some(chunk) = stream.next().await {
                         let chunk = chunk?;
-                        note(&|got| got.bytes.extend_from_slice(&chunk));
-                        if way == 3 && chunk.len() == 1 {
+                        note(&|received| received.bytes.extend_from_slice(&chunk));
+                        if method == 3 && chunk.len() == 1 {
                             return Ok(());
                         }
                     }
                 }
             }
-            note(&|got| got.complete = true);
+            note(&|received| received.complete = true);
             Ok::<_, PayloadError>(())
         }
     });
-    other.run(0).await;
-    let received = other.peer.drive(timeout(LIMIT, receiving)).await;
-    let result = received.expect("it ends in time").expect("no panic");
-    // What is under way arrives, the receipt above all.
-    other.peer.drive(sleep(Duration::from_millis(200))).await;
-    other.hear().await;
+    remote.run(0).await;
+    let ended = remote.peer.drive(timeout(LIMIT, receiving)).await;
+    let result = ended.expect("it ends in time").expect("no panic");
+    // Until everything in flight has arrived, above all the receipt.
+    remote.peer.drive(sleep(Duration::from_millis(200))).await;
+    remote.receive().await;
     assert_eq!(receiver.open(), 0);
     let complete = {
-        let got = got.lock().expect("no panic");
-        check_received(&got, &result, &other);
-        got.complete
+        let received = received.lock().expect("no panic");
+        check_received(&received, &result, &remote);
+        received.complete
     };
-    session.end(other).await;
+    session.finish(remote).await;
     complete
 }
 
-fn check_received(got: &Got, result: &Result<(), PayloadError>, other: &Other<'_>) {
-    let context = || format!("{result:?}, {} bytes", got.bytes.len());
-    // The header, and where it begins if that was asked for.
-    let start = end_of_message(&other.said, 0).and_then(|end| match got.resumable {
-        true => end_of_message(&other.said, end),
+fn check_received(received: &Received, result: &Result<(), PayloadError>, remote: &Remote<'_>) {
+    let context = || format!("{result:?}, {} bytes", received.bytes.len());
+    // The content follows the header and, of a resumable payload, the offset.
+    let start = end_of_message(&remote.sent, 0).and_then(|end| match received.resumable {
+        true => end_of_message(&remote.sent, end),
         false => Some(end),
     });
-    let sent = start.and_then(|start| other.said.get(start..));
+    let sent = start.and_then(|start| remote.sent.get(start..));
     let Some(sent) = sent else {
-        assert!(got.bytes.is_empty() && !got.complete, "{}", context());
+        assert!(
+            received.bytes.is_empty() && !received.complete,
+            "{}",
+            context()
+        );
         return;
     };
-    assert!(sent.starts_with(&got.bytes), "{}", context());
-    if !got.complete {
+    assert!(sent.starts_with(&received.bytes), "{}", context());
+    if !received.complete {
         return;
     }
-    let rest = sent.get(got.bytes.len()..).unwrap_or_default();
-    let whole = [&content(got.resumed_from)[..], &got.bytes].concat();
-    if got.hashed {
+    let rest = sent.get(received.bytes.len()..).unwrap_or_default();
+    let whole = [&content(received.resumed_from)[..], &received.bytes].concat();
+    if received.hashed {
         assert!(rest == hash(&whole), "{}", context());
     } else {
         assert!(rest.is_empty(), "{}", context());
     }
-    assert!(other.fin, "complete before its end");
-    assert!(got.total.is_none_or(|total| total == whole.len() as u64));
-    if !other.rude {
+    assert!(remote.fin, "complete before FIN");
+    assert!(
+        received
+            .total
+            .is_none_or(|total| total == whole.len() as u64)
+    );
+    if !remote.misbehaved {
         let receipt = framed(&[number(1, Some(whole.len() as u64))]);
-        assert!(other.heard.ends_with(&receipt), "{}", context());
+        assert!(remote.received.ends_with(&receipt), "{}", context());
     }
 }
 
 async fn send(mut input: Input<'_>) -> bool {
     let total = input.pick(&[0, 1, 100, 5000, 20_000, 40_001]);
-    let way = input.below(4);
+    let method = input.below(4);
     let hashed = input.bool();
     let metadata = input.pick(&[0, 1, 100, 101]);
-    let (session, substream, mut other) = begin(input, true).await;
+    let (session, substream, mut remote) = begin(input, true).await;
     let data = content(total);
     let mut sender = Sender::new(substream, limits()).expect("valid");
     sender = sender.metadata(vec![b'm'; metadata]);
@@ -487,7 +505,7 @@ async fn send(mut input: Input<'_>) -> bool {
     let sending = tokio::spawn({
         let data = data.clone();
         async move {
-            match way {
+            match method {
                 0 => sender.send_bytes(data.into()).await,
                 1 => sender.send_reader(Cursor::new(data), None).await,
                 2 => {
@@ -499,13 +517,13 @@ async fn send(mut input: Input<'_>) -> bool {
             }
         }
     });
-    other.run(total).await;
-    let sent = other.peer.drive(timeout(LIMIT, sending)).await;
+    remote.run(total).await;
+    let sent = remote.peer.drive(timeout(LIMIT, sending)).await;
     let result = sent.expect("it ends in time").expect("no panic");
-    other.peer.drive(sleep(Duration::from_millis(200))).await;
-    other.hear().await;
-    check_sent(&data, way == 3, hashed || way == 3, &result, &other);
-    session.end(other).await;
+    remote.peer.drive(sleep(Duration::from_millis(200))).await;
+    remote.receive().await;
+    check_sent(&data, method == 3, hashed || method == 3, &result, &remote);
+    session.finish(remote).await;
     result.is_ok()
 }
 
@@ -514,11 +532,11 @@ fn check_sent(
     resumable: bool,
     hashed: bool,
     result: &Result<Sent, SendError>,
-    other: &Other<'_>,
+    remote: &Remote<'_>,
 ) {
-    let context = || format!("{result:?}, {} bytes were heard", other.heard.len());
-    let start = end_of_message(&other.heard, 0).and_then(|end| match resumable {
-        true => end_of_message(&other.heard, end),
+    let context = || format!("{result:?}, {} bytes received", remote.received.len());
+    let start = end_of_message(&remote.received, 0).and_then(|end| match resumable {
+        true => end_of_message(&remote.received, end),
         false => Some(end),
     });
     let trailer = if hashed {
@@ -526,7 +544,7 @@ fn check_sent(
     } else {
         Vec::new()
     };
-    let Some(body) = start.and_then(|start| other.heard.get(start..)) else {
+    let Some(body) = start.and_then(|start| remote.received.get(start..)) else {
         assert!(result.is_err(), "{}", context());
         return;
     };
@@ -536,17 +554,17 @@ fn check_sent(
             let expected = [&data[from..], &trailer].concat();
             assert!(body == expected, "{}", context());
             assert_eq!(sent.total, data.len() as u64);
-            assert!(other.heard_fin, "{}", context());
-            assert!(!other.said.is_empty(), "a receipt has a byte at least");
+            assert!(remote.received_fin, "{}", context());
+            assert!(!remote.sent.is_empty(), "sent without a receipt");
         }
-        // From somewhere on, what should come.
+        // A prefix of the expected bytes, from any offset if it is resumable.
         Err(_) => {
-            let comes_from = |from: usize| {
-                let (now, later) = body.split_at(body.len().min(data.len() - from));
-                data[from..].starts_with(now) && trailer.starts_with(later)
+            let begins_at = |from: usize| {
+                let (content, rest) = body.split_at(body.len().min(data.len() - from));
+                data[from..].starts_with(content) && trailer.starts_with(rest)
             };
             let last = if resumable { data.len() } else { 0 };
-            assert!((0..=last).any(comes_from), "{}", context());
+            assert!((0..=last).any(begins_at), "{}", context());
         }
     }
 }

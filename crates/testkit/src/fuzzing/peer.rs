@@ -1,4 +1,4 @@
-//! A peer that says anything, and a carrier that watches what we say.
+//! A peer that sends arbitrary frames, and a carrier that checks the frames written to it.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -13,16 +13,16 @@ use anabranch::carrier::{
 use anabranch::connection::ConnectionError;
 use anabranch::message::{Flag, FrameDecoder, MAX_FRAME, Message};
 
-/// Turns that the other tasks get before a peer looks again.
-const TURNS: usize = 8;
+/// Rounds in which all other tasks run between two actions of a peer.
+const ROUNDS: usize = 8;
 
-/// The other end of a carrier, without any rules.
+/// The remote side of a carrier, which need not follow the protocol.
 pub(super) struct Peer {
     carrier: MemoryCarrier,
     opened: Vec<ChannelId>,
     pub(super) closed: Vec<ChannelId>,
     inbound: Vec<(ChannelId, Bytes)>,
-    /// Takes nothing from its carrier, as a process that does not get to run.
+    /// Does not poll its carrier, as a process that is not scheduled.
     pub(super) is_paused: bool,
 }
 
@@ -41,7 +41,7 @@ impl Peer {
         self.carrier.open("").expect("a channel is free")
     }
 
-    /// `false` where the channel is closed, or has not arrived yet.
+    /// Writes bytes. Returns `false` if the channel is closed or not known yet.
     pub(super) fn send(&mut self, channel: ChannelId, bytes: &[u8]) -> bool {
         self.carrier.write(channel, bytes, Class::Control) == Written::Taken
     }
@@ -50,12 +50,12 @@ impl Peer {
         self.carrier.close_channel(channel);
     }
 
-    /// Channels that were opened towards it since it was asked last.
+    /// Channels opened by the other side since the last call.
     pub(super) fn opened(&mut self) -> Vec<ChannelId> {
         std::mem::take(&mut self.opened)
     }
 
-    /// What has come since it was asked last.
+    /// Bytes received since the last call.
     pub(super) fn received(&mut self) -> Vec<(ChannelId, Bytes)> {
         std::mem::take(&mut self.inbound)
     }
@@ -83,9 +83,9 @@ impl Peer {
         }
     }
 
-    /// Lets all tasks run as far as they come, without any time passing.
+    /// Lets all tasks run for some rounds, without the clock advancing.
     pub(super) async fn settle(&mut self) {
-        for _ in 0..TURNS {
+        for _ in 0..ROUNDS {
             poll_fn(|cx| {
                 self.poll(cx);
                 Poll::Ready(())
@@ -95,7 +95,7 @@ impl Peer {
         }
     }
 
-    /// Takes in what comes while something else goes on.
+    /// Awaits `future` and receives meanwhile.
     pub(super) async fn drive<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         poll_fn(|cx| {
@@ -106,7 +106,7 @@ impl Peer {
     }
 }
 
-/// What went out on a channel.
+/// What was sent on a channel so far.
 #[derive(Debug, Default)]
 struct Sent {
     fin: bool,
@@ -117,22 +117,22 @@ struct Sent {
 }
 
 impl Sent {
-    /// Row H-14: FIN, FIN_ACK, STOP_SENDING and RESET at most once, nothing behind RESET, no data
-    /// behind FIN, flags travel alone, credit never falls.
+    /// Row H-14: FIN, FIN_ACK, STOP_SENDING and RESET at most once, nothing after RESET, no data
+    /// after FIN, flags without payload, credit never decreases.
     fn check(&mut self, message: &Message, class: Class) {
-        let context = || format!("{message:?} behind {self:?}");
-        assert!(!self.reset, "behind RESET: {}", context());
+        let context = || format!("{message:?} after {self:?}");
+        assert!(!self.reset, "a frame after RESET: {}", context());
         assert!(!message.unknown_flag && message.stream.is_none() && message.label.is_none());
         if message.payload.is_empty() {
             assert_eq!(class, Class::Control, "{}", context());
             assert!(message.flag.is_some() || message.max_data.is_some());
         } else {
             assert_eq!(class, Class::Data, "{}", context());
-            assert!(!self.fin, "data behind FIN: {}", context());
+            assert!(!self.fin, "data after FIN: {}", context());
             assert_eq!(message.flag, None, "{}", context());
         }
         if let Some(credit) = message.max_data {
-            assert!(credit >= self.credit, "credit falls: {}", context());
+            assert!(credit >= self.credit, "credit decreases: {}", context());
             self.credit = credit;
         }
         let again = match message.flag {
@@ -146,13 +146,13 @@ impl Sent {
     }
 }
 
-/// A carrier that holds every frame that is written against the rules.
-pub(super) struct Watched<C> {
+/// A carrier that checks every frame written to it against the rules of the protocol.
+pub(super) struct Checked<C> {
     inner: C,
     sent: HashMap<ChannelId, Sent>,
 }
 
-impl<C> Watched<C> {
+impl<C> Checked<C> {
     pub(super) fn new(inner: C) -> Self {
         Self {
             inner,
@@ -161,19 +161,19 @@ impl<C> Watched<C> {
     }
 }
 
-impl<C: Carrier> Watched<C> {
+impl<C: Carrier> Checked<C> {
     fn check(&mut self, channel: ChannelId, frame: &[u8], class: Class) {
         assert!(frame.len() <= MAX_FRAME, "{} bytes", frame.len());
         let mut decoder = FrameDecoder::new();
         decoder.push(Bytes::copy_from_slice(frame));
-        let message = decoder.next_message().expect("frames are sound");
-        assert!(decoder.is_empty(), "one frame a write");
-        let message = message.expect("frames are whole");
+        let message = decoder.next_message().expect("a valid frame");
+        assert!(decoder.is_empty(), "more than one frame in a write");
+        let message = message.expect("a whole frame");
         self.sent.entry(channel).or_default().check(&message, class);
     }
 }
 
-impl<C: Carrier> Carrier for Watched<C> {
+impl<C: Carrier> Carrier for Checked<C> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CarrierEvent, ConnectionError>> {
         self.inner.poll_event(cx)
     }

@@ -1,23 +1,23 @@
-//! Requests of upgrades, from anybody.
+//! Upgrade requests to a WebSocket listener, from arbitrary clients.
 
 use std::net::SocketAddr;
 
 use super::Input;
-use super::lines::text;
+use super::lines::request_text;
 use anabranch::identity::Identity;
 use anabranch::websocket::{
     Authentication, Origins, RequestHead, ServerConfig, UpgradeError, UpgradeRequest,
 };
 
-/// Longest head that a listener reads.
+/// Longest request head that a listener reads, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
 
-/// Whether the request was upgraded.
+/// Checks one request. Returns whether it was upgraded.
 pub(super) fn run(bytes: &[u8]) -> bool {
-    request_of(&mut Input::new(bytes))
+    check_request(&mut Input::new(bytes))
 }
 
-fn request_of(input: &mut Input<'_>) -> bool {
+fn check_request(input: &mut Input<'_>) -> bool {
     let has_noise = input.bool();
     let authentication = match has_noise {
         true => Authentication::noise(identity()),
@@ -39,7 +39,7 @@ fn request_of(input: &mut Input<'_>) -> bool {
         1 => Origins::Same,
         _ => Origins::Only(vec!["http://example.org".to_owned()]),
     };
-    let mut bytes = text(input);
+    let mut bytes = request_text(input);
     bytes.truncate(MAX_HEAD);
     // Empty lines before a request are skipped (RFC 9112 section 2.2).
     let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
@@ -63,13 +63,13 @@ fn request_of(input: &mut Input<'_>) -> bool {
     }
 }
 
-/// Slow to make, and of no interest.
+/// Generated once, as generating is slow and the identity does not matter.
 fn identity() -> Identity {
     static IDENTITY: std::sync::LazyLock<Identity> = std::sync::LazyLock::new(Identity::generate);
     IDENTITY.clone()
 }
 
-/// The rules, read off the text of a request that was upgraded.
+/// Checks the text of an upgraded request against the rules.
 fn check_upgraded(head: &[u8], config: &ServerConfig, has_noise: bool, local: SocketAddr) {
     let text = String::from_utf8_lossy(head);
     let mut lines = text.split("\r\n");
@@ -103,7 +103,7 @@ fn check_upgraded(head: &[u8], config: &ServerConfig, has_noise: bool, local: So
         let path = target.strip_prefix("http://example.org").unwrap_or(target);
         assert_eq!(path.split('?').next(), Some("/a"));
     }
-    // Without the port, which no line of ours has with this name.
+    // A listed host matches with any port.
     let is_listed = host.eq_ignore_ascii_case("example.org") || host.starts_with("example.org:");
     assert!(config.requests.hosts.is_none() || is_listed, "{host}");
     let origin = match all("origin")[..] {
@@ -139,7 +139,7 @@ fn check_upgraded(head: &[u8], config: &ServerConfig, has_noise: bool, local: So
     }
 }
 
-/// An answer is one, whatever was asked.
+/// Checks that the answer to a rejected request is valid HTTP.
 fn check_answer(error: &UpgradeError) {
     let answer = error.answer();
     let bytes = answer.encode(true);
@@ -147,7 +147,7 @@ fn check_answer(error: &UpgradeError) {
     let mut response = httparse::Response::new(&mut headers);
     let parsed = response.parse(&bytes).expect("HTTP");
     let httparse::Status::Complete(len) = parsed else {
-        panic!("it does not end");
+        panic!("the head of the answer does not end");
     };
     assert_eq!(response.code, Some(answer.status()));
     assert!((400..600).contains(&answer.status()));

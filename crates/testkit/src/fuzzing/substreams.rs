@@ -1,8 +1,8 @@
-//! Substreams, as their applications and a peer without rules use them.
+//! Substreams under the calls of an application and the arbitrary frames of a peer.
 //!
-//! Held against a model of what each reader may see, the rules of the wire (`Watched`), and the end: what was
-//! acknowledged was readable, and nothing is left. Numbers that are used again are a matter of the engine:
-//! `webrtc::direct::fuzzing::honest`.
+//! Checked against a model of what each reader may read, against the rules of the wire
+//! ([`Checked`]), and at the end: acknowledged data was readable, and nothing is left. The reuse of
+//! stream ids is up to the engine, see `engine::honest`.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
-use super::peer::{Peer, Watched};
+use super::peer::{Checked, Peer};
 use super::{Input, in_virtual_time};
 use crate::memory::{Faults, MemoryConfig, pair};
 use anabranch::carrier::ChannelId;
@@ -23,77 +23,84 @@ use anabranch::connection::{Config, Connection, FinAckPolicy, Negotiation};
 use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::substream::{Finished, Substream};
 
+/// Maximum steps of a session, which bounds the time of a long input.
 const MAX_STEPS: usize = 200;
 
+/// Maximum substreams of a session.
 const MAX_SUBSTREAMS: usize = 40;
 
-/// Substreams that are opened at once, and messages of one byte that are written in a row.
+/// Lengths of bursts: substreams opened at once, or messages of one byte in sequence.
 const BURSTS: [usize; 4] = [4, 8, 16, 30];
 
-/// Payload bytes that a peer may send before they are read. Small, so that a session exceeds it.
+/// `Config::receive_window`. Small, so that a session exceeds it.
 const RECEIVE_WINDOW: u32 = 16 * 1024;
 
-/// The same of all substreams.
+/// `Config::connection_ceiling`.
 const CEILING: usize = 6 * RECEIVE_WINDOW as usize;
 
 /// Longer than every timeout of a close.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How often a session came to what it is for.
+/// How often a session reached the situations that it is meant to reach.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Reached {
-    /// Bursts of messages of one byte, of either side.
+pub(super) struct Coverage {
+    /// Bursts of messages of one byte, by either side.
     pub(super) small: usize,
-    /// Bursts of opens, of either side.
+    /// Bursts of opens, by either side.
     pub(super) bursts: usize,
-    /// Substreams that either side reset while the peer did not have all that was written.
+    /// Substreams reset by either side with data in flight.
     pub(super) resets_in_flight: usize,
-    /// Steps while the peer took nothing in.
+    /// Steps while the peer was paused.
     pub(super) peer_paused: usize,
-    /// Substreams whose bytes all waited for the end before they were read.
+    /// Substreams whose data was read only at the end of the session.
     pub(super) read_late: usize,
-    /// FINs of either side that were acknowledged, with data in front of them.
+    /// Acknowledged FINs of either side, after data.
     pub(super) acknowledged: usize,
 }
 
-pub(super) fn run(bytes: &[u8]) -> Reached {
+pub(super) fn run(bytes: &[u8]) -> Coverage {
     in_virtual_time(session(Input::new(bytes)))
 }
 
-/// What a side writes at an offset.
-fn byte(id: u64, ours: bool, offset: usize) -> u8 {
-    (offset * 31 + offset / 251 + usize::from(ours) * 101) as u8 ^ id as u8
+/// The byte that a side writes at an offset.
+fn byte(id: u64, local: bool, offset: usize) -> u8 {
+    (offset * 31 + offset / 251 + usize::from(local) * 101) as u8 ^ id as u8
 }
 
-fn content(id: u64, ours: bool, from: usize, length: usize) -> Vec<u8> {
+fn content(id: u64, local: bool, from: usize, length: usize) -> Vec<u8> {
     (from..from + length)
-        .map(|offset| byte(id, ours, offset))
+        .map(|offset| byte(id, local, offset))
         .collect()
 }
 
-/// A substream: our end of it, and what the peer has said and heard.
+/// Model of a substream: the local handle, and what the peer has sent and received.
 #[derive(Default)]
-struct Sub {
+struct Model {
     handle: Option<Substream>,
-    /// Bytes that were accepted for sending, and that were read.
+    /// Payload bytes accepted by the handle.
     written: usize,
+    /// Payload bytes read from the handle.
     read: usize,
+    /// The application has shut down writing, stopped reading, or reset.
     shut: bool,
     stopped: bool,
     reset: bool,
+    /// The application has read the end of the stream.
     at_end: bool,
-    /// Payload bytes of the peer, and how many came before its FIN.
+    /// Payload bytes sent by the peer, and their number before its FIN.
     sent: usize,
     fin: Option<usize>,
-    asked_to_stop: bool,
+    /// The peer has sent STOP_SENDING or RESET.
+    stopped_by_peer: bool,
     reset_by_peer: bool,
-    /// It has done something that ends the substream early, or may.
+    /// The peer has done something that may end the substream early.
     broken: bool,
-    /// Payload bytes that were sent before what is no frame: behind it, anything may be read.
-    garbled: Option<usize>,
-    /// Payload bytes that reached the peer.
+    /// Payload bytes sent before an invalid frame, after which anything may be read.
+    valid_length: Option<usize>,
+    /// Payload bytes received by the peer.
     received: usize,
-    heard: Vec<Flag>,
+    /// Flags received by the peer.
+    flags: Vec<Flag>,
     decoder: FrameDecoder,
 }
 
@@ -102,13 +109,13 @@ struct Session<'a> {
     connection: Connection,
     peer: Peer,
     faults: Faults,
-    subs: HashMap<u64, Sub>,
-    /// In the order in which they were opened.
+    models: HashMap<u64, Model>,
+    /// Ids in the order of opening.
     order: Vec<ChannelId>,
-    reached: Reached,
+    coverage: Coverage,
 }
 
-async fn session(mut input: Input<'_>) -> Reached {
+async fn session(mut input: Input<'_>) -> Coverage {
     let mut config = Config::default();
     config.negotiation = Negotiation::None;
     config.receive_window = RECEIVE_WINDOW;
@@ -129,37 +136,37 @@ async fn session(mut input: Input<'_>) -> Reached {
     memory.holds_back_unread = input.bool();
     memory.budget = input.pick(&[32_768, 100, 131_072]);
     let (a, b, faults) = pair(memory);
-    let (connection, driver) = Connection::over(Watched::new(a), Arc::new(config));
+    let (connection, driver) = Connection::over(Checked::new(a), Arc::new(config));
     let driver = tokio::spawn(driver);
     let mut session = Session {
         input,
         connection,
         peer: Peer::new(b),
         faults,
-        subs: HashMap::new(),
+        models: HashMap::new(),
         order: Vec::new(),
-        reached: Reached::default(),
+        coverage: Coverage::default(),
     };
     for _ in 0..MAX_STEPS {
         if session.input.is_empty() {
             break;
         }
         session.step().await;
-        session.look().await;
+        session.settle().await;
     }
-    let (connection, reached) = session.wind_down().await;
+    let (connection, coverage) = session.finish().await;
     driver.await.expect("no panic");
     assert!(connection.is_idle());
     assert_eq!(connection.stats().unread, 0);
-    reached
+    coverage
 }
 
 impl Session<'_> {
     async fn step(&mut self) {
         let choice = self.input.u8();
-        // Half of the steps are done many times over.
+        // Half of the steps are bursts.
         let burst = (choice >= 128).then(|| BURSTS[usize::from(choice >> 5 & 3)]);
-        self.reached.peer_paused += usize::from(self.peer.is_paused);
+        self.coverage.peer_paused += usize::from(self.peer.is_paused);
         match choice & 31 {
             0 | 1 => return self.open(burst).await,
             2 | 3 => return self.open_by_peer(burst),
@@ -187,38 +194,42 @@ impl Session<'_> {
             (15..=19, Some(count)) => return self.send_small(channel, count),
             _ => {}
         }
-        let Some(sub) = self.subs.get_mut(&id) else {
+        let Some(model) = self.models.get_mut(&id) else {
             return;
         };
-        let was_reset = sub.is_reset();
+        let was_reset = model.is_reset();
         match choice & 31 {
-            5..=14 => act(&mut self.input, choice & 31, id, sub),
-            choice => speak(&mut self.input, choice, &mut self.peer, channel, sub),
+            5..=14 => call_application(&mut self.input, choice & 31, id, model),
+            choice => send_arbitrary(&mut self.input, choice, &mut self.peer, channel, model),
         }
-        if !was_reset && sub.is_reset() && (sub.written > sub.received || sub.sent > sub.read) {
-            self.reached.resets_in_flight += 1;
+        if !was_reset
+            && model.is_reset()
+            && (model.written > model.received || model.sent > model.read)
+        {
+            self.coverage.resets_in_flight += 1;
         }
-        self.limit();
+        self.check_ceiling();
     }
 
-    /// With more than all substreams may have unread, any may be reset.
-    fn limit(&mut self) {
-        if self.subs.values().map(|sub| sub.sent).sum::<usize>() > CEILING {
-            for sub in self.subs.values_mut() {
-                sub.broken = true;
+    /// Marks every substream as broken if the peer has sent more than the connection may have
+    /// unread, as any of them may then be reset.
+    fn check_ceiling(&mut self) {
+        if self.models.values().map(|model| model.sent).sum::<usize>() > CEILING {
+            for model in self.models.values_mut() {
+                model.broken = true;
             }
         }
     }
 
-    /// Messages of one byte each, as they are flushed.
+    /// Writes and flushes messages of one byte each.
     async fn write_small(&mut self, id: u64, count: usize) {
-        self.reached.small += 1;
+        self.coverage.small += 1;
         for _ in 0..count {
-            let Some(sub) = self.subs.get_mut(&id) else {
+            let Some(model) = self.models.get_mut(&id) else {
                 return;
             };
-            write(id, sub, 1);
-            if let Some(handle) = &mut sub.handle {
+            write(id, model, 1);
+            if let Some(handle) = &mut model.handle {
                 let mut cx = Context::from_waker(Waker::noop());
                 let _ = AsyncWrite::poll_flush(Pin::new(handle), &mut cx);
             }
@@ -227,149 +238,158 @@ impl Session<'_> {
     }
 
     fn send_small(&mut self, channel: ChannelId, count: usize) {
-        self.reached.small += 1;
-        if let Some(sub) = self.subs.get_mut(&channel.get()) {
+        self.coverage.small += 1;
+        if let Some(model) = self.models.get_mut(&channel.get()) {
             for _ in 0..count {
-                send(&mut self.peer, channel, sub, Message::default(), 1);
+                send(&mut self.peer, channel, model, Message::default(), 1);
             }
         }
-        self.limit();
+        self.check_ceiling();
     }
 
     async fn open(&mut self, burst: Option<usize>) {
         let room = MAX_SUBSTREAMS.saturating_sub(self.order.len());
         let count = burst.unwrap_or(1).min(room);
-        self.reached.bursts += usize::from(count > 1);
+        self.coverage.bursts += usize::from(count > 1);
         let connection = self.connection.clone();
         let opening = futures_util::future::join_all((0..count).map(|_| connection.open("")));
         let opened = self.peer.drive(timeout(LIMIT, opening)).await;
         for handle in opened.expect("opening ends") {
-            let sub = Sub {
+            let model = Model {
                 handle: Some(handle.expect("a channel is free")),
-                ..Sub::default()
+                ..Model::default()
             };
-            self.add(sub);
+            self.add(model);
         }
     }
 
-    fn add(&mut self, sub: Sub) {
-        let id = sub.handle.as_ref().map(Substream::id);
+    fn add(&mut self, model: Model) {
+        let id = model.handle.as_ref().map(Substream::id);
         let id = id.expect("just opened");
         self.order.push(ChannelId::new(id));
-        assert!(self.subs.insert(id, sub).is_none(), "{id} is used twice");
+        assert!(
+            self.models.insert(id, model).is_none(),
+            "{id} is used twice"
+        );
     }
 
     fn open_by_peer(&mut self, burst: Option<usize>) {
         let room = MAX_SUBSTREAMS.saturating_sub(self.order.len());
         let count = burst.unwrap_or(1).min(room);
-        self.reached.bursts += usize::from(count > 1);
+        self.coverage.bursts += usize::from(count > 1);
         for _ in 0..count {
             let channel = self.peer.open();
             self.order.push(channel);
-            self.subs.insert(channel.get(), Sub::default());
+            self.models.insert(channel.get(), Model::default());
         }
     }
 
-    /// Lets everything run, takes what the peer opened, and looks at what reached the peer.
-    async fn look(&mut self) {
+    /// Lets all tasks run, accepts substreams, and checks what the peer has received.
+    async fn settle(&mut self) {
         self.peer.settle().await;
         while let Some(accepted) = futures_util::FutureExt::now_or_never(self.connection.accept()) {
-            let handle = accepted.expect("the connection lives").expect("open");
-            let sub = self.subs.get_mut(&handle.id()).expect("it was opened");
-            assert!(sub.handle.is_none());
-            sub.handle = Some(handle);
+            let handle = accepted.expect("no error").expect("the connection is open");
+            let model = self.models.get_mut(&handle.id()).expect("it was opened");
+            assert!(model.handle.is_none());
+            model.handle = Some(handle);
         }
-        self.hear();
+        self.check_received();
     }
 
-    fn hear(&mut self) {
+    fn check_received(&mut self) {
         for (channel, bytes) in self.peer.received() {
             let id = channel.get();
-            let sub = self.subs.get_mut(&id).expect("it was opened");
-            sub.decoder.push(bytes);
-            while let Some(message) = sub.decoder.next_message().expect("our frames are sound") {
-                let expected = content(id, true, sub.received, message.payload.len());
+            let model = self.models.get_mut(&id).expect("it was opened");
+            model.decoder.push(bytes);
+            while let Some(message) = model.decoder.next_message().expect("valid frames") {
+                let expected = content(id, true, model.received, message.payload.len());
                 assert!(
                     message.payload == expected,
                     "{id}: other bytes than written"
                 );
-                sub.received += message.payload.len();
-                sub.heard.extend(message.flag);
+                model.received += message.payload.len();
+                model.flags.extend(message.flag);
             }
-            assert!(sub.received <= sub.written, "{id}: more than was written");
-            if sub.heard.contains(&Flag::Fin) && !sub.asked_to_stop && sub.garbled.is_none() {
-                assert_eq!(sub.received, sub.written, "{id}: FIN without all in front");
+            assert!(
+                model.received <= model.written,
+                "{id}: more than was written"
+            );
+            let is_complete = model.flags.contains(&Flag::Fin);
+            if is_complete && !model.stopped_by_peer && model.valid_length.is_none() {
+                assert_eq!(model.received, model.written, "{id}: FIN before all data");
             }
         }
         for channel in std::mem::take(&mut self.peer.closed) {
-            if let Some(sub) = self.subs.get_mut(&channel.get()) {
-                sub.broken = true;
+            if let Some(model) = self.models.get_mut(&channel.get()) {
+                model.broken = true;
             }
         }
     }
 
-    /// Everything is dropped or finished, the peer answers or says nothing more, and it ends.
-    async fn wind_down(mut self) -> (Connection, Reached) {
-        // What is under way arrives.
+    /// Drops or finishes every substream, with or without answers of the peer, and closes.
+    async fn finish(mut self) -> (Connection, Coverage) {
+        // Until everything in flight has arrived.
         self.peer.is_paused = false;
         self.peer.drive(sleep(Duration::from_millis(200))).await;
-        self.look().await;
+        self.settle().await;
         self.read_all();
-        let polite = self.input.bool();
+        let cooperative = self.input.bool();
         let finishes = self.input.bool();
         for channel in self.order.clone() {
             let id = channel.get();
-            let mut sub = self.subs.remove(&id).expect("it was opened");
-            if let Some(mut handle) = sub.handle.take()
+            let mut model = self.models.remove(&id).expect("it was opened");
+            if let Some(mut handle) = model.handle.take()
                 && finishes
             {
-                sub.shut = true;
-                // Behind half a frame of garbage the peer says nothing that is understood.
-                let polite = polite && sub.garbled.is_none();
-                if polite {
-                    // Data behind a window that nobody opens would be waited for, and rightly so.
+                model.shut = true;
+                // After an invalid frame no frame of the peer is decoded.
+                let cooperative = cooperative && model.valid_length.is_none();
+                if cooperative {
+                    // Without credit, `finish` would rightly wait for the window to open.
                     let credit = Message::credit(u64::from(u32::MAX)).encode();
                     self.peer.send(channel, &credit);
                 }
                 let finish = async {
-                    if polite {
+                    if cooperative {
                         handle.finish().await.map(Some)
                     } else {
-                        // Nobody reads, nor answers: only the teardown is bounded.
+                        // The peer neither reads nor answers: only the teardown is bounded.
                         Ok(None)
                     }
                 };
                 let finished = self.peer.drive(timeout(LIMIT, finish)).await;
                 let finished = finished.expect("finishing ends");
-                sub.handle = Some(handle);
-                self.subs.insert(id, sub);
-                self.hear();
-                let sub = self.subs.get_mut(&id).expect("just inserted");
+                model.handle = Some(handle);
+                self.models.insert(id, model);
+                self.check_received();
+                let model = self.models.get_mut(&id).expect("just inserted");
                 if let Ok(Some(Finished::Acked)) = finished {
-                    self.reached.acknowledged += usize::from(sub.written > 0);
+                    self.coverage.acknowledged += usize::from(model.written > 0);
                     assert_eq!(
-                        sub.received, sub.written,
-                        "{id}: acknowledged, but not there"
+                        model.received, model.written,
+                        "{id}: acknowledged, but not received"
                     );
-                    assert!(sub.broken || sub.asked_to_stop || sub.heard.contains(&Flag::Fin));
+                    assert!(
+                        model.broken || model.stopped_by_peer || model.flags.contains(&Flag::Fin)
+                    );
                 }
-                sub.handle = None;
+                model.handle = None;
             } else {
-                self.subs.insert(id, sub);
+                self.models.insert(id, model);
             }
-            if polite {
+            if cooperative {
                 self.peer
                     .send(channel, &Message::flag(Flag::FinAck).encode());
                 self.peer.send(channel, &Message::flag(Flag::Fin).encode());
             }
         }
-        self.look().await;
-        for sub in self.subs.values_mut() {
-            sub.handle = None;
+        self.settle().await;
+        for model in self.models.values_mut() {
+            model.handle = None;
         }
         let connection = self.connection.clone();
         self.peer.drive(sleep(LIMIT)).await;
-        self.hear();
+        self.check_received();
         assert_eq!(connection.stats().substreams, 0, "{:?}", connection.stats());
         self.peer
             .drive(timeout(LIMIT, connection.close()))
@@ -377,59 +397,64 @@ impl Session<'_> {
             .expect("closing ends");
         self.peer.settle().await;
         assert_eq!(self.faults.open_channels(), 0, "a channel is left");
-        (connection, self.reached)
+        (connection, self.coverage)
     }
 
-    /// What a sound substream was sent can be read, all the more where its FIN was acknowledged.
+    /// Checks that all data sent on an intact substream is readable, above all where its FIN was
+    /// acknowledged.
     fn read_all(&mut self) {
-        for (&id, sub) in &mut self.subs {
-            let is_sound = !sub.broken && !sub.reset && !sub.stopped && sub.garbled.is_none();
-            let Some(handle) = sub.handle.as_mut().filter(|_| is_sound && !sub.at_end) else {
+        for (&id, model) in &mut self.models {
+            let is_intact =
+                !model.broken && !model.reset && !model.stopped && model.valid_length.is_none();
+            let Some(handle) = model.handle.as_mut().filter(|_| is_intact && !model.at_end) else {
                 continue;
             };
-            self.reached.read_late += usize::from(sub.read == 0 && sub.sent > 0);
+            self.coverage.read_late += usize::from(model.read == 0 && model.sent > 0);
             let mut cx = Context::from_waker(Waker::noop());
             let mut buffer = vec![0; 20_000];
-            let mut taken = Vec::new();
+            let mut reads = Vec::new();
             loop {
                 let mut out = ReadBuf::new(&mut buffer);
                 match AsyncRead::poll_read(Pin::new(&mut *handle), &mut cx, &mut out) {
-                    Poll::Ready(Ok(())) => taken.push(out.filled().to_vec()),
+                    Poll::Ready(Ok(())) => reads.push(out.filled().to_vec()),
                     Poll::Ready(Err(error)) => panic!("{id}: {error:?}"),
                     Poll::Pending => break,
                 }
-                if taken.last().is_some_and(Vec::is_empty) {
+                if reads.last().is_some_and(Vec::is_empty) {
                     break;
                 }
             }
-            for bytes in taken {
-                sub.took(id, &bytes);
+            for bytes in reads {
+                model.check_read(id, &bytes);
             }
-            let is_acknowledged = sub.heard.contains(&Flag::FinAck);
-            assert_eq!(sub.read, sub.sent, "{id}: acknowledged: {is_acknowledged}");
-            assert_eq!(sub.at_end, sub.fin.is_some(), "{id}");
-            self.reached.acknowledged += usize::from(is_acknowledged && sub.read > 0);
+            let is_acknowledged = model.flags.contains(&Flag::FinAck);
+            assert_eq!(
+                model.read, model.sent,
+                "{id}: acknowledged: {is_acknowledged}"
+            );
+            assert_eq!(model.at_end, model.fin.is_some(), "{id}");
+            self.coverage.acknowledged += usize::from(is_acknowledged && model.read > 0);
         }
     }
 }
 
-/// Writes so many bytes, as far as they are taken.
-fn write(id: u64, sub: &mut Sub, length: usize) {
+/// Writes up to `length` bytes, in one poll.
+fn write(id: u64, model: &mut Model, length: usize) {
     let mut cx = Context::from_waker(Waker::noop());
-    let Some(handle) = &mut sub.handle else {
+    let Some(handle) = &mut model.handle else {
         return;
     };
-    let data = content(id, true, sub.written, length);
+    let data = content(id, true, model.written, length);
     match AsyncWrite::poll_write(Pin::new(handle), &mut cx, &data) {
         Poll::Ready(Ok(length)) => {
-            assert!(!sub.shut, "{id}: written behind a shutdown");
-            sub.written += length;
+            assert!(!model.shut, "{id}: written after a shutdown");
+            model.written += length;
         }
         Poll::Ready(Err(error)) => {
             let expected = match error.kind() {
-                ErrorKind::BrokenPipe => sub.shut || sub.asked_to_stop || sub.broken,
+                ErrorKind::BrokenPipe => model.shut || model.stopped_by_peer || model.broken,
                 ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
-                    sub.reset || sub.broken
+                    model.reset || model.broken
                 }
                 _ => false,
             };
@@ -439,13 +464,13 @@ fn write(id: u64, sub: &mut Sub, length: usize) {
     }
 }
 
-/// One call of the application, polled once.
-fn act(input: &mut Input<'_>, choice: u8, id: u64, sub: &mut Sub) {
+/// Makes one call of the application, polled once.
+fn call_application(input: &mut Input<'_>, choice: u8, id: u64, model: &mut Model) {
     let mut cx = Context::from_waker(Waker::noop());
     if matches!(choice, 5..=7) {
-        return write(id, sub, input.pick(&[1, 100, 5000, 20_000]));
+        return write(id, model, input.pick(&[1, 100, 5000, 20_000]));
     }
-    let Some(mut handle) = sub.handle.take() else {
+    let Some(mut handle) = model.handle.take() else {
         return;
     };
     match choice {
@@ -453,10 +478,10 @@ fn act(input: &mut Input<'_>, choice: u8, id: u64, sub: &mut Sub) {
             let mut buffer = vec![0; input.pick(&[1, 100, 20_000])];
             let mut out = ReadBuf::new(&mut buffer);
             match AsyncRead::poll_read(Pin::new(&mut handle), &mut cx, &mut out) {
-                Poll::Ready(Ok(())) => sub.took(id, out.filled()),
+                Poll::Ready(Ok(())) => model.check_read(id, out.filled()),
                 Poll::Ready(Err(error)) => {
                     let kinds = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof];
-                    let expected = kinds.contains(&error.kind()) && (sub.reset || sub.broken);
+                    let expected = kinds.contains(&error.kind()) && (model.reset || model.broken);
                     assert!(expected, "{id}: {error:?}");
                 }
                 Poll::Pending => {}
@@ -466,59 +491,67 @@ fn act(input: &mut Input<'_>, choice: u8, id: u64, sub: &mut Sub) {
             let _ = AsyncWrite::poll_flush(Pin::new(&mut handle), &mut cx);
         }
         12 => {
-            sub.shut = true;
+            model.shut = true;
             let _ = AsyncWrite::poll_shutdown(Pin::new(&mut handle), &mut cx);
         }
         13 => {
-            sub.stopped = true;
+            model.stopped = true;
             handle.stop(u32::from(input.u8()));
         }
         _ => {
             if input.bool() {
-                sub.reset = true;
+                model.reset = true;
                 handle.reset(u32::from(input.u8()));
             } else {
-                (sub.shut, sub.stopped) = (true, true);
+                (model.shut, model.stopped) = (true, true);
                 return drop(handle);
             }
         }
     }
-    sub.handle = Some(handle);
+    model.handle = Some(handle);
 }
 
-impl Sub {
-    /// Either side has reset it.
+impl Model {
+    /// Whether either side has reset the substream.
     fn is_reset(&self) -> bool {
         self.reset || self.reset_by_peer
     }
 
+    /// Records that the peer has sent an invalid frame.
     fn garble(&mut self) {
         self.broken = true;
-        self.garbled.get_or_insert(self.sent);
+        self.valid_length.get_or_insert(self.sent);
     }
 
-    fn took(&mut self, id: u64, bytes: &[u8]) {
+    /// Checks the bytes of a read; none are the end of the stream.
+    fn check_read(&mut self, id: u64, bytes: &[u8]) {
         if bytes.is_empty() {
-            let whole = self.fin.is_some_and(|length| length == self.read);
-            let any = self.stopped || self.garbled.is_some();
-            assert!(whole || any, "{id}: an end in the middle");
+            let is_complete = self.fin.is_some_and(|length| length == self.read);
+            let is_undefined = self.stopped || self.valid_length.is_some();
+            assert!(is_complete || is_undefined, "{id}: an early end");
             self.at_end = true;
             return;
         }
-        assert!(!self.at_end, "{id}: data behind the end");
-        assert!(!self.stopped, "{id}: data behind a stop");
+        assert!(!self.at_end, "{id}: data after the end");
+        assert!(!self.stopped, "{id}: data after a stop");
         let end = self.read + bytes.len();
-        let sound = self.garbled.map_or(end, |garbled| end.min(garbled));
-        let length = sound.saturating_sub(self.read);
+        let valid = self.valid_length.map_or(end, |length| end.min(length));
+        let length = valid.saturating_sub(self.read);
         let expected = content(id, false, self.read, length);
         assert!(bytes[..length] == expected, "{id}: other bytes than sent");
         self.read = end;
-        assert!(self.garbled.is_some() || end <= self.fin.unwrap_or(self.sent));
+        assert!(self.valid_length.is_some() || end <= self.fin.unwrap_or(self.sent));
     }
 }
 
-/// Something that the peer says, in order or not.
-fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId, sub: &mut Sub) {
+/// Sends an arbitrary frame of the peer, valid or not.
+fn send_arbitrary(
+    input: &mut Input<'_>,
+    choice: u8,
+    peer: &mut Peer,
+    channel: ChannelId,
+    model: &mut Model,
+) {
     let mut message = Message::default();
     let mut length = 0;
     match choice {
@@ -545,18 +578,18 @@ fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId,
         29 => {
             let length = input.below(16);
             if peer.send(channel, input.take(length)) {
-                sub.garble();
+                model.garble();
             }
             return;
         }
         30 => {
-            sub.broken = true;
+            model.broken = true;
             return peer.close(channel);
         }
-        // A frame that never ends, or takes in what comes next.
+        // An incomplete frame, which never ends or swallows the next frames.
         _ => {
             if peer.send(channel, &[0x80, 0x02, 0x12]) {
-                sub.garble();
+                model.garble();
             }
             return;
         }
@@ -564,25 +597,31 @@ fn speak(input: &mut Input<'_>, choice: u8, peer: &mut Peer, channel: ChannelId,
     if let Some(code) = input.pick(&[None, None, Some(7)]) {
         message.error_code = Some(code);
     }
-    send(peer, channel, sub, message, length);
+    send(peer, channel, model, message, length);
 }
 
-/// The peer says this, with so many bytes of payload.
-fn send(peer: &mut Peer, channel: ChannelId, sub: &mut Sub, mut message: Message, length: usize) {
-    message.payload = Bytes::from(content(channel.get(), false, sub.sent, length));
+/// Sends a message of the peer, with `length` bytes of payload.
+fn send(
+    peer: &mut Peer,
+    channel: ChannelId,
+    model: &mut Model,
+    mut message: Message,
+    length: usize,
+) {
+    message.payload = Bytes::from(content(channel.get(), false, model.sent, length));
     if !peer.send(channel, &message.encode()) {
         return;
     }
-    sub.sent += message.payload.len();
-    // What is behind FIN is nobody's, and more than the window may be too much. FIN_ACK is in order
-    // only behind our FIN, which may be on its way.
-    sub.broken |= sub.fin.is_some() && !message.payload.is_empty();
-    sub.broken |= sub.sent > RECEIVE_WINDOW as usize;
+    model.sent += message.payload.len();
+    // Data after FIN is a violation, and data beyond the window may be one. FIN_ACK is valid only
+    // after our FIN, which may be in flight.
+    model.broken |= model.fin.is_some() && !message.payload.is_empty();
+    model.broken |= model.sent > RECEIVE_WINDOW as usize;
     match message.flag {
-        Some(Flag::Fin) => sub.fin = sub.fin.or(Some(sub.sent)),
-        Some(Flag::FinAck) => sub.broken = true,
-        Some(Flag::ResetStream) => (sub.broken, sub.reset_by_peer) = (true, true),
-        Some(Flag::StopSending) => sub.asked_to_stop = true,
+        Some(Flag::Fin) => model.fin = model.fin.or(Some(model.sent)),
+        Some(Flag::FinAck) => model.broken = true,
+        Some(Flag::ResetStream) => (model.broken, model.reset_by_peer) = (true, true),
+        Some(Flag::StopSending) => model.stopped_by_peer = true,
         None => {}
     }
 }

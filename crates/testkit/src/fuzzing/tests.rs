@@ -1,4 +1,4 @@
-//! The corpora of the fuzz targets, and random bytes where there is no corpus.
+//! Runs the fuzz targets on their corpora and on random bytes.
 
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use super::*;
 
 type Target = fn(&[u8]);
 
-/// Runs what the fuzzer has kept, and fails if there is nothing. `ANABRANCH_CORPUS` is a directory
-/// with other corpora; those of the repository are not in the published package.
+/// Runs the corpus of a target; fails if it is empty. `ANABRANCH_CORPUS` names a directory with
+/// other corpora; those of the repository are not in the published package.
 fn replay(target: &str, run: Target) {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus").to_owned();
     let corpora = std::env::var("ANABRANCH_CORPUS").unwrap_or(own);
@@ -26,7 +26,7 @@ fn replay(target: &str, run: Target) {
     println!("{target}: {count} inputs, slowest datagram {slowest} us");
 }
 
-/// Runs random bytes; a seed names its bytes completely. `ANABRANCH_SEEDS` sets how many.
+/// Runs inputs of random bytes, each determined by its seed. `ANABRANCH_SEEDS` sets how many.
 fn random(seeds: u64, max_length: usize, run: Target) {
     let more = std::env::var("ANABRANCH_SEEDS").ok();
     let seeds = more.and_then(|seeds| seeds.parse().ok()).unwrap_or(seeds);
@@ -60,19 +60,19 @@ fn the_corpora_run_through() {
     replay("websocket_request", websocket_request);
 }
 
-/// Found by `established_engine`: a SACK with all the gaps that a peer had left.
+/// Found by `established_engine`: a SACK that reported every gap a peer had left.
 #[test]
 fn no_datagram_is_longer_than_the_mtu_however_many_gaps_a_peer_leaves() {
-    // Three bursts of DATA, each with every second number, from different numbers on.
+    // Three bursts of DATA with every second TSN, from different TSNs on.
     let burst = |from: u8| [12, from, 1, 3, 0, 2, 0, 63, 1, 1, 1, 1, 1, 1, 1, 1];
     let input = [&[0][..], &burst(3), &burst(7), &burst(9), &[7; 3]].concat();
-    // SCTP draws its numbers anew in each session.
+    // SCTP draws its TSNs at random in each session.
     for _ in 0..20 {
         established_engine(&input);
     }
 }
 
-/// Found by `established_engine`: DATA without user data, which the SCTP of then let pass.
+/// Found by `established_engine`: DATA without user data, which an earlier SCTP accepted.
 #[test]
 fn data_without_user_data_reaches_no_reader() {
     for _ in 0..20 {
@@ -80,7 +80,7 @@ fn data_without_user_data_reaches_no_reader() {
     }
 }
 
-/// Found by `first_contact`.
+/// Found by `first_contact`: an empty datagram stopped the listener.
 #[test]
 fn an_empty_datagram_ends_no_listener() {
     first_contact(&[0, 0, 0, 0]);
@@ -121,7 +121,7 @@ fn substreams_keep_the_rules_whatever_the_peer_says() {
     random(500, 400, substream_states);
 }
 
-/// Random bytes of some seeds, for sessions whose figures are summed up.
+/// Random inputs, for tests that sum up the coverage of their sessions.
 fn inputs(seeds: u64, length: usize) -> impl Iterator<Item = Vec<u8>> {
     (0..seeds).map(move |seed| {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -131,19 +131,19 @@ fn inputs(seeds: u64, length: usize) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Otherwise the target would hold whatever is broken in what no session comes to.
+/// A target whose sessions do not reach a situation cannot find a bug in it.
 #[test]
 fn sessions_of_substreams_come_to_what_they_are_for() {
     let mut sum = [0; 6];
     for input in inputs(300, 400) {
-        let reached = super::substreams::run(&input);
+        let coverage = super::substreams::run(&input);
         for (sum, more) in sum.iter_mut().zip([
-            reached.small,
-            reached.bursts,
-            reached.resets_in_flight,
-            reached.peer_paused,
-            reached.read_late,
-            reached.acknowledged,
+            coverage.small,
+            coverage.bursts,
+            coverage.resets_in_flight,
+            coverage.peer_paused,
+            coverage.read_late,
+            coverage.acknowledged,
         ]) {
             *sum += more;
         }
@@ -154,29 +154,29 @@ fn sessions_of_substreams_come_to_what_they_are_for() {
     assert!(sum.iter().all(|count| *count >= 20), "{sum:?}");
 }
 
-/// Engines that keep the rules, on a bad network.
+/// Honest engines on a bad network, and the situations that their sessions reach.
 #[test]
 fn what_engines_acknowledge_is_readable_and_sessions_come_to_what_they_are_for() {
     let mut sum = [0; 8];
     for (seed, input) in inputs(60, 400).enumerate() {
         println!("seed {seed}");
-        let (_, reached) = engine_fuzzing::honest(Input::new(&input));
+        let (_, coverage) = engine::honest(Input::new(&input));
         for (sum, more) in sum.iter_mut().zip([
-            reached.small,
-            reached.resets_in_flight,
-            reached.read_late,
-            reached.waits_for_number,
-            reached.reused,
-            reached.mistreated,
-            reached.refused,
-            reached.delivered,
+            coverage.small,
+            coverage.resets_in_flight,
+            coverage.read_late,
+            coverage.no_free_id,
+            coverage.reused,
+            coverage.impaired,
+            coverage.refused,
+            coverage.delivered,
         ]) {
             *sum += more;
         }
     }
     println!(
-        "small, resets in flight, read late, no number free, numbers again, datagrams mistreated, writes refused, \
-         bytes delivered: {sum:?}"
+        "small, resets in flight, read late, no free id, ids reused, datagrams impaired, \
+         writes refused, bytes delivered: {sum:?}"
     );
     assert!(sum.iter().all(|count| *count >= 50), "{sum:?}");
 }
@@ -186,11 +186,11 @@ fn payloads_are_whole_or_an_error_whatever_the_peer_says() {
     random(500, 300, payload);
 }
 
-/// Otherwise the target would hold whatever is broken behind the first message.
+/// A target whose payloads all fail early cannot find a bug after the first message.
 #[test]
-fn payloads_of_a_polite_peer_are_complete() {
-    let polite: [&[u8]; 5] = [
-        // A length, a hash, all of the bytes; neither length nor hash; what is here already.
+fn payloads_of_a_cooperative_peer_are_complete() {
+    let inputs: [&[u8]; 5] = [
+        // With length and hash; without either; resumed.
         &[
             1, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 2, 1, 0, 5, 0, 10, 0, 0, 0,
         ],
@@ -200,11 +200,11 @@ fn payloads_of_a_polite_peer_are_complete() {
         &[
             1, 4, 3, 0, 0, 0, 0, 2, 0, 1, 1, 0, 0, 6, 1, 0, 0, 2, 4, 2, 5, 0, 10, 0, 0, 0,
         ],
-        // A receipt; an answer, and a receipt.
+        // To a peer that sends a receipt; an answer and a receipt.
         &[0, 2, 0, 0, 0, 0, 0, 8, 0, 10, 0, 0, 0],
         &[0, 3, 3, 0, 1, 0, 0, 7, 1, 0, 0, 0, 8, 2, 10, 0, 0, 0],
     ];
-    for input in polite {
+    for input in inputs {
         assert!(super::payload::run(input), "{input:?}");
     }
     assert!(!super::payload::run(&[]));
@@ -216,13 +216,15 @@ fn requests_are_upgraded_only_if_they_keep_every_rule() {
     random(200_000, 40, websocket_request);
 }
 
-/// Otherwise the target would hold whatever is broken behind the first check.
+/// A target whose requests all fail early cannot find a bug after the first check.
 #[cfg(feature = "websocket")]
 #[test]
 fn good_requests_are_upgraded() {
-    // GET /a?b, Host, Connection, Upgrade, version, key, both subprotocols, a page of the same host, the end.
+    // GET /a?b, Host, Connection, Upgrade, version, key, both subprotocols, an Origin of the same
+    // host, the empty line.
     let lines = [1, 6, 12, 14, 16, 18, 20, 21, 22, 32];
-    // With Noise or without; a public address; all hosts and paths, or one; each policy of origins.
+    // With and without Noise; a public address; all hosts and paths, or listed ones; each policy
+    // of origins.
     for has_noise in [0, 1] {
         for listed in [0, 1] {
             for origins in 0..3 {

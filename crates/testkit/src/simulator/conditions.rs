@@ -1,15 +1,16 @@
-//! What a path does to datagrams, and what was done to them.
+//! The conditions of a path, and the counters of what it did to datagrams.
 
 use std::ops::{Add, AddAssign};
 use std::time::Duration;
 
-/// How one direction between two hosts behaves. The default is a perfect path: no delay, no limit.
+/// How one direction between two hosts treats datagrams. The default is a perfect path: no delay,
+/// no loss, no limit.
 ///
-/// Fill in what matters and take the rest from the default:
+/// Set the fields that matter and take the others from the default:
 ///
 /// ```
 /// use std::time::Duration;
-/// use anabranch::simulator::Conditions;
+/// use anabranch_testkit::simulator::Conditions;
 ///
 /// let path = Conditions {
 ///     loss: 0.01,
@@ -18,40 +19,42 @@ use std::time::Duration;
 /// assert_eq!(path.latency, Duration::from_millis(25));
 /// ```
 ///
-/// A datagram meets them in this order: blackout, `mtu`, `rate` and `queue`, loss, corruption,
-/// delay, reordering, duplication. So what is lost has taken its share of the rate.
+/// The conditions apply in this order: blackout, `mtu`, `rate` and `queue`, loss, corruption,
+/// delay, reordering, duplication. A lost datagram has therefore used its share of `rate`.
+///
+/// Probabilities are between 0.0 and 1.0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conditions {
-    /// Time that every datagram takes, beside what it waits for `rate`.
+    /// One-way delay of every datagram, in addition to the time it waits for `rate`.
     pub latency: Duration,
-    /// More time, from zero to this. It rises and falls as queues on a path do, about once in four
-    /// times its length, so that datagrams keep their order.
+    /// Maximum of a variable delay that is added to `latency`. It rises and falls as queues on a
+    /// path do, with a period of about four times this value, and never reorders datagrams.
     pub jitter: Duration,
-    /// Probability that a datagram is lost, each for itself.
+    /// Probability that a datagram is lost, independent of all others.
     pub loss: f64,
-    /// Loss in bursts, beside `loss`.
+    /// Loss in bursts, in addition to `loss`.
     pub burst: Option<Burst>,
-    /// Probability that a datagram arrives twice, the second up to a millisecond, or `jitter` if
-    /// that is more, later.
+    /// Probability that a datagram arrives twice. The copy arrives up to 1 ms later, or up to
+    /// `jitter` if that is longer.
     pub duplicate: f64,
-    /// Probability that a datagram takes `reorder_delay` longer and those behind it do not wait.
+    /// Probability that a datagram is delayed by `reorder_delay`, so that later ones overtake it.
     pub reorder: f64,
-    /// How much later a reordered datagram arrives.
+    /// Additional delay of a reordered datagram. Default: 10 ms.
     pub reorder_delay: Duration,
     /// Probability that one to four bits of a datagram are flipped.
     pub corrupt: f64,
-    /// Whether the receiving host finds that out and drops the datagram, as the checksum of UDP
-    /// makes it do nearly always. If not, the changed bytes are delivered.
+    /// Whether the receiving host detects corruption and drops the datagram, as the UDP checksum
+    /// nearly always does. If not, the changed bytes are delivered.
     pub checksum: bool,
-    /// Bytes per second, headers of IP and UDP counted in; `None` for no limit.
+    /// Bandwidth in bytes per second, IP and UDP headers included; `None` for no limit.
     pub rate: Option<u64>,
-    /// Bytes that may wait for `rate`; what finds it full is dropped.
+    /// Bytes that may wait for `rate`; a datagram that does not fit is dropped. Default: 256 KiB.
     pub queue: usize,
-    /// A full queue makes the sender wait (`WouldBlock`) in place of dropping: the bottleneck is its
-    /// own network card.
+    /// Whether a full queue blocks the sender (`WouldBlock`) instead of dropping, as if the
+    /// bottleneck were its own network card.
     pub backpressure: bool,
-    /// Largest packet that passes, headers of IP and UDP counted in. Larger ones vanish, as behind
-    /// a router that neither fragments nor says so.
+    /// Largest packet that passes, in bytes with IP and UDP headers; `None` for no limit. Larger
+    /// packets are dropped silently, as by a router that neither fragments nor sends ICMP.
     pub mtu: Option<usize>,
 }
 
@@ -76,7 +79,7 @@ impl Default for Conditions {
 }
 
 impl Conditions {
-    /// A perfect path whose both directions together take `time`.
+    /// Returns a perfect path whose two directions together take `time`.
     pub fn round_trip(time: Duration) -> Self {
         Self {
             latency: time / 2,
@@ -85,62 +88,63 @@ impl Conditions {
     }
 }
 
-/// Loss in bursts (Gilbert-Elliott): a path is good or bad, and each datagram may change that.
+/// Loss in bursts (Gilbert-Elliott model): the path is good or bad, and may change its state at
+/// each datagram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Burst {
-    /// Probability that a good path is bad from this datagram on.
+    /// Probability that a good path turns bad at a datagram.
     pub enter: f64,
-    /// Probability that a bad path is good from this datagram on: bursts are `1 / leave` datagrams
-    /// long on average.
+    /// Probability that a bad path turns good at a datagram. The mean length of a burst is
+    /// `1 / leave` datagrams.
     pub leave: f64,
     /// Probability that a datagram is lost while the path is bad.
     pub loss: f64,
 }
 
 impl Burst {
-    /// The share of datagrams that is lost in the long run.
+    /// Returns the long-term share of lost datagrams. NaN if `enter` and `leave` are both zero.
     pub fn mean_loss(&self) -> f64 {
         self.loss * self.enter / (self.enter + self.leave)
     }
 }
 
-/// What happened to datagrams.
+/// Numbers of datagrams by what happened to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counters {
     /// Sent by sockets, or injected.
     pub sent: u64,
-    /// Bytes of those, without headers.
+    /// UDP payload of those, in bytes.
     pub sent_bytes: u64,
-    /// Put into the buffer of a receiving socket.
+    /// Put into the receive buffer of a socket.
     pub delivered: u64,
-    /// Bytes of those, without headers.
+    /// UDP payload of those, in bytes.
     pub delivered_bytes: u64,
-    /// Lost by chance, singly, in a burst, or by a checksum.
+    /// Lost at random, in a burst, or to a checksum.
     pub lost: u64,
-    /// Sent on twice; the second copies.
+    /// Second copies of duplicated datagrams.
     pub duplicated: u64,
-    /// Delayed so that others can overtake them.
+    /// Delayed by [`Conditions::reorder_delay`].
     pub reordered: u64,
-    /// Changed; those that a checksum caught are counted as lost too.
+    /// Corrupted. Those that a checksum caught are counted in `lost` as well.
     pub corrupted: u64,
-    /// Dropped by a full queue.
+    /// Dropped because the queue was full.
     pub dropped_by_queue: u64,
-    /// Dropped for their size.
+    /// Dropped because they exceeded the MTU.
     pub dropped_by_mtu: u64,
-    /// Dropped in a blackout, or from or to a silent host.
+    /// Dropped in a blackout, or because either host was silent.
     pub dropped_by_blackout: u64,
     /// Dropped by the tap.
     pub dropped_by_tap: u64,
-    /// Dropped by the full buffer of a receiving socket.
+    /// Dropped because the receive buffer of the socket was full.
     pub dropped_by_receiver: u64,
-    /// Arrived where no socket was, or was no more.
+    /// Arrived at an address without a socket.
     pub unreachable: u64,
 }
 
 impl Counters {
-    /// Datagrams, second copies included, whose way has ended: `sent + duplicated` less those
-    /// that are under way.
+    /// Returns the number of datagrams, second copies included, that were delivered or dropped:
+    /// `sent + duplicated` minus those in flight.
     pub fn ended(&self) -> u64 {
         self.delivered
             + self.lost

@@ -1,4 +1,4 @@
-//! Real endpoints on simulated hosts.
+//! Hosts as the sockets of real endpoints.
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::conditions::{Conditions, Counters};
 
-/// Least spread of the second copy of a datagram.
+/// Minimum spread of the second copy of a datagram.
 const DUPLICATE_SPREAD: Duration = Duration::from_millis(1);
 
-/// Least time between two random delays.
+/// Minimum time between two random delays.
 const JITTER_STEP: Duration = Duration::from_millis(20);
 
-/// Bytes of the headers of IP and UDP.
+/// Bytes of the IP and UDP headers.
 fn headers(ip: IpAddr) -> usize {
     match ip {
         IpAddr::V4(_) => 28,
@@ -21,8 +21,8 @@ fn headers(ip: IpAddr) -> usize {
     }
 }
 
-/// What a random number is for. Each has its own, so that a change of one condition changes nothing
-/// about the others.
+/// Purpose of a random number. Each purpose has its own sequence, so that changing one condition
+/// leaves the effects of the others as they were.
 #[derive(Debug, Clone, Copy)]
 enum Roll {
     BurstTurn = 1,
@@ -33,12 +33,12 @@ enum Roll {
     Reorder,
     Duplicate,
     DuplicateDelay,
-    /// By time, not by datagram.
+    /// Drawn by time, not by datagram.
     Jitter,
 }
 
-/// The random numbers of one datagram, which follow from seed, link and number alone. So neither the
-/// fate of another datagram nor a change of the crate `rand` shifts them.
+/// The random numbers of one datagram. They depend only on the seed, the link and the datagram's
+/// number, so neither another datagram's fate nor an update of the crate `rand` shifts them.
 #[derive(Debug, Clone, Copy)]
 struct Dice(u64);
 
@@ -47,7 +47,7 @@ impl Dice {
         mix(self.0 ^ mix(roll as u64))
     }
 
-    /// From zero to below one.
+    /// A number in `0.0..1.0`.
     fn roll(self, roll: Roll) -> f64 {
         (self.bits(roll) >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -57,7 +57,7 @@ impl Dice {
     }
 }
 
-/// The finaliser of splitmix64.
+/// The finaliser of SplitMix64.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,12 +73,12 @@ fn mix_address(seed: u64, ip: IpAddr) -> u64 {
     mix(mix(seed ^ (bits >> 64) as u64) ^ bits as u64)
 }
 
-/// When a datagram arrives, and what happens to it on the way.
+/// When a datagram arrives, and what happens to it on its path.
 #[derive(Debug)]
 pub(super) struct Carried {
     pub(super) at: Instant,
     pub(super) second: Option<Instant>,
-    /// The bits that are flipped follow from this number.
+    /// Selects the bits that are flipped.
     pub(super) corruption: Option<u64>,
 }
 
@@ -86,14 +86,15 @@ pub(super) struct Carried {
 #[derive(Debug)]
 pub(super) struct Link {
     key: u64,
-    /// Datagrams that met the conditions.
+    /// Number of the next datagram.
     number: u64,
+    /// The path is in its bad state (see [`Burst`](super::Burst)).
     bad: bool,
-    /// When the first datagram met jitter.
+    /// Origin of the jitter curve: when jitter first applied.
     epoch: Option<Instant>,
-    /// When the last datagram in the queue has been sent.
+    /// When the last datagram in the queue has left it.
     free_at: Option<Instant>,
-    /// When the last datagram that keeps the order arrives.
+    /// When the last datagram arrives that was not reordered.
     last_arrival: Option<Instant>,
     pub(super) blackout_until: Option<Instant>,
     pub(super) counters: Counters,
@@ -113,7 +114,7 @@ impl Link {
         }
     }
 
-    /// Decides what becomes of a datagram, and counts it if it goes no further.
+    /// Decides the fate of a datagram. Returns `None` if it is dropped, which is then counted.
     pub(super) fn carry(
         &mut self,
         conditions: &Conditions,
@@ -172,22 +173,21 @@ impl Link {
         })
     }
 
-    /// What a path with queues adds to the latency at a time: drawn for points in time, and straight
-    /// lines between them, no steeper than time itself, so that no datagram catches up with one
-    /// before it.
-    fn jitter(&mut self, most: Duration, at: Instant) -> Duration {
-        if most.is_zero() {
+    /// The variable delay at a time: random at points of a grid and linear between them. Its slope
+    /// stays below that of time itself, so no datagram overtakes an earlier one.
+    fn jitter(&mut self, max: Duration, at: Instant) -> Duration {
+        if max.is_zero() {
             return Duration::ZERO;
         }
         let epoch = *self.epoch.get_or_insert(at);
-        let step = (most * 2).max(JITTER_STEP).as_secs_f64();
+        let step = (max * 2).max(JITTER_STEP).as_secs_f64();
         let position = at.saturating_duration_since(epoch).as_secs_f64() / step;
         let draw = |point: u64| Dice(mix(self.key ^ mix(point))).roll(Roll::Jitter);
         let (before, after) = (draw(position as u64), draw(position as u64 + 1));
-        most.mul_f64(before + (after - before) * position.fract())
+        max.mul_f64(before + (after - before) * position.fract())
     }
 
-    /// When a packet has left the bottleneck; `None` if its queue is full.
+    /// When a packet leaves the bottleneck; `None` if its queue is full.
     fn departure(&mut self, conditions: &Conditions, now: Instant, size: usize) -> Option<Instant> {
         let Some(rate) = conditions.rate else {
             return Some(now);
@@ -209,7 +209,7 @@ impl Link {
         (wait.as_secs_f64() * rate as f64) as usize
     }
 
-    /// Until when a sender has to wait that is not to overflow the queue.
+    /// How long a sender has to wait in order not to overflow the queue.
     pub(super) fn blocked_until(
         &self,
         conditions: &Conditions,
@@ -221,14 +221,15 @@ impl Link {
         if backlog == 0 || backlog + length <= conditions.queue {
             return None;
         }
-        // Half empty: a sender woken for every datagram would never send two at once.
+        // Until the queue is half empty: a sender woken for every datagram would never send two
+        // in one call.
         let excess = backlog - (conditions.queue / 2).min(backlog);
         let wait = Duration::from_secs_f64(excess as f64 / rate.max(1) as f64);
         Some(now + wait.max(Duration::from_millis(1)))
     }
 
     fn is_lost(&mut self, conditions: &Conditions, dice: Dice) -> bool {
-        let by_itself = dice.chance(Roll::Loss, conditions.loss);
+        let alone = dice.chance(Roll::Loss, conditions.loss);
         let in_burst = match conditions.burst {
             None => {
                 self.bad = false;
@@ -240,7 +241,7 @@ impl Link {
                 self.bad && dice.chance(Roll::BurstLoss, burst.loss)
             }
         };
-        by_itself || in_burst
+        alone || in_burst
     }
 }
 

@@ -1,8 +1,8 @@
-//! A network of simulated hosts, datagram by datagram, in virtual time.
+//! A network of simulated hosts in virtual time, at the level of UDP datagrams.
 //!
 //! Endpoints run on it unchanged: [`EndpointBuilder::sockets`](anabranch::EndpointBuilder::sockets)
-//! gives them the sockets of a [`Host`] in place of those of the system. Everything above that, from ICE to
-//! substreams, is what runs in production.
+//! replaces the system's sockets by those of a [`Host`]. Everything above the sockets, from ICE to
+//! substreams, is the production code.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,18 +24,21 @@
 //! ```
 //!
 //! # Time
-//! Datagrams arrive by the clock of tokio. In a test with `#[tokio::test(start_paused = true)]` that
-//! clock is virtual: it stands still while anything can run and jumps to the next arrival or
-//! timeout otherwise, so that minutes of a slow path take as long as their work does. tokio's timers
-//! count in milliseconds, so an arrival is noticed up to one late; a round trip is up to two longer
-//! than its latencies.
+//! Datagrams arrive by tokio's clock. In a test with `#[tokio::test(start_paused = true)]` that
+//! clock is virtual: it stands still while any task can run, and otherwise jumps to the next
+//! arrival or timeout. Minutes on a slow path then cost only the CPU time of their work. tokio's
+//! timers have a resolution of 1 ms, so a datagram is received up to 1 ms late, and a round trip
+//! takes up to 2 ms longer than the sum of its latencies.
 //!
-//! # The seed
-//! What happens to the n-th datagram from one host to another follows from the seed of the network,
-//! the addresses of the two, and n (jitter: from the time): no other datagram shifts it. Keys and identifiers of
-//! connections are random still, so two runs do not agree in every byte, and a connection that sends one
-//! datagram more meets each fate one later. Every datagram is traced, with the target
-//! `anabranch::simulator`, its first byte, and no delay if it is lost. A panic while a [`Network`] exists prints its seed.
+//! # Seed
+//! The fate of the n-th datagram from one host to another depends only on the network's seed, the
+//! two addresses and n (jitter: on the time). Other datagrams do not influence it. Keys and
+//! connection identifiers remain random, so two runs do not agree in every byte, and a connection
+//! that sends one extra datagram meets every later fate one datagram earlier.
+//!
+//! Every datagram is logged by `tracing` at level TRACE with the target `anabranch::simulator`: its
+//! first byte, and its delay unless it is lost. Dropping a [`Network`] during a panic prints its
+//! seed to stderr.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,16 +64,23 @@ pub use conditions::{Burst, Conditions, Counters};
 pub use socket::SimulatedSocket;
 use state::{Arrived, Nat, State};
 
-/// Hosts, and the paths between them.
+/// Hosts and the paths between them.
 ///
-/// Cheap to clone; every clone is the same network.
+/// Clones are cheap and share one network.
+///
+/// # Drop
+/// Dropping a clone does not close the network: hosts and sockets keep it alive. If the thread is
+/// panicking, the first drop prints the seed to stderr.
 #[derive(Clone)]
 pub struct Network {
     shared: Arc<Shared>,
 }
 
 impl Network {
-    /// A network without hosts. Every random choice follows from `seed`.
+    /// Creates a network without hosts. Every random choice on it follows from `seed`.
+    ///
+    /// Also seeds the choices of every SCTP association on this thread, so that runs on a
+    /// current-thread runtime repeat them.
     pub fn new(seed: u64) -> Self {
         anabranch_sctp::fix_entropy(seed);
         Self {
@@ -83,12 +93,12 @@ impl Network {
         }
     }
 
-    /// The seed.
+    /// Returns the seed.
     pub fn seed(&self) -> u64 {
         self.shared.seed
     }
 
-    /// The host with this address; it is made if there is none.
+    /// Returns the host with this address, and adds it to the network if there is none.
     pub fn host(&self, ip: impl Into<IpAddr>) -> Host {
         let ip = ip.into();
         self.shared.state().hosts.entry(ip).or_default();
@@ -98,12 +108,16 @@ impl Network {
         }
     }
 
-    /// Sets how all paths behave that have no conditions of their own, from now on.
+    /// Sets the conditions of every path that has none of its own.
+    ///
+    /// Applies to datagrams sent from now on.
     pub fn set_conditions(&self, conditions: Conditions) {
         self.shared.state().conditions = conditions;
     }
 
-    /// Sets how the way from one host to another behaves, from now on. The way back is another.
+    /// Sets the conditions of one direction, from `from` to `to`.
+    ///
+    /// Applies to datagrams sent from now on; the opposite direction keeps its conditions.
     pub fn set_link(&self, from: &Host, to: &Host, conditions: Conditions) {
         self.shared
             .state()
@@ -111,14 +125,17 @@ impl Network {
             .insert((from.ip, to.ip), conditions);
     }
 
-    /// Sets how the path between two hosts behaves, in both directions, from now on.
+    /// Sets the conditions of both directions between two hosts.
+    ///
+    /// Applies to datagrams sent from now on.
     pub fn set_path(&self, a: &Host, b: &Host, conditions: Conditions) {
         self.set_link(a, b, conditions);
         self.set_link(b, a, conditions);
     }
 
-    /// Drops everything that is sent between two hosts, in both directions, for `duration` from
-    /// now. What is under way arrives.
+    /// Drops every datagram sent between two hosts, in both directions, for `duration` from now.
+    ///
+    /// Datagrams in flight still arrive. A second call replaces the end of the first.
     pub fn blackout(&self, a: &Host, b: &Host, duration: Duration) {
         let until = Instant::now() + duration;
         let mut state = self.shared.state();
@@ -127,7 +144,9 @@ impl Network {
         }
     }
 
-    /// From now on nothing leaves or reaches the host, and nobody is told; or all does again.
+    /// Silently drops everything from and to the host (`true`), or restores it (`false`).
+    ///
+    /// Datagrams in flight to a silent host are dropped when they arrive.
     pub fn set_silent(&self, host: &Host, silent: bool) {
         let mut state = self.shared.state();
         if silent {
@@ -137,14 +156,17 @@ impl Network {
         }
     }
 
-    /// From now on datagrams of the host appear from new ports of its address, as behind a NAT that
-    /// has forgotten its mappings. Answers to the new ports reach it; what comes to the old ones does not.
+    /// Moves the host's sockets to new public ports, as a NAT does that has lost its mappings.
+    ///
+    /// Each socket gets its new port with the next datagram that it sends. Datagrams to the new
+    /// ports reach it; datagrams to the old ones, also those in flight, do not.
     pub fn rebind(&self, host: &Host) {
         self.rebind_to(host, host.ip);
     }
 
-    /// As [`Network::rebind`], with another address too, as when a telephone leaves the house. The
-    /// path and its conditions stay the same.
+    /// As [`Network::rebind`], with a new public address too, as when a phone leaves the Wi-Fi.
+    ///
+    /// The path and its conditions stay the same.
     pub fn rebind_to(&self, host: &Host, public: impl Into<IpAddr>) {
         let mut state = self.shared.state();
         state.translations.retain(|_, local| local.ip() != host.ip);
@@ -157,8 +179,10 @@ impl Network {
         }
     }
 
-    /// Takes the address of the host away: what its sockets send fails with `NetworkUnreachable`, until
-    /// [`Network::renumber`]. What is under way to it does not arrive.
+    /// Removes the host's address until [`Network::renumber`] assigns another.
+    ///
+    /// Meanwhile its sockets fail to send with `NetworkUnreachable`, and datagrams in flight to it
+    /// do not arrive.
     pub fn unplug(&self, host: &Host) {
         let mut state = self.shared.state();
         state.translations.retain(|_, local| local.ip() != host.ip);
@@ -167,10 +191,11 @@ impl Network {
         }
     }
 
-    /// Gives the host another address in place of the one that it has, as when a machine goes from one network to
-    /// another. Sockets that are bound to a wildcard send from the new one, with the same port, and are reached
-    /// there only; those that are bound to the address are of no use any more. The path and its conditions stay the
-    /// same.
+    /// Replaces the host's address, as when a machine moves from one network to another.
+    ///
+    /// Sockets bound to a wildcard address send from the new address, with the same port, and are
+    /// reachable only there. Sockets bound to the old address fail to send with `AddrNotAvailable`.
+    /// The path and its conditions stay the same.
     pub fn renumber(&self, host: &Host, ip: impl Into<IpAddr>) {
         let mut state = self.shared.state();
         state.translations.retain(|_, local| local.ip() != host.ip);
@@ -184,24 +209,32 @@ impl Network {
         }
     }
 
-    /// Shows every datagram to `tap` when it is sent, before any of the conditions. It may change
-    /// or drop it, or [`Network::inject`] others. It must not set or clear the tap, nor send.
+    /// Calls `tap` for every datagram that a socket sends, before any condition applies.
+    ///
+    /// The tap may change the datagram, drop it, or [`Network::inject`] others. It replaces an
+    /// earlier tap.
+    ///
+    /// # Deadlocks
+    /// The tap must not set or clear the tap, nor send on a socket of this network: both wait for
+    /// the lock that is held while the tap runs.
     pub fn set_tap(&self, tap: impl FnMut(&mut TappedDatagram) -> Verdict + Send + 'static) {
         *self.shared.tap() = Some(Box::new(tap));
     }
 
-    /// Removes the tap.
+    /// Removes the tap, if there is one.
     pub fn clear_tap(&self) {
         *self.shared.tap() = None;
     }
 
-    /// Sends a datagram as if `source` had, which does not need to exist. The tap does not see it.
+    /// Sends a datagram with a forged source, which need not exist.
+    ///
+    /// The conditions of the path from `source` to `destination` apply; the tap does not see it.
     pub fn inject(&self, source: SocketAddr, destination: SocketAddr, contents: impl Into<Bytes>) {
         self.shared
             .carry(None, source, destination, contents.into());
     }
 
-    /// What has happened on all paths since the network was made.
+    /// Returns the sum of the counters of all paths since the network was created.
     pub fn counters(&self) -> Counters {
         let mut state = self.shared.state();
         state.settle_all(Instant::now());
@@ -211,25 +244,25 @@ impl Network {
             .fold(Counters::default(), |sum, link| sum + link.counters)
     }
 
-    /// What has happened on the way from one host to another.
+    /// Returns the counters of the direction from `from` to `to`.
     pub fn link_counters(&self, from: &Host, to: &Host) -> Counters {
         let mut state = self.shared.state();
         state.settle_all(Instant::now());
         state.link(from.ip, to.ip).counters
     }
 
-    /// Datagrams that are under way, or have arrived and were not received yet.
+    /// Returns the number of datagrams in flight or in the receive buffer of a socket.
     pub fn in_flight(&self) -> usize {
         let mut state = self.shared.state();
         state.settle_all(Instant::now());
         state
             .ports
             .values()
-            .map(|port| port.under_way.len() + port.arrived.len())
+            .map(|port| port.in_flight.len() + port.arrived.len())
             .sum()
     }
 
-    /// Sockets that are bound, on all hosts.
+    /// Returns the number of sockets bound on all hosts.
     pub fn sockets(&self) -> usize {
         self.shared.state().ports.len()
     }
@@ -251,9 +284,9 @@ impl fmt::Debug for Network {
     }
 }
 
-/// A machine with one address.
+/// A machine with one address, and the sockets of an endpoint that runs on it.
 ///
-/// Cheap to clone; every clone is the same host.
+/// Clones are cheap and share one host. A host stays on its network after all clones are dropped.
 #[derive(Clone)]
 pub struct Host {
     network: Arc<Shared>,
@@ -261,15 +294,20 @@ pub struct Host {
 }
 
 impl Host {
-    /// The address.
+    /// Returns the address that the host was created with.
+    ///
+    /// [`Network::renumber`] and [`Network::rebind_to`] do not change it.
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// Binds a socket to the address of the host or a wildcard, with port 0 for a free one.
+    /// Binds a socket to the host's address or to the wildcard address of its family.
+    ///
+    /// Port 0 selects a free port of the ephemeral range.
     ///
     /// # Errors
-    /// `AddrInUse` and `AddrNotAvailable`, as any system.
+    /// `AddrNotAvailable` if the address is another, and `AddrInUse` if the port is bound, or if
+    /// no port is free.
     pub fn bind(&self, address: SocketAddr) -> io::Result<SimulatedSocket> {
         let own = if address.ip().is_unspecified() {
             address.is_ipv4() == self.ip.is_ipv4()
@@ -287,14 +325,18 @@ impl Host {
         ))
     }
 
-    /// Sets how many bytes may wait for a receiver, on each socket. Default: 2 MiB.
+    /// Sets the receive buffer of each socket, in bytes. Default: 2 MiB.
+    ///
+    /// A datagram takes 128 bytes more than its payload. Datagrams that do not fit are dropped.
     pub fn set_receive_buffer(&self, bytes: usize) {
         if let Some(host) = self.network.state().hosts.get_mut(&self.ip) {
             host.receive_buffer = bytes;
         }
     }
 
-    /// Sets whether several datagrams can be sent and received at once (GSO and GRO). Default: yes.
+    /// Enables or disables segmentation offload (GSO and GRO): one call for up to 64 datagrams.
+    ///
+    /// Default: enabled.
     pub fn set_offload(&self, offload: bool) {
         if let Some(host) = self.network.state().hosts.get_mut(&self.ip) {
             host.offload = offload;
@@ -312,42 +354,42 @@ impl fmt::Debug for Host {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TappedDatagram {
-    /// Where it seems to come from. May be changed.
+    /// The source address, after address translation. May be changed.
     pub source: SocketAddr,
-    /// Where it goes. May be changed.
+    /// The destination address. May be changed.
     pub destination: SocketAddr,
-    /// The payload of UDP. May be changed.
+    /// The UDP payload. May be changed.
     pub contents: Vec<u8>,
 }
 
-/// What a tap does with a datagram.
+/// What happens to a datagram after the tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Drops it.
+    /// It is dropped.
     Drop,
-    /// Sends it on, as it is now.
+    /// It is sent as the tap left it.
     Pass,
 }
 
 type Tap = Box<dyn FnMut(&mut TappedDatagram) -> Verdict + Send>;
 
-/// What the handles of a network and its sockets share.
+/// State shared by the handles of a network and its sockets.
 struct Shared {
     seed: u64,
     state: Mutex<State>,
-    /// Apart from the state, which a tap that injects needs.
+    /// Not part of `state`, whose lock a tap takes that injects.
     tap: Mutex<Option<Tap>>,
     seed_printed: AtomicBool,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing under this lock calls out or panics half way.
+        // No code under this lock calls out, or panics between two changes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tap(&self) -> MutexGuard<'_, Option<Tap>> {
-        // A tap that panicked is as good as before.
+        // A panic of the tap leaves no broken state of ours.
         self.tap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -392,7 +434,7 @@ impl Shared {
         }
     }
 
-    /// Puts a datagram on its way. `local` is the socket that sends it, if one does.
+    /// Sends a datagram on its path. `local` is the sending socket, `None` for a forged datagram.
     fn carry(
         &self,
         local: Option<SocketAddr>,
@@ -424,8 +466,10 @@ impl Shared {
             .blocked_until(&conditions, Instant::now(), length)
     }
 
-    /// What has arrived at a socket, at most `max`; or when the next datagram does, before which
-    /// `waker` is woken if another overtakes it.
+    /// Returns at most `max` datagrams from the receive buffer of a socket.
+    ///
+    /// If there is none, returns the next arrival time and registers `waker`, which is woken when a
+    /// later datagram is to arrive before that time.
     fn receive(
         &self,
         local: SocketAddr,
@@ -439,7 +483,7 @@ impl Shared {
         };
         if port.arrived.is_empty() {
             port.waker = Some(waker.clone());
-            return Err(port.under_way.first_key_value().map(|((at, _), _)| *at));
+            return Err(port.in_flight.first_key_value().map(|((at, _), _)| *at));
         }
         let count = max.min(port.arrived.len());
         let arrived: Vec<_> = port.arrived.drain(..count).collect();

@@ -14,33 +14,35 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Arrived, Shared};
 use anabranch::udp::{DatagramSocket, Received, Transmit};
 
-/// Datagrams that one call sends or receives at once, as with the offloads of Linux.
+/// Maximum datagrams of one segmented send or coalesced receive, as on Linux.
 const MAX_SEGMENTS: usize = 64;
 
-/// Bytes of datagrams that one call receives at once.
+/// Maximum bytes of one coalesced receive.
 const MAX_COALESCED: usize = 64 * 1024;
 
-/// Coalesced receives in one call.
+/// Coalesced receives per call of `poll_receive`.
 const RECEIVES_PER_CALL: usize = 8;
 
 /// A UDP socket of a simulated [`Host`](super::Host).
 ///
-/// Endpoints bind their own; this is for scripted peers and for tests of the network itself.
+/// Endpoints bind their own; this type is for scripted peers and for tests of the network itself.
+/// Only one task may receive at a time: a second one replaces the first one's waker.
 ///
 /// # Drop
-/// Frees the address. What is under way to it arrives nowhere.
+/// Frees the address at once. Datagrams in flight to it, and those in its receive buffer, are
+/// discarded.
 pub struct SimulatedSocket {
     network: Arc<Shared>,
-    /// As it was asked for: the address may be a wildcard.
+    /// As requested by `bind`: the address may be a wildcard.
     local: SocketAddr,
-    /// The address on the network.
+    /// The host's address and the port.
     concrete: SocketAddr,
     receive_timer: Mutex<Option<Pin<Box<Sleep>>>>,
     blocked_until: Mutex<Option<Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Single values.
+    // Each mutex holds a single value, which a panic cannot leave half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -55,10 +57,14 @@ impl SimulatedSocket {
         }
     }
 
-    /// Sends one datagram.
+    /// Sends one datagram. Loss on the path is not an error.
     ///
     /// # Errors
-    /// `WouldBlock` under [`Conditions::backpressure`](super::Conditions::backpressure).
+    /// - `WouldBlock` if the queue of the path is full, under
+    ///   [`Conditions::backpressure`](super::Conditions::backpressure);
+    /// - `NetworkUnreachable` after [`Network::unplug`](super::Network::unplug);
+    /// - `AddrNotAvailable` if the socket is bound to an address that the host has lost
+    ///   ([`Network::renumber`](super::Network::renumber)).
     pub fn send_to(&self, contents: &[u8], destination: SocketAddr) -> io::Result<()> {
         self.try_send(&Transmit {
             destination,
@@ -68,7 +74,10 @@ impl SimulatedSocket {
         })
     }
 
-    /// Waits for the next datagram and returns it with its source. Cancel safe.
+    /// Waits for the next datagram and returns it with its source.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no datagram.
     pub async fn receive(&self) -> (Bytes, SocketAddr) {
         poll_fn(|cx| {
             self.poll_arrived(cx, 1).map(|mut arrived| {
@@ -80,12 +89,12 @@ impl SimulatedSocket {
         .await
     }
 
-    /// The address the socket is bound to.
+    /// Returns the address that the socket is bound to, which may be a wildcard.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }
 
-    /// At least one datagram that has arrived, and at most `max`.
+    /// Returns at least one received datagram and at most `max`.
     fn poll_arrived(&self, cx: &mut Context<'_>, max: usize) -> Poll<Vec<Arrived>> {
         loop {
             let next = match self.network.receive(self.concrete, max, cx.waker()) {
@@ -120,7 +129,7 @@ impl fmt::Debug for SimulatedSocket {
 impl DatagramSocket for SimulatedSocket {
     fn try_send(&self, outgoing: &Transmit<'_>) -> io::Result<()> {
         let address = self.network.state().address_of(self.concrete.ip())?;
-        // A socket that is bound to an address sends from that, or not at all.
+        // A socket that is bound to an address sends only from that address.
         for source in [outgoing.source, self.local.ip()] {
             if !source.is_unspecified() && source != address {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
@@ -165,17 +174,17 @@ impl DatagramSocket for SimulatedSocket {
         let mut rest = arrived.as_slice();
         while let Some(first) = rest.first() {
             let run = coalesced(rest, coalesce);
-            let (run, behind) = rest.split_at(run);
+            let (run, after) = rest.split_at(run);
             if first.contents.is_empty() {
-                // As the socket of the system: nothing is to be said about nothing.
-                rest = behind;
+                // The system's sockets do not report empty datagrams either.
+                rest = after;
                 continue;
             }
             let mut contents = BytesMut::new();
             for datagram in run {
                 contents.extend_from_slice(&datagram.contents);
             }
-            rest = behind;
+            rest = after;
             sink(Received {
                 source: first.source,
                 destination: Some(self.concrete.ip()),
@@ -203,8 +212,8 @@ impl DatagramSocket for SimulatedSocket {
     }
 }
 
-/// How many datagrams at the front come out of one receive: those of one source and one size, and
-/// a shorter one behind them.
+/// How many datagrams at the front form one coalesced receive: those with the source and size of
+/// the first, and a shorter one after them.
 fn coalesced(arrived: &[Arrived], max: usize) -> usize {
     let Some(first) = arrived.first() else {
         return 0;

@@ -1,4 +1,4 @@
-//! What is where on a network: hosts, sockets, and the datagrams between them.
+//! The state of a network: hosts, sockets, and the datagrams in flight.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -11,29 +11,29 @@ use tokio::time::Instant;
 use super::conditions::Conditions;
 use super::link::{self, Link};
 
-/// First of the ports that a socket gets which asks for none (RFC 6335 section 6).
+/// First ephemeral port, for sockets bound to port 0 (RFC 6335 section 6).
 const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
-/// First of the ports that a rebound host is seen at.
+/// First public port of rebound hosts.
 const FIRST_TRANSLATED_PORT: u16 = 20_000;
 
-/// Bytes that wait for a receiver before more are dropped; what endpoints ask the system for.
+/// Default receive buffer of a socket: what endpoints request of the system.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 
-/// What a waiting datagram takes beside its bytes.
+/// Overhead of a datagram in a receive buffer, in bytes.
 pub(super) const DATAGRAM_COST: usize = 128;
 
-/// A datagram under way.
+/// A datagram in flight.
 #[derive(Debug)]
-pub(super) struct UnderWay {
-    /// The address of the sending host, which names the link.
+pub(super) struct InFlight {
+    /// The address of the sending host, which selects the link.
     from: IpAddr,
     pub(super) source: SocketAddr,
     destination: SocketAddr,
     pub(super) contents: Bytes,
 }
 
-/// A datagram that waits for its receiver.
+/// A datagram in a receive buffer.
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) source: SocketAddr,
@@ -49,21 +49,21 @@ impl Arrived {
 /// A bound socket.
 #[derive(Debug, Default)]
 pub(super) struct Port {
-    /// By the time of arrival, and by the order of sending.
-    pub(super) under_way: BTreeMap<(Instant, u64), UnderWay>,
+    /// Ordered by arrival time, then by the order of sending.
+    pub(super) in_flight: BTreeMap<(Instant, u64), InFlight>,
     pub(super) arrived: VecDeque<Arrived>,
-    /// Cost of what has arrived.
+    /// Total cost of `arrived`.
     pub(super) bytes: usize,
     pub(super) waker: Option<Waker>,
 }
 
-/// A host that was rebound.
+/// Address translation of a host that was rebound or renumbered.
 #[derive(Debug)]
 pub(super) struct Nat {
     pub(super) public: IpAddr,
-    /// Public by local address.
+    /// From local to public address.
     pub(super) mappings: BTreeMap<SocketAddr, SocketAddr>,
-    /// The address is that of the host itself, and its ports are the same everywhere.
+    /// `public` is the host's own address (`Network::renumber`), and ports are not translated.
     pub(super) is_own: bool,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Nat {
 pub(super) struct HostState {
     next_port: u16,
     pub(super) nat: Option<Nat>,
-    /// It has no address now.
+    /// The host has no address.
     pub(super) is_unplugged: bool,
     pub(super) receive_buffer: usize,
     pub(super) offload: bool,
@@ -96,11 +96,11 @@ pub(super) struct State {
     pub(super) links: BTreeMap<(IpAddr, IpAddr), Link>,
     pub(super) hosts: BTreeMap<IpAddr, HostState>,
     pub(super) ports: BTreeMap<SocketAddr, Port>,
-    /// Local by public address, of the hosts that were rebound.
+    /// From public to local address, of hosts with a [`Nat`].
     pub(super) translations: BTreeMap<SocketAddr, SocketAddr>,
     next_translated_port: u16,
     pub(super) silent: BTreeSet<IpAddr>,
-    /// Number of the next datagram, which tells apart those that arrive at once.
+    /// Number of the next datagram, which orders datagrams that arrive at the same time.
     next_order: u64,
 }
 
@@ -130,7 +130,7 @@ impl State {
         Ok(port)
     }
 
-    /// Counts up, so that a port is not soon used again.
+    /// Counts up, so that a freed port is not reused soon.
     fn free_port(&mut self, ip: IpAddr) -> io::Result<u16> {
         let Some(host) = self.hosts.get_mut(&ip) else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
@@ -148,7 +148,7 @@ impl State {
     pub(super) fn unbind(&mut self, local: SocketAddr) -> Option<Waker> {
         self.settle(local, Instant::now());
         let port = self.ports.remove(&local)?;
-        for datagram in port.under_way.into_values() {
+        for datagram in port.in_flight.into_values() {
             self.link(datagram.from, local.ip()).counters.unreachable += 1;
         }
         self.translations.retain(|_, mapped| *mapped != local);
@@ -162,7 +162,7 @@ impl State {
         port.waker
     }
 
-    /// The address that a host has itself, which was made with the address `ip`.
+    /// The current address of the host that was created with the address `ip`.
     pub(super) fn address_of(&self, ip: IpAddr) -> io::Result<IpAddr> {
         let Some(host) = self.hosts.get(&ip) else {
             return Ok(ip);
@@ -174,7 +174,7 @@ impl State {
         Ok(own.map_or(ip, |nat| nat.public))
     }
 
-    /// The address that a socket is seen at.
+    /// The public address of a socket; creates the mapping if there is none.
     pub(super) fn translate(&mut self, local: SocketAddr) -> SocketAddr {
         let Some(nat) = self
             .hosts
@@ -198,7 +198,7 @@ impl State {
         public
     }
 
-    /// The socket that is seen at an address.
+    /// The socket with this public address.
     pub(super) fn resolve(&self, public: SocketAddr) -> Option<SocketAddr> {
         let local = match self.translations.get(&public) {
             Some(local) => *local,
@@ -214,7 +214,7 @@ impl State {
         self.ports.contains_key(&local).then_some(local)
     }
 
-    /// The host that is seen at an address.
+    /// The host with this public address.
     pub(super) fn locate(&self, public: SocketAddr) -> IpAddr {
         self.translations.get(&public).unwrap_or(&public).ip()
     }
@@ -233,7 +233,8 @@ impl State {
             .or_insert_with(|| Link::new(seed, from, to))
     }
 
-    /// Puts a datagram on its way. Returns who has to be told that it arrives before others.
+    /// Sends a datagram on its path. Returns the waker of the receiver if the datagram is to
+    /// arrive before all others in flight to it.
     pub(super) fn carry(
         &mut self,
         now: Instant,
@@ -259,7 +260,12 @@ impl State {
         let carried = link.carry(&conditions, now, destination.ip(), length);
         tracing::trace!(
             target: "anabranch::simulator",
-            %source, %destination, number, length, first, delay = ?carried.as_ref().map(|c| c.at - now),
+            %source,
+            %destination,
+            number,
+            length,
+            first,
+            delay = ?carried.as_ref().map(|c| c.at - now),
         );
         let carried = carried?;
         if let Some(choice) = carried.corruption {
@@ -275,15 +281,15 @@ impl State {
             return None;
         };
         debug_assert_eq!(receiver.ip(), to);
-        let earliest = port.under_way.first_key_value().map(|((at, _), _)| *at);
+        let earliest = port.in_flight.first_key_value().map(|((at, _), _)| *at);
         for at in [Some(carried.at), carried.second].into_iter().flatten() {
-            let datagram = UnderWay {
+            let datagram = InFlight {
                 from,
                 source,
                 destination,
                 contents: contents.clone(),
             };
-            port.under_way.insert((at, self.next_order), datagram);
+            port.in_flight.insert((at, self.next_order), datagram);
             self.next_order += 1;
         }
         if earliest.is_none_or(|earliest| carried.at < earliest) {
@@ -300,20 +306,20 @@ impl State {
         }
     }
 
-    /// Moves what has arrived at a socket by now into its buffer.
+    /// Moves the datagrams that have arrived at a socket by now into its receive buffer.
     pub(super) fn settle(&mut self, local: SocketAddr, now: Instant) {
         let Some(port) = self.ports.get_mut(&local) else {
             return;
         };
         if port
-            .under_way
+            .in_flight
             .first_key_value()
             .is_none_or(|((at, _), _)| *at > now)
         {
             return;
         }
-        let later = port.under_way.split_off(&(now, u64::MAX));
-        let due = std::mem::replace(&mut port.under_way, later);
+        let later = port.in_flight.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut port.in_flight, later);
         let room = self
             .hosts
             .get(&local.ip())

@@ -36,8 +36,8 @@ impl Pair {
         self.a.send_to(&contents, self.b.local_address()).unwrap();
     }
 
-    /// Numbers of what arrives at `b`, with the milliseconds since `start`, until nothing is under
-    /// way.
+    /// Receives at `b` until nothing is in flight. Returns the numbers of the datagrams, with the
+    /// milliseconds since `start`.
     async fn drain(&self, start: Instant) -> Vec<(u32, u128)> {
         let mut arrived = Vec::new();
         while self.network.in_flight() > 0 {
@@ -59,7 +59,7 @@ impl Pair {
                 sleep(MILLISECOND).await;
             }
         };
-        // Reads at the same time, or the receive buffer would be a limit too.
+        // Receives meanwhile, so that the receive buffer is no additional limit.
         let mut arrived = Vec::new();
         tokio::pin!(send);
         loop {
@@ -170,13 +170,13 @@ async fn one_condition_does_not_shift_what_another_does() {
     };
     let survivors =
         |arrived: Vec<(u32, u128)>| numbers(&arrived).into_iter().collect::<BTreeSet<_>>();
-    // Corruption may hit the number in the contents.
-    let corrupt = |conditions: Conditions| Conditions {
+    // Corruption may hit the number in the payload.
+    let uncorrupted = |conditions: Conditions| Conditions {
         corrupt: 0.0,
         ..conditions
     };
     let (first, _) = run(5, lossy, 1000).await;
-    let (second, _) = run(5, corrupt(worse), 1000).await;
+    let (second, _) = run(5, uncorrupted(worse), 1000).await;
     assert_eq!(survivors(first), survivors(second));
     let (_, counters) = run(5, worse, 1000).await;
     assert_eq!(counters.lost, run(5, lossy, 1000).await.1.lost);
@@ -250,7 +250,7 @@ async fn corruption_flips_a_few_bits_unless_the_checksum_finds_out() {
         changed += u64::from(flipped > 0);
     }
     assert_share(pair.network.counters().corrupted, 1000, 0.1);
-    // Two flips of one bit undo each other.
+    // Two flips of the same bit cancel out, so `corrupted` may be larger.
     assert_share(changed, 1000, 0.1);
     pair.assert_nothing_left();
     let checked = Conditions {
@@ -274,7 +274,7 @@ async fn the_rate_spaces_datagrams_and_the_queue_drops_what_it_can_not_hold() {
     for number in 0..100 {
         pair.send(number, 972);
     }
-    // 1 000 bytes with headers, so 10 ms each, and 50 of them find room.
+    // 1000 bytes with headers, so 10 ms each; 50 of them fit into the queue.
     let arrived = pair.drain(start).await;
     assert_eq!(arrived.len(), 50);
     for (index, (number, at)) in arrived.iter().enumerate() {
@@ -373,7 +373,7 @@ async fn a_rebound_host_is_seen_at_another_port_and_reached_there_only() {
     pair.b.send_to(b"to the old port", original).unwrap();
     assert_eq!(pair.network.counters().unreachable, 1);
 
-    // What is under way to a mapping that is forgotten does not arrive.
+    // A datagram in flight to a lost mapping does not arrive.
     pair.b.send_to(b"too late", rebound).unwrap();
     pair.network.rebind_to(&pair.hosts[0], [192, 0, 2, 1]);
     sleep(Duration::from_millis(20)).await;

@@ -1,11 +1,11 @@
-//! SCTP packets of a peer that lies: those it should send, changed, and others (RFC 9260).
+//! SCTP packets of a hostile peer (RFC 9260): changed, replayed and forged ones.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::fuzzing::Input;
 use anabranch_sctp::put_checksum;
 
-/// Packets of one side that are remembered, to be sent again.
+/// Maximum recorded packets of one side, for replays.
 const MAX_EARLIER: usize = 32;
 
 /// Longest packet that fits a datagram of 1200 bytes under any cipher.
@@ -13,12 +13,12 @@ const MAX_PACKET: usize = 1160;
 
 const COMMON_HEADER: usize = 12;
 
-/// Chunk types that SCTP has, and some that nobody knows.
+/// Chunk types of SCTP, and some that are not assigned.
 const KINDS: [u8; 22] = [
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 64, 128, 130, 132, 192, 194, 255,
 ];
 
-/// Distances from a number of a sequence that is right.
+/// Offsets from a valid sequence number.
 const DISTANCES: [u32; 24] = [
     0,
     1,
@@ -46,25 +46,25 @@ const DISTANCES: [u32; 24] = [
     u32::MAX - (1 << 24),
 ];
 
-/// What a liar knows of the association: what it would have sent.
+/// Changes and forges the packets of one side, with the association state seen in its own packets.
 #[derive(Debug, Default)]
-pub(super) struct Liar {
-    /// Ports and verification tag of its packets.
+pub(super) struct Forger {
+    /// Ports and verification tag.
     header: [u8; 8],
-    /// Number of its last DATA chunk.
+    /// TSN of the last DATA chunk.
     tsn: u32,
-    /// Highest number of the other side that it has acknowledged.
+    /// Last cumulative TSN acknowledged.
     acknowledged: u32,
-    /// Number of its last request to reset.
+    /// Sequence number of the last RE-CONFIG request.
     request: u32,
     earlier: Vec<Bytes>,
-    /// Packets that come late.
+    /// Delayed packets.
     pub(super) held: Vec<Bytes>,
 }
 
-impl Liar {
-    /// Takes note of a packet that it would send.
-    pub(super) fn learn(&mut self, packet: &Bytes) {
+impl Forger {
+    /// Records an honest packet of this side.
+    pub(super) fn observe(&mut self, packet: &Bytes) {
         if let Some(header) = packet.first_chunk::<8>() {
             self.header = *header;
         }
@@ -86,18 +86,18 @@ impl Liar {
         self.earlier.push(packet.clone());
     }
 
-    /// One of the packets that it has sent before.
+    /// A recorded packet.
     pub(super) fn earlier(&self, input: &mut Input<'_>) -> Option<Bytes> {
         let index = usize::from(input.u8()).checked_rem(self.earlier.len())?;
         self.earlier.get(index).cloned()
     }
 
-    /// What becomes of a packet on its way.
+    /// Adds to `out` what is sent instead of `packet`.
     pub(super) fn send(&mut self, input: &mut Input<'_>, packet: &Bytes, out: &mut Vec<Bytes>) {
-        self.learn(packet);
+        self.observe(packet);
         let mut bytes = packet.to_vec();
         match input.below(16) {
-            // Most arrive as they are, or the session would soon be over.
+            // Many arrive unchanged, or the session would soon be over.
             0..=4 => {}
             5 => return,
             6 => out.push(packet.clone()),
@@ -122,7 +122,7 @@ impl Liar {
                 }
             }
             11 => {
-                // Where DATA, SACK, SHUTDOWN and FORWARD-TSN have their number.
+                // The TSN field of DATA, SACK, SHUTDOWN and FORWARD-TSN.
                 let distance = input.pick(&DISTANCES);
                 if let Some(field) = bytes.get_mut(16..20) {
                     let number = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
@@ -140,7 +140,7 @@ impl Liar {
                 bytes.extend_from_slice(packet.get(COMMON_HEADER..).unwrap_or_default());
             }
             14 => {
-                // Without its first chunk, or with its chunks the other way round.
+                // Without the first chunk, or with the chunks in reverse order.
                 let reverse = input.bool();
                 let mut all: Vec<_> = chunks(packet).map(<[u8]>::to_vec).collect();
                 if reverse {
@@ -165,9 +165,9 @@ impl Liar {
         finish(packet)
     }
 
-    /// Many packets, each of one DATA chunk, whose numbers go up by a step of their own.
+    /// Up to 256 packets, each with one DATA chunk, whose TSNs form an arithmetic sequence.
     pub(super) fn forge_burst(&mut self, input: &mut Input<'_>, out: &mut Vec<Bytes>) {
-        let mut number = self.tsn.wrapping_add(input.pick(&DISTANCES));
+        let mut tsn = self.tsn.wrapping_add(input.pick(&DISTANCES));
         let step = input.pick(&[1, 2, 3, u32::MAX, 1 << 16]);
         let flags = input.u8();
         let stream = input.u16() % 512;
@@ -177,18 +177,18 @@ impl Liar {
         for index in 0..count {
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let mut packet = [&self.header[..], &[0; 4]].concat();
-            let mut value = number.to_be_bytes().to_vec();
+            let mut value = tsn.to_be_bytes().to_vec();
             value.put_u16(stream.wrapping_add(stream_step.wrapping_mul(index)));
             value.put_u16(index);
             value.put_u32(53);
             value.extend_from_slice(body);
             put_chunk(&mut packet, 0, flags, &value, 0);
             out.extend(finish(packet));
-            number = number.wrapping_add(step);
+            tsn = tsn.wrapping_add(step);
         }
     }
 
-    /// Bytes behind a header that is right, or not.
+    /// A packet of arbitrary bytes after a common header that is mostly valid.
     pub(super) fn raw(&mut self, input: &mut Input<'_>) -> Option<Bytes> {
         let mut packet = self.start(input);
         let length = usize::from(input.u8());
@@ -196,10 +196,11 @@ impl Liar {
         finish(packet)
     }
 
+    /// A common header, without its checksum. Tag or ports are wrong in 3 of 16 cases.
     fn start(&self, input: &mut Input<'_>) -> Vec<u8> {
         let mut packet = self.header.to_vec();
         match input.below(16) {
-            // The tag that an INIT has.
+            // The verification tag of an INIT.
             0 => packet[4..].fill(0),
             1 => packet[4..].copy_from_slice(&input.u32().to_be_bytes()),
             2 => packet[..4].copy_from_slice(&input.u32().to_be_bytes()),
@@ -209,7 +210,7 @@ impl Liar {
         packet
     }
 
-    /// Adds a chunk of a kind that means something, with contents that mostly do.
+    /// Appends a chunk, mostly of a known type and with plausible contents.
     fn forge_chunk(&mut self, input: &mut Input<'_>, packet: &mut Vec<u8>) {
         let mut value = Vec::new();
         let mut flags = 0;
@@ -239,7 +240,8 @@ impl Liar {
                 3
             }
             5 | 6 => {
-                // New cumulative number, then streams, or streams with flags and message numbers.
+                // FORWARD-TSN or I-FORWARD-TSN: new cumulative TSN, then streams with sequence
+                // numbers, or streams with flags and message identifiers.
                 value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
                 let interleaved = input.below(4) == 0;
                 for _ in 0..input.below(12) {
@@ -258,7 +260,7 @@ impl Liar {
                 130
             }
             9 => {
-                // INIT or INIT-ACK: tag, window, streams, first number, parameters.
+                // INIT or INIT-ACK: tag, a_rwnd, streams, initial TSN, parameters.
                 value.put_u32(input.u32());
                 value.put_u32(input.pick(&[0, 1, 1500, 1 << 17, u32::MAX]));
                 value.put_u16(input.pick(&[0, 1, 10, u16::MAX]));
@@ -273,7 +275,7 @@ impl Liar {
                 1 + u8::from(input.bool())
             }
             10 => {
-                // ERROR or ABORT with causes.
+                // ABORT or ERROR with error causes.
                 for _ in 0..input.below(3) {
                     let kind = u16::from(input.u8() % 16);
                     let length = usize::from(input.u8());
@@ -283,7 +285,7 @@ impl Liar {
                 if input.below(4) == 0 { 6 } else { 9 }
             }
             11 => {
-                // HEARTBEAT or its answer.
+                // HEARTBEAT or HEARTBEAT-ACK.
                 let length = usize::from(input.u8());
                 let body = input.take(length);
                 put_parameter(&mut value, 1, body, input.u8());
@@ -299,7 +301,7 @@ impl Liar {
                 input.pick(&[10, 11])
             }
             14 => {
-                // I-DATA (RFC 8260), which was not agreed on.
+                // I-DATA (RFC 8260), which was not negotiated.
                 flags = input.u8();
                 value.put_u32(self.tsn.wrapping_add(input.pick(&DISTANCES)));
                 value.put_u32(input.u32());
@@ -314,11 +316,11 @@ impl Liar {
                 input.u8()
             }
         };
-        let lie = if input.below(8) == 0 { input.u8() } else { 0 };
-        put_chunk(packet, kind, flags, &value, lie);
+        let length_error = if input.below(8) == 0 { input.u8() } else { 0 };
+        put_chunk(packet, kind, flags, &value, length_error);
     }
 
-    /// A parameter of RECONFIG (RFC 6525).
+    /// Appends a parameter of RE-CONFIG (RFC 6525).
     fn put_request(&mut self, input: &mut Input<'_>, value: &mut Vec<u8>) {
         let mut body = Vec::new();
         let request = self.request.wrapping_add(input.pick(&DISTANCES));
@@ -347,7 +349,7 @@ fn put_sack(input: &mut Input<'_>, acknowledged: u32, value: &mut Vec<u8>) {
     value.put_u32(input.pick(&[0, 1, 1500, 1 << 16, 1 << 20, u32::MAX]));
     let gaps = input.below(64);
     let duplicates = input.below(8);
-    // Counts that do not agree with what is there.
+    // Counts that exceed the blocks that follow.
     let (more_gaps, more_duplicates) = match input.below(8) {
         0 => (u16::from(input.u8()) << 6, 0),
         1 => (0, u16::from(input.u8()) << 8),
@@ -374,7 +376,7 @@ fn put_sack(input: &mut Input<'_>, acknowledged: u32, value: &mut Vec<u8>) {
     }
 }
 
-/// A `DATA_CHANNEL_OPEN` (RFC 8832 section 5.1) whose lengths may lie.
+/// A `DATA_CHANNEL_OPEN` (RFC 8832 section 5.1) whose lengths may be wrong.
 fn put_open(input: &mut Input<'_>, value: &mut Vec<u8>) {
     value.put_u8(3);
     value.put_u8(input.pick(&[0, 0, 0, 0x80, 1, 2, 0x81, 0xff]));
@@ -382,39 +384,39 @@ fn put_open(input: &mut Input<'_>, value: &mut Vec<u8>) {
     value.put_u32(input.pick(&[0, 0, 1, u32::MAX]));
     let length = usize::from(input.u8());
     let label = input.take(length);
-    let lie = u16::from(input.u8() % 4);
-    value.put_u16(u16::try_from(label.len()).unwrap_or(0).wrapping_add(lie));
+    let excess = u16::from(input.u8() % 4);
+    value.put_u16(u16::try_from(label.len()).unwrap_or(0).wrapping_add(excess));
     value.put_u16(input.pick(&[0, 0, 1, u16::MAX]));
     value.extend_from_slice(label);
 }
 
-fn put_parameter(value: &mut Vec<u8>, kind: u16, body: &[u8], lie: u8) {
+fn put_parameter(value: &mut Vec<u8>, kind: u16, body: &[u8], length_error: u8) {
     let length = u16::try_from(body.len() + 4).unwrap_or(u16::MAX);
     value.put_u16(kind);
-    value.put_u16(lying(length, lie));
+    value.put_u16(wrong_length(length, length_error));
     value.extend_from_slice(body);
     value.resize(value.len().next_multiple_of(4), 0);
 }
 
-fn put_chunk(packet: &mut Vec<u8>, kind: u8, flags: u8, value: &[u8], lie: u8) {
+fn put_chunk(packet: &mut Vec<u8>, kind: u8, flags: u8, value: &[u8], length_error: u8) {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     packet.put_u8(kind);
     packet.put_u8(flags);
-    packet.put_u16(lying(length, lie));
+    packet.put_u16(wrong_length(length, length_error));
     packet.extend_from_slice(value);
     packet.resize(packet.len().next_multiple_of(4), 0);
 }
 
-/// A length that is right in most cases.
-fn lying(length: u16, lie: u8) -> u16 {
-    match lie {
+/// A length that is correct for most values of `error`.
+fn wrong_length(length: u16, error: u8) -> u16 {
+    match error {
         0..=239 => length,
         240 => 0,
         241 => 3,
         242 => 4,
         243 => u16::MAX,
-        244..=249 => length.wrapping_add(u16::from(lie - 243)),
-        _ => length.wrapping_sub(u16::from(lie - 249)),
+        244..=249 => length.wrapping_add(u16::from(error - 243)),
+        _ => length.wrapping_sub(u16::from(error - 249)),
     }
 }
 
@@ -423,13 +425,13 @@ fn chunks(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let &[_, _, high, low] = rest.first_chunk()?;
         let length = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
-        let (chunk, behind) = rest.split_at(length.clamp(4, rest.len()));
-        rest = behind;
+        let (chunk, after) = rest.split_at(length.clamp(4, rest.len()));
+        rest = after;
         Some(chunk)
     })
 }
 
-/// The packet with a checksum that is right.
+/// Truncates the packet to [`MAX_PACKET`] and sets its checksum. `None` without a common header.
 fn finish(mut packet: Vec<u8>) -> Option<Bytes> {
     packet.truncate(MAX_PACKET);
     packet.get_mut(8..COMMON_HEADER)?.fill(0);

@@ -1,5 +1,5 @@
-//! Encrypted datagrams that are lost, changed, cut, repeated and made up on their way. Who can do
-//! only that can not end a connection, nor change what it carries.
+//! Encrypted datagrams that are lost, changed, truncated, replayed and forged on their path. An
+//! attacker without the keys can neither end a connection nor change what it transfers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use crate::fuzzing::Input;
 use anabranch_rtc::Engine;
 use anabranch_rtc::{ChannelId, Written};
 
-/// Rounds of a session that are disturbed.
+/// Maximum rounds of a session under attack.
 const MAX_ROUNDS: usize = 60;
 
-/// Datagrams that are remembered, to be sent again. The handshake is among the first.
+/// Maximum recorded datagrams for replays. Those of the handshake are the first.
 const MAX_EARLIER: usize = 256;
 
-/// Runs the session that `bytes` describe, and returns the longest that one datagram kept an engine.
+/// Runs the session encoded in `bytes`. Returns the CPU time of the slowest datagram.
 ///
 /// # Panics
-/// If a side does not survive, or something else arrives than was sent.
+/// If a connection ends, or transfers other bytes than were sent.
 pub(crate) fn run(bytes: &[u8]) -> Duration {
     let mut input = Input::new(bytes);
     let mut earlier: [Vec<Vec<u8>>; 2] = Default::default();
     let mut session = Session::connected(|from, datagram| earlier[from].push(datagram.to_vec()));
     let channel = session.ends[0].engine.open("data").expect("a channel");
     session.exchange();
-    session.ends[1].keeps = true;
+    session.ends[1].records = true;
     let mut network = Network {
         session,
         earlier,
@@ -39,16 +39,16 @@ pub(crate) fn run(bytes: &[u8]) -> Duration {
         sent += network.write(channel, sent, usize::from(input.u16() % 4096));
         network.round(&mut input);
         let time = input.pick(&[0, 1, 5, 20, 50]);
-        network.session.pass(Duration::from_millis(time));
+        network.session.advance(Duration::from_millis(time));
     }
     network.finish(channel, sent)
 }
 
 struct Network {
     session: Session,
-    /// By the side that sent them.
+    /// Recorded datagrams, by sender.
     earlier: [Vec<Vec<u8>>; 2],
-    /// Datagrams that come late, with who sent them.
+    /// Delayed datagrams, with their senders.
     held: Vec<(usize, Vec<u8>)>,
 }
 
@@ -66,14 +66,14 @@ impl Network {
         }
     }
 
-    /// Carries once what both send.
+    /// Delivers the datagrams of both sides once.
     fn round(&mut self, input: &mut Input<'_>) {
         for from in [0, 1] {
             for datagram in self.session.output(from) {
                 self.carry(input, from, datagram);
             }
             if input.below(4) == 0 {
-                self.make_up(input, from);
+                self.forge(input, from);
             }
         }
         if input.below(4) == 0 {
@@ -107,13 +107,13 @@ impl Network {
                 changed.extend_from_slice(input.take(length));
             }
             10 => {
-                // Two at once, the second of which is older.
+                // Followed by an earlier datagram.
                 if let Some(other) = pick(input, &self.earlier[from]) {
                     changed.extend_from_slice(other);
                 }
             }
             _ => {
-                // The header of one with the body of another.
+                // The header of this datagram with the body of an earlier one.
                 if let Some(other) = pick(input, &self.earlier[from]) {
                     let at = input.below(40);
                     changed.truncate(at);
@@ -122,14 +122,14 @@ impl Network {
             }
         }
         self.session.deliver(from, &changed);
-        // The real one is not always lost for it.
+        // The original arrives as well, or is lost.
         if input.bool() {
             self.session.deliver(from, &datagram);
         }
     }
 
-    /// A datagram of nobody: an earlier one, or bytes.
-    fn make_up(&mut self, input: &mut Input<'_>, from: usize) {
+    /// Delivers a replayed datagram or arbitrary bytes, from the peer's address or another.
+    fn forge(&mut self, input: &mut Input<'_>, from: usize) {
         let stranger = SocketAddr::from(([192, 0, 2, 1], 9));
         let source = if input.bool() {
             stranger
@@ -137,13 +137,13 @@ impl Network {
             self.session.ends[from].address
         };
         if input.bool() {
-            // Either side's: a reflection has to do no harm either.
+            // Of either side: a datagram may also be reflected to its sender.
             let of = input.below(2);
             let Some(datagram) = pick(input, &self.earlier[of]).cloned() else {
                 return;
             };
-            // Who repeats STUN from elsewhere within its time takes the path over: that is for
-            // consent (RFC 7675) to notice, and no question of parsing.
+            // Except STUN, whose timely replay from another address takes over the path: detecting
+            // that is up to consent (RFC 7675), not to parsing.
             if !matches!(datagram.first(), Some(0..=3)) {
                 self.session.deliver_from(source, 1 - from, &datagram);
             }
@@ -156,7 +156,7 @@ impl Network {
         }
     }
 
-    /// The network is good again: everything arrives.
+    /// Ends the attack, and checks that everything arrives.
     fn finish(mut self, channel: ChannelId, sent: usize) -> Duration {
         self.write(channel, sent, 1000);
         let sent = sent + 1000;
@@ -166,14 +166,14 @@ impl Network {
             let end = &self.session.ends[1];
             let arrived: usize = end.received.iter().map(|(_, bytes)| bytes.len()).sum();
             for end in &self.session.ends {
-                assert_eq!(end.ended, None, "ended by those who have no keys");
+                assert_eq!(end.ended, None, "ended by an attacker without keys");
             }
             if arrived >= sent {
                 break;
             }
             assert!(
                 waited < Duration::from_secs(60),
-                "{arrived} of {sent} bytes arrive"
+                "{arrived} of {sent} bytes have arrived"
             );
             let step = Duration::from_millis(500);
             self.session.run(step);
@@ -184,7 +184,7 @@ impl Network {
             .iter()
             .flat_map(|(_, bytes)| bytes.to_vec())
             .collect();
-        assert!(arrived == content(0, sent), "changed on their way");
+        assert!(arrived == content(0, sent), "other bytes than sent");
         self.session.slowest
     }
 }

@@ -1,7 +1,9 @@
-//! Two engines that keep the rules, on a network that loses, repeats and delays datagrams, as bytes say.
+//! Two honest engines on a network that loses, duplicates and delays datagrams, as directed by an
+//! input.
 //!
-//! The oracle: a channel yields what was written to it and to no earlier one on its number, in order; what its writer was
-//! told of as delivered was there for its reader; both sides live, and in the end nothing is left.
+//! The oracle: a channel yields the bytes written to it, in order, and none of an earlier channel
+//! with its stream id; bytes reported as delivered were readable; both sides stay connected, and
+//! nothing is left at the end.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,108 +13,110 @@ use crate::fuzzing::Input;
 use anabranch_rtc::Engine;
 use anabranch_rtc::{ChannelId, Class, Event, OpenError, Written};
 
-/// Steps of a session, so that a long input does not make it endless.
+/// Maximum steps of a session, which bounds the time of a long input.
 const MAX_STEPS: usize = 200;
 
-/// Streams that each side takes: few, so that numbers are used again.
+/// Inbound streams of each side: few, so that stream ids are reused.
 const STREAMS: u16 = 40;
 
-/// Channels of a whole session.
+/// Maximum channels of a session.
 const MAX_OPENED: usize = 500;
 
-/// Bytes that one side of a session writes.
+/// Maximum bytes that one side of a session writes.
 const MAX_WRITTEN: usize = 400_000;
 
-/// Exchanges in a row without any time passing.
+/// Maximum rounds of an exchange without the clock advancing.
 const MAX_ROUNDS: usize = 8;
 
-/// How often a session came to what it is for.
+/// How often a session reached the situations that it is meant to reach.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Reached {
+pub(crate) struct Coverage {
     /// Messages of at most 20 bytes.
     pub(crate) small: usize,
-    /// Closes of channels with unacknowledged data.
+    /// Closes of channels while data is unacknowledged.
     pub(crate) resets_in_flight: usize,
-    /// Messages that were read after their reader had left them for a while.
+    /// Messages read after a pause of their reader.
     pub(crate) read_late: usize,
-    /// Opens that found no number free.
-    pub(crate) waits_for_number: usize,
-    /// Channels on a number that an earlier one had.
+    /// Opens that found no free stream id.
+    pub(crate) no_free_id: usize,
+    /// Channels on a stream id that an earlier channel had.
     pub(crate) reused: usize,
-    /// Datagrams that were lost, came twice or late.
-    pub(crate) mistreated: usize,
-    /// Writes that had to wait.
+    /// Datagrams that were lost, duplicated or delayed.
+    pub(crate) impaired: usize,
+    /// Writes that were refused as busy.
     pub(crate) refused: usize,
-    /// Bytes of which the writer was told that they are delivered.
+    /// Bytes reported as delivered to their writer.
     pub(crate) delivered: usize,
 }
 
-/// A channel, as both ends know it.
+/// A channel. Arrays are indexed by side.
 #[derive(Debug, Default)]
 struct Channel {
-    names: [Option<ChannelId>; 2],
+    ids: [Option<ChannelId>; 2],
     written: [usize; 2],
-    /// Bytes of the other end that were read.
+    /// Bytes of the other side that were read.
     read: [usize; 2],
-    /// Bytes that were written when `Delivered` was asked for, and those of which it was told.
-    asked: [Option<usize>; 2],
+    /// Bytes written when `Delivered` was requested last, while it is due.
+    requested: [Option<usize>; 2],
+    /// Bytes written when `Delivered` was requested that was reported last.
     delivered: [usize; 2],
-    /// The end was closed, or is ignored: it is not read any more.
+    /// The side has closed or ignores the channel, and reads it no more.
     left: [bool; 2],
-    /// The end is gone.
-    gone: [bool; 2],
+    /// The side has reported `Closed`.
+    closed: [bool; 2],
 }
 
-/// What the network does to datagrams, of 256 each.
+/// Rates of impairments, in 1/256 of the datagrams.
 #[derive(Debug, Default, Clone, Copy)]
-struct Fate {
+struct Impairments {
     lost: u64,
-    twice: u64,
-    late: u64,
+    duplicated: u64,
+    delayed: u64,
 }
 
 struct Honest {
     session: Session,
     channels: Vec<Channel>,
-    /// By the name at each end.
-    by_name: [HashMap<ChannelId, usize>; 2],
-    fate: Fate,
+    /// Index of a channel by its id, for each side.
+    by_id: [HashMap<ChannelId, usize>; 2],
+    impairments: Impairments,
     random: u64,
-    late: [Vec<Vec<u8>>; 2],
-    numbers: [HashMap<u64, usize>; 2],
-    reached: Reached,
+    delayed: [Vec<Vec<u8>>; 2],
+    /// Number of channels that a side has opened on a stream id.
+    uses: [HashMap<u64, usize>; 2],
+    coverage: Coverage,
 }
 
-/// Runs the session that `input` describes, and returns the longest that one datagram kept an engine.
+/// Runs the session encoded in `input`. Returns the CPU time of the slowest datagram.
 ///
 /// # Panics
-/// If the oracle is wrong.
-pub(crate) fn run(mut input: Input<'_>) -> (Duration, Reached) {
+/// If the oracle is violated.
+pub(crate) fn run(mut input: Input<'_>) -> (Duration, Coverage) {
     let mut session = Session::with_streams(STREAMS);
     for end in &mut session.ends {
-        end.keeps = true;
+        end.records = true;
     }
     let mut honest = Honest {
         session,
         channels: Vec::new(),
-        by_name: Default::default(),
-        fate: Fate::default(),
+        by_id: Default::default(),
+        impairments: Impairments::default(),
         random: u64::from(input.u8()) + 1,
-        late: Default::default(),
-        numbers: Default::default(),
-        reached: Reached::default(),
+        delayed: Default::default(),
+        uses: Default::default(),
+        coverage: Coverage::default(),
     };
     for _ in 0..MAX_STEPS {
         if input.is_empty() {
             break;
         }
         honest.step(&mut input);
-        honest.look();
+        honest.check_progress();
     }
-    honest.calm()
+    honest.finish()
 }
 
-/// What an end writes at an offset of a channel.
+/// The bytes that a side writes at an offset of a channel.
 fn content(channel: usize, side: usize, from: usize, length: usize) -> Vec<u8> {
     (from..from + length)
         .map(|offset| (offset * 31 + offset / 251 + channel * 7 + side * 101) as u8)
@@ -145,20 +149,20 @@ impl Honest {
             }
             7 => {
                 if let Some(channel) = self.pick(side, input.u8())
-                    && let Some(name) = self.channels[channel].names[side]
-                    && self.channels[channel].asked[side].is_none()
+                    && let Some(id) = self.channels[channel].ids[side]
+                    && self.channels[channel].requested[side].is_none()
                 {
                     let written = self.channels[channel].written[side];
-                    self.channels[channel].asked[side] = Some(written);
-                    self.session.ends[side].engine.notify_delivered(name);
+                    self.channels[channel].requested[side] = Some(written);
+                    self.session.ends[side].engine.notify_delivered(id);
                 }
             }
             8 => {
                 if let Some(channel) = self.pick(side, input.u8())
-                    && let Some(name) = self.channels[channel].names[side]
+                    && let Some(id) = self.channels[channel].ids[side]
                 {
                     self.channels[channel].left[side] = true;
-                    self.session.ends[side].engine.ignore_channel(name);
+                    self.session.ends[side].engine.ignore_channel(id);
                 }
             }
             9 => {
@@ -169,13 +173,13 @@ impl Honest {
                 }
             }
             10 => {
-                self.fate = Fate {
+                self.impairments = Impairments {
                     lost: input.pick(&[0, 2, 25, 80]),
-                    twice: input.pick(&[0, 0, 20]),
-                    late: input.pick(&[0, 0, 10, 60]),
+                    duplicated: input.pick(&[0, 0, 20]),
+                    delayed: input.pick(&[0, 0, 10, 60]),
                 };
             }
-            // Channels that come and go, so that their numbers are used again.
+            // Short-lived channels, so that stream ids are reused.
             11 => {
                 for _ in 0..input.pick(&[1, 5, 30]) {
                     if let Some(channel) = self.open(side) {
@@ -188,16 +192,16 @@ impl Honest {
             12 | 13 => self.exchange(),
             _ => {
                 let time = input.pick(&[1, 5, 20, 100, 300, 1000, 3000]);
-                self.session.pass(Duration::from_millis(time));
+                self.session.advance(Duration::from_millis(time));
                 self.exchange();
             }
         }
     }
 
-    /// A channel that has not been left at this end.
+    /// A channel that is open on this side.
     fn pick(&self, side: usize, index: u8) -> Option<usize> {
         let open = self.channels.iter().enumerate().filter(|(_, channel)| {
-            channel.names[side].is_some() && !channel.left[side] && !channel.gone[side]
+            channel.ids[side].is_some() && !channel.left[side] && !channel.closed[side]
         });
         let open: Vec<usize> = open.map(|(index, _)| index).collect();
         open.get(usize::from(index).checked_rem(open.len())?)
@@ -211,50 +215,49 @@ impl Honest {
         let index = self.channels.len();
         let end = &mut self.session.ends[side];
         match end.engine.open(&index.to_string()) {
-            Ok(name) => {
-                end.channels.push(name);
+            Ok(id) => {
+                end.channels.push(id);
                 self.channels.push(Channel::default());
-                self.add(side, index, name);
-                // The names of the engine have the number of the stream at their end.
-                let number = self.numbers[side].entry(name.get() & 0xffff).or_default();
-                self.reached.reused += usize::from(*number > 0);
-                *number += 1;
+                self.add(side, index, id);
+                // The low 16 bits of an engine's channel id are the stream id.
+                let uses = self.uses[side].entry(id.get() & 0xffff).or_default();
+                self.coverage.reused += usize::from(*uses > 0);
+                *uses += 1;
                 Some(index)
             }
             Err(OpenError::NotNow | OpenError::Exhausted) => {
-                self.reached.waits_for_number += 1;
+                self.coverage.no_free_id += 1;
                 None
             }
             Err(error) => panic!("{error}"),
         }
     }
 
-    fn add(&mut self, side: usize, index: usize, name: ChannelId) {
-        let earlier = self.channels[index].names[side].replace(name);
+    fn add(&mut self, side: usize, index: usize, id: ChannelId) {
+        let earlier = self.channels[index].ids[side].replace(id);
         assert_eq!(earlier, None, "channel {index} is opened twice");
-        let earlier = self.by_name[side].insert(name, index);
-        assert_eq!(earlier, None, "{name} is used twice");
+        let earlier = self.by_id[side].insert(id, index);
+        assert_eq!(earlier, None, "{id} is used twice");
     }
 
     fn write(&mut self, side: usize, index: usize, length: usize) {
         let channel = &mut self.channels[index];
-        let Some(name) = channel.names[side] else {
+        let Some(id) = channel.ids[side] else {
             return;
         };
-        let total: usize = self.session.ends[side].written;
-        if total >= MAX_WRITTEN {
+        if self.session.ends[side].written >= MAX_WRITTEN {
             return;
         }
         let bytes = content(index, side, channel.written[side], length);
         let end = &mut self.session.ends[side];
-        match end.engine.write_vectored(name, &[&bytes], Class::Data) {
+        match end.engine.write_vectored(id, &[&bytes], Class::Data) {
             Written::Taken => {
                 channel.written[side] += length;
                 end.written += length;
-                self.reached.small += usize::from(length <= 20);
+                self.coverage.small += usize::from(length <= 20);
             }
-            Written::Busy | Written::NotOpen => self.reached.refused += 1,
-            // The other end has reset it, which this one may not have read yet.
+            Written::Busy | Written::NotOpen => self.coverage.refused += 1,
+            // The other side has reset the channel, and this one has not handled the event yet.
             Written::Closed => assert!(
                 channel.left[1 - side] || channel.left[side],
                 "channel {index} is closed"
@@ -264,51 +267,58 @@ impl Honest {
 
     fn close(&mut self, side: usize, index: usize) {
         let channel = &mut self.channels[index];
-        let Some(name) = channel.names[side] else {
+        let Some(id) = channel.ids[side] else {
             return;
         };
         channel.left[side] = true;
         let engine = &mut self.session.ends[side].engine;
-        let under_way = engine.unacknowledged() > 0;
-        self.reached.resets_in_flight += usize::from(under_way);
-        engine.close_channel(name);
+        let in_flight = engine.unacknowledged() > 0;
+        self.coverage.resets_in_flight += usize::from(in_flight);
+        engine.close_channel(id);
     }
 
     fn read_late(&mut self, side: usize) {
         let end = &mut self.session.ends[side];
         let before = end.received.len();
         end.read_all();
-        self.reached.read_late += self.session.ends[side].received.len() - before;
-        self.look();
+        self.coverage.read_late += self.session.ends[side].received.len() - before;
+        self.check_progress();
     }
 
-    /// A number below 256.
-    fn chance(&mut self) -> u64 {
+    /// A pseudo-random number below 256 (xorshift).
+    fn roll(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random >> 24 & 255
     }
 
-    /// Carries what both send, as the network lets it.
+    /// Delivers the datagrams of both sides, subject to the impairments.
     fn exchange(&mut self) {
         for _ in 0..MAX_ROUNDS {
             let mut moved = false;
             for from in [0, 1] {
-                let mut datagrams = std::mem::take(&mut self.late[from]);
+                let mut datagrams = std::mem::take(&mut self.delayed[from]);
                 for datagram in self.session.output(from) {
                     moved = true;
-                    let Fate { lost, twice, late } = self.fate;
-                    let chance = self.chance();
-                    self.reached.mistreated += usize::from(chance < lost + twice + late);
-                    if chance < lost {
+                    let Impairments {
+                        lost,
+                        duplicated,
+                        delayed,
+                    } = self.impairments;
+                    // The upper bounds of consecutive ranges.
+                    let duplicated = lost + duplicated;
+                    let delayed = duplicated + delayed;
+                    let roll = self.roll();
+                    self.coverage.impaired += usize::from(roll < delayed);
+                    if roll < lost {
                         continue;
                     }
-                    if chance < lost + twice {
+                    if roll < duplicated {
                         datagrams.push(datagram.clone());
                     }
-                    if (lost + twice..lost + twice + late).contains(&chance) {
-                        self.late[from].push(datagram);
+                    if (duplicated..delayed).contains(&roll) {
+                        self.delayed[from].push(datagram);
                     } else {
                         datagrams.push(datagram);
                     }
@@ -317,15 +327,15 @@ impl Honest {
                     self.session.deliver(from, &datagram);
                 }
             }
-            self.look();
+            self.check_progress();
             if !moved {
                 return;
             }
         }
     }
 
-    /// Holds what has happened against what may.
-    fn look(&mut self) {
+    /// Checks the events and messages recorded since the last call.
+    fn check_progress(&mut self) {
         for side in [0, 1] {
             let end = &mut self.session.ends[side];
             assert_eq!(end.ended, None, "side {side}");
@@ -337,20 +347,20 @@ impl Honest {
             for event in events {
                 match event {
                     Event::Opened { channel, label } => {
-                        let index = label.parse().expect("a label of the other end");
+                        let index = label.parse().expect("a label of the other side");
                         self.add(side, index, channel);
                     }
                     Event::Delivered { channel } => {
-                        let channel = &mut self.channels[self.by_name[side][&channel]];
-                        let asked = channel.asked[side].take();
-                        channel.delivered[side] = asked.expect("Delivered that nobody asked for");
+                        let channel = &mut self.channels[self.by_id[side][&channel]];
+                        let requested = channel.requested[side].take();
+                        channel.delivered[side] = requested.expect("Delivered without a request");
                     }
-                    Event::Closed { channel } => closed.push(self.by_name[side][&channel]),
+                    Event::Closed { channel } => closed.push(self.by_id[side][&channel]),
                     _ => {}
                 }
             }
-            for (name, message) in received {
-                let index = self.by_name[side][&name];
+            for (id, message) in received {
+                let index = self.by_id[side][&id];
                 let channel = &mut self.channels[index];
                 let expected = content(index, 1 - side, channel.read[side], message.len());
                 assert!(message == expected, "channel {index}: other bytes");
@@ -358,14 +368,14 @@ impl Honest {
                 assert!(channel.read[side] <= channel.written[1 - side]);
             }
             for index in closed {
-                self.channels[index].gone[side] = true;
-                self.check(side, index);
+                self.channels[index].closed[side] = true;
+                self.check_complete(side, index);
             }
         }
     }
 
-    /// Nothing more comes for the reader of a channel at this end.
-    fn check(&mut self, side: usize, index: usize) {
+    /// Checks a channel of which this side can read no more.
+    fn check_complete(&mut self, side: usize, index: usize) {
         let channel = &self.channels[index];
         if channel.left[side] {
             return;
@@ -373,16 +383,16 @@ impl Honest {
         let (read, other) = (channel.read[side], 1 - side);
         assert!(
             read >= channel.delivered[other],
-            "channel {index}: {read} read of {} acknowledged",
+            "channel {index}: {read} bytes read of {} delivered",
             channel.delivered[other]
         );
-        // Who closes a channel has everything delivered that was written before.
+        // A close delivers everything that was written before it.
         assert_eq!(read, channel.written[other], "{index}: {channel:?}");
     }
 
-    /// The network is sound, everything is read and closed.
-    fn calm(mut self) -> (Duration, Reached) {
-        self.fate = Fate::default();
+    /// Ends the impairments, reads and closes everything, and checks that nothing is left.
+    fn finish(mut self) -> (Duration, Coverage) {
+        self.impairments = Impairments::default();
         for side in [0, 1] {
             self.session.ends[side].reads = true;
             self.read_late(side);
@@ -391,33 +401,33 @@ impl Honest {
         for index in 0..self.channels.len() {
             for side in [0, 1] {
                 assert!(
-                    self.channels[index].names[side].is_some(),
-                    "{index} never came"
+                    self.channels[index].ids[side].is_some(),
+                    "channel {index} was not opened on side {side}"
                 );
-                if self.channels[index].gone[side] {
+                if self.channels[index].closed[side] {
                     continue;
                 }
-                self.check(side, index);
+                self.check_complete(side, index);
             }
         }
-        self.reached.delivered = self.channels.iter().flat_map(|each| each.delivered).sum();
+        self.coverage.delivered = self.channels.iter().flat_map(|each| each.delivered).sum();
         for side in [0, 1] {
-            for name in self.session.ends[side].channels.clone() {
-                let index = self.by_name[side][&name];
+            for id in self.session.ends[side].channels.clone() {
+                let index = self.by_id[side][&id];
                 self.channels[index].left[side] = true;
-                self.session.ends[side].engine.close_channel(name);
+                self.session.ends[side].engine.close_channel(id);
             }
         }
         self.settle(Duration::from_secs(10));
         for end in &self.session.ends {
-            assert!(end.engine.is_idle(), "something is left");
+            assert!(end.engine.is_idle(), "state is left");
         }
-        (self.session.slowest, self.reached)
+        (self.session.slowest, self.coverage)
     }
 
     fn settle(&mut self, time: Duration) {
         self.exchange();
         self.session.run(time);
-        self.look();
+        self.check_progress();
     }
 }

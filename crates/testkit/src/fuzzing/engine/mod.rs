@@ -1,4 +1,4 @@
-//! Sessions of two engines in which a side or the network lies, as bytes say.
+//! Sessions of two engines in which a side or the network misbehaves, as directed by an input.
 
 mod chunks;
 mod datagrams;

@@ -1,59 +1,59 @@
-//! SCTP packets that are changed or forged under valid DTLS, in the middle of transfers and closes; or none of these,
-//! on a bad network.
+//! SCTP packets that are changed or forged under valid DTLS, during transfers and closes; or, from
+//! a first byte of [`HONEST`] on, honest engines on a bad network.
 
 use std::time::Duration;
 
-use super::chunks::Liar;
+use super::chunks::Forger;
 use super::honest;
 use super::session::Session;
 use crate::fuzzing::Input;
 use anabranch_rtc::Engine;
 
-/// Steps of a session, so that a long input does not make it endless.
+/// Maximum steps of a session, which bounds the time of a long input.
 const MAX_STEPS: usize = 200;
 
-/// First bytes from this on are of sessions in which nobody lies.
+/// First bytes from this on select a session without forged packets.
 const HONEST: u8 = 192;
 
-/// Channels that one side of a session opens.
+/// Maximum channels that one side of a session opens.
 const MAX_OPENED: usize = 24;
 
-/// Packets that cross in a row without any time passing.
+/// Maximum rounds of an exchange without the clock advancing.
 const MAX_ROUNDS: usize = 8;
 
-/// Runs the session that `bytes` describe, and returns the longest that one datagram kept an engine.
+/// Runs the session encoded in `bytes`. Returns the CPU time of the slowest datagram.
 ///
 /// # Panics
-/// If an engine breaks a bound.
+/// If an engine exceeds a bound.
 pub(crate) fn run(bytes: &[u8]) -> Duration {
     let mut input = Input::new(bytes);
-    let lies = match input.u8() {
+    let forges = match input.u8() {
         HONEST.. => return honest::run(input).0,
         choice => [[true, false], [false, true], [true, true]][usize::from(choice % 3)],
     };
     let mut attack = Attack {
         session: Session::connected(|_, _| {}),
-        liars: [Liar::default(), Liar::default()],
-        lies,
+        forgers: [Forger::default(), Forger::default()],
+        forges,
     };
-    // What is to be known for a forgery that gets anywhere.
+    // Shows the forgers the tags and TSNs that a plausible forgery needs.
     for side in [0, 1] {
         attack.open(side);
     }
-    attack.learn();
+    attack.observe();
     for _ in 0..MAX_STEPS {
         if input.is_empty() || attack.session.ends.iter().all(|end| end.ended.is_some()) {
             break;
         }
         attack.step(&mut input);
     }
-    attack.calm()
+    attack.finish()
 }
 
 struct Attack {
     session: Session,
-    liars: [Liar; 2],
-    lies: [bool; 2],
+    forgers: [Forger; 2],
+    forges: [bool; 2],
 }
 
 impl Attack {
@@ -67,13 +67,13 @@ impl Attack {
         }
     }
 
-    /// Honest packets, so that the liars know the numbers.
-    fn learn(&mut self) {
+    /// Exchanges honest packets, which the forgers observe.
+    fn observe(&mut self) {
         for _ in 0..4 {
             for from in [0, 1] {
                 let packets = self.session.packets(from);
                 for packet in &packets {
-                    self.liars[from].learn(packet);
+                    self.forgers[from].observe(packet);
                 }
                 for datagram in self.session.encrypt(from, &packets) {
                     self.session.deliver(from, &datagram);
@@ -124,35 +124,35 @@ impl Attack {
             6..=8 => self.exchange(input),
             9 => {
                 let time = input.pick(&[1, 5, 20, 100, 200, 300, 500, 1000, 3000, 10_000]);
-                self.session.pass(Duration::from_millis(time));
+                self.session.advance(Duration::from_millis(time));
                 self.exchange(input);
             }
             10 | 11 => {
-                let from = self.liar(side);
-                let packets: Vec<_> = self.liars[from].forge(input).into_iter().collect();
+                let from = self.forger(side);
+                let packets: Vec<_> = self.forgers[from].forge(input).into_iter().collect();
                 self.inject(from, &packets);
             }
             12 => {
-                let from = self.liar(side);
+                let from = self.forger(side);
                 let mut packets = Vec::new();
-                self.liars[from].forge_burst(input, &mut packets);
+                self.forgers[from].forge_burst(input, &mut packets);
                 self.inject(from, &packets);
             }
             13 => {
-                let from = self.liar(side);
+                let from = self.forger(side);
                 let packets: Vec<_> = if input.bool() {
-                    self.liars[from].earlier(input).into_iter().collect()
+                    self.forgers[from].earlier(input).into_iter().collect()
                 } else {
-                    std::mem::take(&mut self.liars[from].held)
+                    std::mem::take(&mut self.forgers[from].held)
                 };
                 self.inject(from, &packets);
             }
             14 => {
-                let from = self.liar(side);
-                let packets: Vec<_> = self.liars[from].raw(input).into_iter().collect();
+                let from = self.forger(side);
+                let packets: Vec<_> = self.forgers[from].raw(input).into_iter().collect();
                 self.inject(from, &packets);
             }
-            // An end in order, now and then.
+            // An orderly close, rarely.
             _ if input.u8() == 0x55 => {
                 let now = self.session.now;
                 end.engine.close(now);
@@ -161,30 +161,31 @@ impl Attack {
         }
     }
 
-    /// The side that lies: the one that was asked for, if it does.
-    fn liar(&self, side: usize) -> usize {
-        if self.lies[side] { side } else { 1 - side }
+    /// `side` if it forges packets, or else the other side.
+    fn forger(&self, side: usize) -> usize {
+        if self.forges[side] { side } else { 1 - side }
     }
 
+    /// Encrypts and delivers packets.
     fn inject(&mut self, from: usize, packets: &[bytes::Bytes]) {
         for datagram in self.session.encrypt(from, packets) {
             self.session.deliver(from, &datagram);
         }
-        // What it answers does not wait, or a session without time would pile it up.
+        // Delivers the replies at once: a session whose clock does not advance would pile them up.
         for datagram in self.session.output(1 - from) {
             self.session.deliver(1 - from, &datagram);
         }
     }
 
-    /// Carries what both send; the packets of a liar as `input` says.
+    /// Delivers the datagrams of both sides; those of a forger changed as directed by `input`.
     fn exchange(&mut self, input: &mut Input<'_>) {
         for _ in 0..MAX_ROUNDS {
             let mut moved = false;
             for from in [0, 1] {
-                let datagrams = if self.lies[from] {
+                let datagrams = if self.forges[from] {
                     let mut packets = Vec::new();
                     for packet in self.session.packets(from) {
-                        self.liars[from].send(input, &packet, &mut packets);
+                        self.forgers[from].send(input, &packet, &mut packets);
                     }
                     self.session.encrypt(from, &packets)
                 } else {
@@ -201,8 +202,8 @@ impl Attack {
         }
     }
 
-    /// Both go on in order for a while, then end.
-    fn calm(mut self) -> Duration {
+    /// Ends the attack, lets both sides run for a while, and closes them.
+    fn finish(mut self) -> Duration {
         for end in &mut self.session.ends {
             end.reads = true;
             end.read_all();

@@ -1,4 +1,4 @@
-//! Two engines that are connected, and the time between them.
+//! Two connected engines and their clock.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -9,32 +9,32 @@ use anabranch_rtc::{
 };
 use bytes::Bytes;
 
-use crate::fuzzing::thread_time;
+use crate::fuzzing::thread_cpu_time;
 use anabranch::certificate::Certificate;
 
 /// Largest datagram that the engines may send.
 const MTU: usize = 1200;
 
-/// Most that one side may hold unacknowledged, beside control messages.
+/// Maximum unacknowledged bytes of one side, control messages excluded.
 const MAX_IN_FLIGHT: usize = 256 * 1024;
 
-/// The receive window: small, so that a session fills it.
+/// Receive window (a_rwnd): small, so that a session fills it.
 const RECEIVE_BUFFER: usize = 128 * 1024;
 
-/// Most bytes that one datagram may make an engine send: all that it may have in flight, twice.
+/// Maximum bytes that an engine may send after one datagram: twice what it may have in flight.
 const MAX_OUTPUT: usize = 2 * MAX_IN_FLIGHT;
 
-/// Events that one datagram may cause: a hundred chunks, each of which ends, opens or wakes a
-/// channel, and those that were unread.
+/// Maximum events after one datagram: about a hundred chunks, each of which may close, open or wake
+/// a channel, and events that were queued before.
 const MAX_EVENTS: usize = 4096;
 
-/// Timeouts in a row that may be due at one point in time.
+/// Maximum consecutive timeouts that may be due at one point in time.
 const MAX_DUE: usize = 64;
 
-/// Datagrams that may cross in a row without any time passing.
+/// Maximum rounds of an exchange without the clock advancing.
 const MAX_ROUNDS: usize = 64;
 
-/// Generated once: a session is to be as short as its handshake lets it be.
+/// Generated once, to keep a session short.
 static CERTIFICATES: LazyLock<[Certificate; 2]> =
     LazyLock::new(|| [Certificate::generate(), Certificate::generate()]);
 
@@ -44,16 +44,17 @@ pub(super) struct End {
     pub(super) address: SocketAddr,
     pub(super) out: TransmitQueue,
     timeout: Instant,
-    /// Channels that this side has opened or been told of, and that are not closed.
+    /// Open channels, whichever side opened them.
     pub(super) channels: Vec<ChannelId>,
-    /// Reads what arrives as soon as it does.
+    /// Whether messages are read as soon as they arrive.
     pub(super) reads: bool,
+    /// Messages read, if `records`.
     pub(super) received: Vec<(ChannelId, Bytes)>,
-    /// What has happened to channels.
+    /// Events of the engine, if `records`.
     pub(super) events: Vec<Event>,
-    /// Whether what is read, and what has happened, is kept.
-    pub(super) keeps: bool,
-    /// Bytes that this side has written, where that is counted.
+    /// Whether messages and events are recorded.
+    pub(super) records: bool,
+    /// Bytes that this side has written, where the target counts them.
     pub(super) written: usize,
     zero_open: bool,
     pub(super) ended: Option<EndReason>,
@@ -88,7 +89,7 @@ impl End {
             reads: true,
             received: Vec::new(),
             events: Vec::new(),
-            keeps: false,
+            records: false,
             written: 0,
             zero_open: false,
             ended: None,
@@ -97,8 +98,8 @@ impl End {
 
     pub(super) fn read(&mut self, channel: ChannelId) {
         while let Some(message) = self.engine.read(channel) {
-            assert!(!message.is_empty(), "empty messages carry nothing");
-            if self.keeps {
+            assert!(!message.is_empty(), "an empty message was read");
+            if self.records {
                 self.received.push((channel, message));
             }
         }
@@ -115,13 +116,13 @@ impl End {
         while let Some(event) = self.engine.next_event() {
             events += 1;
             assert!(events <= MAX_EVENTS, "events without end");
-            if self.keeps {
+            if self.records {
                 self.events.push(event.clone());
             }
             match event {
                 Event::ChannelZeroOpen => self.zero_open = true,
                 Event::Ended(cause) => {
-                    assert!(self.ended.is_none(), "an end of what has ended");
+                    assert!(self.ended.is_none(), "a second Ended");
                     self.ended = Some(cause);
                 }
                 Event::Opened { channel, .. } => {
@@ -139,7 +140,7 @@ impl End {
         }
     }
 
-    /// Polls until there is nothing to do at this time.
+    /// Polls until no timeout is due.
     fn settle(&mut self, now: Instant) {
         let before = self.out.len();
         for round in 0.. {
@@ -160,7 +161,7 @@ impl End {
         );
     }
 
-    /// All that waits to be sent.
+    /// Takes all datagrams out of the transmit queue.
     fn take_out(&mut self) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::new();
         while let Some(run) = self.out.front(1) {
@@ -177,17 +178,18 @@ impl End {
 pub(super) struct Session {
     pub(super) ends: [End; 2],
     pub(super) now: Instant,
-    /// Longest that one datagram, with all that followed from it, kept an engine.
+    /// CPU time of the slowest step of an engine: one datagram and its consequences.
     pub(super) slowest: Duration,
 }
 
 impl Session {
-    /// Two engines whose handshake is done; every datagram of it is shown to `seen`.
-    pub(super) fn connected(seen: impl FnMut(usize, &[u8])) -> Self {
-        Self::new().connect(seen)
+    /// Two engines after their handshake, whose every datagram is passed to `observe` with its
+    /// sender.
+    pub(super) fn connected(observe: impl FnMut(usize, &[u8])) -> Self {
+        Self::new().connect(observe)
     }
 
-    /// The same, where each side takes so many streams.
+    /// Two engines after their handshake, each of which accepts `streams` inbound streams.
     pub(super) fn with_streams(streams: u16) -> Self {
         let mut session = Self::new();
         for end in &mut session.ends {
@@ -205,12 +207,12 @@ impl Session {
         }
     }
 
-    fn connect(mut self, mut seen: impl FnMut(usize, &[u8])) -> Self {
+    fn connect(mut self, mut observe: impl FnMut(usize, &[u8])) -> Self {
         let session = &mut self;
         for _ in 0..100 {
             for from in [0, 1] {
                 for datagram in session.output(from) {
-                    seen(from, &datagram);
+                    observe(from, &datagram);
                     session.deliver(from, &datagram);
                 }
             }
@@ -222,32 +224,33 @@ impl Session {
                 session.slowest = Duration::ZERO;
                 return self;
             }
-            session.pass(Duration::from_millis(1));
+            session.advance(Duration::from_millis(1));
         }
         panic!("no handshake in a hundred rounds");
     }
 
-    /// What a side has to send.
+    /// Polls a side and takes its datagrams.
     pub(super) fn output(&mut self, from: usize) -> Vec<Vec<u8>> {
         let now = self.now;
         self.timed(from, |end| end.settle(now));
         self.ends[from].take_out()
     }
 
-    /// Runs a step of an engine against the clock.
+    /// Runs a step of an engine and measures its CPU time.
     fn timed<T>(&mut self, side: usize, step: impl FnOnce(&mut End) -> T) -> T {
-        let began = thread_time();
+        let began = thread_cpu_time();
         let result = step(&mut self.ends[side]);
-        self.slowest = self.slowest.max(thread_time().saturating_sub(began));
+        self.slowest = self.slowest.max(thread_cpu_time().saturating_sub(began));
         result
     }
 
-    /// Hands a datagram of one side to the other, at once and from the right address.
+    /// Delivers a datagram of one side to the other, without delay and from the sender's address.
     pub(super) fn deliver(&mut self, from: usize, datagram: &[u8]) {
         let source = self.ends[from].address;
         self.deliver_from(source, 1 - from, datagram);
     }
 
+    /// Delivers a datagram to a side, from an arbitrary source.
     pub(super) fn deliver_from(&mut self, source: SocketAddr, to: usize, datagram: &[u8]) {
         let now = self.now;
         self.timed(to, |end| {
@@ -262,7 +265,7 @@ impl Session {
         });
     }
 
-    /// Carries what both send, and the answers, until both are quiet.
+    /// Delivers the datagrams of both sides, and the replies, until neither sends any.
     pub(super) fn exchange(&mut self) {
         for _ in 0..MAX_ROUNDS {
             let mut moved = false;
@@ -278,8 +281,8 @@ impl Session {
         }
     }
 
-    /// Lets time pass.
-    pub(super) fn pass(&mut self, time: Duration) {
+    /// Advances the clock and handles the timeouts that are then due.
+    pub(super) fn advance(&mut self, time: Duration) {
         self.now += time;
         let now = self.now;
         for side in [0, 1] {
@@ -289,19 +292,19 @@ impl Session {
         }
     }
 
-    /// Lets time pass and carries what is sent meanwhile.
+    /// Advances the clock by `time`, and delivers meanwhile.
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             let timeouts = self.ends[0].timeout.min(self.ends[1].timeout);
-            // What is due all the time is due each millisecond, so that this ends.
+            // In steps of at least 1 ms, so that this ends if a timeout stays due.
             let next = timeouts.max(self.now + Duration::from_millis(1)).min(end);
-            self.pass(next - self.now);
+            self.advance(next - self.now);
             self.exchange();
         }
     }
 
-    /// The packets of SCTP that a side would send now, which only this sees in the clear.
+    /// Takes the SCTP packets that a side is about to send, before their encryption.
     pub(super) fn packets(&mut self, from: usize) -> Vec<Bytes> {
         let now = self.now;
         let End {
@@ -318,7 +321,7 @@ impl Session {
         packets
     }
 
-    /// Encrypts packets, and returns what goes out.
+    /// Encrypts SCTP packets of a side, and takes the resulting datagrams.
     pub(super) fn encrypt(&mut self, from: usize, packets: &[Bytes]) -> Vec<Vec<u8>> {
         let now = self.now;
         let End { engine, out, .. } = &mut self.ends[from];

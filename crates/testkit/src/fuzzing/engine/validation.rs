@@ -1,4 +1,4 @@
-//! Which addresses count as those of the peer, whatever is nominated and whatever comes back from where.
+//! Path validation, while addresses are nominated and nonces come back from arbitrary addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -8,19 +8,23 @@ use crate::fuzzing::Input;
 use anabranch_rtc::{MAX_ADDRESSES, Validations};
 use anabranch_sctp::Nonce;
 
-/// Steps of one input.
+/// Maximum steps of an input.
 const MAX_STEPS: usize = 400;
 
-/// Addresses that there are: more than one peer may have.
+/// Number of addresses: more than one peer may have.
 const ADDRESSES: u8 = 48;
 
-/// How long a proof counts, and how often and how fast one nomination asks (`docs/reliability.md`).
+/// How long an address stays validated (`docs/reliability.md`).
 const LIFETIME: Duration = Duration::from_secs(30);
-const MOST_QUESTIONS: u32 = 6;
-const LEAST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What an address was asked last.
-struct Asked {
+/// Maximum challenges for one nomination (`docs/reliability.md`).
+const MAX_CHALLENGES: u32 = 6;
+
+/// Minimum time between two challenges to one address (`docs/reliability.md`).
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The latest challenge to an address.
+struct Challenge {
     nonce: Nonce,
     count: u32,
     last: Instant,
@@ -28,16 +32,17 @@ struct Asked {
 
 #[derive(Default)]
 struct Model {
-    asked: HashMap<SocketAddr, Asked>,
-    /// All that went to an address.
+    challenges: HashMap<SocketAddr, Challenge>,
+    /// Every nonce sent to an address.
     nonces: HashMap<SocketAddr, HashSet<Nonce>>,
-    proven: HashMap<SocketAddr, Instant>,
+    /// When an address was validated last.
+    validated: HashMap<SocketAddr, Instant>,
 }
 
-/// Runs the steps that `bytes` describe.
+/// Runs the steps encoded in `bytes`.
 ///
 /// # Panics
-/// If an address counts that has not shown to receive, or is asked too often.
+/// If an address counts as validated that has not returned its nonce, or is challenged too often.
 pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut now = Instant::now();
@@ -51,7 +56,7 @@ pub(crate) fn run(bytes: &[u8]) {
         match input.below(8) {
             0..=2 => validations.challenge(now, address, input.u32()),
             3 => now += Duration::from_millis(input.pick(&[1, 249, 250, 8000, 29_999, 30_000])),
-            4 => model.questions(&mut validations, now),
+            4 => model.send_challenges(&mut validations, now),
             5 => model.answer(&mut validations, now, address, address),
             6 => {
                 let other = self::address(input.u8() % ADDRESSES);
@@ -59,7 +64,8 @@ pub(crate) fn run(bytes: &[u8]) {
             }
             _ => {
                 let nonce = std::array::from_fn(|_| input.u8());
-                assert_eq!(validations.confirm(now, address, nonce), None, "guessed");
+                let confirmed = validations.confirm(now, address, nonce);
+                assert_eq!(confirmed, None, "a guessed nonce");
             }
         }
         model.check(&mut validations, now);
@@ -71,40 +77,40 @@ fn address(number: u8) -> SocketAddr {
 }
 
 impl Model {
-    fn questions(&mut self, validations: &mut Validations, now: Instant) {
-        for questions in 0.. {
+    fn send_challenges(&mut self, validations: &mut Validations, now: Instant) {
+        for sent in 0.. {
             let Some((to, nonce)) = validations.next_challenge(now) else {
                 break;
             };
-            assert!(questions < MAX_ADDRESSES, "questions without end");
+            assert!(sent < MAX_ADDRESSES, "challenges without end");
             self.nonces.entry(to).or_default().insert(nonce);
-            let asked = self.asked.entry(to).or_insert(Asked {
+            let challenge = self.challenges.entry(to).or_insert(Challenge {
                 nonce,
                 count: 0,
                 last: now,
             });
-            if asked.nonce != nonce {
-                *asked = Asked {
+            if challenge.nonce != nonce {
+                *challenge = Challenge {
                     nonce,
                     count: 0,
                     last: now,
                 };
             }
-            let is_early = asked.count > 0 && now < asked.last + LEAST_INTERVAL;
-            assert!(!is_early, "asked again too soon");
-            asked.count += 1;
-            asked.last = now;
-            assert!(asked.count <= MOST_QUESTIONS, "asked too often");
+            let is_early = challenge.count > 0 && now < challenge.last + MIN_INTERVAL;
+            assert!(!is_early, "repeated too soon");
+            challenge.count += 1;
+            challenge.last = now;
+            assert!(challenge.count <= MAX_CHALLENGES, "repeated too often");
         }
-        assert!(self.nonces.len() <= MAX_ADDRESSES, "asked too many");
+        assert!(self.nonces.len() <= MAX_ADDRESSES, "too many addresses");
         let next = validations.next_timeout(now);
         assert!(
             next.is_none_or(|next| next > now),
-            "a question that stays due"
+            "a challenge that stays due"
         );
     }
 
-    /// The nonce that `of` was asked for comes back from `from`.
+    /// The nonce of the challenge to `of` comes back from `from`.
     fn answer(
         &mut self,
         validations: &mut Validations,
@@ -112,26 +118,26 @@ impl Model {
         of: SocketAddr,
         from: SocketAddr,
     ) {
-        let Some(Asked { nonce, .. }) = self.asked.get(&of) else {
+        let Some(Challenge { nonce, .. }) = self.challenges.get(&of) else {
             return;
         };
         let (nonce, is_pending) = (*nonce, validations.is_pending(from));
         if validations.confirm(now, from, nonce).is_some() {
-            let went_there = self.nonces.get(&from).is_some_and(|of| of.contains(&nonce));
-            assert!(went_there, "{from} has answered what it was not asked");
-            assert!(is_pending, "nothing was expected");
-            assert!(validations.is_valid(now, from), "it has answered");
-            self.proven.insert(from, now);
+            let was_sent = self.nonces.get(&from).is_some_and(|of| of.contains(&nonce));
+            assert!(was_sent, "{from} returned the nonce of another address");
+            assert!(is_pending, "no answer was expected of {from}");
+            assert!(validations.is_valid(now, from), "{from} is not validated");
+            self.validated.insert(from, now);
         }
     }
 
     fn check(&self, validations: &mut Validations, now: Instant) {
         for number in 0..ADDRESSES {
             let address = address(number);
-            let since = self.proven.get(&address);
-            let is_proven = since.is_some_and(|since| now < *since + LIFETIME);
+            let since = self.validated.get(&address);
+            let may_be_valid = since.is_some_and(|since| now < *since + LIFETIME);
             let is_valid = validations.is_valid(now, address);
-            assert!(is_proven || !is_valid, "{address} has shown nothing");
+            assert!(may_be_valid || !is_valid, "{address} returned no nonce");
         }
     }
 }
