@@ -52,7 +52,7 @@ pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
     EngineFactory, Incoming, RateLimit, Reached, Security,
 };
-pub use error::ConnectionError;
+pub use error::{ConnectionError, LimitExceeded, SctpViolation, WebRtcError};
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::{Identity, PeerId, PublicKey};
 pub use noise::NoiseError;

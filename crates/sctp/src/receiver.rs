@@ -314,13 +314,13 @@ impl Receiver {
             header.flags & flag::END != 0,
         );
         match self.partial {
-            Some(_) if begins => return Err(Violation("a message that does not end")),
-            None if !begins => return Err(Violation("a message that does not begin")),
+            Some(_) if begins => return Err(Violation::MissingEnd),
+            None if !begins => return Err(Violation::MissingBeginning),
             Some(first)
                 if (first.stream, first.ssn) != (header.stream, header.ssn)
                     || (first.flags ^ header.flags) & flag::UNORDERED != 0 =>
             {
-                return Err(Violation("a message in pieces of several"));
+                return Err(Violation::MixedFragments);
             }
             _ => {}
         }
@@ -333,7 +333,7 @@ impl Receiver {
         }
         self.reassembly.put_slice(payload);
         if self.reassembly.len() > self.max_message {
-            return Err(Violation("a message longer than any"));
+            return Err(Violation::MessageTooLong);
         }
         if ends && let Some(header) = self.partial.take() {
             let message = assembled(&mut self.reassembly);
@@ -427,7 +427,7 @@ impl Receiver {
             let successors = self.successors.entry(id).or_default();
             if successors.back().is_none_or(|last| last.reset) {
                 if successors.len() == MAX_SUCCESSORS {
-                    return Err(Violation("resets without end"));
+                    return Err(Violation::TooManyResets);
                 }
                 successors.push_back(Inbound::default());
             }

@@ -53,7 +53,7 @@ async fn assert_works_or_ended(peer: &mut Peer, connection: &Connection, story: 
     if let Some(cause) = connection.close_reason() {
         let typed = matches!(
             cause,
-            ConnectionError::Carrier(_)
+            ConnectionError::WebRtc(_)
                 | ConnectionError::ClosedByPeer
                 | ConnectionError::TimedOut
                 | ConnectionError::TooManyUnusedSubstreams
@@ -311,7 +311,7 @@ async fn open_every_channel(engine: EngineFactory, role: Role, first: u16, step:
     assert!(
         matches!(
             cause,
-            ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
+            ConnectionError::TooManyUnusedSubstreams | ConnectionError::WebRtc(_)
         ),
         "{story}: {cause}"
     );

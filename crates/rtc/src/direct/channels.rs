@@ -15,7 +15,9 @@ use bytes::Bytes;
 
 use super::dcep::{self, Dcep};
 use super::stream_ids::StreamIds;
-use crate::engine::{CHANNEL_ZERO, ChannelId, Class, EndReason, Event, OpenError, Role, Written};
+use crate::engine::{
+    CHANNEL_ZERO, ChannelId, Class, EndReason, Event, LimitExceeded, OpenError, Role, Written,
+};
 use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
 use anabranch_sctp::{self as sctp, Association, Ppid};
 
@@ -166,7 +168,7 @@ impl Channels {
                 sctp::Event::Ended(reason) => self.end(match reason {
                     sctp::EndReason::Closed => EndReason::ClosedByPeer,
                     sctp::EndReason::Aborted => EndReason::Aborted,
-                    sctp::EndReason::Violation(rule) => EndReason::Violation(rule),
+                    sctp::EndReason::Violation(violation) => EndReason::Violation(violation),
                     sctp::EndReason::NoProgress => EndReason::NoProgress,
                 }),
                 sctp::Event::Opened { id } => self.on_stream(id),
@@ -242,9 +244,7 @@ impl Channels {
             self.refused += usize::from(before != Stage::Refused);
         }
         if self.refused > MAX_REFUSED {
-            return self.end(EndReason::Limit(
-                "too many refused channels that the peer does not close",
-            ));
+            return self.end(EndReason::Limit(LimitExceeded::RefusedChannels));
         }
         self.sctp.reset_stream(stream);
     }

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::client_hello::{ClientHelloAssembler, Verdict};
 use crate::dtls::{PacedDtls, Versions};
 use crate::engine::{
-    Certificate, ChannelId, Class, EndReason, Engine, Event, MakeEngine, OpenError, Probe, Role,
-    Setup, Written,
+    Certificate, ChannelId, Class, EndReason, Engine, Event, LimitExceeded, MakeEngine, OpenError,
+    Probe, Role, Setup, Written,
 };
 use crate::limits::{CONTROL_ROOM, MAX_DATAGRAM};
 use crate::transmit::TransmitQueue;
@@ -282,8 +282,7 @@ impl DirectEngine {
                     self.is_dtls_up = true;
                     self.first_flight = FirstFlight::default();
                     let Some(sha256) = self.peer_sha256 else {
-                        let cause = "the peer has no certificate".to_owned();
-                        return self.channels.end(EndReason::Dtls(cause));
+                        return self.channels.end(EndReason::NoCertificate);
                     };
                     self.channels.push_event(Event::DtlsConnected { sha256 });
                     // The server waits for the client.
@@ -335,8 +334,8 @@ impl DirectEngine {
         self.handle_client_hello(now);
         self.drain_dtls(now, out);
         if self.early_bytes > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
-            let cause = "too much data before the handshake was complete";
-            self.channels.end(EndReason::Limit(cause));
+            let cause = EndReason::Limit(LimitExceeded::EarlyData);
+            self.channels.end(cause);
         }
         self.channels.handle_events();
     }

@@ -60,7 +60,7 @@ fn a_peer_that_acknowledges_what_it_has_not_received_ends_the_association_within
             };
             let sack = packet::Sack::parse(&value).expect("sound");
             let taken = sender.handle_sack(now, sack, &mut events);
-            taken == Err(Violation("an acknowledgement of what was withheld"))
+            taken == Err(Violation::AcknowledgedWithheld)
         });
         assert!(ended.is_some(), "20 round trips");
     }
@@ -143,7 +143,7 @@ impl Watched {
     }
 }
 
-const FOUND: Result<(), Violation> = Err(Violation("an acknowledgement of what was withheld"));
+const FOUND: Result<(), Violation> = Err(Violation::AcknowledgedWithheld);
 
 /// Lies only while it believes that nothing can be withheld.
 #[test]

@@ -94,21 +94,30 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
 
 #[test]
 fn pieces_that_make_no_message_end_the_association() {
-    let rounds: [&[(u32, u16, u8)]; 4] = [
+    let rounds: [(&[_], _); 4] = [
         // No beginning, two beginnings, another sequence number, ordered and unordered mixed.
-        &[(100, 0, 0)],
-        &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
-        &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
-        &[(100, 0, flag::BEGIN), (101, 0, flag::END | flag::UNORDERED)],
+        (&[(100, 0, 0)], Violation::MissingBeginning),
+        (
+            &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
+            Violation::MissingEnd,
+        ),
+        (
+            &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
+            Violation::MixedFragments,
+        ),
+        (
+            &[(100, 0, flag::BEGIN), (101, 0, flag::END | flag::UNORDERED)],
+            Violation::MixedFragments,
+        ),
     ];
-    for round in rounds {
+    for (round, expected) in rounds {
         let mut receiver = receiver();
         let mut events = VecDeque::new();
         let mut last = Ok(());
-        for (tsn, sequence, flags) in round {
-            last = receiver.handle_data(data(*tsn, *sequence, *flags), b"x", &mut events);
+        for (tsn, ssn, flags) in round {
+            last = receiver.handle_data(data(*tsn, *ssn, *flags), b"x", &mut events);
         }
-        assert!(last.is_err(), "{round:?}");
+        assert_eq!(last, Err(expected), "{round:?}");
     }
     let mut receiver = receiver();
     let mut events = VecDeque::new();

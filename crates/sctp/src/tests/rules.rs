@@ -41,10 +41,10 @@ fn a_peer_that_acknowledges_what_was_not_sent_is_left() {
         pair.sides[0].association.handle_packet(now, &packet);
     }
     pair.sides[0].take_events();
-    assert!(matches!(
+    assert_eq!(
         pair.sides[0].end_reason(),
-        Some(EndReason::Violation(_))
-    ));
+        Some(EndReason::Violation(Violation::AcknowledgedUnsent))
+    );
     // The peer receives the ABORT.
     pair.until("the end", |pair| {
         pair.sides[1].end_reason() == Some(EndReason::Aborted)
@@ -191,10 +191,10 @@ fn data_without_user_data_ends_the_association_and_the_peer_is_told_which() {
     expected.extend(tsn);
     assert_eq!(sent(&mut pair, 0), [(kind::ABORT, expected)]);
     pair.sides[0].take_events();
-    assert!(matches!(
+    assert_eq!(
         pair.sides[0].end_reason(),
-        Some(EndReason::Violation(_))
-    ));
+        Some(EndReason::Violation(Violation::EmptyData))
+    );
 }
 
 /// RFC 9260 section 6.5: acknowledged, reported and dropped.
