@@ -42,7 +42,7 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
             .handle_data(header, &[1; 200], &mut events)
-            .expect("sound");
+            .expect("valid");
     }
     assert!(receiver.held() <= CONFIG.receive_buffer);
     assert!(receiver.sack().2.len() <= 1024);
@@ -51,7 +51,7 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
             .handle_data(header, &[1; 200], &mut events)
-            .expect("sound");
+            .expect("valid");
     }
     assert!(receiver.has_reached(100 + 999));
     let mut read = 0;
@@ -72,7 +72,7 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
         let payload = vec![1; length];
         receiver
             .handle_data(header, &payload, &mut events)
-            .expect("sound");
+            .expect("valid");
         receiver.held() > before
     };
     let mut numbers = receiver();
@@ -139,7 +139,7 @@ fn what_is_behind_a_reset_waits_for_it() {
         let header = data(tsn, sequence, WHOLE);
         receiver
             .handle_data(header, &[tsn as u8], &mut events)
-            .expect("sound");
+            .expect("valid");
     };
     take(&mut receiver, 100, 0);
     take(&mut receiver, 102, 2);
@@ -149,7 +149,7 @@ fn what_is_behind_a_reset_waits_for_it() {
     take(&mut receiver, 101, 1);
     assert!(receiver.has_reached(102) && !receiver.has_reached(103));
     receiver.reset(1, &mut events);
-    receiver.release(&mut events).expect("sound");
+    receiver.release(&mut events).expect("valid");
     assert!(receiver.has_reached(104));
     let mut read = |receiver: &mut Receiver| {
         std::iter::from_fn(|| Some(receiver.read(1, &mut events)?.bytes[0])).collect::<Vec<_>>()

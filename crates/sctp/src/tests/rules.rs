@@ -98,10 +98,10 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
         packets.put(kind::INIT, 0, &peer.encode(None));
         server.handle_packet(now, &packets.finish().0.remove(0));
         let answer = server.poll_transmit(now).expect("an answer").remove(0);
-        let (_, mut chunks) = parse(&answer).expect("sound");
+        let (_, mut chunks) = parse(&answer).expect("valid");
         let chunk = chunks.next().expect("a chunk");
         assert_eq!(chunk.kind, kind::INIT_ACK);
-        let (own, _) = Init::parse(chunk.value).expect("sound");
+        let (own, _) = Init::parse(chunk.value).expect("valid");
         assert_eq!(own.zero_checksum, zero_checksum);
     }
 }
