@@ -63,7 +63,7 @@ pub use endpoint::{
     BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
     EngineFactory, Incoming, Reached, Security,
 };
-pub use error::ConnectionError;
+pub use error::{ConnectionError, LimitExceeded, SctpViolation, WebRtcError};
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};
 pub use identity::PeerId;
 #[cfg(feature = "transport")]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::ConnectError;
 use crate::carrier::{Carrier, CarrierEvent, Class, Written};
 use crate::certificate::Fingerprint;
-use crate::connection::ConnectionError;
+use crate::error::{ConnectionError, WebRtcError};
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
 use crate::noise::{Handshake, NoiseError};
@@ -143,7 +143,7 @@ async fn run(
         }
     }
     let Some(peer_fingerprint) = peer_fingerprint else {
-        let cause = ConnectionError::Carrier("no peer certificate".to_owned());
+        let cause = WebRtcError::NoCertificate.into();
         return Err(ended(progress, cause));
     };
     let Some(identity) = expectations.identity else {
@@ -180,8 +180,7 @@ async fn exchange(
         {
             let frame = Message::data(Bytes::from(bytes)).encode();
             if carrier.write(CHANNEL_ZERO, &frame, Class::Control) != Written::Taken {
-                let cause =
-                    ConnectionError::Carrier("channel 0 does not accept messages".to_owned());
+                let cause = WebRtcError::ChannelClosed.into();
                 return Err(ended(progress, cause));
             }
         }

@@ -1,13 +1,17 @@
 //! The errors that several modules share.
 
+use std::io;
+
 use crate::message::Message;
 
 pub mod code;
 pub(crate) mod payload;
 mod substream;
+mod webrtc;
 mod websocket;
 
 pub use substream::{CloseOutcome, FinishError, Finished, SubstreamError};
+pub use webrtc::{LimitExceeded, SctpViolation, WebRtcError};
 pub use websocket::WebSocketError;
 
 /// Why a connection ended.
@@ -60,6 +64,9 @@ pub enum ConnectionError {
     /// [`EndpointConfig::max_dtls12_records`](crate::EndpointConfig::max_dtls12_records).
     #[error("DTLS 1.2 key usage limit reached")]
     KeysUsedUp,
+    /// WebRTC failed, or the peer violated its protocols.
+    #[error("WebRTC: {0}")]
+    WebRtc(#[source] WebRtcError),
     /// The WebSocket failed, or the peer violated its protocol.
     #[error("WebSocket: {0}")]
     WebSocket(#[source] WebSocketError),
@@ -67,7 +74,7 @@ pub enum ConnectionError {
     /// of this crate. Nothing more is reported to `Events`.
     #[error("the task of the connection panicked")]
     Panicked,
-    /// The carrier failed.
+    /// A carrier of the application's own failed.
     #[error("the carrier failed: {0}")]
     Carrier(String),
 }
@@ -128,5 +135,17 @@ impl ConnectionError {
                 | Self::ClosedByPeerWith { .. }
                 | Self::Idle
         )
+    }
+}
+
+impl From<ConnectionError> for io::Error {
+    fn from(error: ConnectionError) -> Self {
+        let kind = match &error {
+            ConnectionError::TimedOut | ConnectionError::NoProgress => io::ErrorKind::TimedOut,
+            ConnectionError::WebRtc(cause) => cause.kind(),
+            ConnectionError::WebSocket(WebSocketError::Io { kind, .. }) => *kind,
+            _ => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, error)
     }
 }

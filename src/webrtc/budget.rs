@@ -1,66 +1,66 @@
-//! How much unacknowledged data SCTP may hold: enough to fill the path, and no more.
+//! The limit on unacknowledged data in SCTP: enough to fill the path, and no more.
 //!
-//! What lies below the scheduler is sent in the order it was written, so every byte too many delays
-//! every other substream, and costs the SCTP crate time on each packet. Too few bytes cap the
-//! throughput at budget / round trip. So the budget follows the bandwidth-delay product, measured
-//! as delivered rate x shortest round trip, with room to find out whether the path has more.
+//! What is below the scheduler is sent in the order it was written, so every excess byte delays
+//! every other substream. Too few bytes limit the throughput to budget / round trip. So the budget
+//! follows the bandwidth-delay product, measured as delivered rate x minimum round trip, with a
+//! margin to probe for more.
 //!
-//! SCTP's own slow start only ends when it has filled the queue of the path and lost packets from
-//! it; with Reno that costs seconds on a long path. The budget ends it before, as BBR does
-//! (draft-ietf-ccwg-bbr), by noticing that data takes longer and does not arrive faster:
+//! SCTP's slow start only ends when it has filled the queue of the path and lost packets from it.
+//! The budget ends it earlier, as BBR does (draft-ietf-ccwg-bbr): when the round trip grows and the
+//! rate does not. The congestion window of SCTP reacts to loss that others cause.
 //!
 //! ```text
-//!            rate stands still, or the round trip grows
+//!            the rate does not grow, or the round trip grows
 //! Startup ─────────────────────────────────────────────► Cruise ◄──────┐
-//!                                                          │ the shortest round trip is old
+//!                                                          │ the minimum round trip is old
 //!                                                          ▼           │
 //!                                                        Drain ────────┘ it was measured again
 //! ```
 
 use std::time::{Duration, Instant};
 
-/// Smallest budget, in bytes: a few frames for each of a few substreams.
+/// Minimum budget in bytes: a few frames for each of a few substreams.
 pub(crate) const MIN_BUDGET: usize = 64 * 1024;
 
-/// Times the bandwidth-delay product that may be under way while the rate is being found. Less
-/// than 2, so that a path whose queue holds one bandwidth-delay product loses nothing.
+/// Multiple of the bandwidth-delay product during startup. Less than 2, so that a path whose queue
+/// holds one bandwidth-delay product loses nothing.
 const STARTUP_GAIN: f64 = 1.7;
 
-/// The same afterwards: a quarter to find out whether the path has more.
+/// The same after startup: a quarter to probe for more.
 const CRUISE_GAIN: f64 = 1.25;
 
-/// The same while the queue that this sender made is let run empty.
+/// The same while the queue that this sender built drains.
 const DRAIN_GAIN: f64 = 0.75;
 
-/// Times the delivered rate that may wait for tasks to run, see [`Budget::new`].
+/// Multiple of the delivered rate for the allowance, see [`Budget::new`].
 const ALLOWANCE_GAIN: f64 = 2.0;
 
-/// A rate that does not grow by as much from one round to the next stands still.
+/// Minimum growth factor of the rate per round during startup.
 const GROWTH: f64 = 1.25;
 
 /// Rounds without growth that end the startup.
 const FLAT_ROUNDS: u32 = 3;
 
-/// Times the shortest round trip that a round may take before there is a queue.
+/// Multiple of the minimum round trip above which there is a queue.
 const QUEUE_FACTOR: f64 = 1.4;
 
-/// Rounds of draining: the first lets the queue run empty, the second measures without it.
+/// Rounds of draining: the first empties the queue, the second measures without it.
 const DRAIN_ROUNDS: u32 = 2;
 
-/// Rounds for which the highest rate is believed in.
+/// Rounds over which the maximum rate is taken.
 const RATE_ROUNDS: usize = 8;
 
-/// How long the shortest round trip is believed in.
-const ROUND_TRIP_MEMORY: Duration = Duration::from_secs(10);
+/// How long the minimum round trip is valid.
+const MIN_RTT_LIFETIME: Duration = Duration::from_secs(10);
 
 /// See the diagram of the module.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
-    /// Finding the rate of the path.
+    /// Looking for the rate of the path.
     Startup {
         /// The highest rate so far.
         best: f64,
-        /// Rounds that were no faster.
+        /// Consecutive rounds without growth.
         flat: u32,
     },
     Cruise,
@@ -69,36 +69,36 @@ enum Phase {
     },
 }
 
-/// Follows deliveries and says how much more to hand to SCTP.
+/// Limits unacknowledged data by what was delivered.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: usize,
     max: usize,
-    /// Added to the shortest round trip: time that data may wait for tasks to run. On loopback
-    /// that is most of a round trip, and a budget without it leaves both sides idle in turns.
+    /// Added to the minimum round trip: time in which data waits for tasks to run. On loopback that
+    /// is most of a round trip, and without it both sides are idle in turns.
     allowance: Duration,
     phase: Phase,
-    /// Bytes handed to SCTP since the connection began.
+    /// Bytes written to SCTP in total.
     written: u64,
-    /// Bytes acknowledged since the connection began.
+    /// Bytes acknowledged in total.
     delivered: u64,
-    /// The running measurement of one round.
-    probe: Option<Probe>,
-    shortest: Option<(Duration, Instant)>,
-    /// Delivered bytes a second of the last rounds, a ring.
+    /// The current round.
+    round: Option<Round>,
+    min_rtt: Option<(Duration, Instant)>,
+    /// Delivered bytes per second of the last rounds, a ring buffer.
     rates: [f64; RATE_ROUNDS],
     next_rate: usize,
 }
 
 /// One round: from a write until that byte is acknowledged.
 #[derive(Debug, Clone, Copy)]
-struct Probe {
-    /// `written` when the probe began: complete once as much is delivered.
+struct Round {
+    /// `written` when the round began: complete once as much is delivered.
     until: u64,
-    began: Instant,
+    started_at: Instant,
     delivered_before: u64,
-    /// The budget held writes back while this probe ran.
-    limited: bool,
+    /// A write was refused during this round.
+    is_limited: bool,
 }
 
 impl Budget {
@@ -110,83 +110,84 @@ impl Budget {
             phase: Phase::Startup { best: 0.0, flat: 0 },
             written: 0,
             delivered: 0,
-            probe: None,
-            shortest: None,
+            round: None,
+            min_rtt: None,
             rates: [0.0; RATE_ROUNDS],
             next_rate: 0,
         }
     }
 
-    /// Bytes that may be unacknowledged.
+    /// Maximum unacknowledged bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes note of a write.
+    /// Counts a write.
     pub(crate) fn on_written(&mut self, now: Instant, bytes: usize) {
         self.written = self.written.saturating_add(bytes as u64);
-        if self.probe.is_none() {
-            self.probe = Some(Probe {
+        if self.round.is_none() {
+            self.round = Some(Round {
                 until: self.written,
-                began: now,
+                started_at: now,
                 delivered_before: self.delivered,
-                limited: false,
+                is_limited: false,
             });
         }
     }
 
-    /// Takes note that a write was refused for want of budget.
+    /// Notes that a write was refused because of the budget.
     pub(crate) fn on_refused(&mut self) {
-        if let Some(probe) = &mut self.probe {
-            probe.limited = true;
+        if let Some(round) = &mut self.round {
+            round.is_limited = true;
         }
     }
 
-    /// Takes note of what is left unacknowledged; returns whether the budget grew.
+    /// Updates what is unacknowledged; returns whether the budget grew.
     pub(crate) fn on_unacknowledged(&mut self, now: Instant, unacknowledged: usize) -> bool {
         let delivered = self.written.saturating_sub(unacknowledged as u64);
         self.delivered = self.delivered.max(delivered);
-        let Some(probe) = self.probe.filter(|probe| self.delivered >= probe.until) else {
+        let Some(round) = self.round.filter(|round| self.delivered >= round.until) else {
             return false;
         };
-        self.probe = None;
+        self.round = None;
         let elapsed = now
-            .saturating_duration_since(probe.began)
+            .saturating_duration_since(round.started_at)
             .max(Duration::from_micros(50));
-        let is_old = self.note_round_trip(now, elapsed, probe.limited);
-        // A sender that had nothing to send, or room to send it, says nothing about the path.
-        if !probe.limited {
+        let is_old = self.update_min_rtt(now, elapsed, round.is_limited);
+        // A sender that was not limited says nothing about the path.
+        if !round.is_limited {
             return false;
         }
-        let rate = (self.delivered - probe.delivered_before) as f64 / elapsed.as_secs_f64();
+        let rate = (self.delivered - round.delivered_before) as f64 / elapsed.as_secs_f64();
         if let Some(slot) = self.rates.get_mut(self.next_rate) {
             *slot = rate;
         }
         self.next_rate = (self.next_rate + 1) % RATE_ROUNDS;
-        self.next_phase(rate, elapsed, is_old);
+        self.advance_phase(rate, elapsed, is_old);
         let before = self.bytes;
         self.bytes = self.target().clamp(MIN_BUDGET.min(self.max), self.max);
         self.bytes > before
     }
 
-    /// Keeps the shortest round trip; returns whether it has to be measured without a queue.
-    fn note_round_trip(&mut self, now: Instant, elapsed: Duration, limited: bool) -> bool {
-        let Some((shortest, seen)) = self.shortest else {
-            self.shortest = Some((elapsed, now));
+    /// Updates the minimum round trip; returns whether it is old and has to be measured without a
+    /// queue.
+    fn update_min_rtt(&mut self, now: Instant, elapsed: Duration, is_limited: bool) -> bool {
+        let Some((min_rtt, seen)) = self.min_rtt else {
+            self.min_rtt = Some((elapsed, now));
             return false;
         };
-        let is_old = now.saturating_duration_since(seen) >= ROUND_TRIP_MEMORY;
-        // Without the budget in the way this sender makes no queue, and at the end of a drain it
-        // has none left: what the path takes then is what it takes.
-        let is_clear = !limited || self.phase == Phase::Drain { rounds_left: 1 };
-        if elapsed <= shortest || (is_old && is_clear) {
-            self.shortest = Some((elapsed, now));
+        let is_old = now.saturating_duration_since(seen) >= MIN_RTT_LIFETIME;
+        // Without refusals this sender builds no queue, and at the end of a drain none is left: the
+        // sample is that of the path.
+        let is_clear = !is_limited || self.phase == Phase::Drain { rounds_left: 1 };
+        if elapsed <= min_rtt || (is_old && is_clear) {
+            self.min_rtt = Some((elapsed, now));
             return false;
         }
         is_old
     }
 
-    fn next_phase(&mut self, rate: f64, elapsed: Duration, round_trip_is_old: bool) {
+    fn advance_phase(&mut self, rate: f64, elapsed: Duration, min_rtt_is_old: bool) {
         self.phase = match self.phase {
             Phase::Startup { best, flat } => {
                 let (best, flat) = if rate >= best * GROWTH {
@@ -194,16 +195,16 @@ impl Budget {
                 } else {
                     (best, flat + 1)
                 };
-                // With the smallest budget it is SCTP that holds data back, and no queue.
-                let queue = self.bytes > 2 * MIN_BUDGET
-                    && elapsed > self.round_trip().mul_f64(QUEUE_FACTOR) + self.allowance;
-                if flat >= FLAT_ROUNDS || queue {
+                // At the minimum budget SCTP itself delays data, and there is no queue.
+                let has_queue = self.bytes > 2 * MIN_BUDGET
+                    && elapsed > self.min_rtt().mul_f64(QUEUE_FACTOR) + self.allowance;
+                if flat >= FLAT_ROUNDS || has_queue {
                     Phase::Cruise
                 } else {
                     Phase::Startup { best, flat }
                 }
             }
-            Phase::Cruise if round_trip_is_old => Phase::Drain {
+            Phase::Cruise if min_rtt_is_old => Phase::Drain {
                 rounds_left: DRAIN_ROUNDS,
             },
             Phase::Drain { rounds_left } if rounds_left > 1 => Phase::Drain {
@@ -213,10 +214,9 @@ impl Budget {
         };
     }
 
-    /// The shortest round trip of the last seconds; zero before one was measured.
-    fn round_trip(&self) -> Duration {
-        self.shortest
-            .map_or(Duration::ZERO, |(shortest, _)| shortest)
+    /// The recent minimum round trip; zero before the first sample.
+    fn min_rtt(&self) -> Duration {
+        self.min_rtt.map_or(Duration::ZERO, |(min_rtt, _)| min_rtt)
     }
 
     fn target(&self) -> usize {
@@ -226,7 +226,7 @@ impl Budget {
             Phase::Cruise => CRUISE_GAIN,
             Phase::Drain { .. } => DRAIN_GAIN,
         };
-        let path = rate * self.round_trip().as_secs_f64() * gain;
+        let path = rate * self.min_rtt().as_secs_f64() * gain;
         let tasks = rate * self.allowance.as_secs_f64() * ALLOWANCE_GAIN;
         (path + tasks) as usize
     }
@@ -236,7 +236,7 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Sends as fast as the budget and a path of `rate` bytes/s and `round_trip` allow.
+    /// Sends as fast as the budget allows over a path of `rate` bytes/s and `round_trip`.
     fn run(budget: &mut Budget, rate: f64, round_trip: Duration, seconds: f64) -> (f64, Instant) {
         let start = Instant::now();
         let step = Duration::from_micros(100);

@@ -7,7 +7,7 @@ use anabranch_rtc as rtc;
 
 use crate::carrier::{CarrierEvent, ChannelId, Class, OpenChannelError, Written};
 use crate::certificate::Fingerprint;
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, WebRtcError};
 
 /// The pre-negotiated channel for Noise: SCTP stream 0.
 pub(crate) const CHANNEL_ZERO: ChannelId = ChannelId::new(rtc::CHANNEL_ZERO.get());
@@ -117,7 +117,50 @@ impl From<rtc::EndReason> for ConnectionError {
             rtc::EndReason::ClosedByPeer => Self::ClosedByPeer,
             rtc::EndReason::TimedOut => Self::TimedOut,
             rtc::EndReason::NoProgress => Self::NoProgress,
-            other => Self::Carrier(other.to_string()),
+            rtc::EndReason::Aborted => Self::WebRtc(WebRtcError::Aborted),
+            rtc::EndReason::Violation(violation) => Self::WebRtc(WebRtcError::Violation(violation)),
+            rtc::EndReason::Limit(limit) => Self::WebRtc(WebRtcError::Limit(limit)),
+            rtc::EndReason::NoCertificate => Self::WebRtc(WebRtcError::NoCertificate),
+            rtc::EndReason::Dtls(text) => Self::WebRtc(WebRtcError::Dtls(text)),
+            other => Self::WebRtc(WebRtcError::Engine(other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+    use crate::error::{LimitExceeded, SctpViolation};
+
+    #[test]
+    fn causes_of_an_engine_stay_typed() {
+        let cause = |reason: rtc::EndReason| ConnectionError::from(reason);
+        let violation = SctpViolation::AcknowledgedUnsent;
+        let error = cause(rtc::EndReason::Violation(violation));
+        assert_eq!(error, WebRtcError::Violation(violation).into());
+        let webrtc = error.source().expect("a cause");
+        let sctp = webrtc.source().expect("its cause");
+        assert_eq!(sctp.downcast_ref::<SctpViolation>(), Some(&violation));
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidData);
+        let limit = LimitExceeded::EarlyData;
+        let expected = [
+            (rtc::EndReason::ClosedByPeer, ConnectionError::ClosedByPeer),
+            (rtc::EndReason::TimedOut, ConnectionError::TimedOut),
+            (rtc::EndReason::NoProgress, ConnectionError::NoProgress),
+            (rtc::EndReason::Aborted, WebRtcError::Aborted.into()),
+            (
+                rtc::EndReason::Limit(limit),
+                WebRtcError::Limit(limit).into(),
+            ),
+            (
+                rtc::EndReason::NoCertificate,
+                WebRtcError::NoCertificate.into(),
+            ),
+        ];
+        for (reason, error) in expected {
+            assert_eq!(cause(reason), error);
         }
     }
 }

@@ -53,7 +53,7 @@ async fn assert_works_or_ended(peer: &mut Peer, connection: &Connection, context
     if let Some(cause) = connection.close_reason() {
         let typed = matches!(
             cause,
-            ConnectionError::Carrier(_)
+            ConnectionError::WebRtc(_)
                 | ConnectionError::ClosedByPeer
                 | ConnectionError::TimedOut
                 | ConnectionError::TooManyUnusedSubstreams
@@ -317,7 +317,7 @@ async fn open_every_channel(engine: EngineFactory, role: Role, first: u16, step:
     assert!(
         matches!(
             cause,
-            ConnectionError::TooManyUnusedSubstreams | ConnectionError::Carrier(_)
+            ConnectionError::TooManyUnusedSubstreams | ConnectionError::WebRtc(_)
         ),
         "{context}: {cause}"
     );

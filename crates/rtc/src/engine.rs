@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::transmit::TransmitQueue;
+use anabranch_sctp::Violation;
 
 /// Maximum addresses of one peer; go-libp2p's limit for one ufrag. Further ones are rejected, and
 /// none is evicted.
@@ -104,17 +105,32 @@ pub enum EndReason {
     #[error("SCTP association aborted by the peer")]
     Aborted,
     /// The peer violated SCTP.
-    #[error("SCTP: the peer has sent {0}")]
-    Violation(anabranch_sctp::Violation),
+    #[error("SCTP protocol violation: {0}")]
+    Violation(#[source] Violation),
     /// The peer exceeded a limit.
-    #[error("{0}")]
-    Limit(&'static str),
+    #[error("limit exceeded: {0}")]
+    Limit(#[source] LimitExceeded),
+    /// The peer has no certificate.
+    #[error("DTLS: the peer has no certificate")]
+    NoCertificate,
     /// DTLS failed.
     #[error("DTLS: {0}")]
     Dtls(String),
     /// Another failure, in the words of the layer that failed.
     #[error("{0}")]
     Failed(String),
+}
+
+/// A limit that a peer exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitExceeded {
+    /// Too much data before the handshake was complete.
+    #[error("too much data before the handshake was complete")]
+    EarlyData,
+    /// Too many refused channels that the peer does not close.
+    #[error("too many refused channels that the peer does not close")]
+    RefusedChannels,
 }
 
 /// The end of a connection that an engine is.

@@ -20,10 +20,11 @@ mod record_number;
 mod records;
 mod transmit;
 
+pub use anabranch_sctp::Violation;
 pub use direct::{Direct, DirectEngine};
 pub use engine::{
     CHANNEL_ZERO, Certificate, ChannelId, Class, EndReason, Engine, EngineFactory, Event,
-    MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
+    LimitExceeded, MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
 };
 pub use hmac::sha1_hmac;
 pub use limits::{CONTROL_ROOM, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL};

@@ -30,7 +30,7 @@ const SLOTS: usize = 6;
 
 /// An event of a peer.
 #[derive(Debug)]
-enum Happened {
+enum PeerEvent {
     Connected,
     Failed(String),
     Opened(u16),
@@ -57,7 +57,7 @@ trait Peer {
     fn next_timeout(&self) -> Option<Instant>;
     /// The events since the last call. Only a peer that reads takes messages, and what follows an
     /// unread message waits.
-    fn poll(&mut self, reads: bool) -> Vec<Happened>;
+    fn poll(&mut self, reads: bool) -> Vec<PeerEvent>;
 }
 
 struct Ours {
@@ -123,34 +123,34 @@ impl Peer for Ours {
         self.association.next_timeout()
     }
 
-    fn poll(&mut self, reads: bool) -> Vec<Happened> {
-        let mut happened = Vec::new();
+    fn poll(&mut self, reads: bool) -> Vec<PeerEvent> {
+        let mut events = Vec::new();
         loop {
             while let Some(event) = self.association.next_event() {
-                happened.push(match event {
-                    Event::Connected => Happened::Connected,
-                    Event::Ended(reason) => Happened::Failed(format!("{reason:?}")),
-                    Event::Opened { id } => Happened::Opened(id),
+                events.push(match event {
+                    Event::Connected => PeerEvent::Connected,
+                    Event::Ended(reason) => PeerEvent::Failed(format!("{reason:?}")),
+                    Event::Opened { id } => PeerEvent::Opened(id),
                     Event::Readable { id } => {
                         self.unread.push_back(id);
                         continue;
                     }
-                    Event::Finished { id } => Happened::PeerReset(id),
-                    Event::ResetComplete { id } => Happened::ResetDone(id),
-                    Event::ResetFailed { id } => Happened::Failed(format!("reset of {id}")),
+                    Event::Finished { id } => PeerEvent::PeerReset(id),
+                    Event::ResetComplete { id } => PeerEvent::ResetDone(id),
+                    Event::ResetFailed { id } => PeerEvent::Failed(format!("reset of {id}")),
                     #[allow(unreachable_patterns, reason = "what only a writer asks for")]
                     _ => continue,
                 });
             }
             if !reads {
-                return happened;
+                return events;
             }
             let Some(id) = self.unread.pop_front() else {
-                return happened;
+                return events;
             };
             // `None` if this side has reset the stream.
             if let Some(message) = self.association.read(id) {
-                happened.push(Happened::Message(id, message.bytes));
+                events.push(PeerEvent::Message(id, message.bytes));
             }
         }
     }
@@ -160,7 +160,7 @@ struct Dcsctp {
     socket: Box<dyn DcSctpSocket>,
     start: Instant,
     packets: Vec<Bytes>,
-    happened: Vec<Happened>,
+    events: Vec<PeerEvent>,
 }
 
 impl Dcsctp {
@@ -180,7 +180,7 @@ impl Dcsctp {
             socket: dcsctp::new_socket("dcsctp", &options),
             start,
             packets: Vec::new(),
-            happened: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -188,8 +188,8 @@ impl Dcsctp {
         while let Some(message) = self.socket.get_next_message() {
             assert_eq!(message.ppid, PpId(BINARY));
             let id = message.stream_id.0;
-            self.happened
-                .push(Happened::Message(id, message.payload.into()));
+            self.events
+                .push(PeerEvent::Message(id, message.payload.into()));
         }
     }
 
@@ -197,19 +197,19 @@ impl Dcsctp {
         while let Some(event) = self.socket.poll_event() {
             match event {
                 SocketEvent::SendPacket(packet) => self.packets.push(packet.into()),
-                SocketEvent::OnConnected() => self.happened.push(Happened::Connected),
+                SocketEvent::OnConnected() => self.events.push(PeerEvent::Connected),
                 SocketEvent::OnIncomingStreamReset(ids) => {
                     // Messages and events are not ordered: every available message precedes the
                     // reset.
                     self.read();
-                    self.happened
-                        .extend(ids.iter().map(|id| Happened::PeerReset(id.0)));
+                    self.events
+                        .extend(ids.iter().map(|id| PeerEvent::PeerReset(id.0)));
                 }
                 SocketEvent::OnStreamsResetPerformed(ids) => self
-                    .happened
-                    .extend(ids.iter().map(|id| Happened::ResetDone(id.0))),
+                    .events
+                    .extend(ids.iter().map(|id| PeerEvent::ResetDone(id.0))),
                 SocketEvent::OnBufferedAmountLow(_) | SocketEvent::OnTotalBufferedAmountLow() => {}
-                other => self.happened.push(Happened::Failed(format!("{other:?}"))),
+                other => self.events.push(PeerEvent::Failed(format!("{other:?}"))),
             }
         }
     }
@@ -258,12 +258,12 @@ impl Peer for Dcsctp {
         (at != SocketTime::infinite_future()).then(|| self.start + (at - SocketTime::zero()))
     }
 
-    fn poll(&mut self, reads: bool) -> Vec<Happened> {
+    fn poll(&mut self, reads: bool) -> Vec<PeerEvent> {
         self.take_events();
         if reads {
             self.read();
         }
-        std::mem::take(&mut self.happened)
+        std::mem::take(&mut self.events)
     }
 }
 
@@ -417,7 +417,7 @@ struct Run<'a> {
     start: Instant,
     now: Instant,
     sides: [Side; 2],
-    under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
+    in_transit: BTreeMap<(Instant, u64), (usize, Bytes)>,
     packets: u64,
     /// Makes every message different.
     salt: usize,
@@ -439,7 +439,7 @@ impl<'a> Run<'a> {
                 reads: true,
                 slots: (0..SLOTS).map(|_| Slot::new()).collect(),
             }),
-            under_way: BTreeMap::new(),
+            in_transit: BTreeMap::new(),
             packets: 0,
             salt: 0,
             done: Done::default(),
@@ -465,13 +465,13 @@ impl<'a> Run<'a> {
             .sides
             .iter()
             .filter_map(|side| side.peer.next_timeout());
-        let arrivals = self.under_way.keys().map(|(at, _)| *at).take(1);
+        let arrivals = self.in_transit.keys().map(|(at, _)| *at).take(1);
         let next = timeouts.chain(arrivals).min().unwrap_or(end);
         self.now = next.clamp(self.now, end);
         for side in 0..2 {
             self.sides[side].peer.advance(self.now);
         }
-        while let Some(entry) = self.under_way.first_entry()
+        while let Some(entry) = self.in_transit.first_entry()
             && entry.key().0 <= self.now
         {
             let (to, packet) = entry.remove();
@@ -491,26 +491,26 @@ impl<'a> Run<'a> {
                 .random_range(0.0..=self.script.jitter.as_secs_f64());
             let at = self.now + Duration::from_millis(10) + Duration::from_secs_f64(jitter);
             self.packets += 1;
-            self.under_way
+            self.in_transit
                 .insert((at, self.packets), (to, packet.clone()));
         }
     }
 
     fn take(&mut self, side: usize) {
         let Side { peer, reads, .. } = &mut self.sides[side];
-        for happened in peer.poll(*reads) {
-            match happened {
-                Happened::Connected => self.sides[side].is_connected = true,
-                Happened::Failed(why) => panic!("{}: {why} at side {side}", self.name),
-                Happened::Opened(id) => self.slot(side, id).is_opened = true,
-                Happened::Message(id, message) => self.receive(side, id, message),
-                Happened::PeerReset(id) => {
+        for event in peer.poll(*reads) {
+            match event {
+                PeerEvent::Connected => self.sides[side].is_connected = true,
+                PeerEvent::Failed(why) => panic!("{}: {why} at side {side}", self.name),
+                PeerEvent::Opened(id) => self.slot(side, id).is_opened = true,
+                PeerEvent::Message(id, message) => self.receive(side, id, message),
+                PeerEvent::PeerReset(id) => {
                     let slot = self.slot(side, id);
                     slot.is_opened = false;
                     slot.peer_resets += 1;
                     self.answer(side, id);
                 }
-                Happened::ResetDone(id) => {
+                PeerEvent::ResetDone(id) => {
                     let slot = self.slot(side, id);
                     slot.own_resets += 1;
                     slot.sending = Sending::Idle;

@@ -75,12 +75,12 @@ impl Association {
         match chunk.kind {
             kind::DATA if is_up => {
                 let Some((header, payload)) = DataHeader::parse(chunk) else {
-                    return Err(Violation("DATA without a header"));
+                    return Err(Violation::TruncatedData);
                 };
                 if payload.is_empty() {
                     // RFC 9260 section 6.2.
                     self.queue_abort(cause::NO_USER_DATA, &header.tsn.to_be_bytes());
-                    self.end(EndReason::Violation(Violation("DATA without user data")));
+                    self.end(EndReason::Violation(Violation::EmptyData));
                     return Ok(false);
                 }
                 if header.stream >= self.own.inbound_streams {

@@ -33,9 +33,11 @@ mod sender;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod violation;
 
 pub use heartbeat::Nonce;
 pub use packet::put_checksum;
+pub use violation::Violation;
 
 use handshake::Init;
 use packet::{COMMON_HEADER, DATA_HEADER, kind};
@@ -172,16 +174,6 @@ pub enum EndReason {
     Violation(Violation),
     /// The peer acknowledged nothing for `Config::progress_timeout` while its window was open.
     NoProgress,
-}
-
-/// The rule that the peer violated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Violation(pub(crate) &'static str);
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
-    }
 }
 
 /// Limits of an association.

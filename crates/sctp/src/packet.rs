@@ -474,7 +474,7 @@ mod tests {
                 .1
                 .next()
                 .expect("one");
-            let gap_count: Vec<_> = Sack::parse(chunk.value).expect("sound").gaps().collect();
+            let gap_count: Vec<_> = Sack::parse(chunk.value).expect("valid").gaps().collect();
             assert_eq!(gap_count, all[..usize::from(gaps.min(283))]);
         }
     }

@@ -51,6 +51,20 @@ struct Fragment {
     payload: Bytes,
 }
 
+/// State of an incoming stream.
+///
+/// ```text
+/// Open ─► (the peer's reset) Reset ─► (everything is read) Finished ─► (the event is taken) gone
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum InboundState {
+    #[default]
+    Open,
+    Reset,
+    /// `Event::Finished` was emitted.
+    Finished,
+}
+
 /// An incoming stream.
 #[derive(Debug, Default)]
 struct Inbound {
@@ -61,15 +75,16 @@ struct Inbound {
     waiting: BTreeMap<u16, Message>,
     /// Nobody reads the stream: its messages are dropped.
     ignored: bool,
-    /// The peer has reset the stream, which ends once everything is read.
-    reset: bool,
-    /// `Event::Finished` was emitted. The stream is removed when the event is taken.
-    finished: bool,
+    state: InboundState,
     /// The outgoing direction was reset before.
     outgoing_reset: bool,
 }
 
 impl Inbound {
+    fn is_open(&self) -> bool {
+        self.state == InboundState::Open
+    }
+
     fn push(&mut self, id: u16, message: Message, is_first: bool, events: &mut VecDeque<Event>) {
         self.ready.push_back(message);
         if is_first {
@@ -314,13 +329,13 @@ impl Receiver {
             header.flags & flag::END != 0,
         );
         match self.partial {
-            Some(_) if begins => return Err(Violation("a message that does not end")),
-            None if !begins => return Err(Violation("a message that does not begin")),
+            Some(_) if begins => return Err(Violation::MissingEnd),
+            None if !begins => return Err(Violation::MissingBeginning),
             Some(first)
                 if (first.stream, first.ssn) != (header.stream, header.ssn)
                     || (first.flags ^ header.flags) & flag::UNORDERED != 0 =>
             {
-                return Err(Violation("a message in pieces of several"));
+                return Err(Violation::MixedFragments);
             }
             _ => {}
         }
@@ -333,7 +348,7 @@ impl Receiver {
         }
         self.reassembly.put_slice(payload);
         if self.reassembly.len() > self.max_message {
-            return Err(Violation("a message longer than any"));
+            return Err(Violation::MessageTooLong);
         }
         if ends && let Some(header) = self.partial.take() {
             let message = assembled(&mut self.reassembly);
@@ -420,14 +435,14 @@ impl Receiver {
             events.push_back(Event::Opened { id });
             Inbound::default()
         });
-        let is_first = !first.reset;
+        let is_first = first.is_open();
         let stream = if is_first {
             first
         } else {
             let successors = self.successors.entry(id).or_default();
-            if successors.back().is_none_or(|last| last.reset) {
+            if !successors.back().is_some_and(Inbound::is_open) {
                 if successors.len() == MAX_SUCCESSORS {
-                    return Err(Violation("resets without end"));
+                    return Err(Violation::TooManyResets);
                 }
                 successors.push_back(Inbound::default());
             }

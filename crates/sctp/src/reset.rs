@@ -371,7 +371,7 @@ mod tests {
         };
         let mut answer = Vec::new();
         assert_eq!(theirs.handle(&request(0, 2), |_| true, &mut answer), []);
-        assert!(answer.is_empty(), "it is said again");
+        assert!(answer.is_empty(), "it is retransmitted");
         for (sequence, stream) in [(u32::MAX, 1), (0, 2)] {
             let outcomes = theirs.handle(&request(sequence, stream), |_| true, &mut answer);
             assert_eq!(outcomes, [ResetOutcome::PeerReset(vec![stream])]);

@@ -19,8 +19,8 @@ use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, 
 use anabranch_rtc::client_hello::{ClientHelloAssembler, Verdict};
 use anabranch_rtc::{
     CHANNEL_ZERO, CONTROL_ROOM, ChannelId, Class, EndReason, Engine, Event as EngineEvent,
-    MAX_ADDRESSES, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL, OpenError, Protected,
-    Role, Setup, TransmitQueue, Written,
+    LimitExceeded, MAX_ADDRESSES, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL,
+    OpenError, Protected, Role, Setup, TransmitQueue, Written,
 };
 
 use crate::dtls::{crypto_provider, take_protected};
@@ -300,8 +300,7 @@ impl Str0mEngine {
                         self.events.push_back(EngineEvent::Readable { channel });
                     }
                     if !self.authenticated && self.unread > MAX_EARLY_BYTES {
-                        let cause = "too much data before the handshake was complete";
-                        self.end(EndReason::Limit(cause));
+                        self.end(EndReason::Limit(LimitExceeded::EarlyData));
                     }
                 }
             }
@@ -323,7 +322,7 @@ impl Str0mEngine {
             });
         match fingerprint {
             Some(sha256) => self.events.push_back(EngineEvent::DtlsConnected { sha256 }),
-            None => self.end(EndReason::Dtls("the peer has no certificate".to_owned())),
+            None => self.end(EndReason::NoCertificate),
         }
     }
 

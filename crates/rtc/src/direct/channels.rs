@@ -15,7 +15,9 @@ use bytes::Bytes;
 
 use super::dcep::{self, Dcep};
 use super::stream_ids::StreamIds;
-use crate::engine::{CHANNEL_ZERO, ChannelId, Class, EndReason, Event, OpenError, Role, Written};
+use crate::engine::{
+    CHANNEL_ZERO, ChannelId, Class, EndReason, Event, LimitExceeded, OpenError, Role, Written,
+};
 use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
 use anabranch_sctp::{self as sctp, Association, Ppid};
 
@@ -78,6 +80,14 @@ pub(super) struct HeldLimits {
     pub(super) all: usize,
 }
 
+/// State of the association below the channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Established,
+    Ended,
+}
+
 /// The channels of a connection.
 pub(super) struct Channels {
     pub(super) sctp: Association,
@@ -100,8 +110,7 @@ pub(super) struct Channels {
     /// has made room.
     allows_zero_window: bool,
     authenticated: bool,
-    established: bool,
-    ended: bool,
+    state: State,
     events: VecDeque<Event>,
 }
 
@@ -119,8 +128,7 @@ impl Channels {
             is_window_tight: false,
             allows_zero_window: false,
             authenticated: false,
-            established: false,
-            ended: false,
+            state: State::Connecting,
             events: VecDeque::new(),
         }
     }
@@ -130,7 +138,7 @@ impl Channels {
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.ended
+        self.state == State::Ended
     }
 
     pub(super) fn authenticated(&mut self) {
@@ -151,14 +159,14 @@ impl Channels {
 
     /// Ends the connection; the first reason counts.
     pub(super) fn end(&mut self, cause: EndReason) {
-        if !std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.state, State::Ended) != State::Ended {
             self.events.push_back(Event::Ended(cause));
         }
     }
 
     /// Handles the events of SCTP.
     pub(super) fn handle_events(&mut self) {
-        while !self.ended
+        while !self.is_ended()
             && let Some(event) = self.sctp.next_event()
         {
             match event {
@@ -166,7 +174,7 @@ impl Channels {
                 sctp::Event::Ended(reason) => self.end(match reason {
                     sctp::EndReason::Closed => EndReason::ClosedByPeer,
                     sctp::EndReason::Aborted => EndReason::Aborted,
-                    sctp::EndReason::Violation(rule) => EndReason::Violation(rule),
+                    sctp::EndReason::Violation(violation) => EndReason::Violation(violation),
                     sctp::EndReason::NoProgress => EndReason::NoProgress,
                 }),
                 sctp::Event::Opened { id } => self.on_stream(id),
@@ -181,7 +189,7 @@ impl Channels {
     }
 
     fn on_established(&mut self) {
-        self.established = true;
+        self.state = State::Established;
         // May fail: data of the peer may have created the stream.
         self.sctp.open_stream(0);
         self.insert(0, CHANNEL_ZERO, Stage::Open, true);
@@ -242,9 +250,7 @@ impl Channels {
             self.refused += usize::from(before != Stage::Refused);
         }
         if self.refused > MAX_REFUSED {
-            return self.end(EndReason::Limit(
-                "too many refused channels that the peer does not close",
-            ));
+            return self.end(EndReason::Limit(LimitExceeded::RefusedChannels));
         }
         self.sctp.reset_stream(stream);
     }
@@ -429,7 +435,7 @@ impl Channels {
     }
 
     pub(super) fn open(&mut self, label: &str) -> Result<ChannelId, OpenError> {
-        if self.ended || !self.established {
+        if self.state != State::Established {
             return Err(OpenError::Closed);
         }
         if label.len() > MAX_LABEL {
@@ -461,7 +467,7 @@ impl Channels {
 
     pub(super) fn write(&mut self, id: ChannelId, pieces: &[&[u8]], class: Class) -> Written {
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-        let ended = self.ended;
+        let ended = self.is_ended();
         let Some(channel) = self.get(id) else {
             return Written::Closed;
         };

@@ -15,13 +15,13 @@ use sha2::{Digest, Sha256};
 use crate::client_hello::{ClientHelloAssembler, Verdict};
 use crate::dtls::{PacedDtls, Versions};
 use crate::engine::{
-    Certificate, ChannelId, Class, EndReason, Engine, Event, MakeEngine, OpenError, Probe, Role,
-    Setup, Written,
+    Certificate, ChannelId, Class, EndReason, Engine, Event, LimitExceeded, MakeEngine, OpenError,
+    Probe, Role, Setup, Written,
 };
 use crate::limits::{CONTROL_ROOM, MAX_DATAGRAM};
 use crate::transmit::TransmitQueue;
-use anabranch_sctp as sctp;
 
+mod association;
 mod channels;
 mod dcep;
 mod first_flight;
@@ -34,6 +34,7 @@ mod tests;
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub))]
 pub(crate) mod validation;
 
+use association::association;
 use channels::{Channels, HeldLimits};
 use first_flight::FirstFlight;
 use path::{Path, PathEvent, Route};
@@ -62,23 +63,6 @@ const MAX_EARLY_BYTES: usize = 512 * 1024;
 /// Timeout of an engine that has ended.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Maximum overhead of DTLS per packet: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
-const DTLS_OVERHEAD: usize = 37;
-
-/// Longest accepted message. Those of libp2p have 16 KiB at most.
-const MAX_MESSAGE: usize = 64 * 1024;
-
-/// Creates an idle association.
-fn association(mtu: usize, receive_buffer: usize, progress_timeout: Duration) -> sctp::Association {
-    let mut config = sctp::Config::default();
-    // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
-    config.max_packet = mtu.saturating_sub(DTLS_OVERHEAD) & !3;
-    config.receive_buffer = receive_buffer;
-    config.max_message = MAX_MESSAGE;
-    config.progress_timeout = progress_timeout;
-    sctp::Association::new(config)
-}
-
 /// Creates [`DirectEngine`]s.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct;
@@ -93,6 +77,16 @@ impl MakeEngine for Direct {
     }
 }
 
+/// State of the DTLS handshake.
+#[derive(Debug, Clone, Copy)]
+enum DtlsState {
+    Handshaking {
+        /// SHA-256 of the peer's certificate.
+        peer_sha256: Option<[u8; 32]>,
+    },
+    Established,
+}
+
 /// One connection on ICE, DTLS and SCTP.
 pub struct DirectEngine {
     role: Role,
@@ -101,9 +95,7 @@ pub struct DirectEngine {
     mtu: usize,
     /// Created once there is a route.
     dtls: Option<PacedDtls>,
-    is_dtls_up: bool,
-    /// SHA-256 of the peer's certificate.
-    peer_sha256: Option<[u8; 32]>,
+    dtls_state: DtlsState,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
     first_flight: FirstFlight,
@@ -153,8 +145,7 @@ impl DirectEngine {
             certificate: setup.certificate,
             mtu: setup.mtu,
             dtls: None,
-            is_dtls_up: false,
-            peer_sha256: None,
+            dtls_state: DtlsState::Handshaking { peer_sha256: None },
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
             first_flight: FirstFlight::default(),
@@ -200,10 +191,11 @@ impl DirectEngine {
     }
 
     fn handle_record(&mut self, datagram: &[u8]) {
+        let is_first_contact = self.role == Role::Server && !self.is_dtls_established();
         let Some(dtls) = &mut self.dtls else {
             return;
         };
-        let result = if self.role == Role::Server && !self.is_dtls_up {
+        let result = if is_first_contact {
             match self.client_hello.handle(datagram) {
                 Verdict::Pass if self.first_flight.take_copy(datagram) => Ok(()),
                 Verdict::Pass => {
@@ -276,16 +268,21 @@ impl DirectEngine {
                 // The end of the handshake proves that the peer has the key and receives our
                 // packets.
                 Output::PeerCert(certificate) => {
-                    self.peer_sha256 = Some(Sha256::digest(certificate).into());
+                    if let DtlsState::Handshaking { peer_sha256 } = &mut self.dtls_state {
+                        *peer_sha256 = Some(Sha256::digest(certificate).into());
+                    }
                 }
                 Output::Connected => {
-                    self.is_dtls_up = true;
                     self.first_flight = FirstFlight::default();
-                    let Some(sha256) = self.peer_sha256 else {
-                        let cause = "the peer has no certificate".to_owned();
-                        return self.channels.end(EndReason::Dtls(cause));
-                    };
-                    self.channels.push_event(Event::DtlsConnected { sha256 });
+                    match std::mem::replace(&mut self.dtls_state, DtlsState::Established) {
+                        DtlsState::Handshaking {
+                            peer_sha256: Some(sha256),
+                        } => self.channels.push_event(Event::DtlsConnected { sha256 }),
+                        DtlsState::Handshaking { peer_sha256: None } => {
+                            return self.channels.end(EndReason::NoCertificate);
+                        }
+                        DtlsState::Established => {}
+                    }
                     // The server waits for the client.
                     if self.role == Role::Client {
                         self.channels.sctp.start();
@@ -335,10 +332,14 @@ impl DirectEngine {
         self.handle_client_hello(now);
         self.drain_dtls(now, out);
         if self.early_bytes > MAX_EARLY_BYTES && !self.channels.is_authenticated() {
-            let cause = "too much data before the handshake was complete";
-            self.channels.end(EndReason::Limit(cause));
+            let cause = EndReason::Limit(LimitExceeded::EarlyData);
+            self.channels.end(cause);
         }
         self.channels.handle_events();
+    }
+
+    fn is_dtls_established(&self) -> bool {
+        matches!(self.dtls_state, DtlsState::Established)
     }
 
     fn may_transmit(&self) -> bool {
@@ -346,7 +347,7 @@ impl DirectEngine {
         if self.is_scripted {
             return false;
         }
-        self.is_dtls_up
+        self.is_dtls_established()
     }
 
     /// Encrypts packets, each into a datagram of its own.
@@ -385,7 +386,7 @@ impl DirectEngine {
             return;
         }
         self.channels.sctp.abort();
-        if self.is_dtls_up
+        if self.is_dtls_established()
             && let Some(packets) = self.channels.sctp.poll_transmit(now)
         {
             self.encrypt(now, &packets, out);

@@ -34,7 +34,7 @@ impl DirectEngine {
 
     /// Whether the DTLS handshake is complete.
     pub fn is_dtls_up(&self) -> bool {
-        self.is_dtls_up
+        self.is_dtls_established()
     }
 
     /// Whether the DTLS handshake has started.

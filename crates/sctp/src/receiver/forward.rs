@@ -64,7 +64,7 @@ impl Receiver {
                 stream.next = ssn.wrapping_add(1);
                 Ok(())
             }
-            Some(_) => Err(Violation("a message of a reliable stream that is given up")),
+            Some(_) => Err(Violation::AbandonedMessage),
             // The stream was reset since, and the peer does not know yet.
             None => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Event, Inbound, Message, OVERHEAD, Receiver};
+use super::{Event, Inbound, InboundState, Message, OVERHEAD, Receiver};
 use crate::tally::lower;
 
 impl Receiver {
@@ -17,7 +17,7 @@ impl Receiver {
 
     /// Whether the stream exists and the peer has not reset it.
     pub(crate) fn is_open(&self, id: u16) -> bool {
-        self.streams.get(&id).is_some_and(|stream| !stream.reset)
+        self.streams.get(&id).is_some_and(Inbound::is_open)
     }
 
     /// The next message of a stream.
@@ -60,7 +60,9 @@ impl Receiver {
         let Some(stream) = stream else {
             return;
         };
-        stream.reset = true;
+        if stream.is_open() {
+            stream.state = InboundState::Reset;
+        }
         // These wait for a message that the peer never sent.
         for message in std::mem::take(&mut stream.waiting).into_values() {
             lower(&mut self.held, message.bytes.len() + OVERHEAD);
@@ -71,10 +73,10 @@ impl Receiver {
     /// Ends a stream that was reset and is read to its end.
     pub(super) fn end_if_read(&mut self, id: u16, events: &mut VecDeque<Event>) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.reset
+            && stream.state == InboundState::Reset
             && stream.ready.is_empty()
-            && !std::mem::replace(&mut stream.finished, true)
         {
+            stream.state = InboundState::Finished;
             events.push_back(Event::Finished { id });
         }
     }

@@ -128,7 +128,7 @@ impl Sender {
         acked: &mut Acked,
     ) -> Result<usize, Violation> {
         if distance as usize > self.sent.len() {
-            return Err(Violation("an acknowledgement of what was not sent"));
+            return Err(Violation::AcknowledgedUnsent);
         }
         for index in 0..distance as usize {
             self.acknowledge(index, now, acked)?;
@@ -216,7 +216,7 @@ impl Sender {
         match sent.state {
             ChunkState::Acknowledged => return Ok(false),
             ChunkState::Withheld if self.withholding.is_unsent() => {
-                return Err(Violation("an acknowledgement of what was withheld"));
+                return Err(Violation::AcknowledgedWithheld);
             }
             ChunkState::Withheld => return Ok(true),
             ChunkState::InFlight | ChunkState::ToRetransmit => {}

@@ -231,7 +231,7 @@ mod tests {
             peer.read(1);
         }
         assert!(!peer.send(0));
-        assert!(peer.read(0), "its writer is told");
+        assert!(peer.read(0), "its writer is woken");
         assert!(peer.send(0));
     }
 

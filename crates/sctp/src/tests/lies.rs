@@ -58,9 +58,9 @@ fn a_peer_that_acknowledges_what_it_has_not_received_ends_the_association_within
                 }
                 Lie::AllButTheFirst => sack(999, &[(2, (highest_sent - 999) as u16)]),
             };
-            let sack = packet::Sack::parse(&value).expect("sound");
+            let sack = packet::Sack::parse(&value).expect("valid");
             let taken = sender.handle_sack(now, sack, &mut events);
-            taken == Err(Violation("an acknowledgement of what was withheld"))
+            taken == Err(Violation::AcknowledgedWithheld)
         });
         assert!(ended.is_some(), "20 round trips");
     }
@@ -106,7 +106,7 @@ impl Watched {
         let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
         self.sender.fill(self.now, &mut out);
         for packet in out.finish().0 {
-            for chunk in parse(&packet).expect("sound").1 {
+            for chunk in parse(&packet).expect("valid").1 {
                 if let Some(forward) = packet::ForwardTsn::parse(chunk.value)
                     && chunk.kind == kind::FORWARD_TSN
                 {
@@ -122,7 +122,7 @@ impl Watched {
     fn sack(&mut self, cumulative: u32, gaps: &[(u16, u16)]) -> Result<(), Violation> {
         let mut value = sack(cumulative, gaps);
         value[4..8].copy_from_slice(&self.window.to_be_bytes());
-        let sack = packet::Sack::parse(&value).expect("sound");
+        let sack = packet::Sack::parse(&value).expect("valid");
         self.sender.handle_sack(self.now, sack, &mut self.events)
     }
 
@@ -143,7 +143,7 @@ impl Watched {
     }
 }
 
-const FOUND: Result<(), Violation> = Err(Violation("an acknowledgement of what was withheld"));
+const FOUND: Result<(), Violation> = Err(Violation::AcknowledgedWithheld);
 
 /// Lies only while it believes that nothing can be withheld.
 #[test]

@@ -95,7 +95,7 @@ struct Pair {
     rng: StdRng,
     faults: Faults,
     sides: [Side; 2],
-    under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
+    in_transit: BTreeMap<(Instant, u64), (usize, Bytes)>,
     sent: u64,
     /// Which packets the path forwards.
     passes: Filter,
@@ -108,7 +108,7 @@ impl Pair {
             rng: StdRng::seed_from_u64(seed),
             faults,
             sides: [Side::new(), Side::new()],
-            under_way: BTreeMap::new(),
+            in_transit: BTreeMap::new(),
             sent: 0,
             passes: Box::new(|_, _| true),
         }
@@ -143,7 +143,8 @@ impl Pair {
                     let at = self.now + Duration::from_millis(10) + Duration::from_secs_f64(extra);
                     self.sent += 1;
                     let to = 1 - from;
-                    self.under_way.insert((at, self.sent), (to, packet.clone()));
+                    self.in_transit
+                        .insert((at, self.sent), (to, packet.clone()));
                 }
             }
             self.sides[from].take_events();
@@ -153,12 +154,12 @@ impl Pair {
             .iter()
             .filter_map(|side| side.association.next_timeout());
         let next = timeouts
-            .chain(self.under_way.keys().map(|(at, _)| *at).take(1))
+            .chain(self.in_transit.keys().map(|(at, _)| *at).take(1))
             .min();
         self.now = self
             .now
             .max(next.unwrap_or(self.now + Duration::from_secs(1)));
-        while let Some(entry) = self.under_way.first_entry()
+        while let Some(entry) = self.in_transit.first_entry()
             && entry.key().0 <= self.now
         {
             let (to, packet) = entry.remove();

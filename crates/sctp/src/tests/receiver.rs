@@ -42,7 +42,7 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
             .handle_data(header, &[1; 200], &mut events)
-            .expect("sound");
+            .expect("valid");
     }
     assert!(receiver.held() <= CONFIG.receive_buffer);
     assert!(receiver.sack().2.len() <= 1024);
@@ -51,7 +51,7 @@ fn what_comes_ahead_is_bounded_in_bytes_numbers_and_gaps() {
         let header = data(100 + distance, distance as u16, WHOLE);
         receiver
             .handle_data(header, &[1; 200], &mut events)
-            .expect("sound");
+            .expect("valid");
     }
     assert!(receiver.has_reached(100 + 999));
     let mut read = 0;
@@ -72,7 +72,7 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
         let payload = vec![1; length];
         receiver
             .handle_data(header, &payload, &mut events)
-            .expect("sound");
+            .expect("valid");
         receiver.held() > before
     };
     let mut numbers = receiver();
@@ -94,21 +94,30 @@ fn what_comes_ahead_is_refused_beyond_each_bound_alone() {
 
 #[test]
 fn pieces_that_make_no_message_end_the_association() {
-    let rounds: [&[(u32, u16, u8)]; 4] = [
+    let rounds: [(&[_], _); 4] = [
         // No beginning, two beginnings, another sequence number, ordered and unordered mixed.
-        &[(100, 0, 0)],
-        &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
-        &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
-        &[(100, 0, flag::BEGIN), (101, 0, flag::END | flag::UNORDERED)],
+        (&[(100, 0, 0)], Violation::MissingBeginning),
+        (
+            &[(100, 0, flag::BEGIN), (101, 0, flag::BEGIN)],
+            Violation::MissingEnd,
+        ),
+        (
+            &[(100, 0, flag::BEGIN), (101, 1, flag::END)],
+            Violation::MixedFragments,
+        ),
+        (
+            &[(100, 0, flag::BEGIN), (101, 0, flag::END | flag::UNORDERED)],
+            Violation::MixedFragments,
+        ),
     ];
-    for round in rounds {
+    for (round, expected) in rounds {
         let mut receiver = receiver();
         let mut events = VecDeque::new();
         let mut last = Ok(());
-        for (tsn, sequence, flags) in round {
-            last = receiver.handle_data(data(*tsn, *sequence, *flags), b"x", &mut events);
+        for (tsn, ssn, flags) in round {
+            last = receiver.handle_data(data(*tsn, *ssn, *flags), b"x", &mut events);
         }
-        assert!(last.is_err(), "{round:?}");
+        assert_eq!(last, Err(expected), "{round:?}");
     }
     let mut receiver = receiver();
     let mut events = VecDeque::new();
@@ -130,7 +139,7 @@ fn what_is_behind_a_reset_waits_for_it() {
         let header = data(tsn, sequence, WHOLE);
         receiver
             .handle_data(header, &[tsn as u8], &mut events)
-            .expect("sound");
+            .expect("valid");
     };
     take(&mut receiver, 100, 0);
     take(&mut receiver, 102, 2);
@@ -140,7 +149,7 @@ fn what_is_behind_a_reset_waits_for_it() {
     take(&mut receiver, 101, 1);
     assert!(receiver.has_reached(102) && !receiver.has_reached(103));
     receiver.reset(1, &mut events);
-    receiver.release(&mut events).expect("sound");
+    receiver.release(&mut events).expect("valid");
     assert!(receiver.has_reached(104));
     let mut read = |receiver: &mut Receiver| {
         std::iter::from_fn(|| Some(receiver.read(1, &mut events)?.bytes[0])).collect::<Vec<_>>()

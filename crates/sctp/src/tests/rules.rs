@@ -41,10 +41,10 @@ fn a_peer_that_acknowledges_what_was_not_sent_is_left() {
         pair.sides[0].association.handle_packet(now, &packet);
     }
     pair.sides[0].take_events();
-    assert!(matches!(
+    assert_eq!(
         pair.sides[0].end_reason(),
-        Some(EndReason::Violation(_))
-    ));
+        Some(EndReason::Violation(Violation::AcknowledgedUnsent))
+    );
     // The peer receives the ABORT.
     pair.until("the end", |pair| {
         pair.sides[1].end_reason() == Some(EndReason::Aborted)
@@ -98,10 +98,10 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
         packets.put(kind::INIT, 0, &peer.encode(None));
         server.handle_packet(now, &packets.finish().0.remove(0));
         let answer = server.poll_transmit(now).expect("an answer").remove(0);
-        let (_, mut chunks) = parse(&answer).expect("sound");
+        let (_, mut chunks) = parse(&answer).expect("valid");
         let chunk = chunks.next().expect("a chunk");
         assert_eq!(chunk.kind, kind::INIT_ACK);
-        let (own, _) = Init::parse(chunk.value).expect("sound");
+        let (own, _) = Init::parse(chunk.value).expect("valid");
         assert_eq!(own.zero_checksum, zero_checksum);
     }
 }
@@ -191,10 +191,10 @@ fn data_without_user_data_ends_the_association_and_the_peer_is_told_which() {
     expected.extend(tsn);
     assert_eq!(sent(&mut pair, 0), [(kind::ABORT, expected)]);
     pair.sides[0].take_events();
-    assert!(matches!(
+    assert_eq!(
         pair.sides[0].end_reason(),
-        Some(EndReason::Violation(_))
-    ));
+        Some(EndReason::Violation(Violation::EmptyData))
+    );
 }
 
 /// RFC 9260 section 6.5: acknowledged, reported and dropped.

@@ -255,7 +255,7 @@ fn take(receiver: &mut Receiver, tsn: u32, sequence: u16, flags: u8) {
     let mut events = VecDeque::new();
     receiver
         .handle_data(data(tsn, sequence, flags), &[tsn as u8], &mut events)
-        .expect("sound");
+        .expect("valid");
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn pieces_of_a_message_that_is_given_up_are_dropped_with_it() {
         other.stream = 2;
         receiver
             .handle_data(other, b"x", &mut events)
-            .expect("sound");
+            .expect("valid");
         forward(&mut receiver, 103, &[(1, 1)]).expect("nobody reads it");
         assert!(receiver.has_reached(104), "{there:?}");
         assert_eq!(receiver.read(2, &mut events).expect("one").bytes, "x");
@@ -353,7 +353,7 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
         let header = data(100 + distance, distance as u16 - 1, WHOLE);
         receiver
             .handle_data(header, b"x", &mut events)
-            .expect("sound");
+            .expect("valid");
         receiver.read(1, &mut events).expect("a message");
     }
     assert_eq!((receiver.held(), receiver.fragments()), (0, 0));
@@ -365,7 +365,7 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
     other.stream = 2;
     receiver
         .handle_data(other, b"x", &mut events)
-        .expect("sound");
+        .expect("valid");
     assert!(receiver.has_reached(100 + 59_999));
 }
 
@@ -381,7 +381,7 @@ fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
     let mut first = 1000_u32;
     let mut take = |sender: &mut Sender, now, cumulative, gaps: &[(u16, u16)]| {
         let value = sack(cumulative, gaps);
-        let sack = packet::Sack::parse(&value).expect("sound");
+        let sack = packet::Sack::parse(&value).expect("valid");
         sender.handle_sack(now, sack, &mut events)
     };
     // Until the window admits 6 000 tiny messages.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use anabranch_sctp::Ppid;
 
 use anabranch_rtc::{
-    CHANNEL_ZERO, EndReason, Engine, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
+    CHANNEL_ZERO, EndReason, Engine, LimitExceeded, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
 };
 use anabranch_sctp::Association;
 
@@ -99,7 +99,10 @@ fn bytes_are_few_before_the_peer_is_known() {
         pair.run(Duration::from_millis(200));
     }
     assert!((128 << 10..=560 << 10).contains(&sent), "{sent}");
-    assert!(matches!(pair.server.ended, Some(EndReason::Limit(_))));
+    assert!(matches!(
+        pair.server.ended,
+        Some(EndReason::Limit(LimitExceeded::EarlyData))
+    ));
 }
 
 /// A writer that flushes each byte, and a slow reader: nothing ends, and nothing is lost.
