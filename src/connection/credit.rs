@@ -1,15 +1,12 @@
 //! What is known of the peer's support for credit (docs/wire.md section 3).
 //!
 //! ```text
-//!             MAX_DATA                  silence
-//!   Unknown ──────────► Supported(Awaited) ───► Supported(Unlimited)
-//!    │ payload without        │ limit                 │ limit
-//!    │ credit, silence        ▼                       │
-//!    │                  Supported(Total) ◄────────────┤
-//!    ▼             limit      ▲                       │
-//!   Unsupported ──────────────┘                       │
-//!        └────────────────────────────────────────────┘
-//!                        MAX_DATA
+//! from                      event                              to
+//! Unknown                   MAX_DATA                           Supported(Awaited)
+//! Unknown                   payload without credit, silence    Unsupported
+//! Unsupported               MAX_DATA                           Supported(Unlimited)
+//! Supported(Awaited)        silence                            Supported(Unlimited)
+//! any                       MAX_SUBSTREAMS                     Supported(Total)
 //! ```
 //!
 //! A limit, `max_substreams`, comes in a frame about the connection and implies support.

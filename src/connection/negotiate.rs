@@ -149,7 +149,7 @@ pub(super) async fn negotiate_outbound(
 ) -> Result<Substream, OpenError> {
     let selected = timeout(limit, async {
         // Not the lazy variant: peers may close a channel that receives data before the negotiation
-        // is complete (js-libp2p, docs/interop.md). The names are owned: with borrowed ones the
+        // is complete, as js-libp2p does. The names are owned: with borrowed ones the
         // compiler finds that the future is not `Send` for every lifetime, and refuses to spawn a
         // caller of `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();

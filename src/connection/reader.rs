@@ -89,9 +89,7 @@ impl FrameReader {
             }
             if !entry.is_channel_closed
                 && carrier.holds_back_unread()
-                // A peer with credit sends no more than there is room for.
-                && !entry.shared.is_bounded_by_credit()
-                && !entry.shared.has_room_unread(self.window)
+                && !entry.shared.may_take_message(self.window)
             {
                 substreams.pause(channel);
                 return ReadStep::Done;

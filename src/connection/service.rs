@@ -104,7 +104,7 @@ impl<C: Carrier> Driver<C> {
             shared.apply(SubstreamEvent::StopWritten);
         }
         // Only to a peer that has sent the field: rust-libp2p takes a message without payload and
-        // flag for the end of the stream (docs/interop.md).
+        // flag for the end of the stream (docs/wire.md section 1).
         if self.credit.is_supported()
             // Where data can be sent, it carries the credit.
             && (self.writer.is_busy() || !shared.has_sendable_data())
@@ -146,7 +146,7 @@ impl<C: Carrier> Driver<C> {
             Some(_) => {}
         }
         // In a message of its own: some peers lose a payload that shares a message with FIN
-        // (docs/interop.md).
+        // (docs/wire.md section 1).
         match self.try_control(shared.id, &Message::flag(Flag::Fin)) {
             Written::Taken => {}
             // Not FinSent: the Closed event has to find that FIN was never sent.

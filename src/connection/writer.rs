@@ -128,7 +128,8 @@ impl FrameWriter {
         written
     }
 
-    /// Writes one control frame on a channel that has no substream, or is about to end.
+    /// Writes one control frame, on a channel with a substream or without, and leaves it to the
+    /// caller to count it and to try again.
     pub(super) fn write_uncounted<C: Carrier>(
         &mut self,
         carrier: &mut C,
@@ -153,7 +154,7 @@ impl FrameWriter {
         &self.scratch
     }
 
-    /// Writes a credit frame, if `max_data` is due. `false` if the carrier is busy.
+    /// Writes a credit frame. `false` if the carrier is busy.
     pub(super) fn write_credit<C: Carrier>(
         &mut self,
         carrier: &mut C,

@@ -8,8 +8,8 @@ use crate::message::{DATA_HEADROOM, DATA_TAILROOM};
 
 /// Payload bytes that may be sent on a substream before the peer has sent anything on it.
 ///
-/// js-libp2p closes channels that receive more than 16 KiB before its muxer exists
-/// (docs/interop.md), and a peer that supports credit has not been able to grant any at that point.
+/// js-libp2p closes channels that receive more than 16 KiB before its muxer exists, and a peer that
+/// supports credit has not been able to grant any at that point.
 pub(crate) const INITIAL_CREDIT: u64 = 12 * 1024;
 
 /// Minimum initial capacity of a chunk: many substreams that write little stay small.

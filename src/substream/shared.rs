@@ -287,12 +287,6 @@ impl Shared {
         lifted
     }
 
-    /// Whether our credit bounds what the peer sends.
-    pub(crate) fn is_bounded_by_credit(&self) -> bool {
-        let inner = self.inner();
-        inner.send.has_grant() && inner.receive.has_granted()
-    }
-
     /// Whether data waits for a peer that has sent nothing on this substream.
     pub(crate) fn waits_for_first_credit(&self) -> bool {
         self.inner().send.waits_for_first_credit()
@@ -313,6 +307,21 @@ impl Shared {
     /// An empty buffer always has room.
     pub(crate) fn has_room_unread(&self, most: usize) -> bool {
         let cost = self.inner().receive.cost();
+        self.has_room_for(cost, most)
+    }
+
+    /// The same, for a message that may be bounded by credit already: a peer with credit sends no
+    /// more than there is room for.
+    pub(crate) fn may_take_message(&self, most: usize) -> bool {
+        let (is_bounded, cost) = {
+            let inner = self.inner();
+            let is_bounded = inner.send.has_grant() && inner.receive.has_granted();
+            (is_bounded, inner.receive.cost())
+        };
+        is_bounded || self.has_room_for(cost, most)
+    }
+
+    fn has_room_for(&self, cost: usize, most: usize) -> bool {
         let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
         let nears_ceiling = cost > ceiling / 2 && cost.saturating_add(LONG_MESSAGE) > ceiling;
         cost == 0 || (cost < most && !nears_ceiling)

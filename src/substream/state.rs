@@ -438,8 +438,7 @@ impl WriteState {
                     .and(Effects::DISCARD_SEND)
                     .and(Effects::SERVICE),
             ),
-            // go-libp2p may never acknowledge a FIN after it has sent STOP_SENDING
-            // (docs/interop.md).
+            // A peer that has stopped reading may never acknowledge FIN, as go-libp2p.
             (SubstreamEvent::StopSending, Self::FinSent | Self::FinDelivered) => {
                 finished(FinishedAs::Stopped)
             }

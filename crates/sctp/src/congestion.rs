@@ -124,8 +124,8 @@ mod tests {
     /// A round with a full window, of which `lost` packets are lost.
     fn round(congestion: &mut Congestion, lost: usize) {
         let packets = congestion.cwnd() / PACKET;
-        for max_packet in 0..packets {
-            if max_packet < lost {
+        for packet in 0..packets {
+            if packet < lost {
                 congestion.on_lost(PACKET);
             } else {
                 congestion.on_acknowledged(PACKET, true);

@@ -610,8 +610,8 @@ impl<'a> Run<'a> {
         if is_open && is_known {
             let stream = state.own_resets;
             let left = self.sides[side].slots[slot].sent(stream).len();
-            let highest_acked = self.sides[1 - side].slots[slot].received(stream).len();
-            self.done.cut_short += usize::from(highest_acked < left);
+            let received = self.sides[1 - side].slots[slot].received(stream).len();
+            self.done.cut_short += usize::from(received < left);
             self.sides[side].slots[slot].sending = Sending::Resetting;
             self.sides[side].peer.reset(slot as u16);
         }

@@ -474,8 +474,8 @@ mod tests {
                 .1
                 .next()
                 .expect("one");
-            let gap_count: Vec<_> = Sack::parse(chunk.value).expect("valid").gaps().collect();
-            assert_eq!(gap_count, all[..usize::from(gaps.min(283))]);
+            let parsed: Vec<_> = Sack::parse(chunk.value).expect("valid").gaps().collect();
+            assert_eq!(parsed, all[..usize::from(gaps.min(283))]);
         }
     }
 

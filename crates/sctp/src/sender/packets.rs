@@ -220,9 +220,9 @@ impl Sender {
             // is found early. A lone packet does not: the application is likely to reply, and the
             // SACK is bundled with the reply. A pending reset also requests one, because pion
             // delays its SACK by 200 ms.
-            let has_waiting = (self.streams.get(&queued.stream))
+            let is_draining = (self.streams.get(&queued.stream))
                 .is_some_and(|stream| stream.reset == ResetState::Draining);
-            if ends && is_last && (!self.sent.is_empty() || has_waiting) {
+            if ends && is_last && (!self.sent.is_empty() || is_draining) {
                 flags |= flag::IMMEDIATE;
             }
             let (stream, ppid) = (queued.stream, queued.ppid);

@@ -375,7 +375,7 @@ impl Sender {
             patience += PEER_SACK_DELAY;
         }
         let at = now + patience;
-        if self.timeout_at.is_none_or(|rto| at < rto) {
+        if self.timeout_at.is_none_or(|timeout| at < timeout) {
             self.probe_at = Some(at);
         }
     }

@@ -268,7 +268,7 @@ impl Raw {
         channel_id(1, 2)
     }
 
-    /// TSNs 2 to `EMPTIES + 1`, on stream 2.
+    /// Stream sequence numbers 2 to `EMPTIES + 1`, on stream 2.
     fn send_empties(&mut self) {
         for from in (2..EMPTIES + 2).step_by(50) {
             let to = (from + 50).min(EMPTIES + 2);
