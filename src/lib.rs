@@ -1,8 +1,8 @@
 //! Reliable, backpressured, cleanly closing byte streams over WebRTC data channels.
 //!
 //! An [`Endpoint`] listens on UDP for peers and browsers (libp2p webrtc-direct v1 and v2), dials
-//! others, and authenticates both with Noise. A [`Connection`] opens and accepts [`Substream`]s: byte
-//! streams with `tokio::io` and `futures::io` traits, whose close is confirmed by the peer.
+//! others, and authenticates both with Noise. A [`Connection`] opens and accepts [`Substream`]s:
+//! byte streams with `tokio::io` and `futures::io` traits, whose close is confirmed by the peer.
 //!
 //! | layer | module | use it alone for |
 //! |---|---|---|

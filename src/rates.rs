@@ -8,9 +8,9 @@
 //! - a cell is one instant, at which it is empty again: it drains by the clock, and nothing has to
 //!   expire;
 //! - other prefixes block a prefix only if they fill **both** its cells. The keys are random, so an
-//!   attacker cannot choose whom to block;
-//! - a flood that fills every cell blocks all new prefixes. Over UDP, where sources can be forged, a
-//!   contact beyond the rate is therefore challenged and not rejected (see `udp::admission`).
+//!   attacker cannot choose whom to block; - a flood that fills every cell blocks all new prefixes.
+//!   Over UDP, where sources can be forged, a contact beyond the rate is therefore challenged and
+//!   not rejected (see `udp::admission`).
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;

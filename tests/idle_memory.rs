@@ -87,8 +87,8 @@ async fn an_idle_substream_keeps_at_most_2_kib_a_side() {
     listener.close().await;
 }
 
-/// On a simulated network, where a minute without traffic takes no time. The simulator keeps nothing
-/// of its own then.
+/// On a simulated network, where a minute without traffic takes no time. The simulator keeps
+/// nothing of its own then.
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_keeps_at_most_28_kib_a_side() {
     const CONNECTIONS: usize = 50;

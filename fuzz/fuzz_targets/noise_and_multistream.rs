@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| anabranch_testkit::fuzzing::noise_and_multistream(bytes));
+use anabranch_testkit::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::noise_and_multistream(bytes));

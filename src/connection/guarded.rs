@@ -8,8 +8,8 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// A future, and a guard that is dropped after it.
     ///
-    /// In place of an `async` block, which has room for the future twice: captured and awaited. Of a
-    /// driver that was 2 KiB for each connection.
+    /// In place of an `async` block, which has room for the future twice: captured and awaited. Of
+    /// a driver that was 2 KiB for each connection.
     pub(crate) struct Guarded<F, G> {
         #[pin]
         future: F,

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 /// Maximum bytes of one segmented send: the length field of UDP has 16 bits.
 const MAX_BATCH: usize = 65_507;
 
-/// Bytes between two timeouts of an engine up to which its connection counts as idle: signs of life,
-/// and acknowledgements of little data.
+/// Maximum bytes between two timeouts of an idle connection: liveness checks, and acknowledgements
+/// of little data.
 const IDLE_BYTES: usize = 4096;
 
 /// A datagram in the buffer of a [`TransmitQueue`].
@@ -133,14 +133,14 @@ impl TransmitQueue {
         }
     }
 
-    /// Notes that a timeout of the engine has passed. If next to nothing was sent since the last one,
+    /// Call it after each timeout of the engine: if next to nothing was sent since the last one,
     /// the connection is idle, until more is sent.
     pub fn handle_timeout(&mut self) {
         self.is_idle = std::mem::take(&mut self.sent) <= IDLE_BYTES;
     }
 
-    /// Frees the memory of an idle connection, if nothing waits. Of any other it is kept: memory that
-    /// is freed between two bursts would be allocated again.
+    /// Frees the memory of an idle connection, if no datagram waits. Call it after sending. Any
+    /// other keeps it: memory freed between two bursts would be allocated again.
     pub fn trim(&mut self) {
         if self.is_idle && self.is_empty() {
             self.buffer = Vec::new();

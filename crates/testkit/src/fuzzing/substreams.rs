@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
+
+mod frames;
 
 use super::peer::{Checked, Peer};
 use super::{Input, in_virtual_time};
@@ -22,6 +23,7 @@ use anabranch::carrier::ChannelId;
 use anabranch::connection::{Config, Connection, FinAckPolicy, Negotiation};
 use anabranch::message::{Flag, FrameDecoder, Message};
 use anabranch::substream::{Finished, Substream};
+use frames::{send, send_arbitrary};
 
 /// Maximum steps of a session, which bounds the time of a long input.
 const MAX_STEPS: usize = 200;
@@ -543,92 +545,3 @@ impl Model {
         assert!(self.valid_length.is_some() || end <= self.fin.unwrap_or(self.sent));
     }
 }
-
-/// Sends an arbitrary frame of the peer, valid or not.
-fn send_arbitrary(
-    input: &mut Input<'_>,
-    choice: u8,
-    peer: &mut Peer,
-    channel: ChannelId,
-    model: &mut Model,
-) {
-    let mut message = Message::default();
-    let mut length = 0;
-    match choice {
-        15..=20 => {
-            length = input.pick(&[1, 100, 5000, 16_000]);
-            if choice == 20 {
-                message.flag = Some(input.pick(&FLAGS));
-            }
-        }
-        21..=25 => message.flag = Some(input.pick(&FLAGS)),
-        26 | 27 => {
-            message.max_data = Some(u64::from(input.u32()) >> input.below(32));
-            if choice == 27 {
-                length = 10;
-            }
-        }
-        28 => {
-            // An unknown flag, or nothing at all.
-            let unknown = input.u8() | 4;
-            let frame = [2, 8, unknown & 0x7f];
-            peer.send(channel, input.pick(&[&frame[..], &[0]]));
-            return;
-        }
-        29 => {
-            let length = input.below(16);
-            if peer.send(channel, input.take(length)) {
-                model.garble();
-            }
-            return;
-        }
-        30 => {
-            model.broken = true;
-            return peer.close(channel);
-        }
-        // An incomplete frame, which never ends or swallows the next frames.
-        _ => {
-            if peer.send(channel, &[0x80, 0x02, 0x12]) {
-                model.garble();
-            }
-            return;
-        }
-    }
-    if let Some(code) = input.pick(&[None, None, Some(7)]) {
-        message.error_code = Some(code);
-    }
-    send(peer, channel, model, message, length);
-}
-
-/// Sends a message of the peer, with `length` bytes of payload.
-fn send(
-    peer: &mut Peer,
-    channel: ChannelId,
-    model: &mut Model,
-    mut message: Message,
-    length: usize,
-) {
-    message.payload = Bytes::from(content(channel.get(), false, model.sent, length));
-    if !peer.send(channel, &message.encode()) {
-        return;
-    }
-    model.sent += message.payload.len();
-    // Data after FIN is a violation, and data beyond the window may be one. FIN_ACK is valid only
-    // after our FIN, which may be in flight.
-    model.broken |= model.fin.is_some() && !message.payload.is_empty();
-    model.broken |= model.sent > RECEIVE_WINDOW as usize;
-    match message.flag {
-        Some(Flag::Fin) => model.fin = model.fin.or(Some(model.sent)),
-        Some(Flag::FinAck) => model.broken = true,
-        Some(Flag::ResetStream) => (model.broken, model.reset_by_peer) = (true, true),
-        Some(Flag::StopSending) => model.stopped_by_peer = true,
-        None => {}
-    }
-}
-
-const FLAGS: [Flag; 4] = [
-    Flag::Fin,
-    Flag::StopSending,
-    Flag::ResetStream,
-    Flag::FinAck,
-];
