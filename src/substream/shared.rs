@@ -493,8 +493,8 @@ impl Shared {
         self.request_service();
     }
 
-    /// Polls for room to write; `put` gets the buffer and returns how much it took, zero if it needs
-    /// more room.
+    /// Polls for room to write; `put` gets the buffer and returns how much it took, zero if it
+    /// needs more room.
     pub(crate) fn poll_write_with(
         self: &Arc<Self>,
         cx: &mut Context<'_>,

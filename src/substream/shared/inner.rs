@@ -60,8 +60,8 @@ impl Inner {
         }
     }
 
-    /// Changes the state and carries out the effects on the buffers. The only function that stores a
-    /// state.
+    /// Changes the state and carries out the effects on the buffers. The only function that stores
+    /// a state.
     pub(super) fn apply(&mut self, event: SubstreamEvent) -> Effects {
         let before = self.state;
         let (after, effects) = before.on(event);
@@ -110,8 +110,8 @@ impl Inner {
         }
     }
 
-    /// The `max_data` to send now: if one is due, or if `first` is set. `room` is the number of bytes
-    /// that the connection has not committed.
+    /// The `max_data` to send now: if one is due, or if `first` is set. `room` is the number of
+    /// bytes that the connection has not committed.
     pub(super) fn credit_offer(&self, room: u64, first: bool) -> Option<u64> {
         if !self.state.keeps_payload() && !first {
             return None;
