@@ -1,6 +1,6 @@
 //! The timers of a connection and its substreams: one `Sleep` for the earliest of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::carrier::ChannelId;
 
 /// What happens when a deadline passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum DeadlineKind {
     /// The wait for FIN_ACK is over.
     FinAck,
@@ -53,8 +53,9 @@ pub(super) fn deadline_after(timeout: Duration) -> Instant {
 #[derive(Debug)]
 pub(super) struct Deadlines {
     pending: BTreeSet<Deadline>,
-    /// The times of `pending`, to find an entry by its key.
-    times: HashMap<(ChannelId, DeadlineKind), Instant>,
+    /// The times of `pending`, to find an entry by its key. A hash map would keep the memory of its
+    /// largest size (`leaks::substreams`).
+    times: BTreeMap<(ChannelId, DeadlineKind), Instant>,
     /// The time that `sleep` is set to; `None` while it is not armed.
     armed: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
@@ -64,7 +65,7 @@ impl Deadlines {
     pub(super) fn new() -> Self {
         Self {
             pending: BTreeSet::new(),
-            times: HashMap::new(),
+            times: BTreeMap::new(),
             armed: None,
             sleep: Box::pin(sleep_until(Instant::now())),
         }
