@@ -62,7 +62,7 @@ def in_order(values: set[str], order: list[str]) -> str:
 
 
 def shown(case: str, figure: str) -> str:
-    """A case with its figure. The milliseconds of most depend more on the machine than on a peer."""
+    """A case with its figure. Most milliseconds depend more on the machine than on a peer."""
     if not figure or re.fullmatch(r"\d+ ms", figure) and case != "connect":
         return case
     return f"{case} ({figure})"

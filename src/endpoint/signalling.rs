@@ -1,5 +1,6 @@
 //! A WebRTC carrier between two peers that have exchanged credentials by signalling of their own.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ use crate::webrtc::{Source, WebRtcCarrier};
 
 /// What two peers have exchanged by the signalling of their application.
 ///
-/// Its `Debug` output contains the ICE passwords.
-#[derive(Debug, Clone)]
+/// `Debug` does not show the ICE passwords.
+#[derive(Clone)]
 pub struct Signalling {
     /// Role of this side: the client sends the first STUN check and the ClientHello. The peer has
     /// to take the other role.
@@ -34,6 +35,19 @@ pub struct Signalling {
     pub local_credentials: (String, String),
     /// ICE ufrag and password of the peer.
     pub remote_credentials: (String, String),
+}
+
+impl fmt::Debug for Signalling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signalling")
+            .field("role", &self.role)
+            .field("certificate", &self.certificate)
+            .field("remote", &self.remote)
+            .field("fingerprint", &self.fingerprint)
+            .field("local_ufrag", &self.local_credentials.0)
+            .field("remote_ufrag", &self.remote_credentials.0)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Connects to a peer over a socket of its own: ICE, DTLS and SCTP, without Noise.
