@@ -39,7 +39,8 @@ for module in "${modules[@]}"; do
   cp -r "src/$module" "$package/src/$module"
 done
 cp -r proto "$package/proto"
-cp build.rs Cargo.lock "$package/"
+# A test compares the state diagrams of the page.
+cp build.rs Cargo.lock ARCHITECTURE.md "$package/"
 
 # dependency NAME: the line of the real manifest, so that the versions are the same.
 dependency() { grep -m 1 "^$1 = " Cargo.toml; }

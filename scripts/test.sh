@@ -239,14 +239,14 @@ reflection by an authenticated peer"
 skip "second engine: 10 % of loss" \
   "a handshake takes longer than 10 s now and then; its 500 seeds count that"
 skip "second engine: random paths" \
-  "simulated_network seeds, strangers liveness: time; its own 500 seeds run with the tests"
+  "seeds and liveness of simulated_network: time; its own 500 seeds run with the tests"
 skip "second engine: peers" \
   "Firefox, Chromium, Python, bulk to pion: time; stalls and numbers of pion: str0m can not"
 step "docs/interop.md" "its tables are what the peers' tests have asserted" scripts/interop.py check
 # One build for both.
 step "lean, rsa" "the library without websocket, with RSA identities" \
   tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint \
-    --test strangers
+    --test strangers --test conformance --test hostile
 step "feature sets" "the library compiles with every set of features, without those of the tests" feature_sets
 if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
   step "Rust $(rust_version)" "the library compiles with it" msrv

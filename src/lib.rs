@@ -1,19 +1,24 @@
 //! Reliable, backpressured, cleanly closing byte streams over WebRTC data channels.
 //!
-//! An [`Endpoint`] listens on UDP for peers and browsers (libp2p webrtc-direct v1 and v2), dials
-//! others, and authenticates both with Noise. A [`Connection`] opens and accepts [`Substream`]s:
-//! byte streams with `tokio::io` and `futures::io` traits, whose close is confirmed by the peer.
+//! An `Endpoint` listens on UDP for peers and browsers (libp2p webrtc-direct v1 and v2), dials
+//! other peers, and authenticates every peer with Noise. A [`Connection`] opens and accepts
+//! [`Substream`]s: byte streams with `tokio::io` and `futures::io` traits, whose close is confirmed
+//! by the peer. Where UDP is blocked, the same substreams run over a WebSocket.
 //!
-//! | layer | module | use it alone for |
+//! | module | feature | what it is |
 //! |---|---|---|
-//! | frames | [`message`] | reading and writing the wire format, without a runtime |
-//! | substreams | [`substream`] | what every user holds |
-//! | payloads | [`payload`] | whole files and the like, with length, progress and a confirmation |
-//! | connection | [`connection`] | substreams over a [`carrier`] of your own |
-//! | endpoint | [`endpoint`] | WebRTC over UDP |
+//! | `endpoint` | `webrtc` | listening and dialling: WebRTC over UDP, and several addresses of a
+//! peer |
+//! | `websocket` | `websocket` | the same connections over one WebSocket |
+//! | `noise` | either | the handshake of both, on its own |
+//! | [`payload`] | | large objects, with length, progress, limits, a hash and a receipt |
+//! | [`connection`] | | connections, also over a [`carrier`] of your own |
+//! | [`substream`] | | the byte streams |
+//! | [`message`] | | the wire format, without a runtime |
 //!
 //! Connections and endpoints need a tokio runtime with time and I/O enabled.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -28,7 +33,7 @@ pub mod endpoint;
 mod error;
 pub mod events;
 pub mod identity;
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 mod interfaces;
 pub mod message;
 #[cfg(feature = "transport")]
@@ -36,7 +41,7 @@ pub mod noise;
 pub mod payload;
 #[cfg(test)]
 mod random;
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 mod rates;
 pub mod substream;
 #[cfg(feature = "webrtc")]
@@ -70,7 +75,7 @@ pub use identity::PeerId;
 pub use identity::{Identity, PublicKey};
 #[cfg(feature = "transport")]
 pub use noise::NoiseError;
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 pub use rates::RateLimit;
 pub use substream::{
     CloseOutcome, FinishError, Finished, ReadHalf, Substream, SubstreamError, SubstreamStats,

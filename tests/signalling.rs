@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anabranch::endpoint::{Signalling, connect_signalled};
+use anabranch::endpoint::{IceCredentials, Signalling, connect_signalled};
 use anabranch::rtc::Role;
 use anabranch::udp::{DatagramSocket, Sockets, SystemSockets};
 use anabranch::{Certificate, Config, ConnectError, Connection, EndpointConfig, Negotiation};
@@ -14,13 +14,13 @@ struct Side {
     socket: Arc<dyn DatagramSocket>,
     address: SocketAddr,
     certificate: Certificate,
-    credentials: (String, String),
+    credentials: IceCredentials,
 }
 
 impl Side {
     fn new(role: Role, bind: &str, name: &str) -> Self {
         let bind: SocketAddr = bind.parse().expect("an address");
-        let socket = SystemSockets.bind(bind).expect("a socket");
+        let socket = SystemSockets::new().bind(bind).expect("a socket");
         let mut address = socket.local_addr().expect("it is bound");
         address.set_ip("127.0.0.1".parse().expect("an address"));
         Self {
@@ -28,19 +28,19 @@ impl Side {
             socket,
             address,
             certificate: Certificate::generate(),
-            credentials: (name.repeat(4), name.repeat(24)),
+            credentials: IceCredentials::new(name.repeat(4), name.repeat(24)),
         }
     }
 
     fn to(&self, other: &Self) -> Signalling {
-        Signalling {
-            role: self.role,
-            certificate: self.certificate.clone(),
-            remote: other.address,
-            fingerprint: other.certificate.fingerprint(),
-            local_credentials: self.credentials.clone(),
-            remote_credentials: other.credentials.clone(),
-        }
+        Signalling::new(
+            self.role,
+            self.certificate.clone(),
+            self.credentials.clone(),
+            other.address,
+            other.certificate.fingerprint(),
+            other.credentials.clone(),
+        )
     }
 }
 
@@ -112,6 +112,6 @@ fn debug_does_not_show_the_passwords_of_ice() {
     });
     let shown = format!("{:?}", client.to(&server));
     assert!(shown.contains("aaaa") && shown.contains("bbbb"), "{shown}");
-    let shows = |side: &Side| shown.contains(&side.credentials.1);
+    let shows = |side: &Side| shown.contains(&side.credentials.password);
     assert!(!shows(&client) && !shows(&server), "{shown}");
 }

@@ -1,7 +1,7 @@
 //! Goodput over UDP loopback: anabranch compared with a bare str0m loop with the same settings, and
 //! the substream layer compared with the bare engine.
 //!
-//!     cargo bench --features testing --bench transfer
+//!     cargo bench --bench transfer
 //!
 //! The bare loop is the upper bound for a program that uses str0m directly: two threads that only
 //! move the messages of one channel between two sockets. The difference is the cost of anabranch:

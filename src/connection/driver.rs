@@ -15,11 +15,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::closing::DriverPhase;
 use super::config::{CeilingPolicy, Negotiation};
-use super::credit::{PeerCredit, PeerLimit};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
 use super::ineffective::IneffectiveFrames;
 use super::negotiate::{NegotiationOutcome, Negotiations};
 use super::opening::SubstreamLimits;
+use super::peer_credit::{PeerCredit, PeerLimit};
 use super::reader::FrameReader;
 use super::report;
 use super::shared::ConnectionShared;

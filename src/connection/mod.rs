@@ -13,16 +13,16 @@ use crate::substream::Substream;
 
 mod closing;
 mod config;
-mod credit;
 mod deadlines;
 mod driver;
 mod entry;
 mod error;
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 mod guarded;
 mod ineffective;
 mod negotiate;
 mod opening;
+mod peer_credit;
 mod reader;
 mod received;
 mod report;
@@ -40,7 +40,7 @@ pub use crate::error::{ConnectionError, WebSocketError};
 pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
 pub use error::OpenError;
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 pub(crate) use guarded::Guarded;
 pub(crate) use shared::ConnectionShared;
 use shared::OpenRequest;

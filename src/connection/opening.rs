@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use super::closing::DriverPhase;
-use super::credit::{PeerCredit, PeerLimit};
 use super::deadlines::{DeadlineKind, NO_CHANNEL};
 use super::driver::Driver;
 use super::error::OpenError;
+use super::peer_credit::{PeerCredit, PeerLimit};
 use super::shared::OpenRequest;
 use super::work::{OTHERS_PER_ROUND, UNITS_PER_OPENING};
 use crate::carrier::{Carrier, ChannelId, OpenChannelError, Written};

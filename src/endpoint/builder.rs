@@ -125,8 +125,8 @@ impl EndpointBuilder {
     }
 
     /// Where sockets come from, for listening and for dialling. Default: the operating system. The
-    /// simulator of `anabranch-testkit` supplies others, and so can a program that marks or routes
-    /// its sockets.
+    /// simulator of `anabranch-testkit` supplies others, and so can a program that sets options of
+    /// its sockets ([`from_std`](crate::udp::from_std)).
     pub fn sockets(mut self, sockets: impl Sockets + 'static) -> Self {
         self.sockets = Some(Arc::new(sockets));
         self
@@ -182,7 +182,9 @@ impl EndpointBuilder {
             site_rate: config.first_contacts_of_site,
             limit_loopback: config.limit_loopback,
         }));
-        let factory = self.sockets.unwrap_or_else(|| Arc::new(SystemSockets));
+        let factory = self
+            .sockets
+            .unwrap_or_else(|| Arc::new(SystemSockets::new()));
         let mut listeners: Vec<Arc<Listener>> = Vec::new();
         for &address in addresses {
             let failed = |source| BindError::Socket { address, source };
@@ -190,7 +192,11 @@ impl EndpointBuilder {
             // One router for all sockets of an address: the system may assign a peer that changes
             // its address to another socket, and its connection has to be found there too.
             let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
-            for socket in sockets.map_err(failed)? {
+            let sockets = sockets.map_err(failed)?;
+            if sockets.is_empty() {
+                return Err(failed(std::io::Error::other("no socket was bound")));
+            }
+            for socket in sockets {
                 let local = socket.local_addr().map_err(failed)?;
                 listeners.push(Arc::new(Listener {
                     socket,

@@ -44,7 +44,7 @@ pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
 pub use listener::Incoming;
 use listener::IncomingQueue;
-pub use signalling::{Signalling, connect_signalled};
+pub use signalling::{IceCredentials, Signalling, connect_signalled};
 
 /// How peers authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

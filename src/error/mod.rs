@@ -84,8 +84,9 @@ const MAX_REASON: usize = 1024;
 
 impl ConnectionError {
     /// The frame that reports this cause to the peer when this side closes the connection: FIN on
-    /// channel 0, with code and reason if there are any (`docs/wire.md`). For implementations of
-    /// [`Carrier`](crate::carrier::Carrier).
+    /// channel 0 (`docs/wire.md`), with the code and reason of a `close_with`, nothing for any
+    /// other orderly close, and else `RESOURCE_LIMIT` or `RATE_LIMITED` with the text of this
+    /// error. For implementations of [`Carrier`](crate::carrier::Carrier).
     pub fn goodbye(&self) -> Message {
         let shortened = |reason: &str| {
             let mut ends = (0..=reason.len().min(MAX_REASON)).rev();

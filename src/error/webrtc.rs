@@ -60,9 +60,11 @@ impl From<WebRtcError> for ConnectionError {
 mod never {
     /// A limit that the peer exceeded; none without the feature `webrtc`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+    #[non_exhaustive]
     pub enum LimitExceeded {}
 
     /// How the peer violated SCTP; not at all without the feature `webrtc`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+    #[non_exhaustive]
     pub enum SctpViolation {}
 }

@@ -23,7 +23,7 @@ use crate::error::payload::PayloadError;
 use crate::error::{CloseOutcome, ConnectionError};
 use crate::identity::PeerId;
 
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 mod attempt;
 mod connection;
 #[cfg(feature = "metrics")]
@@ -31,7 +31,7 @@ mod metrics;
 mod payload;
 mod stats;
 
-#[cfg(feature = "transport")]
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 pub(crate) use attempt::Attempt;
 pub(crate) use connection::ConnectionEvents;
 pub use payload::{PayloadDirection, PayloadOutcome, PayloadProgress};

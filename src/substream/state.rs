@@ -84,8 +84,8 @@ pub(crate) enum ReadState {
     StopPending,
     /// STOP_SENDING was sent; data that still arrives is discarded until FIN.
     StopSent,
-    /// FIN arrived; FIN_ACK has to be sent. The driver derives this from the state, so that it can
-    /// not be lost to a full queue.
+    /// FIN arrived; FIN_ACK has to be sent: by `connection::service`, which derives that from the
+    /// state, so that it can not be lost to a full queue.
     FinReceived,
     /// Complete: FIN arrived and was acknowledged.
     FinAcked,

@@ -13,4 +13,4 @@ mod sockets;
 
 pub(crate) use socket::wildcard;
 pub use socket::{DatagramSocket, Received, Transmit};
-pub use sockets::{Sockets, SystemSockets};
+pub use sockets::{Sockets, SystemSockets, from_std};

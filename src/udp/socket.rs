@@ -25,6 +25,7 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Datagrams from one sender, back to back.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Received<'a> {
     /// The sender.
     pub source: SocketAddr,
@@ -38,6 +39,7 @@ pub struct Received<'a> {
 
 /// Datagrams to one peer, back to back.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Transmit<'a> {
     /// The receiver.
     pub destination: SocketAddr,
@@ -49,7 +51,55 @@ pub struct Transmit<'a> {
     pub segment_size: Option<usize>,
 }
 
+impl<'a> Received<'a> {
+    /// Datagrams of `stride` bytes each, of which the last may be shorter, without a known
+    /// destination.
+    pub fn new(source: SocketAddr, contents: &'a [u8], stride: usize) -> Self {
+        Self {
+            source,
+            destination: None,
+            contents,
+            stride: stride.max(1),
+        }
+    }
+
+    /// Sets the local address that they were sent to.
+    #[must_use]
+    pub fn with_destination(mut self, destination: IpAddr) -> Self {
+        self.destination = Some(destination);
+        self
+    }
+}
+
+impl<'a> Transmit<'a> {
+    /// One datagram, from the source address that the system selects.
+    pub fn new(destination: SocketAddr, contents: &'a [u8]) -> Self {
+        Self {
+            destination,
+            source: wildcard(destination),
+            contents,
+            segment_size: None,
+        }
+    }
+
+    /// Sets the local address to send from.
+    #[must_use]
+    pub fn with_source(mut self, source: IpAddr) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// Makes it several datagrams of this size, of which the last may be shorter.
+    #[must_use]
+    pub fn with_segment_size(mut self, segment_size: usize) -> Self {
+        self.segment_size = Some(segment_size);
+        self
+    }
+}
+
 /// Sends and receives datagrams. Any task may send; one task receives.
+///
+/// Later versions may add methods, with defaults.
 pub trait DatagramSocket: Send + Sync + fmt::Debug {
     /// Sends at once.
     ///
@@ -58,11 +108,19 @@ pub trait DatagramSocket: Send + Sync + fmt::Debug {
     /// packet loss.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()>;
 
-    /// Completes when a send may succeed again.
+    /// Completes when a send can succeed again. It must not complete before: the sender tries again
+    /// at once, and would spin. Cancel safe.
+    ///
+    /// # Errors
+    /// Those of the socket; the sender then tries again all the same.
     fn writable(self: Arc<Self>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-    /// Passes received datagrams to `sink`. Only one task may poll: its waker replaces the previous
-    /// one.
+    /// Passes received datagrams to `sink`, at least one per `Ready(Ok(()))`. Empty datagrams are
+    /// skipped. Only one task may poll: its waker replaces the previous one.
+    ///
+    /// # Errors
+    /// Those that end the socket. An error of one datagram, such as an ICMP error of an earlier
+    /// send, is not one: receive on.
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
@@ -70,12 +128,20 @@ pub trait DatagramSocket: Send + Sync + fmt::Debug {
     ) -> Poll<io::Result<()>>;
 
     /// The address the socket is bound to.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Maximum datagrams in one send.
-    fn max_segments(&self) -> usize;
+    /// Maximum datagrams in one send. By default one.
+    fn max_segments(&self) -> usize {
+        1
+    }
 
     /// The source address that the system currently selects for `remote`.
+    ///
+    /// # Errors
+    /// Those of the system, for example without a route.
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr>;
 }
 

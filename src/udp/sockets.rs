@@ -13,20 +13,29 @@ use crate::interfaces;
 /// Binds sockets, of the operating system or of a simulator.
 pub trait Sockets: Debug + Send + Sync {
     /// Binds a socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of the system, which end a bind with [`BindError::Socket`](crate::BindError::Socket)
+    /// and a dial with [`ConnectError::Socket`](crate::ConnectError::Socket).
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>>;
 
     /// Binds up to `count` sockets to one address; fewer, but at least one, where the system does
     /// not support it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
     fn bind_many(
         &self,
         address: SocketAddr,
-        _count: usize,
+        count: usize,
     ) -> io::Result<Vec<Arc<dyn DatagramSocket>>> {
+        let _ = count;
         Ok(vec![self.bind(address)?])
     }
 
     /// Completes when it is certain that nobody listens at `remote`; by default never.
-    fn watch_port(&self, _remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
+    fn watch_port(&self, remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
+        let _ = remote;
         Box::pin(std::future::pending())
     }
 
@@ -36,7 +45,24 @@ pub trait Sockets: Debug + Send + Sync {
 
 /// The sockets of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SystemSockets;
+#[non_exhaustive]
+pub struct SystemSockets {}
+
+impl SystemSockets {
+    /// With the defaults of the system.
+    pub const fn new() -> Self {
+        Self {}
+    }
+}
+
+/// A socket that the application has bound, with options of its own. Must be called within a tokio
+/// runtime. The socket becomes non-blocking, and asks the system for larger buffers.
+///
+/// # Errors
+/// Those of the system.
+pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Arc<dyn DatagramSocket>> {
+    Ok(Arc::new(UdpDatagramSocket::new(socket)?))
+}
 
 impl Sockets for SystemSockets {
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {

@@ -16,10 +16,11 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// consent.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long after the first unanswered check the consent expires (RFC 7675 section 5.1)...
+/// How long after the first unanswered check the consent expires, at the earliest. RFC 7675 section
+/// 5.1 counts from the last answer, which is up to [`INTERVAL`] before.
 const EXPIRY: Duration = Duration::from_secs(30);
 
-/// ...but only after this many checks. With pauses in the traffic there are few.
+/// How many checks have to be unanswered: with pauses in the traffic there are few.
 const MIN_CHECKS: u32 = 10;
 
 /// The consent of one remote address.
@@ -52,7 +53,7 @@ impl Consent {
         *self = Self::new(now);
     }
 
-    /// Whether a check is due, if the address is sent to.
+    /// Whether a check is due, given that data is sent to the address.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         match &self.unanswered {
             Some(unanswered) => now >= unanswered.last + RETRY_INTERVAL,

@@ -197,6 +197,11 @@ impl WebRtcCarrier {
         self.refusal = Refusal::Expected(password);
     }
 
+    /// The peer knows one address of this side: no other source address is ever chosen.
+    pub(crate) fn stay_at_source(&mut self) {
+        self.source_watch = None;
+    }
+
     /// Ends the handshake with the error of `watch`, unless anything arrives from the peer before.
     pub(crate) fn watch_port(&mut self, watch: BoxFuture<'static, io::Error>) {
         self.port_watch = Some(watch);

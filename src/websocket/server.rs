@@ -282,7 +282,7 @@ fn check(
     arrival: &mut Arrival<'_>,
     progress: &HandshakeProgress,
 ) -> Result<UpgradeRequest, HandshakeError> {
-    let mut request = RequestHead::parse(head.head())?;
+    let mut request = RequestHead::parse_checked(head.head())?;
     let header = arrival.proxies.and_then(|proxies| match proxies.header {
         ProxyHeader::XForwardedFor => Some("x-forwarded-for"),
         ProxyHeader::Forwarded => Some("forwarded"),

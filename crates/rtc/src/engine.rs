@@ -133,7 +133,7 @@ pub enum LimitExceeded {
     RefusedChannels,
 }
 
-/// The end of a connection that an engine is.
+/// Which side of a connection an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// ICE controlling, DTLS active, even stream ids.

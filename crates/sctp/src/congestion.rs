@@ -1,10 +1,11 @@
 //! Congestion control.
 //!
-//! The window grows as in RFC 9260 section 7.2: by the acknowledged bytes in slow start, and by one
-//! packet a round trip afterwards. Loss does not halve it as in Reno, which limits a long path with
-//! random loss to 1.22 x packet / (round trip x sqrt p). As in BBR (draft-ietf-ccwg-bbr section
-//! 5.5.10), a round may lose 2 % before the window is multiplied by 0.7. Queues are kept short by
-//! the user's own limit on unacknowledged bytes, which follows the bandwidth-delay product.
+//! The window grows by the acknowledged bytes in slow start, as in RFC 9260 section 7.2, and by a
+//! 32nd of itself or one packet a round trip afterwards, whichever is more. Loss does not halve it
+//! as in Reno, which limits a long path with random loss to 1.22 x packet / (round trip x sqrt p).
+//! As in BBR (draft-ietf-ccwg-bbr section 5.5.10), a round may lose 2 % before the window is
+//! multiplied by 0.7. Queues are kept short by the user's own limit on unacknowledged bytes, which
+//! follows the bandwidth-delay product.
 
 /// Initial window in packets (RFC 6928).
 const INITIAL_PACKETS: usize = 10;

@@ -2,7 +2,9 @@
 
 use anabranch::Certificate;
 use anabranch::carrier::Carrier;
-use anabranch::endpoint::{EndpointConfig, EngineFactory, Signalling, connect_signalled};
+use anabranch::endpoint::{
+    EndpointConfig, EngineFactory, IceCredentials, Signalling, connect_signalled,
+};
 use anabranch::rtc::Role;
 use anabranch::udp::{Sockets, SystemSockets};
 
@@ -21,24 +23,24 @@ use anabranch::udp::{Sockets, SystemSockets};
 pub async fn webrtc_pair(engines: [EngineFactory; 2]) -> (impl Carrier, impl Carrier) {
     let sockets = [(); 2].map(|()| {
         let any_port = "127.0.0.1:0".parse().expect("a valid address");
-        SystemSockets
+        SystemSockets::new()
             .bind(any_port)
             .expect("127.0.0.1 is available")
     });
     let addresses = [0, 1].map(|i: usize| sockets[i].local_addr().expect("the socket is bound"));
     let certificates = [(); 2].map(|()| Certificate::generate());
-    let credentials = ["a", "b"].map(|name| (name.repeat(4), name.repeat(24)));
+    let credentials = [(); 2].map(|()| IceCredentials::generate());
     let roles = [Role::Client, Role::Server];
     let [client, server] = [0, 1].map(|own: usize| {
         let other = 1 - own;
-        let signalling = Signalling {
-            role: roles[own],
-            certificate: certificates[own].clone(),
-            remote: addresses[other],
-            fingerprint: certificates[other].fingerprint(),
-            local_credentials: credentials[own].clone(),
-            remote_credentials: credentials[other].clone(),
-        };
+        let signalling = Signalling::new(
+            roles[own],
+            certificates[own].clone(),
+            credentials[own].clone(),
+            addresses[other],
+            certificates[other].fingerprint(),
+            credentials[other].clone(),
+        );
         let mut config = EndpointConfig::default();
         config.engine = engines[own];
         config.loopback_mtu = 1200;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::error::UpgradeError;
+use reading::HeadBuffer;
 
 pub(crate) mod answer;
 pub(crate) mod policy;
@@ -83,12 +84,19 @@ impl<'a> RequestHead<'a> {
         self
     }
 
-    /// Parses a whole head, including the empty line at its end.
+    /// Parses a whole head, including the empty line at its end. Empty lines before it are skipped
+    /// (RFC 9112 section 2.2).
     ///
     /// # Errors
-    /// [`UpgradeError::Malformed`], [`UpgradeError::HeadTooLong`] for too many headers, and
-    /// [`UpgradeError::UnsupportedHttp`].
+    /// [`UpgradeError::Malformed`], also for NUL, a bare CR or a bare LF, which allow request
+    /// smuggling past a proxy, and for bytes after the head; [`UpgradeError::HeadTooLong`] above
+    /// 8 KiB or for too many headers; [`UpgradeError::UnsupportedHttp`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, UpgradeError> {
+        Self::parse_checked(HeadBuffer::head_of(bytes)?)
+    }
+
+    /// Parses a head that [`HeadBuffer`] has checked.
+    pub(crate) fn parse_checked(bytes: &'a [u8]) -> Result<Self, UpgradeError> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let malformed = |text: &str| UpgradeError::Malformed(text.to_owned());

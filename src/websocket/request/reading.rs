@@ -79,6 +79,19 @@ impl HeadBuffer {
         Ok(None)
     }
 
+    /// The head that `bytes` consist of.
+    pub(crate) fn head_of(bytes: &[u8]) -> Result<&[u8], UpgradeError> {
+        let mut buffer = Self {
+            bytes: bytes.to_vec(),
+            ..Self::default()
+        };
+        let length = match buffer.look()? {
+            Some(head) => head.len(),
+            None => return Err(UpgradeError::Malformed("incomplete head".to_owned())),
+        };
+        Ok(bytes.get(bytes.len() - length..).unwrap_or_default())
+    }
+
     /// Adds received bytes, as many as [`Self::read`] would read.
     #[cfg(test)]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -179,6 +192,29 @@ mod tests {
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET",
         ] {
             let error = look(bad).unwrap_err();
+            assert!(matches!(error, UpgradeError::Malformed(_)), "{error}");
+        }
+    }
+
+    /// Found by the fuzzer: NUL after 8 KiB that are no head.
+    #[test]
+    fn nul_behind_8_kib_is_not_reached() {
+        let mut bytes = b"GET / HTTP/1.1\r\nX: ".to_vec();
+        bytes.resize(MAX_HEAD, b'a');
+        bytes.push(0);
+        assert_eq!(look(&bytes), Err(UpgradeError::HeadTooLong));
+    }
+
+    #[test]
+    fn a_parsed_head_is_held_to_the_same_rules() {
+        let head = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(HeadBuffer::head_of(head), Ok(&head[2..]));
+        for bad in [
+            &head[..head.len() - 1],
+            b"GET / HTTP/1.1\r\nx:a\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
+        ] {
+            let error = HeadBuffer::head_of(bad).unwrap_err();
             assert!(matches!(error, UpgradeError::Malformed(_)), "{error}");
         }
     }

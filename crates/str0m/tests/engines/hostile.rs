@@ -1,4 +1,4 @@
-//! Peers that violate the rules. Random violations are in `src/fuzzing`.
+//! Peers that violate the rules. Random violations are in `crates/testkit/src/fuzzing`.
 
 use std::time::Duration;
 

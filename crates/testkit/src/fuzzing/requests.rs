@@ -41,18 +41,14 @@ fn check_request(input: &mut Input<'_>) -> bool {
     };
     let mut bytes = request_text(input);
     bytes.truncate(MAX_HEAD);
-    // Empty lines before a request are skipped (RFC 9112 section 2.2).
-    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
-    let bytes = &bytes[start.unwrap_or(bytes.len())..];
-    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return false;
-    };
-    let head = &bytes[..end + 4];
-    let checked = RequestHead::parse(head)
+    let checked = RequestHead::parse(&bytes)
         .map(|request| request.with_local_address(local))
         .and_then(|request| UpgradeRequest::check(&request, &config));
     match checked {
         Ok(_) => {
+            // Empty lines before a request are skipped (RFC 9112 section 2.2).
+            let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
+            let head = &bytes[start.expect("a request")..];
             check_upgraded(head, &config, has_noise, local);
             true
         }

@@ -38,7 +38,7 @@ impl Faults {
 
     /// Drops every frame with this flag in both directions from now on.
     ///
-    /// The carrier accepts such a frame with [`Written::Taken`]. Frames in flight still arrive.
+    /// The carrier accepts such a frame with `Written::Taken`. Frames in flight still arrive.
     pub fn drop_flag(&self, flag: Flag) {
         lock(&self.wire).drop_flags.push(flag);
     }

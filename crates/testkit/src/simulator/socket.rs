@@ -66,12 +66,7 @@ impl SimulatedSocket {
     /// - `AddrNotAvailable` if the socket is bound to an address that the host has lost
     ///   ([`Network::renumber`](super::Network::renumber)).
     pub fn send_to(&self, contents: &[u8], destination: SocketAddr) -> io::Result<()> {
-        self.try_send(&Transmit {
-            destination,
-            source: self.local.ip(),
-            contents,
-            segment_size: None,
-        })
+        self.try_send(&Transmit::new(destination, contents).with_source(self.local.ip()))
     }
 
     /// Waits for the next datagram and returns it with its source.
@@ -185,12 +180,8 @@ impl DatagramSocket for SimulatedSocket {
                 contents.extend_from_slice(&datagram.contents);
             }
             rest = after;
-            sink(Received {
-                source: first.source,
-                destination: Some(self.concrete.ip()),
-                contents: &contents,
-                stride: first.contents.len(),
-            });
+            let received = Received::new(first.source, &contents, first.contents.len());
+            sink(received.with_destination(self.concrete.ip()));
         }
         Poll::Ready(Ok(()))
     }

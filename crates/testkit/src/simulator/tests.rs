@@ -440,12 +440,9 @@ async fn segments_are_sent_one_by_one_and_received_together() {
 
     let pair = Pair::new(18, Conditions::round_trip(Duration::from_millis(2)));
     let contents = vec![7; 2 * 1200 + 300];
-    let outgoing = Transmit {
-        destination: pair.b.local_address(),
-        source: pair.hosts[0].ip(),
-        contents: &contents,
-        segment_size: Some(1200),
-    };
+    let outgoing = Transmit::new(pair.b.local_address(), &contents)
+        .with_source(pair.hosts[0].ip())
+        .with_segment_size(1200);
     let receives = || async {
         let mut receives = Vec::new();
         std::future::poll_fn(|cx| {
