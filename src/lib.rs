@@ -7,8 +7,7 @@
 //!
 //! | module | feature | what it is |
 //! |---|---|---|
-//! | `endpoint` | `webrtc` | listening and dialling: WebRTC over UDP, and several addresses of a
-//! peer |
+//! | `endpoint` | `webrtc` | listening and dialling over UDP, and several addresses of a peer |
 //! | `websocket` | `websocket` | the same connections over one WebSocket |
 //! | `noise` | either | the handshake of both, on its own |
 //! | [`payload`] | | large objects, with length, progress, limits, a hash and a receipt |
