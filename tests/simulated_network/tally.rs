@@ -90,8 +90,9 @@ const BOUNDS_STR0M: [Bounds; 4] = [
     bounds(Path::Forged, 58, 1, 76),
 ];
 
-/// The number of cases among which one may fail where none should: 1 of 6 056 connects on fair paths
-/// took longer than 10 s (20 000 seeds), as the fourth attempt of a DTLS flight comes after 7 s.
+/// The number of cases among which one may fail where none should: 1 of 6 056 connects on fair
+/// paths took longer than 10 s (20 000 seeds), as the fourth attempt of a DTLS flight comes after
+/// 7 s.
 const RARE: u32 = 4_000;
 
 /// The limit on failures of `count`. The failures of one seed are correlated: all of its transfers,
