@@ -74,6 +74,7 @@ impl Ours {
             receive_buffer: RECEIVE_BUFFER,
             max_message: MAX_MESSAGE,
             progress_timeout: Duration::from_secs(120),
+            congestion: crate::CongestionControl::Cubic,
         };
         Self {
             association: Association::new(config),

@@ -35,6 +35,7 @@ mod tally;
 mod tests;
 mod violation;
 
+pub use congestion::{Ack, CongestionControl, Controller, Cubic, Lost};
 pub use heartbeat::Nonce;
 pub use packet::put_checksum;
 pub use violation::Violation;
@@ -189,6 +190,8 @@ pub struct Config {
     /// How long the peer may acknowledge nothing while its window is open. RFC 9260 section 8.1
     /// counts ten timeouts instead, which take 300 s with its RTO parameters.
     pub progress_timeout: Duration,
+    /// The congestion controller.
+    pub congestion: CongestionControl,
 }
 
 impl Default for Config {
@@ -200,6 +203,7 @@ impl Default for Config {
             receive_buffer: 1 << 20,
             max_message: 256 * 1024,
             progress_timeout: Duration::from_secs(30),
+            congestion: CongestionControl::default(),
         }
     }
 }
@@ -282,7 +286,7 @@ impl Association {
             replies: VecDeque::new(),
             heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
-            sender: Sender::new(own.first_tsn, config.max_packet),
+            sender: Sender::new(own.first_tsn, config.max_packet, config.congestion),
             resets: Resets::new(0, 0),
             events: VecDeque::new(),
             buffer: BytesMut::new(),
@@ -400,6 +404,21 @@ impl Association {
     /// Memory of all written messages, per-entry overhead included, until they are freed.
     pub fn held(&self) -> usize {
         self.sender.totals().1
+    }
+
+    /// The congestion window in bytes of DATA chunks: what may be in flight.
+    pub fn cwnd(&self) -> usize {
+        self.sender.cwnd()
+    }
+
+    /// How fast packets are sent, in bytes per second; `None` is as fast as the window allows.
+    pub fn pacing_rate(&self) -> Option<f64> {
+        self.sender.pacing_rate()
+    }
+
+    /// Smoothed RTT (RFC 6298), once there is a sample.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.sender.srtt()
     }
 
     /// Whether a message fits its stream's share of the peer's window. If not, [`Event::Writable`]

@@ -72,10 +72,11 @@ impl Association {
         if !self.is_up() {
             return;
         }
-        let carries_data = self.sender.wants_to_send();
+        let carries_data = self.sender.wants_to_send(now);
         if self.receiver.is_sack_due(now) || (carries_data && self.receiver.has_unacknowledged()) {
+            let duplicates = self.receiver.take_duplicates();
             let (cumulative_tsn, window, gaps) = self.receiver.sack();
-            packets.put_sack(cumulative_tsn, window, gaps);
+            packets.put_sack(cumulative_tsn, window, gaps, &duplicates);
         }
         if self.sender.has_resets() && self.resets.is_free() {
             let streams = self.sender.take_resets(reset::MAX_STREAMS);

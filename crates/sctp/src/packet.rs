@@ -205,18 +205,28 @@ pub(super) struct Sack<'a> {
     pub(super) cumulative_tsn: u32,
     pub(super) a_rwnd: u32,
     gaps: &'a [u8],
+    duplicates: &'a [u8],
 }
 
 impl<'a> Sack<'a> {
     pub(super) fn parse(value: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(value);
         let (cumulative_tsn, a_rwnd) = (fields.u32()?, fields.u32()?);
-        let (gaps, _duplicates) = (fields.u16()?, fields.u16()?);
+        let (gaps, duplicates) = (fields.u16()?, fields.u16()?);
+        let (gaps, rest) = fields.0.split_at_checked(4 * usize::from(gaps))?;
         Some(Self {
             cumulative_tsn,
             a_rwnd,
-            gaps: fields.0.get(..4 * usize::from(gaps))?,
+            gaps,
+            // Optional information: cut off rather than refused.
+            duplicates: rest.get(..4 * usize::from(duplicates)).unwrap_or(rest),
         })
+    }
+
+    /// TSNs that arrived more than once.
+    pub(super) fn duplicates(self) -> impl Iterator<Item = u32> + use<'a> {
+        let tsns = self.duplicates.chunks_exact(4);
+        tsns.filter_map(|tsn| Fields(tsn).u32())
     }
 
     /// Gap ack blocks: first and last TSN as offsets from the cumulative TSN.
@@ -333,10 +343,12 @@ impl Packets {
         cumulative_tsn: u32,
         a_rwnd: u32,
         gaps: impl ExactSizeIterator<Item = (u16, u16)>,
+        duplicates: &[u32],
     ) {
         let most = (self.max - COMMON_HEADER - SACK_HEADER) / 4;
         let count = gaps.len().min(most);
-        let length = SACK_HEADER + 4 * count;
+        let duplicates = duplicates.get(..most - count).unwrap_or(duplicates);
+        let length = SACK_HEADER + 4 * (count + duplicates.len());
         let (Ok(field), Ok(gap_count)) = (u16::try_from(length), u16::try_from(count)) else {
             return;
         };
@@ -346,10 +358,13 @@ impl Packets {
         out.put_u32(cumulative_tsn);
         out.put_u32(a_rwnd);
         out.put_u16(gap_count);
-        out.put_u16(0);
+        out.put_u16(duplicates.len() as u16);
         for (first, last) in gaps.take(count) {
             out.put_u16(first);
             out.put_u16(last);
+        }
+        for tsn in duplicates {
+            out.put_u32(*tsn);
         }
     }
 
@@ -398,7 +413,7 @@ mod tests {
             ssn: 4,
             ppid: 53,
         };
-        out.put_sack(1, 2, [(2, 3), (5, 9)].into_iter());
+        out.put_sack(1, 2, [(2, 3), (5, 9)].into_iter(), &[1, 7]);
         out.put_data(header, b"payload");
         let finished = out.finish().0;
         assert_eq!(finished.len(), 1);
@@ -411,6 +426,7 @@ mod tests {
         let sack = Sack::parse(chunks[0].value).expect("a SACK");
         assert_eq!((sack.cumulative_tsn, sack.a_rwnd), (1, 2));
         assert_eq!(sack.gaps().collect::<Vec<_>>(), [(2, 3), (5, 9)]);
+        assert_eq!(sack.duplicates().collect::<Vec<_>>(), [1, 7]);
         assert_eq!(
             DataHeader::parse(chunks[1]),
             Some((header, &b"payload"[..]))
@@ -465,7 +481,7 @@ mod tests {
         for gaps in [0_u16, 10, 283, 284, 4000] {
             let mut out = packets(1160);
             let all: Vec<_> = (0..gaps).map(|gap| (2 * gap + 2, 2 * gap + 2)).collect();
-            out.put_sack(9, 1 << 20, all.iter().copied());
+            out.put_sack(9, 1 << 20, all.iter().copied(), &[1, 2]);
             let finished = out.finish().0;
             assert_eq!(finished.len(), 1);
             assert!(finished[0].len() <= 1160);

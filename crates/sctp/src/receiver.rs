@@ -26,6 +26,9 @@ mod streams;
 /// Maximum offset from the cumulative TSN: a SACK can not report more (RFC 9260 section 3.3.4).
 const MAX_AHEAD: u64 = u16::MAX as u64;
 
+/// Maximum duplicate TSNs that a SACK reports.
+const MAX_DUPLICATES: usize = 32;
+
 /// Maximum gap ack blocks. A SACK holds about 280.
 const MAX_GAPS: usize = 1024;
 
@@ -124,6 +127,8 @@ pub(super) struct Receiver {
     /// Packets with DATA since the last SACK.
     unacknowledged_packets: u32,
     sack_now: bool,
+    /// TSNs that arrived again since then.
+    duplicates: Vec<u32>,
     sack_at: Option<Instant>,
     /// The a_rwnd of the last SACK.
     advertised_window: usize,
@@ -147,6 +152,7 @@ impl Receiver {
             max_message,
             unacknowledged_packets: 0,
             sack_now: false,
+            duplicates: Vec::new(),
             sack_at: None,
             advertised_window: capacity,
         }
@@ -185,8 +191,11 @@ impl Receiver {
         }
         let tsn = self.extend(header.tsn);
         if tsn <= self.cumulative_tsn || self.is_ahead(tsn) {
-            // A duplicate: the SACK for it was lost (RFC 9260 section 6.2).
+            // The SACK for it was lost, or the sender took it for lost (RFC 9260 section 6.2).
             self.sack_now = true;
+            if self.duplicates.len() < MAX_DUPLICATES {
+                self.duplicates.push(header.tsn);
+            }
             return Ok(());
         }
         let cost = payload.len() + OVERHEAD;

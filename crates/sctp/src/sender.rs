@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Loss is detected as in QUIC (RFC 9002 section 6.1), which is RACK (RFC 8985) by packet numbers:
-//! a chunk is lost once a packet is acknowledged that was sent a few packets, or an eighth of a
-//! round trip, after the chunk's own. So a lost retransmission is found without a timeout, and a
-//! gap is not walked through for each SACK that reports it.
+//! a chunk is lost once a packet is acknowledged that was sent three packets, or a reordering
+//! window, after the chunk's own. So a lost retransmission is found without a timeout, and a gap is
+//! not walked through for each SACK that reports it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Event;
-use super::congestion::Congestion;
+use super::congestion::{CongestionControl, Controller, Lost};
 use super::packet::{DATA_HEADER, DataHeader};
 use crate::tally::lower;
 
@@ -31,9 +31,6 @@ pub(super) const RTO_INITIAL: Duration = Duration::from_millis(500);
 /// RFC 9260 says 60 s. This bounds the delay after an outage, and after a zero window opens.
 pub(super) const RTO_MAX: Duration = Duration::from_secs(3);
 
-/// Initial reordering threshold in packets (RFC 9002 section 6.1.1). It doubles, up to
-/// `MAX_REORDERING`, each time a packet declared lost turns out to be late.
-const REORDERING: u64 = 3;
 /// Minimum payload of a non-final fragment: fewer bytes are not worth a chunk.
 const MIN_FRAGMENT: usize = 64;
 
@@ -41,11 +38,20 @@ const MIN_FRAGMENT: usize = 64;
 /// of the queue that holds it.
 const ENTRY: usize = 128;
 
+mod loss;
+mod pacer;
 mod packets;
-mod recovery;
+mod prr;
+mod rate;
+mod sacks;
+mod timers;
 mod window;
 mod withhold;
 
+use loss::{Reordering, Suspects};
+use pacer::Pacer;
+use prr::Recovery;
+use rate::{DeliveryRate, Snapshot};
 use window::{PeerWindow, Share};
 use withhold::Withholding;
 
@@ -78,7 +84,10 @@ struct Sent {
     /// Number of the last packet that carried the chunk.
     packet: u64,
     at: Instant,
+    snapshot: Snapshot,
     retransmitted: bool,
+    /// It counts as lost, and is not acknowledged since.
+    is_suspect: bool,
     /// The bytes were subtracted from `unacknowledged`.
     credited: bool,
 }
@@ -165,40 +174,49 @@ pub(super) struct Sender {
     /// to reach before it is sent. Some versions of dcSCTP answer "in progress" forever once they
     /// have done so.
     to_reset: VecDeque<(u16, u32)>,
-    congestion: Congestion,
-    /// The last transmission was limited by the congestion window.
-    cwnd_limited: bool,
+    max_packet: usize,
+    controller: Box<dyn Controller>,
+    rate: DeliveryRate,
+    pacer: Pacer,
+    /// When pacing allows the next packet, if one waits for that.
+    pacing_at: Option<Instant>,
+    /// The packet that pacing allowed last.
+    granted: Option<u64>,
+    /// The reduction of the window after a loss.
+    recovery: Option<Recovery>,
+    /// The last transmission was stopped by the congestion window or by pacing.
+    is_limited: bool,
     next_packet: u64,
     /// The highest packet number known to have arrived.
     highest_acked: Option<u64>,
-    /// The round ends when this packet is acknowledged.
-    round_end: u64,
-    reordering: u64,
+    reordering: Reordering,
+    suspects: Suspects,
+    /// Packets newly detected as lost.
+    losses: Vec<Lost>,
     peer_window: PeerWindow,
     withholding: Withholding,
     srtt: Option<Duration>,
     rttvar: Duration,
     latest_rtt: Duration,
     min_rtt: Duration,
-    /// Consecutive doublings of the RTO.
-    backoff: u32,
-    timeout_at: Option<Instant>,
-    /// When a packet that was overtaken by fewer than `reordering` packets counts as lost.
+    /// Consecutive probe timeouts without an acknowledgement.
+    pto_count: u32,
+    pto_at: Option<Instant>,
+    /// When a packet that was overtaken counts as lost.
     loss_at: Option<Instant>,
-    /// When to retransmit the last packet as a probe: no later packet reveals its loss.
-    probe_at: Option<Instant>,
-    probe_due: bool,
+    /// The last packets are to be retransmitted regardless of the window.
+    is_probe_due: bool,
+    /// Everything in flight counts as lost, and nothing was acknowledged since.
+    timed_out: bool,
     /// When to probe the peer's window while a writer waits for its share, and the number of probes
     /// since none waited.
     window_probe_at: Option<Instant>,
     window_probes: u32,
-    /// A tail probe was sent since something new was last acknowledged.
-    tail_probed: bool,
 }
 
 /// Streams and messages.
 impl Sender {
-    pub(super) fn new(first_tsn: u32, max_packet: usize) -> Self {
+    pub(super) fn new(first_tsn: u32, max_packet: usize, control: CongestionControl) -> Self {
         Self {
             next_tsn: first_tsn,
             queue: VecDeque::new(),
@@ -215,26 +233,32 @@ impl Sender {
             progress_at: None,
             streams: HashMap::new(),
             to_reset: VecDeque::new(),
-            congestion: Congestion::new(max_packet),
-            cwnd_limited: false,
+            max_packet,
+            controller: control.controller(max_packet),
+            rate: DeliveryRate::default(),
+            pacer: Pacer::default(),
+            pacing_at: None,
+            granted: None,
+            recovery: None,
+            is_limited: false,
             next_packet: 0,
             highest_acked: None,
-            round_end: 0,
-            reordering: REORDERING,
+            reordering: Reordering::default(),
+            suspects: Suspects::default(),
+            losses: Vec::new(),
             peer_window: PeerWindow::default(),
             withholding: Withholding::new(),
             srtt: None,
             rttvar: Duration::ZERO,
             latest_rtt: Duration::ZERO,
             min_rtt: Duration::MAX,
-            backoff: 0,
-            timeout_at: None,
+            pto_count: 0,
+            pto_at: None,
             loss_at: None,
-            probe_at: None,
-            probe_due: false,
+            is_probe_due: false,
+            timed_out: false,
             window_probe_at: None,
             window_probes: 0,
-            tail_probed: false,
         }
     }
 
@@ -365,10 +389,32 @@ impl Sender {
     }
 
     /// Whether there may be something to send now.
-    pub(super) fn wants_to_send(&self) -> bool {
-        self.probe_due
+    pub(super) fn wants_to_send(&self, now: Instant) -> bool {
+        let has_data = !self.to_retransmit.is_empty() || !self.queue.is_empty();
+        let is_paced = self.pacer.blocked_until(now).is_some();
+        self.is_probe_due
             || self.withholding.is_forward_due()
-            || ((!self.to_retransmit.is_empty() || !self.queue.is_empty()) && self.may_send(1))
+            || (has_data && !is_paced && self.may_send(1))
+    }
+
+    /// Whether everything in flight counted as lost, and nothing was acknowledged since.
+    fn has_timed_out(&self) -> bool {
+        self.pto_count >= 2
+    }
+
+    /// The congestion window in bytes.
+    pub(super) fn cwnd(&self) -> usize {
+        self.controller.cwnd()
+    }
+
+    /// The pacing rate in bytes per second.
+    pub(super) fn pacing_rate(&self) -> Option<f64> {
+        self.controller.pacing_rate()
+    }
+
+    /// SRTT, once there is a sample.
+    pub(super) fn srtt(&self) -> Option<Duration> {
+        self.srtt
     }
 
     /// Whether everything is acknowledged.

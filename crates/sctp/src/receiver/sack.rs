@@ -34,6 +34,11 @@ impl Receiver {
         self.sack_at
     }
 
+    /// TSNs that arrived more than once since the last SACK.
+    pub(crate) fn take_duplicates(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.duplicates)
+    }
+
     /// Cumulative TSN, window and gap ack blocks of a SACK to send now.
     pub(crate) fn sack(&mut self) -> (u32, u32, impl ExactSizeIterator<Item = (u16, u16)> + '_) {
         self.unacknowledged_packets = 0;

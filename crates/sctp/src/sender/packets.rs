@@ -7,22 +7,27 @@ use bytes::Bytes;
 use super::super::packet::{DataHeader, Packets, flag, kind};
 use super::withhold::Withheld;
 use super::{
-    ChunkState, DATA_HEADER, ENTRY, MIN_FRAGMENT, RTO_MAX, ResetState, Sender, Sent, chunk_size,
+    ChunkState, DATA_HEADER, ENTRY, MIN_FRAGMENT, RTO_MAX, ResetState, Sender, Sent, Snapshot,
+    chunk_size,
 };
 use crate::tally::lower;
+
+/// Packets that a probe timeout sends: one may be lost (RFC 9002 section 6.2.4).
+const PROBES: usize = 2;
 
 impl Sender {
     /// Fills packets as far as the windows allow: lost chunks first, then new ones.
     pub(crate) fn fill(&mut self, now: Instant, packets: &mut Packets) {
         let before = self.next_packet;
         let whole_before = packets.len();
-        self.cwnd_limited = false;
+        self.is_limited = false;
+        self.pacing_at = None;
         if let Some(tsn) = self.withholding.take_forward(now) {
             // No stream is listed: no message is skipped.
             packets.put(kind::FORWARD_TSN, 0, &tsn.to_be_bytes());
             self.next_packet = self.next_packet.max(before + 1);
         }
-        if std::mem::take(&mut self.probe_due) {
+        if std::mem::take(&mut self.is_probe_due) {
             self.probe(now, packets, before, whole_before);
         }
         while let Some(&tsn) = self.to_retransmit.front() {
@@ -35,25 +40,27 @@ impl Sender {
                 self.to_retransmit.pop_front();
                 continue;
             };
-            let size = sent.size();
+            let (length, size) = (sent.payload.len(), sent.size());
             if !self.may_send(size) {
-                self.cwnd_limited = true;
+                self.is_limited = true;
+                break;
+            }
+            if !self.is_granted(now, length, packets, before, whole_before) {
                 break;
             }
             self.to_retransmit.pop_front();
             self.retransmit(tsn, now, packets, before, whole_before);
         }
-        if !self.cwnd_limited {
+        if !self.is_limited {
             self.fill_new(now, packets, before, whole_before);
         }
         self.send_last_withheld(now, packets, before, whole_before);
-        if !self.sent.is_empty() && self.timeout_at.is_none() {
-            self.timeout_at = Some(now + self.rto());
+        self.rate.on_stopped(self.is_limited, self.in_flight);
+        let has_sent = self.next_packet > before;
+        if (has_sent && self.pto_count == 0) || self.pto_at.is_none() {
+            self.arm_pto(now);
         }
         self.probe_window(now, packets);
-        if self.next_packet > before {
-            self.arm_probe(now);
-        }
     }
 
     /// Elicits a SACK with DATA that the peer already has, while a writer waits and no other SACK
@@ -89,22 +96,50 @@ impl Sender {
     /// Whether the congestion window has room. With nothing in flight, one packet is always
     /// allowed.
     pub(super) fn may_send(&self, size: usize) -> bool {
-        self.in_flight == 0 || self.in_flight + size <= self.congestion.cwnd()
+        if self.in_flight == 0 {
+            return true;
+        }
+        let cwnd = self.controller.cwnd().max(2 * self.max_packet);
+        let room = match self.recovery {
+            // Only probes until something is acknowledged.
+            _ if self.has_timed_out() => (2 * self.max_packet).saturating_sub(self.in_flight),
+            Some(recovery) => recovery.allowance(cwnd, self.in_flight, self.max_packet),
+            None => cwnd.saturating_sub(self.in_flight),
+        };
+        size <= room
     }
 
-    /// Number of the packet that the next chunk of `length` payload bytes goes into.
-    fn packet_number(
+    /// Whether pacing allows a chunk of `length` payload bytes now. A packet that was begun is
+    /// filled.
+    fn is_granted(
         &mut self,
+        now: Instant,
         length: usize,
         packets: &Packets,
         before: u64,
         whole_before: usize,
-    ) -> u64 {
-        let starts_another = chunk_size(length) > packets.room();
-        let index = packets.len() - whole_before + usize::from(starts_another);
-        let number = before + index as u64;
+    ) -> bool {
+        let number = packet_number(length, packets, before, whole_before);
+        if self.granted == Some(number) || self.has_timed_out() {
+            return true;
+        }
+        self.pacing_at = self.pacer.blocked_until(now);
+        if self.pacing_at.is_some() {
+            self.is_limited = true;
+            return false;
+        }
+        self.granted = Some(number);
+        true
+    }
+
+    /// Counts a chunk that goes into the packet `number` now.
+    fn on_chunk_sent(&mut self, now: Instant, number: u64, size: usize) -> Snapshot {
         self.next_packet = self.next_packet.max(number + 1);
-        number
+        self.pacer.on_sent(now, size, self.controller.pacing_rate());
+        if let Some(recovery) = &mut self.recovery {
+            recovery.on_sent(size);
+        }
+        self.rate.on_sent(now, self.in_flight == 0)
     }
 
     fn retransmit(
@@ -118,21 +153,27 @@ impl Sender {
         let Some(length) = self.entry(tsn).map(|sent| sent.payload.len()) else {
             return;
         };
-        let packet = self.packet_number(length, packets, before, whole_before);
+        let packet = packet_number(length, packets, before, whole_before);
+        let snapshot = self.on_chunk_sent(now, packet, chunk_size(length));
         let Some(sent) = self.entry(tsn) else {
             return;
         };
         let was_in_flight = sent.state == ChunkState::InFlight;
+        let counted_as_lost = sent.is_suspect;
         sent.state = ChunkState::InFlight;
         sent.retransmitted = true;
         sent.packet = packet;
         sent.at = now;
+        sent.snapshot = snapshot;
         packets.put_data(sent.header, &sent.payload);
         self.withholding.on_chunk_sent(tsn, now);
         if !was_in_flight {
             self.in_flight += chunk_size(length);
         }
         self.retransmissions.push_back((tsn, packet));
+        if counted_as_lost {
+            self.reordering.on_retransmitted(tsn);
+        }
     }
 
     /// Sends a withheld chunk that no chunk follows, as no later one would reveal the gap. If
@@ -156,14 +197,14 @@ impl Sender {
         }
     }
 
-    /// Retransmits the last packet regardless of the window (RFC 9002 section 6.2.4).
+    /// Retransmits the last packets regardless of the window (RFC 9002 section 6.2.4).
     fn probe(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
-        let last = self
-            .sent
-            .iter()
-            .rposition(|sent| sent.state == ChunkState::InFlight);
-        if let Some(index) = last {
-            let tsn = self.tsn_at(index);
+        let is_in_flight = |(_, sent): &(usize, &Sent)| sent.state == ChunkState::InFlight;
+        let sent = self.sent.iter().enumerate().rev();
+        let last: Vec<_> = (sent.filter(is_in_flight).take(PROBES))
+            .map(|(index, _)| self.tsn_at(index))
+            .collect();
+        for tsn in last.into_iter().rev() {
             self.retransmit(tsn, now, packets, before, whole_before);
         }
     }
@@ -181,17 +222,24 @@ impl Sender {
             }
             let length = queued.remaining.len().min(room);
             let size = chunk_size(length);
+            let started = queued.started;
             if !self.may_send(size) {
-                self.cwnd_limited = true;
+                self.is_limited = true;
                 return;
             }
             // A zero window is probed with one packet (RFC 9260 section 6.1).
             if length > self.peer_window.room() && self.outstanding > 0 {
                 return;
             }
-            if !queued.started && self.withholding.is_draining() {
+            if !started && self.withholding.is_draining() {
                 return;
             }
+            if !self.is_granted(now, length, packets, before, whole_before) {
+                return;
+            }
+            let Some(queued) = self.queue.front() else {
+                return;
+            };
             let follows = !is_last || queued.remaining.len() > length;
             // Not if the peer may drop out-of-order chunks for lack of buffer space.
             let withheld = if length <= self.peer_window.room() {
@@ -248,9 +296,10 @@ impl Sender {
                 ppid,
             };
             let is_withheld = withheld == Some(Withheld::Chunk);
-            let mut packet = self.next_packet;
+            let (mut packet, mut snapshot) = (self.next_packet, Snapshot::default());
             if !is_withheld {
-                packet = self.packet_number(length, packets, before, whole_before);
+                packet = packet_number(length, packets, before, whole_before);
+                snapshot = self.on_chunk_sent(now, packet, size);
                 packets.put_data(header, &payload);
                 self.in_flight += size;
             }
@@ -271,7 +320,9 @@ impl Sender {
                 },
                 packet,
                 at: now,
+                snapshot,
                 retransmitted: false,
+                is_suspect: false,
                 credited: false,
             });
         }
@@ -298,7 +349,9 @@ impl Sender {
                 state: ChunkState::Withheld,
                 packet: self.next_packet,
                 at: now,
+                snapshot: Snapshot::default(),
                 retransmitted: false,
+                is_suspect: false,
                 credited: true,
             });
         }
@@ -316,4 +369,11 @@ impl Sender {
         let index = tsn.wrapping_sub(self.first_tsn());
         self.sent.get_mut(index as usize)
     }
+}
+
+/// Number of the packet that the next chunk of `length` payload bytes goes into.
+fn packet_number(length: usize, packets: &Packets, before: u64, whole_before: usize) -> u64 {
+    let starts_another = chunk_size(length) > packets.room();
+    let index = packets.len() - whole_before + usize::from(starts_another);
+    before + index as u64
 }

@@ -22,6 +22,7 @@ const CONFIG: Config = Config {
     receive_buffer: 256 * 1024,
     max_message: 64 * 1024,
     progress_timeout: Duration::from_secs(30),
+    congestion: CongestionControl::Cubic,
 };
 
 /// Conditions of a path.

@@ -84,7 +84,7 @@ fn what_has_not_begun_on_a_stream_that_the_peer_resets_is_dropped_and_its_writer
 /// counted.
 #[test]
 fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
-    let mut sender = crate::sender::Sender::new(1000, 1160);
+    let mut sender = crate::sender::Sender::new(1000, 1160, CongestionControl::Cubic);
     sender.set_peer_window(u32::MAX);
     sender.open(1);
     let now = Instant::now();
@@ -127,7 +127,7 @@ fn what_arrived_behind_a_gap_is_held_until_the_gap_is_closed() {
 #[test]
 fn a_first_flight_of_tiny_messages_is_no_longer_than_one_of_large_ones() {
     let flight = |size: usize| {
-        let mut sender = crate::sender::Sender::new(1000, 1160);
+        let mut sender = crate::sender::Sender::new(1000, 1160, CongestionControl::Cubic);
         sender.set_peer_window(u32::MAX);
         sender.open(1);
         for _ in 0..100_000 / size {
@@ -188,7 +188,7 @@ fn a_writer_that_waits_for_its_part_of_a_window_hears_that_it_was_read() {
 /// second stream needs a reset of its own.
 #[test]
 fn a_number_that_was_used_again_before_the_answer_to_our_reset_is_reset_again() {
-    let mut sender = crate::sender::Sender::new(1000, 1160);
+    let mut sender = crate::sender::Sender::new(1000, 1160, CongestionControl::Cubic);
     sender.open(1);
     sender.answer_reset(1);
     assert_eq!(sender.take_resets(10), [1]);

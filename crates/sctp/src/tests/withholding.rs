@@ -58,7 +58,7 @@ fn connected(seed: u64, faults: Faults, forward_tsn: bool) -> Pair {
         side.association = Association::new(CONFIG);
         side.association.own.first_tsn >>= 1;
         let first = side.association.own.first_tsn;
-        side.association.sender = Sender::new(first, CONFIG.max_packet);
+        side.association.sender = Sender::new(first, CONFIG.max_packet, CONFIG.congestion);
     }
     pair.sides[1].association.own.forward_tsn = forward_tsn;
     pair.sides[0].association.start();
@@ -373,7 +373,7 @@ fn messages_that_were_read_from_behind_a_gap_leave_one_entry() {
 /// flight each time.
 #[test]
 fn gaps_that_are_taken_back_and_given_again_are_walked_through_in_parts() {
-    let mut sender = Sender::new(1000, 1160);
+    let mut sender = Sender::new(1000, 1160, CongestionControl::Cubic);
     sender.set_peer_window(64 << 20);
     sender.withhold_nothing();
     sender.open(1);

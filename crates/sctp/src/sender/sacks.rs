@@ -1,23 +1,14 @@
-//! Acknowledgements, RTT, loss detection and its timers.
+//! SACKs: what they acknowledge, and what the congestion controller learns from them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::packet::{Sack, flag};
+use super::super::congestion::Ack;
+use super::super::packet::Sack;
 use super::super::{Event, Violation};
-use super::{ChunkState, ENTRY, RTO_INITIAL, RTO_MAX, Sender, Sent, chunk_size};
+use super::rate::Snapshot;
+use super::{ChunkState, ENTRY, Recovery, Sender, Sent};
 use crate::tally::lower;
-
-/// RFC 9260 says 1 s. It has to exceed the 200 ms by which peers delay a SACK.
-const RTO_MIN: Duration = Duration::from_millis(300);
-
-/// Longest delay of the SACK for a lone packet (RFC 9260 section 6.2).
-const PEER_SACK_DELAY: Duration = Duration::from_millis(200);
-
-/// Timer granularity (RFC 9002 section 6.1.2).
-const GRANULARITY: Duration = Duration::from_millis(1);
-
-const MAX_REORDERING: u64 = 96;
 
 /// Maximum previously acknowledged chunks that one SACK may walk through again.
 const MAX_WALKED: usize = 1024;
@@ -40,29 +31,27 @@ impl Sender {
         let mut acked = Acked::default();
         let freed = self.handle_cumulative(now, distance, &mut acked)?;
         self.handle_gaps(now, sack, distance, &mut acked)?;
-        if let Some(at) = acked.round_trip {
-            self.update_rtt(now.saturating_duration_since(at));
+        let rtt = acked.round_trip.map(|at| now.saturating_duration_since(at));
+        if let Some(rtt) = rtt {
+            self.update_rtt(rtt);
         }
-        self.highest_acked = self.highest_acked.max(acked.packet);
+        for tsn in sack.duplicates() {
+            self.reordering.on_duplicate(tsn, self.next_packet);
+        }
+        let newest = acked.newest.map(|newest| newest.packet);
+        self.highest_acked = self.highest_acked.max(newest);
         self.check_withheld_gap();
         self.update_withheld(now);
-        if acked.bytes > 0 {
-            self.congestion
-                .on_acknowledged(acked.bytes, self.cwnd_limited);
-        }
         if acked.bytes > 0 || distance > 0 {
-            self.backoff = 0;
-            self.tail_probed = false;
+            self.pto_count = 0;
         }
+        if acked.is_timeout_spurious {
+            self.revert_timeout();
+        }
+        self.timed_out &= acked.bytes == 0;
         self.find_losses(now);
-        if self
-            .highest_acked
-            .is_some_and(|highest_acked| highest_acked >= self.round_end)
-        {
-            self.round_end = self.next_packet;
-            self.congestion.on_round();
-            self.withholding.on_round(self.congestion.cwnd());
-        }
+        self.report(now, Some((&acked, rtt)));
+        self.settle_suspects(now);
         self.peer_window.advertise(sack.a_rwnd, self.outstanding);
         let has_share = self.peer_window.infer_reads(&mut self.streams) | acked.share;
         self.release(acked.written, freed, events);
@@ -75,12 +64,9 @@ impl Sender {
             self.progress_at = Some(now);
         }
         if self.sent.is_empty() {
-            self.timeout_at = None;
-            self.probe_at = None;
-            self.loss_at = None;
+            (self.pto_at, self.loss_at) = (None, None);
         } else if distance > 0 || acked.bytes > 0 {
-            self.timeout_at = Some(now + self.rto());
-            self.arm_probe(now);
+            self.arm_pto(now);
         }
         for id in acked.acknowledged {
             self.on_stream_acknowledged(id, events);
@@ -111,7 +97,7 @@ impl Sender {
         self.update_withheld(now);
         self.progress_at = Some(now);
         if self.sent.is_empty() {
-            (self.timeout_at, self.probe_at, self.loss_at) = (None, None, None);
+            (self.pto_at, self.loss_at) = (None, None);
         }
         self.release(acked.written, freed, events);
         for id in acked.acknowledged {
@@ -223,19 +209,39 @@ impl Sender {
         }
         let (length, size) = (sent.payload.len(), sent.size());
         lower(&mut self.outstanding, size);
-        if sent.state == ChunkState::InFlight {
+        let was_in_flight = sent.state == ChunkState::InFlight;
+        if was_in_flight {
             lower(&mut self.in_flight, size);
         }
         sent.state = ChunkState::Acknowledged;
         acked.bytes += size;
-        // The first transmission may be the one that arrived.
-        let is_late = sent.retransmitted
-            && self.srtt.is_some()
-            && now.saturating_duration_since(sent.at) < self.min_rtt;
-        if is_late {
-            self.reordering = (self.reordering * 2).min(MAX_REORDERING);
-        } else {
-            acked.packet = acked.packet.max(Some(sent.packet));
+        self.rate.on_delivered(size);
+        // An earlier transmission arrived: the last one is not sent yet, or can not be
+        // acknowledged so soon (as in the Eifel algorithm, RFC 3522).
+        let is_late = !was_in_flight
+            || (sent.retransmitted
+                && self.srtt.is_some()
+                && now.saturating_duration_since(sent.at) < self.min_rtt);
+        if std::mem::take(&mut sent.is_suspect) {
+            self.suspects.on_acked(is_late);
+            if is_late {
+                self.reordering.on_late(self.next_packet);
+            }
+            acked.is_timeout_spurious |= !was_in_flight && self.timed_out;
+        }
+        // Of the last transmission nothing is known then.
+        if !is_late || !sent.retransmitted {
+            let newest = Newest {
+                packet: sent.packet,
+                at: sent.at,
+                snapshot: sent.snapshot,
+            };
+            if acked
+                .newest
+                .is_none_or(|other| newest.packet >= other.packet)
+            {
+                acked.newest = Some(newest);
+            }
             if !sent.retransmitted {
                 acked.round_trip = acked.round_trip.max(Some(sent.at));
             }
@@ -253,6 +259,52 @@ impl Sender {
             }
         }
         Ok(true)
+    }
+
+    /// Reports acknowledgements and detected losses to the congestion controller.
+    pub(super) fn report(&mut self, now: Instant, acked: Option<(&Acked, Option<Duration>)>) {
+        let losses = std::mem::take(&mut self.losses);
+        let bytes = acked.map_or(0, |(acked, _)| acked.bytes);
+        if bytes == 0 && losses.is_empty() {
+            self.losses = losses;
+            return;
+        }
+        if let Some(recovery) = &mut self.recovery {
+            recovery.on_delivered(bytes);
+            let end = recovery.end;
+            if self.highest_acked.is_some_and(|highest| highest >= end) {
+                self.recovery = None;
+            }
+        }
+        let newest = acked.and_then(|(acked, _)| acked.newest);
+        let sample = newest.map(|newest| self.rate.sample(now, newest.at, newest.snapshot));
+        let is_round_start = sample.is_some_and(|sample| sample.is_round_start);
+        let before = self.controller.cwnd();
+        self.controller.on_ack(&Ack {
+            now,
+            acked: bytes,
+            lost: &losses,
+            rtt: acked.and_then(|(_, rtt)| rtt),
+            srtt: self.srtt.unwrap_or_default(),
+            delivery_rate: sample.and_then(|sample| sample.rate),
+            is_app_limited: sample.is_some_and(|sample| sample.is_app_limited),
+            delivered: self.rate.delivered(),
+            prior_delivered: sample.map_or(0, |sample| sample.prior_delivered),
+            in_flight: self.in_flight,
+            is_round_start,
+            is_cwnd_limited: self.rate.was_limited(bytes),
+            ce: 0,
+        });
+        if !losses.is_empty() && self.controller.cwnd() < before {
+            let lost: usize = losses.iter().map(|lost| lost.bytes).sum();
+            let in_flight = self.in_flight.saturating_add(lost).saturating_add(bytes);
+            self.recovery = Some(Recovery::new(self.next_packet, in_flight));
+        }
+        if is_round_start {
+            self.withholding.on_round(self.controller.cwnd());
+        }
+        self.losses = losses;
+        self.losses.clear();
     }
 
     fn update_withheld(&mut self, now: Instant) {
@@ -276,207 +328,30 @@ impl Sender {
             self.to_retransmit.push_front(chunk);
         }
     }
-
-    /// A chunk is lost once a packet sent this long after it is acknowledged.
-    fn loss_patience(&self) -> Duration {
-        let patience = self.latest_rtt.max(self.srtt.unwrap_or_default());
-        (patience + patience / 8).max(GRANULARITY)
-    }
-
-    /// Detects losses, first among first transmissions, then among retransmissions.
-    fn find_losses(&mut self, now: Instant) {
-        self.loss_at = None;
-        let Some(highest_acked) = self.highest_acked else {
-            return;
-        };
-        let patience = self.loss_patience();
-        while let Some(sent) = self.sent.get(self.loss_cursor) {
-            if sent.state == ChunkState::InFlight && !sent.retransmitted {
-                if sent.packet > highest_acked {
-                    break;
-                }
-                if sent.packet + self.reordering > highest_acked && sent.at + patience > now {
-                    self.loss_at = Some(sent.at + patience);
-                    break;
-                }
-                let tsn = self.tsn_at(self.loss_cursor);
-                self.mark_lost(tsn);
-            }
-            self.loss_cursor += 1;
-        }
-        while let Some(&(tsn, packet)) = self.retransmissions.front() {
-            let reordering = self.reordering;
-            let sent = self.entry(tsn);
-            if let Some(sent) = sent
-                && sent.state == ChunkState::InFlight
-                && sent.packet == packet
-            {
-                if packet > highest_acked {
-                    break;
-                }
-                let at = sent.at + patience;
-                if packet + reordering > highest_acked && at > now {
-                    self.loss_at = Some(self.loss_at.map_or(at, |other| other.min(at)));
-                    break;
-                }
-                self.mark_lost(tsn);
-            }
-            self.retransmissions.pop_front();
-        }
-    }
-
-    fn mark_lost(&mut self, tsn: u32) {
-        let Some(sent) = self.entry(tsn) else {
-            return;
-        };
-        sent.state = ChunkState::ToRetransmit;
-        let size = sent.size();
-        lower(&mut self.in_flight, size);
-        self.to_retransmit.push_back(tsn);
-        if self.congestion.on_lost(size) {
-            self.round_end = self.next_packet;
-        }
-    }
-
-    fn update_rtt(&mut self, sample: Duration) {
-        self.latest_rtt = sample;
-        self.min_rtt = self.min_rtt.min(sample);
-        match self.srtt {
-            None => {
-                self.srtt = Some(sample);
-                self.rttvar = sample / 2;
-            }
-            Some(srtt) => {
-                let difference = srtt.abs_diff(sample);
-                self.rttvar = (self.rttvar * 3 + difference) / 4;
-                self.srtt = Some((srtt * 7 + sample) / 8);
-            }
-        }
-    }
-
-    /// Retransmission timeout (RFC 9260 section 6.3.1) with backoff.
-    pub(crate) fn rto(&self) -> Duration {
-        let rto = match self.srtt {
-            None => RTO_INITIAL,
-            Some(srtt) => srtt + self.rttvar * 4,
-        };
-        let rto = rto.clamp(RTO_MIN, RTO_MAX);
-        rto.saturating_mul(1 << self.backoff.min(8)).min(RTO_MAX)
-    }
-
-    pub(super) fn arm_probe(&mut self, now: Instant) {
-        self.probe_at = None;
-        let Some(srtt) = self.srtt.filter(|_| !self.tail_probed) else {
-            return;
-        };
-        let mut patience = srtt * 2 + GRANULARITY;
-        let is_hasty = |sent: &Sent| sent.header.flags & flag::IMMEDIATE != 0;
-        if self.sent.len() == 1 && !self.sent.back().is_some_and(is_hasty) {
-            patience += PEER_SACK_DELAY;
-        }
-        let at = now + patience;
-        if self.timeout_at.is_none_or(|timeout| at < timeout) {
-            self.probe_at = Some(at);
-        }
-    }
-
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [
-            self.timeout_at,
-            self.loss_at,
-            self.probe_at,
-            self.window_probe_at,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// Whether the peer has acknowledged nothing for `limit` while its window was open.
-    pub(crate) fn has_stalled(&self, now: Instant, limit: Duration) -> bool {
-        !self.sent.is_empty()
-            && self
-                .progress_at
-                .is_some_and(|at| now.saturating_duration_since(at) >= limit)
-    }
-
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.loss_at.is_some_and(|at| at <= now) {
-            self.find_losses(now);
-        }
-        if self.probe_at.is_some_and(|at| at <= now) {
-            self.probe_at = None;
-            self.tail_probed = true;
-            self.probe_due = true;
-            self.withholding.on_probe(self.acked_tsn());
-        }
-        if self.timeout_at.is_some_and(|at| at <= now) {
-            self.on_timeout(now);
-        }
-    }
-
-    /// Marks everything unacknowledged for retransmission, which begins with one packet.
-    fn on_timeout(&mut self, now: Instant) {
-        let first = self.first_tsn();
-        self.to_retransmit.clear();
-        self.retransmissions.clear();
-        let mut gaps = self.known_gaps.iter().peekable();
-        for (tsn, (distance, sent)) in (first..=u32::MAX)
-            .chain(0..)
-            .zip((1_u32..).zip(&mut self.sent))
-        {
-            while gaps.next_if(|(_, last)| *last < distance).is_some() {}
-            if gaps.peek().is_some_and(|(first, _)| *first <= distance) {
-                continue;
-            }
-            if sent.is_skipped() {
-                continue;
-            }
-            if sent.state == ChunkState::Withheld {
-                // It stays withheld until it is sent.
-                self.to_retransmit.push_back(tsn);
-                continue;
-            }
-            if sent.state == ChunkState::Acknowledged {
-                // The peer discarded it, or reported more gaps than are tracked.
-                self.outstanding += chunk_size(sent.payload.len());
-            }
-            sent.state = ChunkState::ToRetransmit;
-            self.to_retransmit.push_back(tsn);
-        }
-        let is_drained = self.is_drained();
-        self.withholding
-            .on_timeout(first.wrapping_sub(1), is_drained);
-        self.loss_cursor = self.sent.len();
-        self.in_flight = 0;
-        self.probe_at = None;
-        self.loss_at = None;
-        self.probe_due = false;
-        // A zero-window probe without an answer is not a loss.
-        let is_one = self.to_retransmit.len() <= 1 && self.known_gaps.is_empty();
-        let is_shut = self.peer_window.room() == 0 && is_one;
-        if !is_shut && !self.to_retransmit.is_empty() {
-            self.congestion.on_timeout();
-        }
-        self.round_end = self.next_packet;
-        self.backoff += 1;
-        self.timeout_at = (!self.sent.is_empty()).then(|| now + self.rto());
-    }
 }
 
 /// What a SACK newly acknowledges.
 #[derive(Debug, Default)]
-struct Acked {
+pub(super) struct Acked {
     /// Bytes of chunks.
     bytes: usize,
     /// Payload bytes, each counted once however often it is revoked and reported again.
     written: usize,
     /// A writer that waits for its share of the peer's window may have room.
     share: bool,
-    /// Highest packet number.
-    packet: Option<u64>,
+    newest: Option<Newest>,
+    /// What the timeout took for lost has arrived.
+    is_timeout_spurious: bool,
     /// Latest transmission time among chunks that were sent once.
     round_trip: Option<Instant>,
     /// Streams with nothing unacknowledged left.
     acknowledged: Vec<u16>,
+}
+
+/// The newest packet that a SACK acknowledges.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    packet: u64,
+    at: Instant,
+    snapshot: Snapshot,
 }
