@@ -75,6 +75,7 @@ impl Ours {
             max_message: MAX_MESSAGE,
             progress_timeout: Duration::from_secs(120),
             congestion: crate::CongestionControl::Cubic,
+            ecn: true,
         };
         Self {
             association: Association::new(config),

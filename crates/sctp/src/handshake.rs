@@ -36,6 +36,8 @@ pub(super) struct Init {
     pub(super) forward_tsn: bool,
     /// FORWARD-TSN is safe only while no message is partially received.
     pub(super) prunes: bool,
+    /// Reports ECN counts.
+    pub(super) ecn: bool,
 }
 
 impl Init {
@@ -51,6 +53,7 @@ impl Init {
             zero_checksum: false,
             forward_tsn: false,
             prunes: false,
+            ecn: false,
         };
         let outbound = fields.u16()?;
         init.inbound_streams = fields.u16()?;
@@ -77,6 +80,7 @@ impl Init {
         // cumulative TSN (`InboundStream.prune_chunks`). No other stack offers exactly these
         // extensions.
         init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
+        init.ecn = extensions.contains(&kind::ECN_COUNTS);
         // Only the parameter of FORWARD-TSN counts. webrtc-rs lists the chunk among its extensions
         // without the parameter, and stops responding once it receives one (libp2p-webrtc, one dial
         // in four). pion sends the same INIT, but accepts the chunk.
@@ -104,6 +108,11 @@ impl Init {
             put_parameter(&mut value, FORWARD_TSN_SUPPORTED, &[]);
             extensions.push(kind::FORWARD_TSN);
         }
+        // In the list that every stack reads, and not a parameter of its own: pion before 1.8.11
+        // rejects an INIT with an unknown one.
+        if self.ecn {
+            extensions.push(kind::ECN_COUNTS);
+        }
         put_parameter(&mut value, SUPPORTED_EXTENSIONS, &extensions);
         value
     }
@@ -121,14 +130,20 @@ mod tests {
         zero_checksum: true,
         forward_tsn: true,
         prunes: false,
+        ecn: true,
     };
 
     #[test]
     fn what_is_written_is_read() {
-        for (zero_checksum, forward_tsn) in [(false, true), (true, false), (true, true)] {
+        for (zero_checksum, forward_tsn, ecn) in [
+            (false, true, true),
+            (true, false, true),
+            (true, true, false),
+        ] {
             let init = Init {
                 zero_checksum,
                 forward_tsn,
+                ecn,
                 ..INIT
             };
             assert_eq!(Init::parse(&init.encode(None)), Some((init, None)));

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::ecn::Counts;
 use super::handshake::Init;
 use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, kind};
 use super::receiver::Receiver;
@@ -23,6 +24,7 @@ impl Association {
             return;
         }
         let (mut has_data, mut has_sack) = (false, false);
+        self.sender.marking_mut().set_pending(None);
         for chunk in chunks {
             // Verification tag rules (RFC 9260 section 8.5).
             if !self.has_valid_tag(header, chunk) {
@@ -96,6 +98,11 @@ impl Association {
                 if let Some(sack) = Sack::parse(chunk.value) {
                     self.sender.handle_sack(now, sack, &mut self.events)?;
                 }
+            }
+            // Before the SACK that it belongs to.
+            kind::ECN_COUNTS if is_up && self.has_ecn() => {
+                let counts = Counts::parse(chunk.value);
+                self.sender.marking_mut().set_pending(counts);
             }
             kind::INIT => self.on_init(header, chunk.value),
             kind::INIT_ACK => self.on_init_ack(header, chunk.value),
@@ -178,6 +185,7 @@ impl Association {
             let answer = Init {
                 zero_checksum: self.own.zero_checksum && peer.zero_checksum,
                 forward_tsn: self.own.forward_tsn && peer.forward_tsn,
+                ecn: self.own.ecn && peer.ecn,
                 ..self.own
             };
             let answer = answer.encode(Some(&self.cookie));
@@ -238,6 +246,9 @@ impl Association {
     fn established(&mut self) {
         self.state = State::Established;
         self.control = None;
+        if self.has_ecn() {
+            self.sender.start_marking();
+        }
         self.events.push_back(Event::Connected);
     }
 

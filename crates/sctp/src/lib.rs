@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 mod congestion;
 #[cfg(test)]
 mod differential;
+mod ecn;
 mod entropy;
 mod handshake;
 mod heartbeat;
@@ -36,6 +37,7 @@ mod tests;
 mod violation;
 
 pub use congestion::{Ack, CongestionControl, Controller, Cubic, Heed, Lost};
+pub use ecn::Ecn;
 pub use heartbeat::Nonce;
 pub use packet::put_checksum;
 pub use violation::Violation;
@@ -192,11 +194,16 @@ pub struct Config {
     pub progress_timeout: Duration,
     /// The congestion controller.
     pub congestion: CongestionControl,
+    /// Whether to offer explicit congestion notification (ECN, RFC 3168). It is used only if the
+    /// peer lists its chunk as well, which only this crate does, and as long as the path delivers
+    /// the marks (RFC 9000 section 13.4.2). A router can then mark packets instead of dropping
+    /// them.
+    pub ecn: bool,
 }
 
 impl Default for Config {
     /// Packets of 1 200 bytes, a receive buffer of 1 MiB, messages of 256 KiB (the limit of
-    /// Chromium), and 30 s without progress.
+    /// Chromium), 30 s without progress, and ECN.
     fn default() -> Self {
         Self {
             max_packet: 1_200,
@@ -204,6 +211,7 @@ impl Default for Config {
             max_message: 256 * 1024,
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::default(),
+            ecn: true,
         }
     }
 }
@@ -256,6 +264,8 @@ pub struct Association {
     heartbeat_ack: Option<Nonce>,
     receiver: Receiver,
     sender: Sender,
+    /// Packets received by their ECN codepoint.
+    received_ecn: ecn::Received,
     resets: Resets,
     events: VecDeque<Event>,
     /// Memory for outgoing packets.
@@ -274,6 +284,7 @@ impl Association {
             zero_checksum: true,
             forward_tsn: true,
             prunes: false,
+            ecn: config.ecn,
         };
         Self {
             config,
@@ -287,6 +298,7 @@ impl Association {
             heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
             sender: Sender::new(own.first_tsn, config.max_packet, config.congestion),
+            received_ecn: ecn::Received::default(),
             resets: Resets::new(0, 0),
             events: VecDeque::new(),
             buffer: BytesMut::new(),
@@ -484,6 +496,30 @@ impl Association {
             }
         }
         self.answer_peer_resets();
+    }
+}
+
+/// Explicit congestion notification.
+impl Association {
+    /// Counts packets that were received with a codepoint other than [`Ecn::NotEct`]. Call it after
+    /// [`Association::handle_packet`], and only for what DTLS has authenticated: anybody can forge
+    /// a datagram, and forged marks would slow the peer down.
+    pub fn count_ecn(&mut self, codepoint: Ecn, packets: u32) {
+        self.received_ecn.count(codepoint, packets);
+        // RFC 9000 section 13.2.1.
+        if codepoint == Ecn::Ce && packets > 0 {
+            self.receiver.hasten_sack();
+        }
+    }
+
+    /// The codepoint to send the packets of the last [`Association::poll_transmit`] with.
+    pub fn codepoint(&self) -> Ecn {
+        self.sender.marking().codepoint()
+    }
+
+    /// Whether both sides have listed the chunk.
+    fn has_ecn(&self) -> bool {
+        self.own.ecn && self.peer.is_some_and(|peer| peer.ecn)
     }
 }
 

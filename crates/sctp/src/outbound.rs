@@ -28,6 +28,7 @@ impl Association {
             self.fill(now, &mut packets);
         }
         let (whole, buffer) = packets.finish();
+        self.sender.marking_mut().on_sent(whole.len());
         // Not worth keeping for single packets.
         self.buffer = if whole.len() > 1 {
             buffer
@@ -72,11 +73,13 @@ impl Association {
         if !self.is_up() {
             return;
         }
+        let has_ecn = self.has_ecn();
         let carries_data = self.sender.wants_to_send(now);
         if self.receiver.is_sack_due(now) || (carries_data && self.receiver.has_unacknowledged()) {
+            let counts = has_ecn.then(|| self.received_ecn.take_report()).flatten();
             let duplicates = self.receiver.take_duplicates();
             let (cumulative_tsn, window, gaps) = self.receiver.sack();
-            packets.put_sack(cumulative_tsn, window, gaps, &duplicates);
+            packets.put_sack(cumulative_tsn, window, gaps, &duplicates, counts);
         }
         if self.sender.has_resets() && self.resets.is_free() {
             let streams = self.sender.take_resets(reset::MAX_STREAMS);

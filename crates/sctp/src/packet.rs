@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::ecn::Counts;
+
 /// Length of the common header (RFC 9260 section 3.1).
 pub(crate) const COMMON_HEADER: usize = 12;
 
@@ -27,6 +29,9 @@ pub(super) mod kind {
     pub(crate) const COOKIE_ACK: u8 = 11;
     pub(crate) const SHUTDOWN_COMPLETE: u8 = 14;
     pub(crate) const RE_CONFIG: u8 = 130;
+    /// ECN counts (docs/wire.md). Not assigned by IANA; those who do not know it skip it without a
+    /// report (RFC 9260 section 3.2).
+    pub(crate) const ECN_COUNTS: u8 = 190;
     pub(crate) const FORWARD_TSN: u8 = 192;
 }
 
@@ -337,21 +342,30 @@ impl Packets {
         out.put_bytes(0, padded - length);
     }
 
-    /// Appends a SACK with the first gap ack blocks that fit (RFC 9260 section 3.3.4).
+    /// Appends a SACK with the first gap ack blocks that fit (RFC 9260 section 3.3.4), in one packet
+    /// with the ECN counts.
     pub(super) fn put_sack(
         &mut self,
         cumulative_tsn: u32,
         a_rwnd: u32,
         gaps: impl ExactSizeIterator<Item = (u16, u16)>,
         duplicates: &[u32],
+        counts: Option<Counts>,
     ) {
-        let most = (self.max - COMMON_HEADER - SACK_HEADER) / 4;
+        let before = counts.map_or(0, |_| Counts::CHUNK);
+        let most = (self.max - COMMON_HEADER - SACK_HEADER - before) / 4;
         let count = gaps.len().min(most);
         let duplicates = duplicates.get(..most - count).unwrap_or(duplicates);
         let length = SACK_HEADER + 4 * (count + duplicates.len());
         let (Ok(field), Ok(gap_count)) = (u16::try_from(length), u16::try_from(count)) else {
             return;
         };
+        if before + length > self.room() {
+            self.finish_packet();
+        }
+        if let Some(counts) = counts {
+            self.put(kind::ECN_COUNTS, 0, &counts.encode());
+        }
         let out = self.chunk(length);
         out.put_slice(&[kind::SACK, 0]);
         out.put_u16(field);
@@ -413,7 +427,7 @@ mod tests {
             ssn: 4,
             ppid: 53,
         };
-        out.put_sack(1, 2, [(2, 3), (5, 9)].into_iter(), &[1, 7]);
+        out.put_sack(1, 2, [(2, 3), (5, 9)].into_iter(), &[1, 7], None);
         out.put_data(header, b"payload");
         let finished = out.finish().0;
         assert_eq!(finished.len(), 1);
@@ -481,7 +495,7 @@ mod tests {
         for gaps in [0_u16, 10, 283, 284, 4000] {
             let mut out = packets(1160);
             let all: Vec<_> = (0..gaps).map(|gap| (2 * gap + 2, 2 * gap + 2)).collect();
-            out.put_sack(9, 1 << 20, all.iter().copied(), &[1, 2]);
+            out.put_sack(9, 1 << 20, all.iter().copied(), &[1, 2], None);
             let finished = out.finish().0;
             assert_eq!(finished.len(), 1);
             assert!(finished[0].len() <= 1160);

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::Event;
 use super::congestion::{CongestionControl, Controller, Lost};
+use super::ecn::Marking;
 use super::packet::{DATA_HEADER, DataHeader};
 use crate::tally::lower;
 
@@ -195,6 +196,7 @@ pub(super) struct Sender {
     losses: Vec<Lost>,
     peer_window: PeerWindow,
     withholding: Withholding,
+    marking: Marking,
     srtt: Option<Duration>,
     rttvar: Duration,
     latest_rtt: Duration,
@@ -248,6 +250,7 @@ impl Sender {
             losses: Vec::new(),
             peer_window: PeerWindow::default(),
             withholding: Withholding::new(),
+            marking: Marking::new(),
             srtt: None,
             rttvar: Duration::ZERO,
             latest_rtt: Duration::ZERO,
@@ -404,6 +407,19 @@ impl Sender {
 
     pub(super) fn congestion(&self) -> &dyn Controller {
         &*self.controller
+    }
+
+    pub(super) fn marking(&self) -> &Marking {
+        &self.marking
+    }
+
+    pub(super) fn marking_mut(&mut self) -> &mut Marking {
+        &mut self.marking
+    }
+
+    /// Packets are marked with ECT(0) from now on.
+    pub(super) fn start_marking(&mut self) {
+        self.marking.start(self.next_packet);
     }
 
     /// SRTT, once there is a sample.

@@ -145,13 +145,18 @@ impl Controller for Cubic {
         self.srtt = ack.srtt;
         let is_new = |at: Instant| self.reduced_at.is_none_or(|reduced_at| at > reduced_at);
         let is_lost = ack.lost.iter().any(|lost| is_new(lost.sent_at));
-        // CE counts once a round trip, as loss does (RFC 3168 section 6.1.2).
         let since = self
             .reduced_at
             .map(|at| ack.now.saturating_duration_since(at));
         let in_recovery = since.is_some_and(|since| since < ack.srtt);
-        if is_lost || (ack.ce > 0 && !in_recovery) {
-            return self.reduce(ack.now);
+        let is_ce = ack.is_ce_since(self.reduced_at);
+        if is_lost || is_ce {
+            self.reduce(ack.now);
+            if is_ce {
+                // A mark is never spurious.
+                self.before = None;
+            }
+            return;
         }
         if ack.acked == 0 || in_recovery || !ack.is_cwnd_limited {
             return;

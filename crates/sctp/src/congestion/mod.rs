@@ -98,6 +98,24 @@ pub struct Ack<'a> {
     pub ce: usize,
 }
 
+impl Ack<'_> {
+    /// When the newest packet acknowledged was sent, if that is known.
+    pub fn newest_sent_at(&self) -> Option<Instant> {
+        self.now.checked_sub(self.rtt?)
+    }
+
+    /// Whether CE marks are reported of which some may be of packets sent after a reduction at
+    /// `reduced_at`: they are a reason for another one (RFC 9002 section 7.1). So there is at most
+    /// one a round trip.
+    pub fn is_ce_since(&self, reduced_at: Option<Instant>) -> bool {
+        let is_after = |at: Instant| match self.newest_sent_at() {
+            Some(sent_at) => sent_at > at,
+            None => self.now.saturating_duration_since(at) > self.srtt,
+        };
+        self.ce > 0 && reduced_at.is_none_or(is_after)
+    }
+}
+
 /// A packet that counts as lost.
 #[derive(Debug, Clone, Copy)]
 pub struct Lost {

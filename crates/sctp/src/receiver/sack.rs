@@ -21,6 +21,11 @@ impl Receiver {
         self.sack_at.get_or_insert(now + SACK_DELAY);
     }
 
+    /// Sends the SACK at once, if one is pending.
+    pub(crate) fn hasten_sack(&mut self) {
+        self.sack_now |= self.has_unacknowledged();
+    }
+
     pub(crate) fn is_sack_due(&self, now: Instant) -> bool {
         self.sack_now || self.sack_at.is_some_and(|at| at <= now) || self.is_window_update_due()
     }

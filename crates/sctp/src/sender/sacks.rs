@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::congestion::Ack;
+use super::super::ecn::MarkedAcked;
 use super::super::packet::Sack;
 use super::super::{Event, Violation};
 use super::rate::Snapshot;
@@ -47,6 +48,10 @@ impl Sender {
         }
         if acked.is_timeout_spurious {
             self.revert_timeout();
+        }
+        if acked.bytes > 0 {
+            let (srtt, next) = (self.srtt.unwrap_or_default(), self.next_packet);
+            acked.ce = self.marking.on_acked(now, acked.marked, srtt, next);
         }
         self.timed_out &= acked.bytes == 0;
         self.find_losses(now);
@@ -215,6 +220,7 @@ impl Sender {
         }
         sent.state = ChunkState::Acknowledged;
         acked.bytes += size;
+        self.marking.on_chunk_acked(sent.packet, &mut acked.marked);
         self.rate.on_delivered(size);
         // An earlier transmission arrived: the last one is not sent yet, or can not be
         // acknowledged so soon (as in the Eifel algorithm, RFC 3522).
@@ -264,7 +270,7 @@ impl Sender {
     /// Reports acknowledgements and detected losses to the congestion controller.
     pub(super) fn report(&mut self, now: Instant, acked: Option<&Acked>) {
         let losses = std::mem::take(&mut self.losses);
-        let bytes = acked.map_or(0, |acked| acked.bytes);
+        let (bytes, ce) = acked.map_or((0, 0), |acked| (acked.bytes, acked.ce));
         if bytes == 0 && losses.is_empty() {
             self.losses = losses;
             return;
@@ -293,9 +299,9 @@ impl Sender {
             in_flight: self.in_flight,
             is_round_start,
             is_cwnd_limited: self.rate.was_limited(bytes),
-            ce: 0,
+            ce,
         });
-        if !losses.is_empty() && self.controller.cwnd() < before {
+        if (!losses.is_empty() || ce > 0) && self.controller.cwnd() < before {
             let lost: usize = losses.iter().map(|lost| lost.bytes).sum();
             let in_flight = self.in_flight.saturating_add(lost).saturating_add(bytes);
             self.recovery = Some(Recovery::new(self.next_packet, in_flight));
@@ -340,6 +346,9 @@ pub(super) struct Acked {
     /// A writer that waits for its share of the peer's window may have room.
     share: bool,
     newest: Option<Newest>,
+    marked: MarkedAcked,
+    /// Packets newly reported with CE.
+    ce: usize,
     /// What the timeout took for lost has arrived.
     is_timeout_spurious: bool,
     /// Latest transmission time among chunks that were sent once.

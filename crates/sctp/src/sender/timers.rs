@@ -116,6 +116,7 @@ impl Sender {
             let is_shut = self.peer_window.room() == 0 && is_one;
             if !is_shut && !self.to_retransmit.is_empty() {
                 self.controller.on_timeout(now, self.pto_count);
+                self.marking.on_timeout();
             }
         }
         self.arm_pto(now);

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use super::packet::{DataHeader, Packets, flag, parse};
 use super::*;
 
+mod ecn;
 mod lies;
 mod paths;
 mod receiver;
@@ -23,6 +24,7 @@ const CONFIG: Config = Config {
     max_message: 64 * 1024,
     progress_timeout: Duration::from_secs(30),
     congestion: CongestionControl::Cubic,
+    ecn: true,
 };
 
 /// Conditions of a path.
@@ -90,16 +92,19 @@ impl Side {
 }
 
 type Filter = Box<dyn FnMut(usize, &[u8]) -> bool>;
+type Marks = Box<dyn FnMut(usize, Ecn) -> Ecn>;
 
 struct Pair {
     now: Instant,
     rng: StdRng,
     faults: Faults,
     sides: [Side; 2],
-    in_transit: BTreeMap<(Instant, u64), (usize, Bytes)>,
+    in_transit: BTreeMap<(Instant, u64), (usize, Bytes, Ecn)>,
     sent: u64,
     /// Which packets the path forwards.
     passes: Filter,
+    /// What the path makes of the codepoints of each side.
+    marks: Marks,
 }
 
 impl Pair {
@@ -112,6 +117,7 @@ impl Pair {
             in_transit: BTreeMap::new(),
             sent: 0,
             passes: Box::new(|_, _| true),
+            marks: Box::new(|_, codepoint| codepoint),
         }
     }
 
@@ -129,6 +135,7 @@ impl Pair {
     fn step(&mut self) {
         for from in 0..2 {
             let packets = self.sides[from].association.poll_transmit(self.now);
+            let codepoint = self.sides[from].association.codepoint();
             for packet in packets.into_iter().flatten() {
                 assert!(packet.len() <= CONFIG.max_packet);
                 let Faults {
@@ -139,13 +146,16 @@ impl Pair {
                 if !(self.passes)(from, &packet) || self.rng.random_bool(loss) {
                     continue;
                 }
-                for _ in 0..1 + usize::from(self.rng.random_bool(repeat)) {
+                let codepoint = (self.marks)(from, codepoint);
+                for copy in 0..1 + usize::from(self.rng.random_bool(repeat)) {
                     let extra = self.rng.random_range(0.0..=jitter.as_secs_f64());
                     let at = self.now + Duration::from_millis(10) + Duration::from_secs_f64(extra);
                     self.sent += 1;
                     let to = 1 - from;
+                    // DTLS drops a copy before it is counted.
+                    let arrives = if copy == 0 { codepoint } else { Ecn::NotEct };
                     self.in_transit
-                        .insert((at, self.sent), (to, packet.clone()));
+                        .insert((at, self.sent), (to, packet.clone(), arrives));
                 }
             }
             self.sides[from].take_events();
@@ -163,8 +173,10 @@ impl Pair {
         while let Some(entry) = self.in_transit.first_entry()
             && entry.key().0 <= self.now
         {
-            let (to, packet) = entry.remove();
-            self.sides[to].association.handle_packet(self.now, &packet);
+            let (to, packet, codepoint) = entry.remove();
+            let association = &mut self.sides[to].association;
+            association.handle_packet(self.now, &packet);
+            association.count_ecn(codepoint, 1);
         }
         for side in &mut self.sides {
             side.association.handle_timeout(self.now);

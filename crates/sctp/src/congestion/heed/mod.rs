@@ -202,7 +202,7 @@ impl Heed {
                 });
             }
         }
-        is_congestion || (ack.ce > 0 && self.is_past_reduction(ack.now, 1.0))
+        is_congestion || ack.is_ce_since(self.reduced_at)
     }
 
     /// Takes up half of the earlier window when the path is back after a timeout.
@@ -383,7 +383,8 @@ impl Controller for Heed {
             self.judge.on_congestion(self.delay.queueing());
             self.rivals.on_congestion();
             self.reduce(ack.now, BETA);
-            self.before = Some(before);
+            // A mark is never spurious.
+            self.before = (ack.ce == 0).then_some(before);
         }
         if ack.acked == 0 {
             return;
