@@ -35,6 +35,11 @@ impl Lifetime {
         }
     }
 
+    /// Maximum unacknowledged data.
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.limits.max_in_flight
+    }
+
     /// The handshake is complete: the silence timeout begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.heard = Some(now);

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-mod budget;
 mod consent;
 mod datagrams;
 pub(crate) mod engine;
@@ -24,7 +23,6 @@ mod reachability;
 mod source_watch;
 mod steps;
 
-use budget::Budget;
 use engine::EngineEvent;
 pub(crate) use limits::CarrierLimits;
 use limits::Lifetime;
@@ -78,7 +76,6 @@ pub(crate) struct WebRtcCarrier {
     /// The local address, as ICE knows it.
     local: SocketAddr,
     timer: Pin<Box<Sleep>>,
-    budget: Budget,
     messages: MessageCounts,
     writers: Writers,
     /// The engine has been changed, and has to be polled before this task waits.
@@ -120,8 +117,8 @@ enum Phase {
 enum Writers {
     /// No writer was refused.
     Idle,
-    /// The budget was exceeded: room for a whole frame.
-    NeedBudget,
+    /// The write limit was reached: room for a whole frame.
+    NeedRoom,
     /// A channel was not open or no stream number was free: the next `Writable` of the engine.
     NeedChannel,
 }
@@ -140,7 +137,7 @@ impl fmt::Debug for WebRtcCarrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebRtcCarrier")
             .field("local", &self.local)
-            .field("budget", &self.budget.bytes())
+            .field("write_limit", &self.write_limit())
             .finish_non_exhaustive()
     }
 }
@@ -153,7 +150,6 @@ impl WebRtcCarrier {
         local: SocketAddr,
         limits: CarrierLimits,
     ) -> Self {
-        let budget = Budget::new(limits.max_in_flight, engine.latency_allowance());
         let (source_watch, reachability) = match &source {
             Source::Socket { remote } => (Some(SourceWatch::new(*remote, Instant::now())), None),
             Source::Inbox(route) => {
@@ -172,7 +168,6 @@ impl WebRtcCarrier {
             source,
             local,
             timer: Box::pin(sleep_until(Instant::now())),
-            budget,
             messages: MessageCounts::default(),
             writers: Writers::Idle,
             dirty: true,
@@ -300,16 +295,15 @@ impl WebRtcCarrier {
         }
     }
 
-    /// Whether the budget allows `bytes` more. A single message always fits.
-    fn has_room(&self, bytes: usize) -> bool {
-        let held = self.engine.unacknowledged();
-        held == 0 || held + bytes <= self.budget.bytes()
+    /// Maximum unacknowledged data.
+    fn write_limit(&self) -> usize {
+        self.engine.write_limit().min(self.lifetime.max_in_flight())
     }
 
-    fn account(&mut self, now: Instant) {
-        let unacknowledged = self.engine.unacknowledged();
-        self.budget
-            .on_unacknowledged(now.into_std(), unacknowledged);
+    /// Whether the write limit allows `bytes` more. A single message always fits.
+    fn has_room(&self, bytes: usize) -> bool {
+        let held = self.engine.unacknowledged();
+        held == 0 || held + bytes <= self.write_limit()
     }
 }
 
@@ -375,8 +369,7 @@ impl Carrier for WebRtcCarrier {
         }
         let length = pieces.iter().map(|piece| piece.len()).sum();
         if class == Class::Data && !self.has_room(length) {
-            self.budget.on_refused();
-            self.writers = self.writers.max(Writers::NeedBudget);
+            self.writers = self.writers.max(Writers::NeedRoom);
             return Written::Busy;
         }
         let written = self
@@ -385,11 +378,10 @@ impl Carrier for WebRtcCarrier {
         let written = written.into();
         match written {
             Written::Taken => {
-                self.budget.on_written(Instant::now().into_std(), length);
                 self.messages.sent += 1;
                 self.dirty = true;
             }
-            Written::Busy => self.writers = self.writers.max(Writers::NeedBudget),
+            Written::Busy => self.writers = self.writers.max(Writers::NeedRoom),
             Written::NotOpen => {
                 self.writers = Writers::NeedChannel;
                 // The engine may have to request room from the peer.

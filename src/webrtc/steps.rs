@@ -130,7 +130,6 @@ impl WebRtcCarrier {
             let next = self.engine.poll(now.into_std(), &mut self.unsent);
             self.engine_timeout = Instant::from_std(next);
             self.set_timer(now);
-            self.account(now);
         }
         if self.engine.take_heard(received) {
             self.lifetime.heard(now);
@@ -167,7 +166,7 @@ impl WebRtcCarrier {
                 // only when there is room for a whole frame.
                 let is_due = match self.writers {
                     Writers::Idle => false,
-                    Writers::NeedBudget => self.has_room(MAX_FRAME),
+                    Writers::NeedRoom => self.has_room(MAX_FRAME),
                     Writers::NeedChannel => true,
                 };
                 is_due.then(|| {

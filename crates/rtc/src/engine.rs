@@ -379,10 +379,11 @@ pub trait Engine: Send {
     /// to be read.
     fn allow_shut_window(&mut self) {}
 
-    /// Queueing delay to allow in addition to the round trip, for the tasks of both sides to run.
-    /// Zero for an engine whose processing time grows with the bytes in flight.
-    fn latency_allowance(&self) -> Duration {
-        Duration::ZERO
+    /// How many bytes of data may be unacknowledged at the moment: what the congestion window lets
+    /// be in flight, and a few messages that wait for it. What is written beyond it delays whatever
+    /// is written later, and is not sent any sooner.
+    fn write_limit(&self) -> usize {
+        usize::MAX
     }
 
     /// Records under one key of DTLS 1.2, which never changes: the larger count of both directions.

@@ -35,7 +35,7 @@ mod tally;
 mod tests;
 mod violation;
 
-pub use congestion::{Ack, CongestionControl, Controller, Cubic, Lost};
+pub use congestion::{Ack, CongestionControl, Controller, Cubic, Heed, Lost};
 pub use heartbeat::Nonce;
 pub use packet::put_checksum;
 pub use violation::Violation;
@@ -406,14 +406,9 @@ impl Association {
         self.sender.totals().1
     }
 
-    /// The congestion window in bytes of DATA chunks: what may be in flight.
-    pub fn cwnd(&self) -> usize {
-        self.sender.cwnd()
-    }
-
-    /// How fast packets are sent, in bytes per second; `None` is as fast as the window allows.
-    pub fn pacing_rate(&self) -> Option<f64> {
-        self.sender.pacing_rate()
+    /// The congestion controller: its window and its pacing rate, and for humans its state.
+    pub fn congestion(&self) -> &dyn Controller {
+        self.sender.congestion()
     }
 
     /// Smoothed RTT (RFC 6298), once there is a sample.

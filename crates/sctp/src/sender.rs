@@ -402,14 +402,8 @@ impl Sender {
         self.pto_count >= 2
     }
 
-    /// The congestion window in bytes.
-    pub(super) fn cwnd(&self) -> usize {
-        self.controller.cwnd()
-    }
-
-    /// The pacing rate in bytes per second.
-    pub(super) fn pacing_rate(&self) -> Option<f64> {
-        self.controller.pacing_rate()
+    pub(super) fn congestion(&self) -> &dyn Controller {
+        &*self.controller
     }
 
     /// SRTT, once there is a sample.

@@ -23,6 +23,7 @@ use anabranch_rtc::{
     OpenError, Protected, Role, Setup, TransmitQueue, Written,
 };
 
+use crate::budget::Budget;
 use crate::dtls::{crypto_provider, take_protected};
 
 /// Datagrams handled between two drains. str0m's DTLS queues many more, but its SCTP is most
@@ -72,6 +73,9 @@ pub struct Str0mEngine {
     /// Channels with unacknowledged bytes.
     sending: Vec<ChannelId>,
     unacknowledged: usize,
+    budget: Budget,
+    /// Bytes written since the last poll, when the time is known again.
+    written: usize,
     events: VecDeque<EngineEvent>,
     next_timeout: Instant,
     client_hello: ClientHelloAssembler,
@@ -158,6 +162,8 @@ impl Str0mEngine {
             next_id: CHANNEL_ZERO.get() + 1,
             sending: Vec::new(),
             unacknowledged: 0,
+            budget: Budget::new(setup.max_in_flight),
+            written: 0,
             events: VecDeque::new(),
             next_timeout: now,
             client_hello: ClientHelloAssembler::default(),
@@ -390,8 +396,10 @@ impl Str0mEngine {
     }
 
     /// Updates the unacknowledged bytes of the channels that are sending.
-    fn count_unacknowledged(&mut self, _now: Instant) {
+    fn count_unacknowledged(&mut self, now: Instant) {
         let before = self.unacknowledged;
+        self.budget
+            .on_written(now, std::mem::take(&mut self.written), before);
         let mut total = 0;
         let mut index = 0;
         while let Some(&id) = self.sending.get(index) {
@@ -420,6 +428,7 @@ impl Str0mEngine {
             }
         }
         self.unacknowledged = total;
+        self.budget.on_unacknowledged(now, total);
         if total < before {
             self.events.push_back(EngineEvent::Writable);
         }
@@ -537,6 +546,7 @@ impl Engine for Str0mEngine {
                 }
                 entry.unacknowledged += message.len();
                 self.unacknowledged += message.len();
+                self.written += message.len();
                 Written::Taken
             }
             Ok(false) => Written::Busy,
@@ -561,6 +571,10 @@ impl Engine for Str0mEngine {
 
     fn unacknowledged(&self) -> usize {
         self.unacknowledged
+    }
+
+    fn write_limit(&self) -> usize {
+        self.budget.bytes()
     }
 
     fn notify_delivered(&mut self, channel: ChannelId) {

@@ -39,9 +39,12 @@ use channels::{Channels, HeldLimits};
 use first_flight::FirstFlight;
 use path::{Path, PathEvent, Route};
 
-/// See [`Engine::latency_allowance`]. With 256 KiB in flight on loopback instead of 64 KiB, two
-/// processes transfer 560 instead of 280 MB/s.
-const LATENCY_ALLOWANCE: Duration = Duration::from_micros(500);
+/// Minimum data that waits for the congestion window: two messages of the longest kind, so that one
+/// is left when the writer is asked for more.
+const MIN_WAITING: usize = 32 * 1024;
+
+/// The same as sending time, for the tasks of writers to run.
+const WAITING: Duration = Duration::from_millis(1);
 
 /// Inbound datagrams per call of SCTP's transmit. More would delay acknowledgements, with
 /// diminishing gains; DTLS queues up to 256.
@@ -533,8 +536,13 @@ impl Engine for DirectEngine {
         self.channels.allow_shut_window();
     }
 
-    fn latency_allowance(&self) -> Duration {
-        LATENCY_ALLOWANCE
+    fn write_limit(&self) -> usize {
+        let congestion = self.channels.sctp.congestion();
+        let rate = congestion.pacing_rate().unwrap_or(0.0);
+        let waiting = (rate * WAITING.as_secs_f64()) as usize;
+        // Faster than the window only for a moment.
+        let waiting = waiting.min(congestion.cwnd()).max(MIN_WAITING);
+        congestion.cwnd().saturating_add(waiting)
     }
 
     fn dtls12_records(&self) -> u64 {

@@ -13,7 +13,7 @@ const C: f64 = 0.4;
 
 /// The pacing rate as a multiple of cwnd / SRTT, in slow start and afterwards. 1 would keep the
 /// window from being used up, as its packets would never all be in flight.
-const SLOW_START_GAIN: f64 = 2.0;
+pub(super) const SLOW_START_GAIN: f64 = 2.0;
 pub(super) const GAIN: f64 = 1.2;
 
 /// The cubic function of the window. Windows are in packets.

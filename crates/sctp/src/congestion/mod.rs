@@ -7,9 +7,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 mod cubic;
+mod heed;
 mod hystart;
 
 pub use cubic::Cubic;
+pub use heed::Heed;
 
 /// Initial window in packets (RFC 6928, RFC 9002 section 7.2).
 pub(crate) const INITIAL_PACKETS: f64 = 10.0;
@@ -21,8 +23,10 @@ pub(crate) const MIN_PACKETS: f64 = 2.0;
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub enum CongestionControl {
-    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406), paced.
+    /// CUBIC that judges a loss by the delay it comes with, and bounds the queue it builds.
     #[default]
+    Heed,
+    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406), paced: every loss is a sign of congestion.
     Cubic,
     /// A controller of the application. The argument is the maximum length of a packet in bytes.
     Custom(fn(usize) -> Box<dyn Controller>),
@@ -31,6 +35,7 @@ pub enum CongestionControl {
 impl CongestionControl {
     pub(crate) fn controller(self, max_packet: usize) -> Box<dyn Controller> {
         match self {
+            Self::Heed => Box::new(Heed::new(max_packet)),
             Self::Cubic => Box::new(Cubic::new(max_packet)),
             Self::Custom(make) => make(max_packet),
         }
@@ -71,7 +76,7 @@ pub struct Ack<'a> {
     pub acked: usize,
     /// Packets that count as lost from now on.
     pub lost: &'a [Lost],
-    /// RTT of the newest packet acknowledged; `None` if it may have been an earlier transmission.
+    /// RTT of the newest packet acknowledged; `None` if an earlier transmission was acknowledged.
     pub rtt: Option<Duration>,
     /// SRTT (RFC 6298); zero before the first sample.
     pub srtt: Duration,

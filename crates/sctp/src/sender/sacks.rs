@@ -1,7 +1,7 @@
 //! SACKs: what they acknowledge, and what the congestion controller learns from them.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::congestion::Ack;
 use super::super::packet::Sack;
@@ -50,7 +50,7 @@ impl Sender {
         }
         self.timed_out &= acked.bytes == 0;
         self.find_losses(now);
-        self.report(now, Some((&acked, rtt)));
+        self.report(now, Some(&acked));
         self.settle_suspects(now);
         self.peer_window.advertise(sack.a_rwnd, self.outstanding);
         let has_share = self.peer_window.infer_reads(&mut self.streams) | acked.share;
@@ -262,9 +262,9 @@ impl Sender {
     }
 
     /// Reports acknowledgements and detected losses to the congestion controller.
-    pub(super) fn report(&mut self, now: Instant, acked: Option<(&Acked, Option<Duration>)>) {
+    pub(super) fn report(&mut self, now: Instant, acked: Option<&Acked>) {
         let losses = std::mem::take(&mut self.losses);
-        let bytes = acked.map_or(0, |(acked, _)| acked.bytes);
+        let bytes = acked.map_or(0, |acked| acked.bytes);
         if bytes == 0 && losses.is_empty() {
             self.losses = losses;
             return;
@@ -276,7 +276,7 @@ impl Sender {
                 self.recovery = None;
             }
         }
-        let newest = acked.and_then(|(acked, _)| acked.newest);
+        let newest = acked.and_then(|acked| acked.newest);
         let sample = newest.map(|newest| self.rate.sample(now, newest.at, newest.snapshot));
         let is_round_start = sample.is_some_and(|sample| sample.is_round_start);
         let before = self.controller.cwnd();
@@ -284,7 +284,7 @@ impl Sender {
             now,
             acked: bytes,
             lost: &losses,
-            rtt: acked.and_then(|(_, rtt)| rtt),
+            rtt: newest.map(|newest| now.saturating_duration_since(newest.at)),
             srtt: self.srtt.unwrap_or_default(),
             delivery_rate: sample.and_then(|sample| sample.rate),
             is_app_limited: sample.is_some_and(|sample| sample.is_app_limited),

@@ -166,13 +166,11 @@ impl Flow {
     /// State of the controller, for humans.
     pub(crate) fn state(&self) -> String {
         let sender = &self.ends[SENDER];
-        let pacing = sender
-            .pacing_rate()
-            .map_or(f64::INFINITY, |rate| rate * 8e-6);
+        let packets = sender.congestion().cwnd() / self.config.contender.max_packet;
+        let srtt = sender.srtt().unwrap_or_default().as_secs_f64() * 1e3;
         format!(
-            "cwnd {:.0} packets, srtt {:.1} ms, pacing {pacing:.1} Mbit/s",
-            sender.cwnd() as f64 / self.config.contender.max_packet as f64,
-            sender.srtt().unwrap_or_default().as_secs_f64() * 1e3
+            "cwnd {packets}, srtt {srtt:.1} ms, {:?}",
+            sender.congestion()
         )
     }
 

@@ -21,7 +21,7 @@ const TCP_PACKET: usize = (1500 - OVERHEAD) / 4 * 4;
 /// The default of the crate.
 pub(crate) const OURS: Contender = Contender {
     name: "ours",
-    control: CongestionControl::Cubic,
+    control: CongestionControl::Heed,
     max_packet: MAX_PACKET,
 };
 

@@ -1,9 +1,9 @@
-//! The limit on unacknowledged data in SCTP: enough to fill the path, and no more.
+//! The limit on unacknowledged data: enough to fill the path, and no more.
 //!
-//! What is below the scheduler is sent in the order it was written, so every excess byte delays
-//! every other substream. Too few bytes limit the throughput to budget / round trip. So the budget
-//! follows the bandwidth-delay product, measured as delivered rate x minimum round trip, with a
-//! margin to probe for more.
+//! str0m does not show the congestion window of its SCTP. What is written beyond it is sent in the
+//! order it was written, so every excess byte delays every other substream. Too few bytes limit the
+//! throughput to budget / round trip. So the budget follows the bandwidth-delay product, measured
+//! as delivered rate x minimum round trip, with a margin to probe for more.
 //!
 //! SCTP's slow start only ends when it has filled the queue of the path and lost packets from it.
 //! The budget ends it earlier, as BBR does (draft-ietf-ccwg-bbr): when the round trip grows and the
@@ -19,7 +19,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Minimum budget in bytes: a few frames for each of a few substreams.
+/// The longest message of a substream.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// Minimum budget in bytes: a few messages for each of a few substreams.
 pub(crate) const MIN_BUDGET: usize = 64 * 1024;
 
 /// Multiple of the bandwidth-delay product during startup. Less than 2, so that a path whose queue
@@ -31,9 +34,6 @@ const CRUISE_GAIN: f64 = 1.25;
 
 /// The same while the queue that this sender built drains.
 const DRAIN_GAIN: f64 = 0.75;
-
-/// Multiple of the delivered rate for the allowance, see [`Budget::new`].
-const ALLOWANCE_GAIN: f64 = 2.0;
 
 /// Minimum growth factor of the rate per round during startup.
 const GROWTH: f64 = 1.25;
@@ -74,9 +74,6 @@ enum Phase {
 pub(crate) struct Budget {
     bytes: usize,
     max: usize,
-    /// Added to the minimum round trip: time in which data waits for tasks to run. On loopback that
-    /// is most of a round trip, and without it both sides are idle in turns.
-    allowance: Duration,
     phase: Phase,
     /// Bytes written to SCTP in total.
     written: u64,
@@ -97,16 +94,15 @@ struct Round {
     until: u64,
     started_at: Instant,
     delivered_before: u64,
-    /// A write was refused during this round.
+    /// The budget was used up during this round.
     is_limited: bool,
 }
 
 impl Budget {
-    pub(crate) fn new(max: usize, allowance: Duration) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self {
             bytes: MIN_BUDGET.min(max),
             max,
-            allowance,
             phase: Phase::Startup { best: 0.0, flat: 0 },
             written: 0,
             delivered: 0,
@@ -122,10 +118,10 @@ impl Budget {
         self.bytes
     }
 
-    /// Counts a write.
-    pub(crate) fn on_written(&mut self, now: Instant, bytes: usize) {
+    /// Counts written bytes, after which `unacknowledged` are.
+    pub(crate) fn on_written(&mut self, now: Instant, bytes: usize, unacknowledged: usize) {
         self.written = self.written.saturating_add(bytes as u64);
-        if self.round.is_none() {
+        if self.round.is_none() && bytes > 0 {
             self.round = Some(Round {
                 until: self.written,
                 started_at: now,
@@ -133,11 +129,10 @@ impl Budget {
                 is_limited: false,
             });
         }
-    }
-
-    /// Notes that a write was refused because of the budget.
-    pub(crate) fn on_refused(&mut self) {
-        if let Some(round) = &mut self.round {
+        // The next message would not fit.
+        if unacknowledged + MAX_MESSAGE > self.bytes
+            && let Some(round) = &mut self.round
+        {
             round.is_limited = true;
         }
     }
@@ -196,8 +191,8 @@ impl Budget {
                     (best, flat + 1)
                 };
                 // At the minimum budget SCTP itself delays data, and there is no queue.
-                let has_queue = self.bytes > 2 * MIN_BUDGET
-                    && elapsed > self.min_rtt().mul_f64(QUEUE_FACTOR) + self.allowance;
+                let has_queue =
+                    self.bytes > 2 * MIN_BUDGET && elapsed > self.min_rtt().mul_f64(QUEUE_FACTOR);
                 if flat >= FLAT_ROUNDS || has_queue {
                     Phase::Cruise
                 } else {
@@ -226,9 +221,7 @@ impl Budget {
             Phase::Cruise => CRUISE_GAIN,
             Phase::Drain { .. } => DRAIN_GAIN,
         };
-        let path = rate * self.min_rtt().as_secs_f64() * gain;
-        let tasks = rate * self.allowance.as_secs_f64() * ALLOWANCE_GAIN;
-        (path + tasks) as usize
+        (rate * self.min_rtt().as_secs_f64() * gain) as usize
     }
 }
 
@@ -246,12 +239,11 @@ mod tests {
         let mut link_free = start;
         while now.duration_since(start).as_secs_f64() < seconds {
             while unacknowledged + 16_384 <= budget.bytes() {
-                budget.on_written(now, 16_384);
                 unacknowledged += 16_384;
+                budget.on_written(now, 16_384, unacknowledged);
                 link_free = link_free.max(now) + Duration::from_secs_f64(16_384.0 / rate);
                 under_way.push_back(link_free + round_trip);
             }
-            budget.on_refused();
             now += step;
             while under_way.front().is_some_and(|at| *at <= now) {
                 under_way.pop_front();
@@ -265,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_long_path_is_filled() {
-        let mut budget = Budget::new(8 * 1024 * 1024, Duration::ZERO);
+        let mut budget = Budget::new(8 * 1024 * 1024);
         let (goodput, _) = run(&mut budget, 12.5e6, Duration::from_millis(50), 5.0);
         assert!(goodput > 0.85 * 12.5e6, "{goodput}");
         let product = 12.5e6 * 0.05;
@@ -278,38 +270,27 @@ mod tests {
 
     #[test]
     fn a_short_path_keeps_a_small_budget() {
-        let mut budget = Budget::new(8 * 1024 * 1024, Duration::ZERO);
+        let mut budget = Budget::new(8 * 1024 * 1024);
         run(&mut budget, 100e6, Duration::from_micros(200), 0.5);
         assert!(budget.bytes() <= 2 * MIN_BUDGET, "{}", budget.bytes());
     }
 
     #[test]
-    fn an_allowance_for_tasks_counts_on_a_fast_path_and_not_on_a_slow_one() {
-        let allowance = Duration::from_micros(500);
-        let mut fast = Budget::new(8 * 1024 * 1024, allowance);
-        run(&mut fast, 400e6, Duration::from_micros(200), 0.5);
-        assert!(fast.bytes() >= 4 * MIN_BUDGET, "{}", fast.bytes());
-        let mut slow = Budget::new(8 * 1024 * 1024, allowance);
-        run(&mut slow, 125e3, Duration::from_millis(50), 5.0);
-        assert_eq!(slow.bytes(), MIN_BUDGET);
-    }
-
-    #[test]
     fn the_budget_never_leaves_its_bounds() {
-        let mut budget = Budget::new(256 * 1024, Duration::ZERO);
+        let mut budget = Budget::new(256 * 1024);
         run(&mut budget, 1e9, Duration::from_millis(200), 2.0);
         assert_eq!(budget.bytes(), 256 * 1024);
-        let mut tiny = Budget::new(1000, Duration::ZERO);
+        let mut tiny = Budget::new(1000);
         run(&mut tiny, 1e6, Duration::from_millis(1), 0.1);
         assert_eq!(tiny.bytes(), 1000);
     }
 
     #[test]
     fn a_sender_with_nothing_to_send_changes_nothing() {
-        let mut budget = Budget::new(1024 * 1024, Duration::ZERO);
+        let mut budget = Budget::new(1024 * 1024);
         let mut now = Instant::now();
         for _ in 0..100 {
-            budget.on_written(now, 100);
+            budget.on_written(now, 100, 100);
             now += Duration::from_millis(80);
             assert!(!budget.on_unacknowledged(now, 0));
         }
