@@ -73,8 +73,8 @@ fn bbr_beside_cubic() {
     assert_near("CUBIC beside BBR, 0.25 BDP", shallow[1], 2.9, 0.3);
 }
 
-/// By the moment at which BBR probes the round trip, it takes CUBIC's queue for the path or not: two
-/// states, at about 9 and 19 Mbit/s. The one run that was measured lies between them.
+/// By the moment at which BBR probes the round trip, it takes CUBIC's queue for the path or not:
+/// two states, at about 9 and 19 Mbit/s. The one run that was measured lies between them.
 #[test]
 fn bbr_beside_cubic_in_a_deep_queue() {
     let runs = BISTABLE_SEEDS.map(|seed| pair(TCP_BBR, TCP_CUBIC, bottleneck(4 * BDP), seed).0);
