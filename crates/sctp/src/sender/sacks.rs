@@ -28,7 +28,10 @@ impl Sender {
             // A reordered SACK.
             return Ok(());
         }
-        let mut acked = Acked::default();
+        let mut acked = Acked {
+            was_sack_full: self.is_sack_full(),
+            ..Acked::default()
+        };
         let freed = self.handle_cumulative(now, distance, &mut acked)?;
         self.handle_gaps(now, sack, distance, &mut acked)?;
         let rtt = acked.round_trip.map(|at| now.saturating_duration_since(at));
@@ -49,6 +52,10 @@ impl Sender {
             self.revert_timeout();
         }
         self.timed_out &= acked.bytes == 0;
+        self.repair_allowance = match self.is_sack_full() {
+            true if acked.bytes > 0 => acked.bytes.saturating_add(self.max_packet),
+            _ => 0,
+        };
         self.find_losses(now);
         self.report(now, Some(&acked));
         self.settle_suspects(now);
@@ -196,6 +203,7 @@ impl Sender {
         now: Instant,
         acked: &mut Acked,
     ) -> Result<bool, Violation> {
+        let was_sack_full = acked.was_sack_full;
         let Some(sent) = self.sent.get_mut(index) else {
             return Ok(false);
         };
@@ -223,11 +231,13 @@ impl Sender {
                 && self.srtt.is_some()
                 && now.saturating_duration_since(sent.at) < self.min_rtt);
         if std::mem::take(&mut sent.is_suspect) {
-            self.suspects.on_acked(is_late);
-            if is_late {
+            // It may have found room in a SACK only now.
+            let is_spurious = is_late && !was_sack_full;
+            self.suspects.on_acked(is_spurious);
+            if is_spurious {
                 self.reordering.on_late(self.next_packet);
             }
-            acked.is_timeout_spurious |= !was_in_flight && self.timed_out;
+            acked.is_timeout_spurious |= is_spurious && !was_in_flight && self.timed_out;
         }
         // Of the last transmission nothing is known then.
         if !is_late || !sent.retransmitted {
@@ -340,6 +350,8 @@ pub(super) struct Acked {
     /// A writer that waits for its share of the peer's window may have room.
     share: bool,
     newest: Option<Newest>,
+    /// The previous SACK may have had no room for all gaps.
+    was_sack_full: bool,
     /// What the timeout took for lost has arrived.
     is_timeout_spurious: bool,
     /// Latest transmission time among chunks that were sent once.

@@ -48,14 +48,14 @@ const FIXED: Contender = Contender {
     max_packet: 1200,
 };
 
-/// Mbit/s in the last 10 of 20 s with a loss of `loss` on the way, 200 ms long.
+/// Mbit/s in the last 4 of 8 s with a loss of `loss` on the way, 200 ms long.
 fn rate(loss: f64, seed: u64) -> f64 {
     let link = LinkConfig::new(200.0, ms(100), 4_000_000);
     let [forward, back] = both(&link);
     let mut world = World::new(seed, [forward.loss(loss), back]);
     world.add(FlowConfig::new(FIXED, Duration::ZERO));
-    world.run(seconds(20));
-    world.rates(seconds(10), seconds(20))[0]
+    world.run(seconds(8));
+    world.rates(seconds(4), seconds(8))[0]
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_flow_goes_on_with_more_gaps_than_a_sack_reports() {
     // 3000 packets each 200 ms.
     let clean = rate(0.0, 1);
     assert!(clean > 140.0, "{clean:.1} Mbit/s");
-    for loss in [0.02, 0.05, 0.1, 0.2] {
+    for loss in [0.1, 0.2] {
         let lossy = rate(loss, 1);
         println!("loss {loss}: {lossy:.1} of {clean:.1} Mbit/s");
         let arrives = (1.0 - loss) * clean;
