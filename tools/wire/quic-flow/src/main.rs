@@ -153,17 +153,10 @@ async fn serve(incoming: quinn::Incoming) -> Result<(), Failure> {
 
 /// A fresh connection for each transfer.
 async fn repeat(dial: Dial) -> Result<(), Failure> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(transport(dial.newreno));
     let mut endpoint = endpoint((Ipv4Addr::UNSPECIFIED, 0).into(), None)?;
-    endpoint.set_default_client_config(config);
     for _ in 0..dial.repeat {
+        // A new one for each, so that no session is resumed.
+        endpoint.set_default_client_config(client_config(dial.newreno)?);
         let start = Instant::now();
         let connection = endpoint.connect(dial.address, "quic-flow")?.await?;
         let connect = start.elapsed().as_secs_f64() * 1e3;
@@ -180,6 +173,18 @@ async fn repeat(dial: Dial) -> Result<(), Failure> {
         endpoint.wait_idle().await;
     }
     Ok(())
+}
+
+fn client_config(newreno: bool) -> Result<ClientConfig, Failure> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(transport(newreno));
+    Ok(config)
 }
 
 /// Returns when the peer has all bytes, or when the time is over.
