@@ -22,7 +22,7 @@ from pathlib import Path
 
 import environment
 from experiment import Bench, Flow
-from network import remove_namespaces_of_the_dead
+from network import Failure, remove_namespaces_of_the_dead
 from scenarios import ALL, BACK, GROUPS, Outcome, link
 from tables import markdown
 
@@ -56,7 +56,12 @@ def measure(name: str, about: dict) -> bool:
     bench = Bench(part)
     scenario = ALL[name]
     try:
-        outcome: Outcome = scenario.test(bench)
+        try:
+            outcome = scenario.test(bench)
+        except Failure as failure:
+            # The others may still be measured.
+            bench.died.append(str(failure))
+            outcome = Outcome()
         holds = all(check.holds for check in outcome.checks) and not bench.died
         bars = [check.bar for check in outcome.checks]
         measured = [check.measured for check in outcome.checks]
@@ -133,4 +138,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Failure, KeyboardInterrupt) as error:
+        sys.exit(f"stopped: {str(error) or 'by the keyboard'}")

@@ -192,9 +192,10 @@ class Bench:
         with Network(path, path, TRANSFERS_LIMIT_S + 10, 1, False) as network:
             address, _ = serve(network, kind.split("-")[0], 0)
             client = network.spawn(0, dial(kind, address, limits))
-            client.process.wait(TRANSFERS_LIMIT_S)
+            succeeded = client.wait(TRANSFERS_LIMIT_S)
+            client.stop()
             rows = client.rows()
-            if client.process.returncode != 0 or len(rows) != count:
+            if not succeeded or len(rows) != count:
                 self.died.append(f"{kind} made {len(rows)} of {count}: {client.errors()}")
             overflows, printed = network.overflows(), network.end()
         times = [

@@ -31,10 +31,14 @@ SYSCTLS = (
 )
 
 
+class Failure(Exception):
+    """An experiment could not be made."""
+
+
 def command(*arguments: str) -> str:
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(arguments)}: {done.stderr.strip()}")
+        raise Failure(f"{' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -76,7 +80,7 @@ class Process:
             ready, _, _ = select.select([stdout], [], [], left)
             part = os.read(stdout.fileno(), 1 << 16) if ready else b""
             if not part:
-                raise SystemExit(f"{self.name} does not start: {self.errors()}")
+                raise Failure(f"{self.name} does not start: {self.errors()}")
             self.rest += part
         line, self.rest = self.rest.split(b"\n", 1)
         return json.loads(line)
@@ -93,6 +97,13 @@ class Process:
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it has ended. Returns whether it succeeded in time."""
+        try:
+            return self.process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def stop(self) -> None:
         """Ends it, by force if need be."""
@@ -173,7 +184,7 @@ class Network:
         self.emulator.stop()
         rows = self.emulator.rows()
         if self.emulator.process.returncode != 0:
-            raise SystemExit(f"the emulator failed: {self.emulator.errors()}")
+            raise Failure(f"the emulator failed: {self.emulator.errors()}")
         return rows
 
     def remove(self) -> None:
