@@ -179,6 +179,13 @@ fuzz_targets_compile() {
   cargo check --locked --manifest-path fuzz/Cargo.toml --config "$profile" --target-dir "$target"
 }
 
+emulator() {
+  local workspace=(--locked --manifest-path tools/wire/Cargo.toml --target-dir "$target/tools")
+  cargo fmt --all --check --manifest-path tools/wire/Cargo.toml \
+    && cargo clippy --all-targets "${workspace[@]}" -- -D warnings \
+    && cargo test --package wire "${workspace[@]}"
+}
+
 transfers() {
   cargo run --example transfer -- --size 64m \
     && cargo run --example transfer -- --size 64m --websocket \
@@ -260,6 +267,8 @@ else
   skip "dependencies" "cargo-deny is not installed; CI runs it"
 fi
 step "fuzz" "the fuzz targets compile" fuzz_targets_compile
+step "emulator" "the programs of tools/wire have no lints, the emulator passes its tests" emulator
+skip "bottleneck" "an hour on a quiet machine, as root: tools/wire/run"
 skip "figures" "half an hour on a quiet machine, and minutes of a release build: scripts/figures.sh"
 step "examples" "transfer, and payloads that are resumed after both sides were killed" transfers
 step "documentation" "rustdoc has no warnings" documentation

@@ -64,8 +64,8 @@ pub use connection::{
 };
 #[cfg(feature = "webrtc")]
 pub use endpoint::{
-    BindError, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder, EndpointConfig,
-    EngineFactory, Incoming, Reached, Security,
+    BindError, CongestionControl, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder,
+    EndpointConfig, EngineFactory, Incoming, Reached, Security,
 };
 pub use error::{ConnectionError, LimitExceeded, SctpViolation, WebRtcError};
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};

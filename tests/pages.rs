@@ -410,13 +410,12 @@ fn numbers_of_the_pages_are_those_of_the_code() {
     says(architecture, "reads channels in turns of 32 frames", turns);
     let units = has_line(work, "const UNITS_PER_POLL: u32 = 512;");
     says(architecture, "ends after 512 units of work", units);
-    let budget = "src/webrtc/budget.rs";
-    let gains = has_line(budget, "const CRUISE_GAIN: f64 = 1.25;")
-        && has_line(budget, "const STARTUP_GAIN: f64 = 1.7;");
+    let engine = "crates/rtc/src/direct/mod.rs";
+    let waiting = has_line(engine, "const MIN_WAITING: usize = 32 * 1024;");
     says(
         architecture,
-        "keeps 1.25 bandwidth-delay products unacknowledged, as measured, 1.7",
-        gains,
+        "what the congestion window takes and 32 KiB",
+        waiting,
     );
     let interop = "docs/interop.md";
     let credit = config.max_frame_without_credit == 4096;

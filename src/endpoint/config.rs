@@ -4,7 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anabranch_rtc::{Certificate, Engine, EngineFactory, MAX_ADDRESSES, Role, Setup};
+use anabranch_rtc::{
+    Certificate, CongestionControl, Engine, EngineFactory, MAX_ADDRESSES, Role, Setup,
+};
 use tokio::time::Instant;
 
 use super::error::ConnectError;
@@ -81,8 +83,8 @@ pub struct EndpointConfig {
     pub mtu: usize,
     /// The same towards loopback addresses. Default: 1 450.
     pub loopback_mtu: usize,
-    /// Maximum bytes in flight of a connection. How much of it is used follows the measured
-    /// bandwidth-delay product of the path. Default: 8 MiB, which is 671 Mbit/s at 100 ms. The
+    /// Maximum unacknowledged bytes of a connection. How much of it is used follows the congestion
+    /// window. Default: 8 MiB, which is 671 Mbit/s at 100 ms. The
     /// memory that SCTP holds for it, including bookkeeping and what arrived after a gap, is at
     /// most a quarter more, plus 1 MiB for control frames.
     pub max_in_flight: usize,
@@ -95,6 +97,10 @@ pub struct EndpointConfig {
     /// SCTP has died while their ICE lives: `silence_timeout` detects neither. Checked with each
     /// retransmission, so up to 3 s late. Only the direct engine supports it.
     pub progress_timeout: Duration,
+    /// The congestion controller. Default: `Heed`, which is fair to others that react to loss,
+    /// ignores losses that are no sign of congestion and keeps the queue short. `Cubic` takes every
+    /// loss for congestion (RFC 9438). Only the direct engine lets it be chosen.
+    pub congestion: CongestionControl,
     /// Creates the engine of each connection: ICE, DTLS, SCTP and data channels. Default: `direct`,
     /// the engine of `anabranch-rtc`.
     pub engine: EngineFactory,
@@ -121,6 +127,7 @@ impl Default for EndpointConfig {
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,
             progress_timeout: Duration::from_secs(30),
+            congestion: CongestionControl::Heed,
             engine: EngineFactory::default(),
         }
     }
@@ -173,6 +180,7 @@ impl EndpointConfig {
             max_in_flight: self.max_in_flight,
             receive_buffer: self.receive_buffer,
             progress_timeout: self.progress_timeout,
+            congestion: self.congestion,
         };
         let engine = self.engine.make(setup, Instant::now().into_std());
         engine.map_err(|cause| ConnectError::Ended {

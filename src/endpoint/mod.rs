@@ -19,8 +19,8 @@ use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
-pub use anabranch_rtc::EngineFactory;
 use anabranch_rtc::Role;
+pub use anabranch_rtc::{CongestionControl, EngineFactory};
 pub use handshake::Phase;
 use handshake::{Expectations, HandshakeProgress, establish};
 

@@ -21,7 +21,9 @@ use anabranch::noise::Handshake;
 use anabranch_rtc::DirectEngine;
 use anabranch_rtc::Setup;
 use anabranch_rtc::TransmitQueue;
-use anabranch_rtc::{CHANNEL_ZERO, ChannelId, EndReason, Engine, Event, Role, Written};
+use anabranch_rtc::{
+    CHANNEL_ZERO, ChannelId, CongestionControl, EndReason, Engine, Event, Role, Written,
+};
 use anabranch_sctp::put_checksum;
 use anabranch_testkit::simulator::{Host, SimulatedSocket};
 
@@ -150,6 +152,7 @@ impl Peer {
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
             progress_timeout: Duration::from_secs(30),
+            congestion: CongestionControl::Heed,
         };
         Self::new(setup, socket, certificate.fingerprint())
     }
@@ -173,6 +176,7 @@ impl Peer {
             max_in_flight: 8 << 20,
             receive_buffer: 8 << 20,
             progress_timeout: Duration::from_secs(30),
+            congestion: CongestionControl::Heed,
         };
         Self::new(setup, socket, certificate.fingerprint())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::transmit::TransmitQueue;
-use anabranch_sctp::Violation;
+use anabranch_sctp::{CongestionControl, Violation};
 
 /// Maximum addresses of one peer; go-libp2p's limit for one ufrag. Further ones are rejected, and
 /// none is evicted.
@@ -226,6 +226,8 @@ pub struct Setup {
     /// How long the peer may acknowledge nothing while its window is open, for engines that check
     /// that.
     pub progress_timeout: Duration,
+    /// The congestion controller, for engines that let it be chosen.
+    pub congestion: CongestionControl,
 }
 
 /// A datagram that challenges an address to prove that the peer receives there.

@@ -20,7 +20,7 @@ mod record_number;
 mod records;
 mod transmit;
 
-pub use anabranch_sctp::Violation;
+pub use anabranch_sctp::{Ack, CongestionControl, Controller, Cubic, Heed, Lost, Violation};
 pub use direct::{Direct, DirectEngine};
 pub use engine::{
     CHANNEL_ZERO, Certificate, ChannelId, Class, EndReason, Engine, EngineFactory, Event,

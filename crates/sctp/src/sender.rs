@@ -35,6 +35,10 @@ pub(super) const RTO_MAX: Duration = Duration::from_secs(3);
 /// Minimum payload of a non-final fragment: fewer bytes are not worth a chunk.
 const MIN_FRAGMENT: usize = 64;
 
+/// Gap ack blocks from which on a SACK may have had no room for all: those of a packet of 576
+/// bytes. What arrived after the last block is neither acknowledged nor lost then.
+const FULL_SACK: usize = 128;
+
 /// Overhead counted for each queued message and each sent chunk: its entry, and the spare capacity
 /// of the queue that holds it.
 const ENTRY: usize = 128;
@@ -183,6 +187,10 @@ pub(super) struct Sender {
     pacing_at: Option<Instant>,
     /// The packet that pacing allowed last.
     granted: Option<u64>,
+    /// Bytes that may be retransmitted regardless of the window: what was acknowledged, and one
+    /// packet, while SACKs have no room for all gaps. What they can not report seems to be in
+    /// flight and would fill the window for good.
+    repair_allowance: usize,
     /// The reduction of the window after a loss.
     recovery: Option<Recovery>,
     /// The last transmission was stopped by the congestion window or by pacing.
@@ -241,6 +249,7 @@ impl Sender {
             pacer: Pacer::default(),
             pacing_at: None,
             granted: None,
+            repair_allowance: 0,
             recovery: None,
             is_limited: false,
             next_packet: 0,
@@ -398,6 +407,11 @@ impl Sender {
         self.is_probe_due
             || self.withholding.is_forward_due()
             || (has_data && !is_paced && self.may_send(1))
+    }
+
+    /// Whether the last SACK may have had no room for all gaps.
+    fn is_sack_full(&self) -> bool {
+        self.known_gaps.len() >= FULL_SACK
     }
 
     /// Whether everything in flight counted as lost, and nothing was acknowledged since.

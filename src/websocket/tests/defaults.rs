@@ -134,6 +134,7 @@ fn defaults() -> BTreeMap<String, String> {
         max_in_flight,
         receive_buffer,
         progress_timeout,
+        congestion,
         engine,
     } = EndpointConfig::default();
     add! { "E"
@@ -155,6 +156,7 @@ fn defaults() -> BTreeMap<String, String> {
         max_in_flight = bytes(max_in_flight as u64),
         receive_buffer = bytes(receive_buffer as u64),
         progress_timeout = time(progress_timeout),
+        congestion = format!("{congestion:?}"),
         engine = engine.name().to_owned(),
     }
     assert!(max_dtls12_records.is_power_of_two());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_sctp::{Association, Config};
+use anabranch_sctp::{Association, Config, CongestionControl};
 
 /// Maximum overhead of DTLS per packet: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
 const DTLS_OVERHEAD: usize = 37;
@@ -15,6 +15,7 @@ pub(super) fn association(
     mtu: usize,
     receive_buffer: usize,
     progress_timeout: Duration,
+    congestion: CongestionControl,
 ) -> Association {
     let mut config = Config::default();
     // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
@@ -22,5 +23,6 @@ pub(super) fn association(
     config.receive_buffer = receive_buffer;
     config.max_message = MAX_MESSAGE;
     config.progress_timeout = progress_timeout;
+    config.congestion = congestion;
     Association::new(config)
 }

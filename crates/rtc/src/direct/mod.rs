@@ -134,7 +134,12 @@ impl DirectEngine {
     /// # Errors
     /// If an address can not be a candidate.
     pub fn new(setup: Setup, now: Instant) -> Result<Self, EndReason> {
-        let sctp = association(setup.mtu, setup.receive_buffer, setup.progress_timeout);
+        let sctp = association(
+            setup.mtu,
+            setup.receive_buffer,
+            setup.progress_timeout,
+            setup.congestion,
+        );
         // Includes the entries of the chunks, which are a tenth of the shortest packets.
         let data = setup.max_in_flight.saturating_add(setup.max_in_flight / 4);
         let limits = HeldLimits {

@@ -20,6 +20,9 @@ pub(crate) const INITIAL_PACKETS: f64 = 10.0;
 pub(crate) const MIN_PACKETS: f64 = 2.0;
 
 /// The congestion controller of an association.
+///
+/// `docs/congestion.md` in the repository describes Heed, with what was measured beside other
+/// controllers.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub enum CongestionControl {

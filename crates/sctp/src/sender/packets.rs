@@ -12,9 +12,6 @@ use super::{
 };
 use crate::tally::lower;
 
-/// Packets that a probe timeout sends: one may be lost (RFC 9002 section 6.2.4).
-const PROBES: usize = 2;
-
 impl Sender {
     /// Fills packets as far as the windows allow: lost chunks first, then new ones.
     pub(crate) fn fill(&mut self, now: Instant, packets: &mut Packets) {
@@ -41,13 +38,14 @@ impl Sender {
                 continue;
             };
             let (length, size) = (sent.payload.len(), sent.size());
-            if !self.may_send(size) {
+            if !self.may_send(size) && size > self.repair_allowance {
                 self.is_limited = true;
                 break;
             }
             if !self.is_granted(now, length, packets, before, whole_before) {
                 break;
             }
+            self.repair_allowance = self.repair_allowance.saturating_sub(size);
             self.to_retransmit.pop_front();
             self.retransmit(tsn, now, packets, before, whole_before);
         }
@@ -197,14 +195,18 @@ impl Sender {
         }
     }
 
-    /// Retransmits the last packets regardless of the window (RFC 9002 section 6.2.4).
+    /// Retransmits two packets regardless of the window: one may be lost (RFC 9002 section 6.2.4).
     fn probe(&mut self, now: Instant, packets: &mut Packets, before: u64, whole_before: usize) {
-        let is_in_flight = |(_, sent): &(usize, &Sent)| sent.state == ChunkState::InFlight;
-        let sent = self.sent.iter().enumerate().rev();
-        let last: Vec<_> = (sent.filter(is_in_flight).take(PROBES))
-            .map(|(index, _)| self.tsn_at(index))
-            .collect();
-        for tsn in last.into_iter().rev() {
+        let is_in_flight = |sent: &Sent| sent.state == ChunkState::InFlight;
+        let last = self.sent.iter().rposition(is_in_flight);
+        // The first one moves the cumulative TSN, the last one reveals what is lost before it.
+        let first = self
+            .sent
+            .iter()
+            .position(|sent| matches!(sent.state, ChunkState::InFlight | ChunkState::ToRetransmit));
+        let first = first.filter(|first| Some(*first) != last);
+        for index in first.into_iter().chain(last) {
+            let tsn = self.tsn_at(index);
             self.retransmit(tsn, now, packets, before, whole_before);
         }
     }

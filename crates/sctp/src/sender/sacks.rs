@@ -29,7 +29,10 @@ impl Sender {
             // A reordered SACK.
             return Ok(());
         }
-        let mut acked = Acked::default();
+        let mut acked = Acked {
+            was_sack_full: self.is_sack_full(),
+            ..Acked::default()
+        };
         let freed = self.handle_cumulative(now, distance, &mut acked)?;
         self.handle_gaps(now, sack, distance, &mut acked)?;
         let rtt = acked.round_trip.map(|at| now.saturating_duration_since(at));
@@ -54,6 +57,10 @@ impl Sender {
             acked.ce = self.marking.on_acked(now, acked.marked, srtt, next);
         }
         self.timed_out &= acked.bytes == 0;
+        self.repair_allowance = match self.is_sack_full() {
+            true if acked.bytes > 0 => acked.bytes.saturating_add(self.max_packet),
+            _ => 0,
+        };
         self.find_losses(now);
         self.report(now, Some(&acked));
         self.settle_suspects(now);
@@ -201,6 +208,7 @@ impl Sender {
         now: Instant,
         acked: &mut Acked,
     ) -> Result<bool, Violation> {
+        let was_sack_full = acked.was_sack_full;
         let Some(sent) = self.sent.get_mut(index) else {
             return Ok(false);
         };
@@ -229,11 +237,13 @@ impl Sender {
                 && self.srtt.is_some()
                 && now.saturating_duration_since(sent.at) < self.min_rtt);
         if std::mem::take(&mut sent.is_suspect) {
-            self.suspects.on_acked(is_late);
-            if is_late {
+            // It may have found room in a SACK only now.
+            let is_spurious = is_late && !was_sack_full;
+            self.suspects.on_acked(is_spurious);
+            if is_spurious {
                 self.reordering.on_late(self.next_packet);
             }
-            acked.is_timeout_spurious |= !was_in_flight && self.timed_out;
+            acked.is_timeout_spurious |= is_spurious && !was_in_flight && self.timed_out;
         }
         // Of the last transmission nothing is known then.
         if !is_late || !sent.retransmitted {
@@ -349,6 +359,8 @@ pub(super) struct Acked {
     marked: MarkedAcked,
     /// Packets newly reported with CE.
     ce: usize,
+    /// The previous SACK may have had no room for all gaps.
+    was_sack_full: bool,
     /// What the timeout took for lost has arrived.
     is_timeout_spurious: bool,
     /// Latest transmission time among chunks that were sent once.

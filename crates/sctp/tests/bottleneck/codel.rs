@@ -108,3 +108,59 @@ fn mark(packet: &mut Option<Packet>) {
         packet.ce = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::packet;
+
+    const CONFIG: CodelConfig = CodelConfig {
+        target: Duration::from_millis(5),
+        interval: Duration::from_millis(100),
+        marks: false,
+    };
+
+    /// Serves a queue to which twice the rate arrives, a packet each millisecond. Returns the
+    /// packets served, marked and dropped in the time.
+    fn overload(config: CodelConfig, time: u64) -> (usize, usize, usize) {
+        let (mut codel, mut queue, mut queued) = (Codel::default(), VecDeque::new(), 0);
+        let (mut served, mut marked, mut dropped) = (0, 0, 0);
+        for now in 0..time {
+            let now = Duration::from_millis(now);
+            for _ in 0..2 {
+                queue.push_back(packet(1000, now));
+                queued += 1000;
+            }
+            let (packet, drops) = codel.dequeue(config, now, &mut queue, &mut queued);
+            served += usize::from(packet.is_some());
+            marked += usize::from(packet.is_some_and(|packet| packet.ce));
+            dropped += drops;
+        }
+        (served, marked, dropped)
+    }
+
+    #[test]
+    fn a_standing_queue_is_tolerated_for_an_interval() {
+        assert_eq!(overload(CONFIG, 100).2, 0);
+        assert_eq!(overload(CONFIG, 150).2, 1);
+    }
+
+    /// The interval shrinks with the square root of the count: about (2 t / interval)^2 / 4 in t.
+    #[test]
+    fn drops_become_more_frequent() {
+        let (served, marked, dropped) = overload(CONFIG, 1100);
+        assert_eq!((served, marked), (1100, 0));
+        assert!((20..=36).contains(&dropped), "{dropped}");
+    }
+
+    #[test]
+    fn marks_come_in_place_of_drops() {
+        let config = CodelConfig {
+            marks: true,
+            ..CONFIG
+        };
+        let (served, marked, dropped) = overload(config, 1100);
+        assert_eq!((served, dropped), (1100, 0));
+        assert!((20..=36).contains(&marked), "{marked}");
+    }
+}

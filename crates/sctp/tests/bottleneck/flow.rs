@@ -15,11 +15,11 @@ const STREAM: u16 = 0;
 const MESSAGE: usize = 16 * 1024;
 
 /// Unacknowledged bytes that a sender with unlimited data keeps written: the deepest path holds
-/// 3.5 MB, and 256 KiB at least have to wait.
-const WRITTEN: usize = 6 * 1024 * 1024;
+/// 3.5 MB, and several times that waits for the repair of gaps.
+const WRITTEN: usize = 32 * 1024 * 1024;
 
-/// What the receiver may hold. It reads at once, so that only gaps use it.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// What the receiver may hold. It reads at once, so that only what follows a gap uses it.
+const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// A controller with the packets it is used with.
 #[derive(Debug, Clone, Copy)]

@@ -33,6 +33,19 @@ pub(crate) struct Packet {
     pub(crate) enqueued_at: Duration,
 }
 
+/// A packet without content, for tests of queues.
+#[cfg(test)]
+pub(crate) fn packet(size: usize, enqueued_at: Duration) -> Packet {
+    Packet {
+        flow: 0,
+        to: 1,
+        bytes: Bytes::new(),
+        size,
+        ce: false,
+        enqueued_at,
+    }
+}
+
 /// Conditions of one direction. Times count from the start of the world.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkConfig {
@@ -326,5 +339,123 @@ impl Link {
             return Duration::ZERO;
         }
         Duration::from_secs_f64(self.queued as f64 / rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Offers packets of 1000 bytes at a rate in Mbit/s for a time. Returns when each arrived.
+    fn offer(config: LinkConfig, mbit: f64, time: Duration) -> Vec<Duration> {
+        let arrivals = offer_and_see_marks(config, mbit, time).into_iter();
+        arrivals.map(|(at, _)| at).collect()
+    }
+
+    /// The same, with whether each was marked.
+    fn offer_and_see_marks(config: LinkConfig, mbit: f64, time: Duration) -> Vec<(Duration, bool)> {
+        let (mut link, mut rng) = (Link::new(config), Rng::new(1));
+        let gap = Duration::from_secs_f64(1000.0 / bytes_per_second(mbit));
+        let (mut next, mut free, mut arrivals) = (Duration::ZERO, None, Vec::new());
+        while next < time || free.is_some() {
+            let now = match free {
+                Some(at) if at <= next || next >= time => at,
+                _ => next,
+            };
+            if free == Some(now) {
+                free = None;
+                link.on_free();
+            } else {
+                link.enqueue(now, packet(1000, now));
+                next += gap;
+            }
+            match link.serve(now, &mut rng) {
+                Served::Nothing => {}
+                Served::Outage(until) => free = Some(until),
+                Served::Sent {
+                    packet,
+                    free_at,
+                    arrives_at,
+                    ..
+                } => {
+                    free = Some(free_at);
+                    arrivals.extend(arrives_at.map(|at| (at, packet.ce)));
+                }
+            }
+        }
+        arrivals
+    }
+
+    fn link() -> LinkConfig {
+        LinkConfig::new(8.0, Duration::from_millis(10), 20_000)
+    }
+
+    #[test]
+    fn the_rate_limits_and_the_queue_overflows() {
+        let arrivals = offer(link(), 16.0, SECOND);
+        // 1000 in the second, and 20 that waited.
+        assert!(
+            (1018..=1022).contains(&arrivals.len()),
+            "{}",
+            arrivals.len()
+        );
+        assert!(arrivals.is_sorted());
+    }
+
+    #[test]
+    fn an_outage_keeps_the_queue() {
+        let down = link().rate_at(SECOND / 2, 0.0).rate_at(SECOND * 2, 8.0);
+        let arrivals = offer(down, 4.0, SECOND);
+        let late = arrivals.iter().filter(|at| **at > SECOND * 2).count();
+        assert_eq!(late, 20);
+    }
+
+    #[test]
+    fn a_policer_passes_its_rate_and_its_bucket() {
+        let arrivals = offer(link().policer(2.0, 10_000), 4.0, SECOND);
+        assert!((258..=262).contains(&arrivals.len()), "{}", arrivals.len());
+    }
+
+    #[test]
+    fn loss_and_blackouts_take_their_part() {
+        let lossy = offer(link().loss(0.1), 4.0, SECOND * 20).len();
+        assert!((8800..=9200).contains(&lossy), "{lossy}");
+        let blackouts = link().blackouts(SECOND, SECOND / 4);
+        let left = offer(blackouts, 4.0, SECOND * 20).len();
+        assert!((7450..=7550).contains(&left), "{left}");
+    }
+
+    #[test]
+    fn bursts_of_loss_have_their_lengths_in_the_mean() {
+        let bursts = link().bursts(SECOND / 10, SECOND / 100);
+        let left = offer(bursts, 4.0, SECOND * 100).len();
+        assert!((44_500..=46_500).contains(&left), "{left}");
+    }
+
+    #[test]
+    fn reordering_alone_changes_the_order() {
+        let reordering = link().reordering(0.05, Duration::from_millis(20));
+        let arrivals = offer(reordering, 4.0, SECOND);
+        let late = arrivals.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert!((15..=35).contains(&late), "{late}");
+        let aggregation = link().noise(SECOND / 100).aggregation(SECOND / 200);
+        let arrivals = offer(aggregation, 4.0, SECOND);
+        assert!(arrivals.is_sorted());
+        assert!(arrivals.iter().all(|at| at.subsec_nanos() % 5_000_000 == 0));
+    }
+
+    #[test]
+    fn codel_drops_or_marks() {
+        let deep = LinkConfig::new(8.0, Duration::from_millis(10), 10_000_000);
+        let marked =
+            |arrivals: Vec<(Duration, bool)>| arrivals.iter().filter(|(_, ce)| *ce).count();
+        let marks = offer_and_see_marks(deep.clone().codel_with_marks(), 16.0, SECOND);
+        assert_eq!(marks.len(), 2000, "nothing is dropped");
+        assert!(marked(marks) > 20);
+        let drops = offer_and_see_marks(deep.codel(), 16.0, SECOND);
+        assert!(drops.len() < 1980, "{}", drops.len());
+        assert_eq!(marked(drops), 0);
     }
 }

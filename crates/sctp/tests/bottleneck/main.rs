@@ -6,6 +6,7 @@
 mod calibration;
 mod codel;
 mod flow;
+mod gaps;
 mod link;
 mod models;
 mod paths;

@@ -26,6 +26,9 @@ pub(crate) struct Outcome {
     pub(crate) figures: String,
 }
 
+/// A scenario that is only reported.
+pub(crate) const NONE: &str = "no bar";
+
 /// Who starts first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum First {
@@ -193,6 +196,46 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "short-100k-100ms",
         bar: "<= 1.1 x QUIC",
         run: |us, seed| short(us, 100 * 1024, ms(50), seed),
+    },
+    // Without a bar: what is known to be hard.
+    Scenario {
+        name: "capacity",
+        bar: NONE,
+        run: capacity,
+    },
+    Scenario {
+        name: "unequal-rtts",
+        bar: NONE,
+        run: unequal_rtts,
+    },
+    Scenario {
+        name: "periodic",
+        bar: NONE,
+        run: periodic,
+    },
+    Scenario {
+        name: "jitter-10ms",
+        bar: NONE,
+        run: |us, seed| {
+            let link = bottleneck(BDP).noise(ms(10));
+            duel(us, TCP_CUBIC, First::Us, link, 0.0, seed)
+        },
+    },
+    Scenario {
+        name: "ack-bursts-20ms",
+        bar: NONE,
+        run: |us, seed| {
+            let alone = Alone::new(bottleneck(BDP), 0.0);
+            alone.back(back().aggregation(ms(20))).run(us, seed)
+        },
+    },
+    Scenario {
+        name: "bursts-of-loss",
+        bar: NONE,
+        run: |us, seed| {
+            let link = bottleneck(BDP).bursts(seconds(1), ms(5));
+            Alone::new(link, 0.0).run(us, seed)
+        },
     },
 ];
 
@@ -412,6 +455,56 @@ fn after_the_return(
     (world.rates(from, then)[0], world.rates(then, until)[0])
 }
 
+/// 100, then 10, then 100 Mbit/s again.
+fn capacity(us: Contender, seed: u64) -> Outcome {
+    let link = LinkConfig::new(100.0, ms(25), 4 * 2 * BDP);
+    let forward = link.rate_at(seconds(10), 10.0).rate_at(seconds(20), 100.0);
+    let mut world = World::new(seed, [forward, LinkConfig::new(100.0, ms(25), 1_000_000)]);
+    world.add(FlowConfig::new(us, Duration::ZERO));
+    world.run(seconds(30));
+    let down = world.rates(seconds(12), seconds(20))[0];
+    let up = world.rates(seconds(22), seconds(30))[0];
+    let queue = world.queue(seconds(15), seconds(20), 0.5);
+    Outcome {
+        holds: true,
+        figures: format!("{down:.1} q{queue:.0}, {up:.1}"),
+    }
+}
+
+/// Two of ours with round trips of 50 and 150 ms.
+fn unequal_rtts(us: Contender, seed: u64) -> Outcome {
+    let mut world = World::new(seed, [bottleneck(BDP), back()]);
+    world.add(FlowConfig::new(us, Duration::ZERO));
+    world.add(FlowConfig {
+        extra_rtt: ms(100),
+        ..FlowConfig::new(us, seconds(3))
+    });
+    world.run(seconds(60));
+    let rates = world.rates(seconds(20), seconds(60));
+    let queue = world.queue(seconds(20), seconds(60), 0.5);
+    Outcome {
+        holds: true,
+        figures: format!("{:.1}:{:.1} q{queue:.0}", rates[0], rates[1]),
+    }
+}
+
+/// A sender of 1 Mbit each 100 ms beside CUBIC: what it has to send, and less than its share.
+fn periodic(us: Contender, seed: u64) -> Outcome {
+    let mut world = World::new(seed, [bottleneck(BDP), back()]);
+    world.add(FlowConfig {
+        load: Load::Periodic(125_000, ms(100)),
+        ..FlowConfig::new(us, Duration::ZERO)
+    });
+    world.add(FlowConfig::new(TCP_CUBIC, seconds(6)));
+    world.run(seconds(50));
+    let rates = world.rates(seconds(14), seconds(50));
+    let queue = world.queue(seconds(14), seconds(50), 0.5);
+    Outcome {
+        holds: true,
+        figures: format!("{:.1}:{:.1} q{queue:.0}", rates[0], rates[1]),
+    }
+}
+
 /// A short transfer takes a tenth longer than over QUIC at most.
 fn short(us: Contender, bytes: usize, delay: Duration, seed: u64) -> Outcome {
     let time = |contender| {
@@ -423,7 +516,7 @@ fn short(us: Contender, bytes: usize, delay: Duration, seed: u64) -> Outcome {
             ..FlowConfig::new(contender, Duration::ZERO)
         });
         world.run_to_completion(seconds(60));
-        let completion = world.completion(0).unwrap_or(seconds(60));
+        let completion = world.completion(0).unwrap_or_else(|| seconds(60));
         completion.as_secs_f64() * 1e3
     };
     let (ours, quic) = (time(us), time(QUIC_CUBIC));

@@ -257,9 +257,10 @@ impl World {
         let second = Duration::from_secs(1);
         let rates = self.rates(self.now - second, self.now);
         println!(
-            "t={:.0} q={:.1} ms",
+            "t={:.0} q={:.1} ms, {} dropped",
             self.now.as_secs_f64(),
-            self.links[0].backlog(self.now).as_secs_f64() * 1e3
+            self.links[0].backlog(self.now).as_secs_f64() * 1e3,
+            self.links[0].dropped
         );
         for (flow, rate) in self.flows.iter().zip(rates) {
             println!("  {:<8} {rate:5.1} Mbit/s  {}", flow.name(), flow.state());
@@ -301,11 +302,6 @@ impl World {
     pub(crate) fn completion(&self, flow: usize) -> Option<Duration> {
         let flow = &self.flows[flow];
         Some(flow.completed_at? - flow.connected_at?)
-    }
-
-    /// Packets that the first link dropped.
-    pub(crate) fn dropped(&self) -> usize {
-        self.links[0].dropped
     }
 }
 

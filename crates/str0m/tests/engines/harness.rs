@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use anabranch_rtc::{
-    CHANNEL_ZERO, Certificate, ChannelId, Class, DirectEngine, EndReason, Engine, Event, Role,
-    Setup, TransmitQueue, Written,
+    CHANNEL_ZERO, Certificate, ChannelId, Class, CongestionControl, DirectEngine, EndReason,
+    Engine, Event, Role, Setup, TransmitQueue, Written,
 };
 use anabranch_str0m::Str0mEngine;
 use sha2::{Digest, Sha256};
@@ -238,6 +238,7 @@ impl<C: Make, S: Make> Pair<C, S> {
                 max_in_flight: 4 * 1024 * 1024,
                 receive_buffer: options.receive_buffer,
                 progress_timeout: Duration::from_secs(30),
+                congestion: CongestionControl::Heed,
             }
         };
         Self {

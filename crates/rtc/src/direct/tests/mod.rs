@@ -13,7 +13,12 @@ fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
         data: 1 << 20,
         all: 1 << 20,
     };
-    let sctp = super::association(1200, 1 << 20, Duration::from_secs(20));
+    let sctp = super::association(
+        1200,
+        1 << 20,
+        Duration::from_secs(20),
+        anabranch_sctp::CongestionControl::Heed,
+    );
     let mut channels = Channels::new(sctp, Role::Server, limits);
     channels.authenticated();
     for number in 0..=u16::try_from(MAX_REFUSED).expect("fits") {

@@ -1,5 +1,6 @@
 //! A byte-level peer: chunks in packets without a checksum (RFC 9653), as no stack would send them.
 
+use anabranch_sctp::CongestionControl;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -56,7 +57,12 @@ fn channel_id(nth: u64, stream: u16) -> ChannelId {
 
 impl Raw {
     fn new() -> Self {
-        let sctp = super::super::association(1200, 8 << 20, Duration::from_secs(30));
+        let sctp = super::super::association(
+            1200,
+            8 << 20,
+            Duration::from_secs(30),
+            CongestionControl::Heed,
+        );
         let limits = HeldLimits {
             data: LIMIT,
             all: LIMIT + CONTROL_ROOM,

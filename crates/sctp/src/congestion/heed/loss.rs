@@ -226,7 +226,7 @@ mod tests {
         judge.on_acked(3000.0, true);
         (0..100).for_each(|_| judge.on_calm_loss());
         let before = judge.share();
-        (0..1000).for_each(|_| judge.begin_round(0.05));
+        (0..2000).for_each(|_| judge.begin_round(0.05));
         assert!(judge.share() < before / 3.0);
     }
 }

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anabranch_rtc::{
-    ChannelId, DirectEngine, EndReason, Engine, Event, Role, Setup, TransmitQueue,
+    ChannelId, CongestionControl, DirectEngine, EndReason, Engine, Event, Role, Setup,
+    TransmitQueue,
 };
 use bytes::Bytes;
 
@@ -79,6 +80,7 @@ impl End {
             max_in_flight: MAX_IN_FLIGHT,
             receive_buffer: RECEIVE_BUFFER,
             progress_timeout: Duration::from_secs(30),
+            congestion: CongestionControl::Heed,
         };
         Self {
             engine: DirectEngine::new(setup, now).expect("an engine"),
