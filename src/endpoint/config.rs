@@ -101,6 +101,12 @@ pub struct EndpointConfig {
     /// ignores losses that are no sign of congestion and keeps the queue short. `Cubic` takes every
     /// loss for congestion (RFC 9438). Only the direct engine lets it be chosen.
     pub congestion: CongestionControl,
+    /// Whether to use explicit congestion notification (ECN, RFC 3168): a router with a full queue
+    /// can then mark a packet where it would have dropped it, and the sender slows down without a
+    /// retransmission. Default: yes. It is used between two direct engines of this crate that both
+    /// want it, and as long as the path delivers the marks, which is validated as in QUIC (RFC 9000
+    /// section 13.4.2).
+    pub ecn: bool,
     /// Creates the engine of each connection: ICE, DTLS, SCTP and data channels. Default: `direct`,
     /// the engine of `anabranch-rtc`.
     pub engine: EngineFactory,
@@ -128,6 +134,7 @@ impl Default for EndpointConfig {
             receive_buffer: 8 * 1024 * 1024,
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::Heed,
+            ecn: true,
             engine: EngineFactory::default(),
         }
     }
@@ -181,6 +188,7 @@ impl EndpointConfig {
             receive_buffer: self.receive_buffer,
             progress_timeout: self.progress_timeout,
             congestion: self.congestion,
+            ecn: self.ecn,
         };
         let engine = self.engine.make(setup, Instant::now().into_std());
         engine.map_err(|cause| ConnectError::Ended {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, ready};
 
-use anabranch_rtc::Role;
+use anabranch_rtc::{Ecn, Role};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -183,6 +183,7 @@ fn send_once(socket: &dyn DatagramSocket, contents: &[u8], from: SocketAddr, to:
         source: from.ip(),
         contents,
         segment_size: None,
+        ecn: Ecn::NotEct,
     };
     if let Err(error) = socket.try_send(&transmit) {
         tracing::trace!(target: "anabranch::endpoint", %to, %error, "answer not sent");

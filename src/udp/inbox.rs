@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
+use anabranch_rtc::Ecn;
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 
@@ -28,6 +29,7 @@ struct Batch {
     destination: SocketAddr,
     contents: Bytes,
     stride: usize,
+    ecn: Ecn,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ impl Inbox {
         destination: SocketAddr,
         contents: &[u8],
         stride: usize,
+        ecn: Ecn,
     ) {
         {
             let mut queue = self.lock();
@@ -82,6 +85,7 @@ impl Inbox {
                 destination,
                 contents: Bytes::copy_from_slice(contents),
                 stride,
+                ecn,
             });
         }
         self.waker.wake();
@@ -97,7 +101,7 @@ impl Inbox {
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        mut sink: impl FnMut(SocketAddr, SocketAddr, &[u8], usize),
+        mut sink: impl FnMut(SocketAddr, SocketAddr, &[u8], usize, Ecn),
     ) -> bool {
         let mut batches = self.take();
         if batches.is_empty() {
@@ -111,6 +115,7 @@ impl Inbox {
                 batch.destination,
                 &batch.contents,
                 batch.stride,
+                batch.ecn,
             );
         }
         received
@@ -143,7 +148,7 @@ mod tests {
     fn drain(inbox: &Inbox) -> Vec<(u16, usize, usize)> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut out = Vec::new();
-        inbox.poll_receive(&mut cx, |from, _, contents, stride| {
+        inbox.poll_receive(&mut cx, |from, _, contents, stride, _| {
             out.push((from.port(), contents.len(), stride));
         });
         out
@@ -152,8 +157,8 @@ mod tests {
     #[test]
     fn batches_come_out_in_the_order_they_went_in() {
         let inbox = Inbox::default();
-        inbox.push(addr(1), addr(9), &[0; 2400], 1200);
-        inbox.push(addr(2), addr(9), &[0; 10], 10);
+        inbox.push(addr(1), addr(9), &[0; 2400], 1200, Ecn::NotEct);
+        inbox.push(addr(2), addr(9), &[0; 10], 10, Ecn::NotEct);
         assert_eq!(drain(&inbox), [(1, 2400, 1200), (2, 10, 10)]);
         assert_eq!(drain(&inbox), []);
     }
@@ -162,7 +167,7 @@ mod tests {
     fn little_waits_before_the_peer_is_authenticated() {
         let inbox = Inbox::default();
         for _ in 0..1000 {
-            inbox.push(addr(1), addr(9), &[0; 1200], 1200);
+            inbox.push(addr(1), addr(9), &[0; 1200], 1200, Ecn::NotEct);
         }
         let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
         assert!(
@@ -176,14 +181,14 @@ mod tests {
         let inbox = Inbox::default();
         inbox.authenticated();
         for _ in 0..100 {
-            inbox.push(addr(1), addr(9), &[0; 64_000], 1200);
+            inbox.push(addr(1), addr(9), &[0; 64_000], 1200, Ecn::NotEct);
         }
         let waiting: usize = drain(&inbox).iter().map(|(_, len, _)| len).sum();
         assert!(
             (MAX_BYTES - 128_000..=MAX_BYTES).contains(&waiting),
             "{waiting}"
         );
-        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        inbox.push(addr(1), addr(9), &[0; 5], 5, Ecn::NotEct);
         assert_eq!(drain(&inbox).len(), 1);
     }
 
@@ -192,7 +197,7 @@ mod tests {
         let inbox = Inbox::default();
         inbox.authenticated();
         for _ in 0..1_000_000 {
-            inbox.push(addr(1), addr(9), &[0], 1);
+            inbox.push(addr(1), addr(9), &[0], 1, Ecn::NotEct);
         }
         assert!(drain(&inbox).len() <= MAX_BYTES / ENTRY_COST);
     }
@@ -200,9 +205,9 @@ mod tests {
     #[test]
     fn a_closed_inbox_takes_nothing() {
         let inbox = Inbox::default();
-        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        inbox.push(addr(1), addr(9), &[0; 5], 5, Ecn::NotEct);
         inbox.close();
-        inbox.push(addr(1), addr(9), &[0; 5], 5);
+        inbox.push(addr(1), addr(9), &[0; 5], 5, Ecn::NotEct);
         assert_eq!(drain(&inbox), []);
     }
 }

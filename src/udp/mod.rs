@@ -11,6 +11,7 @@ pub(crate) mod router;
 mod socket;
 mod sockets;
 
+pub use anabranch_rtc::Ecn;
 pub(crate) use socket::wildcard;
 pub use socket::{DatagramSocket, Received, Transmit};
 pub use sockets::{Sockets, SystemSockets, from_std};

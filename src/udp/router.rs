@@ -168,6 +168,7 @@ impl Router {
                 destination,
                 received.contents,
                 received.stride,
+                received.ecn,
             );
             return None;
         }
@@ -248,7 +249,13 @@ impl Router {
             };
             table.by_address.insert(source, known);
             drop(table);
-            inbox.push(source, destination, received.contents, received.stride);
+            inbox.push(
+                source,
+                destination,
+                received.contents,
+                received.stride,
+                received.ecn,
+            );
             return Ok(None);
         }
         // A dialler of a lite agent is controlling (RFC 8445 section 6.1.1), so this is the
@@ -285,7 +292,13 @@ impl Router {
         };
         let peer = PeerCredentials::from(&credentials);
         let inbox = Arc::new(Inbox::default());
-        inbox.push(source, destination, received.contents, received.stride);
+        inbox.push(
+            source,
+            destination,
+            received.contents,
+            received.stride,
+            received.ecn,
+        );
         let ufrag = credentials.local_ufrag.clone();
         let known = Known {
             inbox: Arc::clone(&inbox),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use quinn_udp::{RecvMeta, UdpSocketState};
+use anabranch_rtc::Ecn;
+use quinn_udp::{EcnCodepoint, RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -35,6 +36,8 @@ pub struct Received<'a> {
     pub contents: &'a [u8],
     /// Size of each datagram but the last, which may be shorter. At least one.
     pub stride: usize,
+    /// Their ECN codepoint (RFC 3168); [`Ecn::NotEct`] where the system does not report it.
+    pub ecn: Ecn,
 }
 
 /// Datagrams to one peer, back to back.
@@ -49,6 +52,9 @@ pub struct Transmit<'a> {
     pub contents: &'a [u8],
     /// Size of each datagram but the last, where there is more than one.
     pub segment_size: Option<usize>,
+    /// The ECN codepoint to send them with (RFC 3168). A socket that can not set it ignores it: the
+    /// peer reports no marks then, and the connection goes on without ECN.
+    pub ecn: Ecn,
 }
 
 impl<'a> Received<'a> {
@@ -60,7 +66,15 @@ impl<'a> Received<'a> {
             destination: None,
             contents,
             stride: stride.max(1),
+            ecn: Ecn::NotEct,
         }
+    }
+
+    /// Sets their ECN codepoint.
+    #[must_use]
+    pub fn with_ecn(mut self, ecn: Ecn) -> Self {
+        self.ecn = ecn;
+        self
     }
 
     /// Sets the local address that they were sent to.
@@ -79,7 +93,15 @@ impl<'a> Transmit<'a> {
             source: wildcard(destination),
             contents,
             segment_size: None,
+            ecn: Ecn::NotEct,
         }
+    }
+
+    /// Sets the ECN codepoint to send with.
+    #[must_use]
+    pub fn with_ecn(mut self, ecn: Ecn) -> Self {
+        self.ecn = ecn;
+        self
     }
 
     /// Sets the local address to send from.
@@ -228,7 +250,7 @@ impl UdpDatagramSocket {
         let source = transmit.source;
         let datagrams = quinn_udp::Transmit {
             destination: transmit.destination,
-            ecn: None,
+            ecn: EcnCodepoint::from_bits(transmit.ecn.bits()),
             contents: transmit.contents,
             segment_size: transmit.segment_size,
             src_ip: (!source.is_unspecified()).then_some(source),
@@ -314,6 +336,9 @@ impl DatagramSocket for UdpDatagramSocket {
                             destination: meta.dst_ip,
                             contents,
                             stride: meta.stride.max(1),
+                            ecn: meta
+                                .ecn
+                                .map_or(Ecn::NotEct, |ecn| Ecn::from_bits(ecn as u8)),
                         });
                     }
                 }
@@ -358,6 +383,37 @@ mod tests {
             source: destination.ip(),
             contents,
             segment_size,
+            ecn: Ecn::NotEct,
+        }
+    }
+
+    /// On one path of every family, alone and in a batch.
+    #[tokio::test]
+    async fn codepoints_arrive_as_they_were_sent() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let address = address.parse().unwrap();
+            let sender = UdpDatagramSocket::bind(address).unwrap();
+            let receiver = UdpDatagramSocket::bind(address).unwrap();
+            sender.io.writable().await.unwrap();
+            let to = receiver.local_addr().unwrap();
+            let batch = (sender.max_segments() > 1).then_some(20);
+            for ecn in [Ecn::Ect0, Ecn::NotEct, Ecn::Ce, Ecn::Ect1] {
+                for segment_size in [None, batch] {
+                    let transmit = datagrams(to, &[7; 40], segment_size).with_ecn(ecn);
+                    sender.try_send(&transmit).unwrap();
+                    let mut bytes = 0;
+                    while bytes < 40 {
+                        std::future::poll_fn(|cx| {
+                            receiver.poll_receive(cx, &mut |received| {
+                                assert_eq!(received.ecn, ecn);
+                                bytes += received.contents.len();
+                            })
+                        })
+                        .await
+                        .unwrap();
+                    }
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use anabranch_rtc::{Probe, Run};
+use anabranch_rtc::{Datagram, Ecn, Probe, Run};
 use tokio::time::Instant;
 
 use super::reachability::{ChallengeAnswer, Excess};
@@ -33,7 +33,7 @@ impl WebRtcCarrier {
             ..
         } = self;
         let now = Instant::now();
-        let mut handle = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize| {
+        let mut handle = |from: SocketAddr, to: SocketAddr, contents: &[u8], stride: usize, ecn| {
             if let Some(reachability) = reachability {
                 reachability.received(from, to, contents.len());
             }
@@ -45,7 +45,8 @@ impl WebRtcCarrier {
                         ChallengeAnswer::OfPeer => {
                             lifetime.heard(now);
                             if let Some(check) = reachability.take_withheld(from) {
-                                engine.handle_datagram(now.into_std(), from, to, &check, unsent);
+                                let check = Datagram::new(from, to, &check);
+                                engine.handle_datagram(now.into_std(), check, unsent);
                             }
                             continue;
                         }
@@ -59,7 +60,8 @@ impl WebRtcCarrier {
                 {
                     *refusal = Refusal::Received;
                 }
-                engine.handle_datagram(now.into_std(), from, to, datagram, unsent);
+                let datagram = Datagram::new(from, to, datagram).with_ecn(ecn);
+                engine.handle_datagram(now.into_std(), datagram, unsent);
             }
         };
         let received = match source {
@@ -75,7 +77,13 @@ impl WebRtcCarrier {
                     if let Some(watch) = source_watch {
                         watch.received(now, received.contents);
                     }
-                    handle(received.source, *local, received.contents, received.stride);
+                    handle(
+                        received.source,
+                        *local,
+                        received.contents,
+                        received.stride,
+                        received.ecn,
+                    );
                 });
                 match polled {
                     Poll::Ready(Ok(())) => true,
@@ -207,6 +215,7 @@ impl WebRtcCarrier {
             source: challenge.source.ip(),
             contents: &challenge.contents,
             segment_size: None,
+            ecn: Ecn::NotEct,
         };
         // A failed send counts as packet loss: the challenge is repeated.
         let _ = self.socket.try_send(&transmit);
@@ -257,6 +266,7 @@ impl<'a> From<Run<'a>> for Transmit<'a> {
             source: run.source,
             contents: run.contents,
             segment_size: run.segment_size,
+            ecn: run.ecn,
         }
     }
 }

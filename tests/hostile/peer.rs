@@ -22,7 +22,7 @@ use anabranch_rtc::DirectEngine;
 use anabranch_rtc::Setup;
 use anabranch_rtc::TransmitQueue;
 use anabranch_rtc::{
-    CHANNEL_ZERO, ChannelId, CongestionControl, EndReason, Engine, Event, Role, Written,
+    CHANNEL_ZERO, ChannelId, CongestionControl, Datagram, EndReason, Engine, Event, Role, Written,
 };
 use anabranch_sctp::put_checksum;
 use anabranch_testkit::simulator::{Host, SimulatedSocket};
@@ -153,6 +153,7 @@ impl Peer {
             receive_buffer: 8 << 20,
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::Heed,
+            ecn: true,
         };
         Self::new(setup, socket, certificate.fingerprint())
     }
@@ -177,6 +178,7 @@ impl Peer {
             receive_buffer: 8 << 20,
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::Heed,
+            ecn: true,
         };
         Self::new(setup, socket, certificate.fingerprint())
     }
@@ -219,7 +221,8 @@ impl Peer {
                     self.datagrams_received += 1;
                     let now = tokio::time::Instant::now().into_std();
                     let to = self.socket.local_address();
-                    self.engine.handle_datagram(now, source, to, &datagram, &mut self.out);
+                    let datagram = Datagram::new(source, to, &datagram);
+                    self.engine.handle_datagram(now, datagram, &mut self.out);
                 }
                 () = sleep_until(tokio::time::Instant::from_std(timeout)) => {
                     let now = tokio::time::Instant::now().into_std();

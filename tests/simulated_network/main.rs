@@ -1,5 +1,6 @@
 //! Real endpoints, from ICE to substreams, on a simulated network in virtual time.
 
+mod ecn;
 mod handshakes;
 mod liveness;
 mod outages;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::transmit::TransmitQueue;
-use anabranch_sctp::{CongestionControl, Violation};
+use anabranch_sctp::{CongestionControl, Ecn, Violation};
 
 /// Maximum addresses of one peer; go-libp2p's limit for one ufrag. Further ones are rejected, and
 /// none is evicted.
@@ -228,6 +228,41 @@ pub struct Setup {
     pub progress_timeout: Duration,
     /// The congestion controller, for engines that let it be chosen.
     pub congestion: CongestionControl,
+    /// Whether to offer explicit congestion notification (ECN, RFC 3168), for engines that have it.
+    pub ecn: bool,
+}
+
+/// A received datagram.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Datagram<'a> {
+    /// The sender.
+    pub source: SocketAddr,
+    /// The local address that it was sent to.
+    pub destination: SocketAddr,
+    /// The UDP payload.
+    pub contents: &'a [u8],
+    /// Its ECN codepoint; [`Ecn::NotEct`] where it is not known.
+    pub ecn: Ecn,
+}
+
+impl<'a> Datagram<'a> {
+    /// A datagram without an ECN codepoint.
+    pub fn new(source: SocketAddr, destination: SocketAddr, contents: &'a [u8]) -> Self {
+        Self {
+            source,
+            destination,
+            contents,
+            ecn: Ecn::NotEct,
+        }
+    }
+
+    /// Sets the ECN codepoint.
+    #[must_use]
+    pub fn with_ecn(mut self, ecn: Ecn) -> Self {
+        self.ecn = ecn;
+        self
+    }
 }
 
 /// A datagram that challenges an address to prove that the peer receives there.
@@ -306,15 +341,8 @@ impl fmt::Display for EngineFactory {
 /// After any other call, the caller has to call [`Engine::poll`] before it waits, until the time
 /// that `poll` returns.
 pub trait Engine: Send {
-    /// Handles a datagram. An invalid one is dropped.
-    fn handle_datagram(
-        &mut self,
-        now: Instant,
-        source: SocketAddr,
-        destination: SocketAddr,
-        datagram: &[u8],
-        out: &mut TransmitQueue,
-    );
+    /// Handles a datagram. An invalid one is dropped. An engine without ECN ignores its codepoint.
+    fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut TransmitQueue);
 
     /// Derives events from the handled datagrams, and leaves the responses to [`Engine::poll`].
     /// Returns `false` if `poll` can not wait: the connection has ended, or the engine does both at

@@ -20,10 +20,10 @@ mod record_number;
 mod records;
 mod transmit;
 
-pub use anabranch_sctp::{Ack, CongestionControl, Controller, Cubic, Heed, Lost, Violation};
+pub use anabranch_sctp::{Ack, CongestionControl, Controller, Cubic, Ecn, Heed, Lost, Violation};
 pub use direct::{Direct, DirectEngine};
 pub use engine::{
-    CHANNEL_ZERO, Certificate, ChannelId, Class, EndReason, Engine, EngineFactory, Event,
+    CHANNEL_ZERO, Certificate, ChannelId, Class, Datagram, EndReason, Engine, EngineFactory, Event,
     LimitExceeded, MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
 };
 pub use hmac::sha1_hmac;

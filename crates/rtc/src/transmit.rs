@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use anabranch_sctp::Ecn;
+
 /// Maximum bytes of one segmented send: the length field of UDP has 16 bits.
 const MAX_BATCH: usize = 65_507;
 
@@ -16,6 +18,7 @@ struct Segment {
     end: usize,
     destination: SocketAddr,
     source: IpAddr,
+    ecn: Ecn,
 }
 
 /// Datagrams in the order of their creation, contiguous in one buffer.
@@ -46,6 +49,8 @@ pub struct Run<'a> {
     pub destination: SocketAddr,
     /// The local address to send from.
     pub source: IpAddr,
+    /// Their ECN codepoint.
+    pub ecn: Ecn,
     datagrams: usize,
 }
 
@@ -69,11 +74,23 @@ impl TransmitQueue {
 
     /// Appends the first `length` bytes of [`Self::room`] as a datagram.
     pub fn commit(&mut self, length: usize, source: IpAddr, destination: SocketAddr) {
+        self.commit_with_ecn(length, source, destination, Ecn::NotEct);
+    }
+
+    /// As [`Self::commit`], with an ECN codepoint.
+    pub fn commit_with_ecn(
+        &mut self,
+        length: usize,
+        source: IpAddr,
+        destination: SocketAddr,
+        ecn: Ecn,
+    ) {
         self.end = (self.end + length).min(self.buffer.len());
         self.segments.push_back(Segment {
             end: self.end,
             destination,
             source,
+            ecn,
         });
     }
 
@@ -101,7 +118,9 @@ impl TransmitQueue {
         {
             let length = next.end - end;
             let same_path = next.destination == first.destination && next.source == first.source;
-            if !same_path || length > size || next.end - self.start > MAX_BATCH {
+            // One system call sends with one codepoint.
+            let is_alike = same_path && next.ecn == first.ecn;
+            if !is_alike || length > size || next.end - self.start > MAX_BATCH {
                 break;
             }
             end = next.end;
@@ -115,6 +134,7 @@ impl TransmitQueue {
             segment_size: (datagrams > 1).then_some(size),
             destination: first.destination,
             source: first.source,
+            ecn: first.ecn,
             datagrams,
         })
     }
@@ -207,6 +227,22 @@ mod tests {
             runs(sent, 64),
             [(300, None), (1200, None), (2400, Some(1200))]
         );
+    }
+
+    #[test]
+    fn another_codepoint_starts_a_new_run() {
+        let mut queue = TransmitQueue::default();
+        for ecn in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect0, Ecn::NotEct] {
+            queue.room(1200);
+            queue.commit_with_ecn(1200, addr(0).ip(), addr(1), ecn);
+        }
+        let mut found = Vec::new();
+        while let Some(run) = queue.front(64) {
+            found.push((run.ecn, run.contents.len()));
+            queue.pop(64);
+        }
+        let expected = [(Ecn::NotEct, 1200), (Ecn::Ect0, 2400), (Ecn::NotEct, 1200)];
+        assert_eq!(found, expected);
     }
 
     #[test]

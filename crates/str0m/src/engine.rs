@@ -18,9 +18,9 @@ use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, 
 
 use anabranch_rtc::client_hello::{ClientHelloAssembler, Verdict};
 use anabranch_rtc::{
-    CHANNEL_ZERO, CONTROL_ROOM, ChannelId, Class, EndReason, Engine, Event as EngineEvent,
-    LimitExceeded, MAX_ADDRESSES, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL,
-    OpenError, Protected, Role, Setup, TransmitQueue, Written,
+    CHANNEL_ZERO, CONTROL_ROOM, ChannelId, Class, Datagram, EndReason, Engine,
+    Event as EngineEvent, LimitExceeded, MAX_ADDRESSES, MAX_CHANNELS, MAX_DATAGRAM,
+    MAX_EARLY_CHANNELS, MAX_LABEL, OpenError, Protected, Role, Setup, TransmitQueue, Written,
 };
 
 use crate::budget::Budget;
@@ -441,14 +441,13 @@ fn is_dtls(datagram: &[u8]) -> bool {
 }
 
 impl Engine for Str0mEngine {
-    fn handle_datagram(
-        &mut self,
-        now: Instant,
-        source: SocketAddr,
-        destination: SocketAddr,
-        datagram: &[u8],
-        out: &mut TransmitQueue,
-    ) {
+    fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut TransmitQueue) {
+        let Datagram {
+            source,
+            destination,
+            contents: datagram,
+            ..
+        } = datagram;
         // STUN or DTLS (RFC 7983); there is no media.
         let wanted = match self.role {
             _ if !is_dtls(datagram) => matches!(datagram.first(), Some(0..=3)),

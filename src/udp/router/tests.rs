@@ -64,6 +64,7 @@ fn arrives(
         destination: None::<IpAddr>,
         contents,
         stride: contents.len(),
+        ecn: anabranch_rtc::Ecn::NotEct,
     };
     router.route(now, received, local())
 }

@@ -135,6 +135,7 @@ fn defaults() -> BTreeMap<String, String> {
         receive_buffer,
         progress_timeout,
         congestion,
+        ecn,
         engine,
     } = EndpointConfig::default();
     add! { "E"
@@ -157,6 +158,7 @@ fn defaults() -> BTreeMap<String, String> {
         receive_buffer = bytes(receive_buffer as u64),
         progress_timeout = time(progress_timeout),
         congestion = format!("{congestion:?}"),
+        ecn = yes(ecn),
         engine = engine.name().to_owned(),
     }
     assert!(max_dtls12_records.is_power_of_two());

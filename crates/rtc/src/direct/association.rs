@@ -16,6 +16,7 @@ pub(super) fn association(
     receive_buffer: usize,
     progress_timeout: Duration,
     congestion: CongestionControl,
+    ecn: bool,
 ) -> Association {
     let mut config = Config::default();
     // Chunks are padded to a multiple of four (RFC 9260 section 3.2).
@@ -24,5 +25,6 @@ pub(super) fn association(
     config.max_message = MAX_MESSAGE;
     config.progress_timeout = progress_timeout;
     config.congestion = congestion;
+    config.ecn = ecn;
     Association::new(config)
 }

@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anabranch_sctp::Ecn;
 use bytes::Bytes;
 use dimpl::Output;
 use sha2::{Digest, Sha256};
@@ -15,8 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::client_hello::{ClientHelloAssembler, Verdict};
 use crate::dtls::{PacedDtls, Versions};
 use crate::engine::{
-    Certificate, ChannelId, Class, EndReason, Engine, Event, LimitExceeded, MakeEngine, OpenError,
-    Probe, Role, Setup, Written,
+    Certificate, ChannelId, Class, Datagram, EndReason, Engine, Event, LimitExceeded, MakeEngine,
+    OpenError, Probe, Role, Setup, Written,
 };
 use crate::limits::{CONTROL_ROOM, MAX_DATAGRAM};
 use crate::transmit::TransmitQueue;
@@ -90,6 +91,13 @@ enum DtlsState {
     Established,
 }
 
+/// Datagrams of one ECN codepoint that are not known to be authentic.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marked {
+    codepoint: Ecn,
+    datagrams: u32,
+}
+
 /// One connection on ICE, DTLS and SCTP.
 pub struct DirectEngine {
     role: Role,
@@ -107,6 +115,12 @@ pub struct DirectEngine {
     datagrams_since_pump: u32,
     /// Bytes received before the peer was authenticated.
     early_bytes: usize,
+    /// Datagrams with an ECN codepoint that DTLS has, and packets that it has decrypted since there
+    /// were none.
+    marked: Marked,
+    opened: u32,
+    /// The codepoint of what DTLS puts out.
+    codepoint: Ecn,
     /// Something authentic arrived since [`Engine::take_heard`] was called.
     has_authentic: bool,
     /// close_notify is to be sent.
@@ -139,6 +153,7 @@ impl DirectEngine {
             setup.receive_buffer,
             setup.progress_timeout,
             setup.congestion,
+            setup.ecn,
         );
         // Includes the entries of the chunks, which are a tenth of the shortest packets.
         let data = setup.max_in_flight.saturating_add(setup.max_in_flight / 4);
@@ -160,6 +175,9 @@ impl DirectEngine {
             channels: Channels::new(sctp, setup.role, limits),
             datagrams_since_pump: 0,
             early_bytes: 0,
+            marked: Marked::default(),
+            opened: 0,
+            codepoint: Ecn::NotEct,
             has_authentic: false,
             is_close_due: false,
             is_peer_informed: false,
@@ -222,19 +240,69 @@ impl DirectEngine {
         }
     }
 
+    /// Handles a record whose codepoint counts if it is authentic: anybody can forge an address,
+    /// and forged CE marks would slow the peer down.
+    fn handle_marked_record(
+        &mut self,
+        now: Instant,
+        datagram: Datagram<'_>,
+        out: &mut TransmitQueue,
+    ) {
+        let codepoint = datagram.ecn;
+        // A batch counts as many datagrams as it decrypts. Of ECT(0) a forger can only add what the
+        // network has cleared or dropped; any other codepoint is judged alone.
+        let is_in_batch = codepoint == Ecn::Ect0
+            && (self.marked.datagrams == 0 || self.marked.codepoint == Ecn::Ect0);
+        if is_in_batch {
+            self.marked.codepoint = codepoint;
+            self.marked.datagrams += 1;
+            self.handle_record(datagram.contents);
+        } else {
+            self.handle_record_alone(now, datagram, out);
+        }
+    }
+
+    /// Handles a record between two drains of DTLS, so that what comes out came with it.
+    fn handle_record_alone(
+        &mut self,
+        now: Instant,
+        datagram: Datagram<'_>,
+        out: &mut TransmitQueue,
+    ) {
+        self.drain_dtls(now, out);
+        self.opened = 0;
+        self.marked = Marked {
+            codepoint: datagram.ecn,
+            datagrams: 1,
+        };
+        self.handle_record(datagram.contents);
+        self.drain_dtls(now, out);
+    }
+
+    /// Counts the codepoints of the datagrams that DTLS has decrypted.
+    fn count_marked(&mut self) {
+        let Marked {
+            codepoint,
+            datagrams,
+        } = std::mem::take(&mut self.marked);
+        let opened = std::mem::take(&mut self.opened);
+        self.channels
+            .sctp
+            .count_ecn(codepoint, datagrams.min(opened));
+    }
+
     /// Handles a record from an address that is being validated.
     fn handle_record_of_unvalidated(
         &mut self,
         now: Instant,
-        source: SocketAddr,
-        datagram: &[u8],
+        datagram: Datagram<'_>,
         out: &mut TransmitQueue,
     ) {
+        let source = datagram.source;
         // The pending output of DTLS came from elsewhere.
         self.drain_dtls(now, out);
         let _ = self.channels.sctp.take_heartbeat_ack();
-        self.handle_record(datagram);
-        self.drain_dtls(now, out);
+        self.handle_record_alone(now, datagram, out);
         if let Some(answer) = self.channels.sctp.take_heartbeat_ack()
             && self.path.confirm(now, source, answer)
         {
@@ -263,6 +331,7 @@ impl DirectEngine {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
                     self.has_authentic = true;
+                    self.opened = self.opened.saturating_add(1);
                     if !self.channels.is_authenticated() {
                         self.early_bytes += packet.len();
                     }
@@ -271,7 +340,7 @@ impl DirectEngine {
                 Output::Packet(datagram) => {
                     self.first_flight.on_output(datagram);
                     let length = datagram.len();
-                    out.commit(length, local.ip(), remote);
+                    out.commit_with_ecn(length, local.ip(), remote, self.codepoint);
                 }
                 // The end of the handshake proves that the peer has the key and receives our
                 // packets.
@@ -312,6 +381,7 @@ impl DirectEngine {
                     for datagram in self.first_flight.take_resend() {
                         out.push(datagram, local.ip(), remote);
                     }
+                    self.count_marked();
                     return;
                 }
                 _ => {}
@@ -364,6 +434,8 @@ impl DirectEngine {
     /// when the next datagram arrives, so that every SACK bundled with DATA caused a
     /// retransmission. And dimpl itself drops a datagram with more than 8 records.
     fn encrypt(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
+        // What DTLS had to send by itself is in `out`: all callers have drained it.
+        self.codepoint = self.channels.sctp.codepoint();
         let mut waiting = 0;
         for packet in packets {
             let could_share = packet.len() <= self.mtu / 2;
@@ -384,6 +456,7 @@ impl DirectEngine {
             }
         }
         self.drain_dtls(now, out);
+        self.codepoint = Ecn::NotEct;
     }
 
     /// Aborts the association towards the peer once the connection has ended here. The peer's
@@ -418,28 +491,29 @@ impl DirectEngine {
 }
 
 impl Engine for DirectEngine {
-    fn handle_datagram(
-        &mut self,
-        now: Instant,
-        source: SocketAddr,
-        destination: SocketAddr,
-        datagram: &[u8],
-        out: &mut TransmitQueue,
-    ) {
-        if self.channels.is_ended() || datagram.len() > MAX_DATAGRAM {
+    fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut TransmitQueue) {
+        let Datagram {
+            source,
+            destination,
+            contents,
+            ecn,
+        } = datagram;
+        if self.channels.is_ended() || contents.len() > MAX_DATAGRAM {
             return;
         }
         // Demultiplexing: RFC 7983. There is no media.
-        match datagram.first() {
+        match contents.first() {
             Some(0..=3) => {
-                self.has_authentic |= self.path.handle_stun(now, source, destination, datagram);
+                self.has_authentic |= self.path.handle_stun(now, source, destination, contents);
                 self.handle_path_event(now);
             }
             Some(20..=63) if self.path.accepts_record(now, source) => {
                 if self.path.is_validating(source) {
-                    self.handle_record_of_unvalidated(now, source, datagram, out);
+                    self.handle_record_of_unvalidated(now, datagram, out);
+                } else if ecn != Ecn::NotEct {
+                    self.handle_marked_record(now, datagram, out);
                 } else {
-                    self.handle_record(datagram);
+                    self.handle_record(contents);
                 }
             }
             _ => return,

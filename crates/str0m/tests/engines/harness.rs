@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use anabranch_rtc::{
-    CHANNEL_ZERO, Certificate, ChannelId, Class, CongestionControl, DirectEngine, EndReason,
-    Engine, Event, Role, Setup, TransmitQueue, Written,
+    CHANNEL_ZERO, Certificate, ChannelId, Class, CongestionControl, Datagram, DirectEngine,
+    EndReason, Engine, Event, Role, Setup, TransmitQueue, Written,
 };
 use anabranch_str0m::Str0mEngine;
 use sha2::{Digest, Sha256};
@@ -239,6 +239,7 @@ impl<C: Make, S: Make> Pair<C, S> {
                 receive_buffer: options.receive_buffer,
                 progress_timeout: Duration::from_secs(30),
                 congestion: CongestionControl::Heed,
+                ecn: true,
             }
         };
         Self {
@@ -357,17 +358,13 @@ impl<C: Make, S: Make> Pair<C, S> {
             if to_server {
                 server.engine.handle_datagram(
                     now,
-                    client.address,
-                    server.address,
-                    &datagram,
+                    Datagram::new(client.address, server.address, &datagram),
                     &mut server.out,
                 );
             } else {
                 client.engine.handle_datagram(
                     now,
-                    server.address,
-                    client.address,
-                    &datagram,
+                    Datagram::new(server.address, client.address, &datagram),
                     &mut client.out,
                 );
             }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use anabranch_sctp::Ppid;
 
 use anabranch_rtc::{
-    CHANNEL_ZERO, EndReason, Engine, LimitExceeded, MAX_EARLY_CHANNELS, TransmitQueue, encode_open,
+    CHANNEL_ZERO, Datagram, EndReason, Engine, LimitExceeded, MAX_EARLY_CHANNELS, TransmitQueue,
+    encode_open,
 };
 use anabranch_sctp::Association;
 
@@ -62,7 +63,7 @@ fn copies_of_a_client_hello_do_not_use_up_the_answers_to_it() {
     let mut lost = TransmitQueue::default();
     for copy in 0..100 {
         let server = &mut pair.server.engine;
-        server.handle_datagram(now, from, to, &hello, &mut lost);
+        server.handle_datagram(now, Datagram::new(from, to, &hello), &mut lost);
         server.poll(now, &mut lost);
         assert!(!lost.is_empty(), "copy {copy} is answered");
         while let Some(run) = lost.front(1) {

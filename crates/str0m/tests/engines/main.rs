@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_rtc::{DirectEngine, EndReason, Engine, TransmitQueue, Written};
+use anabranch_rtc::{Datagram, DirectEngine, EndReason, Engine, TransmitQueue, Written};
 use anabranch_str0m::Str0mEngine;
 
 mod channels;
@@ -164,7 +164,7 @@ fn dtls_from_an_address_that_ice_does_not_know_is_dropped() {
     let stranger = "10.9.9.9:9".parse().expect("an address");
     pair.server
         .engine
-        .handle_datagram(now, stranger, to, &record, &mut out);
+        .handle_datagram(now, Datagram::new(stranger, to, &record), &mut out);
     pair.server.engine.poll(now, &mut out);
     assert!(out.is_empty() && !pair.server.engine.has_dtls());
     pair.connect();

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anabranch_rtc::{ChannelId, DirectEngine, Engine, Event, TransmitQueue, Written};
+use anabranch_rtc::{ChannelId, Datagram, DirectEngine, Engine, Event, TransmitQueue, Written};
 use anabranch_str0m::Str0mEngine;
 
 use super::harness::{Make, Options, Pair};
@@ -17,7 +17,8 @@ fn forward(
     back: &mut TransmitQueue,
 ) {
     while let Some(run) = queue.front(1) {
-        to.handle_datagram(now, from, at, run.contents, back);
+        let datagram = Datagram::new(from, at, run.contents).with_ecn(run.ecn);
+        to.handle_datagram(now, datagram, back);
         queue.pop(1);
     }
     to.poll(now, back);

@@ -56,6 +56,12 @@ pub struct Conditions {
     /// Largest packet that passes, in bytes with IP and UDP headers; `None` for no limit. Larger
     /// packets are dropped silently, as by a router that neither fragments nor sends ICMP.
     pub mtu: Option<usize>,
+    /// Bytes waiting for `rate` above which a datagram with ECT is marked with Congestion
+    /// Experienced (RFC 3168), as by a router with a simple AQM; `None` for a path that marks
+    /// nothing.
+    pub mark_above: Option<usize>,
+    /// Whether the path clears the ECN codepoint of every datagram.
+    pub clears_ecn: bool,
 }
 
 impl Default for Conditions {
@@ -74,6 +80,8 @@ impl Default for Conditions {
             queue: 256 * 1024,
             backpressure: false,
             mtu: None,
+            mark_above: None,
+            clears_ecn: false,
         }
     }
 }
@@ -126,6 +134,10 @@ pub struct Counters {
     pub duplicated: u64,
     /// Delayed by [`Conditions::reorder_delay`].
     pub reordered: u64,
+    /// Sent with an ECN codepoint (RFC 3168).
+    pub ect: u64,
+    /// Marked with Congestion Experienced.
+    pub marked: u64,
     /// Corrupted. Those that a checksum caught are counted in `lost` as well.
     pub corrupted: u64,
     /// Dropped because the queue was full.
@@ -175,6 +187,8 @@ impl Add for Counters {
             lost: self.lost + other.lost,
             duplicated: self.duplicated + other.duplicated,
             reordered: self.reordered + other.reordered,
+            ect: self.ect + other.ect,
+            marked: self.marked + other.marked,
             corrupted: self.corrupted + other.corrupted,
             dropped_by_queue: self.dropped_by_queue + other.dropped_by_queue,
             dropped_by_mtu: self.dropped_by_mtu + other.dropped_by_mtu,

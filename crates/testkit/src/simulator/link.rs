@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::conditions::{Conditions, Counters};
+use anabranch::udp::Ecn;
 
 /// Minimum spread of the second copy of a datagram.
 const DUPLICATE_SPREAD: Duration = Duration::from_millis(1);
@@ -80,6 +81,7 @@ pub(super) struct Carried {
     pub(super) second: Option<Instant>,
     /// Selects the bits that are flipped.
     pub(super) corruption: Option<u64>,
+    pub(super) ecn: Ecn,
 }
 
 /// The state of one direction between two hosts.
@@ -121,6 +123,7 @@ impl Link {
         now: Instant,
         destination: IpAddr,
         length: usize,
+        ecn: Ecn,
     ) -> Option<Carried> {
         let dice = Dice(mix(self.key ^ self.number));
         self.number += 1;
@@ -133,6 +136,10 @@ impl Link {
             self.counters.dropped_by_mtu += 1;
             return None;
         }
+        let is_queue_long = conditions.rate.is_some_and(|rate| {
+            let backlog = self.backlog(rate, now);
+            conditions.mark_above.is_some_and(|most| backlog > most)
+        });
         let Some(departure) = self.departure(conditions, now, size) else {
             self.counters.dropped_by_queue += 1;
             return None;
@@ -151,6 +158,14 @@ impl Link {
                 return None;
             }
         }
+        let ecn = match ecn {
+            _ if conditions.clears_ecn => Ecn::NotEct,
+            Ecn::Ect0 | Ecn::Ect1 if is_queue_long => {
+                self.counters.marked += 1;
+                Ecn::Ce
+            }
+            other => other,
+        };
         let mut at = departure + conditions.latency + self.jitter(conditions.jitter, departure);
         if let Some(last) = self.last_arrival {
             at = at.max(last);
@@ -170,6 +185,7 @@ impl Link {
             at,
             second,
             corruption,
+            ecn,
         })
     }
 

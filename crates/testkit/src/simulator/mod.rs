@@ -60,6 +60,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use anabranch::udp::Ecn;
+
 pub use conditions::{Burst, Conditions, Counters};
 pub use socket::SimulatedSocket;
 use state::{Arrived, Nat, State};
@@ -231,7 +233,7 @@ impl Network {
     /// The conditions of the path from `source` to `destination` apply; the tap does not see it.
     pub fn inject(&self, source: SocketAddr, destination: SocketAddr, contents: impl Into<Bytes>) {
         self.shared
-            .carry(None, source, destination, contents.into());
+            .carry(None, source, destination, contents.into(), Ecn::NotEct);
     }
 
     /// Returns the sum of the counters of all paths since the network was created.
@@ -401,7 +403,7 @@ impl Shared {
     }
 
     /// Sends a datagram from the socket at `local`.
-    fn send(&self, local: SocketAddr, destination: SocketAddr, contents: &[u8]) {
+    fn send(&self, local: SocketAddr, destination: SocketAddr, contents: &[u8], ecn: Ecn) {
         let source = self.state().translate(local);
         let mut tap = self.tap();
         let Some(tap) = tap.as_mut() else {
@@ -411,6 +413,7 @@ impl Shared {
                 source,
                 destination,
                 Bytes::copy_from_slice(contents),
+                ecn,
             );
         };
         let mut datagram = TappedDatagram {
@@ -421,7 +424,13 @@ impl Shared {
         match tap(&mut datagram) {
             Verdict::Pass => {
                 let contents = Bytes::from(datagram.contents);
-                self.carry(Some(local), datagram.source, datagram.destination, contents);
+                self.carry(
+                    Some(local),
+                    datagram.source,
+                    datagram.destination,
+                    contents,
+                    ecn,
+                );
             }
             Verdict::Drop => {
                 let mut state = self.state();
@@ -441,11 +450,12 @@ impl Shared {
         source: SocketAddr,
         destination: SocketAddr,
         contents: Bytes,
+        ecn: Ecn,
     ) {
         let waker = {
             let mut state = self.state();
             let from = local.map_or_else(|| state.locate(source), |local| local.ip());
-            state.carry(Instant::now(), from, source, destination, contents)
+            state.carry(Instant::now(), from, source, destination, contents, ecn)
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -144,7 +144,7 @@ impl DatagramSocket for SimulatedSocket {
         }
         for datagram in outgoing.contents.chunks(size) {
             self.network
-                .send(self.concrete, outgoing.destination, datagram);
+                .send(self.concrete, outgoing.destination, datagram, outgoing.ecn);
         }
         Ok(())
     }
@@ -180,7 +180,8 @@ impl DatagramSocket for SimulatedSocket {
                 contents.extend_from_slice(&datagram.contents);
             }
             rest = after;
-            let received = Received::new(first.source, &contents, first.contents.len());
+            let received =
+                Received::new(first.source, &contents, first.contents.len()).with_ecn(first.ecn);
             sink(received.with_destination(self.concrete.ip()));
         }
         Poll::Ready(Ok(()))
@@ -203,8 +204,8 @@ impl DatagramSocket for SimulatedSocket {
     }
 }
 
-/// How many datagrams at the front form one coalesced receive: those with the source and size of
-/// the first, and a shorter one after them.
+/// How many datagrams at the front form one coalesced receive: those with the source, the ECN
+/// codepoint and the size of the first, and a shorter one after them.
 fn coalesced(arrived: &[Arrived], max: usize) -> usize {
     let Some(first) = arrived.first() else {
         return 0;
@@ -215,7 +216,11 @@ fn coalesced(arrived: &[Arrived], max: usize) -> usize {
     for next in arrived.iter().take(max).skip(1) {
         let length = next.contents.len();
         bytes += length;
-        if next.source != first.source || length > size || bytes > MAX_COALESCED {
+        if next.source != first.source
+            || next.ecn != first.ecn
+            || length > size
+            || bytes > MAX_COALESCED
+        {
             break;
         }
         count += 1;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::conditions::Conditions;
 use super::link::{self, Link};
+use anabranch::udp::Ecn;
 
 /// First ephemeral port, for sockets bound to port 0 (RFC 6335 section 6).
 const FIRST_EPHEMERAL_PORT: u16 = 49_152;
@@ -31,6 +32,7 @@ pub(super) struct InFlight {
     pub(super) source: SocketAddr,
     destination: SocketAddr,
     pub(super) contents: Bytes,
+    ecn: Ecn,
 }
 
 /// A datagram in a receive buffer.
@@ -38,6 +40,7 @@ pub(super) struct InFlight {
 pub(super) struct Arrived {
     pub(super) source: SocketAddr,
     pub(super) contents: Bytes,
+    pub(super) ecn: Ecn,
 }
 
 impl Arrived {
@@ -242,6 +245,7 @@ impl State {
         source: SocketAddr,
         destination: SocketAddr,
         mut contents: Bytes,
+        ecn: Ecn,
     ) -> Option<Waker> {
         let receiver = self.resolve(destination);
         let to = self.locate(destination);
@@ -250,6 +254,7 @@ impl State {
         let link = self.link(from, to);
         link.counters.sent += 1;
         link.counters.sent_bytes += contents.len() as u64;
+        link.counters.ect += u64::from(ecn != Ecn::NotEct);
         if silent {
             link.counters.dropped_by_blackout += 1;
             return None;
@@ -257,7 +262,7 @@ impl State {
         let number = link.counters.sent;
         let first = contents.first().copied();
         let length = contents.len();
-        let carried = link.carry(&conditions, now, destination.ip(), length);
+        let carried = link.carry(&conditions, now, destination.ip(), length, ecn);
         tracing::trace!(
             target: "anabranch::simulator",
             %source,
@@ -288,6 +293,7 @@ impl State {
                 source,
                 destination,
                 contents: contents.clone(),
+                ecn: carried.ecn,
             };
             port.in_flight.insert((at, self.next_order), datagram);
             self.next_order += 1;
@@ -331,6 +337,7 @@ impl State {
             let arrived = Arrived {
                 source: datagram.source,
                 contents: datagram.contents,
+                ecn: datagram.ecn,
             };
             let bytes = self.ports.get(&local).map_or(0, |port| port.bytes) + arrived.cost();
             let counters = &mut self.link(datagram.from, local.ip()).counters;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::channels::{Channels, HeldLimits, MAX_REFUSED};
 use crate::engine::Role;
 
+mod ecn;
 mod raw;
 
 #[test]
@@ -18,6 +19,7 @@ fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
         1 << 20,
         Duration::from_secs(20),
         anabranch_sctp::CongestionControl::Heed,
+        false,
     );
     let mut channels = Channels::new(sctp, Role::Server, limits);
     channels.authenticated();

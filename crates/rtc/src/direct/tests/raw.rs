@@ -62,6 +62,7 @@ impl Raw {
             8 << 20,
             Duration::from_secs(30),
             CongestionControl::Heed,
+            false,
         );
         let limits = HeldLimits {
             data: LIMIT,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anabranch_rtc::{
-    ChannelId, CongestionControl, DirectEngine, EndReason, Engine, Event, Role, Setup,
+    ChannelId, CongestionControl, Datagram, DirectEngine, EndReason, Engine, Event, Role, Setup,
     TransmitQueue,
 };
 use bytes::Bytes;
@@ -81,6 +81,7 @@ impl End {
             receive_buffer: RECEIVE_BUFFER,
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::Heed,
+            ecn: true,
         };
         Self {
             engine: DirectEngine::new(setup, now).expect("an engine"),
@@ -262,7 +263,7 @@ impl Session {
                 address,
                 ..
             } = end;
-            engine.handle_datagram(now, source, *address, datagram, out);
+            engine.handle_datagram(now, Datagram::new(source, *address, datagram), out);
             end.settle(now);
         });
     }
