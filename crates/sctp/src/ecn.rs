@@ -10,8 +10,8 @@
 //! ```
 //!
 //! `Suspended` and `Capable` fail as `Testing` does, but for the timeouts: an outage, or another
-//! path. A peer that reports less than it receives gains nothing: hiding a CE mark is like hiding a
-//! loss, and only the network suffers, as it does from a peer that acknowledges everything.
+//! path. A peer can only lie to its advantage by hiding CE marks, which is like hiding losses: it
+//! fills the queue of the router that has set them, until that drops packets instead.
 
 use std::time::{Duration, Instant};
 
