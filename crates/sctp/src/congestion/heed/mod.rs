@@ -4,8 +4,8 @@
 //!
 //! - The window is that of CUBIC (RFC 9438) with HyStart++ (RFC 9406), paced.
 //! - A loss reduces it if the queue shows in the delay ([`loss`]).
-//! - So does a standing queue of its own ([`rivals`]), unless the queue is so short that loss bounds
-//!   its delay.
+//! - So does a standing queue of its own ([`rivals`]), unless the queue is so short that loss
+//!   bounds its delay.
 //! - Now and then the queue is drained, so that everybody learns the RTT without it ([`drain`]).
 
 use std::time::{Duration, Instant};
