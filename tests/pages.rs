@@ -410,7 +410,7 @@ fn numbers_of_the_pages_are_those_of_the_code() {
     says(architecture, "reads channels in turns of 32 frames", turns);
     let units = has_line(work, "const UNITS_PER_POLL: u32 = 512;");
     says(architecture, "ends after 512 units of work", units);
-    let engine = "crates/rtc/src/direct/mod.rs";
+    let engine = "crates/rtc/src/direct/association.rs";
     let waiting = has_line(engine, "const MIN_WAITING: usize = 32 * 1024;");
     says(
         architecture,

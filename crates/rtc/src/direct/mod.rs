@@ -35,17 +35,10 @@ mod tests;
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub))]
 pub(crate) mod validation;
 
-use association::association;
+use association::{association, write_limit};
 use channels::{Channels, HeldLimits};
 use first_flight::FirstFlight;
 use path::{Path, PathEvent, Route};
-
-/// Minimum data that waits for the congestion window: two messages of the longest kind, so that one
-/// is left when the writer is asked for more.
-const MIN_WAITING: usize = 32 * 1024;
-
-/// The same as sending time, for the tasks of writers to run.
-const WAITING: Duration = Duration::from_millis(1);
 
 /// Inbound datagrams per call of SCTP's transmit. More would delay acknowledgements, with
 /// diminishing gains; DTLS queues up to 256.
@@ -616,12 +609,7 @@ impl Engine for DirectEngine {
     }
 
     fn write_limit(&self) -> usize {
-        let congestion = self.channels.sctp.congestion();
-        let rate = congestion.pacing_rate().unwrap_or(0.0);
-        let waiting = (rate * WAITING.as_secs_f64()) as usize;
-        // Faster than the window only for a moment.
-        let waiting = waiting.min(congestion.cwnd()).max(MIN_WAITING);
-        congestion.cwnd().saturating_add(waiting)
+        write_limit(self.channels.sctp.congestion())
     }
 
     fn dtls12_records(&self) -> u64 {

@@ -9,6 +9,10 @@ const MAX_INTERVAL: Duration = Duration::from_secs(20);
 /// Minimum time for which the window stays small.
 const HOLD: Duration = Duration::from_millis(100);
 
+/// How often a drain is extended while the RTT falls, and the least fall in seconds.
+const MAX_EXTENSIONS: u32 = 6;
+const FALL: f64 = 0.002;
+
 /// The drains of a sender.
 #[derive(Debug)]
 pub(super) struct Drains {
@@ -25,11 +29,15 @@ enum State {
         window: f64,
         hold: Duration,
     },
-    /// Until the time, with the minimum RTT since.
+    /// Until the time, with the minimum RTT since. Longer while the RTT falls: others drain too.
     Holding {
         window: f64,
+        hold: Duration,
         until: Instant,
+        extensions: u32,
         min_rtt: f64,
+        /// The same when the time was last extended.
+        earlier_min: f64,
     },
 }
 
@@ -108,8 +116,33 @@ impl Drains {
             State::Emptying { window, hold } if in_flight <= small + 1.0 => {
                 self.state = State::Holding {
                     window,
+                    hold,
                     until: now + hold,
+                    extensions: 0,
                     min_rtt: f64::INFINITY,
+                    earlier_min: f64::INFINITY,
+                };
+                None
+            }
+            State::Holding {
+                window,
+                hold,
+                until,
+                extensions,
+                min_rtt,
+                earlier_min,
+            } if now > until
+                && min_rtt > low
+                && extensions < MAX_EXTENSIONS
+                && min_rtt < earlier_min - FALL =>
+            {
+                self.state = State::Holding {
+                    window,
+                    hold,
+                    until: now + hold,
+                    extensions: extensions + 1,
+                    min_rtt,
+                    earlier_min: min_rtt,
                 };
                 None
             }
@@ -117,6 +150,7 @@ impl Drains {
                 window,
                 until,
                 min_rtt,
+                ..
             } if now > until => {
                 self.state = State::Idle;
                 let is_empty = min_rtt < low;
@@ -137,6 +171,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_drain_goes_on_while_the_queue_falls_as_others_drain_too() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut drains = Drains::new();
+        drains.start(start, 100.0, HOLD);
+        drains.advance(after(0), 30.0, 30.0, 0.055);
+        for (end, rtt) in [(101, 0.300), (202, 0.200), (303, 0.100)] {
+            drains.on_rtt(rtt);
+            assert!(drains.advance(after(end), 30.0, 30.0, 0.055).is_none());
+        }
+        // It does not fall any more.
+        drains.on_rtt(0.099);
+        let drained = drains.advance(after(404), 30.0, 30.0, 0.055).unwrap();
+        assert!(!drained.is_empty);
+    }
+
+    #[test]
     fn a_drain_waits_for_the_flight_holds_and_reports_whether_the_queue_was_empty() {
         let start = Instant::now();
         let after = |millis| start + Duration::from_millis(millis);
@@ -149,7 +200,10 @@ mod tests {
             assert!(drains.advance(after(20), 31.0, 30.0, 0.055).is_none());
             drains.on_rtt(rtt);
             assert!(drains.advance(after(100), 30.0, 30.0, 0.055).is_none());
-            let drained = drains.advance(after(121), 30.0, 30.0, 0.055).unwrap();
+            let drained = drains.advance(after(121), 30.0, 30.0, 0.055);
+            // Once more, as it may fall further.
+            let drained = drained.or_else(|| drains.advance(after(242), 30.0, 30.0, 0.055));
+            let drained = drained.unwrap();
             assert_eq!((drained.window, drained.is_empty), (100.0, is_empty));
             assert_eq!(drains.interval(), Duration::from_secs(interval));
             assert!(!drains.is_running());

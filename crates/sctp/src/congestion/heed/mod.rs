@@ -4,8 +4,8 @@
 //!
 //! - The window is that of CUBIC (RFC 9438) with HyStart++ (RFC 9406), paced.
 //! - A loss reduces it if the queue shows in the delay ([`loss`]).
-//! - So does a standing queue of its own ([`rivals`]), unless the queue is so short that loss bounds
-//!   its delay.
+//! - So does a standing queue of its own ([`rivals`]), unless the queue is so short that loss
+//!   bounds its delay.
 //! - Now and then the queue is drained, so that everybody learns the RTT without it ([`drain`]).
 
 use std::time::{Duration, Instant};
@@ -52,6 +52,13 @@ const FLAT_ROUNDS: u32 = 3;
 const EMPTY_ROUNDS: u32 = 5;
 const ACCELERATION: f64 = 8.0;
 
+/// Round trips after a drain in which a standing queue is that of a rival that did not drain.
+const RELAPSE_ROUNDS: u32 = 3;
+
+/// The part of the window before the drain that is taken up again then: about what a rival that
+/// reacts to loss has left.
+const RELAPSE: f64 = 0.85;
+
 /// How long after a timeout half of the earlier window is taken up again.
 const RESUME: Duration = Duration::from_secs(10);
 
@@ -86,6 +93,8 @@ pub struct Heed {
     /// cwnd before the last reduction.
     reduced_from: f64,
     before: Option<Before>,
+    /// cwnd before the drain that ended a competition, and until when a standing queue resumes it.
+    relapse: Option<(f64, Instant)>,
     /// cwnd before a timeout, and when it expired.
     resume: Option<(f64, Instant)>,
 }
@@ -123,6 +132,7 @@ impl Heed {
             reduced_at: None,
             reduced_from: f64::INFINITY,
             before: None,
+            relapse: None,
             resume: None,
         }
     }
@@ -260,6 +270,16 @@ impl Heed {
 
     /// Reduces the window because of a standing queue, and looks whether it was its own.
     fn bound_delay(&mut self, now: Instant, queueing: f64, target: f64) {
+        if let Some((window, until)) = self.relapse
+            && (now > until || queueing > target)
+        {
+            self.relapse = None;
+            if now <= until && matches!(self.rivals, Rivals::None) {
+                self.rivals = Rivals::compete();
+                self.window = self.window.max(RELAPSE * window);
+                self.cubic.restart(window);
+            }
+        }
         let highest = self.delay.round_max - self.delay.base();
         let is_quiet = queueing < 0.3 * target || highest < 1.75 * target;
         if let Some(window) = self.rivals.on_round(self.delay.round_min, is_quiet) {
@@ -318,6 +338,10 @@ impl Heed {
             self.delay.touch_base(ack.now);
             self.delay.begin_round();
             if is_empty {
+                self.relapse = self
+                    .rivals
+                    .is_competing()
+                    .then(|| (window, ack.now + self.srtt * RELAPSE_ROUNDS));
                 self.rivals = Rivals::None;
                 self.window = path.max(0.3 * window).min(window);
                 self.reduced_at = Some(ack.now);

@@ -50,6 +50,10 @@ impl Rivals {
         })
     }
 
+    pub(super) fn compete() -> Self {
+        Self::Competing { quiet: 0 }
+    }
+
     pub(super) fn is_competing(&self) -> bool {
         matches!(self, Self::Competing { .. })
     }
