@@ -405,7 +405,7 @@ mod tests {
                     while bytes < 40 {
                         std::future::poll_fn(|cx| {
                             receiver.poll_receive(cx, &mut |received| {
-                                assert_eq!(received.ecn, ecn);
+                                assert_eq!(received.ecn, ecn, "{to}, {segment_size:?}");
                                 bytes += received.contents.len();
                             })
                         })

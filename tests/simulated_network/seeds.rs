@@ -18,7 +18,7 @@ use crate::tally::{Path, Tally};
 use crate::world::{FOREVER, World, bulk, echo};
 
 /// Conditions that a connection survives, drawn from a seed.
-fn random_conditions(rng: &mut StdRng) -> Conditions {
+fn random_conditions(rng: &mut StdRng, mark: u8) -> Conditions {
     let mut often = |probability: f64| rng.random_bool(probability);
     let (lossy, bursty, doubling, mixing, jittery, flipping, slow, narrow) = (
         often(0.6),
@@ -64,6 +64,9 @@ fn random_conditions(rng: &mut StdRng) -> Conditions {
         queue: rng.random_range(16_000..200_000),
         backpressure: rng.random_bool(0.3),
         mtu: narrow.then_some(1280),
+        // Not drawn from the sequence of the others, which would change what each seed is.
+        mark_above: [None, Some(3_000), Some(20_000)][usize::from(mark % 3)],
+        clears_ecn: mark % 8 == 7,
     }
 }
 
@@ -77,7 +80,7 @@ struct Planned {
 /// Connects, transfers on several substreams while the path changes, closes.
 async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let conditions = random_conditions(&mut rng);
+    let conditions = random_conditions(&mut rng, seed as u8);
     println!("seed {seed}: {conditions:?}");
     let mut config = EndpointConfig::default();
     config.engine = engine;
@@ -86,7 +89,7 @@ async fn run_seed(seed: u64, engine: EngineFactory, tally: &RefCell<Tally>) {
     let mut back = conditions;
     if rng.random_bool(0.3) {
         // The return path has other conditions.
-        back = random_conditions(&mut rng);
+        back = random_conditions(&mut rng, (seed / 3) as u8);
         world.network.set_link(&server, &client, back);
     }
     for host in &world.hosts {

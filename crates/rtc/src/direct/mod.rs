@@ -26,6 +26,7 @@ mod association;
 mod channels;
 mod dcep;
 mod first_flight;
+mod marked;
 mod path;
 #[cfg(feature = "testing")]
 pub(crate) mod scripted;
@@ -38,6 +39,7 @@ pub(crate) mod validation;
 use association::{association, write_limit};
 use channels::{Channels, HeldLimits};
 use first_flight::FirstFlight;
+use marked::Marked;
 use path::{Path, PathEvent, Route};
 
 /// Inbound datagrams per call of SCTP's transmit. More would delay acknowledgements, with
@@ -84,13 +86,6 @@ enum DtlsState {
     Established,
 }
 
-/// Datagrams of one ECN codepoint that are not known to be authentic.
-#[derive(Debug, Clone, Copy, Default)]
-struct Marked {
-    codepoint: Ecn,
-    datagrams: u32,
-}
-
 /// One connection on ICE, DTLS and SCTP.
 pub struct DirectEngine {
     role: Role,
@@ -108,10 +103,7 @@ pub struct DirectEngine {
     datagrams_since_pump: u32,
     /// Bytes received before the peer was authenticated.
     early_bytes: usize,
-    /// Datagrams with an ECN codepoint that DTLS has, and packets that it has decrypted since there
-    /// were none.
     marked: Marked,
-    opened: u32,
     /// The codepoint of what DTLS puts out.
     codepoint: Ecn,
     /// Something authentic arrived since [`Engine::take_heard`] was called.
@@ -169,7 +161,6 @@ impl DirectEngine {
             datagrams_since_pump: 0,
             early_bytes: 0,
             marked: Marked::default(),
-            opened: 0,
             codepoint: Ecn::NotEct,
             has_authentic: false,
             is_close_due: false,
@@ -233,57 +224,6 @@ impl DirectEngine {
         }
     }
 
-    /// Handles a record whose codepoint counts if it is authentic: anybody can forge an address,
-    /// and forged CE marks would slow the peer down.
-    fn handle_marked_record(
-        &mut self,
-        now: Instant,
-        datagram: Datagram<'_>,
-        out: &mut TransmitQueue,
-    ) {
-        let codepoint = datagram.ecn;
-        // A batch counts as many datagrams as it decrypts. Of ECT(0) a forger can only add what the
-        // network has cleared or dropped; any other codepoint is judged alone.
-        let is_in_batch = codepoint == Ecn::Ect0
-            && (self.marked.datagrams == 0 || self.marked.codepoint == Ecn::Ect0);
-        if is_in_batch {
-            self.marked.codepoint = codepoint;
-            self.marked.datagrams += 1;
-            self.handle_record(datagram.contents);
-        } else {
-            self.handle_record_alone(now, datagram, out);
-        }
-    }
-
-    /// Handles a record between two drains of DTLS, so that what comes out came with it.
-    fn handle_record_alone(
-        &mut self,
-        now: Instant,
-        datagram: Datagram<'_>,
-        out: &mut TransmitQueue,
-    ) {
-        self.drain_dtls(now, out);
-        self.opened = 0;
-        self.marked = Marked {
-            codepoint: datagram.ecn,
-            datagrams: 1,
-        };
-        self.handle_record(datagram.contents);
-        self.drain_dtls(now, out);
-    }
-
-    /// Counts the codepoints of the datagrams that DTLS has decrypted.
-    fn count_marked(&mut self) {
-        let Marked {
-            codepoint,
-            datagrams,
-        } = std::mem::take(&mut self.marked);
-        let opened = std::mem::take(&mut self.opened);
-        self.channels
-            .sctp
-            .count_ecn(codepoint, datagrams.min(opened));
-    }
-
     /// Handles a record from an address that is being validated.
     fn handle_record_of_unvalidated(
         &mut self,
@@ -324,7 +264,7 @@ impl DirectEngine {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
                     self.has_authentic = true;
-                    self.opened = self.opened.saturating_add(1);
+                    self.marked.on_opened();
                     if !self.channels.is_authenticated() {
                         self.early_bytes += packet.len();
                     }
@@ -485,25 +425,20 @@ impl DirectEngine {
 
 impl Engine for DirectEngine {
     fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut TransmitQueue) {
-        let Datagram {
-            source,
-            destination,
-            contents,
-            ecn,
-        } = datagram;
+        let (source, to, contents) = (datagram.source, datagram.destination, datagram.contents);
         if self.channels.is_ended() || contents.len() > MAX_DATAGRAM {
             return;
         }
         // Demultiplexing: RFC 7983. There is no media.
         match contents.first() {
             Some(0..=3) => {
-                self.has_authentic |= self.path.handle_stun(now, source, destination, contents);
+                self.has_authentic |= self.path.handle_stun(now, source, to, contents);
                 self.handle_path_event(now);
             }
             Some(20..=63) if self.path.accepts_record(now, source) => {
                 if self.path.is_validating(source) {
                     self.handle_record_of_unvalidated(now, datagram, out);
-                } else if ecn != Ecn::NotEct {
+                } else if datagram.ecn != Ecn::NotEct {
                     self.handle_marked_record(now, datagram, out);
                 } else {
                     self.handle_record(contents);
