@@ -342,8 +342,8 @@ impl Packets {
         out.put_bytes(0, padded - length);
     }
 
-    /// Appends a SACK with the first gap ack blocks that fit (RFC 9260 section 3.3.4), in one packet
-    /// with the ECN counts.
+    /// Appends a SACK with the first gap ack blocks that fit (RFC 9260 section 3.3.4), and the ECN
+    /// counts before it in the same packet.
     pub(super) fn put_sack(
         &mut self,
         cumulative_tsn: u32,
