@@ -93,6 +93,8 @@ pub struct Heed {
     /// cwnd before the last reduction.
     reduced_from: f64,
     before: Option<Before>,
+    /// Packets that the path held for this sender before the drain.
+    path_before_drain: f64,
     /// cwnd before the drain that ended a competition, and until when a standing queue resumes it.
     relapse: Option<(f64, Instant)>,
     /// cwnd before a timeout, and when it expired.
@@ -132,6 +134,7 @@ impl Heed {
             reduced_at: None,
             reduced_from: f64::INFINITY,
             before: None,
+            path_before_drain: 0.0,
             relapse: None,
             resume: None,
         }
@@ -270,11 +273,14 @@ impl Heed {
 
     /// Reduces the window because of a standing queue, and looks whether it was its own.
     fn bound_delay(&mut self, now: Instant, queueing: f64, target: f64) {
-        if let Some((window, until)) = self.relapse
-            && (now > until || queueing > target)
-        {
-            self.relapse = None;
-            if now <= until && matches!(self.rivals, Rivals::None) {
+        if let Some((window, until)) = self.relapse {
+            // What this sender's own window exceeds the path by.
+            let own = (self.window - self.path_before_drain).max(0.0);
+            let own = own / self.path_before_drain.max(1.0) * self.delay.base();
+            if now > until {
+                self.relapse = None;
+            } else if queueing > target + own && matches!(self.rivals, Rivals::None) {
+                self.relapse = None;
                 self.rivals = Rivals::compete();
                 self.window = self.window.max(RELAPSE * window);
                 self.cubic.restart(window);
@@ -319,13 +325,14 @@ impl Heed {
                 self.delay.base()
             };
             let hold = Duration::try_from_secs_f64(hold).unwrap_or_default();
+            self.path_before_drain = self.path();
             self.drains.start(now, self.window, hold);
         }
     }
 
     /// Continues a drain. Returns `false` if there is none.
     fn drain(&mut self, ack: &Ack<'_>) -> bool {
-        let path = self.path();
+        let path = self.path_before_drain;
         let Some(small) = self.drains.window(path) else {
             return false;
         };
