@@ -59,6 +59,9 @@ const RELAPSE_ROUNDS: u32 = 3;
 /// reacts to loss has left.
 const RELAPSE: f64 = 0.85;
 
+/// Minimum window to drain beside rivals, in packets: fewer are no part of the queue that matters.
+const MIN_DRAINED: f64 = 40.0;
+
 /// How long after a timeout half of the earlier window is taken up again.
 const RESUME: Duration = Duration::from_secs(10);
 
@@ -307,7 +310,8 @@ impl Heed {
     }
 
     fn start_drain(&mut self, now: Instant, is_measured: bool) {
-        if self.is_slow_start || self.drains.is_running() || self.is_round_idle {
+        let is_small = self.rivals.is_competing() && self.window < MIN_DRAINED;
+        if self.is_slow_start || self.drains.is_running() || self.is_round_idle || is_small {
             return;
         }
         let fall = self.previous_min - self.delay.round_min;
