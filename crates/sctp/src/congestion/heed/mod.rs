@@ -59,6 +59,9 @@ const RELAPSE_ROUNDS: u32 = 3;
 /// reacts to loss has left.
 const RELAPSE: f64 = 0.85;
 
+/// Minimum window to drain beside rivals, in packets: fewer are no part of the queue that matters.
+const MIN_DRAINED: f64 = 40.0;
+
 /// How long after a timeout half of the earlier window is taken up again.
 const RESUME: Duration = Duration::from_secs(10);
 
@@ -93,6 +96,8 @@ pub struct Heed {
     /// cwnd before the last reduction.
     reduced_from: f64,
     before: Option<Before>,
+    /// Packets that the path held for this sender before the drain.
+    path_before_drain: f64,
     /// cwnd before the drain that ended a competition, and until when a standing queue resumes it.
     relapse: Option<(f64, Instant)>,
     /// cwnd before a timeout, and when it expired.
@@ -132,6 +137,7 @@ impl Heed {
             reduced_at: None,
             reduced_from: f64::INFINITY,
             before: None,
+            path_before_drain: 0.0,
             relapse: None,
             resume: None,
         }
@@ -270,11 +276,14 @@ impl Heed {
 
     /// Reduces the window because of a standing queue, and looks whether it was its own.
     fn bound_delay(&mut self, now: Instant, queueing: f64, target: f64) {
-        if let Some((window, until)) = self.relapse
-            && (now > until || queueing > target)
-        {
-            self.relapse = None;
-            if now <= until && matches!(self.rivals, Rivals::None) {
+        if let Some((window, until)) = self.relapse {
+            // What this sender's own window exceeds the path by.
+            let own = (self.window - self.path_before_drain).max(0.0);
+            let own = own / self.path_before_drain.max(1.0) * self.delay.base();
+            if now > until {
+                self.relapse = None;
+            } else if queueing > target + own && matches!(self.rivals, Rivals::None) {
+                self.relapse = None;
                 self.rivals = Rivals::compete();
                 self.window = self.window.max(RELAPSE * window);
                 self.cubic.restart(window);
@@ -301,7 +310,8 @@ impl Heed {
     }
 
     fn start_drain(&mut self, now: Instant, is_measured: bool) {
-        if self.is_slow_start || self.drains.is_running() || self.is_round_idle {
+        let is_small = self.rivals.is_competing() && self.window < MIN_DRAINED;
+        if self.is_slow_start || self.drains.is_running() || self.is_round_idle || is_small {
             return;
         }
         let fall = self.previous_min - self.delay.round_min;
@@ -319,13 +329,14 @@ impl Heed {
                 self.delay.base()
             };
             let hold = Duration::try_from_secs_f64(hold).unwrap_or_default();
+            self.path_before_drain = self.path();
             self.drains.start(now, self.window, hold);
         }
     }
 
     /// Continues a drain. Returns `false` if there is none.
     fn drain(&mut self, ack: &Ack<'_>) -> bool {
-        let path = self.path();
+        let path = self.path_before_drain;
         let Some(small) = self.drains.window(path) else {
             return false;
         };
