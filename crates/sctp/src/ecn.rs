@@ -10,7 +10,13 @@
 //! ```
 //!
 //! `Suspended` and `Capable` fail as `Testing` does, but for the timeouts: an outage, or another
-//! path. A peer can only lie to its advantage by hiding CE marks, which is like hiding losses: it
+//! path. After the third in a row without a report in between they fail too.
+//!
+//! Only packets with DATA are marked (as RFC 3168 section 6.1.4 says of ACKs of TCP). A timeout
+//! reveals a path that drops them, and a SACK one that clears them. Nothing would reveal that of
+//! lone SACKs, and a connection would die with them.
+//!
+//! A peer can only lie to its advantage by hiding CE marks, which is like hiding losses: it
 //! fills the queue of the router that has set them, until that drops packets instead.
 
 use std::time::{Duration, Instant};
@@ -20,6 +26,9 @@ use super::packet::Fields;
 /// Marked packets that are acknowledged, in a round trip or longer, before a path that reports none
 /// counts as one that clears the marks.
 const UNREPORTED: usize = 16;
+
+/// Outages in a row, without a report in between, after which the marks count as their cause.
+const SUSPENSIONS: u32 = 3;
 
 /// The ECN codepoint of a packet (RFC 3168 section 5): the low two bits of the former TOS octet of
 /// IPv4, or of the traffic class of IPv6.
@@ -150,6 +159,9 @@ pub(super) struct Marking {
     /// The number of the first packet that was marked since marking began or was resumed.
     first: u64,
     counts: Counts,
+    /// The packets that are sent now carry DATA.
+    carries_data: bool,
+    suspensions: u32,
     /// The counts that precede a SACK in its packet.
     pending: Option<Counts>,
     /// Marked packets acknowledged since a mark was reported, and when the first of them was.
@@ -171,6 +183,8 @@ impl Marking {
             reported: 0,
             first: 0,
             counts: Counts::default(),
+            carries_data: false,
+            suspensions: 0,
             pending: None,
             unreported: None,
         }
@@ -189,11 +203,26 @@ impl Marking {
         self.state
     }
 
+    fn is_on(&self) -> bool {
+        matches!(self.state, State::Testing | State::Capable)
+    }
+
+    /// Packets are put together from now on.
+    pub(super) fn begin_transmit(&mut self) {
+        self.carries_data = false;
+    }
+
+    /// One of them carries DATA.
+    pub(super) fn on_data_sent(&mut self) {
+        self.carries_data = true;
+    }
+
     /// The codepoint of the packets that are sent now.
     pub(super) fn codepoint(&self) -> Ecn {
-        match self.state {
-            State::Testing | State::Capable => Ecn::Ect0,
-            State::Off | State::Suspended | State::Failed => Ecn::NotEct,
+        if self.is_on() && self.carries_data {
+            Ecn::Ect0
+        } else {
+            Ecn::NotEct
         }
     }
 
@@ -206,7 +235,7 @@ impl Marking {
 
     /// Counts a chunk of the packet `number` that is newly acknowledged.
     pub(super) fn on_chunk_acked(&self, number: u64, acked: &mut MarkedAcked) {
-        if self.codepoint() == Ecn::Ect0 && number >= self.first && acked.last != Some(number) {
+        if self.is_on() && number >= self.first && acked.last != Some(number) {
             acked.packets += 1;
             acked.last = Some(number);
         }
@@ -245,6 +274,7 @@ impl Marking {
         if rise.ect0 > 0 || rise.ce > 0 {
             self.state = State::Capable;
             self.unreported = None;
+            self.suspensions = 0;
         } else if acked.packets > 0 {
             let (packets, since) = self.unreported.get_or_insert((0, now));
             *packets = packets.saturating_add(acked.packets);
@@ -258,6 +288,11 @@ impl Marking {
 
     /// How much the counts have risen; `None` if that can not be.
     fn validate(&mut self, counts: Counts) -> Option<Counts> {
+        if self.counts.since(counts).is_some() {
+            // No count has risen: the report is old. One that was overtaken comes with a SACK that
+            // acknowledges something new if the later SACK had no room for all gaps.
+            return Some(Counts::default());
+        }
         let rise = counts.since(self.counts)?;
         self.counts = counts;
         self.reported = self
@@ -269,11 +304,18 @@ impl Marking {
     /// Everything in flight counts as lost.
     pub(super) fn on_timeout(&mut self) {
         match self.state {
-            State::Testing if self.sent > 0 => {
+            State::Testing if self.sent > 0 && self.reported == 0 => {
                 self.fail();
             }
-            State::Capable => self.state = State::Suspended,
-            _ => {}
+            State::Testing | State::Capable => {
+                self.suspensions += 1;
+                if self.suspensions >= SUSPENSIONS {
+                    self.fail();
+                } else {
+                    self.state = State::Suspended;
+                }
+            }
+            State::Off | State::Suspended | State::Failed => {}
         }
     }
 
@@ -298,6 +340,7 @@ mod tests {
     fn marking(sent: usize) -> Marking {
         let mut marking = Marking::new();
         marking.start(0);
+        marking.on_data_sent();
         marking.on_sent(sent);
         marking
     }
@@ -348,12 +391,11 @@ mod tests {
     #[test]
     fn counts_that_can_not_be_end_marking_for_good() {
         for lie in [
-            counts(3, 0, 1),
+            counts(3, 0, 2),
             counts(4, 1, 1),
             counts(8, 0, 1),
             counts(4, 0, 7),
-            counts(u32::MAX, 0, 1),
-            counts(u32::MAX, u32::MAX, u32::MAX),
+            counts(u32::MAX, 0, 2),
             counts(i32::MAX as u32, 0, i32::MAX as u32),
         ] {
             let mut marking = marking(8);
@@ -367,6 +409,21 @@ mod tests {
             assert_eq!(ack(&mut marking, now, 1, Some(counts(4, 0, 2))), 0);
             assert_eq!(marking.state(), State::Failed);
         }
+    }
+
+    #[test]
+    fn an_old_report_is_ignored_and_counts_as_none() {
+        let mut marking = marking(100);
+        let now = Instant::now();
+        ack(&mut marking, now, 5, Some(counts(4, 0, 1)));
+        for old in [counts(3, 0, 1), counts(u32::MAX, u32::MAX, u32::MAX)] {
+            assert_eq!(ack(&mut marking, now, 8, Some(old)), 0);
+            assert_eq!(marking.state(), State::Capable);
+        }
+        assert_eq!(ack(&mut marking, now, 0, Some(counts(4, 0, 2))), 1);
+        ack(&mut marking, now, 16, Some(counts(4, 0, 2)));
+        ack(&mut marking, now + RTT, 1, Some(counts(4, 0, 2)));
+        assert_eq!(marking.state(), State::Failed);
     }
 
     #[test]
@@ -414,6 +471,10 @@ mod tests {
         assert_eq!(marking.state(), State::Suspended);
         ack(&mut marking, now, 0, None);
         assert_eq!((marking.state(), marking.first), (State::Testing, 1000));
+        // The third in a row is no accident.
+        marking.on_timeout();
+        assert_eq!(marking.state(), State::Suspended);
+        ack(&mut marking, now, 1, None);
         marking.on_timeout();
         assert_eq!(marking.state(), State::Failed);
     }

@@ -17,6 +17,7 @@ impl Association {
         let zero_checksum = self.peer.is_some_and(|peer| peer.zero_checksum);
         let buffer = std::mem::take(&mut self.buffer);
         let mut packets = Packets::new(self.config.max_packet, (ports, tag), zero_checksum, buffer);
+        self.sender.marking_mut().begin_transmit();
         for (kind, value) in self.replies.drain(..) {
             packets.put(kind, 0, &value);
             if kind == kind::INIT_ACK {

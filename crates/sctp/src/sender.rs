@@ -193,13 +193,15 @@ pub(super) struct Sender {
     repair_allowance: usize,
     /// The reduction of the window after a loss.
     recovery: Option<Recovery>,
-    /// The last transmission was stopped by the congestion window or by pacing.
+    /// The last transmission was stopped by the congestion window.
     is_limited: bool,
     next_packet: u64,
     /// The highest packet number known to have arrived.
     highest_acked: Option<u64>,
     reordering: Reordering,
     suspects: Suspects,
+    /// The window was reduced because of the open suspects.
+    is_reduction_suspect: bool,
     /// Packets newly detected as lost.
     losses: Vec<Lost>,
     peer_window: PeerWindow,
@@ -212,6 +214,8 @@ pub(super) struct Sender {
     /// Consecutive probe timeouts without an acknowledgement.
     pto_count: u32,
     pto_at: Option<Instant>,
+    /// The latest time for it, which sending does not postpone (RFC 8985 section 7.2).
+    rto_at: Option<Instant>,
     /// When a packet that was overtaken counts as lost.
     loss_at: Option<Instant>,
     /// The last packets are to be retransmitted regardless of the window.
@@ -256,6 +260,7 @@ impl Sender {
             highest_acked: None,
             reordering: Reordering::default(),
             suspects: Suspects::default(),
+            is_reduction_suspect: false,
             losses: Vec::new(),
             peer_window: PeerWindow::default(),
             withholding: Withholding::new(),
@@ -266,6 +271,7 @@ impl Sender {
             min_rtt: Duration::MAX,
             pto_count: 0,
             pto_at: None,
+            rto_at: None,
             loss_at: None,
             is_probe_due: false,
             timed_out: false,

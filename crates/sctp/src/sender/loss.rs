@@ -28,7 +28,7 @@ const MAX_RETRANSMITTED: usize = 64;
 pub(super) struct Reordering {
     /// The reordering window in quarters of the minimum RTT; 0 before any reordering was seen.
     quarters: u32,
-    /// The window grows again after this packet is sent: once a round trip.
+    /// The window grows again once this packet is acknowledged: once a round trip.
     grown_at: u64,
     /// Recoveries left until the window shrinks.
     persistence: u32,
@@ -38,9 +38,10 @@ pub(super) struct Reordering {
 
 impl Reordering {
     /// A packet that counted as lost was late.
-    pub(super) fn on_late(&mut self, next_packet: u64) {
+    pub(super) fn on_late(&mut self, highest_acked: Option<u64>, next_packet: u64) {
         self.persistence = PERSISTENCE;
-        if self.quarters == 0 || self.grown_at <= next_packet {
+        let is_round_over = highest_acked.is_some_and(|highest| highest >= self.grown_at);
+        if self.quarters == 0 || is_round_over {
             self.quarters = (self.quarters + 1).min(MAX_QUARTERS);
             self.grown_at = next_packet;
         }
@@ -56,10 +57,10 @@ impl Reordering {
 
     /// The peer has received a chunk twice (as DSACK, RFC 8985 section 6.2). That undoes no
     /// reduction of the window: a peer could report every loss as a duplicate.
-    pub(super) fn on_duplicate(&mut self, tsn: u32, next_packet: u64) {
+    pub(super) fn on_duplicate(&mut self, tsn: u32, highest_acked: Option<u64>, next_packet: u64) {
         if let Some(at) = self.retransmitted.iter().position(|other| *other == tsn) {
             self.retransmitted.remove(at);
-            self.on_late(next_packet);
+            self.on_late(highest_acked, next_packet);
         }
     }
 
@@ -192,11 +193,12 @@ impl Sender {
         }
         if self.suspects.is_any_lost {
             self.reordering.on_real_losses();
-        } else if self.suspects.is_any_late {
+        } else if self.suspects.is_any_late && self.is_reduction_suspect {
             self.controller.on_spurious_loss(now);
             self.recovery = None;
         }
         self.suspects.clear();
+        self.is_reduction_suspect = false;
     }
 
     /// The retransmission timeout has expired: everything in flight counts as lost.
@@ -265,14 +267,22 @@ mod tests {
         let rtt = Duration::from_millis(40);
         let mut reordering = Reordering::default();
         assert!(!reordering.was_seen());
-        for packet in [5, 5, 5, 10] {
-            reordering.on_late(packet);
+        let millis = Duration::from_millis;
+        // The packet sent next, when this one is acknowledged.
+        for (highest, next, window) in [
+            (3, 20, 10),
+            (4, 21, 10),
+            (19, 36, 10),
+            (20, 40, 20),
+            (39, 50, 20),
+            (40, 60, 30),
+        ] {
+            reordering.on_late(Some(highest), next);
+            assert_eq!(reordering.window(rtt, rtt), millis(window), "{highest}");
         }
         assert!(reordering.was_seen());
-        let windows = [10, 20, 30, 40, 40].map(Duration::from_millis);
-        assert!(windows.contains(&reordering.window(rtt, rtt)));
         for packet in (100..).step_by(100).take(100) {
-            reordering.on_late(packet);
+            reordering.on_late(Some(packet), packet + 50);
         }
         assert_eq!(reordering.window(rtt, rtt), rtt);
         for _ in 0..PERSISTENCE {

@@ -49,11 +49,15 @@ impl Sender {
             self.to_retransmit.pop_front();
             self.retransmit(tsn, now, packets, before, whole_before);
         }
-        if !self.is_limited {
+        if !self.is_limited && self.pacing_at.is_none() {
             self.fill_new(now, packets, before, whole_before);
         }
         self.send_last_withheld(now, packets, before, whole_before);
-        self.rate.on_stopped(self.is_limited, self.in_flight);
+        // Pacing is a limit only to who would use up the window without it (RFC 9002 section 7.8).
+        let headers = (self.sent.len() + self.queue.len()) * DATA_HEADER;
+        let is_window_used = self.unacknowledged + headers >= self.controller.cwnd();
+        let is_limited = self.is_limited || (self.pacing_at.is_some() && is_window_used);
+        self.rate.on_stopped(is_limited, self.in_flight);
         let has_sent = self.next_packet > before;
         if (has_sent && self.pto_count == 0) || self.pto_at.is_none() {
             self.arm_pto(now);
@@ -123,7 +127,6 @@ impl Sender {
         }
         self.pacing_at = self.pacer.blocked_until(now);
         if self.pacing_at.is_some() {
-            self.is_limited = true;
             return false;
         }
         self.granted = Some(number);
@@ -133,6 +136,7 @@ impl Sender {
     /// Counts a chunk that goes into the packet `number` now.
     fn on_chunk_sent(&mut self, now: Instant, number: u64, size: usize) -> Snapshot {
         self.next_packet = self.next_packet.max(number + 1);
+        self.marking.on_data_sent();
         self.pacer.on_sent(now, size, self.controller.pacing_rate());
         if let Some(recovery) = &mut self.recovery {
             recovery.on_sent(size);

@@ -13,8 +13,9 @@ pub(super) struct Recovery {
     /// Bytes delivered and sent since (prr_delivered, prr_out).
     delivered: usize,
     sent: usize,
-    /// Bytes delivered by the last SACK.
+    /// Bytes delivered by the last SACK, and sent before it.
     last_delivered: usize,
+    sent_before: usize,
 }
 
 impl Recovery {
@@ -25,12 +26,14 @@ impl Recovery {
             delivered: 0,
             sent: 0,
             last_delivered: 0,
+            sent_before: 0,
         }
     }
 
     pub(super) fn on_delivered(&mut self, bytes: usize) {
         self.delivered += bytes;
         self.last_delivered = bytes;
+        self.sent_before = self.sent;
     }
 
     pub(super) fn on_sent(&mut self, bytes: usize) {
@@ -47,8 +50,9 @@ impl Recovery {
                 .saturating_sub(self.sent)
         } else {
             // PRR-SSRB: losses have made more room than the reduction takes.
-            let limit = self.delivered.saturating_sub(self.sent);
+            let limit = self.delivered.saturating_sub(self.sent_before);
             let limit = limit.max(self.last_delivered) + max_packet;
+            let limit = limit.saturating_sub(self.sent - self.sent_before);
             (cwnd - in_flight).min(limit)
         };
         // The first retransmission goes out at once.
@@ -88,7 +92,17 @@ mod tests {
         let mut recovery = Recovery::new(100, 100 * PACKET);
         recovery.on_delivered(PACKET);
         // 80 packets are lost at once: the window has room for 60.
-        let allowance = recovery.allowance(70 * PACKET, 10 * PACKET, PACKET);
-        assert!(allowance <= 2 * PACKET, "{allowance}");
+        let (cwnd, mut in_flight) = (70 * PACKET, 10 * PACKET);
+        for acked in 1..=5 {
+            let mut sent = 0;
+            while recovery.allowance(cwnd, in_flight, PACKET) >= PACKET {
+                recovery.on_sent(PACKET);
+                in_flight += PACKET;
+                sent += 1;
+            }
+            assert!(sent <= 2, "{sent} packets after {acked} acknowledgements");
+            recovery.on_delivered(PACKET);
+            in_flight -= PACKET;
+        }
     }
 }

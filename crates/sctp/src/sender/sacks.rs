@@ -40,7 +40,8 @@ impl Sender {
             self.update_rtt(rtt);
         }
         for tsn in sack.duplicates() {
-            self.reordering.on_duplicate(tsn, self.next_packet);
+            self.reordering
+                .on_duplicate(tsn, self.highest_acked, self.next_packet);
         }
         let newest = acked.newest.map(|newest| newest.packet);
         self.highest_acked = self.highest_acked.max(newest);
@@ -76,8 +77,9 @@ impl Sender {
             self.progress_at = Some(now);
         }
         if self.sent.is_empty() {
-            (self.pto_at, self.loss_at) = (None, None);
+            (self.pto_at, self.rto_at, self.loss_at) = (None, None, None);
         } else if distance > 0 || acked.bytes > 0 {
+            self.rto_at = None;
             self.arm_pto(now);
         }
         for id in acked.acknowledged {
@@ -109,7 +111,7 @@ impl Sender {
         self.update_withheld(now);
         self.progress_at = Some(now);
         if self.sent.is_empty() {
-            (self.pto_at, self.loss_at) = (None, None);
+            (self.pto_at, self.rto_at, self.loss_at) = (None, None, None);
         }
         self.release(acked.written, freed, events);
         for id in acked.acknowledged {
@@ -241,12 +243,13 @@ impl Sender {
             let is_spurious = is_late && !was_sack_full;
             self.suspects.on_acked(is_spurious);
             if is_spurious {
-                self.reordering.on_late(self.next_packet);
+                self.reordering
+                    .on_late(self.highest_acked, self.next_packet);
             }
             acked.is_timeout_spurious |= is_spurious && !was_in_flight && self.timed_out;
         }
-        // Of the last transmission nothing is known then.
-        if !is_late || !sent.retransmitted {
+        // Of the last transmission nothing is known then, nor before there is an RTT.
+        if !sent.retransmitted || (!is_late && self.srtt.is_some()) {
             let newest = Newest {
                 packet: sent.packet,
                 at: sent.at,
@@ -314,7 +317,10 @@ impl Sender {
         if (!losses.is_empty() || ce > 0) && self.controller.cwnd() < before {
             let lost: usize = losses.iter().map(|lost| lost.bytes).sum();
             let in_flight = self.in_flight.saturating_add(lost).saturating_add(bytes);
-            self.recovery = Some(Recovery::new(self.next_packet, in_flight));
+            let mut recovery = Recovery::new(self.next_packet, in_flight);
+            recovery.on_delivered(bytes);
+            self.recovery = Some(recovery);
+            self.is_reduction_suspect |= !losses.is_empty();
         }
         if is_round_start {
             self.withholding.on_round(self.controller.cwnd());

@@ -66,7 +66,18 @@ impl Sender {
     }
 
     pub(super) fn arm_pto(&mut self, now: Instant) {
-        self.pto_at = (!self.sent.is_empty()).then(|| now + self.pto());
+        if self.sent.is_empty() {
+            (self.pto_at, self.rto_at) = (None, None);
+            return;
+        }
+        let rto = self.rto();
+        let rto_at = *self.rto_at.get_or_insert(now + rto);
+        let pto_at = now + self.pto();
+        self.pto_at = Some(if self.pto_count == 0 {
+            pto_at.min(rto_at)
+        } else {
+            pto_at
+        });
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
@@ -116,6 +127,7 @@ impl Sender {
             let is_shut = self.peer_window.room() == 0 && is_one;
             if !is_shut && !self.to_retransmit.is_empty() {
                 self.controller.on_timeout(now, self.pto_count);
+                self.is_reduction_suspect = true;
                 self.marking.on_timeout();
             }
         }

@@ -103,6 +103,7 @@ struct Pair {
     sent: u64,
     /// Which packets the path forwards.
     passes: Filter,
+    is_ect_dropped: bool,
     /// What the path makes of the codepoints of each side.
     marks: Marks,
 }
@@ -117,6 +118,7 @@ impl Pair {
             in_transit: BTreeMap::new(),
             sent: 0,
             passes: Box::new(|_, _| true),
+            is_ect_dropped: false,
             marks: Box::new(|_, codepoint| codepoint),
         }
     }
@@ -143,6 +145,9 @@ impl Pair {
                     repeat,
                     jitter,
                 } = self.faults;
+                if self.is_ect_dropped && codepoint == Ecn::Ect0 {
+                    continue;
+                }
                 if !(self.passes)(from, &packet) || self.rng.random_bool(loss) {
                     continue;
                 }

@@ -83,8 +83,12 @@ impl Drains {
         };
     }
 
-    pub(super) fn cancel(&mut self) {
-        self.state = State::Idle;
+    /// Ends a drain. Returns the window before it.
+    pub(super) fn cancel(&mut self) -> Option<f64> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => None,
+            State::Emptying { window, .. } | State::Holding { window, .. } => Some(window),
+        }
     }
 
     pub(super) fn on_rtt(&mut self, rtt: f64) {

@@ -443,7 +443,7 @@ impl Controller for Heed {
         if count != 2 {
             return;
         }
-        let window = self.window;
+        let window = self.drains.cancel().unwrap_or(self.window);
         self.before = Some(Before {
             window,
             ssthresh: self.ssthresh,
@@ -456,7 +456,6 @@ impl Controller for Heed {
         self.hystart = HyStart::new();
         self.reduced_at = Some(now);
         (self.best_rate, self.flat_rounds) = (0.0, 0);
-        self.drains.cancel();
         self.resume = Some((window, now));
     }
 
