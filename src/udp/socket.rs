@@ -248,8 +248,8 @@ impl UdpDatagramSocket {
 
     fn send_at_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let source = transmit.source;
-        // The kernel answers EINVAL, after which quinn-udp marks nothing any more: anybody could end
-        // ECN for all peers with a forged source.
+        // The kernel answers EINVAL, after which quinn-udp marks nothing any more: anybody could
+        // end ECN for all peers with a forged source.
         if transmit.destination.port() == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }

@@ -158,6 +158,14 @@ impl Pair {
     fn cwnd(&self) -> usize {
         self.engines[0].channels.sctp.congestion().cwnd()
     }
+
+    /// Whether the last transfer was marked to its end.
+    fn marks_data(&mut self) -> bool {
+        self.sent.clear();
+        self.transfer(1, |_| {});
+        let is_ect0 = |(codepoint, _): &(Ecn, u8)| *codepoint == Ecn::Ect0;
+        self.sent.iter().any(is_ect0)
+    }
 }
 
 #[test]
@@ -179,12 +187,12 @@ fn only_packets_of_sctp_are_marked_and_only_between_two_that_want_it() {
             .iter()
             .filter(|(codepoint, _)| *codepoint == Ecn::Ect0)
             .count();
-        let expected = if ecn == [true, true] {
-            records.len()
+        if ecn == [true, true] {
+            // All but lone SACKs and FORWARD-TSN.
+            assert!(marked > 50 && marked < records.len(), "{marked}");
         } else {
-            0
-        };
-        assert_eq!(marked, expected, "{ecn:?}");
+            assert_eq!(marked, 0, "{ecn:?}");
+        }
     }
 }
 
@@ -228,12 +236,12 @@ fn forged_marks_do_not_count() {
         assert!(pair.cwnd() >= before, "a reduction");
         before = pair.cwnd();
     });
-    assert_eq!(pair.engines[0].channels.sctp.codepoint(), Ecn::Ect0);
+    assert!(pair.marks_data());
     // Replays: the originals have arrived.
     let last = pair.last.clone();
     for _ in 0..100 {
         pair.arrive(1, &last, Ecn::Ce);
     }
     pair.transfer(100, |pair| assert!(pair.cwnd() >= before));
-    assert_eq!(pair.engines[0].channels.sctp.codepoint(), Ecn::Ect0);
+    assert!(pair.marks_data());
 }

@@ -79,16 +79,19 @@ impl Delay {
         self.base.is_finite()
     }
 
-    /// Queueing delay at the moment: the minimum of the last samples, without that of the base.
-    /// Single samples are late for other reasons.
+    /// Queueing delay at the moment: the median of the last samples, without that of the base.
+    /// Single samples are late for other reasons, and the burst of a rival fills a short queue for
+    /// some packets only.
     pub(super) fn queueing(&self) -> f64 {
-        let min = self.recent.iter().map(|(_, rtt)| *rtt);
-        let min = min.fold(f64::INFINITY, f64::min);
-        if min.is_finite() {
-            (min - self.base).max(0.0)
-        } else {
-            0.0
+        let mut samples = [0.0; RECENT];
+        let count = self.recent.len().min(RECENT);
+        for (sample, (_, rtt)) in samples.iter_mut().zip(&self.recent) {
+            *sample = *rtt;
         }
+        let samples = &mut samples[..count];
+        samples.sort_unstable_by(f64::total_cmp);
+        let median = samples.get(count.saturating_sub(1) / 2);
+        median.map_or(0.0, |median| (median - self.base).max(0.0))
     }
 
     pub(super) fn jitter(&self) -> f64 {
