@@ -14,6 +14,7 @@ mod ecn;
 mod lies;
 mod paths;
 mod receiver;
+mod recovery;
 mod rules;
 mod sender;
 mod withholding;
