@@ -218,10 +218,8 @@ pub(super) struct Sender {
     rto_at: Option<Instant>,
     /// When a packet that was overtaken counts as lost.
     loss_at: Option<Instant>,
-    /// The last packets are to be retransmitted regardless of the window.
+    /// Two packets are to be retransmitted regardless of the window.
     is_probe_due: bool,
-    /// Everything in flight counts as lost, and nothing was acknowledged since.
-    timed_out: bool,
     /// When to probe the peer's window while a writer waits for its share, and the number of probes
     /// since none waited.
     window_probe_at: Option<Instant>,
@@ -274,7 +272,6 @@ impl Sender {
             rto_at: None,
             loss_at: None,
             is_probe_due: false,
-            timed_out: false,
             window_probe_at: None,
             window_probes: 0,
         }

@@ -237,13 +237,11 @@ impl Sender {
         self.in_flight = 0;
         self.loss_at = None;
         self.recovery = None;
-        self.timed_out = true;
     }
 
     /// A chunk arrived that the timeout took for lost and that was not retransmitted since: the
     /// timeout was spurious (F-RTO, RFC 5682). What was sent once is in flight again.
     pub(super) fn revert_timeout(&mut self) {
-        self.timed_out = false;
         for sent in &mut self.sent {
             if sent.state == ChunkState::ToRetransmit && !sent.retransmitted && sent.is_suspect {
                 sent.state = ChunkState::InFlight;

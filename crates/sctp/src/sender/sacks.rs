@@ -57,7 +57,6 @@ impl Sender {
             let (srtt, next) = (self.srtt.unwrap_or_default(), self.next_packet);
             acked.ce = self.marking.on_acked(now, acked.marked, srtt, next);
         }
-        self.timed_out &= acked.bytes == 0;
         self.repair_allowance = match self.is_sack_full() {
             true if acked.bytes > 0 => acked.bytes.saturating_add(self.max_packet),
             _ => 0,
@@ -210,7 +209,7 @@ impl Sender {
         now: Instant,
         acked: &mut Acked,
     ) -> Result<bool, Violation> {
-        let was_sack_full = acked.was_sack_full;
+        let (was_sack_full, has_timed_out) = (acked.was_sack_full, self.has_timed_out());
         let Some(sent) = self.sent.get_mut(index) else {
             return Ok(false);
         };
@@ -246,7 +245,7 @@ impl Sender {
                 self.reordering
                     .on_late(self.highest_acked, self.next_packet);
             }
-            acked.is_timeout_spurious |= is_spurious && !was_in_flight && self.timed_out;
+            acked.is_timeout_spurious |= is_spurious && !was_in_flight && has_timed_out;
         }
         // Of the last transmission nothing is known then, nor before there is an RTT.
         if !sent.retransmitted || (!is_late && self.srtt.is_some()) {

@@ -40,11 +40,7 @@ fn connected(has_ecn: [bool; 2]) -> Pair {
     for (side, ecn) in pair.sides.iter_mut().zip(has_ecn) {
         side.association = Association::new(Config { ecn, ..CONFIG });
     }
-    pair.sides[0].association.start();
-    pair.until("the handshake", |pair| {
-        (pair.sides.iter()).all(|side| side.events.contains(&Event::Connected))
-    });
-    pair
+    pair.handshake()
 }
 
 #[test]
@@ -108,17 +104,7 @@ fn an_init_is_no_longer_than_without_it() {
 #[test]
 fn a_mark_reduces_the_window_once_a_round_trip_and_nothing_is_retransmitted() {
     for control in [CongestionControl::Heed, CongestionControl::Cubic] {
-        let mut pair = Pair::new(1, CLEAN);
-        for side in &mut pair.sides {
-            side.association = Association::new(Config {
-                congestion: control,
-                ..CONFIG
-            });
-        }
-        pair.sides[0].association.start();
-        pair.until("the handshake", |pair| {
-            (pair.sides.iter()).all(|side| side.events.contains(&Event::Connected))
-        });
+        let mut pair = Pair::controlled(control);
         transfer(&mut pair);
         let tsns = Rc::new(RefCell::new(Vec::new()));
         let shared = Rc::clone(&tsns);

@@ -125,14 +125,30 @@ impl Pair {
     }
 
     fn connected(seed: u64, faults: Faults) -> Self {
-        let mut pair = Self::new(seed, faults);
+        Self::new(seed, faults).handshake()
+    }
+
+    /// Both sides with `control`, on a clean path.
+    fn controlled(control: CongestionControl) -> Self {
+        let mut pair = Self::new(1, CLEAN);
+        for side in &mut pair.sides {
+            side.association = Association::new(Config {
+                congestion: control,
+                ..CONFIG
+            });
+        }
+        pair.handshake()
+    }
+
+    fn handshake(mut self) -> Self {
+        let pair = &mut self;
         pair.sides[0].association.start();
         pair.until("the handshake", |pair| {
             pair.sides
                 .iter()
                 .all(|side| side.events.contains(&Event::Connected))
         });
-        pair
+        self
     }
 
     fn step(&mut self) {

@@ -8,19 +8,9 @@ use super::*;
 use crate::sender::Sender;
 use crate::{Ack, CongestionControl, Controller};
 
-/// Side 0 with `control`, connected.
+/// Connected with `control`, with one stream.
 fn connected(control: CongestionControl) -> Pair {
-    let mut pair = Pair::new(1, CLEAN);
-    for side in &mut pair.sides {
-        side.association = Association::new(Config {
-            congestion: control,
-            ..CONFIG
-        });
-    }
-    pair.sides[0].association.start();
-    pair.until("the handshake", |pair| {
-        (pair.sides.iter()).all(|side| side.events.contains(&Event::Connected))
-    });
+    let mut pair = Pair::controlled(control);
     pair.sides[0].association.open_stream(1);
     pair
 }
