@@ -212,6 +212,10 @@ impl Association {
         self.peer = Some(peer);
         self.peer_port = header.source;
         self.sender.set_peer_window(peer.a_rwnd);
+        // No other stack lists the chunk of ECN.
+        if peer.ecn {
+            self.sender.lift_nearby_limit();
+        }
         self.sender.set_withhold_mode(match peer {
             Init { prunes: true, .. } => WithholdMode::SkipWhenDrained,
             Init {

@@ -197,7 +197,8 @@ pub struct Config {
     /// Whether to offer explicit congestion notification (ECN, RFC 3168). It is used only if the
     /// peer lists its chunk as well, which only this crate does, and as long as the path delivers
     /// the marks (RFC 9000 section 13.4.2). A router can then mark packets instead of dropping
-    /// them.
+    /// them. Without it each side takes the other for another stack, and keeps less in flight
+    /// where the RTT is below 3 ms ([`Association::send_window`]).
     pub ecn: bool,
 }
 
@@ -421,6 +422,13 @@ impl Association {
     /// The congestion controller: its window and its pacing rate, and for humans its state.
     pub fn congestion(&self) -> &dyn Controller {
         self.sender.congestion()
+    }
+
+    /// Maximum bytes of DATA chunks in flight at the moment: cwnd, or what the path holds and 24
+    /// packets if that is less, the RTT below 3 ms and the peer another stack, whose buffers may
+    /// hold no more.
+    pub fn send_window(&self) -> usize {
+        self.sender.send_window()
     }
 
     /// Smoothed RTT (RFC 6298), once there is a sample.

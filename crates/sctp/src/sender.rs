@@ -44,6 +44,7 @@ const FULL_SACK: usize = 128;
 const ENTRY: usize = 128;
 
 mod loss;
+mod nearby;
 mod pacer;
 mod packets;
 mod prr;
@@ -54,6 +55,7 @@ mod window;
 mod withhold;
 
 use loss::{Reordering, Suspects};
+use nearby::Nearby;
 use pacer::Pacer;
 use prr::Recovery;
 use rate::{DeliveryRate, Snapshot};
@@ -205,6 +207,7 @@ pub(super) struct Sender {
     /// Packets newly detected as lost.
     losses: Vec<Lost>,
     peer_window: PeerWindow,
+    nearby: Nearby,
     withholding: Withholding,
     marking: Marking,
     srtt: Option<Duration>,
@@ -261,6 +264,7 @@ impl Sender {
             is_reduction_suspect: false,
             losses: Vec::new(),
             peer_window: PeerWindow::default(),
+            nearby: Nearby::default(),
             withholding: Withholding::new(),
             marking: Marking::new(),
             srtt: None,
@@ -424,6 +428,17 @@ impl Sender {
 
     pub(super) fn congestion(&self) -> &dyn Controller {
         &*self.controller
+    }
+
+    /// Maximum bytes in flight: cwnd, or the limit towards another stack nearby if that is lower.
+    pub(super) fn send_window(&self) -> usize {
+        let nearby = self.nearby.limit(self.min_rtt, self.max_packet);
+        self.controller.cwnd().min(nearby)
+    }
+
+    /// The peer is this library.
+    pub(super) fn lift_nearby_limit(&mut self) {
+        self.nearby.lift();
     }
 
     pub(super) fn marking(&self) -> &Marking {

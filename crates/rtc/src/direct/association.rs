@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_sctp::{Association, Config, CongestionControl, Controller};
+use anabranch_sctp::{Association, Config, CongestionControl};
 
 /// Maximum overhead of DTLS per packet: header 13, explicit nonce 8, tag 16 (1.2 with AES-GCM).
 const DTLS_OVERHEAD: usize = 37;
@@ -18,12 +18,13 @@ const MIN_WAITING: usize = 32 * 1024;
 const WAITING: Duration = Duration::from_millis(1);
 
 /// See [`Engine::write_limit`](crate::Engine::write_limit).
-pub(super) fn write_limit(congestion: &dyn Controller) -> usize {
-    let rate = congestion.pacing_rate().unwrap_or(0.0);
+pub(super) fn write_limit(association: &Association) -> usize {
+    let window = association.send_window();
+    let rate = association.congestion().pacing_rate().unwrap_or(0.0);
     let waiting = (rate * WAITING.as_secs_f64()) as usize;
     // More than the window waits for nothing but the window.
-    let waiting = waiting.min(congestion.cwnd()).max(MIN_WAITING);
-    congestion.cwnd().saturating_add(waiting)
+    let waiting = waiting.min(window).max(MIN_WAITING);
+    window.saturating_add(waiting)
 }
 
 /// Creates an idle association.

@@ -544,7 +544,7 @@ impl Engine for DirectEngine {
     }
 
     fn write_limit(&self) -> usize {
-        write_limit(self.channels.sctp.congestion())
+        write_limit(&self.channels.sctp)
     }
 
     fn dtls12_records(&self) -> u64 {

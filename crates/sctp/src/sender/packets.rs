@@ -55,9 +55,12 @@ impl Sender {
         self.send_last_withheld(now, packets, before, whole_before);
         // Pacing is a limit only to who would use up the window without it (RFC 9002 section 7.8).
         let headers = (self.sent.len() + self.queue.len()) * DATA_HEADER;
-        let is_window_used = self.unacknowledged + headers >= self.controller.cwnd();
+        let is_window_used = self.unacknowledged + headers >= self.send_window();
         let is_limited = self.is_limited || (self.pacing_at.is_some() && is_window_used);
-        self.rate.on_stopped(is_limited, self.in_flight);
+        // A lower limit than cwnd is none of the controller's: its window must not grow by it.
+        let is_cwnd_lowest = self.controller.cwnd() <= self.send_window();
+        self.rate
+            .on_stopped(is_limited && is_cwnd_lowest, self.in_flight);
         let has_sent = self.next_packet > before;
         if (has_sent && self.pto_count == 0) || self.pto_at.is_none() {
             self.arm_pto(now);
@@ -101,7 +104,7 @@ impl Sender {
         if self.in_flight == 0 {
             return true;
         }
-        let cwnd = self.controller.cwnd().max(2 * self.max_packet);
+        let cwnd = self.send_window().max(2 * self.max_packet);
         let room = match self.recovery {
             // Only probes until something is acknowledged.
             _ if self.has_timed_out() => (2 * self.max_packet).saturating_sub(self.in_flight),

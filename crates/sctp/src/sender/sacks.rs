@@ -297,6 +297,8 @@ impl Sender {
         let newest = acked.and_then(|acked| acked.newest);
         let sample = newest.map(|newest| self.rate.sample(now, newest.at, newest.snapshot));
         let is_round_start = sample.is_some_and(|sample| sample.is_round_start);
+        let rate = sample.and_then(|sample| sample.rate);
+        self.nearby.on_sample(rate, is_round_start);
         let before = self.controller.cwnd();
         self.controller.on_ack(&Ack {
             now,
@@ -304,7 +306,7 @@ impl Sender {
             lost: &losses,
             rtt: newest.map(|newest| now.saturating_duration_since(newest.at)),
             srtt: self.srtt.unwrap_or_default(),
-            delivery_rate: sample.and_then(|sample| sample.rate),
+            delivery_rate: rate,
             is_app_limited: sample.is_some_and(|sample| sample.is_app_limited),
             delivered: self.rate.delivered(),
             prior_delivered: sample.map_or(0, |sample| sample.prior_delivered),

@@ -1,6 +1,6 @@
 //! Loss recovery: what counts for the controller, and when a probe is sent.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::withholding::sack;
@@ -75,15 +75,41 @@ fn a_reduction_by_losses_is_not_undone_by_a_late_packet_later_on() {
 
 thread_local! {
     static RTTS: RefCell<Vec<Option<Duration>>> = const { RefCell::new(Vec::new()) };
+    static WAS_LIMITED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Notes the RTTs that it is given.
+/// Notes the RTTs that it is given, and whether cwnd was the limit.
 #[derive(Debug)]
 struct Notes;
+
+/// A sender of the controller [`Notes`] with one stream, which withholds nothing.
+fn noting() -> Sender {
+    let control = CongestionControl::Custom(|_| Box::new(Notes));
+    let mut sender = Sender::new(1000, 1160, control);
+    sender.set_peer_window(1 << 20);
+    sender.withhold_nothing();
+    sender.open(1);
+    sender
+}
+
+/// Sends what the windows allow; returns the number of packets.
+fn send(sender: &mut Sender, now: Instant) -> usize {
+    let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
+    sender.fill(now, &mut out);
+    out.finish().0.len()
+}
+
+fn acknowledge(sender: &mut Sender, now: Instant, cumulative: u32) {
+    let value = sack(cumulative, &[]);
+    let sack = packet::Sack::parse(&value).expect("valid");
+    let handled = sender.handle_sack(now, sack, &mut VecDeque::new());
+    handled.expect("honest");
+}
 
 impl Controller for Notes {
     fn on_ack(&mut self, ack: &Ack<'_>) {
         RTTS.with_borrow_mut(|rtts| rtts.push(ack.rtt));
+        WAS_LIMITED.set(ack.is_cwnd_limited);
     }
 
     fn on_timeout(&mut self, _now: Instant, _count: u32) {}
@@ -100,17 +126,8 @@ impl Controller for Notes {
 /// The probe goes out after 500 ms, and what was sent first is acknowledged after 600.
 #[test]
 fn a_path_slower_than_the_first_timeout_is_not_measured_by_its_probe() {
-    let control = CongestionControl::Custom(|_| Box::new(Notes));
-    let mut sender = Sender::new(1000, 1160, control);
-    sender.set_peer_window(1 << 20);
-    sender.withhold_nothing();
-    sender.open(1);
+    let mut sender = noting();
     let begin = Instant::now();
-    let send = |sender: &mut Sender, now| {
-        let mut out = Packets::new(1160, ([5000, 5000], 7), true, BytesMut::new());
-        sender.fill(now, &mut out);
-        out.finish().0.len()
-    };
     for _ in 0..4 {
         sender.write(1, 53, Bytes::from_static(&[7; 1100]));
     }
@@ -119,11 +136,8 @@ fn a_path_slower_than_the_first_timeout_is_not_measured_by_its_probe() {
     sender.handle_timeout(timeout);
     assert_eq!(send(&mut sender, timeout), 2, "probes");
     let now = begin + Duration::from_millis(600);
-    let mut events = VecDeque::new();
     for cumulative in 1000..1004 {
-        let value = sack(cumulative, &[]);
-        let sack = packet::Sack::parse(&value).expect("valid");
-        sender.handle_sack(now, sack, &mut events).expect("honest");
+        acknowledge(&mut sender, now, cumulative);
     }
     let rtts = RTTS.take();
     let expected = Duration::from_millis(600);
@@ -151,4 +165,34 @@ fn a_probe_is_not_postponed_by_an_application_that_goes_on_writing() {
         pair.now += Duration::from_millis(50);
     }
     assert!(sent >= 4, "{sent}");
+}
+
+/// The packets of one flight, once the path is known to have this RTT. cwnd allows all 400.
+fn flight(rtt: Duration, is_same_stack: bool) -> usize {
+    let mut sender = noting();
+    if is_same_stack {
+        sender.lift_nearby_limit();
+    }
+    let begin = Instant::now();
+    sender.write(1, 53, Bytes::from_static(&[7; 1100]));
+    assert_eq!(send(&mut sender, begin), 1);
+    acknowledge(&mut sender, begin + rtt, 1000);
+    for _ in 0..400 {
+        sender.write(1, 53, Bytes::from_static(&[7; 1100]));
+    }
+    let packets = send(&mut sender, begin + rtt);
+    acknowledge(&mut sender, begin + 2 * rtt, 1000 + packets as u32);
+    // A controller whose window grows while another limit is lower never stops.
+    assert!(!WAS_LIMITED.get());
+    packets
+}
+
+/// A longer queue would stand in the buffers of the peer, which no window announces.
+#[test]
+fn another_stack_nearby_gets_few_packets_at_once() {
+    let (near, far) = (Duration::from_micros(200), Duration::from_millis(20));
+    let packets = flight(near, false);
+    assert!((24..=27).contains(&packets), "{packets}");
+    assert_eq!(flight(near, true), 400);
+    assert_eq!(flight(far, false), 400);
 }
