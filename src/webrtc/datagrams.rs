@@ -169,6 +169,8 @@ impl WebRtcCarrier {
             }
             self.unsent.pop(max_segments);
             sent = true;
+            // Before what follows the first response: pion waits for it (`reachability.rs`).
+            self.challenge();
         }
     }
 }

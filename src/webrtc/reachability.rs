@@ -246,6 +246,8 @@ impl Reachability {
     pub(super) fn validated(&mut self, address: SocketAddr, now: Instant) {
         if let Some(remote) = self.find(address) {
             remote.prove(now);
+            // Nothing may be sent there for long, and its liveness has to be checked all the same.
+            self.proven.get_or_insert(address);
         }
     }
 

@@ -207,7 +207,7 @@ async fn dial(end: End, client: &Endpoint, address: &Address, network: &Network,
         }
         End::DiallerDiesInHandshake => {
             let dying = async {
-                sleep(Duration::from_millis(65)).await;
+                sleep(Duration::from_millis(45)).await;
                 network.set_silent(host, true);
             };
             let (result, ()) = tokio::join!(connecting, dying);

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use anabranch_sctp::Ecn;
 use bytes::Bytes;
 use dimpl::Output;
-use sha2::{Digest, Sha256};
 
-use crate::client_hello::{ClientHelloAssembler, Verdict};
-use crate::dtls::{PacedDtls, Versions};
+use crate::client_hello::ClientHelloAssembler;
+use crate::dtls::PacedDtls;
 use crate::engine::{
     Certificate, ChannelId, Class, Datagram, EndReason, Engine, Event, LimitExceeded, MakeEngine,
     OpenError, Probe, Role, Setup, Written,
@@ -25,9 +24,11 @@ use crate::transmit::TransmitQueue;
 mod association;
 mod channels;
 mod dcep;
+mod early_hello;
 mod first_flight;
 mod marked;
 mod path;
+mod records;
 #[cfg(feature = "testing")]
 pub(crate) mod scripted;
 mod stream_ids;
@@ -38,6 +39,7 @@ pub(crate) mod validation;
 
 use association::{association, write_limit};
 use channels::{Channels, HeldLimits};
+use early_hello::EarlyHello;
 use first_flight::FirstFlight;
 use marked::Marked;
 use path::{Path, PathEvent, Route};
@@ -48,12 +50,6 @@ const DATAGRAMS_PER_PUMP: u32 = 24;
 
 /// Buffer for one output of DTLS: longer than any datagram in either direction.
 const DTLS_OUTPUT: usize = 2048;
-
-/// Maximum buffer that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
-const MAX_DTLS_OUTPUT: usize = 32 * 1024;
-
-/// Maximum records encrypted between two drains of DTLS, if they are too long to share a datagram.
-const RECORDS_PER_DRAIN: usize = 8;
 
 /// Maximum bytes received before the peer is authenticated, retransmissions included. Noise needs
 /// less than 2 KiB, but a server may send at once while the client's last Noise packet is lost.
@@ -92,12 +88,13 @@ pub struct DirectEngine {
     path: Path,
     certificate: Certificate,
     mtu: usize,
-    /// Created once there is a route.
+    /// Created once there is an address to send to.
     dtls: Option<PacedDtls>,
     dtls_state: DtlsState,
     dtls_timeout: Option<Instant>,
     client_hello: ClientHelloAssembler,
     first_flight: FirstFlight,
+    early_hello: EarlyHello,
     channels: Channels,
     /// Datagrams handled since SCTP last transmitted.
     datagrams_since_pump: u32,
@@ -147,7 +144,7 @@ impl DirectEngine {
             all: data.saturating_add(CONTROL_ROOM),
         };
         let path = Path::new(&setup, now)?;
-        Ok(Self {
+        let mut engine = Self {
             role: setup.role,
             path,
             certificate: setup.certificate,
@@ -157,6 +154,7 @@ impl DirectEngine {
             dtls_timeout: None,
             client_hello: ClientHelloAssembler::default(),
             first_flight: FirstFlight::default(),
+            early_hello: EarlyHello::default(),
             channels: Channels::new(sctp, setup.role, limits),
             datagrams_since_pump: 0,
             early_bytes: 0,
@@ -167,21 +165,23 @@ impl DirectEngine {
             is_peer_informed: false,
             #[cfg(feature = "testing")]
             is_scripted: false,
-        })
+        };
+        if engine.role == Role::Client && engine.path.route().is_some() {
+            engine.early_hello = EarlyHello::new(now);
+            engine.start_dtls(now)?;
+        }
+        Ok(engine)
     }
 
     fn handle_path_event(&mut self, now: Instant) {
         match self.path.next_event() {
             Some(PathEvent::Found) => {
                 self.channels.push_event(Event::IceConnected);
-                let certificate = self.certificate.clone();
-                match PacedDtls::new(certificate, Versions::Both, Some(self.mtu), now) {
-                    Ok(mut dtls) => {
-                        dtls.set_active(self.role == Role::Client);
-                        self.dtls = Some(dtls);
-                        self.handle_dtls_timeout(now);
-                    }
-                    Err(cause) => self.channels.end(cause),
+                self.early_hello.on_path_found(now);
+                if self.dtls.is_none()
+                    && let Err(cause) = self.start_dtls(now)
+                {
+                    self.channels.end(cause);
                 }
             }
             Some(PathEvent::Lost) => {
@@ -189,136 +189,6 @@ impl DirectEngine {
                 self.channels.end(EndReason::TimedOut);
             }
             None => {}
-        }
-    }
-
-    fn handle_dtls_timeout(&mut self, now: Instant) {
-        if let Some(dtls) = &mut self.dtls
-            && let Err(error) = dtls.handle_timeout(now)
-        {
-            self.channels.end(EndReason::Dtls(error.to_string()));
-        }
-    }
-
-    fn handle_record(&mut self, datagram: &[u8]) {
-        let is_first_contact = self.role == Role::Server && !self.is_dtls_established();
-        let Some(dtls) = &mut self.dtls else {
-            return;
-        };
-        let result = if is_first_contact {
-            match self.client_hello.handle(datagram) {
-                Verdict::Pass if self.first_flight.take_copy(datagram) => Ok(()),
-                Verdict::Pass => {
-                    self.first_flight.on_input(datagram);
-                    dtls.handle_packet(datagram)
-                }
-                Verdict::Held => Ok(()),
-            }
-        } else {
-            dtls.handle_packet(datagram)
-        };
-        // Errors concern one datagram, and anybody who can forge the peer's address can cause them:
-        // it counts as lost. What ends the connection is reported as an output.
-        if let Err(error) = result {
-            tracing::debug!(target: "anabranch::webrtc", %error, "DTLS record refused");
-        }
-    }
-
-    /// Handles a record from an address that is being validated.
-    fn handle_record_of_unvalidated(
-        &mut self,
-        now: Instant,
-        datagram: Datagram<'_>,
-        out: &mut TransmitQueue,
-    ) {
-        let source = datagram.source;
-        // The pending output of DTLS came from elsewhere.
-        self.drain_dtls(now, out);
-        let _ = self.channels.sctp.take_heartbeat_ack();
-        self.handle_record_alone(now, datagram, out);
-        if let Some(answer) = self.channels.sctp.take_heartbeat_ack()
-            && self.path.confirm(now, source, answer)
-        {
-            let event = Event::AddressValidated(source);
-            self.channels.push_event(event);
-        }
-    }
-
-    /// Passes the ClientHello to DTLS once it is complete.
-    fn handle_client_hello(&mut self, now: Instant) {
-        if let Some(dtls) = &mut self.dtls
-            && let Some(record) = self.client_hello.poll(now)
-        {
-            self.first_flight.on_input(&record);
-            if let Err(error) = dtls.handle_packet(&record) {
-                tracing::debug!(target: "anabranch::webrtc", %error, "ClientHello refused");
-            }
-        }
-    }
-
-    /// Drains DTLS: plaintext to SCTP first, then datagrams.
-    fn drain_dtls(&mut self, now: Instant, out: &mut TransmitQueue) {
-        let mut room = DTLS_OUTPUT;
-        while let (Some(dtls), Some(Route { local, remote })) = (&mut self.dtls, self.path.route())
-        {
-            match dtls.poll_output(out.room(room)) {
-                Output::ApplicationData(packet) => {
-                    self.has_authentic = true;
-                    self.marked.on_opened();
-                    if !self.channels.is_authenticated() {
-                        self.early_bytes += packet.len();
-                    }
-                    self.channels.sctp.handle_packet(now, packet);
-                }
-                Output::Packet(datagram) => {
-                    self.first_flight.on_output(datagram);
-                    let length = datagram.len();
-                    out.commit_with_ecn(length, local.ip(), remote, self.codepoint);
-                }
-                // The end of the handshake proves that the peer has the key and receives our
-                // packets.
-                Output::PeerCert(certificate) => {
-                    if let DtlsState::Handshaking { peer_sha256 } = &mut self.dtls_state {
-                        *peer_sha256 = Some(Sha256::digest(certificate).into());
-                    }
-                }
-                Output::Connected => {
-                    self.first_flight = FirstFlight::default();
-                    match std::mem::replace(&mut self.dtls_state, DtlsState::Established) {
-                        DtlsState::Handshaking {
-                            peer_sha256: Some(sha256),
-                        } => self.channels.push_event(Event::DtlsConnected { sha256 }),
-                        DtlsState::Handshaking { peer_sha256: None } => {
-                            return self.channels.end(EndReason::NoCertificate);
-                        }
-                        DtlsState::Established => {}
-                    }
-                    // The server waits for the client.
-                    if self.role == Role::Client {
-                        self.channels.sctp.start();
-                    }
-                }
-                Output::CloseNotify => {
-                    self.is_peer_informed = true;
-                    self.channels.end(EndReason::ClosedByPeer);
-                }
-                Output::BufferTooSmall { needed } if room < MAX_DTLS_OUTPUT => {
-                    room = needed.min(MAX_DTLS_OUTPUT);
-                }
-                Output::BufferTooSmall { .. } => {
-                    let cause = "record too long".to_owned();
-                    return self.channels.end(EndReason::Dtls(cause));
-                }
-                Output::Timeout(at) => {
-                    self.dtls_timeout = Some(at);
-                    for datagram in self.first_flight.take_resend() {
-                        out.push(datagram, local.ip(), remote);
-                    }
-                    self.count_marked();
-                    return;
-                }
-                _ => {}
-            }
         }
     }
 
@@ -359,37 +229,6 @@ impl DirectEngine {
             return false;
         }
         self.is_dtls_established()
-    }
-
-    /// Encrypts packets, each into a datagram of its own.
-    ///
-    /// dimpl bundles records that fit one datagram. libdatachannel reads the second record only
-    /// when the next datagram arrives, so that every SACK bundled with DATA caused a
-    /// retransmission. And dimpl itself drops a datagram with more than 8 records.
-    fn encrypt(&mut self, now: Instant, packets: &[Bytes], out: &mut TransmitQueue) {
-        // What DTLS had to send by itself is in `out`: all callers have drained it.
-        self.codepoint = self.channels.sctp.codepoint();
-        let mut waiting = 0;
-        for packet in packets {
-            let could_share = packet.len() <= self.mtu / 2;
-            if waiting == RECORDS_PER_DRAIN || (could_share && waiting > 0) {
-                self.drain_dtls(now, out);
-                waiting = 0;
-            }
-            if let Some(dtls) = &mut self.dtls
-                && let Err(error) = dtls.send_application_data(packet)
-            {
-                // Equivalent to a lost packet.
-                tracing::debug!(target: "anabranch::webrtc", %error, "packet not encrypted");
-            }
-            waiting += 1;
-            if could_share {
-                self.drain_dtls(now, out);
-                waiting = 0;
-            }
-        }
-        self.drain_dtls(now, out);
-        self.codepoint = Ecn::NotEct;
     }
 
     /// Aborts the association towards the peer once the connection has ended here. The peer's
@@ -484,6 +323,7 @@ impl Engine for DirectEngine {
             self.dtls_timeout,
             self.channels.sctp.next_timeout(),
             self.client_hello.timeout(),
+            self.early_hello.timeout(),
         ];
         timeouts
             .into_iter()

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use is::stun::{StunMessage, StunPacket};
+use is::stun::{StunMessage, StunPacket, TransId};
 use is::{Candidate, IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
 use super::validation::Validations;
 use crate::engine::MAX_ADDRESSES;
 use crate::engine::{EndReason, Role, Setup};
-use crate::hmac::HMAC;
+use crate::hmac::{HMAC, sha1_hmac};
 use crate::transmit::TransmitQueue;
 use anabranch_sctp::Nonce;
 
@@ -27,6 +27,9 @@ const LITE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the peer's address has to be silent before its nomination of a less preferred one is
 /// followed. A peer that uses a pair sends a check every 2.5 s at the latest, and data at once.
 const ROUTE_SILENCE: Duration = Duration::from_secs(1);
+
+/// Longest check: a USERNAME has at most 513 bytes (RFC 8489 section 14.3).
+const MAX_CHECK: usize = 1024;
 
 /// Local preference of the first candidate: the middle of the range (RFC 8445 section 5.1.2.1), so
 /// that its successors can be preferred.
@@ -57,6 +60,10 @@ pub(super) struct Path {
     agent: IceAgent,
     role: Role,
     local: SocketAddr,
+    /// The address that this side dials.
+    dialled: Option<SocketAddr>,
+    /// The peer's password, until the first check is nominated.
+    nominates_with: Option<String>,
     /// Remote addresses from which a message with valid integrity arrived.
     known_remotes: Vec<SocketAddr>,
     route: Option<Route>,
@@ -81,6 +88,24 @@ pub(super) struct Path {
 fn candidate(address: SocketAddr) -> Result<Candidate, EndReason> {
     Candidate::host(address, Protocol::Udp)
         .map_err(|error| EndReason::Failed(format!("invalid candidate address: {error}")))
+}
+
+/// A copy of a check that nominates its pair, as the aggressive nomination of RFC 5245 section
+/// 8.1.1.2 does.
+///
+/// There is one pair, so nothing is to be chosen, and str0m and pion begin with DTLS only once a
+/// pair is nominated. The agent nominates a round trip later, again, when its own check has
+/// succeeded.
+fn nominating(check: &[u8], password: &str) -> Option<Vec<u8>> {
+    let check = StunMessage::parse(check).ok()?;
+    let (username, priority) = (check.username()?, check.prio()?);
+    let tie_breaker = check.ice_controlling()?;
+    let id = TransId::new();
+    let copy = StunMessage::binding_request(username, id, true, tie_breaker, priority, true);
+    let mut bytes = vec![0; MAX_CHECK];
+    let length = copy.to_bytes(Some(password.as_bytes()), &mut bytes, sha1_hmac);
+    bytes.truncate(length.ok()?);
+    Some(bytes)
 }
 
 impl Path {
@@ -110,6 +135,8 @@ impl Path {
             agent,
             role: setup.role,
             local: setup.local,
+            dialled: setup.remote.filter(|_| client),
+            nominates_with: client.then(|| setup.remote_credentials.1.clone()),
             known_remotes: Vec::new(),
             route: None,
             has_moved: false,
@@ -223,6 +250,11 @@ impl Path {
                     transmit.source.ip(),
                     transmit.destination,
                 );
+                if let Some(password) = self.nominates_with.take()
+                    && let Some(nomination) = nominating(&transmit.contents, &password)
+                {
+                    out.push(&nomination, transmit.source.ip(), transmit.destination);
+                }
             }
             self.next_timeout = self
                 .agent
@@ -305,7 +337,7 @@ impl Path {
     }
 
     /// Notes that something of the peer arrived from `source`; returns whether ICE has verified the
-    /// address.
+    /// address, or this side has dialled it.
     fn note_source(&mut self, now: Instant, source: SocketAddr) -> bool {
         if self.route.is_some_and(|route| route.remote == source) {
             self.last_received = now;
@@ -314,11 +346,14 @@ impl Path {
         {
             self.follow_nomination(now, source, priority);
         }
-        self.known_remotes.contains(&source)
+        self.known_remotes.contains(&source) || self.dialled == Some(source)
     }
 
+    /// Where records are sent: before a check has succeeded, the dialled address.
     pub(super) fn route(&self) -> Option<Route> {
+        let local = self.local;
         self.route
+            .or_else(|| self.dialled.map(|remote| Route { local, remote }))
     }
 
     pub(super) fn next_event(&mut self) -> Option<PathEvent> {
