@@ -105,8 +105,7 @@ pub struct EndpointConfig {
     /// can then mark a packet where it would have dropped it, and the sender slows down without a
     /// retransmission. Default: yes. It is used between two direct engines of this crate that both
     /// want it, and as long as the path delivers the marks, which is validated as in QUIC (RFC 9000
-    /// section 13.4.2). Without it the sides do not recognize each other as this library, and keep
-    /// less in flight where the RTT is below 3 ms (`docs/congestion.md`).
+    /// section 13.4.2).
     pub ecn: bool,
     /// Creates the engine of each connection: ICE, DTLS, SCTP and data channels. Default: `direct`,
     /// the engine of `anabranch-rtc`.

@@ -272,6 +272,10 @@ impl Peer {
             .await;
         self.wait_for(|event| matches!(event, PeerEvent::ChannelZeroOpen).then_some(()))
             .await;
+        // A dialler has sent nothing but INIT, which has no tag.
+        if let Some(packet) = self.engine.association().heartbeat(&[0; 16]) {
+            self.observe(&packet);
+        }
         fingerprint
     }
 

@@ -76,6 +76,7 @@ impl Ours {
             progress_timeout: Duration::from_secs(120),
             congestion: crate::CongestionControl::Cubic,
             ecn: true,
+            ..Config::default()
         };
         Self {
             association: Association::new(config),

@@ -38,6 +38,8 @@ pub(super) struct Init {
     pub(super) prunes: bool,
     /// Reports ECN counts.
     pub(super) ecn: bool,
+    /// Establishes the association with INIT and INIT-ACK alone.
+    pub(super) without_cookie: bool,
 }
 
 impl Init {
@@ -54,6 +56,7 @@ impl Init {
             forward_tsn: false,
             prunes: false,
             ecn: false,
+            without_cookie: false,
         };
         let outbound = fields.u16()?;
         init.inbound_streams = fields.u16()?;
@@ -81,6 +84,7 @@ impl Init {
         // extensions.
         init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
         init.ecn = extensions.contains(&kind::ECN_COUNTS);
+        init.without_cookie = extensions.contains(&kind::WITHOUT_COOKIE);
         // Only the parameter of FORWARD-TSN counts. webrtc-rs lists the chunk among its extensions
         // without the parameter, and stops responding once it receives one (libp2p-webrtc, one dial
         // in four). pion sends the same INIT, but accepts the chunk.
@@ -108,10 +112,13 @@ impl Init {
             put_parameter(&mut value, FORWARD_TSN_SUPPORTED, &[]);
             extensions.push(kind::FORWARD_TSN);
         }
-        // In the list that every stack reads, and not a parameter of its own: pion before 1.8.11
+        // In the list that every stack reads, and not parameters of their own: pion before 1.8.11
         // rejects an INIT with an unknown one.
         if self.ecn {
             extensions.push(kind::ECN_COUNTS);
+        }
+        if self.without_cookie {
+            extensions.push(kind::WITHOUT_COOKIE);
         }
         put_parameter(&mut value, SUPPORTED_EXTENSIONS, &extensions);
         value
@@ -131,19 +138,22 @@ mod tests {
         forward_tsn: true,
         prunes: false,
         ecn: true,
+        without_cookie: true,
     };
 
     #[test]
     fn what_is_written_is_read() {
-        for (zero_checksum, forward_tsn, ecn) in [
-            (false, true, true),
-            (true, false, true),
-            (true, true, false),
+        for (zero_checksum, forward_tsn, ecn, without_cookie) in [
+            (false, true, true, true),
+            (true, false, true, true),
+            (true, true, false, true),
+            (true, true, true, false),
         ] {
             let init = Init {
                 zero_checksum,
                 forward_tsn,
                 ecn,
+                without_cookie,
                 ..INIT
             };
             assert_eq!(Init::parse(&init.encode(None)), Some((init, None)));

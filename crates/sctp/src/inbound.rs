@@ -8,7 +8,7 @@ use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, k
 use super::receiver::Receiver;
 use super::reset::{ResetOutcome, Resets};
 use super::sender::WithholdMode;
-use super::{Association, Config, EndReason, Event, PORT, State, Violation, cause};
+use super::{Association, Config, EndReason, Event, PORT, State, Unconfirmed, Violation, cause};
 
 /// Maximum bytes of an unrecognized chunk that its ERROR repeats.
 const MAX_REPORTED: usize = 64;
@@ -74,6 +74,10 @@ impl Association {
             self.established();
         }
         let is_up = self.is_up();
+        // It has our tag, which is in INIT-ACK.
+        if !matches!(chunk.kind, kind::INIT | kind::INIT_ACK) {
+            self.unconfirmed = None;
+        }
         match chunk.kind {
             kind::DATA if is_up => {
                 let Some((header, payload)) = DataHeader::parse(chunk) else {
@@ -170,15 +174,22 @@ impl Association {
     }
 
     fn on_init(&mut self, header: Header, value: &[u8]) {
+        let Some((peer, _)) = Init::parse(value) else {
+            return;
+        };
+        // The INIT-ACK was lost.
+        if let Some(unconfirmed) = &mut self.unconfirmed
+            && self.peer == Some(peer)
+        {
+            unconfirmed.is_due = true;
+            return;
+        }
         // Both sides may start at once (RFC 9260 section 5.2.1). A later INIT is old: a peer that
         // restarts does so with DTLS.
-        if !matches!(
+        if matches!(
             self.state,
             State::Closed | State::CookieWait | State::CookieEchoed
         ) {
-            return;
-        }
-        if let Some((peer, _)) = Init::parse(value) {
             self.set_peer(header, peer);
             // Only if the peer offered them: pion before 1.8.11 rejects an INIT-ACK with an unknown
             // parameter.
@@ -186,11 +197,25 @@ impl Association {
                 zero_checksum: self.own.zero_checksum && peer.zero_checksum,
                 forward_tsn: self.own.forward_tsn && peer.forward_tsn,
                 ecn: self.own.ecn && peer.ecn,
+                without_cookie: self.is_without_cookie(),
                 ..self.own
             };
             let answer = answer.encode(Some(&self.cookie));
-            self.reply(kind::INIT_ACK, answer);
+            if self.is_without_cookie() {
+                self.unconfirmed = Some(Unconfirmed {
+                    init_ack: answer,
+                    is_due: true,
+                });
+                self.established();
+            } else {
+                self.reply(kind::INIT_ACK, answer);
+            }
         }
+    }
+
+    /// Whether neither side needs a cookie.
+    pub(super) fn is_without_cookie(&self) -> bool {
+        self.own.without_cookie && self.peer.is_some_and(|peer| peer.without_cookie)
     }
 
     fn on_init_ack(&mut self, header: Header, value: &[u8]) {
@@ -199,6 +224,9 @@ impl Association {
         }
         if let Some((peer, Some(cookie))) = Init::parse(value) {
             self.set_peer(header, peer);
+            if self.is_without_cookie() {
+                return self.established();
+            }
             self.state = State::CookieEchoed;
             self.queue_control(kind::COOKIE_ECHO, cookie.to_vec());
         }
@@ -212,8 +240,8 @@ impl Association {
         self.peer = Some(peer);
         self.peer_port = header.source;
         self.sender.set_peer_window(peer.a_rwnd);
-        // No other stack lists the chunk of ECN.
-        if peer.ecn {
+        // No other stack does without a cookie.
+        if self.is_without_cookie() {
             self.sender.lift_nearby_limit();
         }
         self.sender.set_withhold_mode(match peer {

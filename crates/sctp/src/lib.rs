@@ -197,14 +197,20 @@ pub struct Config {
     /// Whether to offer explicit congestion notification (ECN, RFC 3168). It is used only if the
     /// peer lists its chunk as well, which only this crate does, and as long as the path delivers
     /// the marks (RFC 9000 section 13.4.2). A router can then mark packets instead of dropping
-    /// them. Without it each side takes the other for another stack, and keeps less in flight
-    /// where the RTT is below 3 ms ([`Association::send_window`]).
+    /// them.
     pub ecn: bool,
+    /// Whether to offer to establish the association with INIT and INIT-ACK alone, a round trip
+    /// sooner. It is used only if the peer offers it as well, which only this crate does. The
+    /// cookie of RFC 9260 section 5.1 keeps a listener from allocating state for a forged address;
+    /// below DTLS there is no association before the peer has answered. Without it each side takes
+    /// the other for another stack, and keeps less in flight where the RTT is below 3 ms
+    /// ([`Association::send_window`]).
+    pub without_cookie: bool,
 }
 
 impl Default for Config {
     /// Packets of 1 200 bytes, a receive buffer of 1 MiB, messages of 256 KiB (the limit of
-    /// Chromium), 30 s without progress, and ECN.
+    /// Chromium), 30 s without progress, ECN, and no cookie.
     fn default() -> Self {
         Self {
             max_packet: 1_200,
@@ -213,6 +219,7 @@ impl Default for Config {
             progress_timeout: Duration::from_secs(30),
             congestion: CongestionControl::default(),
             ecn: true,
+            without_cookie: true,
         }
     }
 }
@@ -223,6 +230,7 @@ impl Default for Config {
 /// ```text
 /// Closed ─► (start) CookieWait ─► (INIT-ACK) CookieEchoed ─► (COOKIE-ACK) ┐
 ///    └──────────────────────────────────────────────► (COOKIE-ECHO) Established
+/// Closed, CookieWait ─► (INIT or INIT-ACK, neither side needs a cookie) Established
 /// Established ─► (shutdown) ShutdownPending: all acknowledged, SHUTDOWN ─► (SHUTDOWN-ACK) Ended
 ///        └─────► (SHUTDOWN) ShutdownReceived: all acknowledged, SHUTDOWN-ACK
 ///                                                      ─► (SHUTDOWN-COMPLETE) Ended
@@ -247,6 +255,14 @@ struct ControlChunk {
     sent: u32,
 }
 
+/// The INIT-ACK of an association without cookie, until the peer shows that it has it.
+#[derive(Debug)]
+struct Unconfirmed {
+    init_ack: Vec<u8>,
+    /// The peer's INIT is not answered yet.
+    is_due: bool,
+}
+
 /// An SCTP association.
 #[derive(Debug)]
 pub struct Association {
@@ -259,6 +275,7 @@ pub struct Association {
     cookie: [u8; COOKIE],
     /// The chunk of the handshake or of the shutdown that awaits its answer.
     control: Option<ControlChunk>,
+    unconfirmed: Option<Unconfirmed>,
     /// Chunks to send once, with the next packet.
     replies: VecDeque<(u8, Vec<u8>)>,
     /// Nonce of the last HEARTBEAT-ACK.
@@ -286,6 +303,7 @@ impl Association {
             forward_tsn: true,
             prunes: false,
             ecn: config.ecn,
+            without_cookie: config.without_cookie,
         };
         Self {
             config,
@@ -295,6 +313,7 @@ impl Association {
             peer_port: PORT,
             cookie: rand::random(),
             control: None,
+            unconfirmed: None,
             replies: VecDeque::new(),
             heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
@@ -341,6 +360,7 @@ impl Association {
         if self.state != State::Ended {
             self.state = State::Ended;
             self.control = None;
+            self.unconfirmed = None;
             self.events.push_back(Event::Ended(reason));
         }
     }

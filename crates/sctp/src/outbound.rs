@@ -18,6 +18,13 @@ impl Association {
         let buffer = std::mem::take(&mut self.buffer);
         let mut packets = Packets::new(self.config.max_packet, (ports, tag), zero_checksum, buffer);
         self.sender.marking_mut().begin_transmit();
+        // With DATA in the same packet: without it a peer that has not received it drops the DATA.
+        let mut is_for_data = false;
+        if let Some(unconfirmed) = &mut self.unconfirmed {
+            is_for_data = !std::mem::take(&mut unconfirmed.is_due);
+            packets.put(kind::INIT_ACK, 0, &unconfirmed.init_ack);
+        }
+        let alone = packets.bytes();
         for (kind, value) in self.replies.drain(..) {
             packets.put(kind, 0, &value);
             if kind == kind::INIT_ACK {
@@ -27,6 +34,9 @@ impl Association {
         }
         if self.state != State::Ended {
             self.fill(now, &mut packets);
+        }
+        if is_for_data && packets.bytes() == alone {
+            packets.clear();
         }
         let (whole, buffer) = packets.finish();
         self.sender.marking_mut().on_sent(whole.len());
@@ -108,6 +118,7 @@ impl Association {
             self.queue_abort(cause::USER_INITIATED_ABORT, &[]);
             self.state = State::Ended;
             self.control = None;
+            self.unconfirmed = None;
         }
     }
 

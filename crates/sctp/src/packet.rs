@@ -29,6 +29,8 @@ pub(super) mod kind {
     pub(crate) const COOKIE_ACK: u8 = 11;
     pub(crate) const SHUTDOWN_COMPLETE: u8 = 14;
     pub(crate) const RE_CONFIG: u8 = 130;
+    /// Only listed among the extensions, never sent: this side needs no cookie (docs/wire.md).
+    pub(crate) const WITHOUT_COOKIE: u8 = 189;
     /// ECN counts (docs/wire.md). Not assigned by IANA; those who do not know it skip it without a
     /// report (RFC 9260 section 3.2).
     pub(crate) const ECN_COUNTS: u8 = 190;
@@ -380,6 +382,17 @@ impl Packets {
         for tsn in duplicates {
             out.put_u32(*tsn);
         }
+    }
+
+    /// Bytes of all packets.
+    pub(super) fn bytes(&self) -> usize {
+        self.finished.iter().map(Bytes::len).sum::<usize>() + self.packet.len()
+    }
+
+    /// Drops all packets.
+    pub(super) fn clear(&mut self) {
+        self.finished.clear();
+        self.packet.clear();
     }
 
     /// Finishes the current packet.

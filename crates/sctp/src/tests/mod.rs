@@ -11,6 +11,7 @@ use super::packet::{DataHeader, Packets, flag, parse};
 use super::*;
 
 mod ecn;
+mod establishing;
 mod lies;
 mod paths;
 mod receiver;
@@ -26,6 +27,7 @@ const CONFIG: Config = Config {
     progress_timeout: Duration::from_secs(30),
     congestion: CongestionControl::Cubic,
     ecn: true,
+    without_cookie: true,
 };
 
 /// Conditions of a path.

@@ -63,6 +63,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
         forward_tsn: true,
         prunes: false,
         ecn: false,
+        without_cookie: false,
     };
     let now = Instant::now();
     let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
@@ -94,6 +95,7 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
             forward_tsn: false,
             prunes: false,
             ecn: false,
+            without_cookie: false,
         };
         let now = Instant::now();
         let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
