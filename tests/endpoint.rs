@@ -226,7 +226,8 @@ async fn an_established_connection_outlives_errors_of_its_port() {
     let began = Instant::now();
     relaying.abort();
     relaying.await.expect_err("aborted, and its socket closed");
-    let error = connection.open(ECHO).await.expect_err("nobody is there");
+    let mut lazily = connection.open(ECHO).await.expect("lazily");
+    let error = lazily.read(&mut [0]).await.expect_err("nobody is there");
     println!("{error} after {:?}", began.elapsed());
     assert_eq!(connection.closed().await, ConnectionError::TimedOut);
     // Since the last datagram of the peer.
@@ -345,14 +346,22 @@ async fn an_unknown_protocol_is_refused_and_the_connection_lives_on() {
         .connect(&listener.addresses()[0])
         .await
         .expect("a listener");
+    // Of more than one protocol the open waits for an answer.
     let error = connection
-        .open("/unknown/1.0.0")
+        .open_any(&["/unknown/1.0.0", "/unknown/2.0.0"])
         .await
-        .expect_err("nobody speaks it");
+        .expect_err("nobody speaks them");
     assert!(
-        matches!(&error, anabranch::OpenError::UnsupportedProtocol(p) if p == "/unknown/1.0.0"),
+        matches!(&error, anabranch::OpenError::UnsupportedProtocol(p) if p.contains("/unknown/1")),
         "{error}"
     );
+    let lazily = connection.open("/unknown/1.0.0").await.expect("lazily");
+    lazily
+        .into_split()
+        .0
+        .read(&mut [0])
+        .await
+        .expect_err("nobody speaks it");
     echo(&connection, b"hello").await;
     let agreed = connection
         .open_any(&["/unknown/1.0.0", ECHO])

@@ -164,6 +164,11 @@ pub struct Config {
     pub expect_fin_ack: bool,
     /// How the protocol of a substream is negotiated. Default: multistream-select.
     pub negotiation: Negotiation,
+    /// With [`Negotiation::MultistreamSelect`]: whether this side names a single protocol in the
+    /// label of the channel instead, with a peer that has announced in Noise that it takes that, as
+    /// only this library does. It saves a round trip for each substream; a refused protocol is then
+    /// an error of the first read instead of one of the open. Default: yes.
+    pub lazy_negotiation: bool,
     /// Protocols accepted on substreams that the peer opens, in any order: the opener chooses among
     /// those that both sides support.
     pub protocols: Vec<String>,
@@ -193,6 +198,7 @@ impl Default for Config {
             fin_ack: FinAckPolicy::default(),
             expect_fin_ack: true,
             negotiation: Negotiation::default(),
+            lazy_negotiation: true,
             protocols: Vec::new(),
             events: None,
         }
@@ -258,6 +264,11 @@ impl Config {
 
     /// The smallest frame that is worth its header.
     const MIN_FRAME: usize = 64;
+
+    /// Whether the label of a channel may name the protocol.
+    pub(crate) fn takes_labels(&self) -> bool {
+        self.negotiation != Negotiation::None
+    }
 
     /// Checks that the settings are consistent.
     pub fn validate(&self) -> Result<(), ConfigError> {

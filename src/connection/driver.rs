@@ -86,8 +86,9 @@ impl<C: Carrier> Driver<C> {
         conn.siblings
             .set_delivery_is_local(!carrier.confirms_delivery());
         // Peers that name protocols by label run this library.
-        let supports_credit =
-            config.negotiation == Negotiation::ChannelLabel || carrier.knows_credit();
+        let supports_credit = config.negotiation == Negotiation::ChannelLabel
+            || conn.takes_labels
+            || carrier.knows_credit();
         Self {
             phase: DriverPhase::Running,
             phase_timer: Box::pin(sleep_until(Instant::now())),

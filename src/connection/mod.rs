@@ -65,15 +65,17 @@ impl Connection {
     /// Outside a tokio runtime with timers enabled.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
         let info = ConnectionInfo::new(Initiator::Local, None);
-        Self::authenticated(carrier, config, info)
+        Self::authenticated(carrier, config, info, false)
     }
 
+    /// `peer_takes_labels`: the peer has announced that labels may name protocols.
     pub(crate) fn authenticated<C: Carrier>(
         carrier: C,
         config: Arc<Config>,
         info: ConnectionInfo,
+        peer_takes_labels: bool,
     ) -> (Self, Driver<C>) {
-        let shared = ConnectionShared::new(config, info);
+        let shared = ConnectionShared::new(config, info, peer_takes_labels);
         shared.add_handle();
         shared.emit(|events, connection| events.connection_open(connection));
         let driver = Driver::new(carrier, Arc::clone(&shared));
@@ -91,12 +93,16 @@ impl Connection {
     /// this library announces its limit ([`Config::max_inbound_substreams`]). Up to 64 may be
     /// opened before the peer's limit is known.
     ///
+    /// With a peer that runs this library the substream is returned at once, and what is written
+    /// goes out with the open, unless [`Config::lazy_negotiation`] is off. If the peer does not
+    /// support the protocol, it resets the substream with
+    /// [`code::NEGOTIATION_FAILED`](crate::substream::code::NEGOTIATION_FAILED): the first read,
+    /// and [`Substream::finish`], fail. The same holds for [`Negotiation::ChannelLabel`].
+    ///
     /// # Errors
-    /// With [`Negotiation::MultistreamSelect`]: [`OpenError::UnsupportedProtocol`] if the peer does
-    /// not support the protocol, [`OpenError::TimedOut`] if it does not answer within
-    /// [`Config::open_timeout`]. With [`Negotiation::ChannelLabel`] the substream is returned at
-    /// once; if the peer does not support the protocol, it resets the substream with
-    /// [`code::NEGOTIATION_FAILED`](crate::substream::code::NEGOTIATION_FAILED).
+    /// With [`Negotiation::MultistreamSelect`] and any other peer:
+    /// [`OpenError::UnsupportedProtocol`] if the peer does not support the protocol,
+    /// [`OpenError::TimedOut`] if it does not answer within [`Config::open_timeout`].
     ///
     /// # Cancel safety
     /// If the future is dropped, the substream is closed.
@@ -107,11 +113,22 @@ impl Connection {
     /// Opens a substream for the first of `protocols` that the peer supports.
     ///
     /// [`Substream::protocol`] returns which one that is. With [`Negotiation::ChannelLabel`] it is
-    /// the first of them, whatever the peer supports. Errors and cancel safety as for
-    /// [`Connection::open`].
+    /// the first of them, whatever the peer supports. With [`Negotiation::MultistreamSelect`] more
+    /// than one protocol takes a round trip. Errors and cancel safety as for [`Connection::open`].
     pub async fn open_any(&self, protocols: &[&str]) -> Result<Substream, OpenError> {
         let config = &self.shared.config;
+        let by_label = match (config.negotiation, protocols) {
+            (Negotiation::MultistreamSelect, [protocol]) => self.shared.may_name_by_label(protocol),
+            (negotiation, _) => negotiation == Negotiation::ChannelLabel,
+        };
         match config.negotiation {
+            _ if by_label => {
+                let label = protocols.first().copied().unwrap_or_default();
+                let mut substream = self.open_channel(label).await?;
+                substream.set_protocol(label.into());
+                report::negotiated(&self.shared, &substream);
+                Ok(substream)
+            }
             Negotiation::MultistreamSelect => {
                 let substream = self.open_channel("").await?;
                 let limit = config.open_timeout;
@@ -119,14 +136,7 @@ impl Connection {
                 report::negotiated(&self.shared, &substream);
                 Ok(substream)
             }
-            Negotiation::ChannelLabel => {
-                let label = protocols.first().copied().unwrap_or_default();
-                let mut substream = self.open_channel(label).await?;
-                substream.set_protocol(label.into());
-                report::negotiated(&self.shared, &substream);
-                Ok(substream)
-            }
-            Negotiation::None => self.open_channel("").await,
+            Negotiation::ChannelLabel | Negotiation::None => self.open_channel("").await,
         }
     }
 

@@ -33,15 +33,21 @@ pub(super) struct Negotiations(FuturesUnordered<BoxFuture<'static, NegotiationOu
 
 impl Negotiations {
     /// Starts a negotiation; returns the outcome at once if there is nothing to negotiate.
+    /// `takes_labels`: both sides have announced that the label may name the protocol.
     pub(super) fn begin(
         &mut self,
         mut substream: Substream,
         label: String,
+        takes_labels: bool,
         config: &Arc<Config>,
     ) -> Option<NegotiationOutcome> {
+        let by_label = match config.negotiation {
+            Negotiation::MultistreamSelect => takes_labels && !label.is_empty(),
+            negotiation => negotiation == Negotiation::ChannelLabel,
+        };
         match config.negotiation {
             Negotiation::None => Some(NegotiationOutcome::Agreed(substream)),
-            Negotiation::ChannelLabel => Some(match config.protocols.contains(&label) {
+            _ if by_label => Some(match config.protocols.contains(&label) {
                 true => {
                     substream.set_protocol(label.into());
                     NegotiationOutcome::Agreed(substream)
@@ -50,7 +56,7 @@ impl Negotiations {
                     NegotiationOutcome::Failed(substream, format!("unsupported protocol {label:?}"))
                 }
             }),
-            Negotiation::MultistreamSelect => {
+            Negotiation::MultistreamSelect | Negotiation::ChannelLabel => {
                 let config = Arc::clone(config);
                 self.0.push(Box::pin(negotiate_inbound(substream, config)));
                 None
@@ -149,7 +155,8 @@ pub(super) async fn negotiate_outbound(
 ) -> Result<Substream, OpenError> {
     let selected = timeout(limit, async {
         // Not the lazy variant: peers may close a channel that receives data before the negotiation
-        // is complete, as js-libp2p does. The names are owned: with borrowed ones the
+        // is complete, as js-libp2p does, and a listener that refuses a protocol takes what follows
+        // for the name of another. The names are owned: with borrowed ones the
         // compiler finds that the future is not `Send` for every lifetime, and refuses to spawn a
         // caller of `open` through a reference.
         let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();

@@ -164,7 +164,9 @@ impl<C: Carrier> Driver<C> {
         let substream = self.insert(channel, Initiator::Remote);
         self.conn.counters.accepted.add(1);
         let config = Arc::clone(&self.conn.config);
-        if let Some(outcome) = self.negotiations.begin(substream, label, &config) {
+        let labels = self.conn.takes_labels;
+        let begun = self.negotiations.begin(substream, label, labels, &config);
+        if let Some(outcome) = begun {
             self.on_negotiated(outcome);
         }
     }

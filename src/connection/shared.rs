@@ -14,6 +14,9 @@ use crate::error::ConnectionError;
 use crate::events::{ConnectionEvents, ConnectionInfo, Events};
 use crate::substream::{Ceilings, Siblings, Substream, Usage};
 
+/// Maximum length of a protocol that a label names, in bytes: that of a label on every carrier.
+const MAX_PROTOCOL_LABEL: usize = 1024;
+
 /// A request to open a channel, and the receiver of the substream.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
@@ -25,6 +28,8 @@ pub(crate) struct OpenRequest {
 #[derive(Debug)]
 pub(crate) struct ConnectionShared {
     pub(crate) config: Arc<Config>,
+    /// Both sides have announced that the label of a channel may name the protocol.
+    pub(crate) takes_labels: bool,
     /// The part that is also shared with the substreams.
     pub(crate) siblings: Arc<Siblings>,
     pub(crate) counters: Counters,
@@ -51,7 +56,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ConnectionShared {
-    pub(crate) fn new(config: Arc<Config>, info: ConnectionInfo) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        info: ConnectionInfo,
+        peer_takes_labels: bool,
+    ) -> Arc<Self> {
         let ceilings = Ceilings {
             connection: config.connection_ceiling,
             substream: config.substream_ceiling,
@@ -60,6 +69,7 @@ impl ConnectionShared {
         Arc::new(Self {
             fin_ack: Mutex::new(config.fin_ack),
             expect_fin_ack: AtomicBool::new(config.expect_fin_ack),
+            takes_labels: peer_takes_labels && config.takes_labels(),
             config,
             siblings: Arc::new(Siblings::new(events, ceilings)),
             counters: Counters::default(),
@@ -70,6 +80,13 @@ impl ConnectionShared {
             ended: Notify::new(),
             handles: AtomicUsize::new(0),
         })
+    }
+
+    /// Whether a substream for `protocol` can be opened without multistream-select.
+    pub(crate) fn may_name_by_label(&self, protocol: &str) -> bool {
+        // An empty label stands for multistream-select, and a longer one does not fit.
+        let fits = (1..=MAX_PROTOCOL_LABEL).contains(&protocol.len());
+        self.takes_labels && self.config.lazy_negotiation && fits
     }
 
     /// Calls the event listener. Never call this while holding a lock.

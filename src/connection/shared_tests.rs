@@ -13,6 +13,7 @@ fn an_open_after_the_end_fails_with_the_cause() {
     let shared = ConnectionShared::new(
         Arc::new(Config::default()),
         ConnectionInfo::new(Initiator::Local, None),
+        false,
     );
     shared.add_handle();
     shared.end(ConnectionError::ClosedByPeer);

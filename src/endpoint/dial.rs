@@ -66,6 +66,7 @@ pub(super) async fn dial(
         own_fingerprint: endpoint.certificate.fingerprint(),
         identity: endpoint.noise_identity(),
         peer_id: address.peer_id(),
+        takes_labels: endpoint.connection_config.takes_labels(),
         late_channel_zero: false,
     };
     Box::pin(endpoint.establish(registration, carrier, expectations, remote)).await

@@ -18,7 +18,7 @@ use crate::certificate::Fingerprint;
 use crate::error::{ConnectionError, WebRtcError};
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
-use crate::noise::{Handshake, NoiseError};
+use crate::noise::{Handshake, NoiseError, Peer};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
@@ -86,6 +86,8 @@ pub(crate) struct Expectations<'a> {
     /// The identity for Noise; `None` if certificates alone authenticate.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) peer_id: Option<PeerId>,
+    /// Whether this side takes protocols in the labels of channels.
+    pub(crate) takes_labels: bool,
     /// Whether the peer may open channel 0 only some time after SCTP is up.
     pub(crate) late_channel_zero: bool,
 }
@@ -97,7 +99,7 @@ pub(crate) struct Expectations<'a> {
 /// negotiated channel is open. Such a peer needs 200 ms to get here.
 const LATE_CHANNEL_ZERO: Duration = Duration::from_millis(20);
 
-/// Runs the handshake. Returns the id of the peer, if Noise was run.
+/// Runs the handshake. Returns the peer, if Noise was run.
 ///
 /// What the peer opens meanwhile stays in the carrier: nothing reaches the application before the
 /// peer is authenticated (CVE-2021-28681: data channels usable before the fingerprint check).
@@ -105,11 +107,12 @@ pub(crate) async fn establish(
     carrier: &mut WebRtcCarrier,
     expectations: Expectations<'_>,
     progress: &HandshakeProgress,
-) -> Result<Option<PeerId>, ConnectError> {
+) -> Result<Option<Peer>, ConnectError> {
     let mut early = VecDeque::new();
-    let result = run(carrier, &expectations, progress, &mut early).await;
+    let mut decoder = FrameDecoder::new();
+    let result = run(carrier, &expectations, progress, &mut early, &mut decoder).await;
     if result.is_ok() {
-        carrier.authenticated(early);
+        carrier.authenticated(early, decoder);
     }
     result
 }
@@ -119,7 +122,8 @@ async fn run(
     expectations: &Expectations<'_>,
     progress: &HandshakeProgress,
     early: &mut VecDeque<CarrierEvent>,
-) -> Result<Option<PeerId>, ConnectError> {
+    decoder: &mut FrameDecoder,
+) -> Result<Option<Peer>, ConnectError> {
     let mut peer_fingerprint = None;
     loop {
         match next_event(carrier).await {
@@ -155,25 +159,31 @@ async fn run(
         Role::Client => Handshake::client(identity, own, &peer_fingerprint)?,
         Role::Server => Handshake::server(identity, &peer_fingerprint, own)?,
     };
-    let noise = noise.expecting(expectations.peer_id);
+    let mut noise = noise.expecting(expectations.peer_id);
+    if expectations.takes_labels {
+        noise = noise.taking_labels();
+    }
     let hold = expectations
         .late_channel_zero
         .then(|| Instant::now() + LATE_CHANNEL_ZERO);
-    exchange(carrier, noise, progress, early, hold)
+    exchange(carrier, noise, progress, early, decoder, hold)
         .await
         .map(Some)
 }
 
 /// Runs Noise over channel 0. Sends nothing before `hold`, unless a message of the peer arrives
 /// first.
+///
+/// What follows the last Noise message stays in the carrier and in `decoder`: a listener of this
+/// library announces its limit of substreams in the same flight.
 async fn exchange(
     carrier: &mut WebRtcCarrier,
     mut noise: Handshake,
     progress: &HandshakeProgress,
     early: &mut VecDeque<CarrierEvent>,
+    decoder: &mut FrameDecoder,
     mut hold: Option<Instant>,
-) -> Result<PeerId, ConnectError> {
-    let mut decoder = FrameDecoder::new();
+) -> Result<Peer, ConnectError> {
     loop {
         while hold.is_none()
             && let Some(bytes) = noise.poll_send()
@@ -184,8 +194,8 @@ async fn exchange(
                 return Err(ended(progress, cause));
             }
         }
-        if let Some(remote) = noise.finished() {
-            return Ok(remote.peer_id);
+        if let Some(peer) = noise.peer() {
+            return Ok(peer);
         }
         let event = match hold {
             None => next_event(carrier).await,
@@ -200,8 +210,10 @@ async fn exchange(
         match event {
             EngineEvent::Carrier(CarrierEvent::Readable { channel }) if channel == CHANNEL_ZERO => {
                 hold = None;
-                while let Some(bytes) = carrier.read(CHANNEL_ZERO) {
-                    receive(&mut noise, &mut decoder, bytes)?;
+                while noise.finished().is_none()
+                    && let Some(bytes) = carrier.read(CHANNEL_ZERO)
+                {
+                    receive(&mut noise, decoder, bytes)?;
                 }
             }
             EngineEvent::Carrier(event) => early.push_back(event),
@@ -217,8 +229,7 @@ async fn exchange(
 }
 
 /// Passes a message of channel 0 to Noise. The payload counts before the flag of the same message.
-/// Anything after the last Noise message is ignored: libp2p-webrtc closes the channel right after
-/// it.
+/// What follows the last Noise message is left: libp2p-webrtc closes the channel right after it.
 fn receive(
     noise: &mut Handshake,
     decoder: &mut FrameDecoder,

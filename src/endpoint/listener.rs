@@ -290,6 +290,7 @@ impl Incoming {
             own_fingerprint: endpoint.certificate.fingerprint(),
             identity: endpoint.noise_identity(),
             peer_id: None,
+            takes_labels: endpoint.connection_config.takes_labels(),
             late_channel_zero,
         };
         // Boxed: the task that accepts often serves the connection, and would keep the room of the

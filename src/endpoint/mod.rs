@@ -17,6 +17,7 @@ use crate::certificate::Certificate;
 use crate::connection::{Config, Connection, ConnectionShared, Guarded};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::{Identity, PeerId, PublicKey};
+use crate::noise::Peer;
 use crate::ufrag::Version;
 use crate::webrtc::WebRtcCarrier;
 use anabranch_rtc::Role;
@@ -179,8 +180,9 @@ impl Inner {
         };
         let config = Arc::clone(&self.connection_config);
         let mut info = attempt.succeeded();
-        info.peer = peer;
-        let (connection, driver) = Connection::authenticated(carrier, config, info);
+        info.peer = peer.map(|peer| peer.id);
+        let labels = peer.is_some_and(|peer| peer.takes_labels);
+        let (connection, driver) = Connection::authenticated(carrier, config, info, labels);
         self.enter(registration.number, &connection);
         tokio::spawn(Guarded::new(driver, registration));
         Ok(connection)
@@ -197,12 +199,12 @@ impl Inner {
         }
     }
 
-    /// Runs the handshake within `connect_timeout`. Returns the id of the peer, if Noise was run.
+    /// Runs the handshake within `connect_timeout`. Returns the peer, if Noise was run.
     async fn handshake(
         &self,
         carrier: &mut WebRtcCarrier,
         expectations: Expectations<'_>,
-    ) -> Result<Option<PeerId>, ConnectError> {
+    ) -> Result<Option<Peer>, ConnectError> {
         let progress = HandshakeProgress::default();
         let limit = self.config.connect_timeout;
         let handshake = pin!(timeout(limit, establish(carrier, expectations, &progress)));

@@ -158,6 +158,7 @@ pub async fn connect_signalled(
         own_fingerprint: signalling.certificate.fingerprint(),
         identity: None,
         peer_id: None,
+        takes_labels: false,
         late_channel_zero: false,
     };
     let progress = HandshakeProgress::default();

@@ -59,7 +59,7 @@ use crate::identity::Identity;
 use crate::identity::PeerId;
 use crate::identity::PublicKey;
 
-use proto::NoiseHandshakePayload;
+use proto::{NoiseExtensions, NoiseHandshakePayload};
 use resolver::Resolver;
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
@@ -95,6 +95,7 @@ pub struct Handshake {
     /// The encoded payload with the local identity.
     payload: Vec<u8>,
     expected: Option<PeerId>,
+    peer_takes_labels: bool,
     /// The incomplete message with its length prefix: at most `PREFIX_LEN + MAX_MESSAGE`.
     incoming: Vec<u8>,
     outgoing: Option<Vec<u8>>,
@@ -195,6 +196,7 @@ impl Handshake {
             noise: Box::new(noise.map_err(setup)?),
             payload: payload.encode_to_vec(),
             expected: None,
+            peer_takes_labels: false,
             incoming: Vec::new(),
             outgoing: None,
         })
@@ -209,6 +211,31 @@ impl Handshake {
     pub fn expecting(mut self, peer: Option<PeerId>) -> Self {
         self.expected = peer;
         self
+    }
+
+    /// Announces that the label of a data channel may name the protocol of its substream
+    /// (`docs/wire.md`, section 5), in a field of the extensions that other stacks skip.
+    ///
+    /// Call it before the first [`Handshake::receive`].
+    #[must_use]
+    pub fn taking_labels(mut self) -> Self {
+        let extensions = NoiseExtensions {
+            protocol_labels: Some(true),
+            ..NoiseExtensions::default()
+        };
+        // Concatenated messages are merged (protobuf encoding, "Last One Wins").
+        let payload = NoiseHandshakePayload {
+            extensions: Some(extensions),
+            ..NoiseHandshakePayload::default()
+        };
+        self.payload.extend(payload.encode_to_vec());
+        self
+    }
+
+    /// Whether the peer has announced what [`Handshake::taking_labels`] does. Known once the
+    /// handshake has [finished](Handshake::finished).
+    pub fn peer_takes_labels(&self) -> bool {
+        self.peer_takes_labels
     }
 
     /// Takes the next message for the peer, with its length prefix of two bytes.
@@ -307,7 +334,7 @@ impl Handshake {
     }
 
     /// Checks that the identity in `payload` has signed the static key of the peer.
-    fn verify(&self, payload: &[u8]) -> Result<RemoteIdentity, NoiseError> {
+    fn verify(&mut self, payload: &[u8]) -> Result<RemoteIdentity, NoiseError> {
         let payload =
             NoiseHandshakePayload::decode(payload).map_err(|_| NoiseError::InvalidPayload)?;
         let key = payload.identity_key.ok_or(NoiseError::MissingIdentity)?;
@@ -321,6 +348,8 @@ impl Handshake {
         if !public_key.verify(&signed(static_key), &signature) {
             return Err(NoiseError::InvalidSignature);
         }
+        let extensions = payload.extensions.unwrap_or_default();
+        self.peer_takes_labels = extensions.protocol_labels.unwrap_or(false);
         let peer_id = public_key.peer_id();
         match self.expected {
             Some(expected) if expected != peer_id => Err(NoiseError::UnexpectedPeer {
@@ -344,6 +373,15 @@ impl Handshake {
         let prefix = u16::try_from(len).map_err(|_| NoiseError::MessageTooLong(len))?;
         self.outgoing = Some([&prefix.to_be_bytes(), &message[..]].concat());
         Ok(())
+    }
+
+    /// The result for a connection, once the handshake has [finished](Handshake::finished).
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        let remote = self.finished()?;
+        Some(Peer {
+            id: remote.peer_id,
+            takes_labels: self.peer_takes_labels,
+        })
     }
 
     /// The authenticated peer, once its identity is proven and [`Handshake::poll_send`] has
@@ -370,6 +408,14 @@ impl fmt::Debug for Handshake {
             .field("incoming", &self.incoming.len())
             .finish_non_exhaustive()
     }
+}
+
+/// What a finished handshake has shown about the peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    /// See [`Handshake::peer_takes_labels`].
+    pub(crate) takes_labels: bool,
 }
 
 /// The proven identity of a peer.

@@ -196,6 +196,7 @@ fn unknown_extensions_are_ignored() {
     payload.extensions = Some(proto::NoiseExtensions {
         webtransport_certhashes: vec![vec![1; 34].into()],
         stream_muxers: vec!["/yamux/1.0.0".into()],
+        protocol_labels: Some(true),
     });
     let mut payload = payload.encode_to_vec();
     // Field 99, a varint.

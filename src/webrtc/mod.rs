@@ -35,7 +35,7 @@ use crate::carrier::{
     Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
 };
 use crate::error::ConnectionError;
-use crate::message::MAX_FRAME;
+use crate::message::{FrameDecoder, MAX_FRAME};
 use crate::udp::DatagramSocket;
 use crate::udp::router::RouteGuard;
 
@@ -202,8 +202,9 @@ impl WebRtcCarrier {
         self.port_watch = Some(watch);
     }
 
-    /// Begins the connection, after authentication. `early` are the events of the handshake.
-    pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>) {
+    /// Begins the connection, after authentication. `early` are the events of the handshake, and
+    /// `decoder` has what followed its last message on channel 0.
+    pub(crate) fn authenticated(&mut self, early: VecDeque<CarrierEvent>, decoder: FrameDecoder) {
         self.engine.authenticated();
         self.refusal = Refusal::NotExpected;
         self.lifetime.begin(Instant::now());
@@ -213,6 +214,7 @@ impl WebRtcCarrier {
             route.inbox.authenticated();
         }
         self.early = early;
+        self.notices.resume(decoder);
     }
 
     /// Sets the timer for a look at the source address that receiving or sending has scheduled.

@@ -23,6 +23,14 @@ pub(super) struct Notices {
     pub(super) said_goodbye: bool,
 }
 
+impl Notices {
+    /// Continues where Noise has ended.
+    pub(super) fn resume(&mut self, decoder: FrameDecoder) {
+        self.decoder = decoder;
+        self.unread = true;
+    }
+}
+
 impl WebRtcCarrier {
     /// Reads the next notice. Other frames on channel 0 belong to the end of Noise, after which
     /// some peers end or close the channel. They are passed on too, and count as frames without

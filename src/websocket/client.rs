@@ -228,7 +228,9 @@ async fn open(
             progress.set(HandshakePhase::Noise);
             let binding = bound(*binding, exported.as_ref())?;
             let expected = address.peer_id();
-            Some(prove(&mut carrier, true, identity, binding, expected).await?)
+            let connection = &config.connection;
+            let peer = prove(&mut carrier, true, identity, binding, expected, connection).await?;
+            Some(peer)
         }
         Authentication::Tls | Authentication::DangerNone => None,
     };

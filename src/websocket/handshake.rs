@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::carrier::WebSocketCarrier;
 use super::error::{HandshakeError, HandshakePhase};
+use crate::connection::Config;
 use crate::identity::{Identity, PeerId};
 use crate::message::{FrameDecoder, Message};
-use crate::noise::Handshake;
+use crate::noise::{Handshake, Peer};
 
 /// The prefix of the Noise prologue, before the channel binding.
 const PROLOGUE_PREFIX: &[u8] = b"anabranch-websocket-noise:";
@@ -88,14 +89,15 @@ impl<'a> Deadline<'a> {
     }
 }
 
-/// Runs Noise and returns the id of the peer. `binding` is the channel binding, or empty.
+/// Runs Noise and returns the peer. `binding` is the channel binding, or empty.
 pub(super) async fn prove<S>(
     carrier: &mut WebSocketCarrier<S>,
     is_client: bool,
     identity: &Identity,
     binding: &[u8],
     expected: Option<PeerId>,
-) -> Result<PeerId, HandshakeError>
+    config: &Config,
+) -> Result<Peer, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -106,12 +108,14 @@ where
         Handshake::server_with(identity, &prologue)?
     };
     let mut noise = noise.expecting(expected);
+    if config.takes_labels() {
+        noise = noise.taking_labels();
+    }
     loop {
         while let Some(bytes) = noise.poll_send() {
             carrier.send_on_zero(&Message::data(Bytes::from(bytes)).encode());
         }
-        if let Some(remote) = noise.finished() {
-            let peer = remote.peer_id;
+        if let Some(peer) = noise.peer() {
             poll_fn(|cx| carrier.poll_sent(cx)).await;
             return Ok(peer);
         }

@@ -96,7 +96,7 @@ pub use upgrade::UpgradeRequest;
 use crate::carrier::Carrier;
 use crate::connection::{Config, ConfigError, Connection, Guarded};
 use crate::events::{Attempt, ConnectionInfo};
-use crate::identity::PeerId;
+use crate::noise::Peer;
 
 /// The WebSocket subprotocol of connections without Noise.
 pub const SUBPROTOCOL: &str = "anabranch.v1";
@@ -142,7 +142,7 @@ where
 /// The result of a handshake.
 struct Established {
     carrier: WebSocketCarrier<BoxedIo>,
-    peer: Option<PeerId>,
+    peer: Option<Peer>,
     remote: Option<SocketAddr>,
 }
 
@@ -168,10 +168,11 @@ async fn establish<G: Send + 'static>(
         }
     };
     let mut info = attempt.succeeded();
-    info.peer = established.peer;
+    info.peer = established.peer.map(|peer| peer.id);
     info.remote = established.remote;
     let config = Arc::clone(config);
-    let (connection, driver) = Connection::authenticated(established.carrier, config, info);
+    let labels = established.peer.is_some_and(|peer| peer.takes_labels);
+    let (connection, driver) = Connection::authenticated(established.carrier, config, info, labels);
     tokio::spawn(Guarded::new(driver, guard));
     Ok(connection)
 }

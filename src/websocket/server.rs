@@ -364,7 +364,8 @@ async fn finish(
             let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
             let mut carrier = WebSocketCarrier::unproven(socket, limits);
             let binding = bound(*binding, secured.exported.as_ref())?;
-            let peer = prove(&mut carrier, false, identity, binding, None).await?;
+            let connection = &config.connection;
+            let peer = prove(&mut carrier, false, identity, binding, None, connection).await?;
             let carrier = carrier.proven(limits).await;
             let carrier = carrier.map_err(|cause| HandshakeError::Ended {
                 phase: HandshakePhase::Noise,

@@ -297,7 +297,9 @@ async fn simulated(engine: EngineFactory, count: usize) {
     // An empty map of str0m varies by 140 KB between runs, after 2 000 substreams as after 50 000.
     let slack = match engine.name() {
         "str0m" => 256 * 1024,
-        _ => 64 * 1024,
+        // Substreams open without a round trip, and as many as end within 2 s are in the maps of
+        // channels that wait for their close: 50 to 170 KB more, after 4 000 as after 32 000.
+        _ => 256 * 1024,
     };
     run_halves(&format!("{engine}"), &a, &b, count, slack).await;
     a.close().await;

@@ -86,6 +86,7 @@ fn defaults() -> BTreeMap<String, String> {
         fin_ack,
         expect_fin_ack,
         negotiation,
+        lazy_negotiation,
         protocols,
         events,
     } = Config::default();
@@ -112,6 +113,7 @@ fn defaults() -> BTreeMap<String, String> {
             crate::Negotiation::MultistreamSelect => "multistream-select".to_owned(),
             other => format!("{other:?}"),
         },
+        lazy_negotiation = yes(lazy_negotiation),
         protocols = if protocols.is_empty() { "none".to_owned() } else { protocols.join(" ") },
         events = events.map_or("nobody", |_| "somebody").to_owned(),
     }
