@@ -78,11 +78,16 @@ pub struct EndpointConfig {
     /// that receive more than one core can process. Systems without SO_REUSEPORT, and the
     /// simulator, always use one.
     pub sockets: usize,
-    /// Maximum UDP payload to send, in bytes; clamped to 576 to 1 500. Default: 1 200, which passes
-    /// everywhere.
+    /// Maximum UDP payload to send on every path, in bytes; clamped to 576 to 1 500. Default:
+    /// 1 200, which passes everywhere.
     pub mtu: usize,
     /// The same towards loopback addresses. Default: 1 450.
     pub loopback_mtu: usize,
+    /// Maximum UDP payload to send where the path carries more, in bytes. Between two direct
+    /// engines of this crate probes find that out once data flows (DPLPMTUD, RFC 8899), and a path
+    /// that begins to carry less is noticed. Default: 16 376, the most that is used; up to
+    /// [`EndpointConfig::mtu`] there are no probes.
+    pub max_mtu: usize,
     /// Maximum unacknowledged bytes of a connection. How much of it is used follows the congestion
     /// window. Default: 8 MiB, which is 671 Mbit/s at 100 ms. The
     /// memory that SCTP holds for it, including bookkeeping and what arrived after a gap, is at
@@ -130,6 +135,7 @@ impl Default for EndpointConfig {
             sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
+            max_mtu: 16_376,
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,
             progress_timeout: Duration::from_secs(30),
@@ -184,6 +190,7 @@ impl EndpointConfig {
             local_credentials: peers.local_credentials,
             remote_credentials: peers.remote_credentials,
             mtu: self.mtu_towards(peers.remote.ip()),
+            max_mtu: self.max_mtu,
             max_in_flight: self.max_in_flight,
             receive_buffer: self.receive_buffer,
             progress_timeout: self.progress_timeout,

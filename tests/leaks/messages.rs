@@ -165,7 +165,8 @@ async fn of_messages_over_webrtc_nothing_is_left() {
         server.accept().await.expect("open").accept().await
     });
     let (a, b) = (a.unwrap(), b.unwrap());
-    run("WebRTC", &a, &b, many(8_000), 256).await;
+    // A search for longer packets may be going on.
+    run("WebRTC", &a, &b, many(8_000), 512).await;
     client.close().await;
     server.close().await;
     assert!(client.is_idle() && server.is_idle());

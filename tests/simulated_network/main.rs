@@ -4,6 +4,7 @@ mod ecn;
 mod handshakes;
 mod liveness;
 mod outages;
+mod path_mtu;
 mod paths;
 mod payload;
 mod seeds;

@@ -126,7 +126,9 @@ async fn a_path_of_1280_bytes_is_wide_enough() {
     let mut world = World::new(10, conditions).await;
     let (ours, theirs) = world.connect().await;
     assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), Finished::Acked);
-    assert_eq!(world.network.counters().dropped_by_mtu, 0);
+    // Probes of longer packets, and nothing else.
+    let dropped = world.network.counters().dropped_by_mtu;
+    assert!(dropped < 30, "{dropped}");
     world.finish([ours, theirs]).await;
 }
 

@@ -217,8 +217,11 @@ pub struct Setup {
     pub local_credentials: (String, String),
     /// ufrag and password of the peer.
     pub remote_credentials: (String, String),
-    /// Maximum UDP payload to send.
+    /// Maximum UDP payload to send, on every path.
     pub mtu: usize,
+    /// Maximum UDP payload where the path turns out to carry more (DPLPMTUD, RFC 8899), for engines
+    /// that find that out.
+    pub max_mtu: usize,
     /// Maximum unacknowledged data.
     pub max_in_flight: usize,
     /// Maximum unread data in SCTP, for engines with backpressure.

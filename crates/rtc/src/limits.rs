@@ -1,7 +1,8 @@
 //! Limits that every engine has.
 
-/// Maximum length of inbound datagrams; no peer sends longer ones.
-pub const MAX_DATAGRAM: usize = 2000;
+/// Maximum length of inbound datagrams: a DTLS record of 16 KiB (RFC 9147 section 4) with its
+/// header.
+pub const MAX_DATAGRAM: usize = 16 * 1024 + 64;
 
 /// Memory for outgoing control frames of many substreams, in addition to the limit of data.
 pub const CONTROL_ROOM: usize = 1024 * 1024;

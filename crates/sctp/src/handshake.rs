@@ -40,6 +40,8 @@ pub(super) struct Init {
     pub(super) ecn: bool,
     /// Establishes the association with INIT and INIT-ACK alone.
     pub(super) without_cookie: bool,
+    /// Takes DATA chunks in segments.
+    pub(super) segments: bool,
 }
 
 impl Init {
@@ -57,6 +59,7 @@ impl Init {
             prunes: false,
             ecn: false,
             without_cookie: false,
+            segments: false,
         };
         let outbound = fields.u16()?;
         init.inbound_streams = fields.u16()?;
@@ -84,6 +87,7 @@ impl Init {
         // extensions.
         init.prunes = init.forward_tsn && extensions == AIORTC && !init.zero_checksum;
         init.ecn = extensions.contains(&kind::ECN_COUNTS);
+        init.segments = extensions.contains(&kind::SEGMENT);
         init.without_cookie = extensions.contains(&kind::WITHOUT_COOKIE);
         // Only the parameter of FORWARD-TSN counts. webrtc-rs lists the chunk among its extensions
         // without the parameter, and stops responding once it receives one (libp2p-webrtc, one dial
@@ -117,6 +121,9 @@ impl Init {
         if self.ecn {
             extensions.push(kind::ECN_COUNTS);
         }
+        if self.segments {
+            extensions.push(kind::SEGMENT);
+        }
         if self.without_cookie {
             extensions.push(kind::WITHOUT_COOKIE);
         }
@@ -139,21 +146,24 @@ mod tests {
         prunes: false,
         ecn: true,
         without_cookie: true,
+        segments: true,
     };
 
     #[test]
     fn what_is_written_is_read() {
-        for (zero_checksum, forward_tsn, ecn, without_cookie) in [
-            (false, true, true, true),
-            (true, false, true, true),
-            (true, true, false, true),
-            (true, true, true, false),
+        for (zero_checksum, forward_tsn, ecn, without_cookie, segments) in [
+            (false, true, true, true, true),
+            (true, false, true, true, true),
+            (true, true, false, true, true),
+            (true, true, true, false, true),
+            (true, true, true, true, false),
         ] {
             let init = Init {
                 zero_checksum,
                 forward_tsn,
                 ecn,
                 without_cookie,
+                segments,
                 ..INIT
             };
             assert_eq!(Init::parse(&init.encode(None)), Some((init, None)));

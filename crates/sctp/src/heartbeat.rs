@@ -7,14 +7,31 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::packet::{Packets, kind, put_parameter};
-use super::{Association, PORT};
+use super::bundle::Packets;
+use super::packet::{kind, put_parameter};
+use super::{Association, PORT, entropy};
 
 /// The Heartbeat Info parameter (RFC 9260 section 3.3.6).
 const HEARTBEAT_INFO: u16 = 1;
 
 /// The information in a HEARTBEAT that its HEARTBEAT-ACK returns.
 pub type Nonce = [u8; 16];
+
+/// The value of a HEARTBEAT with this nonce.
+pub(super) fn information(nonce: &Nonce) -> Vec<u8> {
+    let mut value = Vec::with_capacity(4 + nonce.len());
+    put_parameter(&mut value, HEARTBEAT_INFO, nonce);
+    value
+}
+
+/// A new nonce.
+pub(super) fn nonce() -> Nonce {
+    let mut nonce = [0; 16];
+    for word in nonce.as_chunks_mut().0 {
+        *word = entropy::choose(0..=u32::MAX).to_be_bytes();
+    }
+    nonce
+}
 
 impl Association {
     /// A packet with nothing but a HEARTBEAT; `None` unless the association is established.
@@ -25,14 +42,12 @@ impl Association {
         let peer = self.peer?;
         let header = ([PORT, self.peer_port], peer.tag);
         let mut packets = Packets::new(
-            self.config.max_packet,
+            self.path_mtu.base(),
             header,
             peer.zero_checksum,
             BytesMut::new(),
         );
-        let mut value = Vec::with_capacity(4 + nonce.len());
-        put_parameter(&mut value, HEARTBEAT_INFO, nonce);
-        packets.put(kind::HEARTBEAT, 0, &value);
+        packets.put(kind::HEARTBEAT, 0, &information(nonce));
         packets.finish().0.pop()
     }
 
@@ -44,7 +59,10 @@ impl Association {
     pub(super) fn on_heartbeat_ack(&mut self, value: &[u8]) {
         let nonce = value
             .strip_prefix(&[0, 1, 0, 20])
-            .and_then(|nonce| nonce.try_into().ok());
+            .and_then(|nonce| Nonce::try_from(nonce).ok());
+        if nonce.is_some_and(|nonce| self.on_mtu_answer(&nonce)) {
+            return;
+        }
         self.heartbeat_ack = nonce.or(self.heartbeat_ack);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::ecn::Counts;
 use super::handshake::Init;
-use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, kind};
+use super::packet::{self, Chunk, DataHeader, Fields, ForwardTsn, Header, Sack, Segment, kind};
 use super::receiver::Receiver;
 use super::reset::{ResetOutcome, Resets};
 use super::sender::WithholdMode;
@@ -30,7 +30,7 @@ impl Association {
             if !self.has_valid_tag(header, chunk) {
                 return;
             }
-            has_data |= chunk.kind == kind::DATA;
+            has_data |= matches!(chunk.kind, kind::DATA | kind::SEGMENT);
             // One SACK per packet: each further one could make the sender walk through gaps that
             // the previous one revoked.
             if chunk.kind == kind::SACK && std::mem::replace(&mut has_sack, true) {
@@ -48,6 +48,7 @@ impl Association {
         if has_data && self.is_up() {
             self.receiver.on_data_packet(now);
         }
+        self.check_black_hole(now);
         self.answer_peer_resets();
     }
 
@@ -89,14 +90,16 @@ impl Association {
                     self.end(EndReason::Violation(Violation::EmptyData));
                     return Ok(false);
                 }
-                if header.stream >= self.own.inbound_streams {
-                    // Reported, acknowledged and dropped (RFC 9260 section 6.5).
-                    let [high, low] = header.stream.to_be_bytes();
-                    self.queue_error(kind::ERROR, cause::INVALID_STREAM, &[high, low, 0, 0]);
+                self.on_data(header, payload)?;
+            }
+            kind::SEGMENT if is_up => {
+                let segment = Segment::parse(chunk).ok_or(Violation::TruncatedData)?;
+                // One that has arrived is reported as a duplicate, or the sender waits for ever.
+                if !self.receiver.is_awaited(segment.header.tsn) {
+                    self.on_data(segment.header, segment.payload)?;
+                } else if let Some((header, payload)) = self.segments.add(segment)? {
+                    self.on_data(header, &payload)?;
                 }
-                self.receiver
-                    .handle_data(header, payload, &mut self.events)?;
-                self.perform_deferred_resets()?;
             }
             kind::SACK if is_up => {
                 if let Some(sack) = Sack::parse(chunk.value) {
@@ -156,6 +159,21 @@ impl Association {
         Ok(true)
     }
 
+    /// Handles the user data of a chunk.
+    fn on_data(&mut self, header: DataHeader, payload: &[u8]) -> Result<(), Violation> {
+        if header.stream >= self.own.inbound_streams {
+            // Reported, acknowledged and dropped (RFC 9260 section 6.5).
+            let [high, low] = header.stream.to_be_bytes();
+            self.queue_error(kind::ERROR, cause::INVALID_STREAM, &[high, low, 0, 0]);
+        }
+        if !self.segments.is_empty() {
+            self.segments.forget(header.tsn);
+        }
+        self.receiver
+            .handle_data(header, payload, &mut self.events)?;
+        self.perform_deferred_resets()
+    }
+
     /// Handles an unrecognized chunk: its two high bits say whether to process the rest of the
     /// packet and whether to report the chunk (RFC 9260 section 3.2).
     fn skip_unrecognized(&mut self, chunk: Chunk<'_>) -> bool {
@@ -198,6 +216,7 @@ impl Association {
                 forward_tsn: self.own.forward_tsn && peer.forward_tsn,
                 ecn: self.own.ecn && peer.ecn,
                 without_cookie: self.is_without_cookie(),
+                segments: self.own.segments && peer.segments,
                 ..self.own
             };
             let answer = answer.encode(Some(&self.cookie));
@@ -243,6 +262,9 @@ impl Association {
         // No other stack does without a cookie.
         if self.is_without_cookie() {
             self.sender.lift_nearby_limit();
+        }
+        if self.own.segments && peer.segments {
+            self.path_mtu.enable();
         }
         self.sender.set_withhold_mode(match peer {
             Init { prunes: true, .. } => WithholdMode::SkipWhenDrained,

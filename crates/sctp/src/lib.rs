@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+mod bundle;
 mod congestion;
 #[cfg(test)]
 mod differential;
@@ -28,8 +29,10 @@ mod heartbeat;
 mod inbound;
 mod outbound;
 mod packet;
+mod path_mtu;
 mod receiver;
 mod reset;
+mod segments;
 mod sender;
 mod tally;
 #[cfg(test)]
@@ -44,8 +47,10 @@ pub use violation::Violation;
 
 use handshake::Init;
 use packet::{COMMON_HEADER, DATA_HEADER, kind};
+use path_mtu::PathMtu;
 use receiver::Receiver;
 use reset::{ResetOutcome, Resets};
+use segments::Segments;
 use sender::Sender;
 
 /// The port that every WebRTC stack uses; RFC 8831 section 6.2 leaves it open.
@@ -183,8 +188,13 @@ pub enum EndReason {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Config {
-    /// Longest packet, in bytes; a multiple of four.
+    /// Longest packet that every path is assumed to take, in bytes; a multiple of four.
     pub max_packet: usize,
+    /// Longer packets to look for once data flows, by probes (DPLPMTUD, RFC 8899), in bytes,
+    /// ascending and multiples of four; none turns that off. Used only with a peer that takes DATA
+    /// chunks in segments, which only this crate does: a chunk that is in flight when the path
+    /// begins to carry less can not be sent again otherwise.
+    pub packet_sizes: &'static [usize],
     /// Maximum bytes received and not read.
     pub receive_buffer: usize,
     /// Longest message that is accepted.
@@ -209,11 +219,12 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Packets of 1 200 bytes, a receive buffer of 1 MiB, messages of 256 KiB (the limit of
-    /// Chromium), 30 s without progress, ECN, and no cookie.
+    /// Packets of 1 200 bytes and no longer ones, a receive buffer of 1 MiB, messages of 256 KiB
+    /// (the limit of Chromium), 30 s without progress, ECN, and no cookie.
     fn default() -> Self {
         Self {
             max_packet: 1_200,
+            packet_sizes: &[],
             receive_buffer: 1 << 20,
             max_message: 256 * 1024,
             progress_timeout: Duration::from_secs(30),
@@ -281,7 +292,9 @@ pub struct Association {
     /// Nonce of the last HEARTBEAT-ACK.
     heartbeat_ack: Option<Nonce>,
     receiver: Receiver,
+    segments: Segments,
     sender: Sender,
+    path_mtu: PathMtu,
     /// Packets received by their ECN codepoint.
     received_ecn: ecn::Received,
     resets: Resets,
@@ -304,6 +317,7 @@ impl Association {
             prunes: false,
             ecn: config.ecn,
             without_cookie: config.without_cookie,
+            segments: true,
         };
         Self {
             config,
@@ -317,6 +331,8 @@ impl Association {
             replies: VecDeque::new(),
             heartbeat_ack: None,
             receiver: Receiver::new(0, config.receive_buffer, config.max_message),
+            segments: Segments::default(),
+            path_mtu: PathMtu::new(config.max_packet, config.packet_sizes),
             sender: Sender::new(own.first_tsn, config.max_packet, config.congestion),
             received_ecn: ecn::Received::default(),
             resets: Resets::new(0, 0),
@@ -574,10 +590,10 @@ impl Association {
         self.own.inbound_streams = streams;
     }
 
-    /// Longest payload of a DATA chunk that is alone in its packet.
+    /// Longest payload of a DATA chunk that is alone in its packet. It changes with what is known
+    /// of the path.
     pub fn packet_payload(&self) -> usize {
-        self.config
-            .max_packet
-            .saturating_sub(COMMON_HEADER + DATA_HEADER)
+        let packet = self.path_mtu.current();
+        packet.saturating_sub(COMMON_HEADER + DATA_HEADER)
     }
 }

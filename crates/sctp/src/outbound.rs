@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::packet::{Packets, kind, put_parameter};
+use super::bundle::Packets;
+use super::packet::{kind, put_parameter};
 use super::sender::{RTO_INITIAL, RTO_MAX};
 use super::{Association, ControlChunk, EndReason, PORT, SHUTDOWN_ATTEMPTS, State, cause, reset};
 
@@ -16,7 +17,9 @@ impl Association {
         let tag = self.peer.map_or(0, |peer| peer.tag);
         let zero_checksum = self.peer.is_some_and(|peer| peer.zero_checksum);
         let buffer = std::mem::take(&mut self.buffer);
-        let mut packets = Packets::new(self.config.max_packet, (ports, tag), zero_checksum, buffer);
+        let max = self.path_mtu.current();
+        let mut packets = Packets::new(max, (ports, tag), zero_checksum, buffer);
+        packets.limit_sacks(self.path_mtu.base());
         self.sender.marking_mut().begin_transmit();
         // With DATA in the same packet: without it a peer that has not received it drops the DATA.
         let mut is_for_data = false;
@@ -38,7 +41,10 @@ impl Association {
         if is_for_data && packets.bytes() == alone {
             packets.clear();
         }
-        let (whole, buffer) = packets.finish();
+        let (mut whole, buffer) = packets.finish();
+        while let Some(probe) = self.next_mtu_probe(now) {
+            whole.push(probe);
+        }
         self.sender.marking_mut().on_sent(whole.len());
         // Not worth keeping for single packets.
         self.buffer = if whole.len() > 1 {
@@ -69,8 +75,7 @@ impl Association {
             if *kind == kind::INIT {
                 // INIT has tag 0, even if an INIT of the peer has set its tag.
                 let header = ([PORT, self.peer_port], 0);
-                let mut alone =
-                    Packets::new(self.config.max_packet, header, false, BytesMut::new());
+                let mut alone = Packets::new(self.path_mtu.base(), header, false, BytesMut::new());
                 alone.put(*kind, 0, value);
                 packets.append(alone);
             } else {
@@ -160,6 +165,7 @@ impl Association {
             self.receiver.sack_at(),
             self.sender.next_timeout(),
             self.resets.next_timeout(),
+            self.path_mtu.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -172,6 +178,8 @@ impl Association {
             return;
         }
         self.sender.handle_timeout(now);
+        self.path_mtu.handle_timeout(now);
+        self.check_black_hole(now);
         if self.sender.has_stalled(now, self.config.progress_timeout) {
             self.queue_abort(cause::USER_INITIATED_ABORT, &[]);
             self.end(EndReason::NoProgress);

@@ -179,6 +179,13 @@ impl Receiver {
         self.extend(tsn) <= self.cumulative_tsn
     }
 
+    /// Whether DATA with this TSN would be new.
+    pub(super) fn is_awaited(&self, tsn: u32) -> bool {
+        let tsn = self.extend(tsn);
+        let is_near = tsn.saturating_sub(self.cumulative_tsn) <= MAX_AHEAD;
+        tsn > self.cumulative_tsn && is_near && !self.is_ahead(tsn)
+    }
+
     /// Handles a DATA chunk.
     pub(super) fn handle_data(
         &mut self,

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::Event;
 use super::congestion::{CongestionControl, Controller, Lost};
 use super::ecn::Marking;
-use super::packet::{DATA_HEADER, DataHeader};
+use super::packet::{COMMON_HEADER, DATA_HEADER, DataHeader};
 use crate::tally::lower;
 
 /// RTO before the first RTT sample. RFC 9260 says 1 s, but the DTLS handshake has shown that the
@@ -43,6 +43,7 @@ const FULL_SACK: usize = 128;
 /// of the queue that holds it.
 const ENTRY: usize = 128;
 
+mod black_hole;
 mod loss;
 mod nearby;
 mod pacer;
@@ -54,6 +55,7 @@ mod timers;
 mod window;
 mod withhold;
 
+use black_hole::BlackHole;
 use loss::{Reordering, Suspects};
 use nearby::Nearby;
 use pacer::Pacer;
@@ -181,7 +183,10 @@ pub(super) struct Sender {
     /// to reach before it is sent. Some versions of dcSCTP answer "in progress" forever once they
     /// have done so.
     to_reset: VecDeque<(u16, u32)>,
+    /// The longest packet, at the moment and in any case.
     max_packet: usize,
+    base_packet: usize,
+    black_hole: BlackHole,
     controller: Box<dyn Controller>,
     rate: DeliveryRate,
     pacer: Pacer,
@@ -249,6 +254,8 @@ impl Sender {
             streams: HashMap::new(),
             to_reset: VecDeque::new(),
             max_packet,
+            base_packet: max_packet,
+            black_hole: BlackHole::default(),
             controller: control.controller(max_packet),
             rate: DeliveryRate::default(),
             pacer: Pacer::default(),
@@ -434,6 +441,32 @@ impl Sender {
     pub(super) fn send_window(&self) -> usize {
         let nearby = self.nearby.limit(self.min_rtt, self.max_packet);
         self.controller.cwnd().min(nearby)
+    }
+
+    /// Sets the longest packet. The controller goes on counting in packets of the first size: its
+    /// window is bytes, and it grows no faster because packets have become longer.
+    pub(super) fn set_max_packet(&mut self, max_packet: usize) {
+        self.max_packet = max_packet;
+    }
+
+    /// Whether longer packets would be of use: more is on its way than a few of them hold.
+    pub(super) fn wants_longer_packets(&self) -> bool {
+        self.unacknowledged > 2 * self.max_packet && self.pto_count == 0
+    }
+
+    /// Bytes that the peer has acknowledged.
+    pub(super) fn delivered(&self) -> u64 {
+        self.rate.delivered()
+    }
+
+    /// Whether a chunk needs longer packets than every path is assumed to take.
+    fn is_long(&self, size: usize) -> bool {
+        size > self.base_packet.saturating_sub(COMMON_HEADER)
+    }
+
+    /// Whether long packets turned out not to arrive any more, since the last call.
+    pub(super) fn take_black_hole(&mut self) -> bool {
+        self.black_hole.take() && self.max_packet > self.base_packet
     }
 
     /// The peer is this library.

@@ -15,6 +15,8 @@ pub enum Violation {
     AcknowledgedWithheld,
     /// A DATA chunk has no user data (RFC 9260 section 6.2).
     EmptyData,
+    /// A segment of a DATA chunk lies outside of it, or has no user data.
+    InvalidSegment,
     /// A message is longer than `Config::max_message`.
     MessageTooLong,
     /// A message has no first fragment.
@@ -36,6 +38,7 @@ impl fmt::Display for Violation {
             Self::AcknowledgedUnsent => "a TSN is acknowledged that was not sent",
             Self::AcknowledgedWithheld => "a TSN is acknowledged that was withheld",
             Self::EmptyData => "DATA without user data",
+            Self::InvalidSegment => "segment outside of its DATA chunk",
             Self::MessageTooLong => "message too long",
             Self::MissingBeginning => "message without a first fragment",
             Self::MissingEnd => "message without a last fragment",

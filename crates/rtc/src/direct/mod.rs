@@ -131,7 +131,7 @@ impl DirectEngine {
     /// If an address can not be a candidate.
     pub fn new(setup: Setup, now: Instant) -> Result<Self, EndReason> {
         let sctp = association(
-            setup.mtu,
+            [setup.mtu, setup.max_mtu],
             setup.receive_buffer,
             setup.progress_timeout,
             setup.congestion,

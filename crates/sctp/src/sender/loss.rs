@@ -174,6 +174,9 @@ impl Sender {
         let bytes = sent.size();
         let (number, sent_at) = (sent.packet, sent.at);
         lower(&mut self.in_flight, bytes);
+        if self.is_long(bytes) {
+            self.black_hole.on_lost(number);
+        }
         self.to_retransmit.push_back(tsn);
         self.suspects.on_lost(was_suspect);
         match self.losses.last_mut() {
@@ -203,6 +206,9 @@ impl Sender {
 
     /// The retransmission timeout has expired: everything in flight counts as lost.
     pub(super) fn suspect_all(&mut self) {
+        if self.sent.iter().any(|sent| self.is_long(sent.size())) {
+            self.black_hole.on_timeout();
+        }
         let first = self.first_tsn();
         self.to_retransmit.clear();
         self.retransmissions.clear();

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::packet::{DataHeader, Packets, flag, kind};
+use super::super::bundle::Packets;
+use super::super::packet::{DataHeader, SEGMENT_HEADER, Segment, flag, kind};
 use super::withhold::Withheld;
 use super::{
     ChunkState, DATA_HEADER, ENTRY, MIN_FRAGMENT, RTO_MAX, ResetState, Sender, Sent, Snapshot,
@@ -158,7 +159,11 @@ impl Sender {
         let Some(length) = self.entry(tsn).map(|sent| sent.payload.len()) else {
             return;
         };
-        let packet = packet_number(length, packets, before, whole_before);
+        let is_too_long = chunk_size(length) > packets.capacity();
+        let packet = match is_too_long {
+            true => self.put_segments(tsn, packets, before, whole_before),
+            false => packet_number(length, packets, before, whole_before),
+        };
         let snapshot = self.on_chunk_sent(now, packet, chunk_size(length));
         let Some(sent) = self.entry(tsn) else {
             return;
@@ -170,7 +175,9 @@ impl Sender {
         sent.packet = packet;
         sent.at = now;
         sent.snapshot = snapshot;
-        packets.put_data(sent.header, &sent.payload);
+        if !is_too_long {
+            packets.put_data(sent.header, &sent.payload);
+        }
         self.withholding.on_chunk_sent(tsn, now);
         if !was_in_flight {
             self.in_flight += chunk_size(length);
@@ -179,6 +186,38 @@ impl Sender {
         if counted_as_lost {
             self.reordering.on_retransmitted(tsn);
         }
+    }
+
+    /// Puts a chunk that the path no longer takes into several packets. Returns the number of the
+    /// last one: the chunk is lost when that one is, or when a part is missing.
+    fn put_segments(
+        &mut self,
+        tsn: u32,
+        packets: &mut Packets,
+        before: u64,
+        whole_before: usize,
+    ) -> u64 {
+        let mut number = self.next_packet;
+        let Some(sent) = self.entry(tsn) else {
+            return number;
+        };
+        let (header, payload) = (sent.header, sent.payload.clone());
+        let longest = packets.capacity().saturating_sub(SEGMENT_HEADER).max(1);
+        let mut offset = 0;
+        for part in payload.chunks(longest) {
+            if SEGMENT_HEADER + part.len() > packets.room() {
+                packets.finish_packet();
+            }
+            number = before + (packets.len() - whole_before) as u64;
+            packets.put_segment(Segment {
+                header,
+                total: payload.len(),
+                offset,
+                payload: part,
+            });
+            offset += part.len();
+        }
+        number
     }
 
     /// Sends a withheld chunk that no chunk follows, as no later one would reveal the gap. If

@@ -228,6 +228,7 @@ impl Sender {
             lower(&mut self.in_flight, size);
         }
         sent.state = ChunkState::Acknowledged;
+        let number = sent.packet;
         acked.bytes += size;
         self.marking.on_chunk_acked(sent.packet, &mut acked.marked);
         self.rate.on_delivered(size);
@@ -268,6 +269,12 @@ impl Sender {
             return Ok(true);
         }
         acked.written += length;
+        if self.is_long(size) {
+            self.black_hole.on_arrived(number);
+        }
+        let Some(sent) = self.sent.get(index) else {
+            return Ok(true);
+        };
         let id = sent.header.stream;
         if let Some(stream) = self.streams.get_mut(&id) {
             lower(&mut stream.unacknowledged, length);

@@ -11,6 +11,9 @@ const RTO_MIN: Duration = Duration::from_millis(300);
 /// Longest delay of the SACK for a lone packet (RFC 9260 section 6.2).
 const PEER_SACK_DELAY: Duration = Duration::from_millis(200);
 
+/// Minimum wait for the answer to a probe of the path MTU.
+const PROBE_MIN: Duration = Duration::from_millis(20);
+
 /// Timer granularity (RFC 9002 section 6.1.2).
 pub(super) const GRANULARITY: Duration = Duration::from_millis(1);
 
@@ -50,6 +53,15 @@ impl Sender {
         };
         let rto = rto.clamp(RTO_MIN, RTO_MAX);
         rto.saturating_mul(1 << doublings).min(RTO_MAX)
+    }
+
+    /// How long to wait for the answer to a probe of the path MTU: the peer delays it as little as
+    /// it can, but it may wait in a queue.
+    pub(crate) fn probe_timeout(&self) -> Duration {
+        let srtt = self.srtt.unwrap_or(RTO_INITIAL);
+        (srtt * 2)
+            .max(srtt + self.rttvar * 4)
+            .clamp(PROBE_MIN, RTO_MAX)
     }
 
     /// How long to wait for an acknowledgement before a probe.

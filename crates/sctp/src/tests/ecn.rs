@@ -89,18 +89,6 @@ fn an_init_ack_lists_the_chunk_only_to_who_lists_it() {
     }
 }
 
-/// The chunk type takes the place of padding.
-#[test]
-fn an_init_is_no_longer_than_without_it() {
-    let [with, without] = [true, false].map(|ecn| {
-        let mut association = Association::new(Config { ecn, ..CONFIG });
-        association.start();
-        let now = Instant::now();
-        association.poll_transmit(now).expect("an INIT").remove(0)
-    });
-    assert_eq!(with.len(), without.len());
-}
-
 #[test]
 fn a_mark_reduces_the_window_once_a_round_trip_and_nothing_is_retransmitted() {
     for control in [CongestionControl::Heed, CongestionControl::Cubic] {

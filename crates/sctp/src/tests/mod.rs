@@ -7,12 +7,14 @@ use bytes::{BufMut, Bytes};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::packet::{DataHeader, Packets, flag, parse};
+use super::bundle::Packets;
+use super::packet::{DataHeader, flag, parse};
 use super::*;
 
 mod ecn;
 mod establishing;
 mod lies;
+mod path_mtu;
 mod paths;
 mod receiver;
 mod recovery;
@@ -22,6 +24,7 @@ mod withholding;
 
 const CONFIG: Config = Config {
     max_packet: 1160,
+    packet_sizes: &[],
     receive_buffer: 256 * 1024,
     max_message: 64 * 1024,
     progress_timeout: Duration::from_secs(30),
@@ -104,6 +107,8 @@ struct Pair {
     sides: [Side; 2],
     in_transit: BTreeMap<(Instant, u64), (usize, Bytes, Ecn)>,
     sent: u64,
+    /// Longest packet that a side may send.
+    max_packet: usize,
     /// Which packets the path forwards.
     passes: Filter,
     is_ect_dropped: bool,
@@ -120,6 +125,7 @@ impl Pair {
             sides: [Side::new(), Side::new()],
             in_transit: BTreeMap::new(),
             sent: 0,
+            max_packet: CONFIG.max_packet,
             passes: Box::new(|_, _| true),
             is_ect_dropped: false,
             marks: Box::new(|_, codepoint| codepoint),
@@ -158,7 +164,7 @@ impl Pair {
             let packets = self.sides[from].association.poll_transmit(self.now);
             let codepoint = self.sides[from].association.codepoint();
             for packet in packets.into_iter().flatten() {
-                assert!(packet.len() <= CONFIG.max_packet);
+                assert!(packet.len() <= self.max_packet);
                 let Faults {
                     loss,
                     repeat,

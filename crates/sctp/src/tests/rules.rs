@@ -64,6 +64,7 @@ fn data_in_front_of_the_handshake_arms_no_timer() {
         prunes: false,
         ecn: false,
         without_cookie: false,
+        segments: false,
     };
     let now = Instant::now();
     let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());
@@ -96,6 +97,7 @@ fn an_init_ack_offers_zero_checksums_only_to_who_knows_them() {
             prunes: false,
             ecn: false,
             without_cookie: false,
+            segments: false,
         };
         let now = Instant::now();
         let mut packets = Packets::new(1160, ([PORT, PORT], 0), false, BytesMut::new());

@@ -235,6 +235,7 @@ impl<C: Make, S: Make> Pair<C, S> {
                 }
                 .clone(),
                 mtu: 1200,
+                max_mtu: 1200,
                 max_in_flight: 4 * 1024 * 1024,
                 receive_buffer: options.receive_buffer,
                 progress_timeout: Duration::from_secs(30),

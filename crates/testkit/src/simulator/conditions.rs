@@ -53,8 +53,9 @@ pub struct Conditions {
     /// Whether a full queue blocks the sender (`WouldBlock`) instead of dropping, as if the
     /// bottleneck were its own network card.
     pub backpressure: bool,
-    /// Largest packet that passes, in bytes with IP and UDP headers; `None` for no limit. Larger
-    /// packets are dropped silently, as by a router that neither fragments nor sends ICMP.
+    /// Largest packet that passes, in bytes with IP and UDP headers; `None` for no limit. Default:
+    /// 1 500, as on Ethernet. Larger packets are dropped silently, as by a router that neither
+    /// fragments nor sends ICMP.
     pub mtu: Option<usize>,
     /// Bytes waiting for `rate` above which a datagram with ECT is marked with Congestion
     /// Experienced (RFC 3168), as by a router with a simple AQM; `None` for a path that marks
@@ -79,7 +80,7 @@ impl Default for Conditions {
             rate: None,
             queue: 256 * 1024,
             backpressure: false,
-            mtu: None,
+            mtu: Some(1500),
             mark_above: None,
             clears_ecn: false,
         }

@@ -48,6 +48,7 @@ fn engine(side: usize, ecn: bool, now: Instant) -> DirectEngine {
         local_credentials: credentials(side),
         remote_credentials: credentials(1 - side),
         mtu: 1200,
+        max_mtu: 1200,
         max_in_flight: 8 << 20,
         receive_buffer: 8 << 20,
         progress_timeout: Duration::from_secs(30),

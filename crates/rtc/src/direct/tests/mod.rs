@@ -15,7 +15,7 @@ fn a_peer_that_does_not_close_refused_channels_is_cut_off() {
         all: 1 << 20,
     };
     let sctp = super::association(
-        1200,
+        [1200; 2],
         1 << 20,
         Duration::from_secs(20),
         anabranch_sctp::CongestionControl::Heed,

@@ -58,7 +58,7 @@ fn channel_id(nth: u64, stream: u16) -> ChannelId {
 impl Raw {
     fn new() -> Self {
         let sctp = super::super::association(
-            1200,
+            [1200; 2],
             8 << 20,
             Duration::from_secs(30),
             CongestionControl::Heed,

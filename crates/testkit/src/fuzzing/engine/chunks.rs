@@ -227,13 +227,19 @@ impl Forger {
                 value.put_u16(u16::from(input.u8()));
                 let protocol = input.pick(&[50, 51, 53, 54, 56, 57, 0]);
                 value.put_u32(protocol);
+                let is_segment = input.below(6) == 0;
+                if is_segment {
+                    // Length of the whole and offset.
+                    value.put_u16(input.pick(&[0, 1, 100, 256, 16_384, 16_385, u16::MAX]));
+                    value.put_u16(input.pick(&[0, 0, 1, 50, 255, 16_383, u16::MAX]));
+                }
                 if protocol == 50 && input.bool() {
                     put_open(input, &mut value);
                 } else {
                     let length = usize::from(input.u8());
                     value.extend_from_slice(input.take(length));
                 }
-                0
+                if is_segment { 188 } else { 0 }
             }
             3 | 4 => {
                 put_sack(input, self.acknowledged, &mut value);

@@ -77,6 +77,7 @@ impl End {
             local_credentials: (same.clone(), same.clone()),
             remote_credentials: (same.clone(), same),
             mtu: MTU,
+            max_mtu: MTU,
             max_in_flight: MAX_IN_FLIGHT,
             receive_buffer: RECEIVE_BUFFER,
             progress_timeout: Duration::from_secs(30),

@@ -1,0 +1,71 @@
+//! Detection of a path that no longer takes long packets (black hole, RFC 8899 section 4.3).
+
+/// Long packets lost in a row, while shorter ones sent after them arrive. As many can be lost by
+/// chance only where every second packet is.
+const LOSSES: u32 = 10;
+
+/// What became of packets that are longer than every path is assumed to take.
+#[derive(Debug, Default)]
+pub(super) struct BlackHole {
+    /// The highest number of a long packet that has arrived.
+    arrived: Option<u64>,
+    /// Long packets sent later that were lost.
+    lost: u32,
+    is_found: bool,
+}
+
+impl BlackHole {
+    /// The long packet `number` has arrived.
+    pub(super) fn on_arrived(&mut self, number: u64) {
+        self.arrived = self.arrived.max(Some(number));
+        self.lost = 0;
+    }
+
+    /// The long packet `number` is lost. What was lost before another one arrived was not too long:
+    /// a full queue drops dozens in a row.
+    pub(super) fn on_lost(&mut self, number: u64) {
+        if self.arrived.is_none_or(|arrived| number > arrived) {
+            self.lost += 1;
+            self.is_found |= self.lost >= LOSSES;
+        }
+    }
+
+    /// Nothing arrives any more.
+    pub(super) fn on_timeout(&mut self) {
+        self.is_found = true;
+    }
+
+    /// Whether one was found since the last call.
+    pub(super) fn take(&mut self) -> bool {
+        self.lost = if self.is_found { 0 } else { self.lost };
+        std::mem::take(&mut self.is_found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_losses_that_a_later_long_packet_survives_is_none() {
+        let mut hole = BlackHole::default();
+        for round in (0..1_000).step_by(100) {
+            hole.on_arrived(round + 99);
+            (round..round + 99).for_each(|number| hole.on_lost(number));
+        }
+        assert!(!hole.take());
+    }
+
+    #[test]
+    fn the_tenth_loss_in_a_row_is_one_and_is_reported_once() {
+        let mut hole = BlackHole::default();
+        hole.on_arrived(7);
+        (8..17).for_each(|number| hole.on_lost(number));
+        assert!(!hole.take());
+        hole.on_lost(17);
+        assert!(hole.take());
+        assert!(!hole.take());
+        hole.on_lost(18);
+        assert!(!hole.take(), "counted anew");
+    }
+}
