@@ -13,7 +13,8 @@ use crate::substream::INITIAL_CREDIT;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Negotiation {
-    /// multistream-select on every substream, as every libp2p peer does.
+    /// multistream-select on every substream, as every libp2p peer does; with a peer that runs this
+    /// library, labels take its place where [`Config::lazy_negotiation`] allows it.
     #[default]
     MultistreamSelect,
     /// The label of the data channel names the protocol; for peers that run this library. Saves a

@@ -294,6 +294,12 @@ fn is_of_batches(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
+/// Whether a datagram is longer than the network adapter takes (EMSGSIZE of Linux, of BSD and
+/// macOS, of Windows).
+fn is_too_long(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(90 | 40 | 10_040))
+}
+
 thread_local! {
     /// Receive buffers of the thread. With buffers of its own each connection would hold half a
     /// megabyte.
@@ -303,6 +309,10 @@ thread_local! {
 impl DatagramSocket for UdpDatagramSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let sent = self.send_at_once(transmit);
+        if sent.as_ref().is_err_and(is_too_long) {
+            // A probe of the path MTU. It is lost as on a router, and no sign of a broken path.
+            return Ok(());
+        }
         if let Err(error) = &sent
             && transmit.segment_size.is_some()
             && is_of_batches(error)

@@ -238,6 +238,7 @@ impl WebRtcCarrier {
             return;
         }
         let source = self.socket.source_towards(watch.remote());
+        let is_silent = !watch.follows_failure();
         watch.looked(now, source.is_ok());
         match source {
             Ok(source) if source != self.local.ip() => {
@@ -245,6 +246,11 @@ impl WebRtcCarrier {
                 tracing::debug!(target: "anabranch::webrtc", %from, to = %source, "moved");
                 self.local.set_ip(source);
                 self.engine.move_to(now.into_std(), self.local);
+                self.dirty = true;
+            }
+            // After a failure the check would fail too, and so on.
+            Ok(_) if is_silent => {
+                self.engine.check_path();
                 self.dirty = true;
             }
             Ok(_) => {}

@@ -10,6 +10,9 @@
 //! - something is about to be sent, and the peer was silent for that long: a request on an idle
 //!   connection, a retransmission, a consent check (RFC 7675).
 //!
+//! Where the source is the same, the path is checked all the same: a NAT may have forgotten its
+//! mapping, and then the listener learns the new port from the check.
+//!
 //! It adds no wake-ups to an idle connection.
 
 use std::net::{IpAddr, SocketAddr};
@@ -69,6 +72,7 @@ impl SourceWatch {
     pub(super) fn will_send(&mut self, now: Instant) {
         if now >= self.heard + SILENCE && now >= self.looked + SILENCE {
             self.look_at = Some(now);
+            self.only_if_silent = true;
         }
     }
 
@@ -98,6 +102,11 @@ impl SourceWatch {
             return false;
         }
         true
+    }
+
+    /// Whether the lookup that is due follows a failed send, and not silence.
+    pub(super) fn follows_failure(&self) -> bool {
+        !self.only_if_silent
     }
 
     /// A lookup took place. Without a result another one follows soon.

@@ -7,6 +7,7 @@ mod outages;
 mod path_mtu;
 mod paths;
 mod payload;
+mod rebinds;
 mod seeds;
 mod tally;
 mod world;

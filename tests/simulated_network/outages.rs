@@ -5,12 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use anabranch::{ConnectError, ConnectionError, EngineFactory, Finished, OpenError};
-use anabranch_testkit::simulator::{Conditions, Host, Network};
+use anabranch_testkit::simulator::Conditions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::world::{BULK, ECHO, Failed, World, bulk, echo, endpoint_config, pattern, round_trip};
+use crate::world::{
+    BULK, ECHO, Failed, World, bulk, echo, endpoint_config, pattern, round_trip, watch_pauses,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_blackout_of_three_seconds_is_survived() {
@@ -129,20 +131,6 @@ async fn world_of_the_direct_engine(seed: u64) -> World {
         ..round_trip(50)
     };
     World::with(config, seed, conditions).await
-}
-
-/// Measures the longest time in which less than 20 KB arrived from one host at another, which a
-/// path of 1 MB/s carries in 20 ms. Never completes.
-async fn watch_pauses(network: &Network, from: &Host, to: &Host, longest: &Cell<Duration>) {
-    let (mut last, mut at) = (0, Instant::now());
-    loop {
-        sleep(Duration::from_millis(10)).await;
-        let delivered = network.link_counters(from, to).delivered_bytes;
-        if delivered >= last + 20_000 {
-            longest.set(longest.get().max(at.elapsed()));
-            (last, at) = (delivered, Instant::now());
-        }
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anabranch::{EngineFactory, Finished};
 use anabranch_testkit::simulator::{Conditions, Verdict};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use crate::world::{World, bulk, endpoint_config, round_trip};
+use crate::world::{World, bulk, endpoint_config, round_trip, watch_pauses};
 
 /// IPv4 and UDP.
 const HEADERS: usize = 28;
@@ -97,20 +97,11 @@ async fn a_path_that_begins_to_carry_less_stops_a_transfer_for_less_than_3_secon
         let watch = async {
             sleep(Duration::from_secs(1)).await;
             network.set_conditions(path(Some(after)));
-            let (mut last, mut at) = (0, Instant::now());
-            loop {
-                sleep(Duration::from_millis(10)).await;
-                let delivered = network.link_counters(&client, &server).delivered_bytes;
-                // Not the acknowledgements and probes alone.
-                if delivered >= last + 10_000 {
-                    longest.set(longest.get().max(at.elapsed()));
-                    (last, at) = (delivered, Instant::now());
-                }
-            }
+            watch_pauses(network, &client, &server, &longest).await;
         };
         let sent = tokio::select! {
             sent = bulk(ours.clone(), 30_000_000) => sent,
-            () = watch => unreachable!("never ends"),
+            () = watch => unreachable!("it never completes"),
         };
         assert_eq!(sent.unwrap(), Finished::Acked);
         let longest = longest.get();

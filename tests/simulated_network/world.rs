@@ -1,5 +1,6 @@
 //! Two endpoints on a network, and their transfers.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use anabranch::{
 use anabranch_testkit::simulator::{Conditions, Host, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) const ECHO: &str = "/echo/1";
 pub(crate) const BULK: &str = "/bulk/1";
@@ -269,4 +270,23 @@ pub(crate) async fn transfer_under(seed: u64, conditions: Conditions) {
         assert_eq!(outcome.unwrap(), Finished::Acked);
     }
     world.finish([ours, theirs]).await;
+}
+
+/// Measures the longest time in which less than 20 KB arrived from one host at another, which
+/// acknowledgements and probes alone do not reach. Never completes.
+pub(crate) async fn watch_pauses(
+    network: &Network,
+    from: &Host,
+    to: &Host,
+    longest: &Cell<Duration>,
+) {
+    let (mut last, mut at) = (0, Instant::now());
+    loop {
+        sleep(Duration::from_millis(10)).await;
+        let delivered = network.link_counters(from, to).delivered_bytes;
+        if delivered >= last + 20_000 {
+            longest.set(longest.get().max(at.elapsed()));
+            (last, at) = (delivered, Instant::now());
+        }
+    }
 }

@@ -433,6 +433,13 @@ pub trait Engine: Send {
     /// For a [`Role::Client`]; a listener never moves.
     fn move_to(&mut self, now: Instant, local: SocketAddr);
 
+    /// The peer is silent although something may be under way: checks the path at once. A NAT may
+    /// have forgotten its mapping, and the peer then learns the new address of this side from the
+    /// check.
+    ///
+    /// For a [`Role::Client`].
+    fn check_path(&mut self) {}
+
     /// Whether something authentic has arrived from the peer since the last call. Anybody can forge
     /// an address, and junk from that of a dead peer must not keep its connection alive.
     ///

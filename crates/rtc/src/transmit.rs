@@ -19,6 +19,8 @@ struct Segment {
     destination: SocketAddr,
     source: IpAddr,
     ecn: Ecn,
+    /// The next datagram is sent by another call.
+    ends_run: bool,
 }
 
 /// Datagrams in the order of their creation, contiguous in one buffer.
@@ -91,7 +93,16 @@ impl TransmitQueue {
             destination,
             source,
             ecn,
+            ends_run: false,
         });
+    }
+
+    /// Sends the datagrams before this call and those after it by different system calls. A probe
+    /// of the path MTU is lost with its whole batch where it is longer than the path carries.
+    pub fn end_run(&mut self) {
+        if let Some(last) = self.segments.back_mut() {
+            last.ends_run = true;
+        }
     }
 
     /// Whether no datagram is queued.
@@ -110,6 +121,7 @@ impl TransmitQueue {
         let size = first.end - self.start;
         let mut end = first.end;
         let mut datagrams = 1;
+        let mut is_over = first.ends_run;
         for next in self
             .segments
             .iter()
@@ -120,11 +132,12 @@ impl TransmitQueue {
             let same_path = next.destination == first.destination && next.source == first.source;
             // One system call sends with one codepoint.
             let is_alike = same_path && next.ecn == first.ecn;
-            if !is_alike || length > size || next.end - self.start > MAX_BATCH {
+            if is_over || !is_alike || length > size || next.end - self.start > MAX_BATCH {
                 break;
             }
             end = next.end;
             datagrams += 1;
+            is_over = next.ends_run;
             if length < size {
                 break;
             }
@@ -227,6 +240,17 @@ mod tests {
             runs(sent, 64),
             [(300, None), (1200, None), (2400, Some(1200))]
         );
+    }
+
+    #[test]
+    fn a_run_ends_where_it_was_ended() {
+        let mut queue = queue(&[(1200, 1), (1200, 1)]);
+        queue.end_run();
+        queue.push(&[0; 1200], addr(0).ip(), addr(1));
+        queue.end_run();
+        queue.push(&[0; 900], addr(0).ip(), addr(1));
+        let expected = [(2400, Some(1200)), (1200, None), (900, None)];
+        assert_eq!(runs(queue, 64), expected);
     }
 
     #[test]

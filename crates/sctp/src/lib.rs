@@ -43,6 +43,7 @@ pub use congestion::{Ack, CongestionControl, Controller, Cubic, Heed, Lost};
 pub use ecn::Ecn;
 pub use heartbeat::Nonce;
 pub use packet::put_checksum;
+pub use path_mtu::PathChange;
 pub use violation::Violation;
 
 use handshake::Init;

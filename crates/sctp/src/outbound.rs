@@ -11,7 +11,8 @@ use super::{Association, ControlChunk, EndReason, PORT, SHUTDOWN_ATTEMPTS, State
 
 impl Association {
     /// The next packets to send, as many as the windows allow; `None` if there are none. To be
-    /// called after every other call until it returns `None`.
+    /// called after every other call until it returns `None`, and then
+    /// [`Association::poll_probe`].
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<Bytes>> {
         let ports = [PORT, self.peer_port];
         let tag = self.peer.map_or(0, |peer| peer.tag);
@@ -41,10 +42,7 @@ impl Association {
         if is_for_data && packets.bytes() == alone {
             packets.clear();
         }
-        let (mut whole, buffer) = packets.finish();
-        while let Some(probe) = self.next_mtu_probe(now) {
-            whole.push(probe);
-        }
+        let (whole, buffer) = packets.finish();
         self.sender.marking_mut().on_sent(whole.len());
         // Not worth keeping for single packets.
         self.buffer = if whole.len() > 1 {

@@ -43,6 +43,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Header of a chunk.
 const CHUNK_HEADER: usize = 4;
 
+/// How the path of an association has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathChange {
+    /// Only a port, as when a NAT forgets a mapping: the path itself is most likely the same.
+    Port,
+    /// The address of either side.
+    Address,
+}
+
 /// A size that is being probed.
 #[derive(Debug)]
 struct Probe {
@@ -198,6 +207,13 @@ impl PathMtu {
         }
     }
 
+    /// Another path is searched at once.
+    fn on_path_change(&mut self) {
+        let is_enabled = self.is_enabled;
+        *self = Self::new(self.base, self.sizes);
+        self.is_enabled = is_enabled;
+    }
+
     /// Packets longer than the base no longer arrive.
     pub(super) fn on_black_hole(&mut self, now: Instant) {
         self.passed = 0;
@@ -207,8 +223,21 @@ impl PathMtu {
 }
 
 impl Association {
-    /// The next probe of the path MTU, which is a packet of its own.
-    pub(super) fn next_mtu_probe(&mut self, now: Instant) -> Option<Bytes> {
+    /// The packets take another path from now on: what is in flight is sent again at once, and at
+    /// another address the congestion control and the search for the path MTU begin anew.
+    pub fn on_path_change(&mut self, now: Instant, change: PathChange) {
+        if self.is_up() {
+            if change == PathChange::Address {
+                self.path_mtu.on_path_change();
+            }
+            self.sender.on_path_change(now, change);
+        }
+    }
+
+    /// The next probe of the path MTU; `None` if there is none. To be called until then. It has to
+    /// be sent alone: with others in one system call (GSO) it would take them with it where it is
+    /// longer than the path carries. It carries no ECN codepoint.
+    pub fn poll_probe(&mut self, now: Instant) -> Option<Bytes> {
         if !self.is_up() || !self.sender.wants_longer_packets() {
             return None;
         }

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::Event;
 use super::congestion::{CongestionControl, Controller, Lost};
 use super::ecn::Marking;
-use super::packet::{COMMON_HEADER, DATA_HEADER, DataHeader};
+use super::packet::{DATA_HEADER, DataHeader};
 use crate::tally::lower;
 
 /// RTO before the first RTT sample. RFC 9260 says 1 s, but the DTLS handshake has shown that the
@@ -48,6 +48,7 @@ mod loss;
 mod nearby;
 mod pacer;
 mod packets;
+mod path;
 mod prr;
 mod rate;
 mod sacks;
@@ -187,6 +188,7 @@ pub(super) struct Sender {
     max_packet: usize,
     base_packet: usize,
     black_hole: BlackHole,
+    control: CongestionControl,
     controller: Box<dyn Controller>,
     rate: DeliveryRate,
     pacer: Pacer,
@@ -203,6 +205,8 @@ pub(super) struct Sender {
     /// The last transmission was stopped by the congestion window.
     is_limited: bool,
     next_packet: u64,
+    /// The first packet on the current path. What was sent before says nothing about it.
+    path_since: u64,
     /// The highest packet number known to have arrived.
     highest_acked: Option<u64>,
     reordering: Reordering,
@@ -256,6 +260,7 @@ impl Sender {
             max_packet,
             base_packet: max_packet,
             black_hole: BlackHole::default(),
+            control,
             controller: control.controller(max_packet),
             rate: DeliveryRate::default(),
             pacer: Pacer::default(),
@@ -265,6 +270,7 @@ impl Sender {
             recovery: None,
             is_limited: false,
             next_packet: 0,
+            path_since: 0,
             highest_acked: None,
             reordering: Reordering::default(),
             suspects: Suspects::default(),
@@ -441,32 +447,6 @@ impl Sender {
     pub(super) fn send_window(&self) -> usize {
         let nearby = self.nearby.limit(self.min_rtt, self.max_packet);
         self.controller.cwnd().min(nearby)
-    }
-
-    /// Sets the longest packet. The controller goes on counting in packets of the first size: its
-    /// window is bytes, and it grows no faster because packets have become longer.
-    pub(super) fn set_max_packet(&mut self, max_packet: usize) {
-        self.max_packet = max_packet;
-    }
-
-    /// Whether longer packets would be of use: more is on its way than a few of them hold.
-    pub(super) fn wants_longer_packets(&self) -> bool {
-        self.unacknowledged > 2 * self.max_packet && self.pto_count == 0
-    }
-
-    /// Bytes that the peer has acknowledged.
-    pub(super) fn delivered(&self) -> u64 {
-        self.rate.delivered()
-    }
-
-    /// Whether a chunk needs longer packets than every path is assumed to take.
-    fn is_long(&self, size: usize) -> bool {
-        size > self.base_packet.saturating_sub(COMMON_HEADER)
-    }
-
-    /// Whether long packets turned out not to arrive any more, since the last call.
-    pub(super) fn take_black_hole(&mut self) -> bool {
-        self.black_hole.take() && self.max_packet > self.base_packet
     }
 
     /// The peer is this library.

@@ -174,6 +174,9 @@ impl DirectEngine {
     }
 
     fn handle_path_event(&mut self, now: Instant) {
+        if let Some(change) = self.path.take_change() {
+            self.channels.sctp.on_path_change(now, change);
+        }
         match self.path.next_event() {
             Some(PathEvent::Found) => {
                 self.channels.push_event(Event::IceConnected);
@@ -204,6 +207,7 @@ impl DirectEngine {
             self.encrypt(now, &packets, out);
             self.channels.handle_events();
         }
+        self.send_mtu_probes(now, out);
         self.channels.update_backpressure();
     }
 
@@ -399,6 +403,12 @@ impl Engine for DirectEngine {
         if !self.channels.is_ended() {
             self.path.move_to(now, local);
             self.handle_path_event(now);
+        }
+    }
+
+    fn check_path(&mut self) {
+        if self.is_dtls_established() && !self.channels.is_ended() {
+            self.path.check_at_once();
         }
     }
 

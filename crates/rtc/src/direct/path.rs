@@ -11,7 +11,7 @@ use crate::engine::MAX_ADDRESSES;
 use crate::engine::{EndReason, Role, Setup};
 use crate::hmac::{HMAC, sha1_hmac};
 use crate::transmit::TransmitQueue;
-use anabranch_sctp::Nonce;
+use anabranch_sctp::{Nonce, PathChange};
 
 /// Maximum ICE timeouts handled in one call: the agent makes one check for each.
 const MAX_DUE_STEPS: usize = 8;
@@ -27,6 +27,9 @@ const LITE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the peer's address has to be silent before its nomination of a less preferred one is
 /// followed. A peer that uses a pair sends a check every 2.5 s at the latest, and data at once.
 const ROUTE_SILENCE: Duration = Duration::from_secs(1);
+
+/// The first bytes of a check (RFC 8489 section 5).
+const BINDING_REQUEST: [u8; 2] = [0, 1];
 
 /// Longest check: a USERNAME has at most 513 bytes (RFC 8489 section 14.3).
 const MAX_CHECK: usize = 1024;
@@ -62,8 +65,11 @@ pub(super) struct Path {
     local: SocketAddr,
     /// The address that this side dials.
     dialled: Option<SocketAddr>,
-    /// The peer's password, until the first check is nominated.
-    nominates_with: Option<String>,
+    /// The peer's password, and the last check to it. Dialler only.
+    password: Option<String>,
+    check: Vec<u8>,
+    /// A copy of it that nominates has to be sent.
+    is_check_due: bool,
     /// Remote addresses from which a message with valid integrity arrived.
     known_remotes: Vec<SocketAddr>,
     route: Option<Route>,
@@ -82,6 +88,7 @@ pub(super) struct Path {
     /// When something last arrived from the remote address of the route.
     last_received: Instant,
     event: Option<PathEvent>,
+    change: Option<PathChange>,
     next_timeout: Instant,
 }
 
@@ -91,7 +98,7 @@ fn candidate(address: SocketAddr) -> Result<Candidate, EndReason> {
 }
 
 /// A copy of a check that nominates its pair, as the aggressive nomination of RFC 5245 section
-/// 8.1.1.2 does.
+/// 8.1.1.2 does. The agent does not know it, and ignores the response.
 ///
 /// There is one pair, so nothing is to be chosen, and str0m and pion begin with DTLS only once a
 /// pair is nominated. The agent nominates a round trip later, again, when its own check has
@@ -136,7 +143,9 @@ impl Path {
             role: setup.role,
             local: setup.local,
             dialled: setup.remote.filter(|_| client),
-            nominates_with: client.then(|| setup.remote_credentials.1.clone()),
+            password: client.then(|| setup.remote_credentials.1.clone()),
+            check: Vec::new(),
+            is_check_due: client,
             known_remotes: Vec::new(),
             route: None,
             has_moved: false,
@@ -147,6 +156,7 @@ impl Path {
             fallback: None,
             last_received: now,
             event: None,
+            change: None,
             next_timeout: now,
         };
         path.handle_timeout(now);
@@ -250,12 +260,11 @@ impl Path {
                     transmit.source.ip(),
                     transmit.destination,
                 );
-                if let Some(password) = self.nominates_with.take()
-                    && let Some(nomination) = nominating(&transmit.contents, &password)
-                {
-                    out.push(&nomination, transmit.source.ip(), transmit.destination);
+                if transmit.contents.starts_with(&BINDING_REQUEST) && self.password.is_some() {
+                    self.check = transmit.contents.into();
                 }
             }
+            self.send_due_check(out);
             self.next_timeout = self
                 .agent
                 .poll_timeout()
@@ -272,6 +281,26 @@ impl Path {
             self.next_timeout = self.next_timeout.min(next);
         }
         self.next_timeout
+    }
+
+    /// Checks the route now.
+    pub(super) fn check_at_once(&mut self) {
+        self.is_check_due = self.password.is_some();
+    }
+
+    fn send_due_check(&mut self, out: &mut TransmitQueue) {
+        if self.is_check_due
+            && let (Some(password), Some(route)) = (&self.password, self.route())
+            && let Some(check) = nominating(&self.check, password)
+        {
+            self.is_check_due = false;
+            out.push(&check, route.local.ip(), route.remote);
+        }
+    }
+
+    /// What has become of the path since the last call, if it has changed.
+    pub(super) fn take_change(&mut self) -> Option<PathChange> {
+        self.change.take()
     }
 
     /// Requires validation from now on: the association is established, so that an address can be
@@ -405,6 +434,16 @@ impl Path {
     fn set_route(&mut self, route: Route) {
         let before = self.route.replace(route);
         self.has_moved |= before.is_some_and(|before| before.remote != route.remote);
+        if let Some(before) = before.filter(|before| *before != route) {
+            let is_same_host =
+                before.remote.ip() == route.remote.ip() && before.local.ip() == route.local.ip();
+            // RFC 9000 section 9.4: a NAT may give another port on the same path.
+            if !is_same_host {
+                self.change = Some(PathChange::Address);
+            } else {
+                self.change.get_or_insert(PathChange::Port);
+            }
+        }
         if before.is_none() {
             self.agent.set_max_stun_rto(CONSENT_INTERVAL);
             self.event = Some(PathEvent::Found);

@@ -166,6 +166,22 @@ impl DirectEngine {
         }
     }
 
+    /// Sends probes of the path MTU, each by a system call of its own.
+    pub(super) fn send_mtu_probes(&mut self, now: Instant, out: &mut TransmitQueue) {
+        while self.may_transmit()
+            && let Some(probe) = self.channels.sctp.poll_probe(now)
+        {
+            out.end_run();
+            if let Some(dtls) = &mut self.dtls
+                && let Err(error) = dtls.send_application_data(&probe)
+            {
+                tracing::debug!(target: "anabranch::webrtc", %error, "probe not encrypted");
+            }
+            self.drain_dtls(now, out);
+            out.end_run();
+        }
+    }
+
     /// Encrypts packets, each into a datagram of its own.
     ///
     /// dimpl bundles records that fit one datagram. libdatachannel reads the second record only

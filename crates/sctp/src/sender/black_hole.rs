@@ -9,8 +9,9 @@ const LOSSES: u32 = 10;
 pub(super) struct BlackHole {
     /// The highest number of a long packet that has arrived.
     arrived: Option<u64>,
-    /// Long packets sent later that were lost.
+    /// Long packets sent later that were lost, and the last of them.
     lost: u32,
+    last_lost: Option<u64>,
     is_found: bool,
 }
 
@@ -24,7 +25,9 @@ impl BlackHole {
     /// The long packet `number` is lost. What was lost before another one arrived was not too long:
     /// a full queue drops dozens in a row.
     pub(super) fn on_lost(&mut self, number: u64) {
-        if self.arrived.is_none_or(|arrived| number > arrived) {
+        // A packet may hold several chunks that are longer than every path carries.
+        let is_counted = self.last_lost.replace(number) == Some(number);
+        if !is_counted && self.arrived.is_none_or(|arrived| number > arrived) {
             self.lost += 1;
             self.is_found |= self.lost >= LOSSES;
         }
@@ -53,6 +56,13 @@ mod tests {
             hole.on_arrived(round + 99);
             (round..round + 99).for_each(|number| hole.on_lost(number));
         }
+        assert!(!hole.take());
+    }
+
+    #[test]
+    fn several_chunks_of_one_packet_are_one_loss() {
+        let mut hole = BlackHole::default();
+        (0..100).for_each(|_| hole.on_lost(7));
         assert!(!hole.take());
     }
 

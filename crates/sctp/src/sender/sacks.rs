@@ -249,7 +249,8 @@ impl Sender {
             acked.is_timeout_spurious |= is_spurious && !was_in_flight && has_timed_out;
         }
         // Of the last transmission nothing is known then, nor before there is an RTT.
-        if !sent.retransmitted || (!is_late && self.srtt.is_some()) {
+        let is_of_path = sent.packet >= self.path_since;
+        if is_of_path && (!sent.retransmitted || (!is_late && self.srtt.is_some())) {
             let newest = Newest {
                 packet: sent.packet,
                 at: sent.at,

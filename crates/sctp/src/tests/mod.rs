@@ -163,7 +163,11 @@ impl Pair {
         for from in 0..2 {
             let packets = self.sides[from].association.poll_transmit(self.now);
             let codepoint = self.sides[from].association.codepoint();
-            for packet in packets.into_iter().flatten() {
+            let mut packets = packets.unwrap_or_default();
+            while let Some(probe) = self.sides[from].association.poll_probe(self.now) {
+                packets.push(probe);
+            }
+            for packet in packets {
                 assert!(packet.len() <= self.max_packet);
                 let Faults {
                     loss,
