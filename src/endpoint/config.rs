@@ -83,11 +83,15 @@ pub struct EndpointConfig {
     pub mtu: usize,
     /// The same towards loopback addresses. Default: 1 450.
     pub loopback_mtu: usize,
-    /// Maximum UDP payload to send where the path carries more, in bytes. Between two direct
-    /// engines of this crate probes find that out once data flows (DPLPMTUD, RFC 8899), and a path
-    /// that begins to carry less is noticed. Default: 16 376, the most that is used; up to
-    /// [`EndpointConfig::mtu`] there are no probes.
+    /// Maximum UDP payload to send where the path carries more, in bytes; at most 16 376 are used.
+    /// Between two direct engines of this crate probes find that out once data flows (DPLPMTUD, RFC
+    /// 8899), and a path that begins to carry less is noticed. Default: 1 200, which means no
+    /// probes: in a queue of a quarter of the bandwidth-delay product, packets as long as Ethernet
+    /// carries left a TCP of CUBIC a quarter of the rate instead of two fifths
+    /// (`docs/congestion.md`).
     pub max_mtu: usize,
+    /// The same towards loopback addresses. Default: 16 376.
+    pub loopback_max_mtu: usize,
     /// Maximum unacknowledged bytes of a connection. How much of it is used follows the congestion
     /// window. Default: 8 MiB, which is 671 Mbit/s at 100 ms. The
     /// memory that SCTP holds for it, including bookkeeping and what arrived after a gap, is at
@@ -135,7 +139,8 @@ impl Default for EndpointConfig {
             sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
-            max_mtu: 16_376,
+            max_mtu: 1200,
+            loopback_max_mtu: 16_376,
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,
             progress_timeout: Duration::from_secs(30),
@@ -190,7 +195,10 @@ impl EndpointConfig {
             local_credentials: peers.local_credentials,
             remote_credentials: peers.remote_credentials,
             mtu: self.mtu_towards(peers.remote.ip()),
-            max_mtu: self.max_mtu,
+            max_mtu: match peers.remote.ip().is_loopback() {
+                true => self.loopback_max_mtu,
+                false => self.max_mtu,
+            },
             max_in_flight: self.max_in_flight,
             receive_buffer: self.receive_buffer,
             progress_timeout: self.progress_timeout,

@@ -214,7 +214,7 @@ impl Handshake {
     }
 
     /// Announces that the label of a data channel may name the protocol of its substream
-    /// (`docs/wire.md`, section 5), in a field of the extensions that other stacks skip.
+    /// (`docs/wire.md`, section 4), in a field of the extensions that other stacks skip.
     ///
     /// Call it before the first [`Handshake::receive`].
     #[must_use]

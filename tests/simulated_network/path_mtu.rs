@@ -26,6 +26,7 @@ fn path(mtu: Option<usize>) -> Conditions {
 async fn world(seed: u64, mtu: Option<usize>) -> World {
     let mut config = endpoint_config();
     config.engine = EngineFactory::DIRECT;
+    config.max_mtu = 16_376;
     World::with(config, seed, path(mtu)).await
 }
 

@@ -100,9 +100,8 @@ fn candidate(address: SocketAddr) -> Result<Candidate, EndReason> {
 /// A copy of a check that nominates its pair, as the aggressive nomination of RFC 5245 section
 /// 8.1.1.2 does. The agent does not know it, and ignores the response.
 ///
-/// There is one pair, so nothing is to be chosen, and str0m and pion begin with DTLS only once a
-/// pair is nominated. The agent nominates a round trip later, again, when its own check has
-/// succeeded.
+/// There is one pair, so nothing is to be chosen, and str0m begins with DTLS only once a pair is
+/// nominated. The agent nominates a round trip later, again, when its own check has succeeded.
 fn nominating(check: &[u8], password: &str) -> Option<Vec<u8>> {
     let check = StunMessage::parse(check).ok()?;
     let (username, priority) = (check.username()?, check.prio()?);

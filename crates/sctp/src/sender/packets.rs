@@ -112,7 +112,10 @@ impl Sender {
             Some(recovery) => recovery.allowance(cwnd, self.in_flight, self.max_packet),
             None => cwnd.saturating_sub(self.in_flight),
         };
-        size <= room
+        // The controller counts in packets of the first size. A longer one may exceed the window by
+        // the difference, which RFC 9260 section 6.1 allows (rule B: less than a packet): a window
+        // of five packets would lose a tenth of its rate to what is left over.
+        size.min(self.base_packet) <= room
     }
 
     /// Whether pacing allows a chunk of `length` payload bytes now. A packet that was begun is

@@ -43,6 +43,8 @@ pub(super) struct LossJudge {
 /// The conditions of one loss.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conditions {
+    /// The lost packet, in packets of the first size.
+    pub(super) packets: f64,
     /// Queueing delay, in seconds.
     pub(super) queueing: f64,
     /// cwnd in packets.
@@ -84,10 +86,10 @@ impl LossJudge {
         }
     }
 
-    /// Counts a loss while this sender built no queue.
-    pub(super) fn on_calm_loss(&mut self) {
-        self.calm += 1.0;
-        self.calm_lost += 1.0;
+    /// Counts a loss while this sender built no queue. See [`LossJudge::on_lost`].
+    pub(super) fn on_calm_loss(&mut self, packets: f64) {
+        self.calm += packets;
+        self.calm_lost += packets;
     }
 
     /// The share of packets that the path loses without a queue of this sender.
@@ -108,10 +110,11 @@ impl LossJudge {
         reference.min(0.3 * target).max(0.001)
     }
 
-    /// Counts a loss.
-    pub(super) fn on_lost(&mut self) {
-        self.round += 1.0;
-        self.round_lost += 1.0;
+    /// Counts a lost packet, as so many of the first size: what is acknowledged is counted so too,
+    /// and longer packets would make the share of losses look smaller than it is.
+    pub(super) fn on_lost(&mut self, packets: f64) {
+        self.round += packets;
+        self.round_lost += packets;
     }
 
     /// Whether a counted loss is a sign of congestion.
@@ -130,7 +133,7 @@ impl LossJudge {
         if self.is_delay_informative(loss.base) && queueing < self.low(target) {
             return is_heavy((MAX_LOSS_SHARE + 2.0 * share) * window);
         }
-        self.round_suspect += 1.0;
+        self.round_suspect += loss.packets;
         let expected = share * window.max(1.0);
         self.round_suspect > expected + 2.0 * expected.sqrt()
     }
@@ -172,6 +175,7 @@ mod tests {
     use super::*;
 
     const LOSS: Conditions = Conditions {
+        packets: 1.0,
         queueing: 0.0,
         window: 100.0,
         is_slow_start: false,
@@ -180,13 +184,14 @@ mod tests {
     };
 
     fn lose(judge: &mut LossJudge, loss: Conditions) -> bool {
-        judge.on_lost();
+        judge.on_lost(1.0);
         judge.is_congestion(loss)
     }
 
     #[test]
     fn the_first_loss_with_a_queue_is_congestion() {
         let queue = Conditions {
+            packets: 1.0,
             queueing: 0.005,
             ..LOSS
         };
@@ -211,8 +216,8 @@ mod tests {
         assert!(lose(&mut judge, LOSS), "nothing is known of the path");
         for _ in 0..20 {
             judge.on_acked(98.0, true);
-            judge.on_calm_loss();
-            judge.on_calm_loss();
+            judge.on_calm_loss(1.0);
+            judge.on_calm_loss(1.0);
         }
         assert!((0.019..0.021).contains(&judge.share()), "{}", judge.share());
         judge.begin_round(0.05);
@@ -224,7 +229,7 @@ mod tests {
     fn what_was_learnt_fades() {
         let mut judge = LossJudge::new();
         judge.on_acked(3000.0, true);
-        (0..100).for_each(|_| judge.on_calm_loss());
+        (0..100).for_each(|_| judge.on_calm_loss(1.0));
         let before = judge.share();
         (0..2000).for_each(|_| judge.begin_round(0.05));
         assert!(judge.share() < before / 3.0);

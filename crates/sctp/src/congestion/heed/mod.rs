@@ -200,16 +200,18 @@ impl Heed {
             .on_acked(packets, is_calm && is_low && ack.rtt.is_some());
         let mut is_congestion = false;
         for lost in ack.lost {
-            self.judge.on_lost();
+            let packets = (lost.bytes as f64 / self.max_packet).max(1.0);
+            self.judge.on_lost(packets);
             let sent_after_reduction =
                 |margin: Duration| self.reduced_at.is_none_or(|at| lost.sent_at > at + margin);
             // A reduction still shows in packets of the round trip after it.
             if is_calm && is_low && sent_after_reduction(self.srtt) {
-                self.judge.on_calm_loss();
+                self.judge.on_calm_loss(packets);
             }
             // One reduction a round trip.
             if sent_after_reduction(Duration::ZERO) {
                 is_congestion |= self.judge.is_congestion(Conditions {
+                    packets,
                     queueing,
                     window: self.window,
                     is_slow_start: self.is_slow_start,
