@@ -255,8 +255,11 @@ async fn an_honest_handshake_is_checked_once_after_the_first_response() {
         let connection = connection.expect("a listener");
         network.clear_tap();
         let sent = std::mem::take(&mut *sent.lock().expect("no panic"));
-        // Success responses to the check and to its nomination, then one request.
-        assert_eq!(sent[..3], [[1, 1], [1, 1], [0, 1]], "{sent:x?}");
+        // Success responses to the check and to its nomination, which the direct engine sends at
+        // once, then one request, before anything of DTLS.
+        let responses = sent.iter().take_while(|kind| **kind == [1, 1]).count();
+        assert!((1..=2).contains(&responses), "{sent:x?}");
+        assert_eq!(sent[responses], [0, 1], "{sent:x?}");
         let requests = sent.iter().filter(|kind| **kind == STUN_REQUEST);
         assert_eq!(requests.count(), 1, "{sent:x?}");
         connection.close().await;
