@@ -376,6 +376,7 @@ impl Handshake {
     }
 
     /// The result for a connection, once the handshake has [finished](Handshake::finished).
+    #[cfg(any(feature = "webrtc", feature = "websocket"))]
     pub(crate) fn peer(&self) -> Option<Peer> {
         let remote = self.finished()?;
         Some(Peer {
@@ -411,6 +412,7 @@ impl fmt::Debug for Handshake {
 }
 
 /// What a finished handshake has shown about the peer.
+#[cfg(any(feature = "webrtc", feature = "websocket"))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
