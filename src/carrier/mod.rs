@@ -203,7 +203,8 @@ pub trait Carrier: Send {
     }
 
     /// Requests one [`CarrierEvent::Delivered`] for the time when everything written to the channel
-    /// so far has reached the peer; at once if it has.
+    /// so far has reached the peer; at once if it has. If the peer closes the channel meanwhile,
+    /// [`CarrierEvent::Closed`] comes after the answer, or without one if something was dropped.
     fn notify_delivered(&mut self, channel: ChannelId);
 
     /// Closes a channel after everything written to it has been sent; nothing more is read from it.

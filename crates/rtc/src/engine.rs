@@ -390,7 +390,7 @@ pub trait Engine: Send {
     fn unacknowledged(&self) -> usize;
 
     /// Requests one `Delivered` event once the peer's SCTP has acknowledged everything on a
-    /// channel.
+    /// channel; never if something was dropped, since the peer has closed the channel.
     fn notify_delivered(&mut self, channel: ChannelId);
 
     /// Closes a channel after everything written to it (RFC 8831 section 6.7).

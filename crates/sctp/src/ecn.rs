@@ -21,6 +21,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Association;
 use super::packet::Fields;
 
 /// Marked packets that are acknowledged, in a round trip or longer, before a path that reports none
@@ -323,6 +324,30 @@ impl Marking {
     fn fail(&mut self) -> usize {
         self.state = State::Failed;
         0
+    }
+}
+
+/// Explicit congestion notification.
+impl Association {
+    /// Counts packets that were received with a codepoint other than [`Ecn::NotEct`]. Call it after
+    /// [`Association::handle_packet`], and only for what DTLS has authenticated: anybody can forge
+    /// a datagram, and forged marks would slow the peer down.
+    pub fn count_ecn(&mut self, codepoint: Ecn, packets: u32) {
+        self.received_ecn.count(codepoint, packets);
+        // RFC 9000 section 13.2.1.
+        if codepoint == Ecn::Ce && packets > 0 {
+            self.receiver.hasten_sack();
+        }
+    }
+
+    /// The codepoint to send the packets of the last [`Association::poll_transmit`] with.
+    pub fn codepoint(&self) -> Ecn {
+        self.sender.marking().codepoint()
+    }
+
+    /// Whether both sides have listed the chunk.
+    pub(super) fn has_ecn(&self) -> bool {
+        self.own.ecn && self.peer.is_some_and(|peer| peer.ecn)
     }
 }
 

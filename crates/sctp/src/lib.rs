@@ -162,7 +162,8 @@ pub enum Event {
         /// The stream.
         id: u16,
     },
-    /// Everything written to the stream is acknowledged or dropped.
+    /// Everything written to the stream is acknowledged. Never emitted for a stream of which the
+    /// peer's reset has dropped a message.
     Acknowledged {
         /// The stream.
         id: u16,
@@ -446,6 +447,12 @@ impl Association {
         self.sender.unacknowledged(id)
     }
 
+    /// Whether the peer has reset the stream before a message written to it was sent: the message
+    /// was dropped, since nobody reads it (RFC 8831 section 6.7).
+    pub fn has_dropped(&self, id: u16) -> bool {
+        self.sender.has_dropped(id)
+    }
+
     /// Unacknowledged bytes of all streams.
     pub fn total_unacknowledged(&self) -> usize {
         self.sender.totals().0
@@ -541,30 +548,6 @@ impl Association {
             }
         }
         self.answer_peer_resets();
-    }
-}
-
-/// Explicit congestion notification.
-impl Association {
-    /// Counts packets that were received with a codepoint other than [`Ecn::NotEct`]. Call it after
-    /// [`Association::handle_packet`], and only for what DTLS has authenticated: anybody can forge
-    /// a datagram, and forged marks would slow the peer down.
-    pub fn count_ecn(&mut self, codepoint: Ecn, packets: u32) {
-        self.received_ecn.count(codepoint, packets);
-        // RFC 9000 section 13.2.1.
-        if codepoint == Ecn::Ce && packets > 0 {
-            self.receiver.hasten_sack();
-        }
-    }
-
-    /// The codepoint to send the packets of the last [`Association::poll_transmit`] with.
-    pub fn codepoint(&self) -> Ecn {
-        self.sender.marking().codepoint()
-    }
-
-    /// Whether both sides have listed the chunk.
-    fn has_ecn(&self) -> bool {
-        self.own.ecn && self.peer.is_some_and(|peer| peer.ecn)
     }
 }
 

@@ -143,6 +143,8 @@ struct Outbound {
     unacknowledged: usize,
     /// Queued messages of which nothing was sent.
     unstarted: usize,
+    /// A message was dropped: what was written is never acknowledged as a whole.
+    has_dropped: bool,
     share: Share,
     reset: ResetState,
     /// Incoming streams on this id that have ended, and that this reset answers.
@@ -352,6 +354,12 @@ impl Sender {
             .map_or(0, |stream| stream.unacknowledged)
     }
 
+    pub(super) fn has_dropped(&self, id: u16) -> bool {
+        self.streams
+            .get(&id)
+            .is_some_and(|stream| stream.has_dropped)
+    }
+
     /// Unacknowledged bytes of all streams, and the memory held for them.
     pub(super) fn totals(&self) -> (usize, usize) {
         (self.unacknowledged, self.held)
@@ -406,6 +414,7 @@ impl Sender {
             }
             is_kept
         });
+        stream.has_dropped = true;
         lower(&mut stream.unacknowledged, bytes);
         let is_empty = stream.unacknowledged == 0;
         self.release(bytes, bytes + entries * ENTRY, events);
@@ -416,7 +425,9 @@ impl Sender {
 
     /// Everything written to a stream is acknowledged or dropped.
     fn on_stream_acknowledged(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        events.push_back(Event::Acknowledged { id });
+        if !self.has_dropped(id) {
+            events.push_back(Event::Acknowledged { id });
+        }
         self.reset_if_acknowledged(id);
     }
 

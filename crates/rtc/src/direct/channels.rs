@@ -21,6 +21,8 @@ use crate::engine::{
 use crate::limits::{MAX_CHANNELS, MAX_EARLY_CHANNELS, MAX_LABEL};
 use anabranch_sctp::{self as sctp, Association, Ppid};
 
+mod delivery;
+
 /// Maximum messages without payload to skip in one call. A peer may have sent a hundred thousand of
 /// them: the reader returns for the rest, and its driver counts each time (`connection/work.rs`).
 const SKIPPED_PER_LOOK: usize = 16;
@@ -100,6 +102,8 @@ pub(super) struct Channels {
     generation: u64,
     /// Last messages of closed channels, until they are read.
     final_messages: HashMap<ChannelId, Bytes>,
+    /// See [`delivery`].
+    awaited: HashMap<u16, ChannelId>,
     /// Channels opened by the peer, and those of them that were refused.
     inbound: usize,
     refused: usize,
@@ -123,6 +127,7 @@ impl Channels {
             table: HashMap::new(),
             generation: 0,
             final_messages: HashMap::new(),
+            awaited: HashMap::new(),
             inbound: 0,
             refused: 0,
             is_window_tight: false,
@@ -370,12 +375,15 @@ impl Channels {
     /// with our reset.
     fn on_finished(&mut self, stream: u16) {
         self.stream_ids.begin_reset(stream);
-        let Some(channel) = self.remove(stream) else {
+        let Some(mut channel) = self.remove(stream) else {
             return;
         };
         let id = channel.id;
-        if let Some(unread) = channel.unread {
+        if let Some(unread) = channel.unread.take() {
             self.final_messages.insert(id, unread);
+        }
+        if self.await_delivery(stream, &channel) {
+            return;
         }
         // Channel 0 carried the Noise handshake, which is over: js-libp2p may close it without
         // harm.
@@ -407,16 +415,6 @@ impl Channels {
             self.send_ack(stream);
             // Or somebody waits for the stream id.
             self.events.push_back(Event::Writable);
-        }
-    }
-
-    /// Everything written to a stream has arrived.
-    fn on_acknowledged(&mut self, stream: u16) {
-        if let Some(channel) = self.table.get_mut(&stream)
-            && std::mem::take(&mut channel.notify_delivered)
-        {
-            let channel = channel.id;
-            self.events.push_back(Event::Delivered { channel });
         }
     }
 
@@ -526,19 +524,9 @@ impl Channels {
         self.sctp.total_unacknowledged()
     }
 
-    pub(super) fn notify_delivered(&mut self, id: ChannelId) {
-        let is_under_way = self.sctp.unacknowledged(stream_of(id)) > 0;
-        let Some(channel) = self.get(id) else {
-            return;
-        };
-        channel.notify_delivered = is_under_way;
-        if !is_under_way {
-            self.events.push_back(Event::Delivered { channel: id });
-        }
-    }
-
     pub(super) fn close(&mut self, id: ChannelId) {
         self.final_messages.remove(&id);
+        self.forget_delivery(id);
         let Some(channel) = self.get(id) else {
             return;
         };
@@ -547,6 +535,7 @@ impl Channels {
         }
         channel.stage = Stage::Closing;
         channel.unread = None;
+        channel.notify_delivered = false;
         self.sctp.reset_stream(stream_of(id));
         self.handle_events();
     }
@@ -577,6 +566,7 @@ impl Channels {
             && self.refused == 0
             && self.stream_ids.is_idle()
             && self.final_messages.is_empty()
+            && self.awaited.is_empty()
             && self.sctp.held() == 0
     }
 }

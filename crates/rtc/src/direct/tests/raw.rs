@@ -139,6 +139,18 @@ impl Raw {
         self.send(self.tag, &[chunk(3, 0, &value)]);
     }
 
+    /// A channel that the peer has opened on this stream.
+    fn opened(&mut self, stream: u16) -> ChannelId {
+        let open = self.data(stream, 0, DCEP, &dcep::encode_open(""));
+        self.send(self.tag, &[open]);
+        // OPEN is acknowledged, and that as well.
+        let sent = sent_data(&self.pump());
+        self.sack(sent.last().expect("ACK").0);
+        self.pump();
+        self.events();
+        channel_id(u64::from(stream) / 2, stream)
+    }
+
     fn events(&mut self) -> Vec<String> {
         let events = std::iter::from_fn(|| self.channels.next_event());
         events.map(|event| format!("{event:?}")).collect()
@@ -255,6 +267,82 @@ fn data_of_a_channel_that_is_gone_is_in_the_sum_and_its_acknowledgement_makes_ro
         (0, 0)
     );
     assert!(raw.events().iter().any(|event| event.contains("Writable")));
+}
+
+/// webrtc-rs resets its stream up to 200 ms before it acknowledges what it has read.
+#[test]
+fn a_close_that_overtakes_the_acknowledgement_waits_for_it() {
+    let mut raw = Raw::new();
+    let channel = raw.opened(2);
+    let frame = [&[7; 1000][..]];
+    let taken = raw.channels.write(channel, &frame, Class::Data);
+    assert_eq!(taken, Written::Taken);
+    raw.channels.notify_delivered(channel);
+    let last = sent_data(&raw.pump()).last().expect("it is sent").0;
+    let reset = raw.reset(2);
+    raw.send(raw.tag, &[reset]);
+    raw.pump();
+    assert_eq!(raw.events(), Vec::<String>::new());
+    raw.sack(last);
+    raw.pump();
+    let events = raw.events().join(" ");
+    let delivered = events.find("Delivered").expect("delivered");
+    assert!(delivered < events.find("Closed").expect("closed"));
+    assert_eq!(raw.channels.len(), 1, "channel 0");
+}
+
+/// As above, but its reader has gone meanwhile.
+#[test]
+fn a_channel_that_is_closed_while_its_acknowledgement_is_awaited_reports_nothing() {
+    let mut raw = Raw::new();
+    let channel = raw.opened(2);
+    let frame = [&[7; 1000][..]];
+    raw.channels.write(channel, &frame, Class::Data);
+    raw.channels.notify_delivered(channel);
+    let last = sent_data(&raw.pump()).last().expect("it is sent").0;
+    let reset = raw.reset(2);
+    raw.send(raw.tag, &[reset]);
+    raw.pump();
+    raw.channels.close(channel);
+    raw.sack(last);
+    raw.pump();
+    assert_eq!(raw.events(), ["Writable"]);
+}
+
+/// The reset drops what was not sent, which is not delivered by that: neither at once nor when the
+/// part that was sent is acknowledged.
+#[test]
+fn what_a_close_of_the_peer_drops_is_not_reported_as_delivered() {
+    for in_flight in [false, true] {
+        let mut raw = Raw::new();
+        let (other, channel) = (raw.opened(2), raw.opened(4));
+        let frame = [&[7; 16 * 1024][..]];
+        let mut last = None;
+        if in_flight {
+            raw.channels.write(channel, &[&[7; 100]], Class::Data);
+            last = sent_data(&raw.pump()).last().map(|sent| sent.0);
+        }
+        // More than the congestion window.
+        for _ in 0..20 {
+            raw.channels.write(other, &frame, Class::Data);
+        }
+        raw.pump();
+        let taken = raw.channels.write(channel, &[&[7; 100]], Class::Data);
+        assert_eq!(taken, Written::Taken);
+        raw.channels.notify_delivered(channel);
+        let reset = raw.reset(4);
+        raw.send(raw.tag, &[reset]);
+        raw.pump();
+        let mut events = raw.events();
+        if let Some(last) = last {
+            raw.sack(last);
+            raw.pump();
+            events.extend(raw.events());
+        }
+        let events = events.join(" ");
+        assert!(!events.contains("Delivered"), "{in_flight}: {events}");
+        assert!(events.contains("Closed"), "{in_flight}: {events}");
+    }
 }
 
 /// Messages without payload in one test: their sequence numbers do not wrap.
