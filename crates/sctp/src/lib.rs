@@ -162,8 +162,8 @@ pub enum Event {
         /// The stream.
         id: u16,
     },
-    /// Everything written to the stream is acknowledged. Never emitted for a stream of which the
-    /// peer's reset has dropped a message.
+    /// Everything written to the stream is acknowledged or dropped, see
+    /// [`Association::has_dropped`].
     Acknowledged {
         /// The stream.
         id: u16,
@@ -447,10 +447,16 @@ impl Association {
         self.sender.unacknowledged(id)
     }
 
-    /// Whether the peer has reset the stream before a message written to it was sent: the message
-    /// was dropped, since nobody reads it (RFC 8831 section 6.7).
-    pub fn has_dropped(&self, id: u16) -> bool {
-        self.sender.has_dropped(id)
+    /// Messages written to a stream since it was opened, as a number that wraps.
+    pub fn written(&self, id: u16) -> u32 {
+        self.sender.written(id)
+    }
+
+    /// Whether any message written to a stream up to `written`, what [`Association::written`]
+    /// returned then, was dropped, because the peer had reset the stream before it was sent: nobody
+    /// reads it (RFC 8831 section 6.7).
+    pub fn has_dropped(&self, id: u16, written: u32) -> bool {
+        self.sender.has_dropped(id, written)
     }
 
     /// Unacknowledged bytes of all streams.

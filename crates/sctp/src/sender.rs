@@ -143,8 +143,9 @@ struct Outbound {
     unacknowledged: usize,
     /// Queued messages of which nothing was sent.
     unstarted: usize,
-    /// A message was dropped: what was written is never acknowledged as a whole.
-    has_dropped: bool,
+    /// Messages written, as a number that wraps, and how many of the last were dropped.
+    written: u32,
+    dropped: u32,
     share: Share,
     reset: ResetState,
     /// Incoming streams on this id that have ended, and that this reset answers.
@@ -336,6 +337,7 @@ impl Sender {
         }
         stream.unacknowledged += message.len();
         stream.unstarted += 1;
+        stream.written = stream.written.wrapping_add(1);
         self.unacknowledged += message.len();
         self.held += message.len() + ENTRY;
         self.queue.push_back(Queued {
@@ -354,10 +356,14 @@ impl Sender {
             .map_or(0, |stream| stream.unacknowledged)
     }
 
-    pub(super) fn has_dropped(&self, id: u16) -> bool {
+    pub(super) fn written(&self, id: u16) -> u32 {
+        self.streams.get(&id).map_or(0, |stream| stream.written)
+    }
+
+    pub(super) fn has_dropped(&self, id: u16, written: u32) -> bool {
         self.streams
             .get(&id)
-            .is_some_and(|stream| stream.has_dropped)
+            .is_some_and(|stream| stream.written.wrapping_sub(written) < stream.dropped)
     }
 
     /// Unacknowledged bytes of all streams, and the memory held for them.
@@ -414,7 +420,7 @@ impl Sender {
             }
             is_kept
         });
-        stream.has_dropped = true;
+        stream.dropped = stream.dropped.saturating_add(entries as u32);
         lower(&mut stream.unacknowledged, bytes);
         let is_empty = stream.unacknowledged == 0;
         self.release(bytes, bytes + entries * ENTRY, events);
@@ -425,9 +431,7 @@ impl Sender {
 
     /// Everything written to a stream is acknowledged or dropped.
     fn on_stream_acknowledged(&mut self, id: u16, events: &mut VecDeque<Event>) {
-        if !self.has_dropped(id) {
-            events.push_back(Event::Acknowledged { id });
-        }
+        events.push_back(Event::Acknowledged { id });
         self.reset_if_acknowledged(id);
     }
 

@@ -58,7 +58,8 @@ struct Channel {
     is_readable_reported: bool,
     /// Nobody reads the channel any more.
     ignored: bool,
-    notify_delivered: bool,
+    /// What `Association::written` was when `Delivered` was asked for.
+    notify_delivered: Option<u32>,
 }
 
 /// Result of [`Channels::fill`].
@@ -217,7 +218,7 @@ impl Channels {
                 unread: None,
                 is_readable_reported: false,
                 ignored: false,
-                notify_delivered: false,
+                notify_delivered: None,
             },
         );
     }
@@ -535,7 +536,7 @@ impl Channels {
         }
         channel.stage = Stage::Closing;
         channel.unread = None;
-        channel.notify_delivered = false;
+        channel.notify_delivered = None;
         self.sctp.reset_stream(stream_of(id));
         self.handle_events();
     }

@@ -12,19 +12,21 @@ impl Channels {
     pub(in super::super) fn notify_delivered(&mut self, id: ChannelId) {
         let stream = stream_of(id);
         let is_under_way = self.sctp.unacknowledged(stream) > 0;
-        let has_dropped = self.sctp.has_dropped(stream);
+        let written = self.sctp.written(stream);
         let Some(channel) = self.get(id) else {
             return;
         };
-        channel.notify_delivered = is_under_way;
-        if !is_under_way && !has_dropped {
+        channel.notify_delivered = is_under_way.then_some(written);
+        if !is_under_way && !self.sctp.has_dropped(stream, written) {
             self.events.push_back(Event::Delivered { channel: id });
         }
     }
 
     /// The peer has closed a channel. Returns whether `Closed` has to wait for what is in flight.
     pub(super) fn await_delivery(&mut self, stream: u16, channel: &Channel) -> bool {
-        let is_awaited = channel.notify_delivered && !self.sctp.has_dropped(stream);
+        let is_awaited = channel
+            .notify_delivered
+            .is_some_and(|written| !self.sctp.has_dropped(stream, written));
         if is_awaited {
             self.awaited.insert(stream, channel.id);
         }
@@ -38,16 +40,21 @@ impl Channels {
         }
     }
 
-    /// Everything written to a stream has arrived.
+    /// Everything written to a stream has arrived, or was dropped.
     pub(super) fn on_acknowledged(&mut self, stream: u16) {
         if let Some(channel) = self.awaited.remove(&stream) {
             self.events.push_back(Event::Delivered { channel });
             self.events.push_back(Event::Closed { channel });
-        } else if let Some(channel) = self.table.get_mut(&stream)
-            && std::mem::take(&mut channel.notify_delivered)
+            return;
+        }
+        let Some(channel) = self.table.get_mut(&stream) else {
+            return;
+        };
+        let id = channel.id;
+        if let Some(written) = channel.notify_delivered.take()
+            && !self.sctp.has_dropped(stream, written)
         {
-            let channel = channel.id;
-            self.events.push_back(Event::Delivered { channel });
+            self.events.push_back(Event::Delivered { channel: id });
         }
     }
 }

@@ -345,6 +345,31 @@ fn what_a_close_of_the_peer_drops_is_not_reported_as_delivered() {
     }
 }
 
+/// A FIN_ACK of ours, written after our FIN, waits for the congestion window when the peer closes.
+#[test]
+fn what_is_written_after_the_last_data_and_dropped_does_not_undo_its_delivery() {
+    let mut raw = Raw::new();
+    let (other, channel) = (raw.opened(2), raw.opened(4));
+    raw.channels.write(channel, &[&[7; 100]], Class::Data);
+    raw.channels.notify_delivered(channel);
+    let last = sent_data(&raw.pump()).last().expect("it is sent").0;
+    // More than the congestion window.
+    for _ in 0..20 {
+        raw.channels.write(other, &[&[7; 16 * 1024]], Class::Data);
+    }
+    raw.pump();
+    let taken = raw.channels.write(channel, &[&[7; 3]], Class::Control);
+    assert_eq!(taken, Written::Taken);
+    let reset = raw.reset(4);
+    raw.send(raw.tag, &[reset]);
+    raw.pump();
+    raw.sack(last);
+    raw.pump();
+    let events = raw.events().join(" ");
+    let delivered = events.find("Delivered").expect("delivered");
+    assert!(delivered < events.find("Closed").expect("closed"));
+}
+
 /// Messages without payload in one test: their sequence numbers do not wrap.
 const EMPTIES: u16 = 20_000;
 
