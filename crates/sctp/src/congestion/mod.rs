@@ -97,6 +97,8 @@ pub struct Ack<'a> {
     pub is_round_start: bool,
     /// Window or pacing rate limited the sender while what is acknowledged was in flight.
     pub is_cwnd_limited: bool,
+    /// Length of the longest packets at the moment: more than at first once the path MTU is known.
+    pub max_packet: usize,
     /// Packets newly reported as marked with Congestion Experienced (RFC 3168).
     pub ce: usize,
 }

@@ -321,6 +321,7 @@ impl Sender {
             in_flight: self.in_flight,
             is_round_start,
             is_cwnd_limited: self.rate.was_limited(bytes),
+            max_packet: self.max_packet,
             ce,
         });
         if (!losses.is_empty() || ce > 0) && self.controller.cwnd() < before {

@@ -27,6 +27,8 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) control: CongestionControl,
     pub(crate) max_packet: usize,
+    /// Longer ones to look for.
+    pub(crate) packet_sizes: &'static [usize],
 }
 
 /// What a flow has to send.
@@ -87,6 +89,7 @@ impl Flow {
     pub(crate) fn new(config: FlowConfig) -> Self {
         let mut settings = Config::default();
         settings.max_packet = config.contender.max_packet;
+        settings.packet_sizes = config.contender.packet_sizes;
         settings.receive_buffer = RECEIVE_BUFFER;
         settings.congestion = config.contender.control;
         Self {

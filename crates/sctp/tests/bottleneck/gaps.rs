@@ -46,6 +46,7 @@ const FIXED: Contender = Contender {
         })
     }),
     max_packet: 1200,
+    packet_sizes: &[],
 };
 
 /// Mbit/s in the last 4 of 8 s with a loss of `loss` on the way, 200 ms long.

@@ -196,20 +196,23 @@ impl World {
         let now = self.epoch + self.now;
         self.flows[flow].run_application(end, self.now);
         let link = self.flows[flow].link_from(end);
-        let mut is_sending = false;
-        while let Some(packets) = self.flows[flow].ends[end].poll_transmit(now) {
-            for bytes in packets {
-                is_sending = true;
-                let packet = Packet {
-                    flow,
-                    to: 1 - end,
-                    size: bytes.len() + OVERHEAD,
-                    bytes,
-                    ce: false,
-                    enqueued_at: self.now,
-                };
-                self.links[link].enqueue(self.now, packet);
-            }
+        let mut sent = Vec::new();
+        let sender = &mut self.flows[flow].ends[end];
+        while let Some(packets) = sender.poll_transmit(now) {
+            sent.extend(packets);
+        }
+        sent.extend(std::iter::from_fn(|| sender.poll_probe(now)));
+        let is_sending = !sent.is_empty();
+        for bytes in sent {
+            let packet = Packet {
+                flow,
+                to: 1 - end,
+                size: bytes.len() + OVERHEAD,
+                bytes,
+                ce: false,
+                enqueued_at: self.now,
+            };
+            self.links[link].enqueue(self.now, packet);
         }
         if is_sending {
             self.serve(link);

@@ -68,7 +68,10 @@ const RESUME: Duration = Duration::from_secs(10);
 /// The controller, see the module.
 #[derive(Debug)]
 pub struct Heed {
+    /// Longest packet at first, in which everything is counted.
     max_packet: f64,
+    /// Longest packet at the moment, in bytes.
+    longest: f64,
     /// cwnd and ssthresh in packets.
     window: f64,
     ssthresh: f64,
@@ -117,6 +120,7 @@ impl Heed {
     pub fn new(max_packet: usize) -> Self {
         Self {
             max_packet: max_packet.max(1) as f64,
+            longest: max_packet.max(1) as f64,
             window: INITIAL_PACKETS,
             ssthresh: f64::INFINITY,
             is_slow_start: true,
@@ -149,7 +153,7 @@ impl Heed {
         let target = (TARGET * base).clamp(TARGET_BOUNDS.0, TARGET_BOUNDS.1);
         let target = (target + JITTER * self.delay.jitter()).min(MAX_TARGET);
         if self.rate > 0.0 {
-            target.max(TARGET_PACKETS * self.max_packet / self.rate)
+            target.max(TARGET_PACKETS * self.longest / self.rate)
         } else {
             target
         }
@@ -399,6 +403,7 @@ impl Heed {
 impl Controller for Heed {
     fn on_ack(&mut self, ack: &Ack<'_>) {
         self.srtt = ack.srtt;
+        self.longest = self.max_packet.max(ack.max_packet as f64);
         let rtt = ack.rtt.map(|rtt| rtt.as_secs_f64());
         if let Some(rtt) = rtt {
             self.delay.on_sample(ack.now, rtt, self.srtt_secs());

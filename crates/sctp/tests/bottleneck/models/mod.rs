@@ -12,17 +12,18 @@ mod hystart;
 use bbr1::Bbr1;
 use cubic::Cubic;
 
-/// Longest packet of ours and of QUIC: the default of `Config`.
+/// Longest packet of ours, at first, and of QUIC: the default of `Config`.
 const MAX_PACKET: usize = 1200;
 
 /// Longest packet of a flow that stands for TCP: 1500 bytes on the wire, in whole words.
 const TCP_PACKET: usize = (1500 - OVERHEAD) / 4 * 4;
 
-/// The default of the crate.
+/// The default of the crate, with packets that become as long as TCP's, as between two endpoints.
 pub(crate) const OURS: Contender = Contender {
     name: "ours",
     control: CongestionControl::Heed,
     max_packet: MAX_PACKET,
+    packet_sizes: &[TCP_PACKET],
 };
 
 /// CUBIC of a TCP without pacing, as in Linux with the default queueing discipline.
@@ -30,6 +31,7 @@ pub(crate) const TCP_CUBIC: Contender = Contender {
     name: "cubic",
     control: CongestionControl::Custom(tcp_cubic),
     max_packet: TCP_PACKET,
+    packet_sizes: &[],
 };
 
 /// CUBIC with pacing, as in quinn: that of the crate.
@@ -37,6 +39,7 @@ pub(crate) const QUIC_CUBIC: Contender = Contender {
     name: "quic",
     control: CongestionControl::Cubic,
     max_packet: MAX_PACKET,
+    packet_sizes: &[],
 };
 
 /// BBRv1 of a TCP.
@@ -44,6 +47,7 @@ pub(crate) const TCP_BBR: Contender = Contender {
     name: "bbr1",
     control: CongestionControl::Custom(tcp_bbr),
     max_packet: TCP_PACKET,
+    packet_sizes: &[],
 };
 
 /// All, for tables.
