@@ -58,6 +58,15 @@ impl Version {
     }
 }
 
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
 /// The credentials of both sides, as a listener derives them from USERNAME.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) struct ServerCredentials {

@@ -10,6 +10,7 @@
 //! They are parsed here and not by a general multiaddr parser: only these forms are supported,
 //! errors can name the invalid component, and untrusted input reaches less code.
 
+mod peer;
 mod websocket;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use crate::certificate::FingerprintError;
 use crate::identity::PeerId;
 use crate::identity::PeerIdError;
 
+pub use peer::PeerAddress;
 pub use websocket::{Host, WebSocketAddress};
 
 /// Maximum length of a text that is parsed as an address, in bytes.
@@ -88,7 +90,7 @@ const KNOWN_PROTOCOLS: &[&str] = &[
 /// assert!(address.certhash().is_some());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Address {
     socket_addr: SocketAddr,
     certhashes: Vec<Fingerprint>,
@@ -140,6 +142,13 @@ impl Address {
     /// The id of the listening peer, if the address has one.
     pub fn peer_id(&self) -> Option<PeerId> {
         self.peer_id
+    }
+}
+
+impl From<SocketAddr> for Address {
+    /// [`Address::new`].
+    fn from(socket_addr: SocketAddr) -> Self {
+        Self::new(socket_addr)
     }
 }
 
@@ -202,65 +211,6 @@ impl FromStr for Address {
             }
         }
         Ok(address)
-    }
-}
-
-/// The address of a listener, over WebRTC or WebSocket.
-///
-/// ```
-/// use anabranch::address::PeerAddress;
-///
-/// let address: PeerAddress = "/dns4/example.org/tcp/443/wss".parse()?;
-/// assert!(matches!(address, PeerAddress::WebSocket(_)));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum PeerAddress {
-    /// For [`Endpoint::connect`](crate::Endpoint::connect).
-    WebRtcDirect(Address),
-    /// For `websocket::connect`.
-    WebSocket(WebSocketAddress),
-}
-
-impl PeerAddress {
-    /// Sets the id of the listening peer.
-    #[must_use]
-    pub fn with_peer_id(self, peer_id: PeerId) -> Self {
-        match self {
-            Self::WebRtcDirect(address) => Self::WebRtcDirect(address.with_peer_id(peer_id)),
-            Self::WebSocket(address) => Self::WebSocket(address.with_peer_id(peer_id)),
-        }
-    }
-
-    /// The id of the listening peer, if the address has one.
-    pub fn peer_id(&self) -> Option<PeerId> {
-        match self {
-            Self::WebRtcDirect(address) => address.peer_id(),
-            Self::WebSocket(address) => address.peer_id(),
-        }
-    }
-}
-
-impl fmt::Display for PeerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WebRtcDirect(address) => address.fmt(f),
-            Self::WebSocket(address) => address.fmt(f),
-        }
-    }
-}
-
-impl FromStr for PeerAddress {
-    type Err = AddressError;
-
-    /// The component after the host decides: `tcp` is a WebSocket, everything else webrtc-direct.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.split('/').nth(3) == Some("tcp") {
-            text.parse().map(Self::WebSocket)
-        } else {
-            text.parse().map(Self::WebRtcDirect)
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The errors of substreams, and the outcomes of their close.
 
+use std::fmt;
 use std::io;
 
 use super::ConnectionError;
@@ -30,6 +31,22 @@ pub enum CloseOutcome {
     Lost,
 }
 
+impl fmt::Display for CloseOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, code) = match self {
+            Self::Acked => ("confirmed by the peer", None),
+            Self::Delivered => ("delivered to the peer's transport", None),
+            Self::TimedOut => ("delivered, and not confirmed in time", None),
+            Self::Stopped(code) => ("stopped by the peer", *code),
+            Self::Reset(code) => ("reset", *code),
+            Self::ChannelClosed => ("closed by the peer without a confirmation", None),
+            Self::Lost => ("lost with the channel or connection", None),
+        };
+        f.write_str(what)?;
+        code.map_or(Ok(()), |code| write!(f, " with code {code:#x}"))
+    }
+}
+
 /// How a [`finish`](crate::Substream::finish) succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Finished {
@@ -39,6 +56,21 @@ pub enum Finished {
     /// with a peer that is known to send no FIN_ACK, see
     /// [`Config::expect_fin_ack`](crate::Config::expect_fin_ack).
     Delivered,
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        CloseOutcome::from(*self).fmt(f)
+    }
+}
+
+impl From<Finished> for CloseOutcome {
+    fn from(finished: Finished) -> Self {
+        match finished {
+            Finished::Acked => Self::Acked,
+            Finished::Delivered => Self::Delivered,
+        }
+    }
 }
 
 /// Why a [`finish`](crate::Substream::finish) failed: the peer did not confirm that it has every
@@ -88,7 +120,7 @@ impl From<FinishError> for io::Error {
 ///
 /// The I/O traits return it as the inner error ([`io::Error::get_ref`]); that of `shutdown()` and
 /// `close()` is a [`FinishError`].
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubstreamError {
     /// The write half was shut down locally before.

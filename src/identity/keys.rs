@@ -13,7 +13,7 @@ use super::{IDENTITY, MAX_INLINE_KEY, PeerId, SHA2_256};
 /// Store it with [`Identity::to_protobuf`] to keep the peer id across restarts; the DTLS
 /// certificate of [`Certificate::derive`] stays the same with it.
 ///
-/// Cloning copies the key. `Debug` shows the peer id only.
+/// Cloning copies the key. `Debug` shows the peer id only. Two with the same public key are equal.
 ///
 /// [`Certificate::derive`]: crate::certificate::Certificate::derive
 #[derive(Clone)]
@@ -88,6 +88,14 @@ impl Identity {
             .expect("every key type but rsa has a secret to derive from")
     }
 }
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.keypair.public() == other.keypair.public()
+    }
+}
+
+impl Eq for Identity {}
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
