@@ -47,6 +47,7 @@ pub mod substream;
 pub mod udp;
 #[cfg(feature = "webrtc")]
 mod ufrag;
+mod waiters;
 #[cfg(feature = "webrtc")]
 mod webrtc;
 #[cfg(feature = "websocket")]
@@ -60,12 +61,12 @@ pub use anabranch_rtc as rtc;
 pub use certificate::{Certificate, Fingerprint};
 pub use connection::{
     CeilingPolicy, Config, ConfigError, Connection, ConnectionStats, Driver, FinAckPolicy,
-    Negotiation, OpenError,
+    Negotiation, OpenError, Opening,
 };
 #[cfg(feature = "webrtc")]
 pub use endpoint::{
-    BindError, CongestionControl, ConnectAnyError, ConnectError, Endpoint, EndpointBuilder,
-    EndpointConfig, EngineFactory, Incoming, Reached, Security,
+    Accepting, BindError, CongestionControl, ConnectAnyError, ConnectError, Drained, Endpoint,
+    EndpointBuilder, EndpointConfig, EngineFactory, Incoming, Reached, Security,
 };
 pub use error::{ConnectionError, LimitExceeded, SctpViolation, WebRtcError};
 pub use events::{ConnectionInfo, Events, Initiator, SubstreamInfo};

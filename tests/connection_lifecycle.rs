@@ -537,3 +537,53 @@ async fn substreams_beyond_64_wait_until_a_silent_peer_is_known_or_the_open_time
     drop(substreams);
     s.finish().await;
 }
+
+/// Each substream counts once, whether it waits to be accepted or not: one that ends makes room for
+/// one more. Those that end unaccepted keep their place until they are accepted.
+#[tokio::test(start_paused = true)]
+async fn a_substream_that_ends_makes_room_although_others_wait_to_be_accepted() {
+    const MAX: usize = 8;
+    let mut limited = config();
+    limited.max_inbound_substreams = MAX;
+    let pair = Pair::with(config(), limited, MemoryConfig::default());
+    let mut opened = Vec::new();
+    for _ in 0..MAX {
+        let mut substream = within("open", pair.a.open("")).await.expect("room");
+        substream.write_all(b"!").await.expect("room");
+        opened.push(substream);
+    }
+    settle().await;
+    let another = {
+        let a = pair.a.clone();
+        tokio::spawn(async move { a.open("").await })
+    };
+    settle().await;
+    assert!(!another.is_finished(), "there is no room");
+    // One that nobody has accepted ends, and keeps its place.
+    opened.pop().expect("eight").reset(1);
+    settle().await;
+    assert!(!another.is_finished(), "it waits to be accepted");
+    // One that was accepted ends, and makes room.
+    let first = within("accept", pair.b.accept()).await;
+    first.expect("it lives").expect("it is open").reset(1);
+    drop(opened.remove(0));
+    let another = within("room", another).await.expect("no panic");
+    opened.push(another.expect("it lives"));
+    // The ended one is accepted, which makes room too.
+    for _ in 0..MAX - 1 {
+        let next = within("accept", pair.b.accept()).await;
+        next.expect("it lives").expect("it is open").reset(1);
+    }
+    for substream in opened {
+        substream.reset(1);
+    }
+    for _ in 0..MAX {
+        let substream = within("open", pair.a.open("")).await.expect("room");
+        substream.reset(1);
+    }
+    settle().await;
+    while let Ok(left) = timeout(Duration::from_millis(1), pair.b.accept()).await {
+        left.expect("it lives").expect("it is open").reset(1);
+    }
+    pair.finish().await;
+}

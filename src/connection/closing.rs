@@ -32,7 +32,7 @@ impl<C: Carrier> Driver<C> {
             return false;
         }
         let is_unused = self.conn.is_unreachable() && self.substreams.is_empty();
-        if !self.conn.is_closing() && !is_unused {
+        if !self.conn.is_closing() && !is_unused && !self.is_drained() {
             return false;
         }
         let until = deadline_after(self.conn.config.teardown_timeout);

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::closing::DriverPhase;
 use super::config::{CeilingPolicy, Negotiation};
 use super::deadlines::{Deadline, DeadlineKind, Deadlines, NO_CHANNEL};
+use super::draining::Draining;
 use super::ineffective::IneffectiveFrames;
 use super::negotiate::{NegotiationOutcome, Negotiations};
 use super::opening::SubstreamLimits;
@@ -48,6 +49,7 @@ pub struct Driver<C> {
     pub(super) ready: VecDeque<Arc<Shared>>,
     pub(super) credit: PeerCredit,
     pub(super) limits: SubstreamLimits,
+    pub(super) draining: Draining,
     /// Inbound substreams whose protocol is being negotiated.
     pub(super) negotiations: Negotiations,
     pub(super) ineffective: IneffectiveFrames,
@@ -102,6 +104,7 @@ impl<C: Carrier> Driver<C> {
                 false => PeerCredit::Unknown,
             },
             limits: SubstreamLimits::new(carrier.carries_notices()),
+            draining: Draining::default(),
             negotiations: Negotiations::default(),
             ineffective: IneffectiveFrames::new(),
             abuse: None,
@@ -182,6 +185,7 @@ impl<C: Carrier> Driver<C> {
         moved |= self.service_ready();
         moved |= self.write_data();
         moved |= self.announce_limit();
+        moved |= self.tell_draining();
         moved |= self.update_idle_deadline();
         if let Some(cause) = self.abuse_cause() {
             self.close_for_abuse(cause);
@@ -311,6 +315,7 @@ impl<C: Carrier> Driver<C> {
         let channel = deadline.channel;
         match deadline.kind {
             DeadlineKind::Opening => self.credit.on_silence(),
+            DeadlineKind::Draining => self.on_draining_timeout(),
             // A substream may have been opened in this very round.
             DeadlineKind::Idle if self.substreams.is_empty() => {
                 self.conn.begin_close_for(ConnectionError::Idle);

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::carrier::Carrier;
 use crate::events::{ConnectionInfo, Initiator};
@@ -14,6 +16,7 @@ use crate::substream::Substream;
 mod closing;
 mod config;
 mod deadlines;
+mod draining;
 mod driver;
 mod entry;
 mod error;
@@ -21,6 +24,7 @@ mod error;
 mod guarded;
 mod ineffective;
 mod negotiate;
+mod open;
 mod opening;
 mod peer_credit;
 mod reader;
@@ -42,8 +46,8 @@ pub use driver::Driver;
 pub use error::OpenError;
 #[cfg(any(feature = "webrtc", feature = "websocket"))]
 pub(crate) use guarded::Guarded;
+pub use open::Opening;
 pub(crate) use shared::ConnectionShared;
-use shared::OpenRequest;
 pub use stats::ConnectionStats;
 
 /// A connection: opens and accepts substreams.
@@ -106,8 +110,8 @@ impl Connection {
     ///
     /// # Cancel safety
     /// If the future is dropped, the substream is closed.
-    pub async fn open(&self, protocol: &str) -> Result<Substream, OpenError> {
-        self.open_any(&[protocol]).await
+    pub fn open(&self, protocol: &str) -> Opening {
+        self.open_any(&[protocol])
     }
 
     /// Opens a substream for the first of `protocols` that the peer supports.
@@ -115,48 +119,8 @@ impl Connection {
     /// [`Substream::protocol`] returns which one that is. With [`Negotiation::ChannelLabel`] it is
     /// the first of them, whatever the peer supports. With [`Negotiation::MultistreamSelect`] more
     /// than one protocol takes a round trip. Errors and cancel safety as for [`Connection::open`].
-    pub async fn open_any(&self, protocols: &[&str]) -> Result<Substream, OpenError> {
-        let config = &self.shared.config;
-        let by_label = match (config.negotiation, protocols) {
-            (Negotiation::MultistreamSelect, [protocol]) => self.shared.may_name_by_label(protocol),
-            (negotiation, _) => negotiation == Negotiation::ChannelLabel,
-        };
-        match config.negotiation {
-            _ if by_label => {
-                let label = protocols.first().copied().unwrap_or_default();
-                let mut substream = self.open_channel(label).await?;
-                substream.set_protocol(label.into());
-                report::negotiated(&self.shared, &substream);
-                Ok(substream)
-            }
-            Negotiation::MultistreamSelect => {
-                let substream = self.open_channel("").await?;
-                let limit = config.open_timeout;
-                let substream = negotiate::negotiate_outbound(substream, protocols, limit).await?;
-                report::negotiated(&self.shared, &substream);
-                Ok(substream)
-            }
-            Negotiation::ChannelLabel | Negotiation::None => self.open_channel("").await,
-        }
-    }
-
-    async fn open_channel(&self, label: &str) -> Result<Substream, OpenError> {
-        let (reply, opened) = oneshot::channel();
-        self.shared.request_open(OpenRequest {
-            label: label.to_owned(),
-            reply,
-        });
-        // No timeout here: the driver answers when the peer has room, or when the connection ends.
-        match opened.await {
-            Ok(result) => result,
-            // The driver was dropped without an answer.
-            Err(_) => Err(OpenError::Connection(
-                self.shared
-                    .siblings
-                    .cause()
-                    .unwrap_or(ConnectionError::ClosedLocally),
-            )),
-        }
+    pub fn open_any(&self, protocols: &[&str]) -> Opening {
+        Opening::new(&self.shared, protocols)
     }
 
     /// The next substream that the peer opened, once its protocol is negotiated.
@@ -168,6 +132,14 @@ impl Connection {
     /// Nothing is lost if the future is dropped.
     pub async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
         self.shared.accept().await
+    }
+
+    /// [`Connection::accept`] as a poll function. Of several tasks that call it, the last is woken.
+    pub fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Substream>, ConnectionError>> {
+        self.shared.poll_accept(cx)
     }
 
     /// Replaces [`Config::fin_ack`] for this connection. For applications that learn what the peer
@@ -202,6 +174,14 @@ impl Connection {
         self.shared.ended().await;
     }
 
+    /// [`Connection::close`] as a poll function: begins the close, and completes when the
+    /// connection has ended. Of several tasks that call this or [`Connection::poll_closed`], the
+    /// last is woken.
+    pub fn poll_close(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.begin_close();
+        self.shared.poll_ended(cx).map(drop)
+    }
+
     /// Like [`Connection::close`], with a code and a reason for the peer. A peer that runs this
     /// library, and so supports credit, sees both as [`ConnectionError::ClosedByPeerWith`]: over
     /// WebRTC the first 1 024 bytes of the reason, over a WebSocket 123. Over a WebSocket the close
@@ -218,9 +198,38 @@ impl Connection {
         self.shared.ended().await;
     }
 
+    /// Ends the connection in peace: no new substreams are opened, in either direction, and when
+    /// those that are open have ended, accepted ones and unaccepted ones, the connection closes.
+    /// What is left after `limit` is cut off, as [`Connection::close`] does. Returns how many
+    /// substreams that were; 0 if the connection was drained in time, or was lost meanwhile.
+    ///
+    /// A peer that runs this library is told, as by GOAWAY in HTTP/2 (`docs/wire.md` section 3):
+    /// its [`Connection::open`] fails at once, with [`OpenError::Draining`]. Substreams that it
+    /// had opened before it knew are accepted and served: keep calling [`Connection::accept`]. New
+    /// substreams of other peers, and of one that does not answer within [`Config::open_timeout`],
+    /// are refused.
+    ///
+    /// # Cancel safety
+    /// The drain goes on if the future is dropped, without a limit.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.shared.begin_drain();
+        if timeout(limit, self.shared.ended()).await.is_ok() {
+            return 0;
+        }
+        let cut = self.substreams();
+        self.close().await;
+        cut
+    }
+
     /// Waits until the connection has ended and returns the cause. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
         self.shared.ended().await
+    }
+
+    /// [`Connection::closed`] as a poll function. Of several tasks that call this or
+    /// [`Connection::poll_close`], the last is woken.
+    pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        self.shared.poll_ended(cx)
     }
 
     /// The cause of the end of the connection, if it has ended.
@@ -250,6 +259,11 @@ impl Connection {
             self.shared.siblings.unread.get(),
             self.shared.siblings.queued.get(),
         )
+    }
+
+    /// Substreams that exist now.
+    fn substreams(&self) -> usize {
+        usize::try_from(self.stats().substreams).unwrap_or(usize::MAX)
     }
 
     /// Whether all queues of this connection are empty. For checks at the end of tests.

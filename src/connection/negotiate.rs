@@ -150,16 +150,14 @@ async fn negotiate_inbound(mut substream: Substream, config: Arc<Config>) -> Neg
 /// Negotiates one of `protocols`, in order of preference, on a substream opened by this side.
 pub(super) async fn negotiate_outbound(
     mut substream: Substream,
-    protocols: &[&str],
+    protocols: Vec<String>,
     limit: Duration,
 ) -> Result<Substream, OpenError> {
     let selected = timeout(limit, async {
         // Not the lazy variant: peers may close a channel that receives data before the negotiation
         // is complete, as js-libp2p does, and a listener that refuses a protocol takes what follows
-        // for the name of another. The names are owned: with borrowed ones the
-        // compiler finds that the future is not `Send` for every lifetime, and refuses to spawn a
-        // caller of `open` through a reference.
-        let offers: Vec<String> = protocols.iter().map(|name| (*name).to_owned()).collect();
+        // for the name of another.
+        let offers = protocols.clone();
         let io = NegotiationIo(&mut substream);
         let (protocol, io) = dialer_select_proto(io, offers, Version::V1).await?;
         // The peer has agreed, so it has everything that was written. It may have answered and

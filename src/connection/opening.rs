@@ -51,6 +51,16 @@ impl SubstreamLimits {
         }
     }
 
+    /// Substreams that this side has opened in total.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Substreams that the peer has opened in total, including refused ones.
+    pub(super) fn peer_opened(&self) -> u64 {
+        self.peer_opened
+    }
+
     /// The peer has opened a substream. Returns whether that exceeds the announced limit by more
     /// than could have been in flight when it was sent.
     fn on_opened(&mut self) -> bool {
@@ -100,8 +110,12 @@ impl<C: Carrier> Driver<C> {
     pub(super) fn open_requested(&mut self) -> bool {
         let mut moved = false;
         for _ in 0..OTHERS_PER_ROUND {
-            let is_running = self.phase == DriverPhase::Running;
-            if is_running && !self.limits.may_open(self.credit) {
+            let refusal = if self.phase != DriverPhase::Running {
+                Some(OpenError::Connection(ConnectionError::ClosedLocally))
+            } else {
+                self.opens_no_more().then_some(OpenError::Draining)
+            };
+            if refusal.is_none() && !self.limits.may_open(self.credit) {
                 break;
             }
             let waiting = self.limits.waiting.take();
@@ -111,8 +125,7 @@ impl<C: Carrier> Driver<C> {
             else {
                 break;
             };
-            if !is_running {
-                let error = OpenError::Connection(ConnectionError::ClosedLocally);
+            if let Some(error) = refusal {
                 let _ = request.reply.send(Err(error));
                 moved = true;
                 continue;
@@ -153,7 +166,8 @@ impl<C: Carrier> Driver<C> {
         if self.limits.on_opened() && self.phase == DriverPhase::Running {
             self.substreams.unused.count();
         }
-        if self.phase != DriverPhase::Running || self.conn.is_unreachable() {
+        let is_running = self.phase == DriverPhase::Running;
+        if !is_running || self.conn.is_unreachable() || self.takes_no_more() {
             return self.refuse(channel, code::SHUTDOWN);
         }
         // A substream that ended unaccepted is not inbound any more, but still takes memory.
@@ -172,8 +186,9 @@ impl<C: Carrier> Driver<C> {
     }
 
     fn refuse(&mut self, channel: ChannelId, code: u32) {
-        // Not counted during a close, which ends by itself and has data to deliver until then.
-        if self.phase == DriverPhase::Running {
+        // Not counted during a close or a drain, which end by themselves and have data to deliver
+        // until then.
+        if self.phase == DriverPhase::Running && !self.conn.is_draining() {
             self.substreams.unused.count_refused();
         }
         self.conn.counters.refused.add(1);
@@ -211,7 +226,8 @@ impl<C: Carrier> Driver<C> {
             return false;
         }
         let max = self.conn.config.max_inbound_substreams as u64;
-        let live = (self.substreams.inbound() + self.conn.unaccepted()) as u64;
+        // Those that wait for the application and have not ended are inbound.
+        let live = (self.substreams.inbound() + self.conn.ended_unaccepted()) as u64;
         self.conn.set_accepts_awaited(self.limits.is_tight(max));
         let Some(next) = self.limits.due(live, max) else {
             return false;

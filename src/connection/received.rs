@@ -202,9 +202,10 @@ impl<C: Carrier> Driver<C> {
 
     /// A frame about the connection itself.
     pub(super) fn on_notice(&mut self, notice: &Message) {
-        if let Some(max_substreams) = notice.max_substreams
-            && self.credit.on_max_substreams(max_substreams)
-        {
+        let limit = notice.max_substreams;
+        let mut is_news = limit.is_some_and(|limit| self.credit.on_max_substreams(limit));
+        is_news |= self.on_draining_notice(notice);
+        if is_news {
             return;
         }
         self.conn.counters.ineffective.add(1);

@@ -1,10 +1,11 @@
 //! State shared by the handles of a connection and its driver.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::config::{Config, FinAckPolicy};
 use super::error::OpenError;
@@ -12,7 +13,8 @@ use super::stats::Counters;
 use crate::carrier::ChannelId;
 use crate::error::ConnectionError;
 use crate::events::{ConnectionEvents, ConnectionInfo, Events};
-use crate::substream::{Ceilings, Siblings, Substream, Usage};
+use crate::substream::{Ceilings, Shared, Siblings, Substream, Usage};
+use crate::waiters::Waiters;
 
 /// Maximum length of a protocol that a label names, in bytes: that of a label on every carrier.
 const MAX_PROTOCOL_LABEL: usize = 1024;
@@ -41,11 +43,18 @@ pub(crate) struct ConnectionShared {
     /// since. At `max_inbound_substreams` of them new ones are refused, and each expires after the
     /// accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
-    accept: Notify,
+    /// How many of these have ended. May be negative for a moment: the application is faster than
+    /// the driver counts.
+    ended_unaccepted: AtomicIsize,
+    /// Wakes those who wait for one of these, or for the end.
+    accept: Waiters,
     /// Set by the driver while the peer is close to its substream limit: accepting a substream then
     /// wakes the driver.
     accepts_awaited: AtomicBool,
-    ended: Notify,
+    /// Wakes those who wait for the end.
+    ended: Waiters,
+    /// This side wants no new substreams.
+    is_draining: AtomicBool,
     /// [`Connection`](crate::Connection) handles.
     handles: AtomicUsize,
 }
@@ -75,9 +84,11 @@ impl ConnectionShared {
             counters: Counters::default(),
             opens: Mutex::new(VecDeque::new()),
             accepted: Mutex::new(VecDeque::new()),
-            accept: Notify::new(),
+            ended_unaccepted: AtomicIsize::new(0),
+            accept: Waiters::default(),
             accepts_awaited: AtomicBool::new(false),
-            ended: Notify::new(),
+            ended: Waiters::default(),
+            is_draining: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
         })
     }
@@ -151,13 +162,34 @@ impl ConnectionShared {
         {
             let mut accepted = lock(&self.accepted);
             if !self.is_unreachable() {
+                substream.shared().place.enter();
                 accepted.push_back(substream);
-                self.accept.notify_one();
+                self.accept.wake_one();
                 return;
             }
         }
         // No handle is left to accept it. Dropped outside the lock, because the drop takes others.
         drop(substream);
+    }
+
+    /// The driver forgets a substream, which has ended.
+    pub(crate) fn on_forgotten(&self, shared: &Shared) {
+        if shared.place.end() {
+            self.ended_unaccepted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A substream has left the queue.
+    fn on_unqueued(&self, substream: &Substream) {
+        if substream.shared().place.leave() {
+            self.ended_unaccepted.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Number of unaccepted substreams that have ended.
+    pub(crate) fn ended_unaccepted(&self) -> usize {
+        let ended = self.ended_unaccepted.load(Ordering::Relaxed);
+        usize::try_from(ended).unwrap_or_default()
     }
 
     /// Number of unaccepted substreams.
@@ -170,39 +202,50 @@ impl ConnectionShared {
     pub(crate) fn take_unaccepted(&self, channel: ChannelId) -> Option<Substream> {
         let mut accepted = lock(&self.accepted);
         let position = accepted.iter().position(|s| s.shared().id == channel)?;
-        accepted.remove(position)
+        let taken = accepted.remove(position);
+        if let Some(substream) = &taken {
+            self.on_unqueued(substream);
+        }
+        taken
     }
 
     /// The next inbound substream; `Ok(None)` after an orderly end. Cancel safe.
     pub(crate) async fn accept(&self) -> Result<Option<Substream>, ConnectionError> {
-        loop {
-            // Created before the queue is checked: otherwise a wake-up in between could be missed.
-            let notified = self.accept.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            let next = {
-                let mut accepted = lock(&self.accepted);
-                let next = accepted.pop_front();
-                if !accepted.is_empty() {
-                    // Another task may wait for the rest.
-                    self.accept.notify_one();
-                }
-                next
-            };
-            if let Some(substream) = next {
-                substream.shared().set_usage(Usage::Accepted);
-                if self.accepts_awaited.load(Ordering::Acquire) {
-                    // The peer's limit may rise.
-                    self.siblings.wake_driver();
-                }
-                return Ok(Some(substream));
+        self.accept.wait(|| self.next_accepted()).await
+    }
+
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Option<Substream>, ConnectionError>> {
+        self.accept.poll_wait(cx, || self.next_accepted())
+    }
+
+    fn next_accepted(&self) -> Poll<Result<Option<Substream>, ConnectionError>> {
+        // Before the queue: what came before the end is accepted first.
+        let cause = self.siblings.cause_ref();
+        let next = {
+            let mut accepted = lock(&self.accepted);
+            let next = accepted.pop_front();
+            if !accepted.is_empty() {
+                // Another task may wait for the rest.
+                self.accept.wake_one();
             }
-            match self.siblings.cause_ref() {
-                Some(cause) if cause.is_orderly() => return Ok(None),
-                Some(cause) => return Err(cause.clone()),
-                None => {}
+            next
+        };
+        if let Some(substream) = next {
+            self.on_unqueued(&substream);
+            substream.shared().set_usage(Usage::Accepted);
+            if self.accepts_awaited.load(Ordering::Acquire) || self.is_draining() {
+                // The peer's limit may rise, or this was the last.
+                self.siblings.wake_driver();
             }
-            notified.await;
+            return Poll::Ready(Ok(Some(substream)));
+        }
+        match cause {
+            Some(cause) if cause.is_orderly() => Poll::Ready(Ok(None)),
+            Some(cause) => Poll::Ready(Err(cause.clone())),
+            None => Poll::Pending,
         }
     }
 
@@ -214,6 +257,16 @@ impl ConnectionShared {
     pub(crate) fn begin_close_for(&self, cause: ConnectionError) {
         self.siblings.set_closing_cause(cause);
         self.siblings.wake_driver();
+    }
+
+    /// Takes no new substreams, and closes the connection when none is left.
+    pub(crate) fn begin_drain(&self) {
+        self.is_draining.store(true, Ordering::Release);
+        self.siblings.wake_driver();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -231,8 +284,8 @@ impl ConnectionShared {
     pub(crate) fn end(&self, cause: ConnectionError) -> bool {
         let first = self.siblings.end(cause);
         self.fail_opens();
-        self.accept.notify_waiters();
-        self.ended.notify_waiters();
+        self.accept.wake_all();
+        self.ended.wake_all();
         first
     }
 
@@ -248,15 +301,15 @@ impl ConnectionShared {
 
     /// Completes when the connection has ended. Cancel safe.
     pub(crate) async fn ended(&self) -> ConnectionError {
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if let Some(cause) = self.siblings.cause() {
-                return cause;
-            }
-            ended.await;
-        }
+        self.ended.wait(|| self.end_cause()).await
+    }
+
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<ConnectionError> {
+        self.ended.poll_wait(cx, || self.end_cause())
+    }
+
+    fn end_cause(&self) -> Poll<ConnectionError> {
+        self.siblings.cause().map_or(Poll::Pending, Poll::Ready)
     }
 
     pub(crate) fn add_handle(&self) {
@@ -268,6 +321,9 @@ impl ConnectionShared {
             // No handle is left to accept these, and they keep this struct alive. Dropped outside
             // the lock, because dropping a substream takes others.
             let unaccepted = std::mem::take(&mut *lock(&self.accepted));
+            unaccepted
+                .iter()
+                .for_each(|substream| self.on_unqueued(substream));
             drop(unaccepted);
             self.siblings.wake_driver();
         }

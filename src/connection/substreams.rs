@@ -113,6 +113,7 @@ impl Substreams {
                 self.unused.count();
             }
         }
+        self.conn.on_forgotten(&entry.shared);
         report::ended(&self.conn, &entry.shared);
         true
     }

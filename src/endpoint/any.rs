@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,17 @@ pub enum ConnectAnyError {
     /// Every address failed.
     #[error("all addresses failed: {}", list(.0))]
     AllFailed(Vec<Lost>),
+}
+
+impl From<ConnectAnyError> for io::Error {
+    fn from(error: ConnectAnyError) -> Self {
+        let kind = match &error {
+            ConnectAnyError::EndpointClosed => io::ErrorKind::NotConnected,
+            ConnectAnyError::AllFailed(_) => io::ErrorKind::HostUnreachable,
+            _ => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
+    }
 }
 
 fn list(lost: &[Lost]) -> String {
@@ -358,7 +370,7 @@ mod websocket {
             if !address.is_tls() && !self.websocket.allows_plaintext {
                 return Err(AttemptError::Plaintext);
             }
-            let registration = self.register()?;
+            let registration = self.register_dial()?;
             let number = registration.number;
             let authentication = match self.noise_identity() {
                 Some(identity) => Authentication::Noise {

@@ -23,7 +23,7 @@ use crate::udp::{Sockets, SystemSockets};
 ///
 /// The defaults are a new identity, the certificate derived from it, and the default
 /// configurations.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct EndpointBuilder {
     identity: Option<Identity>,
@@ -39,7 +39,7 @@ pub struct EndpointBuilder {
 
 /// How [`Endpoint::connect_any`] dials WebSockets.
 #[cfg(feature = "websocket")]
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct WebSocketDialling {
     pub(super) limits: crate::websocket::WebSocketConfig,
     pub(super) trust: crate::websocket::TlsTrust,
@@ -153,7 +153,7 @@ impl EndpointBuilder {
             let nothing = std::io::Error::other("the name has no address");
             return Err(BindError::Resolve(nothing));
         }
-        self.listen_on(&addresses)
+        self.bind_now(&addresses)
     }
 
     /// Creates an endpoint that only dials.
@@ -161,10 +161,17 @@ impl EndpointBuilder {
     /// # Errors
     /// [`BindError::Config`] if a setting is out of range.
     pub fn dial_only(self) -> Result<Endpoint, BindError> {
-        self.listen_on(&[])
+        self.bind_now(&[])
     }
 
-    fn listen_on(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
+    /// [`EndpointBuilder::bind`] for addresses without names, which need no waiting. Without any it
+    /// is [`EndpointBuilder::dial_only`].
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError::Config`] and [`BindError::Socket`], as for [`EndpointBuilder::bind`].
+    pub fn bind_now(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
         self.config.validate()?;
         self.endpoint_config.validate()?;
         #[cfg(feature = "websocket")]
@@ -221,6 +228,8 @@ impl EndpointBuilder {
             #[cfg(feature = "websocket")]
             websocket: self.websocket,
             closed: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
             connection_ended: Notify::new(),

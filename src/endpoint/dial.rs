@@ -23,7 +23,7 @@ pub(super) async fn dial(
     address: &Address,
     version: Version,
 ) -> Result<Connection, ConnectError> {
-    let registration = endpoint.register()?;
+    let registration = endpoint.register_dial()?;
     if address.certhashes().is_empty() {
         return Err(ConnectError::MissingCerthash);
     }

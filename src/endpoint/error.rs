@@ -106,9 +106,19 @@ pub enum ConnectError {
         /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
         max: usize,
     },
-    /// The endpoint is closed.
+    /// The endpoint is closed, or is drained and dials no more.
     #[error("the endpoint is closed")]
     EndpointClosed,
+}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        let kind = match &error {
+            BindError::Config(_) => io::ErrorKind::InvalidInput,
+            BindError::Resolve(source) | BindError::Socket { source, .. } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
 }
 
 impl From<ConnectError> for io::Error {

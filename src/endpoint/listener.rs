@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, IntoFuture, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use anabranch_rtc::{Ecn, Role};
-use tokio::sync::Notify;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
@@ -21,6 +21,7 @@ use crate::udp::admission::challenge::refusal;
 use crate::udp::router::{FirstContact, Router, Stranger};
 use crate::udp::{DatagramSocket, Transmit};
 use crate::ufrag::Version;
+use crate::waiters::Waiters;
 use crate::webrtc::{Source, WebRtcCarrier};
 
 /// Receive calls in one poll of the task, before it yields to other tasks.
@@ -39,7 +40,8 @@ pub(super) struct Listener {
 #[derive(Debug, Default)]
 pub(super) struct IncomingQueue {
     waiting: Mutex<VecDeque<Incoming>>,
-    notify: Notify,
+    /// Wakes those who wait for one of these, or for the close.
+    accept: Waiters,
 }
 
 impl IncomingQueue {
@@ -67,37 +69,49 @@ impl IncomingQueue {
 
     fn push(&self, incoming: Incoming) {
         self.lock().push_back(incoming);
-        self.notify.notify_one();
+        self.accept.wake_one();
     }
 
     /// The next first contact; `None` once `is_closed` returns `true`. Cancel safe.
     pub(super) async fn next(&self, is_closed: impl Fn() -> bool) -> Option<Incoming> {
-        loop {
-            let notified = self.notify.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            self.drop_expired();
-            if is_closed() {
-                return None;
-            }
-            {
-                let mut waiting = self.lock();
-                if let Some(incoming) = waiting.pop_front() {
-                    if !waiting.is_empty() {
-                        // Another task may wait for the remaining ones.
-                        self.notify.notify_one();
-                    }
-                    return Some(incoming);
-                }
-            }
-            notified.await;
+        self.accept.wait(|| self.take_next(&is_closed)).await
+    }
+
+    pub(super) fn poll_next(
+        &self,
+        cx: &Context<'_>,
+        is_closed: impl Fn() -> bool,
+    ) -> Poll<Option<Incoming>> {
+        self.accept.poll_wait(cx, || self.take_next(&is_closed))
+    }
+
+    fn take_next(&self, is_closed: &impl Fn() -> bool) -> Poll<Option<Incoming>> {
+        self.drop_expired();
+        if is_closed() {
+            return Poll::Ready(None);
         }
+        let mut waiting = self.lock();
+        let Some(incoming) = waiting.pop_front() else {
+            return Poll::Pending;
+        };
+        if !waiting.is_empty() {
+            // Another task may wait for the remaining ones.
+            self.accept.wake_one();
+        }
+        Poll::Ready(Some(incoming))
+    }
+
+    /// Refuses those that wait.
+    pub(super) fn refuse_all(&self) {
+        let waiting = std::mem::take(&mut *self.lock());
+        waiting.into_iter().for_each(Incoming::refuse);
+        self.accept.wake_all();
     }
 
     pub(super) fn close(&self) {
         let waiting = std::mem::take(&mut *self.lock());
         drop(waiting);
-        self.notify.notify_waiters();
+        self.accept.wake_all();
     }
 }
 
@@ -156,12 +170,16 @@ fn handle_stranger(listener: &Arc<Listener>, endpoint: &Arc<Inner>, stranger: St
                 socket: Arc::downgrade(&listener.socket),
                 endpoint: Arc::downgrade(endpoint),
             };
-            if endpoint.is_closed() {
-                incoming.ignore();
-            } else if endpoint.is_full() {
+            if endpoint.accepts_no_more() || (endpoint.is_full() && !endpoint.is_closed()) {
                 incoming.refuse();
+            } else if endpoint.is_closed() {
+                incoming.ignore();
             } else {
                 endpoint.incoming.push(incoming);
+                if endpoint.accepts_no_more() {
+                    // Since the look above: nobody takes it any more.
+                    endpoint.incoming.refuse_all();
+                }
             }
         }
         Stranger::Challenged {
@@ -214,6 +232,11 @@ impl Incoming {
         self.contact.source
     }
 
+    /// The address of this machine at which the peer has arrived.
+    pub fn local_address(&self) -> SocketAddr {
+        self.contact.destination
+    }
+
     /// The version of webrtc-direct that the peer uses.
     pub fn version(&self) -> Version {
         self.contact.credentials.version
@@ -249,7 +272,13 @@ impl Incoming {
     ///
     /// # Cancel safety
     /// Dropping the future aborts the handshake.
-    pub async fn accept(self) -> Result<Connection, ConnectError> {
+    pub fn accept(self) -> Accepting {
+        // Boxed: the task that accepts often serves the connection, and would keep the room of the
+        // handshake as long.
+        Accepting(Box::pin(self.establish()))
+    }
+
+    async fn establish(self) -> Result<Connection, ConnectError> {
         let Self {
             contact,
             socket,
@@ -293,12 +322,43 @@ impl Incoming {
             takes_labels: endpoint.connection_config.takes_labels(),
             late_channel_zero,
         };
-        // Boxed: the task that accepts often serves the connection, and would keep the room of the
-        // handshake as long.
-        let established =
-            Box::pin(endpoint.establish(registration, carrier, expectations, source)).await;
+        let established = endpoint
+            .establish(registration, carrier, expectations, source)
+            .await;
         drop(slot);
         established
+    }
+}
+
+impl IntoFuture for Incoming {
+    type Output = Result<Connection, ConnectError>;
+    type IntoFuture = Accepting;
+
+    /// [`Incoming::accept`].
+    fn into_future(self) -> Accepting {
+        self.accept()
+    }
+}
+
+/// The handshake with a peer that wants to connect; see [`Incoming::accept`]. It begins when it is
+/// polled.
+///
+/// # Drop
+/// Aborts the handshake.
+#[must_use = "futures do nothing unless polled"]
+pub struct Accepting(BoxFuture<'static, Result<Connection, ConnectError>>);
+
+impl Future for Accepting {
+    type Output = Result<Connection, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Accepting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepting").finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
@@ -43,9 +45,19 @@ pub use builder::EndpointBuilder;
 use builder::WebSocketDialling;
 pub use config::EndpointConfig;
 pub use error::{BindError, ConnectError};
-pub use listener::Incoming;
 use listener::IncomingQueue;
+pub use listener::{Accepting, Incoming};
 pub use signalling::{IceCredentials, Signalling, connect_signalled};
+
+/// What [`Endpoint::drain`] has cut off at its limit: nothing, if all of it ended in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Connections.
+    pub cut_connections: usize,
+    /// Substreams of these.
+    pub cut_substreams: usize,
+}
 
 /// How peers authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,6 +116,10 @@ pub(crate) struct Inner {
     admission: Arc<Admission>,
     incoming: IncomingQueue,
     closed: AtomicBool,
+    /// No more peers are accepted.
+    stopped: AtomicBool,
+    /// Connections are drained, also those that are established from now on.
+    draining: AtomicBool,
     /// Every connection and, as `None`, every attempt; for [`Endpoint::close`].
     connections: Mutex<HashMap<u64, Option<Weak<ConnectionShared>>>>,
     next_connection: AtomicU64,
@@ -124,6 +140,20 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Whether first contacts are refused, and not only ignored.
+    fn accepts_no_more(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody takes first contacts.
+    fn is_stopped(&self) -> bool {
+        self.accepts_no_more() || self.is_closed()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// The identity for Noise; `None` with [`Security::CertificateHash`].
     fn noise_identity(&self) -> Option<&Identity> {
         match self.security {
@@ -135,6 +165,16 @@ impl Inner {
     /// Whether the maximum of connections, attempts included, is reached.
     fn is_full(&self) -> bool {
         self.connections().len() >= self.config.max_connections
+    }
+
+    /// Registers an attempt to dial.
+    fn register_dial(self: &Arc<Self>) -> Result<Registration, ConnectError> {
+        let registration = self.register()?;
+        // After the entry: a drain that misses this attempt is seen here.
+        if self.is_draining() {
+            return Err(ConnectError::EndpointClosed);
+        }
+        Ok(registration)
     }
 
     /// Registers an attempt to connect.
@@ -193,6 +233,9 @@ impl Inner {
         if let Some(entry) = self.connections().get_mut(&number) {
             *entry = Some(Arc::downgrade(connection.shared()));
         }
+        if self.is_draining() {
+            connection.shared().begin_drain();
+        }
         if self.is_closed() {
             // `close` ran between the handshake and the entry, and has missed this connection.
             connection.shared().begin_close();
@@ -236,6 +279,36 @@ impl Inner {
         self.closed.store(true, Ordering::Release);
         self.incoming.close();
         self.close_begun.notify_waiters();
+    }
+
+    /// Completes when `work` returns `true`, which is asked again after every end of a connection
+    /// or attempt.
+    async fn until(&self, mut work: impl FnMut() -> bool) {
+        loop {
+            let ended = self.connection_ended.notified();
+            tokio::pin!(ended);
+            // Before the question: otherwise a wake-up in between could be missed.
+            ended.as_mut().enable();
+            if work() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Every connection that is established.
+    fn established(&self) -> Vec<Arc<ConnectionShared>> {
+        let connections = self.connections();
+        connections
+            .values()
+            .flatten()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// Whether no connection is established and nobody attempts to.
+    fn has_no_connections(&self) -> bool {
+        self.connections().is_empty()
     }
 }
 
@@ -322,7 +395,13 @@ impl Endpoint {
             .collect()
     }
 
-    /// Waits for the next peer that wants to connect; `None` when the endpoint is closed.
+    /// The addresses of the listening sockets, wildcards as they are.
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.inner().locals
+    }
+
+    /// Waits for the next peer that wants to connect; `None` when the endpoint is closed, or
+    /// accepts no more peers.
     ///
     /// Hardly anything has been allocated for it yet; the application decides whether to accept it:
     /// see [`Incoming`].
@@ -331,7 +410,13 @@ impl Endpoint {
     /// No first contact is lost if the future is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         let inner = self.inner();
-        inner.incoming.next(|| inner.is_closed()).await
+        inner.incoming.next(|| inner.is_stopped()).await
+    }
+
+    /// [`Endpoint::accept`] as a poll function. Of several tasks that call it, the last is woken.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        let inner = self.inner();
+        inner.incoming.poll_next(cx, || inner.is_stopped())
     }
 
     /// Connects to a listener with webrtc-direct v1, which all deployed listeners support.
@@ -417,6 +502,51 @@ impl Endpoint {
         any::connect_any(self.inner(), addresses, version).await
     }
 
+    /// Accepts no more peers: [`Endpoint::accept`] returns `None`, and peers are refused as by
+    /// [`Incoming::refuse`], those that wait now too. Connections live on, and dials work.
+    pub fn stop_accepting(&self) {
+        self.inner().stopped.store(true, Ordering::Release);
+        self.inner().incoming.refuse_all();
+    }
+
+    /// Waits until there is no connection, and no attempt to establish one. It closes nothing.
+    ///
+    /// # Cancel safety
+    /// Nothing changes if the future is dropped.
+    pub async fn wait_idle(&self) {
+        let inner = self.inner();
+        inner.until(|| inner.has_no_connections()).await;
+    }
+
+    /// Ends the endpoint in peace, for a server that gets SIGTERM: accepts no more peers, as
+    /// [`Endpoint::stop_accepting`], dials no more, drains every connection, as
+    /// [`Connection::drain`], and closes the endpoint, as [`Endpoint::close`], when none is left.
+    /// What is left after `limit` is cut off, and counted in the result. Programs go on to accept
+    /// substreams on every connection until it ends.
+    ///
+    /// # Cancel safety
+    /// The drain goes on if the future is dropped, without a limit, and the endpoint is not closed.
+    pub async fn drain(&self, limit: Duration) -> Drained {
+        let inner = self.inner();
+        self.stop_accepting();
+        inner.draining.store(true, Ordering::Release);
+        let connections = inner.established();
+        for connection in &connections {
+            connection.begin_drain();
+        }
+        drop(connections);
+        let mut drained = Drained::default();
+        if timeout(limit, self.wait_idle()).await.is_err() {
+            for connection in inner.established() {
+                let substreams = connection.counters.snapshot(0, 0).substreams;
+                drained.cut_connections += 1;
+                drained.cut_substreams += usize::try_from(substreams).unwrap_or(usize::MAX);
+            }
+        }
+        self.close().await;
+        drained
+    }
+
     /// Number of established connections.
     pub fn connections(&self) -> usize {
         self.inner().connections().values().flatten().count()
@@ -432,19 +562,13 @@ impl Endpoint {
     pub async fn close(&self) {
         let inner = self.inner();
         inner.close();
-        loop {
-            let ended = inner.connection_ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            let open: Vec<_> = inner.connections().values().cloned().collect();
-            if open.is_empty() {
-                break;
-            }
-            for connection in open.iter().flatten().filter_map(Weak::upgrade) {
+        let close_all = || {
+            for connection in inner.established() {
                 connection.begin_close();
             }
-            ended.await;
-        }
+            inner.has_no_connections()
+        };
+        inner.until(close_all).await;
         if let Some(tasks) = inner.tasks.get() {
             tasks.end().await;
         }

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::{
-    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE,
-    FIELD_REASON, FIELD_STREAM, Flag, WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64,
-    WIRE_START_GROUP, WIRE_VARINT,
+    FIELD_DRAINING, FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA,
+    FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE, FIELD_OPENED, FIELD_REASON, FIELD_STREAM, Flag,
+    WIRE_BYTES, WIRE_END_GROUP, WIRE_FIXED32, WIRE_FIXED64, WIRE_START_GROUP, WIRE_VARINT,
 };
 
 /// Value of `flag` that closes a channel which the two ends do not already know to be over. Only
@@ -61,6 +61,8 @@ pub(super) struct Body<'a> {
     pub(super) label: Option<&'a str>,
     pub(super) max_substreams: Option<u64>,
     pub(super) reason: Option<&'a str>,
+    pub(super) draining: bool,
+    pub(super) opened: Option<u64>,
 }
 
 impl<'a> Body<'a> {
@@ -91,6 +93,8 @@ impl<'a> Body<'a> {
                 FIELD_LABEL => body.label = Some(reader.text(wire)?),
                 FIELD_MAX_SUBSTREAMS => body.max_substreams = Some(reader.uint(wire)?),
                 FIELD_REASON => body.reason = Some(reader.text(wire)?),
+                FIELD_DRAINING => body.draining = reader.uint(wire)? != 0,
+                FIELD_OPENED => body.opened = Some(reader.uint(wire)?),
                 _ => reader.skip(field, wire, MAX_DEPTH)?,
             }
         }

@@ -68,6 +68,8 @@ impl Body<'_> {
             label: self.label.map(str::to_owned),
             max_substreams: self.max_substreams,
             reason: self.reason.map(str::to_owned),
+            draining: self.draining,
+            opened: self.opened,
             unknown_flag: self.unknown_flag,
         }
     }

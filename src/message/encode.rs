@@ -5,8 +5,9 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA, FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE,
-    FIELD_REASON, FIELD_STREAM, Message, WIRE_BYTES, WIRE_VARINT, varint_len,
+    FIELD_DRAINING, FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_MAX_DATA,
+    FIELD_MAX_SUBSTREAMS, FIELD_MESSAGE, FIELD_OPENED, FIELD_REASON, FIELD_STREAM, Message,
+    WIRE_BYTES, WIRE_VARINT, varint_len,
 };
 
 /// Bytes to leave free before a payload for [`seal_data_frame`]: a length prefix of 3, the key of
@@ -24,8 +25,8 @@ const MAX_DATA_KEY_LEN: usize = key_len(FIELD_MAX_DATA);
 // Prefix, flag, key and length of the payload.
 const HEAD_MAX: usize = 10 + 2 + 1 + 10;
 // error_code, max_data, stream, max_substreams, key and length of the reason; or of the label,
-// which comes before the last two.
-const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10) + (2 + 10);
+// which comes before the last two. Or without both, draining and opened after the first four.
+const TAIL_MAX: usize = (1 + 5) + (2 + 10) + (2 + 10) + (2 + 10) + (2 + 1) + (2 + 10);
 
 /// Why a payload could not be framed in place.
 ///
@@ -213,6 +214,8 @@ impl Message {
             + uint(FIELD_MAX_DATA, self.max_data)
             + uint(FIELD_STREAM, self.stream)
             + uint(FIELD_MAX_SUBSTREAMS, self.max_substreams)
+            + uint(FIELD_DRAINING, self.draining.then_some(1))
+            + uint(FIELD_OPENED, self.opened)
             + text(FIELD_LABEL, &self.label)
             + text(FIELD_REASON, &self.reason)
     }
@@ -224,6 +227,8 @@ impl Message {
             || self.stream.is_some()
             || self.label.is_some()
             || self.max_substreams.is_some()
+            || self.draining
+            || self.opened.is_some()
             || self.reason.is_some()
     }
 
@@ -249,11 +254,17 @@ impl Message {
         }
         if let Some(reason) = &self.reason {
             tail.bytes_field(FIELD_REASON, reason.len());
+            out.put_slice(tail.written());
+            out.put_slice(reason.as_bytes());
+            tail = Scratch::new();
+        }
+        if self.draining {
+            tail.uint_field(FIELD_DRAINING, 1);
+        }
+        if let Some(opened) = self.opened {
+            tail.uint_field(FIELD_OPENED, opened);
         }
         out.put_slice(tail.written());
-        if let Some(reason) = &self.reason {
-            out.put_slice(reason.as_bytes());
-        }
     }
 }
 

@@ -68,6 +68,8 @@ const FIELD_STREAM: u32 = 1002;
 const FIELD_LABEL: u32 = 1003;
 const FIELD_MAX_SUBSTREAMS: u32 = 1004;
 const FIELD_REASON: u32 = 1005;
+const FIELD_DRAINING: u32 = 1006;
+const FIELD_OPENED: u32 = 1007;
 
 // Wire types of the protobuf encoding.
 const WIRE_VARINT: u32 = 0;
@@ -138,6 +140,13 @@ pub struct Message {
     /// Why the sender of the frame closes the connection; accompanies [`Flag::Fin`]. Only in frames
     /// about the connection.
     pub reason: Option<String>,
+    /// The sender of the frame wants no new substreams on its connection; those that are open go
+    /// on. Answered by [`opened`](Self::opened). Only in frames about the connection.
+    pub draining: bool,
+    /// The answer to [`draining`](Self::draining): total number of substreams that the sender of
+    /// the frame has opened on its connection. It opens no more. Only in frames about the
+    /// connection.
+    pub opened: Option<u64>,
     /// The frame had a flag whose value is unknown to this version.
     ///
     /// Not an error, so that flags can be added later: [`flag`](Self::flag) is then `None` and the
@@ -182,6 +191,23 @@ impl Message {
     pub fn substream_limit(max_substreams: u64) -> Self {
         Self {
             max_substreams: Some(max_substreams),
+            ..Self::default()
+        }
+    }
+
+    /// A frame about the connection: the sender wants no new substreams.
+    pub fn draining() -> Self {
+        Self {
+            draining: true,
+            ..Self::default()
+        }
+    }
+
+    /// A frame about the connection, the answer to [`Message::draining`]: the sender has opened so
+    /// many substreams, and opens no more.
+    pub fn opened(opened: u64) -> Self {
+        Self {
+            opened: Some(opened),
             ..Self::default()
         }
     }

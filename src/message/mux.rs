@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::body::{Body, FLAG_CHANNEL_CLOSED};
 use super::{
-    DecodeError, FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_STREAM, Flag, MAX_BODY,
+    DecodeError, FIELD_ERROR_CODE, FIELD_FLAG, FIELD_LABEL, FIELD_STREAM, Flag, MAX_BODY, Message,
     WIRE_BYTES, WIRE_VARINT, varint_len,
 };
 
@@ -30,7 +30,31 @@ pub(crate) struct Head<'a> {
     pub(crate) has_payload: bool,
     pub(crate) stream: Option<u64>,
     pub(crate) label: Option<&'a str>,
+    pub(crate) notice: Notice,
+}
+
+/// The fields of a frame about the connection, but for those of its close.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Notice {
     pub(crate) max_substreams: Option<u64>,
+    pub(crate) draining: bool,
+    pub(crate) opened: Option<u64>,
+}
+
+impl Notice {
+    /// Whether the frame has none of these fields.
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    pub(crate) fn into_message(self) -> Message {
+        Message {
+            max_substreams: self.max_substreams,
+            draining: self.draining,
+            opened: self.opened,
+            ..Message::default()
+        }
+    }
 }
 
 /// Parses the frame at the start of `bytes` without consuming it; `None` if it is incomplete.
@@ -56,7 +80,11 @@ pub(crate) fn peek(bytes: &[u8]) -> Result<Option<Head<'_>>, DecodeError> {
         has_payload: !body.payload.is_empty(),
         stream: body.stream,
         label: body.label,
-        max_substreams: body.max_substreams,
+        notice: Notice {
+            max_substreams: body.max_substreams,
+            draining: body.draining,
+            opened: body.opened,
+        },
     }))
 }
 

@@ -26,5 +26,7 @@ pub(crate) fn decode_body(body: Bytes) -> Option<Message> {
         label: message.label,
         max_substreams: message.max_substreams,
         reason: message.reason,
+        draining: message.draining.unwrap_or_default(),
+        opened: message.opened,
     })
 }

@@ -220,3 +220,10 @@ fn poll_cooperative<T>(
     }
     result
 }
+
+impl From<Substream> for (ReadHalf, WriteHalf) {
+    /// [`Substream::into_split`].
+    fn from(substream: Substream) -> Self {
+        substream.into_split()
+    }
+}

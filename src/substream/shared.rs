@@ -34,10 +34,12 @@ use crate::events::{Initiator, SubstreamInfo};
 
 mod inner;
 mod outcome;
+mod place;
 mod reading;
 
 use inner::Inner;
 pub(crate) use inner::Usage;
+use place::Place;
 
 /// The shared state of one substream.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     closer: AtomicWaker,
     /// Set while this substream is in the connection's ready queue, so that it is queued once.
     queued: AtomicBool,
+    pub(crate) place: Place,
 }
 
 /// The next data frame of a substream.
@@ -105,6 +108,7 @@ impl Shared {
             flusher: AtomicWaker::new(),
             closer: AtomicWaker::new(),
             queued: AtomicBool::new(false),
+            place: Place::default(),
         })
     }
 

@@ -289,8 +289,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketCarrier<S> {
             if frame.has_payload || frame.label.is_some() {
                 return Err(WebSocketError::UnexpectedStream { stream });
             }
-            if let Some(max_substreams) = frame.max_substreams {
-                let message = Message::substream_limit(max_substreams);
+            if !frame.notice.is_empty() {
+                let message = frame.notice.into_message();
                 self.events.push_back(CarrierEvent::Notice { message });
                 return Ok(());
             }

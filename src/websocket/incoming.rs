@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::error::WebSocketError;
 use super::upgrade::READ_BUFFER;
 use crate::message::Flag;
-use crate::message::mux::{Head, peek};
+use crate::message::mux::{Head, Notice, peek};
 
 /// A slice keeps its whole message alive. A slice of less than this fraction of it is copied, so
 /// that a stalled reader holds at most this many times its bytes.
@@ -30,7 +30,7 @@ pub(super) struct Frame {
     pub(super) error_code: Option<u32>,
     pub(super) closes_channel: bool,
     pub(super) has_payload: bool,
-    pub(super) max_substreams: Option<u64>,
+    pub(super) notice: Notice,
     /// The whole frame, and those of its run.
     pub(super) bytes: Bytes,
 }
@@ -44,7 +44,7 @@ impl Frame {
             error_code: head.error_code,
             closes_channel: head.closes_channel,
             has_payload: head.has_payload,
-            max_substreams: head.max_substreams,
+            notice: head.notice,
             bytes: Bytes::new(),
         })
     }
@@ -172,10 +172,7 @@ impl IncomingFrames {
 }
 
 fn is_plain(head: &Head<'_>) -> bool {
-    head.flag.is_none()
-        && !head.closes_channel
-        && head.label.is_none()
-        && head.max_substreams.is_none()
+    head.flag.is_none() && !head.closes_channel && head.label.is_none() && head.notice.is_empty()
 }
 
 /// Number of missing bytes of the frame in `partial`, as far as known: one while the prefix is

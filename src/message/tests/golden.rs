@@ -107,6 +107,8 @@ fn l1_all_fields_in_the_order_of_their_numbers() {
             label: Some("l".to_owned()),
             max_substreams: None,
             reason: None,
+            draining: false,
+            opened: None,
             unknown_flag: false,
         },
         &[

@@ -46,6 +46,8 @@ prop_compose! {
         label in any::<Option<String>>(),
         max_substreams in any::<Option<u64>>(),
         reason in any::<Option<String>>(),
+        draining in any::<bool>(),
+        opened in any::<Option<u64>>(),
     ) -> Message {
         Message {
             flag: flag.and_then(Flag::from_wire),
@@ -56,6 +58,8 @@ prop_compose! {
             label,
             max_substreams,
             reason,
+            draining,
+            opened,
             unknown_flag: false,
         }
     }
@@ -93,9 +97,13 @@ fn every_kind() -> Vec<Message> {
             label: Some(String::new()),
             max_substreams: Some(u64::MAX),
             reason: Some("why".to_owned()),
+            draining: true,
+            opened: Some(u64::MAX),
             unknown_flag: false,
         },
         Message::substream_limit(256),
+        Message::draining(),
+        Message::opened(u64::MAX),
         Message::goodbye(None, ""),
         Message::goodbye(Some(7), "bye"),
     ]

@@ -16,6 +16,8 @@ fn to_prost(message: &Message) -> generated::Message {
         label: message.label.clone(),
         max_substreams: message.max_substreams,
         reason: message.reason.clone(),
+        draining: message.draining.then_some(true),
+        opened: message.opened,
     }
 }
 

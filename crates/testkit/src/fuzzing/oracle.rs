@@ -23,6 +23,10 @@ struct Body {
     max_substreams: Option<u64>,
     #[prost(string, optional, tag = "1005")]
     reason: Option<String>,
+    #[prost(bool, optional, tag = "1006")]
+    draining: Option<bool>,
+    #[prost(uint64, optional, tag = "1007")]
+    opened: Option<u64>,
 }
 
 /// Decodes a body; `None` if prost rejects it. Unknown flags are numbers for prost.
@@ -44,5 +48,7 @@ pub(super) fn decode_body(body: Bytes) -> Option<Message> {
     message.label = body.label;
     message.max_substreams = body.max_substreams;
     message.reason = body.reason;
+    message.draining = body.draining.unwrap_or_default();
+    message.opened = body.opened;
     Some(message)
 }
