@@ -205,6 +205,14 @@ feature_sets() {
   done
 }
 
+# Not among the default members: its dependencies take minutes to build.
+libp2p() {
+  cargo clippy --quiet --package anabranch-libp2p --all-targets -- -D warnings \
+    && tests --package anabranch-libp2p \
+    && cargo test --quiet --package anabranch-libp2p --doc \
+    && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --package anabranch-libp2p
+}
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features metrics; }
 
 trap report EXIT
@@ -254,6 +262,7 @@ step "docs/interop.md" "its tables are what the peers' tests have asserted" scri
 step "lean, rsa" "the library without websocket, with RSA identities" \
   tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint \
     --test strangers --test conformance --test hostile
+step "libp2p" "anabranch-libp2p: rust-libp2p on anabranch has no lints, and passes its tests" libp2p
 step "feature sets" "the library compiles with every set of features, without those of the tests" feature_sets
 if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
   step "Rust $(rust_version)" "the library compiles with it" msrv
