@@ -207,8 +207,10 @@ feature_sets() {
 
 # Not among the default members: its dependencies take minutes to build.
 libp2p() {
-  cargo clippy --quiet --package anabranch-libp2p --all-targets -- -D warnings \
-    && tests --package anabranch-libp2p \
+  local foreign=()
+  case ,$features, in *,interop,*) foreign=(--features interop) ;; esac
+  cargo clippy --quiet --package anabranch-libp2p --all-targets --features interop -- -D warnings \
+    && tests --package anabranch-libp2p "${foreign[@]}" \
     && cargo test --quiet --package anabranch-libp2p --doc \
     && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --package anabranch-libp2p
 }
