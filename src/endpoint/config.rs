@@ -85,8 +85,10 @@ pub struct EndpointConfig {
     pub loopback_mtu: usize,
     /// Maximum UDP payload to send where the path carries more, in bytes; at most 16 376 are used.
     /// Between two direct engines of this crate probes find that out once data flows (DPLPMTUD, RFC
-    /// 8899), and a path that begins to carry less is noticed. 1 200 means no probes. Default:
-    /// 1 472, which Ethernet carries over IPv4; jumbo frames carry 8 952.
+    /// 8899), and a path that begins to carry less is noticed. Ethernet carries 1 472 over IPv4,
+    /// jumbo frames 8 952. Default: 1 200, which means no probes: in a queue of a quarter of the
+    /// bandwidth-delay product, longer packets may take two thirds from QUIC
+    /// (`docs/congestion.md`).
     pub max_mtu: usize,
     /// The same towards loopback addresses. Default: 16 376.
     pub loopback_max_mtu: usize,
@@ -137,7 +139,7 @@ impl Default for EndpointConfig {
             sockets: 1,
             mtu: 1200,
             loopback_mtu: 1450,
-            max_mtu: 1472,
+            max_mtu: 1200,
             loopback_max_mtu: 16_376,
             max_in_flight: 8 * 1024 * 1024,
             receive_buffer: 8 * 1024 * 1024,

@@ -18,7 +18,7 @@ const MAX_PACKET: usize = 1200;
 /// Longest packet of a flow that stands for TCP: 1500 bytes on the wire, in whole words.
 const TCP_PACKET: usize = (1500 - OVERHEAD) / 4 * 4;
 
-/// The default of the crate, with packets that become as long as TCP's, as between two endpoints.
+/// The default of the crate, with packets that become as long as TCP's: the harder case.
 pub(crate) const OURS: Contender = Contender {
     name: "ours",
     control: CongestionControl::Heed,
