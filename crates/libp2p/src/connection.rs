@@ -1,5 +1,6 @@
 //! A connection as a stream muxer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -15,14 +16,19 @@ use crate::error::Error;
 /// A connection to a peer, as a [`StreamMuxer`].
 ///
 /// Inbound substreams wait in it, up to
-/// [`max_inbound_substreams`](anabranch::Config::max_inbound_substreams), while the swarm does not
-/// poll for them; a peer that runs anabranch opens no more then.
+/// [`max_inbound_substreams`](anabranch::Config::max_inbound_substreams) and for
+/// [`accept_timeout`](anabranch::Config::accept_timeout), while the swarm does not poll for them; a
+/// peer that runs anabranch opens no more then.
 ///
 /// # Drop
 /// The connection closes when its last substream is dropped too.
 pub struct Connection {
     inner: anabranch::Connection,
     opening: Option<Opening>,
+    /// The peer takes no new substreams.
+    is_draining: bool,
+    /// Inbound substreams that were left when the connection had ended.
+    left: VecDeque<Substream>,
 }
 
 impl Connection {
@@ -30,8 +36,13 @@ impl Connection {
     pub(crate) fn new(inner: anabranch::Connection) -> Result<(PeerId, Self), Error> {
         let peer = inner.peer_id().ok_or(Error::NoPeerId)?;
         let peer = PeerId::from_bytes(&peer.to_bytes()).map_err(|_| Error::NoPeerId)?;
-        let opening = None;
-        Ok((peer, Self { inner, opening }))
+        let connection = Self {
+            inner,
+            opening: None,
+            is_draining: false,
+            left: VecDeque::new(),
+        };
+        Ok((peer, connection))
     }
 
     /// Counters, and what is queued.
@@ -48,10 +59,14 @@ impl StreamMuxer for Connection {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
-        match ready!(self.inner.poll_accept(cx))? {
+        let this = self.get_mut();
+        if let Some(substream) = this.left.pop_front() {
+            return Poll::Ready(Ok(Stream(substream)));
+        }
+        match ready!(this.inner.poll_accept(cx))? {
             Some(substream) => Poll::Ready(Ok(Stream(substream))),
             // The end is an error to a swarm, with the side that has closed.
-            None => self.inner.poll_closed(cx).map(|cause| Err(cause.into())),
+            None => this.inner.poll_closed(cx).map(|cause| Err(cause.into())),
         }
     }
 
@@ -60,13 +75,19 @@ impl StreamMuxer for Connection {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
         let this = self.get_mut();
+        if this.is_draining {
+            return this.inner.poll_closed(cx).map(|cause| Err(cause.into()));
+        }
         let opening = this.opening.get_or_insert_with(|| this.inner.open(""));
         let opened = ready!(Pin::new(opening).poll(cx));
         this.opening = None;
         match opened {
             Ok(substream) => Poll::Ready(Ok(Stream(substream))),
             // An error would end the connection, and with it the substreams that are let finish.
-            Err(OpenError::Draining) => this.inner.poll_closed(cx).map(|cause| Err(cause.into())),
+            Err(OpenError::Draining) => {
+                this.is_draining = true;
+                this.inner.poll_closed(cx).map(|cause| Err(cause.into()))
+            }
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }
@@ -79,7 +100,16 @@ impl StreamMuxer for Connection {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
-        self.inner.poll_closed(cx).map(|cause| Err(cause.into()))
+        let this = self.get_mut();
+        let cause = ready!(this.inner.poll_closed(cx));
+        // An error ends everything: what the peer has sent before the end comes first.
+        while let Poll::Ready(Ok(Some(substream))) = this.inner.poll_accept(cx) {
+            this.left.push_back(substream);
+        }
+        match this.left.is_empty() {
+            true => Poll::Ready(Err(cause.into())),
+            false => Poll::Pending,
+        }
     }
 }
 

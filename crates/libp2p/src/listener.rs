@@ -177,8 +177,9 @@ impl Stream for Listener {
         if this.endpoint.is_none() {
             return Poll::Ready(None);
         }
-        // A peer may be faster than the watcher: it is accepted once an address is announced.
-        if !this.announced.is_empty()
+        // A peer may be faster than the watcher: it is accepted once an address is announced, or
+        // none can be any more.
+        if (!this.announced.is_empty() || this.interfaces.is_none())
             && let Poll::Ready(event) = this.poll_incoming(cx)
         {
             return Poll::Ready(Some(event));

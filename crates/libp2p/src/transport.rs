@@ -25,7 +25,7 @@ use crate::listener::{Listener, Upgrade};
 /// It listens for version 1 and 2 on `/ip4|ip6/<ip>/udp/<port>/webrtc-direct`, a wildcard on every
 /// interface of its family, also on those that appear later. The addresses that it announces carry
 /// the `/certhash` that diallers need. It dials from a port of its own for each connection. Hole
-/// punching, which is a dial as a listener, is not supported.
+/// punching, which is a dial as a listener from a new port, is not supported.
 pub struct Transport {
     config: Config,
     listeners: SelectAll<Listener>,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use anabranch::WebRtcDirectVersion;
@@ -206,6 +207,27 @@ async fn a_closed_connection_ends_the_other_one_and_what_was_closed_before_arriv
     assert!(refused.await.expect("at once").is_err());
     let none = timeout(LIMIT, poll_fn(|cx| far.poll_inbound_unpin(cx)));
     assert!(none.await.expect("at once").is_err());
+}
+
+/// A peer may open, write, close the substream and the connection before anybody looks.
+#[tokio::test]
+async fn what_a_peer_has_sent_before_it_closed_is_accepted_before_the_end() {
+    let [mut near, mut far] = pair(WebRtcDirectVersion::V1).await;
+    let mut opened = outbound(&mut near).await;
+    opened.write_all(b"goodbye").await.expect("room");
+    opened.close().await.expect("the peer has it");
+    drop(opened);
+    let closed = timeout(LIMIT, poll_fn(|cx| near.poll_close_unpin(cx)));
+    closed.await.expect("in time").expect("a close never fails");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let early = poll_fn(|cx| Poll::Ready(far.poll_unpin(cx))).await;
+    assert!(early.is_pending(), "a substream is left");
+    let mut got = Vec::new();
+    let mut accepted = inbound(&mut far).await;
+    accepted.read_to_end(&mut got).await.expect("all has come");
+    assert_eq!(got, b"goodbye");
+    let ended = timeout(LIMIT, poll_fn(|cx| far.poll_unpin(cx))).await;
+    ended.expect("at once").expect_err("it is over");
 }
 
 /// A swarm stops to poll for inbound substreams while many are negotiated.
