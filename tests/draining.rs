@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch::message::Message;
+use anabranch::substream::code;
 use anabranch::websocket::{WebSocketConfig, carrier_over};
 use anabranch::{
     Config, ConnectError, Connection, ConnectionError, Drained, Endpoint, EndpointConfig,
     EngineFactory, Finished, Negotiation, OpenError, Substream,
 };
 use anabranch_str0m::STR0M;
+use anabranch_testkit::memory::MemoryConfig;
 use anabranch_testkit::simulator::{Conditions, Host, Network, TappedDatagram, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+
+mod common;
 
 const PROTOCOL: &str = "/echo/1.0.0";
 const RTT: Duration = Duration::from_millis(50);
@@ -299,6 +304,35 @@ async fn a_first_substream_crosses_the_drain_of_a_connection_of_which_nothing_is
     assert_eq!(serving.await.expect("no panic"), 1);
     client.close().await;
     assert!(client.is_idle() && server.is_idle());
+}
+
+/// A peer that counts substreams that never come delays the drain, and does not stop it; one that
+/// opens more than it has counted is refused.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_lies_about_its_substreams_delays_a_drain_for_a_while() {
+    let patience = Config::default().open_timeout;
+    for (counted, waits) in [(u64::MAX, true), (1, false)] {
+        let mut s = common::scripted(common::config(), MemoryConfig::default());
+        let (first, channel) = s.accept().await;
+        s.peer.data_with_credit(channel, b"!", 1000);
+        common::settle().await;
+        let begun = Instant::now();
+        let us = s.us.clone();
+        let draining = tokio::spawn(async move { us.drain(LIMIT).await });
+        common::settle().await;
+        s.peer.notice(&Message::opened(counted));
+        common::settle().await;
+        if counted == 1 {
+            let refused = s.peer.open();
+            let reset = Message::reset(code::SHUTDOWN);
+            s.peer.expect(refused, reset).await;
+        }
+        first.reset(1);
+        assert_eq!(draining.await.expect("no panic"), 0);
+        let took = begun.elapsed();
+        assert_eq!(took >= patience, waits, "{took:?}");
+        assert!(took < 3 * patience, "{took:?}");
+    }
 }
 
 /// Two connections over a WebSocket, with their drivers.

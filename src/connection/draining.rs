@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The answer counts, so that a substream that the peer opened before it knew, and whose packets
-//! were lost, is waited for. A peer that does not answer in time, or that has no support for
-//! notices, is not waited for: its new substreams are refused.
+//! were lost, is waited for, for a while. A peer that does not answer in time, or that has no
+//! support for notices, is not waited for: its new substreams are refused, as are those that an
+//! answer does not count.
 
 use super::closing::DriverPhase;
 use super::deadlines::{DeadlineKind, NO_CHANNEL};
@@ -23,7 +24,7 @@ pub(super) struct Draining {
     is_announced: bool,
     /// Substreams that the peer has opened in total: its answer.
     peer_opened: Option<u64>,
-    /// The time for the answer has begun, and is over.
+    /// The time for the answer, or for what it counts, has begun, and is over.
     is_timed: bool,
     is_overdue: bool,
     /// The peer has told us.
@@ -38,9 +39,14 @@ impl<C: Carrier> Driver<C> {
         self.draining.by_peer || self.conn.is_draining()
     }
 
-    /// Whether new substreams of the peer are refused: it was told, or can not be.
+    /// Whether the substream that the peer has just opened is refused: it can not be told, or its
+    /// answer has not counted this one, or there is none.
     pub(super) fn takes_no_more(&self) -> bool {
-        self.conn.is_draining() && (self.draining.is_overdue || self.is_untold())
+        let is_over = || match self.draining.peer_opened {
+            Some(opened) => self.limits.peer_opened() > opened,
+            None => self.draining.is_overdue,
+        };
+        self.conn.is_draining() && (self.is_untold() || is_over())
     }
 
     /// The peer is known to have no support for notices.
@@ -53,7 +59,8 @@ impl<C: Carrier> Driver<C> {
         self.credit.is_supported() && self.carrier.carries_notices()
     }
 
-    /// Bounds the wait for the answer. Returns whether the deadline was set now, so that another
+    /// Bounds the wait for the answer, and then for the substreams that it counts: the peer may
+    /// count what never comes. Returns whether the deadline was set now, so that another
     /// round arranges the wake-up for it.
     fn limit_wait_for_answer(&mut self) -> bool {
         let timeout = self.conn.config.open_timeout;
@@ -81,6 +88,9 @@ impl<C: Carrier> Driver<C> {
             && self.draining.peer_opened.is_none()
         {
             self.draining.peer_opened = Some(opened);
+            // The time begins anew.
+            (self.draining.is_timed, self.draining.is_overdue) = (false, false);
+            self.deadlines.cancel(NO_CHANNEL, DeadlineKind::Draining);
             is_news = true;
         }
         is_news
@@ -115,11 +125,13 @@ impl<C: Carrier> Driver<C> {
     /// Whether this side drains, and nothing is left to wait for.
     pub(super) fn is_drained(&self) -> bool {
         let has_met_all = || match self.draining.peer_opened {
+            _ if self.draining.is_overdue => true,
             Some(opened) => self.limits.peer_opened() >= opened,
-            None => self.draining.is_overdue || self.is_untold(),
+            None => self.is_untold(),
         };
         self.conn.is_draining()
             && self.substreams.is_empty()
+            && self.negotiations.is_empty()
             && self.conn.unaccepted() == 0
             && has_met_all()
     }

@@ -201,7 +201,7 @@ impl Connection {
     /// Ends the connection in peace: no new substreams are opened, in either direction, and when
     /// those that are open have ended, accepted ones and unaccepted ones, the connection closes.
     /// What is left after `limit` is cut off, as [`Connection::close`] does. Returns how many
-    /// substreams that were; 0 if the connection was drained in time, or was lost meanwhile.
+    /// substreams that were, unaccepted ones included that have ended; 0 if none was left.
     ///
     /// A peer that runs this library is told, as by GOAWAY in HTTP/2 (`docs/wire.md` section 3):
     /// its [`Connection::open`] fails at once, with [`OpenError::Draining`]. Substreams that it
@@ -216,7 +216,7 @@ impl Connection {
         if timeout(limit, self.shared.ended()).await.is_ok() {
             return 0;
         }
-        let cut = self.substreams();
+        let cut = self.substreams() + self.shared.ended_unaccepted();
         self.close().await;
         cut
     }

@@ -72,6 +72,10 @@ impl Negotiations {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Drops all negotiations; their substreams close themselves.
     pub(super) fn clear(&mut self) {
         self.0.clear();

@@ -19,7 +19,8 @@ use crate::substream::Substream;
 /// A substream that is being opened; see [`Connection::open`](super::Connection::open).
 ///
 /// It owns what it needs, so that it can be kept and polled anywhere, and does nothing before it is
-/// polled. It does not keep the connection open.
+/// polled. Until its substream is open it does not keep the connection open, and then as any
+/// substream does.
 ///
 /// # Drop
 /// The substream is closed, if it was opened meanwhile.

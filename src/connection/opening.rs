@@ -186,9 +186,8 @@ impl<C: Carrier> Driver<C> {
     }
 
     fn refuse(&mut self, channel: ChannelId, code: u32) {
-        // Not counted during a close or a drain, which end by themselves and have data to deliver
-        // until then.
-        if self.phase == DriverPhase::Running && !self.conn.is_draining() {
+        // Not counted during a close, which ends by itself and has data to deliver until then.
+        if self.phase == DriverPhase::Running {
             self.substreams.unused.count_refused();
         }
         self.conn.counters.refused.add(1);
@@ -226,9 +225,10 @@ impl<C: Carrier> Driver<C> {
             return false;
         }
         let max = self.conn.config.max_inbound_substreams as u64;
+        // Before the count: who accepts one after it wakes the driver.
+        self.conn.set_accepts_awaited(self.limits.is_tight(max));
         // Those that wait for the application and have not ended are inbound.
         let live = (self.substreams.inbound() + self.conn.ended_unaccepted()) as u64;
-        self.conn.set_accepts_awaited(self.limits.is_tight(max));
         let Some(next) = self.limits.due(live, max) else {
             return false;
         };

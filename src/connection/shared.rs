@@ -44,7 +44,8 @@ pub(crate) struct ConnectionShared {
     /// accept timeout.
     accepted: Mutex<VecDeque<Substream>>,
     /// How many of these have ended. May be negative for a moment: the application is faster than
-    /// the driver counts.
+    /// the driver counts. Sequentially consistent with `accepts_awaited`: either the driver counts
+    /// what was accepted, or is woken for it.
     ended_unaccepted: AtomicIsize,
     /// Wakes those who wait for one of these, or for the end.
     accept: Waiters,
@@ -162,7 +163,9 @@ impl ConnectionShared {
         {
             let mut accepted = lock(&self.accepted);
             if !self.is_unreachable() {
-                substream.shared().place.enter();
+                if substream.shared().place.enter() {
+                    self.ended_unaccepted.fetch_add(1, Ordering::SeqCst);
+                }
                 accepted.push_back(substream);
                 self.accept.wake_one();
                 return;
@@ -175,20 +178,20 @@ impl ConnectionShared {
     /// The driver forgets a substream, which has ended.
     pub(crate) fn on_forgotten(&self, shared: &Shared) {
         if shared.place.end() {
-            self.ended_unaccepted.fetch_add(1, Ordering::Relaxed);
+            self.ended_unaccepted.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// A substream has left the queue.
     fn on_unqueued(&self, substream: &Substream) {
         if substream.shared().place.leave() {
-            self.ended_unaccepted.fetch_sub(1, Ordering::Relaxed);
+            self.ended_unaccepted.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
     /// Number of unaccepted substreams that have ended.
     pub(crate) fn ended_unaccepted(&self) -> usize {
-        let ended = self.ended_unaccepted.load(Ordering::Relaxed);
+        let ended = self.ended_unaccepted.load(Ordering::SeqCst);
         usize::try_from(ended).unwrap_or_default()
     }
 
@@ -236,7 +239,7 @@ impl ConnectionShared {
         if let Some(substream) = next {
             self.on_unqueued(&substream);
             substream.shared().set_usage(Usage::Accepted);
-            if self.accepts_awaited.load(Ordering::Acquire) || self.is_draining() {
+            if self.accepts_awaited.load(Ordering::SeqCst) || self.is_draining() {
                 // The peer's limit may rise, or this was the last.
                 self.siblings.wake_driver();
             }
@@ -274,7 +277,7 @@ impl ConnectionShared {
     }
 
     pub(crate) fn set_accepts_awaited(&self, awaited: bool) {
-        self.accepts_awaited.store(awaited, Ordering::Release);
+        self.accepts_awaited.store(awaited, Ordering::SeqCst);
     }
 
     /// Ends the connection: the first cause wins. Unaccepted substreams stay, since the peer may

@@ -53,9 +53,9 @@ pub use signalling::{IceCredentials, Signalling, connect_signalled};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Connections.
+    /// Established connections.
     pub cut_connections: usize,
-    /// Substreams of these.
+    /// Substreams of these, unaccepted ones included that have ended.
     pub cut_substreams: usize,
 }
 
@@ -541,6 +541,7 @@ impl Endpoint {
                 let substreams = connection.counters.snapshot(0, 0).substreams;
                 drained.cut_connections += 1;
                 drained.cut_substreams += usize::try_from(substreams).unwrap_or(usize::MAX);
+                drained.cut_substreams += connection.ended_unaccepted();
             }
         }
         self.close().await;

@@ -298,6 +298,11 @@ impl Script {
         assert_eq!(written, Written::Taken);
     }
 
+    /// A frame about the connection.
+    pub fn notice(&mut self, message: &Message) {
+        assert_eq!(self.carrier.write_notice(&message.encode()), Written::Taken);
+    }
+
     pub fn flag(&mut self, channel: ChannelId, flag: Flag) {
         self.send(channel, Message::flag(flag));
     }
