@@ -216,7 +216,8 @@ impl Connection {
         if timeout(limit, self.shared.ended()).await.is_ok() {
             return 0;
         }
-        let cut = self.substreams() + self.shared.ended_unaccepted();
+        let open = usize::try_from(self.stats().substreams).unwrap_or(usize::MAX);
+        let cut = open.saturating_add(self.shared.ended_unaccepted());
         self.close().await;
         cut
     }
@@ -259,11 +260,6 @@ impl Connection {
             self.shared.siblings.unread.get(),
             self.shared.siblings.queued.get(),
         )
-    }
-
-    /// Substreams that exist now.
-    fn substreams(&self) -> usize {
-        usize::try_from(self.stats().substreams).unwrap_or(usize::MAX)
     }
 
     /// Whether all queues of this connection are empty. For checks at the end of tests.

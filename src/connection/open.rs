@@ -46,7 +46,7 @@ enum State {
 enum Then {
     Nothing,
     /// The label has named this protocol.
-    Named(String),
+    Named(Arc<str>),
     Negotiate(Vec<String>),
 }
 
@@ -65,14 +65,14 @@ impl Opening {
             (Negotiation::MultistreamSelect, [protocol]) => self.conn.may_name_by_label(protocol),
             (negotiation, _) => negotiation == Negotiation::ChannelLabel,
         };
-        let then = match config.negotiation {
-            _ if is_by_label => Then::Named(protocols.into_iter().next().unwrap_or_default()),
-            Negotiation::MultistreamSelect => Then::Negotiate(protocols),
-            Negotiation::ChannelLabel | Negotiation::None => Then::Nothing,
-        };
-        let label = match &then {
-            Then::Named(protocol) => protocol.clone(),
-            Then::Nothing | Then::Negotiate(_) => String::new(),
+        let (label, then) = match config.negotiation {
+            _ if is_by_label => {
+                let label = protocols.into_iter().next().unwrap_or_default();
+                let named = Then::Named(label.as_str().into());
+                (label, named)
+            }
+            Negotiation::MultistreamSelect => (String::new(), Then::Negotiate(protocols)),
+            Negotiation::ChannelLabel | Negotiation::None => (String::new(), Then::Nothing),
         };
         let (reply, opened) = oneshot::channel();
         self.conn.request_open(OpenRequest { label, reply });
@@ -134,7 +134,7 @@ impl Future for Opening {
                     then: Then::Named(protocol),
                     ..
                 } => {
-                    substream.set_protocol(protocol.into());
+                    substream.set_protocol(protocol);
                     report::negotiated(&this.conn, &substream);
                     return Poll::Ready(Ok(substream));
                 }
