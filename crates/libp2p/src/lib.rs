@@ -15,7 +15,7 @@
 //! ```
 //!
 //! With `libp2p::SwarmBuilder` that is
-//! `.with_other_transport(|keypair| anabranch_libp2p::Transport::new(keypair))`. Dialling,
+//! `.with_other_transport(|keypair| Ok(anabranch_libp2p::Transport::new(keypair)?))`. Dialling,
 //! listening and closing need a tokio runtime.
 //!
 //! The identity of the node gives the certificate too, so an address with its `/certhash` stays
@@ -35,3 +35,8 @@ pub use config::{Config, ConfigError};
 pub use connection::{Connection, Stream};
 pub use error::Error;
 pub use transport::Transport;
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
