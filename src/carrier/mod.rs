@@ -5,6 +5,7 @@
 //! what it delivers.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -121,6 +122,47 @@ pub struct MessageCounts {
     pub sent: u64,
     /// Messages received from it.
     pub received: u64,
+}
+
+/// The path of a connection, and what the layer below has found out about it: a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PathStats {
+    /// The address of this side, as the system selects it.
+    pub local: SocketAddr,
+    /// The address of the peer now; it may have moved since the connection was made.
+    pub remote: SocketAddr,
+    /// Smoothed round-trip time (RFC 6298), once there is a sample.
+    pub rtt: Option<Duration>,
+    /// Least round-trip time, once there is a sample.
+    pub min_rtt: Option<Duration>,
+    /// Congestion window, in bytes.
+    pub cwnd: u64,
+    /// Bytes in flight: sent, and neither acknowledged nor taken for lost.
+    pub in_flight: u64,
+    /// Longest datagram that is sent at the moment, in bytes of UDP payload.
+    pub mtu: u64,
+    /// Bytes of data that were ever sent, with the headers of their chunks, and retransmissions.
+    pub bytes_sent: u64,
+    /// Bytes among them that were ever taken for lost, also those that arrived after all.
+    pub bytes_lost: u64,
+}
+
+impl PathStats {
+    /// A path of which only the addresses are known.
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            local,
+            remote,
+            rtt: None,
+            min_rtt: None,
+            cwnd: 0,
+            in_flight: 0,
+            mtu: 0,
+            bytes_sent: 0,
+            bytes_lost: 0,
+        }
+    }
 }
 
 /// Why a channel could not be opened.
@@ -261,6 +303,12 @@ pub trait Carrier: Send {
     /// counts frames itself; one message can hold several. Zeros where a carrier does not count.
     fn message_counts(&self) -> MessageCounts {
         MessageCounts::default()
+    }
+
+    /// The path, for [`ConnectionStats`](crate::ConnectionStats). Called often: it has to be cheap.
+    /// Default: `None`, for carriers that know nothing of it.
+    fn path(&self) -> Option<PathStats> {
+        None
     }
 
     /// The connection begins to close for this cause: existing substreams end and new ones are

@@ -197,6 +197,7 @@ impl<C: Carrier> Driver<C> {
         counters.messages_sent.set(messages.sent);
         counters.messages_received.set(messages.received);
         counters.substreams.set(self.substreams.len() as u64);
+        counters.set_path(self.carrier.path());
         Ok(moved)
     }
 

@@ -1,6 +1,9 @@
 //! Counters of a connection.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::carrier::PathStats;
 
 /// Counters of a connection since it was made; a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +47,9 @@ pub struct ConnectionStats {
     pub queued: u64,
     /// Substreams that exist now.
     pub substreams: u64,
+    /// The path when the connection last did something; `None` over a WebSocket, and on carriers
+    /// that know nothing of it.
+    pub path: Option<PathStats>,
 }
 
 /// One counter.
@@ -80,9 +86,19 @@ pub(crate) struct Counters {
     pub(crate) ineffective: Counter,
     pub(crate) violations: Counter,
     pub(crate) substreams: Counter,
+    path: Mutex<Option<PathStats>>,
 }
 
 impl Counters {
+    fn path(&self) -> MutexGuard<'_, Option<PathStats>> {
+        // Replaced as a whole.
+        self.path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_path(&self, path: Option<PathStats>) {
+        *self.path() = path;
+    }
+
     pub(crate) fn snapshot(&self, unread: usize, queued: usize) -> ConnectionStats {
         ConnectionStats {
             frames_sent: self.frames_sent.get(),
@@ -100,6 +116,7 @@ impl Counters {
             unread: unread as u64,
             queued: queued as u64,
             substreams: self.substreams.get(),
+            path: *self.path(),
         }
     }
 }

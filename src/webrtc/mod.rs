@@ -32,7 +32,7 @@ use source_watch::SourceWatch;
 use steps::{AnswerTime, STEPS_PER_POLL};
 
 use crate::carrier::{
-    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, Written,
+    Carrier, CarrierEvent, ChannelId, Class, MessageCounts, OpenChannelError, PathStats, Written,
 };
 use crate::error::ConnectionError;
 use crate::message::{FrameDecoder, MAX_FRAME};
@@ -409,6 +409,19 @@ impl Carrier for WebRtcCarrier {
 
     fn message_counts(&self) -> MessageCounts {
         self.messages
+    }
+
+    fn path(&self) -> Option<PathStats> {
+        let state = self.engine.path()?;
+        let mut path = PathStats::new(state.local, state.remote);
+        path.rtt = state.rtt;
+        path.min_rtt = state.min_rtt;
+        path.cwnd = state.cwnd as u64;
+        path.in_flight = state.in_flight as u64;
+        path.mtu = state.mtu as u64;
+        path.bytes_sent = state.bytes_sent;
+        path.bytes_lost = state.bytes_lost;
+        Some(path)
     }
 
     fn notify_delivered(&mut self, channel: ChannelId) {

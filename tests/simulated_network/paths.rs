@@ -180,3 +180,39 @@ async fn hosts_without_offload_send_datagram_by_datagram() {
     assert_eq!(echo(ours.clone(), 100_000).await.unwrap(), Finished::Acked);
     world.finish([ours, theirs]).await;
 }
+
+/// What `stats` says of the path is what the network is.
+#[tokio::test(start_paused = true)]
+async fn the_statistics_of_a_path_are_those_of_the_network() {
+    let mut world = World::new(4, round_trip(50)).await;
+    let (ours, theirs) = world.connect().await;
+    assert_eq!(bulk(ours.clone(), 1 << 20).await.unwrap(), Finished::Acked);
+    let clean = ours.stats().path.expect("it is known");
+    assert_eq!(Some(clean.remote), ours.remote_address());
+    assert_eq!(Some(clean.local), theirs.remote_address());
+    let (rtt, least) = (clean.rtt.unwrap(), clean.min_rtt.unwrap());
+    let of_path = Duration::from_millis(50)..Duration::from_millis(75);
+    assert!(
+        of_path.contains(&rtt) && of_path.contains(&least),
+        "{clean:?}"
+    );
+    assert!(least <= rtt && clean.cwnd > 10_000, "{clean:?}");
+    assert!((1190..=1200).contains(&clean.mtu), "{clean:?}");
+    // What follows the echo, such as credit.
+    assert!(clean.in_flight < 100, "{clean:?}");
+    assert_eq!(clean.bytes_lost, 0, "{clean:?}");
+    assert!(clean.bytes_sent > 1 << 20, "{clean:?}");
+    // The other side has received.
+    let other = theirs.stats().path.expect("it is known");
+    assert_eq!((other.local, other.remote), (clean.remote, clean.local));
+    world.network.set_conditions(Conditions {
+        loss: 0.05,
+        ..round_trip(50)
+    });
+    assert_eq!(bulk(ours.clone(), 4 << 20).await.unwrap(), Finished::Acked);
+    let lossy = ours.stats().path.expect("it is known");
+    let lost = lossy.bytes_lost as f64 / (lossy.bytes_sent - clean.bytes_sent) as f64;
+    assert!((0.03..0.08).contains(&lost), "{lost}: {lossy:?}");
+    world.network.set_conditions(round_trip(50));
+    world.finish([ours, theirs]).await;
+}

@@ -279,6 +279,30 @@ pub struct Probe {
     pub contents: Vec<u8>,
 }
 
+/// The path of a connection, and what its SCTP has found out about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PathState {
+    /// The address of this side.
+    pub local: SocketAddr,
+    /// The address of the peer.
+    pub remote: SocketAddr,
+    /// Smoothed round-trip time (RFC 6298), once there is a sample.
+    pub rtt: Option<Duration>,
+    /// Least round-trip time, once there is a sample.
+    pub min_rtt: Option<Duration>,
+    /// Congestion window, in bytes.
+    pub cwnd: usize,
+    /// Bytes in flight: sent, and neither acknowledged nor taken for lost.
+    pub in_flight: usize,
+    /// Longest datagram at the moment, in bytes of UDP payload.
+    pub mtu: usize,
+    /// Bytes of data that were ever sent, with the headers of their chunks, and retransmissions.
+    pub bytes_sent: u64,
+    /// Bytes among them that were ever taken for lost, also those that arrived after all.
+    pub bytes_lost: u64,
+}
+
 /// Creates engines of one kind.
 pub trait MakeEngine: fmt::Debug + Send + Sync {
     /// The name of this kind on command lines.
@@ -422,6 +446,12 @@ pub trait Engine: Send {
     /// Records under one key of DTLS 1.2, which never changes: the larger count of both directions.
     /// Zero with any other version.
     fn dtls12_records(&self) -> u64;
+
+    /// What the engine knows of the path; `None` before it has a route, and from an engine that
+    /// does not report it.
+    fn path(&self) -> Option<PathState> {
+        None
+    }
 
     /// Maximum payload of a message that fits one packet, if known.
     fn packet_payload(&self) -> Option<usize> {

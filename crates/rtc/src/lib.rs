@@ -24,7 +24,7 @@ pub use anabranch_sctp::{Ack, CongestionControl, Controller, Cubic, Ecn, Heed, L
 pub use direct::{Direct, DirectEngine};
 pub use engine::{
     CHANNEL_ZERO, Certificate, ChannelId, Class, Datagram, EndReason, Engine, EngineFactory, Event,
-    LimitExceeded, MAX_ADDRESSES, MakeEngine, OpenError, Probe, Role, Setup, Written,
+    LimitExceeded, MAX_ADDRESSES, MakeEngine, OpenError, PathState, Probe, Role, Setup, Written,
 };
 pub use hmac::sha1_hmac;
 pub use limits::{CONTROL_ROOM, MAX_CHANNELS, MAX_DATAGRAM, MAX_EARLY_CHANNELS, MAX_LABEL};

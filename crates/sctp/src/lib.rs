@@ -24,6 +24,7 @@ mod congestion;
 mod differential;
 mod ecn;
 mod entropy;
+mod figures;
 mod handshake;
 mod heartbeat;
 mod inbound;
@@ -481,11 +482,6 @@ impl Association {
         self.sender.send_window()
     }
 
-    /// Smoothed RTT (RFC 6298), once there is a sample.
-    pub fn srtt(&self) -> Option<Duration> {
-        self.sender.srtt()
-    }
-
     /// Whether a message fits its stream's share of the peer's window. If not, [`Event::Writable`]
     /// follows.
     pub fn has_share(&mut self, id: u16, length: usize) -> bool {
@@ -583,7 +579,7 @@ impl Association {
     /// Longest payload of a DATA chunk that is alone in its packet. It changes with what is known
     /// of the path.
     pub fn packet_payload(&self) -> usize {
-        let packet = self.path_mtu.current();
-        packet.saturating_sub(COMMON_HEADER + DATA_HEADER)
+        self.max_packet()
+            .saturating_sub(COMMON_HEADER + DATA_HEADER)
     }
 }

@@ -44,6 +44,7 @@ const FULL_SACK: usize = 128;
 const ENTRY: usize = 128;
 
 mod black_hole;
+mod figures;
 mod loss;
 mod nearby;
 mod pacer;
@@ -218,6 +219,9 @@ pub(super) struct Sender {
     is_reduction_suspect: bool,
     /// Packets newly detected as lost.
     losses: Vec<Lost>,
+    /// Bytes of chunks that were ever sent, and that ever counted as lost.
+    bytes_sent: u64,
+    bytes_lost: u64,
     peer_window: PeerWindow,
     nearby: Nearby,
     withholding: Withholding,
@@ -279,6 +283,8 @@ impl Sender {
             suspects: Suspects::default(),
             is_reduction_suspect: false,
             losses: Vec::new(),
+            bytes_sent: 0,
+            bytes_lost: 0,
             peer_window: PeerWindow::default(),
             nearby: Nearby::default(),
             withholding: Withholding::new(),

@@ -36,6 +36,11 @@ const fn packet_in(mtu: usize) -> usize {
     mtu.saturating_sub(DTLS_OVERHEAD) & !3
 }
 
+/// The longest datagram for an SCTP packet of this size.
+pub(super) fn datagram_of(packet: usize) -> usize {
+    packet + DTLS_OVERHEAD
+}
+
 /// The sizes of [`PACKET_SIZES`] up to datagrams of `max_mtu` bytes.
 fn packet_sizes(max_mtu: usize) -> &'static [usize] {
     let most = packet_in(max_mtu);

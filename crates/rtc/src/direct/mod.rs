@@ -16,7 +16,7 @@ use crate::client_hello::ClientHelloAssembler;
 use crate::dtls::PacedDtls;
 use crate::engine::{
     Certificate, ChannelId, Class, Datagram, EndReason, Engine, Event, LimitExceeded, MakeEngine,
-    OpenError, Probe, Role, Setup, Written,
+    OpenError, PathState, Probe, Role, Setup, Written,
 };
 use crate::limits::{CONTROL_ROOM, MAX_DATAGRAM};
 use crate::transmit::TransmitQueue;
@@ -37,7 +37,7 @@ mod tests;
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub))]
 pub(crate) mod validation;
 
-use association::{association, write_limit};
+use association::{association, datagram_of, write_limit};
 use channels::{Channels, HeldLimits};
 use early_hello::EarlyHello;
 use first_flight::FirstFlight;
@@ -393,6 +393,22 @@ impl Engine for DirectEngine {
 
     fn dtls12_records(&self) -> u64 {
         self.dtls.as_ref().map_or(0, |dtls| dtls.protected().most())
+    }
+
+    fn path(&self) -> Option<PathState> {
+        let route = self.path.route()?;
+        let sctp = &self.channels.sctp;
+        Some(PathState {
+            local: route.local,
+            remote: route.remote,
+            rtt: sctp.srtt(),
+            min_rtt: sctp.min_rtt(),
+            cwnd: sctp.congestion().cwnd(),
+            in_flight: sctp.in_flight(),
+            mtu: datagram_of(sctp.max_packet()),
+            bytes_sent: sctp.bytes_sent(),
+            bytes_lost: sctp.bytes_lost(),
+        })
     }
 
     fn packet_payload(&self) -> Option<usize> {

@@ -174,6 +174,7 @@ impl Sender {
         let bytes = sent.size();
         let (number, sent_at) = (sent.packet, sent.at);
         lower(&mut self.in_flight, bytes);
+        self.bytes_lost += bytes as u64;
         if self.is_long(bytes) {
             self.black_hole.on_lost(number);
         }
@@ -233,6 +234,9 @@ impl Sender {
                 // The peer discarded it, or reported more gaps than are tracked.
                 self.outstanding += sent.size();
             } else {
+                if sent.state == ChunkState::InFlight {
+                    self.bytes_lost += sent.size() as u64;
+                }
                 let was_suspect = std::mem::replace(&mut sent.is_suspect, true);
                 self.suspects.on_lost(was_suspect);
             }

@@ -182,6 +182,7 @@ impl Sender {
             packets.put_data(sent.header, &sent.payload);
         }
         self.withholding.on_chunk_sent(tsn, now);
+        self.bytes_sent += chunk_size(length) as u64;
         if !was_in_flight {
             self.in_flight += chunk_size(length);
         }
@@ -353,6 +354,7 @@ impl Sender {
                 snapshot = self.on_chunk_sent(now, packet, size);
                 packets.put_data(header, &payload);
                 self.in_flight += size;
+                self.bytes_sent += size as u64;
             }
             self.next_tsn = self.next_tsn.wrapping_add(1);
             self.outstanding += size;
