@@ -18,12 +18,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
-use super::dial::dial;
+use super::dial::{DialOptions, dial};
 use super::error::ConnectError;
 use crate::address::PeerAddress;
 use crate::connection::Connection;
 use crate::identity::PeerId;
-use crate::ufrag::Version;
 
 /// Maximum number of addresses in one call. Limits the dials that an address book can cause to
 /// which others can write.
@@ -246,7 +245,7 @@ fn check(endpoint: &Inner, addresses: &[PeerAddress]) -> Result<(), ConnectAnyEr
 pub(super) async fn connect_any(
     endpoint: &Arc<Inner>,
     addresses: &[PeerAddress],
-    version: Version,
+    options: DialOptions,
 ) -> Result<Reached, ConnectAnyError> {
     check(endpoint, addresses)?;
     let config = &endpoint.config;
@@ -264,7 +263,7 @@ pub(super) async fn connect_any(
         if is_due && let Some(candidate) = waiting.next() {
             let number = begun.len();
             begun.push(candidate.address.clone());
-            let attempt = attempt(endpoint, candidate.address, version);
+            let attempt = attempt(endpoint, candidate.address, options);
             running.push(async move { (number, attempt.await) });
             continue;
         }
@@ -333,69 +332,19 @@ fn reached(
 fn attempt(
     endpoint: &Arc<Inner>,
     address: PeerAddress,
-    version: Version,
+    options: DialOptions,
 ) -> BoxFuture<'static, Result<Connection, AttemptError>> {
     let endpoint = Arc::clone(endpoint);
     Box::pin(async move {
         match address {
-            PeerAddress::WebRtcDirect(address) => Ok(dial(&endpoint, &address, version).await?),
+            PeerAddress::WebRtcDirect(address) => Ok(dial(&endpoint, &address, options).await?),
             #[cfg(feature = "websocket")]
-            PeerAddress::WebSocket(address) => endpoint.dial_websocket(&address).await,
+            PeerAddress::WebSocket(address) => {
+                let limit = options.limit(&endpoint);
+                endpoint.dial_websocket(&address, limit).await
+            }
             #[cfg(not(feature = "websocket"))]
             PeerAddress::WebSocket(_) => Err(AttemptError::NoWebSocket),
         }
     })
-}
-
-#[cfg(feature = "websocket")]
-mod websocket {
-    use std::pin::pin;
-    use std::sync::Arc;
-
-    use futures_util::future::{Either, select};
-
-    use super::AttemptError;
-    use crate::address::WebSocketAddress;
-    use crate::connection::Connection;
-    use crate::endpoint::{ConnectError, Inner};
-    use crate::websocket::{self, Authentication, ChannelBinding, ClientConfig};
-
-    impl Inner {
-        /// Dials a WebSocket with the identity and the settings of this endpoint. The endpoint
-        /// counts and closes the connection like its others.
-        pub(super) async fn dial_websocket(
-            self: &Arc<Self>,
-            address: &WebSocketAddress,
-        ) -> Result<Connection, AttemptError> {
-            if !address.is_tls() && !self.websocket.allows_plaintext {
-                return Err(AttemptError::Plaintext);
-            }
-            let registration = self.register_dial()?;
-            let number = registration.number;
-            let authentication = match self.noise_identity() {
-                Some(identity) => Authentication::Noise {
-                    identity: identity.clone(),
-                    // Without TLS there is no channel to bind to.
-                    binding: match address.is_tls() {
-                        true => self.websocket.binding,
-                        false => ChannelBinding::None,
-                    },
-                },
-                None => Authentication::Tls,
-            };
-            let mut config = ClientConfig::new(authentication);
-            config.connection = Arc::clone(&self.connection_config);
-            config.websocket = self.websocket.limits.clone();
-            config.websocket.handshake_timeout = self.config.connect_timeout;
-            config.trust = self.websocket.trust.clone();
-            let connecting = pin!(websocket::connect_guarded(address, &config, registration));
-            let closing = pin!(self.closing());
-            let connection = match select(connecting, closing).await {
-                Either::Left((result, _)) => result?,
-                Either::Right(_) => return Err(ConnectError::EndpointClosed.into()),
-            };
-            self.enter(number, &connection);
-            Ok(connection)
-        }
-    }
 }

@@ -2,21 +2,24 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Notify;
 
 use super::config::EndpointConfig;
 use super::error::BindError;
-use super::listener::{self, IncomingQueue, Listener};
-use super::{Endpoint, Handle, Inner, Security, Tasks};
+use super::incoming::IncomingQueue;
+use super::inner::{Inner, Stage};
+use super::ports::Ports;
+#[cfg(feature = "websocket")]
+use super::websockets::WebSocketSettings;
+use super::{Endpoint, Handle, Security};
 use crate::certificate::Certificate;
 use crate::connection::Config;
 use crate::identity::Identity;
 use crate::udp::admission::{Admission, Limits};
-use crate::udp::router::Router;
 use crate::udp::{Sockets, SystemSockets};
 
 /// Builds an [`Endpoint`].
@@ -34,17 +37,7 @@ pub struct EndpointBuilder {
     /// `None`: the sockets of the operating system.
     sockets: Option<Arc<dyn Sockets>>,
     #[cfg(feature = "websocket")]
-    websocket: WebSocketDialling,
-}
-
-/// How [`Endpoint::connect_any`] dials WebSockets.
-#[cfg(feature = "websocket")]
-#[derive(Debug, Clone, Default)]
-pub(super) struct WebSocketDialling {
-    pub(super) limits: crate::websocket::WebSocketConfig,
-    pub(super) trust: crate::websocket::TlsTrust,
-    pub(super) binding: crate::websocket::ChannelBinding,
-    pub(super) allows_plaintext: bool,
+    websocket: WebSocketSettings,
 }
 
 impl EndpointBuilder {
@@ -91,7 +84,7 @@ impl EndpointBuilder {
         self
     }
 
-    /// Limits of the WebSockets that [`Endpoint::connect_any`] opens.
+    /// Limits of WebSockets, in both directions.
     /// [`EndpointConfig::connect_timeout`] replaces the handshake timeout in them.
     #[cfg(feature = "websocket")]
     pub fn websocket(mut self, limits: crate::websocket::WebSocketConfig) -> Self {
@@ -192,28 +185,6 @@ impl EndpointBuilder {
         let factory = self
             .sockets
             .unwrap_or_else(|| Arc::new(SystemSockets::new()));
-        let mut listeners: Vec<Arc<Listener>> = Vec::new();
-        for &address in addresses {
-            let failed = |source| BindError::Socket { address, source };
-            let sockets = factory.bind_many(address, config.sockets);
-            // One router for all sockets of an address: the system may assign a peer that changes
-            // its address to another socket, and its connection has to be found there too.
-            let router = Arc::new(Router::new(Arc::clone(&admission), config.max_addresses));
-            let sockets = sockets.map_err(failed)?;
-            if sockets.is_empty() {
-                return Err(failed(std::io::Error::other("no socket was bound")));
-            }
-            for socket in sockets {
-                let local = socket.local_addr().map_err(failed)?;
-                listeners.push(Arc::new(Listener {
-                    socket,
-                    local,
-                    router: Arc::clone(&router),
-                }));
-            }
-        }
-        let mut locals: Vec<_> = listeners.iter().map(|listener| listener.local).collect();
-        locals.dedup();
         let inner = Arc::new(Inner {
             identity,
             certificate,
@@ -222,25 +193,24 @@ impl EndpointBuilder {
             admission,
             incoming: IncomingQueue::default(),
             config: self.endpoint_config,
-            locals,
-            routers: listeners.iter().map(|l| Arc::clone(&l.router)).collect(),
+            ports: Ports::default(),
             sockets: factory,
             #[cfg(feature = "websocket")]
             websocket: self.websocket,
-            closed: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            stage: AtomicU8::new(Stage::Open as u8),
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
             connection_ended: Notify::new(),
             close_begun: Notify::new(),
-            tasks: OnceLock::new(),
         });
-        let tasks = listeners
-            .into_iter()
-            .map(|listener| tokio::spawn(listener::receive(listener, Arc::downgrade(&inner))))
-            .collect();
-        let _ = inner.tasks.set(Tasks(tokio::sync::Mutex::new(tasks)));
+        // All of them first: when one fails, no task holds the others.
+        let mut bound = Vec::new();
+        for &address in addresses {
+            bound.push((address, inner.bind(address)?));
+        }
+        for (address, sockets) in bound {
+            inner.listen_on(address, sockets)?;
+        }
         Ok(Endpoint {
             handle: Arc::new(Handle { inner }),
         })

@@ -29,6 +29,40 @@ pub enum BindError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The endpoint is closed.
+    #[error("the endpoint is closed")]
+    EndpointClosed,
+}
+
+#[cfg(feature = "websocket")]
+impl From<crate::websocket::ListenError> for BindError {
+    fn from(error: crate::websocket::ListenError) -> Self {
+        use crate::websocket::ListenError;
+        match error {
+            ListenError::Config(error) => Self::Config(error),
+            ListenError::Socket { address, source } => Self::Socket { address, source },
+        }
+    }
+}
+
+/// Why a hole could not be punched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PunchError {
+    /// There is no listener from whose address the system would send there.
+    #[error("no listener to reach {remote} from")]
+    NoListener {
+        /// Where the datagram was to go.
+        remote: SocketAddr,
+    },
+    /// The datagram was not sent, and is lost.
+    #[error("no datagram to {remote}: {source}")]
+    Socket {
+        /// Where the datagram was to go.
+        remote: SocketAddr,
+        /// The error of the system.
+        source: io::Error,
+    },
 }
 
 /// Why a connection could not be established, in either direction.
@@ -106,6 +140,10 @@ pub enum ConnectError {
         /// [`EndpointConfig::max_connections`](super::EndpointConfig::max_connections).
         max: usize,
     },
+    /// The handshake over a WebSocket failed.
+    #[cfg(feature = "websocket")]
+    #[error(transparent)]
+    WebSocket(#[from] Box<crate::websocket::HandshakeError>),
     /// The endpoint is closed, or is drained and dials no more.
     #[error("the endpoint is closed")]
     EndpointClosed,
@@ -116,6 +154,17 @@ impl From<BindError> for io::Error {
         let kind = match &error {
             BindError::Config(_) => io::ErrorKind::InvalidInput,
             BindError::Resolve(source) | BindError::Socket { source, .. } => source.kind(),
+            BindError::EndpointClosed => io::ErrorKind::NotConnected,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<PunchError> for io::Error {
+    fn from(error: PunchError) -> Self {
+        let kind = match &error {
+            PunchError::NoListener { .. } => io::ErrorKind::AddrNotAvailable,
+            PunchError::Socket { source, .. } => source.kind(),
         };
         Self::new(kind, error)
     }
@@ -123,7 +172,14 @@ impl From<BindError> for io::Error {
 
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {
+        #[cfg(feature = "websocket")]
+        let error = match error {
+            ConnectError::WebSocket(error) => return (*error).into(),
+            error => error,
+        };
         let kind = match &error {
+            #[cfg(feature = "websocket")]
+            ConnectError::WebSocket(_) => io::ErrorKind::Other,
             ConnectError::MissingCerthash => io::ErrorKind::InvalidInput,
             ConnectError::Socket { source, .. } | ConnectError::Unreachable { source, .. } => {
                 source.kind()

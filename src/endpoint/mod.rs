@@ -1,31 +1,19 @@
 //! Endpoints: listening, dialling, and the state that their connections share.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
-use crate::connection::{Config, Connection, ConnectionShared, Guarded};
-use crate::events::{Attempt, ConnectionInfo, Initiator};
-use crate::identity::{Identity, PeerId, PublicKey};
-use crate::noise::Peer;
-use crate::ufrag::Version;
-use crate::webrtc::WebRtcCarrier;
-use anabranch_rtc::Role;
+use crate::connection::Connection;
+use crate::identity::{PeerId, PublicKey};
+use crate::udp::DatagramSocket;
 pub use anabranch_rtc::{CongestionControl, EngineFactory};
-pub use handshake::Phase;
-use handshake::{Expectations, HandshakeProgress, establish};
 
 mod any;
 mod builder;
@@ -33,21 +21,26 @@ mod config;
 mod dial;
 mod error;
 mod handshake;
-mod listener;
+mod incoming;
+mod inner;
+mod ports;
+mod receiving;
 mod signalling;
+#[cfg(feature = "websocket")]
+mod websockets;
 
-use crate::udp::Sockets;
-use crate::udp::admission::Admission;
-use crate::udp::router::Router;
 pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
 pub use builder::EndpointBuilder;
-#[cfg(feature = "websocket")]
-use builder::WebSocketDialling;
 pub use config::EndpointConfig;
-pub use error::{BindError, ConnectError};
-use listener::IncomingQueue;
-pub use listener::{Accepting, Incoming};
+pub use dial::{DialOptions, PortUse};
+pub use error::{BindError, ConnectError, PunchError};
+pub use handshake::Phase;
+pub use incoming::{Accepting, Incoming};
+use inner::{Inner, Stage};
+pub use ports::{ListenerId, Listening};
 pub use signalling::{IceCredentials, Signalling, connect_signalled};
+#[cfg(feature = "websocket")]
+pub use websockets::WebSocketOptions;
 
 /// What [`Endpoint::drain`] has cut off at its limit: nothing, if all of it ended in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,261 +62,6 @@ pub enum Security {
     /// The dialler authenticates the listener by the certificate hash in its address; the dialler
     /// stays anonymous. For applications without libp2p. Both sides have to use it.
     CertificateHash,
-}
-
-/// The receiving tasks, which own the listening sockets. They are aborted on drop, when neither the
-/// application nor a connection holds the endpoint.
-#[derive(Debug)]
-struct Tasks(tokio::sync::Mutex<Vec<JoinHandle<()>>>);
-
-impl Tasks {
-    /// Aborts the tasks and waits until they are gone. Cancel safe: another call continues.
-    async fn end(&self) {
-        let mut tasks = self.0.lock().await;
-        for task in tasks.iter() {
-            task.abort();
-        }
-        while let Some(task) = tasks.last_mut() {
-            // The error only reports the abort.
-            let _ = task.await;
-            tasks.pop();
-        }
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        for task in self.0.get_mut() {
-            task.abort();
-        }
-    }
-}
-
-/// The state that the handles of an endpoint and the tasks of its connections share.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    identity: Identity,
-    certificate: Certificate,
-    security: Security,
-    connection_config: Arc<Config>,
-    config: EndpointConfig,
-    /// The listening addresses.
-    locals: Vec<SocketAddr>,
-    routers: Vec<Arc<Router>>,
-    sockets: Arc<dyn Sockets>,
-    #[cfg(feature = "websocket")]
-    websocket: WebSocketDialling,
-    admission: Arc<Admission>,
-    incoming: IncomingQueue,
-    closed: AtomicBool,
-    /// No more peers are accepted.
-    stopped: AtomicBool,
-    /// Connections are drained, also those that are established from now on.
-    draining: AtomicBool,
-    /// Every connection and, as `None`, every attempt; for [`Endpoint::close`].
-    connections: Mutex<HashMap<u64, Option<Weak<ConnectionShared>>>>,
-    next_connection: AtomicU64,
-    connection_ended: Notify,
-    close_begun: Notify,
-    tasks: OnceLock<Tasks>,
-}
-
-impl Inner {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Option<Weak<ConnectionShared>>>> {
-        // Valid after a panic: no entry is half written.
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    /// Whether first contacts are refused, and not only ignored.
-    fn accepts_no_more(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Whether nobody takes first contacts.
-    fn is_stopped(&self) -> bool {
-        self.accepts_no_more() || self.is_closed()
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    /// The identity for Noise; `None` with [`Security::CertificateHash`].
-    fn noise_identity(&self) -> Option<&Identity> {
-        match self.security {
-            Security::Noise => Some(&self.identity),
-            Security::CertificateHash => None,
-        }
-    }
-
-    /// Whether the maximum of connections, attempts included, is reached.
-    fn is_full(&self) -> bool {
-        self.connections().len() >= self.config.max_connections
-    }
-
-    /// Registers an attempt to dial.
-    fn register_dial(self: &Arc<Self>) -> Result<Registration, ConnectError> {
-        let registration = self.register()?;
-        // After the entry: a drain that misses this attempt is seen here.
-        if self.is_draining() {
-            return Err(ConnectError::EndpointClosed);
-        }
-        Ok(registration)
-    }
-
-    /// Registers an attempt to connect.
-    fn register(self: &Arc<Self>) -> Result<Registration, ConnectError> {
-        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let mut connections = self.connections();
-        // Under the lock that `close` takes after it has set the flag: it sees this attempt, or
-        // this sees the flag.
-        if self.is_closed() {
-            return Err(ConnectError::EndpointClosed);
-        }
-        let max = self.config.max_connections;
-        if connections.len() >= max {
-            return Err(ConnectError::TooManyConnections { max });
-        }
-        connections.insert(number, None);
-        Ok(Registration {
-            inner: Arc::clone(self),
-            number,
-        })
-    }
-
-    /// Runs the handshake on `carrier` and spawns the driver of the connection.
-    async fn establish(
-        self: &Arc<Self>,
-        registration: Registration,
-        mut carrier: WebRtcCarrier,
-        expectations: Expectations<'_>,
-        remote: SocketAddr,
-    ) -> Result<Connection, ConnectError> {
-        let initiator = match expectations.role {
-            Role::Client => Initiator::Local,
-            Role::Server => Initiator::Remote,
-        };
-        let info = ConnectionInfo::new(initiator, Some(remote));
-        let attempt = Attempt::begin(self.connection_config.events.as_ref(), info);
-        let peer = match self.handshake(&mut carrier, expectations).await {
-            Ok(peer) => peer,
-            Err(error) => {
-                attempt.failed(&error);
-                return Err(error);
-            }
-        };
-        let config = Arc::clone(&self.connection_config);
-        let mut info = attempt.succeeded();
-        info.peer = peer.map(|peer| peer.id);
-        let labels = peer.is_some_and(|peer| peer.takes_labels);
-        let (connection, driver) = Connection::authenticated(carrier, config, info, labels);
-        self.enter(registration.number, &connection);
-        tokio::spawn(Guarded::new(driver, registration));
-        Ok(connection)
-    }
-
-    /// Replaces the entry of an attempt by its connection.
-    fn enter(&self, number: u64, connection: &Connection) {
-        if let Some(entry) = self.connections().get_mut(&number) {
-            *entry = Some(Arc::downgrade(connection.shared()));
-        }
-        if self.is_draining() {
-            connection.shared().begin_drain();
-        }
-        if self.is_closed() {
-            // `close` ran between the handshake and the entry, and has missed this connection.
-            connection.shared().begin_close();
-        }
-    }
-
-    /// Runs the handshake within `connect_timeout`. Returns the peer, if Noise was run.
-    async fn handshake(
-        &self,
-        carrier: &mut WebRtcCarrier,
-        expectations: Expectations<'_>,
-    ) -> Result<Option<Peer>, ConnectError> {
-        let progress = HandshakeProgress::default();
-        let limit = self.config.connect_timeout;
-        let handshake = pin!(timeout(limit, establish(carrier, expectations, &progress)));
-        let closing = pin!(self.closing());
-        match select(handshake, closing).await {
-            Either::Left((Ok(result), _)) => Ok(result?),
-            Either::Left((Err(_), _)) => Err(ConnectError::TimedOut {
-                phase: progress.phase(),
-                after: limit,
-            }),
-            Either::Right(_) => Err(ConnectError::EndpointClosed),
-        }
-    }
-
-    /// Completes when the endpoint is closed.
-    async fn closing(&self) {
-        loop {
-            let closing = self.close_begun.notified();
-            tokio::pin!(closing);
-            closing.as_mut().enable();
-            if self.is_closed() {
-                return;
-            }
-            closing.await;
-        }
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.incoming.close();
-        self.close_begun.notify_waiters();
-    }
-
-    /// Completes when `work` returns `true`, which is asked again after every end of a connection
-    /// or attempt.
-    async fn until(&self, mut work: impl FnMut() -> bool) {
-        loop {
-            let ended = self.connection_ended.notified();
-            tokio::pin!(ended);
-            // Before the question: otherwise a wake-up in between could be missed.
-            ended.as_mut().enable();
-            if work() {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    /// Every connection that is established.
-    fn established(&self) -> Vec<Arc<ConnectionShared>> {
-        let connections = self.connections();
-        connections
-            .values()
-            .flatten()
-            .filter_map(Weak::upgrade)
-            .collect()
-    }
-
-    /// Whether no connection is established and nobody attempts to.
-    fn has_no_connections(&self) -> bool {
-        self.connections().is_empty()
-    }
-}
-
-/// The entry of a connection, or of an attempt, at its endpoint. Removed on drop.
-#[derive(Debug)]
-struct Registration {
-    inner: Arc<Inner>,
-    number: u64,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.inner.connections().remove(&self.number);
-        self.inner.connection_ended.notify_waiters();
-    }
 }
 
 /// Closes the endpoint to new connections on drop, with its last handle.
@@ -375,29 +113,108 @@ impl Endpoint {
         &self.inner().certificate
     }
 
-    /// The addresses that peers can dial, with certificate hash, and with peer id under
-    /// [`Security::Noise`]. A socket on a wildcard has one for every address of its family that the
-    /// machine has now, without link-local IPv6, and without loopback unless there is no other.
+    /// The webrtc-direct addresses that peers can dial, with certificate hash, and with peer id
+    /// under [`Security::Noise`]. A socket on a wildcard has one for every address of its family
+    /// that the machine has now, without link-local IPv6, and without loopback unless there is no
+    /// other.
     pub fn addresses(&self) -> Vec<Address> {
         let inner = self.inner();
-        let full = |socket: SocketAddr| {
-            let address = Address::new(socket).with_certhash(inner.certificate.fingerprint());
-            match inner.security {
-                Security::Noise => address.with_peer_id(inner.identity.peer_id()),
-                Security::CertificateHash => address,
-            }
-        };
-        inner
-            .locals
-            .iter()
-            .flat_map(|socket| inner.sockets.concrete(*socket))
-            .map(full)
-            .collect()
+        let locals = inner.ports.locals().into_iter();
+        locals.flat_map(|local| inner.addresses_at(local)).collect()
     }
 
-    /// The addresses of the listening sockets, wildcards as they are.
-    pub fn local_addresses(&self) -> &[SocketAddr] {
-        &self.inner().locals
+    /// The addresses that peers can dial on all carriers: [`Self::addresses`], and those of the
+    /// WebSocket listeners. For [`Endpoint::connect_any`] of the peers.
+    pub fn peer_addresses(&self) -> Vec<PeerAddress> {
+        let webrtc = self.addresses().into_iter().map(PeerAddress::from);
+        #[cfg(feature = "websocket")]
+        let websockets = self.inner().ports.websockets();
+        #[cfg(feature = "websocket")]
+        let webrtc = webrtc.chain(websockets.iter().flat_map(|port| port.addresses()));
+        webrtc.collect()
+    }
+
+    /// The addresses of the UDP sockets that listen, wildcards as they are.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.inner().ports.locals()
+    }
+
+    /// Listens on one more address for webrtc-direct: see [`EndpointBuilder::bind`]. It waits for
+    /// nothing, and must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError::Socket`] if the address can not be bound, and [`BindError::EndpointClosed`].
+    pub fn listen(&self, address: SocketAddr) -> Result<Listening, BindError> {
+        let inner = self.inner();
+        inner.listen_on(address, inner.bind(address)?)
+    }
+
+    /// The same on a socket that the application supplies, for example one that it has bound with
+    /// options of its own ([`from_std`](crate::udp::from_std)) or that a service manager has passed
+    /// to it. Nothing else may receive from it.
+    ///
+    /// # Errors
+    /// [`BindError::Socket`] if the socket has no address, and [`BindError::EndpointClosed`].
+    pub fn listen_on_socket(
+        &self,
+        socket: Arc<dyn DatagramSocket>,
+    ) -> Result<Listening, BindError> {
+        let unknown = SocketAddr::from(([0; 4], 0));
+        let address = socket.local_addr().unwrap_or(unknown);
+        self.inner().listen_on(address, vec![socket])
+    }
+
+    /// Listens on a TCP socket for WebSockets, for peers behind networks that block UDP. They
+    /// arrive at [`Endpoint::accept`] with all others, and count against the same limits. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError::Config`] if a limit is out of range, [`BindError::Socket`] if the address can
+    /// not be bound, and [`BindError::EndpointClosed`].
+    #[cfg(feature = "websocket")]
+    pub fn listen_websocket(
+        &self,
+        address: SocketAddr,
+        options: WebSocketOptions,
+    ) -> Result<Listening, BindError> {
+        self.inner().listen_websocket(address, options)
+    }
+
+    /// The configuration for [`UpgradeRequest::check`](crate::websocket::UpgradeRequest::check),
+    /// for streams that go to [`Self::accept_upgraded`].
+    #[cfg(feature = "websocket")]
+    pub fn upgrade_config(&self) -> crate::websocket::ServerConfig {
+        self.inner()
+            .server_config(crate::websocket::ChannelBinding::None)
+    }
+
+    /// Accepts a connection over a stream that an HTTP server of the application has upgraded: see
+    /// [`websocket::accept_upgraded`](crate::websocket::accept_upgraded). The endpoint counts,
+    /// drains and closes it like its others.
+    ///
+    /// # Errors
+    /// [`ConnectError::WebSocket`] if the handshake fails, [`ConnectError::TooManyConnections`],
+    /// and [`ConnectError::EndpointClosed`] also if the endpoint accepts no more peers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the stream.
+    #[cfg(feature = "websocket")]
+    pub async fn accept_upgraded<S>(&self, stream: S) -> Result<Connection, ConnectError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        self.inner().accept_upgraded(stream).await
+    }
+
+    /// Sends one datagram from a port that listens to `remote`, which no peer answers, so that a
+    /// NAT in front of this machine lets datagrams from there in. For hole punching: the peer dials
+    /// meanwhile with [`PortUse::Reuse`]. Datagrams are lost, and NATs forget: repeat it until the
+    /// peer has arrived.
+    ///
+    /// # Errors
+    /// [`PunchError`]. The datagram is lost then.
+    pub fn punch(&self, remote: SocketAddr) -> Result<(), PunchError> {
+        self.inner().punch(remote)
     }
 
     /// Waits for the next peer that wants to connect; `None` when the endpoint is closed, or
@@ -410,13 +227,18 @@ impl Endpoint {
     /// No first contact is lost if the future is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         let inner = self.inner();
-        inner.incoming.next(|| inner.is_stopped()).await
+        inner
+            .incoming
+            .next(|| inner.has_reached(Stage::Stopped))
+            .await
     }
 
     /// [`Endpoint::accept`] as a poll function. Of several tasks that call it, the last is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         let inner = self.inner();
-        inner.incoming.poll_next(cx, || inner.is_stopped())
+        inner
+            .incoming
+            .poll_next(cx, || inner.has_reached(Stage::Stopped))
     }
 
     /// Connects to a listener with webrtc-direct v1, which all deployed listeners support.
@@ -434,17 +256,17 @@ impl Endpoint {
     /// # Cancel safety
     /// Dropping the future aborts the attempt.
     pub async fn connect(&self, address: &Address) -> Result<Connection, ConnectError> {
-        self.connect_with(address, Version::V1).await
+        self.connect_with(address, DialOptions::default()).await
     }
 
-    /// Connects to a listener with the given version of webrtc-direct. Errors and cancel safety are
-    /// those of [`Endpoint::connect`].
+    /// Connects to a listener as [`Endpoint::connect`] does, with another version of webrtc-direct,
+    /// from another port, or with another time limit. Errors and cancel safety are the same.
     pub async fn connect_with(
         &self,
         address: &Address,
-        version: Version,
+        options: impl Into<DialOptions>,
     ) -> Result<Connection, ConnectError> {
-        dial::dial(self.inner(), address, version).await
+        dial::dial(self.inner(), address, options.into()).await
     }
 
     /// Connects to one peer by the first of its addresses that works: webrtc-direct, and after
@@ -470,7 +292,7 @@ impl Endpoint {
     /// # Cancel safety
     /// Dropping the future aborts all attempts.
     pub async fn connect_any(&self, addresses: &[PeerAddress]) -> Result<Reached, ConnectAnyError> {
-        any::connect_any(self.inner(), addresses, Version::V1).await
+        any::connect_any(self.inner(), addresses, DialOptions::default()).await
     }
 
     /// Connects to `peer` as [`Endpoint::connect_any`] does, and expects it at addresses without a
@@ -492,20 +314,20 @@ impl Endpoint {
         self.connect_any(&addresses).await
     }
 
-    /// Connects as [`Endpoint::connect_any`] does, with the given version of webrtc-direct. Errors
-    /// and cancel safety are the same.
+    /// Connects as [`Endpoint::connect_any`] does, with other options. Errors and cancel safety are
+    /// the same.
     pub async fn connect_any_with(
         &self,
         addresses: &[PeerAddress],
-        version: Version,
+        options: impl Into<DialOptions>,
     ) -> Result<Reached, ConnectAnyError> {
-        any::connect_any(self.inner(), addresses, version).await
+        any::connect_any(self.inner(), addresses, options.into()).await
     }
 
     /// Accepts no more peers: [`Endpoint::accept`] returns `None`, and peers are refused as by
     /// [`Incoming::refuse`], those that wait now too. Connections live on, and dials work.
     pub fn stop_accepting(&self) {
-        self.inner().stopped.store(true, Ordering::Release);
+        self.inner().reach(Stage::Stopped);
         self.inner().incoming.refuse_all();
     }
 
@@ -529,7 +351,7 @@ impl Endpoint {
     pub async fn drain(&self, limit: Duration) -> Drained {
         let inner = self.inner();
         self.stop_accepting();
-        inner.draining.store(true, Ordering::Release);
+        inner.reach(Stage::Draining);
         let connections = inner.established();
         for connection in &connections {
             connection.begin_drain();
@@ -570,16 +392,14 @@ impl Endpoint {
             inner.has_no_connections()
         };
         inner.until(close_all).await;
-        if let Some(tasks) = inner.tasks.get() {
-            tasks.end().await;
-        }
+        inner.ports.end().await;
     }
 
     /// Whether no connection, route or handshake is left. For tests, which end with it.
     #[doc(hidden)]
     pub fn is_idle(&self) -> bool {
         self.inner().connections().is_empty()
-            && self.inner().routers.iter().all(|router| router.is_empty())
+            && self.inner().ports.are_idle()
             && self.inner().admission.is_idle()
     }
 }

@@ -12,6 +12,7 @@ mod socket;
 mod sockets;
 
 pub use anabranch_rtc::Ecn;
+pub(crate) use port_watch::indication;
 pub(crate) use socket::wildcard;
 pub use socket::{DatagramSocket, Received, Transmit};
 pub use sockets::{Sockets, SystemSockets, from_std};

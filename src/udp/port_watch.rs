@@ -85,7 +85,7 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// A STUN binding indication without attributes (RFC 8489 section 5).
-fn indication() -> [u8; 20] {
+pub(crate) fn indication() -> [u8; 20] {
     let mut indication = [0; 20];
     indication[..8].copy_from_slice(&[0x00, 0x11, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
     indication[8..].copy_from_slice(&rand::random::<[u8; 12]>());

@@ -11,6 +11,11 @@
 //!     └─ answer to a challenge ───────────────────────────────► admission stores the answer
 //! ```
 //!
+//! A dial from a shared port registers its remote address ([`Router::dial`]). Two endpoints that
+//! dial each other at once, both from the port they listen on, have one pair of addresses for two
+//! connections. It goes to the dial with the greater server ufrag, which both see; the other begins
+//! again from a new port ([`Dialling`]).
+//!
 //! Anything else is dropped before any state is allocated. DTLS is thus accepted only from
 //! addresses with a STUN check that has the right MESSAGE-INTEGRITY (several servers accepted a
 //! ClientHello from anywhere, and lost the race against an attacker).
@@ -19,18 +24,21 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use is::stun::StunMessage;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::challenge::{
-    ChallengeKey, PeerCredentials, Transaction, success, transaction,
+    ChallengeKey, PeerCredentials, Transaction, refusal, success, transaction,
 };
 use super::admission::{Admission, Slot, Verdict};
 use super::inbox::Inbox;
 use super::socket::Received;
-use crate::ufrag::{ServerCredentials, parse_username};
+use crate::ufrag::{ClientCredentials, ServerCredentials, parse_username};
+use crate::waiters::Waiters;
 use anabranch_rtc::sha1_hmac;
 
 /// How long an address has to be silent before another connection may take it over. A peer that
@@ -57,9 +65,9 @@ pub(crate) struct FirstContact {
 pub(crate) enum Stranger {
     /// Offer this first contact to the application.
     Admitted(Box<FirstContact>),
-    /// Send these datagrams and keep no state: a challenge, then the response to the check of the
-    /// peer. In this order, so that the answer arrives before the next check.
-    Challenged {
+    /// Send these datagrams and keep no state: a refusal; or a challenge, then the response to the
+    /// check of the peer, in this order, so that the answer arrives before the next check.
+    Answered {
         source: SocketAddr,
         destination: SocketAddr,
         datagrams: Vec<Vec<u8>>,
@@ -75,12 +83,33 @@ pub(crate) struct Router {
     /// that a flood can not displace the honest ones (as in go-libp2p).
     max_addresses: usize,
     table: Mutex<Table>,
+    /// Wakes those who wait for the end.
+    end: Waiters,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     by_address: HashMap<SocketAddr, Known>,
     by_ufrag: HashMap<String, Route>,
+    lifetime: Lifetime,
+}
+
+impl Table {
+    fn is_empty(&self) -> bool {
+        self.by_address.is_empty() && self.by_ufrag.is_empty()
+    }
+}
+
+/// How long the sockets of a router are needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Lifetime {
+    /// Until their endpoint ends: peers are admitted.
+    #[default]
+    OfEndpoint,
+    /// As long as there are connections: peers are refused.
+    OfConnections,
+    /// There were none: nobody receives any more.
+    Over,
 }
 
 /// The connection of a remote address.
@@ -89,12 +118,67 @@ struct Known {
     inbox: Arc<Inbox>,
     /// When a datagram of the connection last came from the address.
     heard: Instant,
+    dial: Option<Dial>,
+}
+
+/// A dial from a shared port.
+#[derive(Debug)]
+struct Dial {
+    server_ufrag: String,
+    /// Closed once it is established. Its drop tells the dial that it has lost the address.
+    lost: oneshot::Sender<Never>,
+}
+
+impl Known {
+    fn new(inbox: &Arc<Inbox>, heard: Instant) -> Self {
+        Self {
+            inbox: Arc::clone(inbox),
+            heard,
+            dial: None,
+        }
+    }
+
+    /// The dial, until it is established.
+    fn dialling(&self) -> Option<&Dial> {
+        self.dial.as_ref().filter(|dial| !dial.lost.is_closed())
+    }
+}
+
+/// Is never sent.
+#[derive(Debug)]
+enum Never {}
+
+/// A dial from a shared port, until it is established.
+///
+/// # Drop
+/// The connection keeps the address.
+#[derive(Debug)]
+pub(crate) struct Dialling(oneshot::Receiver<Never>);
+
+impl Dialling {
+    /// Completes when the address has gone to a connection of the peer, which dials at the same
+    /// time. Cancel safe.
+    pub(crate) async fn displaced(&mut self) {
+        if let Ok(never) = (&mut self.0).await {
+            match never {}
+        }
+    }
+}
+
+/// Why a port can not be shared by a dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unshared {
+    /// Another connection has this pair of addresses.
+    Taken,
+    /// Nobody receives on the port any more.
+    Over,
 }
 
 #[derive(Debug)]
 struct Route {
     inbox: Arc<Inbox>,
     addresses: Vec<SocketAddr>,
+    max_addresses: usize,
 }
 
 /// The datagram is not a valid STUN check.
@@ -107,8 +191,6 @@ pub(crate) struct RouteGuard {
     router: Arc<Router>,
     ufrag: String,
     pub(crate) inbox: Arc<Inbox>,
-    /// The credentials for challenges to the addresses of this connection.
-    pub(crate) peer: PeerCredentials,
 }
 
 impl RouteGuard {
@@ -131,6 +213,11 @@ impl Drop for RouteGuard {
                 }
             }
         }
+        let was_last = table.is_empty() && table.lifetime != Lifetime::OfEndpoint;
+        drop(table);
+        if was_last {
+            self.router.end.wake_all();
+        }
     }
 }
 
@@ -140,12 +227,83 @@ impl Router {
             admission,
             max_addresses,
             table: Mutex::default(),
+            end: Waiters::default(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Both maps change under one lock, and nothing in between can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Routes what arrives from `remote` to a dial with these credentials.
+    pub(crate) fn dial(
+        self: &Arc<Self>,
+        now: Instant,
+        remote: SocketAddr,
+        credentials: &ClientCredentials,
+    ) -> Result<(RouteGuard, Dialling), Unshared> {
+        let ufrag = &credentials.local_ufrag;
+        let mut table = self.lock();
+        let Table {
+            by_address,
+            by_ufrag,
+            lifetime,
+        } = &mut *table;
+        if *lifetime == Lifetime::Over {
+            return Err(Unshared::Over);
+        }
+        let (Entry::Vacant(address), Entry::Vacant(own)) =
+            (by_address.entry(remote), by_ufrag.entry(ufrag.clone()))
+        else {
+            return Err(Unshared::Taken);
+        };
+        let inbox = Arc::new(Inbox::default());
+        let (lost, is_lost) = oneshot::channel();
+        address.insert(Known {
+            dial: Some(Dial {
+                server_ufrag: credentials.remote_ufrag.clone(),
+                lost,
+            }),
+            ..Known::new(&inbox, now)
+        });
+        own.insert(Route {
+            inbox: Arc::clone(&inbox),
+            addresses: vec![remote],
+            // A listener of webrtc-direct has one address.
+            max_addresses: 1,
+        });
+        let route = RouteGuard {
+            router: Arc::clone(self),
+            ufrag: ufrag.clone(),
+            inbox,
+        };
+        Ok((route, Dialling(is_lost)))
+    }
+
+    /// From now on [`Self::ended`] completes when there is no connection.
+    pub(crate) fn end_when_empty(&self) {
+        let mut table = self.lock();
+        if table.lifetime == Lifetime::OfEndpoint {
+            table.lifetime = Lifetime::OfConnections;
+        }
+        drop(table);
+        self.end.wake_all();
+    }
+
+    /// Completes when no connection needs the sockets any more; no dial is added then. Cancel safe.
+    pub(crate) async fn ended(&self) {
+        let look = || {
+            let mut table = self.lock();
+            if table.lifetime == Lifetime::OfConnections && table.is_empty() {
+                table.lifetime = Lifetime::Over;
+            }
+            match table.lifetime {
+                Lifetime::Over => Poll::Ready(()),
+                Lifetime::OfEndpoint | Lifetime::OfConnections => Poll::Pending,
+            }
+        };
+        self.end.wait(look).await;
     }
 
     /// Routes received datagrams. `local` is the destination where the system did not report one.
@@ -194,15 +352,28 @@ impl Router {
         let Table {
             by_address,
             by_ufrag,
+            lifetime,
         } = &mut *table;
         let known = by_address.get_mut(&received.source)?;
         let is_own = |ufrag: &str| {
             let route = by_ufrag.get(ufrag);
             route.is_some_and(|route| Arc::ptr_eq(&route.inbox, &known.inbox))
         };
-        if ufrag_of_check(received).is_none_or(is_own) {
+        let checked = ufrag_of_check(received);
+        if let Some(dial) = known.dialling() {
+            // The peer dials too, and has been challenged.
+            for datagram in received.contents.chunks(received.stride.max(1)) {
+                self.admission.take_answer(now, received.source, datagram);
+            }
+            let yields = |ufrag: &str| !is_own(ufrag) && *dial.server_ufrag < *ufrag;
+            if *lifetime == Lifetime::OfEndpoint && checked.is_some_and(yields) {
+                // If the check is admitted, the address goes to its connection.
+                return None;
+            }
+        }
+        if checked.is_none_or(is_own) {
             known.heard = now;
-        } else if now >= known.heard + ADDRESS_UNUSED {
+        } else if known.dialling().is_none() && now >= known.heard + ADDRESS_UNUSED {
             by_address.remove(&received.source);
             return None;
         }
@@ -233,7 +404,7 @@ impl Router {
         if let Some(route) = table.by_ufrag.get_mut(&credentials.local_ufrag) {
             // The connection may have used the address before and lost it to another.
             let is_new = !route.addresses.contains(&source);
-            if is_new && route.addresses.len() >= self.max_addresses {
+            if is_new && route.addresses.len() >= route.max_addresses {
                 return Ok(None);
             }
             if !is_intact() {
@@ -243,11 +414,7 @@ impl Router {
                 route.addresses.push(source);
             }
             let inbox = Arc::clone(&route.inbox);
-            let known = Known {
-                inbox: Arc::clone(&inbox),
-                heard: now,
-            };
-            table.by_address.insert(source, known);
+            table.by_address.insert(source, Known::new(&inbox, now));
             drop(table);
             inbox.push(
                 source,
@@ -262,6 +429,18 @@ impl Router {
         // challenge of another listener. A response to it would validate the address of this one.
         if message.ice_controlled().is_some() {
             return Err(InvalidCheck);
+        }
+        if table.lifetime != Lifetime::OfEndpoint {
+            drop(table);
+            let answer = || refusal(request, &credentials.local_pwd);
+            return match is_intact() {
+                true => Ok(Some(Stranger::Answered {
+                    source,
+                    destination,
+                    datagrams: vec![answer()],
+                })),
+                false => Err(InvalidCheck),
+            };
         }
         let peer_password = &credentials.remote_pwd;
         let admitted = self.admission.admit(now, source, username, peer_password);
@@ -281,7 +460,7 @@ impl Router {
                 if !message.use_candidate() {
                     datagrams.push(success(request, source, &credentials.local_pwd));
                 }
-                return Ok(Some(Stranger::Challenged {
+                return Ok(Some(Stranger::Answered {
                     source,
                     destination,
                     datagrams,
@@ -290,7 +469,6 @@ impl Router {
             Verdict::Admitted(_) => return Err(InvalidCheck),
             Verdict::Dropped => return Ok(None),
         };
-        let peer = PeerCredentials::from(&credentials);
         let inbox = Arc::new(Inbox::default());
         inbox.push(
             source,
@@ -300,16 +478,14 @@ impl Router {
             received.ecn,
         );
         let ufrag = credentials.local_ufrag.clone();
-        let known = Known {
-            inbox: Arc::clone(&inbox),
-            heard: now,
-        };
-        table.by_address.insert(source, known);
+        // Drops the entry of a dial to the same address, which learns it that way.
+        table.by_address.insert(source, Known::new(&inbox, now));
         table.by_ufrag.insert(
             ufrag.clone(),
             Route {
                 inbox: Arc::clone(&inbox),
                 addresses: vec![source],
+                max_addresses: self.max_addresses,
             },
         );
         Ok(Some(Stranger::Admitted(Box::new(FirstContact {
@@ -322,15 +498,13 @@ impl Router {
                 router: Arc::clone(self),
                 ufrag,
                 inbox,
-                peer,
             },
         }))))
     }
 
     /// Whether there are no connections.
     pub(crate) fn is_empty(&self) -> bool {
-        let table = self.lock();
-        table.by_address.is_empty() && table.by_ufrag.is_empty()
+        self.lock().is_empty()
     }
 }
 

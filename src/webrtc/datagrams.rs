@@ -64,22 +64,26 @@ impl WebRtcCarrier {
                 engine.handle_datagram(now.into_std(), datagram, unsent);
             }
         };
+        // What a dial receives.
+        let mut handle_dialled = |remote: SocketAddr, from, contents: &[u8], stride, ecn| {
+            // A listener of webrtc-direct has one address. A forged check from another one would
+            // redirect everything that this side sends.
+            if !is_same_address(from, remote) {
+                return;
+            }
+            *port_watch = None;
+            if let Some(watch) = source_watch {
+                watch.received(now, contents);
+            }
+            // The one local candidate of ICE, whichever local address it was sent to.
+            handle(from, *local, contents, stride, ecn);
+        };
         let received = match source {
             Source::Socket { remote } => {
                 let polled = socket.poll_receive(cx, &mut |received| {
-                    // A listener of webrtc-direct has one address. A forged check from another one
-                    // would redirect everything that this side sends.
-                    if !is_same_address(received.source, *remote) {
-                        return;
-                    }
-                    *port_watch = None;
-                    // The one local candidate of ICE, whichever local address it was sent to.
-                    if let Some(watch) = source_watch {
-                        watch.received(now, received.contents);
-                    }
-                    handle(
+                    handle_dialled(
+                        *remote,
                         received.source,
-                        *local,
                         received.contents,
                         received.stride,
                         received.ecn,
@@ -94,7 +98,13 @@ impl WebRtcCarrier {
                     Poll::Pending => false,
                 }
             }
-            Source::Inbox(route) => route.inbox.poll_receive(cx, handle),
+            Source::SharedPort { remote, route, .. } => {
+                let handle = |from, _, contents: &[u8], stride, ecn| {
+                    handle_dialled(*remote, from, contents, stride, ecn);
+                };
+                route.inbox.poll_receive(cx, handle)
+            }
+            Source::Inbox { route, .. } => route.inbox.poll_receive(cx, handle),
         };
         self.dirty |= received;
         received

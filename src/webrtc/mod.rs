@@ -37,6 +37,7 @@ use crate::carrier::{
 use crate::error::ConnectionError;
 use crate::message::{FrameDecoder, MAX_FRAME};
 use crate::udp::DatagramSocket;
+use crate::udp::admission::challenge::PeerCredentials;
 use crate::udp::router::RouteGuard;
 
 /// Maximum bytes queued for a blocked socket. Beyond it the engine is not polled until the queue
@@ -64,15 +65,45 @@ pub(crate) enum Source {
         /// The dialled address.
         remote: SocketAddr,
     },
+    /// A dial from a port that others share, whose router delivers what arrives.
+    SharedPort {
+        /// The dialled address.
+        remote: SocketAddr,
+        /// What arrives from there.
+        route: RouteGuard,
+        /// Whether the system selects the source address.
+        on_wildcard: bool,
+    },
     /// A listener shares its socket and routes what arrives.
-    Inbox(RouteGuard),
+    Inbox {
+        /// What arrives for the connection.
+        route: RouteGuard,
+        /// The credentials for challenges to the addresses of the peer.
+        peer: PeerCredentials,
+    },
+}
+
+impl Source {
+    /// The address that this side has dialled.
+    fn dialled(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket { remote } | Self::SharedPort { remote, .. } => Some(*remote),
+            Self::Inbox { .. } => None,
+        }
+    }
+
+    fn route(&self) -> Option<&RouteGuard> {
+        match self {
+            Self::Socket { .. } => None,
+            Self::SharedPort { route, .. } | Self::Inbox { route, .. } => Some(route),
+        }
+    }
 }
 
 /// One connection: engine, socket and timer, driven by [`Carrier::poll_event`].
 pub(crate) struct WebRtcCarrier {
     engine: Box<dyn Engine>,
     socket: Arc<dyn DatagramSocket>,
-    source: Source,
     /// The local address, as ICE knows it.
     local: SocketAddr,
     timer: Pin<Box<Sleep>>,
@@ -88,7 +119,7 @@ pub(crate) struct WebRtcCarrier {
     /// channel that is closed already ignores the second close.
     left_to_peer: VecDeque<(Instant, ChannelId)>,
     unsent: TransmitQueue,
-    /// Detects a new source address, if the connection owns its socket.
+    /// Detects a new source address, on a dial from a wildcard.
     source_watch: Option<SourceWatch>,
     /// What may be sent to each address of the peer, on a listener.
     reachability: Option<Reachability>,
@@ -101,6 +132,8 @@ pub(crate) struct WebRtcCarrier {
     early: VecDeque<CarrierEvent>,
     notices: Notices,
     phase: Phase,
+    /// Last: when the last route of a closed port goes, nothing holds the socket any more.
+    source: Source,
 }
 
 /// How far the end of a connection has come.
@@ -150,15 +183,21 @@ impl WebRtcCarrier {
         local: SocketAddr,
         limits: CarrierLimits,
     ) -> Self {
+        let watch = |remote: &SocketAddr| Some(SourceWatch::new(*remote, Instant::now()));
         let (source_watch, reachability) = match &source {
-            Source::Socket { remote } => (Some(SourceWatch::new(*remote, Instant::now())), None),
-            Source::Inbox(route) => {
+            Source::Socket { remote } => (watch(remote), None),
+            Source::SharedPort {
+                remote,
+                on_wildcard,
+                ..
+            } => (on_wildcard.then(|| watch(remote)).flatten(), None),
+            Source::Inbox { route, peer } => {
                 let key = Arc::clone(route.challenge_key());
                 let validation = match engine.validates_addresses() {
                     true => Validation::ByEngine,
                     false => Validation::ByChallenge,
                 };
-                let reachability = Reachability::new(key, route.peer.clone(), validation);
+                let reachability = Reachability::new(key, peer.clone(), validation);
                 (None, Some(reachability))
             }
         };
@@ -210,7 +249,7 @@ impl WebRtcCarrier {
         self.lifetime.begin(Instant::now());
         // The timer now has the deadline of silence, even if nothing else happens.
         self.dirty = true;
-        if let Source::Inbox(route) = &self.source {
+        if let Some(route) = self.source.route() {
             route.inbox.authenticated();
         }
         self.early = early;

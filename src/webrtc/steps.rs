@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::engine::{CHANNEL_ZERO, EngineEvent};
 use super::reachability::Reachability;
-use super::{MAX_UNSENT, Phase, Refusal, Source, WebRtcCarrier, Writers};
+use super::{MAX_UNSENT, Phase, Refusal, WebRtcCarrier, Writers};
 use crate::carrier::CarrierEvent;
 use crate::error::ConnectionError;
 use crate::message::MAX_FRAME;
@@ -51,9 +51,7 @@ impl WebRtcCarrier {
     }
 
     fn poll_port_watch(&mut self, cx: &mut Context<'_>) -> Option<EngineEvent> {
-        let Source::Socket { remote } = self.source else {
-            return None;
-        };
+        let remote = self.source.dialled()?;
         let Poll::Ready(source) = self.port_watch.as_mut()?.as_mut().poll(cx) else {
             return None;
         };

@@ -39,9 +39,23 @@ pub struct WebSocketListener {
     config: Arc<ServerConfig>,
     gate: Arc<Gate>,
     proxies: Option<Arc<TrustedProxies>>,
+    refusals: Arc<Refusals>,
+}
+
+/// How connections are refused before their handshake.
+#[derive(Debug)]
+struct Refusals {
     refused: Refused,
-    /// The response beyond a limit; empty with TLS.
+    /// The response; empty with TLS.
     busy: Vec<u8>,
+}
+
+impl Refusals {
+    fn refuse(&self, stream: TcpStream) {
+        if !self.busy.is_empty() {
+            self.refused.answer(stream, &self.busy);
+        }
+    }
 }
 
 impl fmt::Debug for WebSocketListener {
@@ -68,6 +82,18 @@ impl WebSocketListener {
         config: ServerConfig,
         limits: ListenerConfig,
     ) -> Result<Self, ListenError> {
+        Self::bind_now(address, config, limits)
+    }
+
+    /// [`Self::bind`], which waits for nothing. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of [`Self::bind`].
+    pub fn bind_now(
+        address: SocketAddr,
+        config: ServerConfig,
+        limits: ListenerConfig,
+    ) -> Result<Self, ListenError> {
         config.websocket.validate()?;
         config.connection.validate()?;
         limits.validate()?;
@@ -86,8 +112,10 @@ impl WebSocketListener {
             config: Arc::new(config),
             gate: Arc::new(Gate::new(limits)),
             proxies,
-            refused: Refused::default(),
-            busy,
+            refusals: Arc::new(Refusals {
+                refused: Refused::default(),
+                busy,
+            }),
         })
     }
 
@@ -132,7 +160,7 @@ impl WebSocketListener {
     pub async fn accept(&self) -> io::Result<Incoming> {
         loop {
             let accepting = pin!(self.socket.accept());
-            let expiring = pin!(self.refused.expire());
+            let expiring = pin!(self.refusals.refused.expire());
             let accepted = match select(accepting, expiring).await {
                 Either::Left((accepted, _)) => accepted,
                 Either::Right(_) => continue,
@@ -161,9 +189,7 @@ impl WebSocketListener {
             };
             let Some(slot) = self.gate.admit(client) else {
                 tracing::debug!(target: "anabranch::websocket", %remote, "refused");
-                if !self.busy.is_empty() {
-                    self.refused.answer(stream, &self.busy);
-                }
+                self.refusals.refuse(stream);
                 continue;
             };
             // Fails only if the connection is closed already.
@@ -175,6 +201,8 @@ impl WebSocketListener {
                 config: Arc::clone(&self.config),
                 gate: Arc::clone(&self.gate),
                 proxies: proxies.cloned(),
+                local: self.local,
+                refusals: Arc::clone(&self.refusals),
             });
         }
     }
@@ -188,7 +216,7 @@ impl WebSocketListener {
     /// Number of refused connections that linger to read the response. For tests.
     #[doc(hidden)]
     pub fn refused(&self) -> usize {
-        self.refused.len()
+        self.refusals.refused.len()
     }
 }
 
@@ -226,6 +254,9 @@ pub struct Incoming {
     gate: Arc<Gate>,
     /// Set if it comes from a trusted proxy.
     proxies: Option<Arc<TrustedProxies>>,
+    /// The address of the listener.
+    local: SocketAddr,
+    refusals: Arc<Refusals>,
 }
 
 impl Incoming {
@@ -233,6 +264,11 @@ impl Incoming {
     /// read in the handshake.
     pub fn remote_address(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// The address of this machine that the client, or its proxy, has connected to.
+    pub fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().map_or(self.local, canonical)
     }
 
     /// Runs the handshake, as [`accept`](super::accept) does.
@@ -245,6 +281,14 @@ impl Incoming {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn accept(self) -> Result<Connection, HandshakeError> {
+        self.accept_guarded(()).await
+    }
+
+    /// The same, with a `guard` that is dropped when the connection ends.
+    pub(crate) async fn accept_guarded<G: Send + 'static>(
+        self,
+        guard: G,
+    ) -> Result<Connection, HandshakeError> {
         let Self {
             stream,
             remote,
@@ -252,6 +296,7 @@ impl Incoming {
             config,
             gate,
             proxies,
+            ..
         } = self;
         // Others may have been established since it was admitted.
         let permit = gate.connect();
@@ -262,7 +307,7 @@ impl Incoming {
             slot: Some(&mut slot),
         };
         let result = match permit {
-            Ok(permit) => accept_arrived(stream, &config, arrival, permit).await,
+            Ok(permit) => accept_arrived(stream, &config, arrival, (permit, guard)).await,
             Err(error) => {
                 if config.tls.is_none() {
                     let limit = config.websocket.close_timeout;
@@ -276,6 +321,9 @@ impl Incoming {
         result
     }
 
-    /// Closes the connection; the same as dropping this.
-    pub fn refuse(self) {}
+    /// Closes the connection, over plain `ws` after an answer with status 503. Its request is not
+    /// read.
+    pub fn refuse(self) {
+        self.refusals.refuse(self.stream);
+    }
 }

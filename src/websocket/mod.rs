@@ -89,6 +89,8 @@ pub use proxy::{InvalidNetwork, Network, ProxyHeader, TrustedProxies};
 pub use request::RequestHead;
 pub use request::answer::Answer;
 pub use request::policy::{Origins, RequestPolicy};
+#[cfg(feature = "webrtc")]
+pub(crate) use server::accept_upgraded_guarded;
 pub use server::{accept, accept_upgraded};
 pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;

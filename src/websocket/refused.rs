@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// Maximum kept connections; the oldest is closed for a new one.
@@ -21,12 +22,16 @@ const MAX_READ: usize = 16 * 1024;
 
 /// The connections refused last.
 #[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<VecDeque<(Instant, Lingering)>>);
+pub(super) struct Refused {
+    kept: Mutex<VecDeque<(Instant, Lingering)>>,
+    /// Wakes [`Self::expire`].
+    added: Notify,
+}
 
 impl Refused {
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Instant, Lingering)>> {
         // Nothing under this lock panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends `answer`, which fits into the empty buffer of a new socket, and shuts down the write
@@ -49,6 +54,7 @@ impl Refused {
         kept.push_back((Instant::now() + KEPT_FOR, Lingering(stream)));
         drop(kept);
         drop(oldest);
+        self.added.notify_one();
     }
 
     /// Closes expired connections. Never completes, as there may be new ones.
@@ -56,8 +62,8 @@ impl Refused {
         loop {
             let next = self.kept().front().map(|(until, _)| *until);
             let Some(next) = next else {
-                // The caller polls this again after it has added one.
-                return std::future::pending().await;
+                self.added.notified().await;
+                continue;
             };
             sleep_until(next).await;
             let mut kept = self.kept();

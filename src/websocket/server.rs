@@ -59,6 +59,19 @@ pub async fn accept_upgraded<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    accept_upgraded_guarded(stream, config, ()).await
+}
+
+/// The same as [`accept_upgraded`], with a `guard` that is dropped when the connection ends.
+pub(crate) async fn accept_upgraded_guarded<S, G>(
+    stream: S,
+    config: &ServerConfig,
+    guard: G,
+) -> Result<Connection, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    G: Send + 'static,
+{
     validate(config)?;
     let progress = HandshakeProgress::default();
     let info = ConnectionInfo::new(Initiator::Remote, None);
@@ -73,7 +86,7 @@ where
             .run(Box::pin(finish(secured, config, None, &progress)))
             .await?
     });
-    establish(&config.connection, info, &progress, finishing, ()).await
+    establish(&config.connection, info, &progress, finishing, guard).await
 }
 
 /// What is known about an accepted stream.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anabranch::Address;
+use anabranch::{Address, Fingerprint};
 use libp2p_core::multiaddr::{Multiaddr, Protocol};
 
 /// `/ip4|ip6/<ip>/udp/<port>/webrtc-direct`, with certhashes and a peer id, in this order and
@@ -42,8 +42,8 @@ pub(crate) fn of_socket(socket: SocketAddr) -> Multiaddr {
 }
 
 /// The address of a listener, which the certhash is part of.
-pub(crate) fn of_listener(socket: SocketAddr, certificate: &anabranch::Certificate) -> Multiaddr {
-    let address = Address::new(socket).with_certhash(certificate.fingerprint());
+pub(crate) fn of_listener(socket: SocketAddr, certhash: Fingerprint) -> Multiaddr {
+    let address = Address::new(socket).with_certhash(certhash);
     // Both are multiaddrs; without the certhash nobody could dial it.
     address
         .to_string()
@@ -118,13 +118,13 @@ mod tests {
 
     #[test]
     fn the_address_of_a_listener_can_be_dialled() {
-        let certificate = anabranch::Certificate::generate();
+        let certhash = anabranch::Certificate::generate().fingerprint();
         for socket in ["192.0.2.1:4001", "[2001:db8::1]:4001"] {
             let socket: SocketAddr = socket.parse().expect("an address");
-            let listener = of_listener(socket, &certificate);
+            let listener = of_listener(socket, certhash);
             let remote = parse_remote(&listener).expect("it has everything");
             assert_eq!(remote.socket_addr(), socket);
-            assert_eq!(remote.certhash(), Some(certificate.fingerprint()));
+            assert_eq!(remote.certhash(), Some(certhash));
         }
     }
 }

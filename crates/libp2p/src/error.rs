@@ -24,7 +24,13 @@ pub enum Error {
     /// A substream could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Hole punching is not supported.
-    #[error("hole punching is not supported")]
-    HolePunching,
+    /// A hole is punched from a port that listens, and there is none of the family of the address.
+    #[error("no listener to punch a hole from")]
+    NoListener,
+    /// The peer of a hole punch did not arrive in time.
+    #[error("nobody came through the punched hole")]
+    NotPunched,
+    /// A hole to the same address is being punched already.
+    #[error("the same hole is being punched already")]
+    PunchInProgress,
 }

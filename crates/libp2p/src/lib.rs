@@ -29,6 +29,7 @@ mod config;
 mod connection;
 mod error;
 mod listener;
+mod punching;
 mod transport;
 
 pub use config::{Config, ConfigError};

@@ -1,16 +1,17 @@
-//! A listener: its socket, and the addresses that it has.
+//! A listener: an address to listen on, and the addresses at which it can be dialled.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use anabranch::Endpoint;
+use anabranch::Fingerprint;
+use anabranch::endpoint::Listening;
 use futures_core::Stream;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use if_watch::IfEvent;
 use if_watch::tokio::IfWatcher;
+use libp2p_core::multiaddr::Multiaddr;
 use libp2p_core::transport::{ListenerId, TransportEvent};
 use libp2p_identity::PeerId;
 
@@ -21,60 +22,78 @@ use crate::error::Error;
 /// The handshake with a peer.
 pub(crate) type Upgrade = BoxFuture<'static, Result<(PeerId, Connection), Error>>;
 
-type Event = TransportEvent<Upgrade, Error>;
+pub(crate) type Event = TransportEvent<Upgrade, Error>;
 
-/// Events in this order: NewAddress, Incoming, AddressExpired, ListenerClosed.
+/// Events in this order: NewAddress, AddressExpired, ListenerClosed. Ends after the last.
 pub(crate) struct Listener {
     pub(crate) id: ListenerId,
-    /// Gone once the listener is closed: connections live on.
-    endpoint: Option<Endpoint>,
-    local: SocketAddr,
+    listening: Listening,
+    certhash: Fingerprint,
+    is_closed: bool,
     /// For a wildcard.
     interfaces: Option<IfWatcher>,
     /// Addresses that were announced and have not expired.
     announced: Vec<IpAddr>,
+    /// Whether there ever was one.
+    was_announced: bool,
     events: VecDeque<Event>,
     waker: Option<Waker>,
 }
 
 impl Listener {
-    pub(crate) fn new(id: ListenerId, endpoint: Endpoint) -> Result<Self, Error> {
-        let none = || std::io::Error::other("no socket was bound");
-        let local = endpoint.local_addresses().first().copied();
-        let local = local.ok_or_else(|| Error::Interfaces(none()))?;
-        let interfaces = if local.ip().is_unspecified() {
-            Some(IfWatcher::new().map_err(Error::Interfaces)?)
-        } else {
-            None
+    pub(crate) fn new(
+        id: ListenerId,
+        listening: Listening,
+        certhash: Fingerprint,
+    ) -> Result<Self, Error> {
+        let ip = listening.local_address().ip();
+        let interfaces = match ip.is_unspecified() {
+            true => {
+                let watcher = IfWatcher::new().inspect_err(|_| listening.close());
+                Some(watcher.map_err(Error::Interfaces)?)
+            }
+            false => None,
         };
         let is_wildcard = interfaces.is_some();
         let mut listener = Self {
             id,
-            endpoint: Some(endpoint),
-            local,
+            listening,
+            certhash,
+            is_closed: false,
             interfaces,
             announced: Vec::new(),
+            was_announced: false,
             events: VecDeque::new(),
             waker: None,
         };
         if !is_wildcard {
-            listener.announce(local.ip());
+            listener.announce(ip);
         }
         Ok(listener)
     }
 
+    /// The listener of anabranch.
+    pub(crate) fn inner(&self) -> anabranch::endpoint::ListenerId {
+        self.listening.id()
+    }
+
+    /// Whether peers may be reported: after the address at which they arrive. A peer may be faster
+    /// than the watcher of interfaces.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.was_announced || self.interfaces.is_none()
+    }
+
     fn announce(&mut self, ip: IpAddr) {
-        let is_ours = address::is_same_family(ip, self.local.ip());
+        let is_ours = address::is_same_family(ip, self.listening.local_address().ip());
         if !is_ours || self.announced.contains(&ip) {
             return;
         }
-        if let Some(listen_addr) = self.address(ip) {
-            self.announced.push(ip);
-            self.events.push_back(TransportEvent::NewAddress {
-                listener_id: self.id,
-                listen_addr,
-            });
-        }
+        self.announced.push(ip);
+        self.was_announced = true;
+        self.events.push_back(TransportEvent::NewAddress {
+            listener_id: self.id,
+            listen_addr: self.address(ip),
+        });
     }
 
     fn expire(&mut self, ip: IpAddr) {
@@ -82,26 +101,24 @@ impl Listener {
             return;
         };
         self.announced.swap_remove(index);
-        if let Some(listen_addr) = self.address(ip) {
-            self.events.push_back(TransportEvent::AddressExpired {
-                listener_id: self.id,
-                listen_addr,
-            });
-        }
+        self.events.push_back(TransportEvent::AddressExpired {
+            listener_id: self.id,
+            listen_addr: self.address(ip),
+        });
     }
 
-    /// The address with the certhash, unless the listener is closed.
-    fn address(&self, ip: IpAddr) -> Option<libp2p_core::Multiaddr> {
-        let endpoint = self.endpoint.as_ref()?;
-        let socket = SocketAddr::new(ip, self.local.port());
-        Some(address::of_listener(socket, endpoint.certificate()))
+    /// The address with the certhash.
+    pub(crate) fn address(&self, ip: IpAddr) -> Multiaddr {
+        let socket = SocketAddr::new(ip, self.listening.local_address().port());
+        address::of_listener(socket, self.certhash)
     }
 
     /// Stops listening. Connections and handshakes live on. Returns whether it was open.
     pub(crate) fn close(&mut self) -> bool {
-        if self.endpoint.is_none() {
+        if self.is_closed {
             return false;
         }
+        self.is_closed = true;
         for ip in self.announced.clone() {
             self.expire(ip);
         }
@@ -110,10 +127,8 @@ impl Listener {
             reason: Ok(()),
         });
         self.interfaces = None;
-        if let Some(endpoint) = self.endpoint.take() {
-            // Peers that wait are told, and dial elsewhere.
-            endpoint.stop_accepting();
-        }
+        // Peers that wait are told, and dial elsewhere.
+        self.listening.close();
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -138,31 +153,6 @@ impl Listener {
             }
         }
     }
-
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let Some(endpoint) = &self.endpoint else {
-            return Poll::Pending;
-        };
-        let Poll::Ready(Some(incoming)) = endpoint.poll_accept(cx) else {
-            return Poll::Pending;
-        };
-        let (local, remote) = (incoming.local_address(), incoming.remote_address());
-        // The concrete address, which was announced.
-        let local_addr = self.address(local.ip());
-        // Holds the endpoint: its listener may be removed meanwhile.
-        let endpoint = endpoint.clone();
-        let upgrade = async move {
-            let connection = incoming.accept().await;
-            drop(endpoint);
-            Connection::new(connection?)
-        };
-        Poll::Ready(TransportEvent::Incoming {
-            listener_id: self.id,
-            upgrade: upgrade.boxed(),
-            local_addr: local_addr.unwrap_or_else(|| address::of_socket(local)),
-            send_back_addr: address::of_socket(remote),
-        })
-    }
 }
 
 impl Stream for Listener {
@@ -174,15 +164,8 @@ impl Stream for Listener {
         if let Some(event) = this.events.pop_front() {
             return Poll::Ready(Some(event));
         }
-        if this.endpoint.is_none() {
+        if this.is_closed {
             return Poll::Ready(None);
-        }
-        // A peer may be faster than the watcher: it is accepted once an address is announced, or
-        // none can be any more.
-        if (!this.announced.is_empty() || this.interfaces.is_none())
-            && let Poll::Ready(event) = this.poll_incoming(cx)
-        {
-            return Poll::Ready(Some(event));
         }
         this.waker = Some(cx.waker().clone());
         Poll::Pending

@@ -1,10 +1,13 @@
 //! The transport.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use anabranch::{Address, Endpoint};
+use anabranch::endpoint::DialOptions;
+use anabranch::{Address, Endpoint, Incoming};
 use futures_core::Stream;
 use futures_util::FutureExt;
 use futures_util::stream::SelectAll;
@@ -17,19 +20,29 @@ use crate::address;
 use crate::config::{Config, ConfigError};
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::listener::{Listener, Upgrade};
+use crate::listener::{Event, Listener, Upgrade};
+use crate::punching::{Expected, punch};
 
 /// WebRTC Direct as a [`libp2p_core::Transport`]: authenticated and multiplexed, so that nothing is
 /// left to upgrade.
 ///
 /// It listens for version 1 and 2 on `/ip4|ip6/<ip>/udp/<port>/webrtc-direct`, a wildcard on every
 /// interface of its family, also on those that appear later. The addresses that it announces carry
-/// the `/certhash` that diallers need. It dials from a port of its own for each connection. Hole
-/// punching, which is a dial as a listener from a new port, is not supported.
+/// the `/certhash` that diallers need.
+///
+/// A dial with [`PortUse::Reuse`], the default of the swarm, goes out from the port of a listener,
+/// so that the peer sees the address at which this node can be reached. A dial as a listener
+/// punches a hole for the peer, which has to dial meanwhile: so DCUtR works between two nodes of
+/// this crate. All listeners and dials count against the same limits.
 pub struct Transport {
     config: Config,
     listeners: SelectAll<Listener>,
-    dialler: Option<Endpoint>,
+    /// Made with the first use, which is within a runtime.
+    endpoint: Option<Endpoint>,
+    expected: Expected,
+    /// Peers whose listener has announced no address yet. Each holds its place in the limit of
+    /// handshakes.
+    early: VecDeque<Incoming>,
     waker: Option<Waker>,
 }
 
@@ -47,18 +60,88 @@ impl Transport {
         Self {
             config,
             listeners: SelectAll::new(),
-            dialler: None,
+            endpoint: None,
+            expected: Expected::default(),
+            early: VecDeque::new(),
             waker: None,
         }
     }
 
-    fn dialler(&mut self) -> Result<Endpoint, Error> {
-        if let Some(dialler) = &self.dialler {
-            return Ok(dialler.clone());
+    fn endpoint(&mut self) -> Result<Endpoint, Error> {
+        if let Some(endpoint) = &self.endpoint {
+            return Ok(endpoint.clone());
         }
-        let dialler = self.config.builder().dial_only()?;
-        self.dialler = Some(dialler.clone());
-        Ok(dialler)
+        let endpoint = self.config.builder().dial_only()?;
+        self.endpoint = Some(endpoint.clone());
+        self.wake();
+        Ok(endpoint)
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn dial_as_listener(&mut self, remote: SocketAddr) -> Result<Upgrade, Error> {
+        let endpoint = self.endpoint()?;
+        let arrival = self.expected.expect(remote).ok_or(Error::PunchInProgress)?;
+        let limit = self.config.endpoint.connect_timeout;
+        let dial = async move {
+            let incoming = punch(&endpoint, remote, arrival, limit).await?;
+            Connection::new(incoming.accept().await?)
+        };
+        Ok(dial.boxed())
+    }
+
+    /// A peer that has arrived.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let Some(endpoint) = &self.endpoint else {
+            return Poll::Pending;
+        };
+        let of = |incoming: &Incoming| {
+            let is_its = |listener: &&Listener| listener.inner() == incoming.listener();
+            self.listeners.iter().find(is_its)
+        };
+        let is_due = |incoming: &Incoming| of(incoming).is_none_or(Listener::is_ready);
+        loop {
+            let held = self.early.iter().position(is_due);
+            let incoming = match held.and_then(|index| self.early.remove(index)) {
+                Some(incoming) => incoming,
+                None => match ready!(endpoint.poll_accept(cx)) {
+                    Some(incoming) => match self.expected.take(incoming) {
+                        Some(incoming) if is_due(&incoming) => incoming,
+                        Some(incoming) => {
+                            self.early.push_back(incoming);
+                            continue;
+                        }
+                        None => continue,
+                    },
+                    None => return Poll::Pending,
+                },
+            };
+            let Some(listener) = of(&incoming) else {
+                // It has just been removed.
+                incoming.refuse();
+                continue;
+            };
+            let local_addr = listener.address(incoming.local_address().ip());
+            let send_back_addr = address::of_socket(incoming.remote_address());
+            let listener_id = listener.id;
+            // Holds the endpoint: the transport may be dropped meanwhile.
+            let endpoint = endpoint.clone();
+            let upgrade = async move {
+                let connection = incoming.accept().await;
+                drop(endpoint);
+                Connection::new(connection?)
+            };
+            return Poll::Ready(TransportEvent::Incoming {
+                listener_id,
+                upgrade: upgrade.boxed(),
+                local_addr,
+                send_back_addr,
+            });
+        }
     }
 }
 
@@ -82,13 +165,13 @@ impl libp2p_core::Transport for Transport {
         let Some(address) = address::parse(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        let bound = self.config.builder().bind_now(&[address.socket_addr()]);
-        let endpoint = bound.map_err(|error| TransportError::Other(Error::from(error)))?;
-        let listener = Listener::new(id, endpoint).map_err(TransportError::Other)?;
+        let endpoint = self.endpoint().map_err(TransportError::Other)?;
+        let listening = endpoint.listen(address.socket_addr());
+        let listening = listening.map_err(|error| TransportError::Other(Error::from(error)))?;
+        let certhash = endpoint.certificate().fingerprint();
+        let listener = Listener::new(id, listening, certhash).map_err(TransportError::Other)?;
         self.listeners.push(listener);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.wake();
         Ok(())
     }
 
@@ -105,13 +188,17 @@ impl libp2p_core::Transport for Transport {
         let Some(address) = address::parse_remote(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        if opts.role == Role::Listener && opts.port_use == PortUse::New {
-            return Err(TransportError::Other(Error::HolePunching));
+        if opts.role == Role::Listener {
+            let dial = self.dial_as_listener(address.socket_addr());
+            return dial.map_err(TransportError::Other);
         }
-        let endpoint = self.dialler().map_err(TransportError::Other)?;
-        let version = self.config.version;
+        let endpoint = self.endpoint().map_err(TransportError::Other)?;
+        let options = DialOptions::from(self.config.version).with_port(match opts.port_use {
+            PortUse::Reuse => anabranch::endpoint::PortUse::Reuse,
+            PortUse::New => anabranch::endpoint::PortUse::New,
+        });
         let address = without_peer_id(&address);
-        let dial = async move { Connection::new(endpoint.connect_with(&address, version).await?) };
+        let dial = async move { Connection::new(endpoint.connect_with(&address, options).await?) };
         Ok(dial.boxed())
     }
 
@@ -120,14 +207,14 @@ impl libp2p_core::Transport for Transport {
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.listeners).poll_next(cx) {
-            Poll::Ready(Some(event)) => Poll::Ready(event),
-            // There is no listener yet.
-            Poll::Ready(None) | Poll::Pending => {
-                this.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Poll::Ready(Some(event)) = Pin::new(&mut this.listeners).poll_next(cx) {
+            return Poll::Ready(event);
         }
+        let incoming = this.poll_incoming(cx);
+        if incoming.is_pending() {
+            this.waker = Some(cx.waker().clone());
+        }
+        incoming
     }
 }
 

@@ -408,6 +408,70 @@ async fn a_wildcard_has_every_interface_and_connections_outlive_their_listener()
     assert!(matches!(refused, Error::Connect(_)), "{refused}");
 }
 
+/// So identify reports an address at which the node can be dialled.
+#[tokio::test]
+async fn a_dial_with_port_reuse_comes_from_the_address_of_the_listener() {
+    let (_, mut server) = transport();
+    let (_, address) = listen(&mut server, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_, mut client) = transport();
+    let (_, own) = listen(&mut client, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let own: Multiaddr = own.iter().take(3).collect();
+    for (port_use, is_own) in [(PortUse::Reuse, true), (PortUse::New, false)] {
+        let opts = DialOpts { port_use, ..DIAL };
+        let dial = client.dial(address.clone(), opts).expect("an address");
+        let accepting = async {
+            match next(&mut server).await {
+                TransportEvent::Incoming {
+                    upgrade,
+                    send_back_addr,
+                    ..
+                } => (upgrade.await.expect("an honest peer"), send_back_addr),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (dialled, ((_, accepted), from)) = join(dial, accepting).await;
+        assert_eq!(from == own, is_own, "{from}, {own}");
+        substream(&mut [dialled.expect("it listens").1, accepted]).await;
+    }
+}
+
+/// As DCUtR has it: one side dials, the other as a listener.
+#[tokio::test]
+async fn a_dial_as_a_listener_meets_the_dial_of_the_peer() {
+    let (dialler_id, mut dialler) = transport();
+    let (_, dialler_address) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (listener_id, mut listener) = transport();
+    let (_, listener_address) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let punching = listener
+        .dial(dialler_address.clone(), as_listener)
+        .expect("it listens");
+    let again = listener.dial(dialler_address, as_listener);
+    assert!(matches!(
+        again,
+        Err(TransportError::Other(Error::PunchInProgress))
+    ));
+    let dial = dialler.dial(listener_address, DIAL).expect("an address");
+    // Its transport has to be polled, and reports nothing.
+    let both = join(punching, dial);
+    let (punched, dialled) = tokio::select! {
+        both = both => both,
+        event = next(&mut listener) => panic!("{event:?}"),
+    };
+    let ((peer_a, a), (peer_b, b)) = (punched.expect("it comes"), dialled.expect("it listens"));
+    assert_eq!((peer_a, peer_b), (dialler_id, listener_id));
+    substream(&mut [b, a]).await;
+    // A node that listens nowhere has no port to be reached at.
+    let (_, mut nowhere) = transport();
+    let (_, somebody) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let dial = nowhere.dial(somebody, as_listener).expect("an address");
+    let error = dial.await.expect_err("it has no listener");
+    assert!(matches!(error, Error::NoListener), "{error}");
+}
+
 #[tokio::test]
 async fn the_error_of_a_dial_names_the_phase() {
     let (_, mut dialler) = transport();
@@ -433,15 +497,6 @@ async fn the_error_of_a_dial_names_the_phase() {
     let failed = failed.expect_err("another certificate");
     println!("{failed}; {accepted}");
     assert!(matches!(failed, Error::Connect(_)), "{failed}");
-    let hole_punch = DialOpts {
-        role: Endpoint::Listener,
-        port_use: PortUse::New,
-    };
-    let refused = dialler.dial(address, hole_punch);
-    assert!(matches!(
-        refused,
-        Err(TransportError::Other(Error::HolePunching))
-    ));
 }
 
 /// The bounds of `SwarmBuilder::with_other_transport`, and of a boxed muxer.

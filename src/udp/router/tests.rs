@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use futures_util::FutureExt;
+
 use is::stun::TransId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -170,7 +172,7 @@ async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
         for n in MOST / 2..MOST {
             let (source, ufrag) = (host(10, n as u16), ufrag(&mut rng));
             let datagrams = match arrives(&router, now, source, &check(&ufrag)) {
-                Some(Stranger::Challenged { datagrams, .. }) => datagrams,
+                Some(Stranger::Answered { datagrams, .. }) => datagrams,
                 other => panic!("{n}: {other:?}"),
             };
             assert!(matches!(datagrams.len(), 1 | 2));
@@ -188,4 +190,126 @@ async fn h13_garbage_leaves_nothing_and_keeps_nobody_out() {
         contacts.clear();
         assert!(router.is_empty() && router.admission.is_idle());
     }
+}
+
+/// The ufrag of a dial of the peer, above or below that of every other.
+fn extreme(letter: char) -> String {
+    let letters: String = std::iter::repeat_n(letter, 40).collect();
+    format!("libp2p+webrtc+v1/{letters}")
+}
+
+fn dial(router: &Arc<Router>, remote: SocketAddr) -> Result<(RouteGuard, Dialling), Unshared> {
+    let credentials = ClientCredentials::generate(crate::ufrag::Version::V1);
+    router.dial(Instant::now(), remote, &credentials)
+}
+
+fn waits_in(route: &RouteGuard) -> usize {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut count = 0;
+    route
+        .inbox
+        .poll_receive(&mut cx, |_, _, _, _, _| count += 1);
+    count
+}
+
+fn is_displaced(dialling: &mut Dialling) -> bool {
+    dialling.displaced().now_or_never().is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_has_its_pair_of_addresses_alone_until_it_is_dropped() {
+    let router = router();
+    let (route, mut dialling) = dial(&router, host(10, 1)).unwrap();
+    assert_eq!(dial(&router, host(10, 1)).unwrap_err(), Unshared::Taken);
+    let other = dial(&router, host(10, 2)).unwrap();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(arrives(&router, Instant::now(), host(10, 1), &[22; 100]).is_none());
+    assert_eq!((waits_in(&route), waits_in(&other.0)), (1, 0));
+    assert!(!is_displaced(&mut dialling));
+    drop(route);
+    drop(dial(&router, host(10, 1)).unwrap());
+    drop(other);
+    assert!(router.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_dials_that_meet_the_one_with_the_lesser_ufrag_yields_also_after_a_challenge() {
+    let router = router();
+    // Half of the handshakes are taken: first contacts are challenged.
+    let mut contacts = Vec::new();
+    for n in 0..MOST / 2 {
+        let ufrag = ufrag(&mut StdRng::seed_from_u64(n as u64));
+        match arrives(&router, Instant::now(), host(11, n as u16), &check(&ufrag)) {
+            Some(Stranger::Admitted(contact)) => contacts.push(contact),
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    let (remote, now) = (host(10, 1), Instant::now());
+    let (route, mut dialling) = dial(&router, remote).unwrap();
+    // The peer yields to this one.
+    assert!(arrives(&router, now, remote, &check(&extreme('0'))).is_none());
+    assert_eq!(waits_in(&route), 1, "its engine ignores it");
+    let ufrag = extreme('z');
+    let challenged = arrives(&router, now, remote, &check(&ufrag));
+    let Some(Stranger::Answered { datagrams, .. }) = challenged else {
+        panic!("{challenged:?}");
+    };
+    assert!(!is_displaced(&mut dialling));
+    let asked = super::transaction(&datagrams[0]).unwrap();
+    let answer = success(asked, remote, &ufrag);
+    assert!(arrives(&router, now, remote, &answer).is_none());
+    let admitted = arrives(&router, now, remote, &check(&ufrag));
+    let Some(Stranger::Admitted(contact)) = admitted else {
+        panic!("{admitted:?}");
+    };
+    assert!(is_displaced(&mut dialling));
+    // What the dial leaves does not touch the address of the other.
+    drop(route);
+    assert!(arrives(&router, now, remote, &[22; 100]).is_none());
+    assert_eq!(waits_in(&contact.route), 2);
+    drop((contact, contacts));
+    assert!(router.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_established_dial_keeps_its_address_while_it_is_used() {
+    let router = router();
+    let remote = host(10, 1);
+    let (route, dialling) = dial(&router, remote).unwrap();
+    drop(dialling);
+    assert!(arrives(&router, Instant::now(), remote, &check(&extreme('z'))).is_none());
+    assert_eq!(waits_in(&route), 1);
+    drop(route);
+    assert!(router.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_port_refuses_peers_and_ends_with_its_last_connection() {
+    let router = router();
+    let now = Instant::now();
+    let (route, mut dialling) = dial(&router, host(10, 1)).unwrap();
+    assert!(router.ended().now_or_never().is_none());
+    router.end_when_empty();
+    assert!(router.ended().now_or_never().is_none());
+    for source in [host(10, 1), host(10, 2)] {
+        let ufrag = extreme('z');
+        let check = check(&ufrag);
+        let expected = refusal(super::transaction(&check).unwrap(), &ufrag);
+        match arrives(&router, now, source, &check) {
+            // A dial has no reason to yield where nobody is accepted.
+            None => assert_eq!(source, host(10, 1)),
+            Some(Stranger::Answered { datagrams, .. }) => assert_eq!(datagrams, [expected]),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!is_displaced(&mut dialling));
+    let ended = tokio::spawn({
+        let router = Arc::clone(&router);
+        async move { router.ended().await }
+    });
+    tokio::task::yield_now().await;
+    drop(route);
+    ended.await.unwrap();
+    assert_eq!(dial(&router, host(10, 3)).unwrap_err(), Unshared::Over);
+    assert!(router.is_empty());
 }
