@@ -21,6 +21,7 @@ build_peers() {
     cargo build --release --quiet --locked --package libp2p-peers --features webrtc \
         --bin webrtc-peer
     cargo build --release --quiet --locked --package litep2p-peer
+    cargo build --release --quiet --locked --package swarm-peer
 }
 
 install_packages

@@ -187,3 +187,44 @@ async fn libp2p_webrtc_dials_us() {
     }
     serving.abort();
 }
+
+/// One program, whose two functions differ in the transport alone.
+async fn same_program(dialler: &str, listener: &str) {
+    let program = executable("swarm-peer");
+    let swarm = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.kill_on_drop(true);
+        command
+    };
+    let mut child = swarm(&[listener, "listen"]).spawn().expect("it starts");
+    let stdout = child.stdout.take().expect("a pipe");
+    let mut address = String::new();
+    let read = timeout(LIMIT, BufReader::new(stdout).read_line(&mut address)).await;
+    read.expect("in time").expect("a line of text");
+    let dial = swarm(&[dialler, "dial", address.trim()])
+        .stderr(Stdio::piped())
+        .output();
+    let output = timeout(4 * LIMIT, dial).await.expect("in time");
+    let output = output.expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("4 fetches of 8388608 bytes"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    child.kill().await.expect("it still ran");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_program_runs_over_both_transports_and_they_understand_each_other() {
+    for (dialler, listener) in [
+        ("anabranch", "anabranch"),
+        ("anabranch", "libp2p-webrtc"),
+        ("libp2p-webrtc", "anabranch"),
+    ] {
+        println!("{dialler} dials {listener}");
+        same_program(dialler, listener).await;
+    }
+}
