@@ -176,7 +176,7 @@ impl Sender {
         lower(&mut self.in_flight, bytes);
         self.bytes_lost += bytes as u64;
         if self.is_long(bytes) {
-            self.black_hole.on_lost(number);
+            self.black_hole.on_lost(number, self.next_packet);
         }
         self.to_retransmit.push_back(tsn);
         self.suspects.on_lost(was_suspect);
