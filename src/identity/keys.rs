@@ -1,6 +1,7 @@
 //! Key pairs and public keys of peers.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use libp2p_identity::{KeyType, Keypair};
 use sha2::{Digest, Sha256};
@@ -19,22 +20,48 @@ use super::{IDENTITY, MAX_INLINE_KEY, PeerId, SHA2_256};
 #[derive(Clone)]
 pub struct Identity {
     keypair: Keypair,
+    /// Of Noise, made with the first handshake.
+    static_key: Arc<OnceLock<StaticKey>>,
+}
+
+/// A static key of Noise, signed by an identity.
+pub(crate) struct StaticKey {
+    pub(crate) private: Vec<u8>,
+    pub(crate) signature: Vec<u8>,
 }
 
 impl Identity {
+    fn of(keypair: Keypair) -> Self {
+        Self {
+            keypair,
+            static_key: Arc::default(),
+        }
+    }
+
+    /// The static key for Noise, which `make` makes for the first handshake.
+    pub(crate) fn static_key<E>(
+        &self,
+        make: impl FnOnce() -> Result<StaticKey, E>,
+    ) -> Result<&StaticKey, E> {
+        match self.static_key.get() {
+            Some(key) => Ok(key),
+            None => {
+                let made = make()?;
+                // Another task may have been faster.
+                Ok(self.static_key.get_or_init(|| made))
+            }
+        }
+    }
+
     /// Generates a random Ed25519 identity.
     pub fn generate() -> Self {
-        Self {
-            keypair: Keypair::generate_ed25519(),
-        }
+        Self::of(Keypair::generate_ed25519())
     }
 
     /// The Ed25519 identity with this secret key (the seed of RFC 8032).
     pub fn from_ed25519_seed(seed: [u8; 32]) -> Self {
-        Self {
-            // unwrap: fails only for another length, and every 32 bytes are a seed.
-            keypair: Keypair::ed25519_from_bytes(seed).expect("an ed25519 seed is any 32 bytes"),
-        }
+        // unwrap: fails only for another length, and every 32 bytes are a seed.
+        Self::of(Keypair::ed25519_from_bytes(seed).expect("an ed25519 seed is any 32 bytes"))
     }
 
     /// Decodes a libp2p private key in protobuf, the format in which libp2p implementations store
@@ -49,7 +76,7 @@ impl Identity {
         let keypair = Keypair::from_protobuf_encoding(bytes)
             .map_err(|error| IdentityError::InvalidPrivateKey(describe(&error)))?;
         match keypair.key_type() {
-            KeyType::Ed25519 | KeyType::Secp256k1 | KeyType::Ecdsa => Ok(Self { keypair }),
+            KeyType::Ed25519 | KeyType::Secp256k1 | KeyType::Ecdsa => Ok(Self::of(keypair)),
             other => Err(IdentityError::UnsupportedPrivateKey(other.to_string())),
         }
     }

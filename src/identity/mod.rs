@@ -12,6 +12,8 @@ use thiserror::Error;
 mod keys;
 
 #[cfg(feature = "transport")]
+pub(crate) use keys::StaticKey;
+#[cfg(feature = "transport")]
 pub use keys::{Identity, IdentityError, PublicKey};
 
 /// Maximum length of a text that is parsed as a peer id.

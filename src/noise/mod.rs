@@ -57,7 +57,7 @@ use thiserror::Error;
 use crate::certificate::Fingerprint;
 use crate::identity::Identity;
 use crate::identity::PeerId;
-use crate::identity::PublicKey;
+use crate::identity::{PublicKey, StaticKey};
 
 use proto::{NoiseExtensions, NoiseHandshakePayload};
 use resolver::Resolver;
@@ -175,11 +175,19 @@ impl Handshake {
         let setup = |error: snow::Error| NoiseError::Setup(error.to_string());
         let builder =
             snow::Builder::with_resolver(PATTERN.parse().map_err(setup)?, Box::new(Resolver));
-        // A fresh static key for each connection: a reused one would link the connections of a peer
-        // for an observer.
-        let keypair = builder.generate_keypair().map_err(setup)?;
+        // One static key for all connections, as in rust-libp2p. Whoever sees it sees the identity
+        // too, which has signed it; secrecy rests on the ephemeral keys.
+        let own = identity.static_key(|| {
+            let keypair = builder.generate_keypair()?;
+            let signature = identity.sign(&signed(&keypair.public));
+            Ok(StaticKey {
+                private: keypair.private,
+                signature,
+            })
+        });
+        let own = own.map_err(setup)?;
         let builder = builder
-            .local_private_key(&keypair.private)
+            .local_private_key(&own.private)
             .and_then(|builder| builder.prologue(prologue))
             .map_err(setup)?;
         let noise = match state {
@@ -188,7 +196,7 @@ impl Handshake {
         };
         let payload = NoiseHandshakePayload {
             identity_key: Some(identity.public_key().to_protobuf().into()),
-            identity_sig: Some(identity.sign(&signed(&keypair.public)).into()),
+            identity_sig: Some(own.signature.clone().into()),
             extensions: None,
         };
         Ok(Self {
