@@ -1,5 +1,5 @@
-//! The cryptography of `snow` with the randomness of the system, and with the X25519 of aws-lc, which
-//! takes a third of the time.
+//! The cryptography of `snow` with the randomness of the system, and with the X25519 of aws-lc,
+//! which takes a third of the time.
 //!
 //! With a public key of small order the shared secret is zero, whatever the own key is. `snow`
 //! accepts that; go-libp2p and js-libp2p fail, as RFC 7748 section 6.1 allows, and so does this:

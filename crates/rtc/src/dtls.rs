@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use dimpl::{DtlsCertificate, Error, Output, ProtocolVersion};
 
 use super::downgrade::is_downgrade;
+use super::opening::{Opener, Outcome};
 use super::records::{Protected, records};
 use crate::engine::{Certificate, EndReason};
 
@@ -96,6 +97,7 @@ pub struct PacedDtls {
     offers_13: bool,
     is_connected: bool,
     protected: Arc<Protected>,
+    opener: Opener,
     /// When the current timeout window began.
     window_start: Instant,
     /// Timeouts passed in it.
@@ -133,6 +135,7 @@ impl PacedDtls {
             offers_13: versions != Versions::Only12,
             is_connected: false,
             protected: Arc::default(),
+            opener: Opener::default(),
             window_start: now,
             timeouts: 0,
         })
@@ -171,12 +174,35 @@ impl PacedDtls {
     pub fn handle_packet(&mut self, packet: &[u8]) -> Result<(), Error> {
         let mut result = Ok(());
         for record in records(packet) {
-            if self.is_refused(record) {
-                tracing::debug!(target: "anabranch::webrtc", "downgraded ServerHello dropped");
+            // The records after an invalid one may be valid.
+            if let Err(error) = self.handle_record(record) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn handle_record(&mut self, record: &[u8]) -> Result<(), Error> {
+        if self.is_refused(record) {
+            tracing::debug!(target: "anabranch::webrtc", "downgraded ServerHello dropped");
+            return Ok(());
+        }
+        self.dtls.handle_packet(record)
+    }
+
+    /// The same for a connection whose handshake is complete: most data goes to `data` at once, and
+    /// only the rest through [`PacedDtls::poll_output`].
+    ///
+    /// # Errors
+    /// As [`PacedDtls::handle_packet`].
+    pub fn open_packet(&mut self, packet: &[u8], mut data: impl FnMut(&[u8])) -> Result<(), Error> {
+        let mut result = Ok(());
+        for record in records(packet) {
+            if self.opener.open(record, &mut data) == Outcome::Done {
                 continue;
             }
-            // The records after an invalid one may be valid.
-            if let Err(error) = self.dtls.handle_packet(record) {
+            let handled = (self.opener).watch(record, || self.dtls.handle_packet(record));
+            if let Err(error) = handled {
                 result = Err(error);
             }
         }
@@ -195,6 +221,7 @@ impl PacedDtls {
             Output::ApplicationData(_) => {
                 let version = self.dtls.protocol_version();
                 self.protected.opened(version);
+                self.opener.on_data();
             }
             Output::Connected => self.is_connected = true,
             _ => {}

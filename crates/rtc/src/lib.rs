@@ -16,6 +16,7 @@ pub mod dtls;
 mod engine;
 mod hmac;
 mod limits;
+mod opening;
 mod record_number;
 mod records;
 mod transmit;

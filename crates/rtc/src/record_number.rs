@@ -13,7 +13,10 @@ use dimpl::crypto::{
     Cipher, CryptoProvider, Dtls13CipherSuite, HashAlgorithm, SupportedDtls13CipherSuite,
 };
 
-/// A cipher suite with a faster mask of the record number.
+use super::opening::{Watched, note_number_key};
+
+/// A cipher suite with a faster mask of the record number, whose keys can be watched
+/// (`opening.rs`).
 #[derive(Debug)]
 struct WithQuickMask(&'static dyn SupportedDtls13CipherSuite);
 
@@ -50,10 +53,12 @@ impl SupportedDtls13CipherSuite for WithQuickMask {
     }
 
     fn create_cipher(&self, key: &[u8]) -> Result<Box<dyn Cipher>, CryptoError> {
-        self.0.create_cipher(key)
+        let cipher = self.0.create_cipher(key)?;
+        Ok(Box::new(Watched::new(cipher, self.suite(), key)))
     }
 
     fn encrypt_sn(&self, sn_key: &[u8], sample: &[u8; 16]) -> [u8; 16] {
+        note_number_key(sn_key);
         let quick = match self.suite() {
             Dtls13CipherSuite::AES_128_GCM_SHA256 => mask::<Aes128>(sn_key, sample),
             Dtls13CipherSuite::AES_256_GCM_SHA384 => mask::<Aes256>(sn_key, sample),
@@ -63,7 +68,7 @@ impl SupportedDtls13CipherSuite for WithQuickMask {
     }
 }
 
-/// dimpl's aws-lc provider with fast masks. Leaks a few words: to be called once.
+/// dimpl's aws-lc provider with these suites. Leaks a few words: to be called once.
 pub(super) fn crypto_provider() -> CryptoProvider {
     let provider = dimpl::crypto::aws_lc_rs::default_provider();
     let suites: Vec<&'static dyn SupportedDtls13CipherSuite> = provider

@@ -38,7 +38,7 @@ impl DirectEngine {
         if datagram.ecn == Ecn::Ect0 {
             self.marked.codepoint = Ecn::Ect0;
             self.marked.datagrams += 1;
-            self.handle_record(datagram.contents);
+            self.handle_record(now, datagram.contents);
         } else {
             self.handle_record_alone(now, datagram, out);
         }
@@ -57,7 +57,7 @@ impl DirectEngine {
             datagrams: 1,
             opened: 0,
         };
-        self.handle_record(datagram.contents);
+        self.handle_record(now, datagram.contents);
         self.drain_dtls(now, out);
     }
 

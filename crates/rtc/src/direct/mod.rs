@@ -284,7 +284,7 @@ impl Engine for DirectEngine {
                 } else if datagram.ecn != Ecn::NotEct {
                     self.handle_marked_record(now, datagram, out);
                 } else {
-                    self.handle_record(contents);
+                    self.handle_record(now, contents);
                 }
             }
             _ => return,

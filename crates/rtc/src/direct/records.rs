@@ -38,8 +38,9 @@ impl DirectEngine {
         }
     }
 
-    pub(super) fn handle_record(&mut self, datagram: &[u8]) {
-        let is_first_contact = self.role == Role::Server && !self.is_dtls_established();
+    pub(super) fn handle_record(&mut self, now: Instant, datagram: &[u8]) {
+        let is_established = self.is_dtls_established();
+        let is_first_contact = self.role == Role::Server && !is_established;
         let Some(dtls) = &mut self.dtls else {
             return;
         };
@@ -53,6 +54,15 @@ impl DirectEngine {
                 }
                 Verdict::Held => Ok(()),
             }
+        } else if is_established {
+            dtls.open_packet(datagram, |packet| {
+                self.has_authentic = true;
+                self.marked.on_opened();
+                if !self.channels.is_authenticated() {
+                    self.early_bytes += packet.len();
+                }
+                self.channels.sctp.handle_packet(now, packet);
+            })
         } else {
             dtls.handle_packet(datagram)
         };

@@ -4,10 +4,10 @@
 /// chance only where every second packet is.
 const LOSSES: u32 = 10;
 
-/// Round trips over which they are lost, each of packets sent after the loss of the round before was
-/// detected. A buffer that overflows drops more than [`LOSSES`] in a row, and has room for a short
-/// packet before it has room for a long one: on loopback, four of ten transfers of 1 GiB fell back
-/// to short packets.
+/// Round trips over which they are lost, each of packets sent after the loss of the round before
+/// was detected. A buffer that overflows drops more than [`LOSSES`] in a row, and has room for a
+/// short packet before it has room for a long one: on loopback, four of ten transfers of 1 GiB fell
+/// back to short packets.
 const ROUNDS: u32 = 3;
 
 /// What became of packets that are longer than every path is assumed to take.
