@@ -90,7 +90,7 @@ impl Dh for X25519 {
 
     /// With a key of another length every agreement fails.
     fn set(&mut self, privkey: &[u8]) {
-        self.key = None;
+        *self = Self::default();
         if let Ok(private) = privkey.try_into() {
             // Without a key, as above.
             let _ = self.try_set(private);

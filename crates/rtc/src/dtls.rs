@@ -72,12 +72,7 @@ fn config(mtu: Option<usize>) -> Result<Arc<dimpl::Config>, EndReason> {
     if let Some(config) = by_mtu.get(&mtu.unwrap_or(0)) {
         return Ok(Arc::clone(config));
     }
-    // No cookie: ICE has proven that the peer receives at its address.
-    let mut builder = dimpl::Config::builder()
-        .with_crypto_provider(DIMPL_PROVIDER.clone())
-        .use_server_cookie(false)
-        .max_queue_rx(MAX_QUEUE_RX)
-        .max_queue_tx(MAX_QUEUE_TX);
+    let mut builder = config_builder();
     if let Some(mtu) = mtu {
         builder = builder.mtu(mtu);
     }
@@ -87,6 +82,15 @@ fn config(mtu: Option<usize>) -> Result<Arc<dimpl::Config>, EndReason> {
     let config = Arc::new(config);
     by_mtu.insert(mtu.unwrap_or(0), Arc::clone(&config));
     Ok(config)
+}
+
+fn config_builder() -> dimpl::ConfigBuilder {
+    // No cookie: ICE has proven that the peer receives at its address.
+    dimpl::Config::builder()
+        .with_crypto_provider(DIMPL_PROVIDER.clone())
+        .use_server_cookie(false)
+        .max_queue_rx(MAX_QUEUE_RX)
+        .max_queue_tx(MAX_QUEUE_TX)
 }
 
 /// A `dimpl::Dtls` with a shared configuration, which accepts at most 4 timeouts in 100 ms and
@@ -120,7 +124,26 @@ impl PacedDtls {
             true => Versions::Only12,
             false => versions,
         };
-        let config = config(mtu)?;
+        Ok(Self::with_config(config(mtu)?, certificate, versions, now))
+    }
+
+    /// With keys that seal this many records at most.
+    #[cfg(test)]
+    pub(super) fn with_key_limit(certificate: Certificate, limit: u64, now: Instant) -> Self {
+        let config = config_builder()
+            .mtu(1200)
+            .aead_encryption_limit(limit)
+            .build();
+        let config = Arc::new(config.expect("valid settings"));
+        Self::with_config(config, certificate, Versions::Both, now)
+    }
+
+    fn with_config(
+        config: Arc<dimpl::Config>,
+        certificate: Certificate,
+        versions: Versions,
+        now: Instant,
+    ) -> Self {
         let certificate = DtlsCertificate {
             certificate: certificate.der,
             private_key: certificate.private_key,
@@ -130,7 +153,7 @@ impl PacedDtls {
             Versions::Only12 => dimpl::Dtls::new_12(config, certificate, now),
             Versions::Only13 => dimpl::Dtls::new_13(config, certificate, now),
         };
-        Ok(Self {
+        Self {
             dtls,
             offers_13: versions != Versions::Only12,
             is_connected: false,
@@ -138,7 +161,7 @@ impl PacedDtls {
             opener: Opener::default(),
             window_start: now,
             timeouts: 0,
-        })
+        }
     }
 
     /// Counts of protected records.

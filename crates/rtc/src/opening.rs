@@ -7,22 +7,24 @@
 //!
 //! dimpl does not give away its keys, but asks for every cryptographic operation ([`Watched`]).
 //! When it opens a data record, everything that later ones need is there: the keys for the data and
-//! for the number, and the nonce, which is the IV XOR the number (RFC 8446 section 5.3). Only keys
-//! to open with are taken, and nothing is ever sealed here: a nonce that is used twice would break
-//! AES-GCM.
+//! for the number, and the nonce, which is the IV XOR the number (RFC 8446 section 5.3). Nothing is
+//! ever sealed here: a nonce that is used twice would break AES-GCM.
 //!
-//! A record that is opened here is noted in the replay window before dimpl gets it, if it holds no
-//! data. Every few thousandth record goes to dimpl too, which otherwise could not complete the
+//! The keys of an epoch have one replay window ([`Epoch`]), for what is opened here and for what
+//! dimpl opens. A record that is opened here and holds no data is passed to dimpl, which may then
+//! open it once. Every thousandth record goes to dimpl too, which otherwise could not complete the
 //! numbers of others: a header has 16 bits of them.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes256};
 use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
-use dimpl::CryptoError;
 use dimpl::crypto::{Aad, Buf, Cipher, Dtls13CipherSuite, Nonce, TmpBuf};
+use dimpl::{CryptoError, CryptoOperation};
 use zeroize::Zeroizing;
 
 /// Data records that dimpl opens before this takes over: a connection that carries little does not
@@ -30,10 +32,17 @@ use zeroize::Zeroizing;
 const FIRST_RECORDS: u32 = 64;
 
 /// Numbers between two records that go to dimpl.
-const FORWARD_EVERY: u64 = 8192;
+const FORWARD_EVERY: u64 = 1024;
 
-/// `ContentType` of application data.
+/// Numbers after the last of them beyond which dimpl would complete them wrongly.
+const MAX_AHEAD: u64 = 1 << 15;
+
+/// `ContentType`s.
+const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
+
+/// `AlertDescription`, after which a peer sends no data (RFC 9147 section 5.10).
+const CLOSE_NOTIFY: u8 = 0;
 
 /// The two low bits of the first epoch with data (RFC 9147 section 6.1).
 const FIRST_EPOCH: u8 = 3;
@@ -44,26 +53,31 @@ const SAMPLE: usize = 16;
 /// Longest header: flags, number, length.
 const MAX_HEADER: usize = 5;
 
-/// A key of one of the suites.
-#[derive(Clone, Default)]
-struct Key {
-    bytes: Zeroizing<[u8; 32]>,
-    length: usize,
-}
+/// A key.
+#[derive(Clone)]
+struct Key(Zeroizing<Box<[u8]>>);
 
 impl Key {
-    /// `None` if it is longer than those of the suites.
-    fn new(key: &[u8]) -> Option<Self> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        bytes.get_mut(..key.len())?.copy_from_slice(key);
-        Some(Self {
-            bytes,
-            length: key.len(),
-        })
+    fn new(key: &[u8]) -> Self {
+        Self(Zeroizing::new(key.into()))
     }
+}
 
-    fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+/// What dimpl and this share of the keys of one epoch that is received.
+#[derive(Default)]
+struct Epoch(Mutex<EpochState>);
+
+#[derive(Default)]
+struct EpochState {
+    window: Window,
+    /// A record that was opened here, which dimpl may open as well.
+    admitted: Option<u64>,
+}
+
+impl Epoch {
+    fn state(&self) -> MutexGuard<'_, EpochState> {
+        // Consistent between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,8 +93,12 @@ struct Seen {
     suite: Dtls13CipherSuite,
     key: Key,
     number_key: Key,
+    /// The IV XOR the number.
     nonce: [u8; 12],
-    header: [u8; MAX_HEADER],
+    number: u64,
+    flags: u8,
+    epoch: Arc<Epoch>,
+    age: u64,
 }
 
 thread_local! {
@@ -91,34 +109,75 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Ends a watch, also if dimpl panics.
+struct Watching;
+
+impl Watching {
+    fn begin() -> Self {
+        WATCH.set(Some(Watch::default()));
+        Self
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        WATCH.set(None);
+    }
+}
+
 /// The key for the number of a record is used.
 pub(super) fn note_number_key(key: &[u8]) {
     WATCH.with_borrow_mut(|watch| {
         if let Some(watch) = watch {
-            watch.number_key = Key::new(key);
+            watch.number_key = Some(Key::new(key));
         }
     });
 }
 
-/// A cipher of dimpl that shows how it opens a record.
+/// A cipher of dimpl that shows how it opens a record, and opens none twice.
 pub(super) struct Watched {
     inner: Box<dyn Cipher>,
     suite: Dtls13CipherSuite,
-    key: Key,
+    /// Until something is sealed: then it is a key to send with.
+    key: Option<Key>,
+    /// Once something is opened: then it is a key to receive with.
+    epoch: Option<Arc<Epoch>>,
+    /// Ciphers that are made later have a greater one.
+    age: u64,
 }
 
 impl Watched {
-    pub(super) fn new(inner: Box<dyn Cipher>, suite: Dtls13CipherSuite, key: &[u8]) -> Self {
-        Self {
+    /// Wraps a cipher, unless its suite is none that is opened here.
+    pub(super) fn wrap(
+        inner: Box<dyn Cipher>,
+        suite: Dtls13CipherSuite,
+        key: &[u8],
+    ) -> Box<dyn Cipher> {
+        if algorithm(suite).is_none() {
+            return inner;
+        }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Box::new(Self {
             inner,
             suite,
-            key: Key::new(key).unwrap_or_default(),
-        }
+            key: Some(Key::new(key)),
+            epoch: None,
+            age: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+}
+
+fn algorithm(suite: Dtls13CipherSuite) -> Option<&'static aead::Algorithm> {
+    match suite {
+        Dtls13CipherSuite::AES_128_GCM_SHA256 => Some(&aead::AES_128_GCM),
+        Dtls13CipherSuite::AES_256_GCM_SHA384 => Some(&aead::AES_256_GCM),
+        _ => None,
     }
 }
 
 impl Cipher for Watched {
     fn encrypt(&mut self, plaintext: &mut Buf, aad: Aad, nonce: Nonce) -> Result<(), CryptoError> {
+        self.key = None;
         self.inner.encrypt(plaintext, aad, nonce)
     }
 
@@ -128,24 +187,36 @@ impl Cipher for Watched {
         aad: Aad,
         nonce: Nonce,
     ) -> Result<(), CryptoError> {
-        let mut header = [0; MAX_HEADER];
-        let length = aad.0.len().min(MAX_HEADER);
-        let is_whole = aad.0.len() == length;
-        header[..length].copy_from_slice(&aad.0[..length]);
+        let flags = aad.0.first().copied().unwrap_or_default();
+        let low = low_bits(&aad.0);
         let bytes = nonce.0;
+        let epoch = self.epoch.get_or_insert_default();
+        let number = {
+            let state = epoch.state();
+            let number = low.map_or(state.window.next, |low| low.complete(state.window.next));
+            if state.window.is_seen(number) && state.admitted != Some(number) {
+                // As if it were forged, which dimpl drops without a word.
+                return Err(CryptoError::OperationFailed(CryptoOperation::Decrypt));
+            }
+            number
+        };
         self.inner.decrypt(ciphertext, aad, nonce)?;
+        epoch.state().window.note(number);
         WATCH.with_borrow_mut(|watch| {
             if let Some(watch) = watch
                 && watch.opened.is_none()
-                && is_whole
+                && let Some(key) = &self.key
                 && let Some(number_key) = watch.number_key.take()
             {
                 watch.opened = Some(Seen {
                     suite: self.suite,
-                    key: self.key.clone(),
+                    key: key.clone(),
                     number_key,
                     nonce: bytes,
-                    header,
+                    number,
+                    flags,
+                    epoch: Arc::clone(epoch),
+                    age: self.age,
                 });
             }
         });
@@ -193,45 +264,97 @@ impl Opener {
         }
     }
 
-    /// Lets dimpl handle a record, and takes the keys that it opens it with, if they are new.
+    /// Lets dimpl handle a record, and takes the keys that it opens it with, if they are newer.
     pub(super) fn watch<T>(&mut self, record: &[u8], handle: impl FnOnce() -> T) -> T {
         let next_epoch = match &self.keys {
-            Some(keys) => (keys.epoch + 1) & 3,
+            Some(keys) => (keys.flags + 1) & EPOCH,
             None => FIRST_EPOCH,
         };
-        let is_next = header_length(record).is_some_and(|_| epoch_of(record) == next_epoch);
+        let is_next = header_length(record).is_some()
+            && record
+                .first()
+                .is_some_and(|flags| flags & EPOCH == next_epoch);
         if !is_next || self.records < FIRST_RECORDS {
-            return handle();
+            let result = handle();
+            self.withdraw();
+            return result;
         }
-        WATCH.set(Some(Watch::default()));
+        let watching = Watching::begin();
         let result = handle();
         let seen = WATCH.take().and_then(|watch| watch.opened);
+        drop(watching);
+        let age = self.keys.as_ref().map(|keys| keys.age);
         if let Some(seen) = seen
-            && epoch_of(&seen.header) == next_epoch
-            && let Some(keys) = Keys::new(&seen)
+            // Two bits do not tell the next epoch from one that is over.
+            && age.is_none_or(|age| seen.age > age)
+            && let Some(keys) = Keys::new(seen)
         {
             self.keys = Some(Box::new(keys));
         }
         result
     }
+
+    /// What dimpl was allowed to open, it has opened now, or has dropped.
+    fn withdraw(&mut self) {
+        if let Some(keys) = &self.keys {
+            keys.epoch.state().admitted = None;
+        }
+    }
 }
 
-fn epoch_of(header: &[u8]) -> u8 {
-    header.first().map_or(0, |flags| flags & 3)
-}
+/// The bits of the flags that are the low ones of the epoch, and the one for a number of 16 bits.
+const EPOCH: u8 = 0b0011;
+const LONG_NUMBER: u8 = 0b1000;
 
-/// Length of the header of a record with 16 bits of its number and no connection ID; `None` for
-/// others (RFC 9147 section 4).
+/// Length of the header of a record; `None` with a connection ID, which was not negotiated, and for
+/// plaintext (RFC 9147 section 4).
 fn header_length(record: &[u8]) -> Option<usize> {
     let flags = *record.first()?;
-    if flags & 0b1111_1000 != 0b0010_1000 {
+    if flags & 0b1111_0000 != 0b0010_0000 {
         return None;
     }
+    let number = if flags & LONG_NUMBER == 0 { 1 } else { 2 };
+    let length = 1 + number;
     if flags & 0b0100 == 0 {
-        return Some(3);
+        return Some(length);
     }
-    let length = u16::from_be_bytes(record.get(3..5)?.try_into().ok()?);
-    (record.len() == 5 + usize::from(length)).then_some(5)
+    let body = u16::from_be_bytes(record.get(length..length + 2)?.try_into().ok()?);
+    (record.len() == length + 2 + usize::from(body)).then_some(length + 2)
+}
+
+/// The low bits of a number.
+#[derive(Clone, Copy)]
+enum LowBits {
+    Eight(u8),
+    Sixteen(u16),
+}
+
+/// Those in a header, unmasked.
+fn low_bits(header: &[u8]) -> Option<LowBits> {
+    match *header {
+        [flags, high, low, ..] if flags & LONG_NUMBER != 0 => {
+            Some(LowBits::Sixteen(u16::from_be_bytes([high, low])))
+        }
+        [_, low, ..] => Some(LowBits::Eight(low)),
+        _ => None,
+    }
+}
+
+impl LowBits {
+    /// The number with these low bits that is closest to `expected` (RFC 9147 section 4.2.2).
+    fn complete(self, expected: u64) -> u64 {
+        let (distance, low) = match self {
+            Self::Eight(low) => {
+                let distance = low.wrapping_sub(expected as u8).cast_signed();
+                (i64::from(distance), u64::from(low))
+            }
+            Self::Sixteen(low) => {
+                let distance = low.wrapping_sub(expected as u16).cast_signed();
+                (i64::from(distance), u64::from(low))
+            }
+        };
+        expected.checked_add_signed(distance).unwrap_or(low)
+    }
 }
 
 /// The AES key schedules for numbers.
@@ -255,90 +378,104 @@ impl Mask {
     }
 }
 
-/// The keys of one epoch, and the records that they have opened.
+/// The keys of the last epoch from which data has come.
 struct Keys {
     key: LessSafeKey,
     mask: Mask,
     iv: [u8; 12],
-    epoch: u8,
-    /// Records before this one are for dimpl, which has seen some of them.
-    first: u64,
+    /// Of a header.
+    flags: u8,
+    epoch: Arc<Epoch>,
+    /// Of the cipher of dimpl.
+    age: u64,
     /// The last record that dimpl has had.
     forwarded: u64,
-    window: Window,
+    /// The record with close_notify.
+    closed_at: Option<u64>,
 }
 
 impl Keys {
-    fn new(seen: &Seen) -> Option<Self> {
-        let number_key = seen.number_key.as_slice();
-        let (algorithm, mask) = match seen.suite {
+    fn new(seen: Seen) -> Option<Self> {
+        let number_key: &[u8] = &seen.number_key.0;
+        let mask = match seen.suite {
             Dtls13CipherSuite::AES_128_GCM_SHA256 => {
-                let aes = Aes128::new_from_slice(number_key).ok()?;
-                (&aead::AES_128_GCM, Mask::Aes128(aes))
+                Mask::Aes128(Aes128::new_from_slice(number_key).ok()?)
             }
             Dtls13CipherSuite::AES_256_GCM_SHA384 => {
-                let aes = Aes256::new_from_slice(number_key).ok()?;
-                (&aead::AES_256_GCM, Mask::Aes256(aes))
+                Mask::Aes256(Aes256::new_from_slice(number_key).ok()?)
             }
             _ => return None,
         };
-        let key = UnboundKey::new(algorithm, seen.key.as_slice()).ok()?;
-        // The first records of an epoch: the number has no more bits than the header has.
-        let number = u64::from(u16::from_be_bytes([seen.header[1], seen.header[2]]));
+        let key = UnboundKey::new(algorithm(seen.suite)?, &seen.key.0).ok()?;
         Some(Self {
             key: LessSafeKey::new(key),
             mask,
-            iv: xor(seen.nonce, number),
-            epoch: epoch_of(&seen.header),
-            first: number + 1,
-            forwarded: number,
-            window: Window::after(number),
+            iv: xor(seen.nonce, seen.number),
+            flags: seen.flags,
+            epoch: seen.epoch,
+            age: seen.age,
+            forwarded: seen.number,
+            closed_at: None,
         })
     }
 
+    /// Opens a record; `None` if it is for dimpl.
     fn open(&mut self, record: &[u8], data: impl FnOnce(&[u8])) -> Option<Outcome> {
         let length = header_length(record)?;
-        if epoch_of(record) != self.epoch {
+        let (masked, body) = record.split_at_checked(length)?;
+        if (masked.first()? ^ self.flags) & EPOCH != 0 {
             return None;
         }
-        let (masked, body) = record.split_at_checked(length)?;
         let mask = self.mask.of(body.first_chunk()?);
         let mut header = [0; MAX_HEADER];
         let header = header.get_mut(..length)?;
         header.copy_from_slice(masked);
         header[1] ^= mask[0];
-        header[2] ^= mask[1];
-        let low = u16::from_be_bytes([header[1], header[2]]);
-        let number = complete(low, self.window.next);
-        if number < self.first {
-            return None;
+        if header[0] & LONG_NUMBER != 0 {
+            header[2] ^= mask[1];
         }
-        if self.window.is_seen(number) {
+        let mut state = self.epoch.state();
+        let number = low_bits(header)?.complete(state.window.next);
+        let is_after_close = self.closed_at.is_some_and(|closed_at| number > closed_at);
+        let is_too_far = number >= self.forwarded + MAX_AHEAD;
+        if is_after_close || is_too_far || state.window.is_seen(number) {
             return Some(Outcome::Done);
         }
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.clear();
-            buffer.extend_from_slice(body);
-            let nonce = aead::Nonce::assume_unique_for_key(xor(self.iv, number));
-            let opened = self
-                .key
-                .open_in_place(nonce, aead::Aad::from(header), buffer);
-            // For dimpl, which counts what is forged (RFC 9147 section 4.5.3).
-            let inner = opened.ok()?;
-            self.window.note(number);
-            if number >= self.forwarded + FORWARD_EVERY {
-                self.forwarded = number;
-                return None;
+        // Taken, so that `data` may open records of other connections.
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.extend_from_slice(body);
+        let nonce = aead::Nonce::assume_unique_for_key(xor(self.iv, number));
+        let header = aead::Aad::from(header);
+        let outcome = match self.key.open_in_place(nonce, header, &mut buffer) {
+            // Forged.
+            Err(_) => Some(Outcome::Done),
+            Ok(inner) => {
+                state.window.note(number);
+                // The type follows the data, and zeros may follow it (RFC 8446 section 5.4).
+                let end = inner
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .unwrap_or_default();
+                let kind = inner.get(end).copied();
+                let content = inner.get(..end).unwrap_or_default();
+                if kind == Some(ALERT) && content.get(1) == Some(&CLOSE_NOTIFY) {
+                    self.closed_at = Some(number);
+                }
+                let is_due = number >= self.forwarded + FORWARD_EVERY;
+                if is_due || kind != Some(APPLICATION_DATA) {
+                    self.forwarded = self.forwarded.max(number);
+                    state.admitted = Some(number);
+                    None
+                } else {
+                    drop(state);
+                    data(content);
+                    Some(Outcome::Done)
+                }
             }
-            // The type follows the data, and zeros may follow it (RFC 8446 section 5.4).
-            let end = inner.iter().rposition(|byte| *byte != 0)?;
-            let (content, rest) = inner.split_at_checked(end)?;
-            if rest.first() != Some(&APPLICATION_DATA) {
-                return None;
-            }
-            data(content);
-            Some(Outcome::Done)
-        })
+        };
+        BUFFER.set(buffer);
+        outcome
     }
 }
 
@@ -350,14 +487,8 @@ fn xor(mut bytes: [u8; 12], number: u64) -> [u8; 12] {
     bytes
 }
 
-/// The number with these low bits that is closest to `expected` (RFC 9147 section 4.2.2).
-fn complete(low: u16, expected: u64) -> u64 {
-    let distance = low.wrapping_sub(expected as u16).cast_signed();
-    let number = expected.checked_add_signed(i64::from(distance));
-    number.unwrap_or_else(|| u64::from(low))
-}
-
 /// The numbers of the records opened last (RFC 9147 section 4.5.1).
+#[derive(Default)]
 struct Window {
     /// The number after the highest.
     next: u64,
@@ -367,14 +498,7 @@ struct Window {
 
 impl Window {
     /// More than networks and the batches of a system reorder.
-    const WORDS: u64 = 16;
-
-    fn after(number: u64) -> Self {
-        Self {
-            next: number + 1,
-            seen: [0; Self::WORDS as usize],
-        }
-    }
+    const WORDS: u64 = 4;
 
     fn word(number: u64) -> usize {
         // As small as `WORDS`.
@@ -392,9 +516,10 @@ impl Window {
 
     fn note(&mut self, number: u64) {
         if number >= self.next {
-            let last = (self.next - 1) / 64;
-            let entered = (number / 64 - last).min(Self::WORDS);
-            for word in 1..=entered {
+            // The word of the highest number, or none.
+            let last = self.next.div_ceil(64);
+            let entered = (number / 64 + 1).saturating_sub(last).min(Self::WORDS);
+            for word in 0..entered {
                 self.seen[Self::word((last + word) * 64)] = 0;
             }
             self.next = number + 1;

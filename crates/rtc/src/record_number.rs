@@ -54,7 +54,7 @@ impl SupportedDtls13CipherSuite for WithQuickMask {
 
     fn create_cipher(&self, key: &[u8]) -> Result<Box<dyn Cipher>, CryptoError> {
         let cipher = self.0.create_cipher(key)?;
-        Ok(Box::new(Watched::new(cipher, self.suite(), key)))
+        Ok(Watched::wrap(cipher, self.suite(), key))
     }
 
     fn encrypt_sn(&self, sn_key: &[u8], sample: &[u8; 16]) -> [u8; 16] {

@@ -17,6 +17,7 @@ pub(super) struct BlackHole {
     arrived: Option<u64>,
     /// Long packets sent later that were lost, and the last of them.
     lost: u32,
+    first_lost: u64,
     last_lost: Option<u64>,
     /// Round trips in which they were lost, and the first packet of the next.
     rounds: u32,
@@ -28,7 +29,10 @@ impl BlackHole {
     /// The long packet `number` has arrived.
     pub(super) fn on_arrived(&mut self, number: u64) {
         self.arrived = self.arrived.max(Some(number));
-        (self.lost, self.rounds) = (0, 0);
+        // One that was sent before those that are lost says nothing about them.
+        if self.lost == 0 || number > self.first_lost {
+            (self.lost, self.rounds) = (0, 0);
+        }
     }
 
     /// The long packet `number` is lost, and the next one is `next_packet`. What was lost before
@@ -37,6 +41,9 @@ impl BlackHole {
         // A packet may hold several chunks that are longer than every path carries.
         let is_counted = self.last_lost.replace(number) == Some(number);
         if !is_counted && self.arrived.is_none_or(|arrived| number > arrived) {
+            if self.lost == 0 {
+                self.first_lost = number;
+            }
             self.lost += 1;
             if number >= self.next_round {
                 self.rounds += 1;
@@ -82,6 +89,16 @@ mod tests {
             (round..round + 100).for_each(|number| hole.on_lost(number, round + 150));
             assert!(!hole.take());
         }
+    }
+
+    #[test]
+    fn a_packet_from_before_the_losses_that_is_late_does_not_hide_them() {
+        let mut hole = BlackHole::default();
+        for round in 0..3 {
+            (0..4).for_each(|n| hole.on_lost(100 + 10 * round + n, 110 + 10 * round));
+            hole.on_arrived(50 + round);
+        }
+        assert!(hole.take());
     }
 
     #[test]
