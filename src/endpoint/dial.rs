@@ -59,7 +59,7 @@ pub struct DialOptions {
     pub version: Version,
     /// The local port. Default: a new one.
     pub port: PortUse,
-    /// Maximum duration of each attempt. Default: `None`, which is
+    /// Maximum duration of the dial, for each address. Default: `None`, which is
     /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout).
     pub timeout: Option<Duration>,
 }
@@ -79,7 +79,7 @@ impl DialOptions {
         self
     }
 
-    /// Sets the maximum duration of each attempt.
+    /// Sets the maximum duration of the dial.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -98,8 +98,8 @@ impl From<Version> for DialOptions {
 }
 
 /// How long a dial from a shared port waits for an answer before another one begins from a port of
-/// its own beside it. The peer may still keep a connection with this pair of addresses
-/// that has ended here without a word, and its listener leaves an address in use alone.
+/// its own beside it. The peer may still keep a connection with this pair of addresses that has
+/// ended here without a word, and its listener leaves an address in use alone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A dial with its time limit.
@@ -284,6 +284,13 @@ impl Dial<'_> {
         let limit = self.limit.saturating_sub(self.begun.elapsed());
         let establishing =
             endpoint.establish(registration, carrier, expectations, remote, limit, progress);
-        Box::pin(establishing).await
+        Box::pin(establishing).await.map_err(|error| match error {
+            // Another attempt may have taken a part of it.
+            ConnectError::TimedOut { phase, .. } => ConnectError::TimedOut {
+                phase,
+                after: self.limit,
+            },
+            error => error,
+        })
     }
 }
