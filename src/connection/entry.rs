@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::ineffective::PerSecond;
+use super::turns::Turn;
 use crate::message::FrameDecoder;
 use crate::substream::Shared;
 
@@ -29,8 +30,10 @@ pub(super) struct Entry {
     pub(super) reading: ReadProgress,
     /// The carrier has closed the channel: the substream ends once the channel is read to its end.
     pub(super) is_channel_closed: bool,
-    /// In the writer's round-robin queue of substreams with data.
-    pub(super) is_scheduled: bool,
+    /// Its place in the order in which the writer sends data.
+    pub(super) turn: Option<Turn>,
+    /// In the writer's queue of substreams whose data has to carry credit.
+    pub(super) is_owed: bool,
     /// In the writer's queue of substreams that found the carrier busy.
     pub(super) is_blocked: bool,
     /// Frames without effect.
@@ -46,7 +49,8 @@ impl Entry {
             decoder: FrameDecoder::new(),
             reading: ReadProgress::Idle,
             is_channel_closed: false,
-            is_scheduled: false,
+            turn: None,
+            is_owed: false,
             is_blocked: false,
             ineffective: PerSecond::default(),
             stalled_since: None,

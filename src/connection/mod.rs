@@ -36,6 +36,7 @@ mod shared;
 mod shared_tests;
 mod stats;
 mod substreams;
+mod turns;
 mod unused;
 mod work;
 mod writer;

@@ -106,12 +106,13 @@ impl<C: Carrier> Driver<C> {
         // Only to a peer that has sent the field: rust-libp2p takes a message without payload and
         // flag for the end of the stream (docs/wire.md section 1).
         if self.credit.is_supported()
-            // Where data can be sent, it carries the credit.
-            && (self.writer.is_busy() || !shared.has_sendable_data())
             && let Some(max_data) = shared.credit_offer()
             && let Some(entry) = self.substreams.get_mut(shared.id)
         {
-            return self.writer.write_credit(&mut self.carrier, entry, max_data);
+            if self.writer.is_busy() || !shared.has_sendable_data() {
+                return self.writer.write_credit(&mut self.carrier, entry, max_data);
+            }
+            self.writer.owe(entry);
         }
         true
     }
@@ -166,6 +167,7 @@ impl<C: Carrier> Driver<C> {
         }
         if let Some(entry) = self.substreams.get_mut(shared.id) {
             self.writer.schedule(entry);
+            self.writer.prune_turns(&self.substreams);
         }
     }
 
@@ -173,11 +175,15 @@ impl<C: Carrier> Driver<C> {
     pub(super) fn write_data(&mut self) -> bool {
         let mut frames = 0;
         while frames < WRITES_PER_ROUND
-            && let Some(channel) = self.writer.next_scheduled()
+            && let Some((channel, turn)) = self.writer.next_scheduled()
         {
             let Some(entry) = self.substreams.get_mut(channel) else {
                 continue;
             };
+            if entry.turn != Some(turn) {
+                // It has another priority since, and another turn.
+                continue;
+            }
             let shared = Arc::clone(&entry.shared);
             let supports_credit = self.credit.is_supported();
             let written = self
@@ -188,26 +194,39 @@ impl<C: Carrier> Driver<C> {
                     frames += 1;
                     self.work.spend(1);
                     if shared.has_sendable_data() {
-                        self.writer.reschedule(channel);
+                        self.writer.reschedule(entry);
                         continue;
                     }
-                    entry.is_scheduled = false;
+                    entry.turn = None;
                     // All data was sent, and FIN may follow, or the peer's credit is used up.
                     self.end_writing_if_drained(&shared);
                     self.limit_wait_for_credit(&shared);
                     self.substreams.report_stalled(&shared);
                     self.close_if_complete(&shared);
                 }
-                Some(Written::Busy) => self.writer.on_busy(channel),
+                Some(Written::Busy) => self.writer.on_busy(channel, turn),
                 Some(Written::NotOpen) => {
-                    entry.is_scheduled = false;
+                    entry.turn = None;
                     self.writer.block(entry);
                 }
                 // The Closed event of a closed channel ends its substream.
-                Some(Written::Closed) | None => entry.is_scheduled = false,
+                Some(Written::Closed) | None => entry.turn = None,
             }
         }
+        self.write_owed_credit();
         frames > 0
+    }
+
+    /// Writes the credit that data does not carry in time.
+    fn write_owed_credit(&mut self) {
+        while let Some(channel) = self.writer.next_owed() {
+            if let Some(entry) = self.substreams.get_mut(channel) {
+                entry.is_owed = false;
+                if let Some(max_data) = entry.shared.credit_offer() {
+                    self.writer.write_credit(&mut self.carrier, entry, max_data);
+                }
+            }
+        }
     }
 
     /// Payload of the longest data frame.

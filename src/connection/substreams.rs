@@ -118,12 +118,17 @@ impl Substreams {
         true
     }
 
+    /// The length of a queue of which the larger part is of no use any more.
+    pub(super) fn max_queue(&self) -> usize {
+        2 * self.len() + MIN_QUEUE_TO_PRUNE
+    }
+
     /// Removes ended substreams from a queue once they are the larger part of it.
     ///
     /// Otherwise they are skipped when their turn comes; but a peer that lets nothing through could
     /// open and reset meanwhile.
     pub(super) fn prune(&self, queue: &mut VecDeque<ChannelId>) {
-        if queue.len() > 2 * self.len() + MIN_QUEUE_TO_PRUNE {
+        if queue.len() > self.max_queue() {
             queue.retain(|channel| self.contains(*channel));
         }
     }

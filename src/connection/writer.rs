@@ -1,7 +1,7 @@
 //! Writes frames to channels.
 //!
-//! Control frames are written when their substream is serviced. Data is written in a round-robin
-//! order, one frame per substream and turn, so that a large write does not delay other substreams.
+//! Control frames are written when their substream is serviced. Data is written by priority, and
+//! within one in turns of one frame, so that a large write does not delay other substreams.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use super::entry::Entry;
 use super::shared::ConnectionShared;
 use super::substreams::Substreams;
+use super::turns::{Turn, Turns};
 use crate::carrier::{Carrier, ChannelId, Class, Written};
 use crate::message::{DATA_TAILROOM, DataFrameEnds, Message, max_payload, seal_data_frame};
 use crate::substream::{Chunk, Copied, NextData, Shared};
@@ -19,8 +20,11 @@ use crate::substream::{Chunk, Copied, NextData, Shared};
 #[derive(Debug)]
 pub(super) struct FrameWriter {
     conn: Arc<ConnectionShared>,
-    /// Round-robin order of the substreams with data to send.
-    scheduled: VecDeque<ChannelId>,
+    /// The substreams with data to send.
+    scheduled: Turns,
+    /// Substreams that have data to carry the credit they owe. It goes alone if their data has to
+    /// wait for others of a greater priority.
+    owed: VecDeque<ChannelId>,
     /// Substreams to service again when the carrier reports room: a control frame found it busy, or
     /// their channel is still being opened.
     blocked: VecDeque<ChannelId>,
@@ -36,7 +40,8 @@ impl FrameWriter {
     pub(super) fn new(conn: Arc<ConnectionShared>) -> Self {
         Self {
             conn,
-            scheduled: VecDeque::new(),
+            scheduled: Turns::default(),
+            owed: VecDeque::new(),
             blocked: VecDeque::new(),
             retrying: VecDeque::new(),
             is_busy: false,
@@ -78,30 +83,57 @@ impl FrameWriter {
         self.is_busy
     }
 
-    /// Queues a substream with data to send.
+    /// Queues a substream with data to send, if it is not queued with its priority.
     pub(super) fn schedule(&mut self, entry: &mut Entry) {
-        if !std::mem::replace(&mut entry.is_scheduled, true) {
-            self.scheduled.push_back(entry.shared.id);
+        let priority = entry.shared.priority();
+        if entry.turn.is_none_or(|turn| turn.priority() != priority) {
+            self.reschedule(entry);
         }
     }
 
-    /// The substream whose turn it is to send data; `None` while the carrier is busy.
-    pub(super) fn next_scheduled(&mut self) -> Option<ChannelId> {
+    /// The substream whose turn it is to send data, unless it has got another one meanwhile; `None`
+    /// while the carrier is busy.
+    pub(super) fn next_scheduled(&mut self) -> Option<(ChannelId, Turn)> {
         if self.is_busy {
             return None;
         }
-        self.scheduled.pop_front()
+        self.scheduled.pop()
     }
 
     /// Queues a substream for another turn.
-    pub(super) fn reschedule(&mut self, channel: ChannelId) {
-        self.scheduled.push_back(channel);
+    pub(super) fn reschedule(&mut self, entry: &mut Entry) {
+        let priority = entry.shared.priority();
+        entry.turn = Some(self.scheduled.push_back(entry.shared.id, priority));
     }
 
     /// The carrier was busy in the turn of this substream, which stays first.
-    pub(super) fn on_busy(&mut self, channel: ChannelId) {
-        self.scheduled.push_front(channel);
+    pub(super) fn on_busy(&mut self, channel: ChannelId, turn: Turn) {
+        self.scheduled.push_front(channel, turn);
         self.is_busy = true;
+    }
+
+    /// The data of this substream carries the credit that is due, unless it has to wait.
+    pub(super) fn owe(&mut self, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.is_owed, true) {
+            self.owed.push_back(entry.shared.id);
+        }
+    }
+
+    /// The next substream whose data may have to wait, and whose credit must not.
+    pub(super) fn next_owed(&mut self) -> Option<ChannelId> {
+        match self.scheduled.has_priorities() {
+            true => self.owed.pop_front(),
+            false => None,
+        }
+    }
+
+    /// Removes what changes of priorities have left in the order, once it is the larger part of it.
+    pub(super) fn prune_turns(&mut self, substreams: &Substreams) {
+        if self.scheduled.len() > substreams.max_queue() {
+            let turn_of = |channel| substreams.get(channel).and_then(|entry| entry.turn);
+            self.scheduled
+                .retain(|channel, turn| turn_of(channel) == Some(turn));
+        }
     }
 
     /// Services a substream again when the carrier reports room.
@@ -220,13 +252,15 @@ impl FrameWriter {
 
     /// Called when a substream was forgotten.
     pub(super) fn prune(&mut self, substreams: &Substreams) {
-        for queue in [&mut self.scheduled, &mut self.blocked, &mut self.retrying] {
+        self.prune_turns(substreams);
+        for queue in [&mut self.owed, &mut self.blocked, &mut self.retrying] {
             substreams.prune(queue);
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.scheduled.clear();
+        self.owed.clear();
         self.blocked.clear();
         self.retrying.clear();
     }

@@ -208,6 +208,27 @@ impl WriteHalf {
         self.shared.finish_result()
     }
 
+    /// The priority of the data that is written here; 0 at first.
+    pub fn priority(&self) -> i32 {
+        self.shared.priority()
+    }
+
+    /// Sets the priority of the data that is written here, among the substreams of the connection.
+    ///
+    /// Data of a greater priority is sent first, and of equal ones one frame of each in turn. It is
+    /// strict: a lower one waits as long as a greater one has data and credit. What the carrier has
+    /// taken is sent before: over WebRTC what the congestion window holds, and two frames. Credit,
+    /// STOP_SENDING and resets do not wait; FIN follows the data of its own substream, so one that
+    /// is dropped while it waits can run into
+    /// [`Config::teardown_timeout`](crate::Config::teardown_timeout).
+    ///
+    /// New substreams are negotiated with 0: lower what may wait, rather than raise what must not.
+    /// A change takes effect soon, and puts the substream at the end of its new priority. The peer
+    /// does not learn of it.
+    pub fn set_priority(&self, priority: i32) {
+        self.shared.set_priority(priority);
+    }
+
     /// Waits until this direction has ended in any way: confirmed after a shutdown, stopped by the
     /// peer, reset, or lost with the connection. Does not shut it down itself. Cancel safe.
     pub async fn stopped(&mut self) -> CloseOutcome {

@@ -114,6 +114,16 @@ impl Substream {
         (&mut self.read, &mut self.write)
     }
 
+    /// See [`WriteHalf::priority`].
+    pub fn priority(&self) -> i32 {
+        self.write.priority()
+    }
+
+    /// See [`WriteHalf::set_priority`].
+    pub fn set_priority(&self, priority: i32) {
+        self.write.set_priority(priority);
+    }
+
     /// See [`WriteHalf::finish`].
     pub async fn finish(&mut self) -> Result<Finished, FinishError> {
         self.write.finish().await

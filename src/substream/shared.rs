@@ -16,7 +16,7 @@
 //! without the lock, because they run code of the executor.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     closer: AtomicWaker,
     /// Set while this substream is in the connection's ready queue, so that it is queued once.
     queued: AtomicBool,
+    /// Data of a greater priority is sent first.
+    priority: AtomicI32,
     pub(crate) place: Place,
 }
 
@@ -108,6 +110,7 @@ impl Shared {
             flusher: AtomicWaker::new(),
             closer: AtomicWaker::new(),
             queued: AtomicBool::new(false),
+            priority: AtomicI32::new(0),
             place: Place::default(),
         })
     }
@@ -211,9 +214,21 @@ impl Shared {
         }
     }
 
+    pub(crate) fn priority(&self) -> i32 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    /// The driver is told.
+    pub(crate) fn set_priority(self: &Arc<Self>, priority: i32) {
+        if self.priority.swap(priority, Ordering::Relaxed) != priority {
+            self.request_service();
+        }
+    }
+
     /// The driver took this substream from the ready queue and will service it.
     pub(crate) fn begin_service(&self) {
-        self.queued.store(false, Ordering::Release);
+        // Synchronizes with the request, which may have found it queued.
+        self.queued.swap(false, Ordering::AcqRel);
     }
 
     pub(crate) fn set_usage(&self, usage: Usage) {

@@ -118,7 +118,8 @@ struct Known {
     inbox: Arc<Inbox>,
     /// When a datagram of the connection last came from the address.
     heard: Instant,
-    dial: Option<Dial>,
+    /// Boxed: most connections are inbound.
+    dial: Option<Box<Dial>>,
 }
 
 /// A dial from a shared port.
@@ -140,7 +141,7 @@ impl Known {
 
     /// The dial, until it is established.
     fn dialling(&self) -> Option<&Dial> {
-        self.dial.as_ref().filter(|dial| !dial.lost.is_closed())
+        self.dial.as_deref().filter(|dial| !dial.lost.is_closed())
     }
 }
 
@@ -261,10 +262,10 @@ impl Router {
         let inbox = Arc::new(Inbox::default());
         let (lost, is_lost) = oneshot::channel();
         address.insert(Known {
-            dial: Some(Dial {
+            dial: Some(Box::new(Dial {
                 server_ufrag: credentials.remote_ufrag.clone(),
                 lost,
-            }),
+            })),
             ..Known::new(&inbox, now)
         });
         own.insert(Route {
