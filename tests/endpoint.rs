@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use anabranch::endpoint::Phase;
 use anabranch::{
-    Address, Certificate, Config, ConnectError, Connection, ConnectionError, Endpoint,
-    EndpointBuilder, EndpointConfig, Fingerprint, Finished, Identity, Negotiation, Security,
-    WebRtcDirectVersion,
+    Address, Certificate, Config, ConnectError, ConnectionError, Endpoint, EndpointBuilder,
+    EndpointConfig, Fingerprint, Identity, Negotiation, Security, WebRtcDirectVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+
+use echoing::{echo, echo_all};
+
+#[path = "common/echoing.rs"]
+mod echoing;
 
 const ECHO: &str = "/echo/1.0.0";
 
@@ -33,29 +37,8 @@ async fn echo_server(builder: EndpointBuilder, bind: &str) -> Endpoint {
     endpoint
 }
 
-async fn echo_all(connection: Connection) {
-    while let Ok(Some(substream)) = connection.accept().await {
-        tokio::spawn(async move {
-            let (mut read, mut write) = substream.into_split();
-            if tokio::io::copy(&mut read, &mut write).await.is_ok() {
-                let _ = write.finish().await;
-            }
-        });
-    }
-}
-
 fn dialler() -> Endpoint {
     Endpoint::builder().dial_only().expect("defaults work")
-}
-
-async fn echo(connection: &Connection, content: &[u8]) {
-    let mut substream = connection.open(ECHO).await.expect("a substream");
-    substream.write_all(content).await.expect("a write");
-    let outcome = substream.finish().await.expect("intact");
-    assert_eq!(outcome, Finished::Acked);
-    let mut got = Vec::new();
-    substream.read_to_end(&mut got).await.expect("an end");
-    assert!(got == content, "{} of {} bytes", got.len(), content.len());
 }
 
 /// Closes both and asserts that nothing is left.
@@ -81,7 +64,7 @@ async fn v1_and_v2_connect_to_one_port_at_the_same_time() {
     );
     for connection in [v1.expect("v1"), v2.expect("v2")] {
         assert_eq!(connection.peer_id(), Some(listener.peer_id()));
-        echo(&connection, b"hello").await;
+        echo(&connection, ECHO, b"hello").await;
         connection.close().await;
         assert_eq!(
             connection.close_reason(),
@@ -99,7 +82,7 @@ async fn ipv6_and_wildcards_are_listened_on() {
         for address in listener.addresses() {
             assert!(!address.socket_addr().ip().is_unspecified(), "{address}");
             let connection = dialler.connect(&address).await.expect("a listener");
-            echo(&connection, b"hello").await;
+            echo(&connection, ECHO, b"hello").await;
         }
         close(listener, dialler).await;
     }
@@ -114,7 +97,7 @@ async fn a_wildcard_answers_from_the_address_that_was_asked() {
     let address = Address::new(([127, 0, 0, 7], port).into())
         .with_certhash(listener.certificate().fingerprint());
     let connection = dialler.connect(&address).await.expect("a listener");
-    echo(&connection, b"hello").await;
+    echo(&connection, ECHO, b"hello").await;
     close(listener, dialler).await;
 }
 
@@ -201,7 +184,7 @@ async fn a_listener_that_comes_up_during_the_dial_is_reached() {
         echo_server(builder, &bind).await
     };
     let (connection, listener) = tokio::join!(dialler.connect(&address), listen);
-    echo(&connection.expect("a listener"), b"late").await;
+    echo(&connection.expect("a listener"), ECHO, b"late").await;
     close(listener, dialler).await;
 }
 
@@ -222,7 +205,7 @@ async fn an_established_connection_outlives_errors_of_its_port() {
     let address = Address::new(relay.address).with_certhash(listener.certificate().fingerprint());
     let relaying = tokio::spawn(relay.run(real.socket_addr()));
     let connection = dialler.connect(&address).await.expect("a listener");
-    echo(&connection, b"all is well").await;
+    echo(&connection, ECHO, b"all is well").await;
     let began = Instant::now();
     relaying.abort();
     relaying.await.expect_err("aborted, and its socket closed");
@@ -293,7 +276,7 @@ async fn a_listener_with_another_certificate_is_refused() {
     // One of several hashes is enough: a listener may be changing its certificate.
     let several = wrong.with_certhash(listener.certificate().fingerprint());
     let connection = dialler.connect(&several).await.expect("one hash matches");
-    echo(&connection, b"hello").await;
+    echo(&connection, ECHO, b"hello").await;
     close(listener, dialler).await;
 }
 
@@ -334,7 +317,7 @@ async fn without_noise_the_certificate_hash_is_enough() {
     let dialler = builder().dial_only().expect("defaults");
     let connection = dialler.connect(&address).await.expect("a listener");
     assert_eq!(connection.peer_id(), None);
-    echo(&connection, &[5; 100_000]).await;
+    echo(&connection, ECHO, &[5; 100_000]).await;
     close(listener, dialler).await;
 }
 
@@ -362,7 +345,7 @@ async fn an_unknown_protocol_is_refused_and_the_connection_lives_on() {
         .read(&mut [0])
         .await
         .expect_err("nobody speaks it");
-    echo(&connection, b"hello").await;
+    echo(&connection, ECHO, b"hello").await;
     let agreed = connection
         .open_any(&["/unknown/1.0.0", ECHO])
         .await
@@ -420,7 +403,7 @@ async fn ten_thousand_substreams_one_after_another_leave_nothing_behind() {
         .await
         .expect("a listener");
     for round in 0..10_000_u32 {
-        echo(&connection, &round.to_be_bytes()).await;
+        echo(&connection, ECHO, &round.to_be_bytes()).await;
     }
     let stats = connection.stats();
     assert_eq!(
@@ -465,7 +448,7 @@ async fn garbage_makes_no_state_and_hinders_nobody() {
     }
     let dialler = dialler();
     let connection = dialler.connect(&address).await.expect("a listener");
-    echo(&connection, b"hello").await;
+    echo(&connection, ECHO, b"hello").await;
     assert_eq!(listener.connections(), 1);
     drop(connection);
     close(listener, dialler).await;
@@ -479,7 +462,7 @@ async fn dropping_every_handle_closes_the_connection_on_both_sides() {
         .connect(&listener.addresses()[0])
         .await
         .expect("a listener");
-    echo(&connection, b"hello").await;
+    echo(&connection, ECHO, b"hello").await;
     drop(connection);
     timeout(Duration::from_secs(5), async {
         while dialler.connections() + listener.connections() > 0 {

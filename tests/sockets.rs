@@ -4,10 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anabranch::{ConnectError, Connection, Endpoint, EndpointConfig, Finished};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use anabranch::{ConnectError, Endpoint, EndpointConfig};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use echoing::{echo, echo_all};
+
+#[path = "common/echoing.rs"]
+mod echoing;
 
 const ECHO: &str = "/echo/1";
 const SOCKETS: usize = 4;
@@ -25,35 +29,12 @@ async fn listen(sockets: usize) -> Endpoint {
     let accepting = endpoint.clone();
     tokio::spawn(async move {
         while let Some(incoming) = accepting.accept().await {
-            tokio::spawn(async move { serve(incoming.accept().await.expect("a handshake")).await });
+            tokio::spawn(
+                async move { echo_all(incoming.accept().await.expect("a handshake")).await },
+            );
         }
     });
     endpoint
-}
-
-async fn serve(connection: Connection) {
-    while let Ok(Some(substream)) = connection.accept().await {
-        tokio::spawn(async move {
-            let (mut read, mut write) = substream.into_split();
-            if tokio::io::copy(&mut read, &mut write).await.is_ok() {
-                let _ = write.finish().await;
-            }
-        });
-    }
-}
-
-async fn echo(connection: &Connection, content: &[u8]) {
-    let substream = connection.open(ECHO).await.expect("a substream");
-    let (mut read, mut write) = substream.into_split();
-    let sending = async {
-        write.write_all(content).await.expect("a write");
-        write.finish().await.expect("intact")
-    };
-    let mut got = Vec::new();
-    let (outcome, received) = tokio::join!(sending, read.read_to_end(&mut got));
-    received.expect("an end");
-    assert_eq!(outcome, Finished::Acked);
-    assert!(got == content, "{} of {} bytes", got.len(), content.len());
 }
 
 /// UDP sockets of this machine bound to an IPv4 address.
@@ -84,7 +65,7 @@ async fn thirty_two_connections_over_four_sockets_work_both_ways_and_leave_nothi
         tasks.spawn(async move {
             let connection = dialler.connect(&address).await.expect("a listener");
             let content: Vec<u8> = (0..200_000 + n).map(|i| (i * n % 251) as u8).collect();
-            echo(&connection, &content).await;
+            echo(&connection, ECHO, &content).await;
             connection
         });
     }

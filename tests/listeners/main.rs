@@ -1,6 +1,8 @@
 //! Listeners that come and go on a running endpoint, on both carriers.
 
 mod dials;
+#[path = "../common/echoing.rs"]
+mod echoing;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,9 +11,9 @@ use anabranch::address::PeerAddress;
 use anabranch::endpoint::{Listening, WebSocketOptions};
 use anabranch::{
     Address, BindError, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig,
-    Finished, Incoming, udp,
+    Incoming, udp,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 const ECHO: &str = "/echo/1.0.0";
@@ -49,7 +51,7 @@ fn serve(endpoint: &Endpoint) -> tokio::sync::mpsc::UnboundedReceiver<Seen> {
             let _ = seen.send(Seen::of(&incoming));
             tokio::spawn(async move {
                 if let Ok(connection) = incoming.await {
-                    echo_all(connection).await;
+                    echoing::echo_all(connection).await;
                 }
             });
         }
@@ -76,30 +78,9 @@ impl Seen {
     }
 }
 
-async fn echo_all(connection: Connection) {
-    while let Ok(Some(substream)) = connection.accept().await {
-        tokio::spawn(async move {
-            let (mut read, mut write) = substream.into_split();
-            if tokio::io::copy(&mut read, &mut write).await.is_ok() {
-                let _ = write.finish().await;
-            }
-        });
-    }
-}
-
 async fn echo(connection: &Connection) {
     let content: Vec<u8> = (0..100_000).map(|i| (i % 251) as u8).collect();
-    let substream = connection.open(ECHO).await.expect("a substream");
-    let (mut read, mut write) = substream.into_split();
-    let sending = async {
-        write.write_all(&content).await.expect("a write");
-        write.finish().await.expect("intact")
-    };
-    let mut got = Vec::new();
-    let (outcome, received) = tokio::join!(sending, read.read_to_end(&mut got));
-    received.expect("an end");
-    assert_eq!(outcome, Finished::Acked);
-    assert!(got == content, "{} of {} bytes", got.len(), content.len());
+    echoing::echo(connection, ECHO, &content).await;
 }
 
 async fn close<const N: usize>(endpoints: [Endpoint; N]) {
