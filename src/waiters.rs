@@ -40,7 +40,16 @@ impl Waiters {
         }
     }
 
-    /// The same as a poll function.
+    /// Completes when `is_reached` returns `true`. Cancel safe.
+    pub(crate) async fn until(&self, mut is_reached: impl FnMut() -> bool) {
+        let look = || match is_reached() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
+        self.wait(look).await;
+    }
+
+    /// [`Self::wait`] as a poll function.
     pub(crate) fn poll_wait<T>(
         &self,
         cx: &Context<'_>,

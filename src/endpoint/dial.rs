@@ -103,7 +103,6 @@ impl From<Version> for DialOptions {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A dial with its time limit.
-#[derive(Clone, Copy)]
 struct Dial<'a> {
     endpoint: &'a Arc<Inner>,
     address: &'a Address,

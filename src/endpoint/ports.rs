@@ -6,9 +6,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -40,8 +39,6 @@ pub(super) struct UdpPort {
     pub(super) sockets: Vec<Arc<dyn DatagramSocket>>,
     pub(super) router: Arc<Router>,
     purpose: Purpose,
-    /// Whether peers are offered to the application.
-    listens: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +50,13 @@ enum Purpose {
 }
 
 impl UdpPort {
+    /// Whether peers are offered to the application.
     pub(super) fn listens(&self) -> bool {
-        self.listens.load(Ordering::Acquire)
+        self.router.admits()
     }
 
     /// Refuses peers from now on. The sockets are closed with the last connection.
     fn close(&self) {
-        self.listens.store(false, Ordering::Release);
         self.router.end_when_empty();
     }
 
@@ -97,11 +94,7 @@ impl Tasks {
 
     /// Completes when all of them have ended. Cancel safe.
     async fn end(&self) {
-        let look = || match self.have_ended() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        };
-        self.ended.wait(look).await;
+        self.ended.until(|| self.have_ended()).await;
     }
 }
 
@@ -125,7 +118,11 @@ impl Drop for Running {
 
 #[derive(Debug, Clone)]
 pub(super) enum Port {
-    Udp(Weak<UdpPort>),
+    Udp {
+        port: Weak<UdpPort>,
+        /// Outlives the port while a connection holds it.
+        router: Weak<Router>,
+    },
     #[cfg(feature = "websocket")]
     WebSocket(Weak<WebSocketPort>),
 }
@@ -133,8 +130,6 @@ pub(super) enum Port {
 #[derive(Debug)]
 struct Entry {
     port: Port,
-    /// Nowhere for a WebSocket.
-    router: Weak<Router>,
     tasks: Arc<Tasks>,
     handles: Vec<AbortHandle>,
 }
@@ -160,7 +155,7 @@ impl Ports {
     /// The UDP ports whose tasks run.
     fn udp(&self) -> Vec<Arc<UdpPort>> {
         let of_entry = |entry: &Entry| match &entry.port {
-            Port::Udp(port) => port.upgrade(),
+            Port::Udp { port, .. } => port.upgrade(),
             #[cfg(feature = "websocket")]
             Port::WebSocket(_) => None,
         };
@@ -170,7 +165,7 @@ impl Ports {
     #[cfg(feature = "websocket")]
     pub(super) fn websockets(&self) -> Vec<Arc<WebSocketPort>> {
         let of_entry = |entry: &Entry| match &entry.port {
-            Port::Udp(_) => None,
+            Port::Udp { .. } => None,
             Port::WebSocket(port) => port.upgrade(),
         };
         self.book().iter().filter_map(of_entry).collect()
@@ -188,14 +183,12 @@ impl Ports {
         if self.websockets().iter().any(|port| !port.is_idle()) {
             return false;
         }
-        let routers: Vec<_> = self
-            .book()
-            .iter()
-            .map(|entry| entry.router.clone())
-            .collect();
-        let mut routers = routers.iter().filter_map(Weak::upgrade);
-        // Those of closed ports too, which a connection may still hold.
-        routers.all(|router| router.is_empty())
+        let has_no_route = |entry: &Entry| match &entry.port {
+            Port::Udp { router, .. } => router.upgrade().is_none_or(|router| router.is_empty()),
+            #[cfg(feature = "websocket")]
+            Port::WebSocket(_) => true,
+        };
+        self.book().iter().all(has_no_route)
     }
 
     /// Aborts the tasks and waits until they are gone. Cancel safe: another call continues.
@@ -262,12 +255,14 @@ impl Inner {
             // its address to another socket, and its connection has to be found there too.
             router: Arc::new(Router::new(admission, self.config.max_addresses)),
             purpose,
-            listens: AtomicBool::new(purpose == Purpose::Listen),
         })
     }
 
     fn add_udp(self: &Arc<Self>, port: &Arc<UdpPort>) -> Option<Listening> {
-        let of_port = Port::Udp(Arc::downgrade(port));
+        let of_port = Port::Udp {
+            port: Arc::downgrade(port),
+            router: Arc::downgrade(&port.router),
+        };
         let tasks = port.sockets.iter();
         let tasks = tasks.map(|socket| {
             let socket = Arc::clone(socket);
@@ -298,14 +293,6 @@ impl Inner {
         };
         let handles = futures.into_iter().map(spawn).collect();
         book.push(Entry {
-            router: match &port {
-                Port::Udp(port) => {
-                    let router = port.upgrade().map(|port| Arc::downgrade(&port.router));
-                    router.unwrap_or_default()
-                }
-                #[cfg(feature = "websocket")]
-                Port::WebSocket(_) => Weak::new(),
-            },
             port: port.clone(),
             tasks: Arc::clone(&tasks),
             handles,
@@ -442,7 +429,7 @@ impl Listening {
             return Vec::new();
         };
         match &self.port {
-            Port::Udp(port) => match port.upgrade().filter(|port| port.listens()) {
+            Port::Udp { port, .. } => match port.upgrade().filter(|port| port.listens()) {
                 Some(_) => endpoint.addresses_at(self.local).map(Into::into).collect(),
                 None => Vec::new(),
             },
@@ -457,7 +444,7 @@ impl Listening {
     /// Connections live on. The port is free when [`Self::closed`] completes.
     pub fn close(&self) {
         match &self.port {
-            Port::Udp(port) => {
+            Port::Udp { port, .. } => {
                 if let Some(port) = port.upgrade() {
                     port.close();
                 }

@@ -1,13 +1,10 @@
 //! WebSockets of an endpoint: its listeners, connections that an HTTP server hands over, and dials.
 
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use std::time::Duration;
-
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +12,7 @@ use tokio::time::{sleep, sleep_until};
 
 use super::any::AttemptError;
 use super::incoming::Incoming;
-use super::inner::{Inner, Registration, Stage};
+use super::inner::{Inner, Stage};
 use super::ports::{ListenerId, Listening, Port};
 use super::{BindError, ConnectError};
 use crate::address::{PeerAddress, WebSocketAddress};
@@ -108,11 +105,7 @@ impl WebSocketPort {
 
     /// Completes when the port is closed.
     async fn closing(&self) {
-        let look = || match self.is_closed() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        };
-        self.close_begun.wait(look).await;
+        self.close_begun.until(|| self.is_closed()).await;
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -247,7 +240,7 @@ impl Inner {
         if self.has_reached(Stage::Stopped) {
             return Err(ConnectError::EndpointClosed);
         }
-        let registration: Registration = self.register()?;
+        let registration = self.register()?;
         let number = registration.number;
         let config = self.server_config(ChannelBinding::None);
         let accepting = websocket::accept_upgraded_guarded(stream, &config, registration);

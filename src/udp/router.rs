@@ -24,7 +24,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use is::stun::StunMessage;
@@ -294,17 +293,19 @@ impl Router {
 
     /// Completes when no connection needs the sockets any more; no dial is added then. Cancel safe.
     pub(crate) async fn ended(&self) {
-        let look = || {
+        let is_over = || {
             let mut table = self.lock();
             if table.lifetime == Lifetime::OfConnections && table.is_empty() {
                 table.lifetime = Lifetime::Over;
             }
-            match table.lifetime {
-                Lifetime::Over => Poll::Ready(()),
-                Lifetime::OfEndpoint | Lifetime::OfConnections => Poll::Pending,
-            }
+            table.lifetime == Lifetime::Over
         };
-        self.end.wait(look).await;
+        self.end.until(is_over).await;
+    }
+
+    /// Whether peers are admitted.
+    pub(crate) fn admits(&self) -> bool {
+        self.lock().lifetime == Lifetime::OfEndpoint
     }
 
     /// Routes received datagrams. `local` is the destination where the system did not report one.
@@ -322,13 +323,7 @@ impl Router {
             local.port(),
         );
         if let Some(inbox) = self.inbox_of(now, &received) {
-            inbox.push(
-                received.source,
-                destination,
-                received.contents,
-                received.stride,
-                received.ecn,
-            );
+            deliver(&inbox, &received, destination);
             return None;
         }
         let mut rest = received;
@@ -417,13 +412,7 @@ impl Router {
             let inbox = Arc::clone(&route.inbox);
             table.by_address.insert(source, Known::new(&inbox, now));
             drop(table);
-            inbox.push(
-                source,
-                destination,
-                received.contents,
-                received.stride,
-                received.ecn,
-            );
+            deliver(&inbox, &received, destination);
             return Ok(None);
         }
         // A dialler of a lite agent is controlling (RFC 8445 section 6.1.1), so this is the
@@ -433,15 +422,14 @@ impl Router {
         }
         if table.lifetime != Lifetime::OfEndpoint {
             drop(table);
-            let answer = || refusal(request, &credentials.local_pwd);
-            return match is_intact() {
-                true => Ok(Some(Stranger::Answered {
-                    source,
-                    destination,
-                    datagrams: vec![answer()],
-                })),
-                false => Err(InvalidCheck),
-            };
+            if !is_intact() {
+                return Err(InvalidCheck);
+            }
+            return Ok(Some(Stranger::Answered {
+                source,
+                destination,
+                datagrams: vec![refusal(request, &credentials.local_pwd)],
+            }));
         }
         let peer_password = &credentials.remote_pwd;
         let admitted = self.admission.admit(now, source, username, peer_password);
@@ -471,13 +459,7 @@ impl Router {
             Verdict::Dropped => return Ok(None),
         };
         let inbox = Arc::new(Inbox::default());
-        inbox.push(
-            source,
-            destination,
-            received.contents,
-            received.stride,
-            received.ecn,
-        );
+        deliver(&inbox, &received, destination);
         let ufrag = credentials.local_ufrag.clone();
         // Drops the entry of a dial to the same address, which learns it that way.
         table.by_address.insert(source, Known::new(&inbox, now));
@@ -507,6 +489,16 @@ impl Router {
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
+}
+
+fn deliver(inbox: &Inbox, received: &Received<'_>, destination: SocketAddr) {
+    inbox.push(
+        received.source,
+        destination,
+        received.contents,
+        received.stride,
+        received.ecn,
+    );
 }
 
 /// The local ufrag of the STUN check at the beginning of a batch, if there is one.

@@ -72,9 +72,9 @@ impl Listener {
         Ok(listener)
     }
 
-    /// The listener of anabranch.
-    pub(crate) fn inner(&self) -> anabranch::endpoint::ListenerId {
-        self.listening.id()
+    /// Whether peers of this listener of anabranch are reported here.
+    pub(crate) fn accepts_from(&self, inner: anabranch::endpoint::ListenerId) -> bool {
+        !self.is_closed && self.listening.id() == inner
     }
 
     /// Whether peers may be reported: after the address at which they arrive. A peer may be faster

@@ -100,7 +100,7 @@ impl Transport {
             return Poll::Pending;
         };
         let of = |incoming: &Incoming| {
-            let is_its = |listener: &&Listener| listener.inner() == incoming.listener();
+            let is_its = |listener: &&Listener| listener.accepts_from(incoming.listener());
             self.listeners.iter().find(is_its)
         };
         let is_due = |incoming: &Incoming| of(incoming).is_none_or(Listener::is_ready);

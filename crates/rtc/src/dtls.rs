@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dimpl::{DtlsCertificate, Error, Output, ProtocolVersion};
 
 use super::downgrade::is_downgrade;
-use super::opening::{Opener, Outcome};
+use super::opening::Opener;
 use super::records::{Protected, records};
 use crate::engine::{Certificate, EndReason};
 
@@ -221,7 +221,7 @@ impl PacedDtls {
     pub fn open_packet(&mut self, packet: &[u8], mut data: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut result = Ok(());
         for record in records(packet) {
-            if self.opener.open(record, &mut data) == Outcome::Done {
+            if self.opener.open(record, &mut data) {
                 continue;
             }
             let handled = (self.opener).watch(record, || self.dtls.handle_packet(record));

@@ -20,12 +20,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
-use aes::{Aes128, Aes256};
 use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
 use dimpl::crypto::{Aad, Buf, Cipher, Dtls13CipherSuite, Nonce, TmpBuf};
 use dimpl::{CryptoError, CryptoOperation};
 use zeroize::Zeroizing;
+
+use super::record_number::Mask;
 
 /// Data records that dimpl opens before this takes over: a connection that carries little does not
 /// hold the keys twice.
@@ -46,9 +46,6 @@ const CLOSE_NOTIFY: u8 = 0;
 
 /// The two low bits of the first epoch with data (RFC 9147 section 6.1).
 const FIRST_EPOCH: u8 = 3;
-
-/// Length of the sample that masks a number (RFC 9147 section 4.2.3).
-const SAMPLE: usize = 16;
 
 /// Longest header: flags, number, length.
 const MAX_HEADER: usize = 5;
@@ -233,15 +230,6 @@ impl fmt::Debug for Watched {
     }
 }
 
-/// What has become of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Its data was handed on, or it is a duplicate.
-    Done,
-    /// It is for dimpl.
-    NotOpened,
-}
-
 /// Opens the records of one connection.
 #[derive(Default)]
 pub(super) struct Opener {
@@ -256,12 +244,11 @@ impl Opener {
         self.records = self.records.saturating_add(1);
     }
 
-    /// Opens a record and passes its data on.
-    pub(super) fn open(&mut self, record: &[u8], data: impl FnOnce(&[u8])) -> Outcome {
-        match &mut self.keys {
-            Some(keys) => keys.open(record, data).unwrap_or(Outcome::NotOpened),
-            None => Outcome::NotOpened,
-        }
+    /// Opens a record and passes its data on, unless it is a duplicate or forged. Returns `false`
+    /// if it is for dimpl.
+    pub(super) fn open(&mut self, record: &[u8], data: impl FnOnce(&[u8])) -> bool {
+        let keys = self.keys.as_mut();
+        keys.is_some_and(|keys| keys.open(record, data).is_some())
     }
 
     /// Lets dimpl handle a record, and takes the keys that it opens it with, if they are newer.
@@ -357,27 +344,6 @@ impl LowBits {
     }
 }
 
-/// The AES key schedules for numbers.
-enum Mask {
-    Aes128(Aes128),
-    Aes256(Aes256),
-}
-
-impl Mask {
-    fn of(&self, sample: &[u8; SAMPLE]) -> [u8; 2] {
-        let mut block = *sample;
-        match self {
-            Self::Aes128(aes) => {
-                aes.encrypt_block(<&mut Block<Aes128>>::from(&mut block));
-            }
-            Self::Aes256(aes) => {
-                aes.encrypt_block(<&mut Block<Aes256>>::from(&mut block));
-            }
-        }
-        [block[0], block[1]]
-    }
-}
-
 /// The keys of the last epoch from which data has come.
 struct Keys {
     key: LessSafeKey,
@@ -396,16 +362,7 @@ struct Keys {
 
 impl Keys {
     fn new(seen: Seen) -> Option<Self> {
-        let number_key: &[u8] = &seen.number_key.0;
-        let mask = match seen.suite {
-            Dtls13CipherSuite::AES_128_GCM_SHA256 => {
-                Mask::Aes128(Aes128::new_from_slice(number_key).ok()?)
-            }
-            Dtls13CipherSuite::AES_256_GCM_SHA384 => {
-                Mask::Aes256(Aes256::new_from_slice(number_key).ok()?)
-            }
-            _ => return None,
-        };
+        let mask = Mask::new(seen.suite, &seen.number_key.0)?;
         let key = UnboundKey::new(algorithm(seen.suite)?, &seen.key.0).ok()?;
         Some(Self {
             key: LessSafeKey::new(key),
@@ -420,7 +377,7 @@ impl Keys {
     }
 
     /// Opens a record; `None` if it is for dimpl.
-    fn open(&mut self, record: &[u8], data: impl FnOnce(&[u8])) -> Option<Outcome> {
+    fn open(&mut self, record: &[u8], data: impl FnOnce(&[u8])) -> Option<()> {
         let length = header_length(record)?;
         let (masked, body) = record.split_at_checked(length)?;
         if (masked.first()? ^ self.flags) & EPOCH != 0 {
@@ -439,7 +396,7 @@ impl Keys {
         let is_after_close = self.closed_at.is_some_and(|closed_at| number > closed_at);
         let is_too_far = number >= self.forwarded + MAX_AHEAD;
         if is_after_close || is_too_far || state.window.is_seen(number) {
-            return Some(Outcome::Done);
+            return Some(());
         }
         // Taken, so that `data` may open records of other connections.
         let mut buffer = BUFFER.take();
@@ -449,7 +406,7 @@ impl Keys {
         let header = aead::Aad::from(header);
         let outcome = match self.key.open_in_place(nonce, header, &mut buffer) {
             // Forged.
-            Err(_) => Some(Outcome::Done),
+            Err(_) => Some(()),
             Ok(inner) => {
                 state.window.note(number);
                 // The type follows the data, and zeros may follow it (RFC 8446 section 5.4).
@@ -470,7 +427,7 @@ impl Keys {
                 } else {
                     drop(state);
                     data(content);
-                    Some(Outcome::Done)
+                    Some(())
                 }
             }
         };

@@ -20,11 +20,35 @@ use super::opening::{Watched, note_number_key};
 #[derive(Debug)]
 struct WithQuickMask(&'static dyn SupportedDtls13CipherSuite);
 
-fn mask<C: KeyInit + BlockCipherEncrypt>(key: &[u8], sample: &[u8; 16]) -> Option<[u8; 16]> {
-    let cipher = C::new_from_slice(key).ok()?;
-    let mut block = Block::<C>::try_from(sample.as_slice()).ok()?;
-    cipher.encrypt_block(&mut block);
-    block.as_slice().try_into().ok()
+/// The key schedule for the numbers of one epoch and direction.
+pub(super) enum Mask {
+    Aes128(Aes128),
+    Aes256(Aes256),
+}
+
+impl Mask {
+    /// `None` for other suites than those with AES.
+    pub(super) fn new(suite: Dtls13CipherSuite, key: &[u8]) -> Option<Self> {
+        match suite {
+            Dtls13CipherSuite::AES_128_GCM_SHA256 => {
+                Aes128::new_from_slice(key).ok().map(Self::Aes128)
+            }
+            Dtls13CipherSuite::AES_256_GCM_SHA384 => {
+                Aes256::new_from_slice(key).ok().map(Self::Aes256)
+            }
+            _ => None,
+        }
+    }
+
+    /// What is XORed with the number, for a sample of the record.
+    pub(super) fn of(&self, sample: &[u8; 16]) -> [u8; 16] {
+        let mut block = *sample;
+        match self {
+            Self::Aes128(aes) => aes.encrypt_block(<&mut Block<Aes128>>::from(&mut block)),
+            Self::Aes256(aes) => aes.encrypt_block(<&mut Block<Aes256>>::from(&mut block)),
+        }
+        block
+    }
 }
 
 impl SupportedDtls13CipherSuite for WithQuickMask {
@@ -59,12 +83,10 @@ impl SupportedDtls13CipherSuite for WithQuickMask {
 
     fn encrypt_sn(&self, sn_key: &[u8], sample: &[u8; 16]) -> [u8; 16] {
         note_number_key(sn_key);
-        let quick = match self.suite() {
-            Dtls13CipherSuite::AES_128_GCM_SHA256 => mask::<Aes128>(sn_key, sample),
-            Dtls13CipherSuite::AES_256_GCM_SHA384 => mask::<Aes256>(sn_key, sample),
-            _ => None,
-        };
-        quick.unwrap_or_else(|| self.0.encrypt_sn(sn_key, sample))
+        match Mask::new(self.suite(), sn_key) {
+            Some(mask) => mask.of(sample),
+            None => self.0.encrypt_sn(sn_key, sample),
+        }
     }
 }
 

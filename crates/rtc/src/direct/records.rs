@@ -7,6 +7,8 @@ use bytes::Bytes;
 use dimpl::Output;
 use sha2::{Digest, Sha256};
 
+use super::channels::Channels;
+use super::marked::Marked;
 use super::path::Route;
 use super::{DTLS_OUTPUT, DirectEngine, DtlsState, FirstFlight};
 use crate::client_hello::Verdict;
@@ -19,6 +21,21 @@ const RECORDS_PER_DRAIN: usize = 8;
 
 /// Maximum buffer that DTLS can ask for: its longest record (RFC 6347 section 4.1.1).
 const MAX_DTLS_OUTPUT: usize = 32 * 1024;
+
+/// Handles a packet of the peer that DTLS has opened.
+fn handle_opened(
+    channels: &mut Channels,
+    marked: &mut Marked,
+    early_bytes: &mut usize,
+    now: Instant,
+    packet: &[u8],
+) {
+    marked.on_opened();
+    if !channels.is_authenticated() {
+        *early_bytes += packet.len();
+    }
+    channels.sctp.handle_packet(now, packet);
+}
 
 impl DirectEngine {
     pub(super) fn start_dtls(&mut self, now: Instant) -> Result<(), EndReason> {
@@ -57,11 +74,14 @@ impl DirectEngine {
         } else if is_established {
             dtls.open_packet(datagram, |packet| {
                 self.has_authentic = true;
-                self.marked.on_opened();
-                if !self.channels.is_authenticated() {
-                    self.early_bytes += packet.len();
-                }
-                self.channels.sctp.handle_packet(now, packet);
+                let early_bytes = &mut self.early_bytes;
+                handle_opened(
+                    &mut self.channels,
+                    &mut self.marked,
+                    early_bytes,
+                    now,
+                    packet,
+                );
             })
         } else {
             dtls.handle_packet(datagram)
@@ -113,11 +133,14 @@ impl DirectEngine {
             match dtls.poll_output(out.room(room)) {
                 Output::ApplicationData(packet) => {
                     self.has_authentic = true;
-                    self.marked.on_opened();
-                    if !self.channels.is_authenticated() {
-                        self.early_bytes += packet.len();
-                    }
-                    self.channels.sctp.handle_packet(now, packet);
+                    let early_bytes = &mut self.early_bytes;
+                    handle_opened(
+                        &mut self.channels,
+                        &mut self.marked,
+                        early_bytes,
+                        now,
+                        packet,
+                    );
                 }
                 Output::Packet(datagram) => {
                     self.first_flight.on_output(datagram);
