@@ -11,8 +11,9 @@ use super::{IDENTITY, MAX_INLINE_KEY, PeerId, SHA2_256};
 
 /// The key pair of this peer.
 ///
-/// Store it with [`Identity::to_protobuf`] to keep the peer id across restarts; the DTLS
-/// certificate of [`Certificate::derive`] stays the same with it.
+/// Keep it with [`Identity::load_or_generate`], or store [`Identity::to_protobuf`] yourself: then
+/// the peer id is the same after a restart, and so is the DTLS certificate of
+/// [`Certificate::derive`].
 ///
 /// Cloning copies the key. `Debug` shows the peer id only. Two with the same public key are equal.
 ///

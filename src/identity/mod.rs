@@ -9,8 +9,12 @@ use std::str::FromStr;
 use thiserror::Error;
 
 #[cfg(feature = "transport")]
+mod file;
+#[cfg(feature = "transport")]
 mod keys;
 
+#[cfg(feature = "transport")]
+pub use file::IdentityFileError;
 #[cfg(feature = "transport")]
 pub(crate) use keys::StaticKey;
 #[cfg(feature = "transport")]
