@@ -9,15 +9,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anabranch::address::WebSocketAddress;
-use anabranch::websocket::{
-    self, Authentication, ClientConfig, RequestHead, ServerConfig, UpgradeRequest,
-};
+use anabranch::websocket::{self, Authentication, ClientConfig, ServerConfig, UpgradeRequest};
 use anabranch::{Config, Connection, Identity};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HeaderValue;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -72,26 +69,15 @@ async fn answer(
     if request.uri().path() != "/anabranch" {
         return Ok(Response::new("a page\n".into()));
     }
-    // Every header field: the check decides which of them may be repeated.
-    let headers = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let target = request.uri().to_string();
-    let head = RequestHead::new(request.method().as_str(), &target, headers)
-        .with_remote_address(remote)
-        .with_local_address(local);
-    let upgrade = match UpgradeRequest::check(&head, &config) {
+    let checked = UpgradeRequest::check_http(
+        &request,
+        |head| head.with_remote_address(remote).with_local_address(local),
+        &config,
+    );
+    let upgrade = match checked {
         Ok(upgrade) => upgrade,
-        Err(error) => return Ok(refuse(&error.answer())),
+        Err(error) => return Ok(error.answer().http_response().map(Full::from)),
     };
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    for (name, value) in upgrade.response_headers() {
-        if let Ok(value) = value.parse() {
-            response.headers_mut().insert(name, value);
-        }
-    }
     // The upgrade completes once this response has been sent.
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -104,19 +90,7 @@ async fn answer(
             Err(error) => eprintln!("no connection: {error}"),
         }
     });
-    Ok(response)
-}
-
-fn refuse(answer: &websocket::Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(answer.body().to_owned().into());
-    *response.status_mut() =
-        StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    for (name, value) in answer.headers() {
-        response
-            .headers_mut()
-            .insert(*name, HeaderValue::from_static(value));
-    }
-    response
+    Ok(upgrade.http_response().map(|()| Full::default()))
 }
 
 async fn echo(connection: Connection) {

@@ -7,6 +7,7 @@ use super::error::UpgradeError;
 use reading::HeadBuffer;
 
 pub(crate) mod answer;
+mod http;
 pub(crate) mod policy;
 pub(crate) mod reading;
 
