@@ -10,6 +10,7 @@
 //! | `endpoint` | `webrtc` | listening and dialling over UDP, and several addresses of a peer |
 //! | `websocket` | `websocket` | the same connections over one WebSocket |
 //! | `noise` | either | the handshake of both, on its own |
+//! | [`delimited`] | | messages as a unit on a substream |
 //! | [`payload`] | | large objects, with length, progress, limits, a hash and a receipt |
 //! | [`connection`] | | connections, also over a [`carrier`] of your own |
 //! | [`substream`] | | the byte streams |
@@ -27,6 +28,7 @@ pub mod carrier;
 #[cfg(feature = "transport")]
 pub mod certificate;
 pub mod connection;
+pub mod delimited;
 #[cfg(feature = "webrtc")]
 pub mod endpoint;
 mod error;

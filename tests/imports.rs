@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. A room is a module of the crate's root.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "waiters",
     "identity",
     "rates",
@@ -20,6 +20,7 @@ const ROOMS: [&str; 19] = [
     "carrier",
     "substream",
     "connection",
+    "delimited",
     "payload",
     "udp",
     "webrtc",
