@@ -1,6 +1,6 @@
 //! `MetricsEvents` reports to the installed recorder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -197,4 +197,25 @@ async fn transfer_and_reset() {
     other.reset(1);
     drop((a, b, other));
     pair.finish().await;
+}
+
+/// The names of metrics in a text.
+fn named(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(|c| !is_part(c));
+    words
+        .filter(|word| word.starts_with("anabranch_"))
+        // Prometheus counts a histogram in buckets.
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word))
+        .collect()
+}
+
+/// `docs/operating.md` names no others, and the dashboard shows them all.
+#[test]
+fn the_dashboard_shows_the_metrics_that_are_exported() {
+    let exported = named(include_str!("../src/events/metrics.rs"));
+    let page = named(include_str!("../docs/operating.md"));
+    assert_eq!(page.difference(&exported).collect::<Vec<_>>(), [&""; 0]);
+    let dashboard = named(include_str!("../docs/operating/dashboard.json"));
+    assert_eq!(dashboard, exported);
 }
