@@ -24,6 +24,7 @@ const PROTOCOL: &str = "/roaming/1";
 /// The environment variable with the parameters of a child.
 const LISTENER: &str = "ANABRANCH_ROAMING_LISTENER";
 const UPLOAD: &str = "ANABRANCH_ROAMING_UPLOAD";
+const LENGTH: &str = "ANABRANCH_ROAMING_LENGTH";
 
 /// 4 MB/s: not limited by the machine, and no load for other tests.
 const CHUNK: usize = 4000;
@@ -135,8 +136,16 @@ impl Drop for Process {
     }
 }
 
-/// Transfers while `change` happens, and returns the longest pause.
-fn transfer(test: &str, upload: bool, change: impl FnOnce(&Net) -> Result<(), String>) {
+/// Length of a transfer in bytes: it takes longer than the longest allowed pause.
+const SHORT: u64 = 6000 * CHUNK as u64;
+
+/// Transfers `length` bytes while `change` happens.
+fn transfer(
+    test: &str,
+    upload: bool,
+    length: u64,
+    change: impl FnOnce(&Net) -> Result<(), String>,
+) {
     let net = match Net::new(test) {
         Ok(net) => net,
         Err(reason) => {
@@ -148,10 +157,16 @@ fn transfer(test: &str, upload: bool, change: impl FnOnce(&Net) -> Result<(), St
             return;
         }
     };
-    let mut listener = Process::new(&net.server, "listen", &[(LISTENER, "10.9.0.1:0")]);
+    let length = length.to_string();
+    let environment = [(LISTENER, "10.9.0.1:0"), (LENGTH, &length)];
+    let mut listener = Process::new(&net.server, "listen", &environment);
     let address = listener.line("listening at ");
     let direction = if upload { "1" } else { "0" };
-    let environment = [(LISTENER, address.as_str()), (UPLOAD, direction)];
+    let environment = [
+        (LISTENER, address.as_str()),
+        (UPLOAD, direction),
+        (LENGTH, &length),
+    ];
     let mut dialler = Process::new(&net.client, "dial", &environment);
     dialler.line("the transfer runs");
     change(&net).expect("the network changes");
@@ -167,34 +182,67 @@ fn transfer(test: &str, upload: bool, change: impl FnOnce(&Net) -> Result<(), St
 
 #[test]
 fn an_upload_goes_on_when_the_address_disappears() {
-    transfer("addr-up", true, |net| {
+    transfer("addr-up", true, SHORT, |net| {
         net.client("addr del 10.7.1.2/24 dev c1")
     });
 }
 
 #[test]
 fn a_download_goes_on_when_the_address_disappears() {
-    transfer("addr-down", false, |net| {
+    transfer("addr-down", false, SHORT, |net| {
         net.client("addr del 10.7.1.2/24 dev c1")
     });
 }
 
 #[test]
 fn a_download_goes_on_when_the_route_moves_to_another_interface() {
-    transfer("route-down", false, |net| {
+    transfer("route-down", false, SHORT, |net| {
         net.client("route del 10.9.0.1/32 dev c1")
     });
 }
 
 #[test]
 fn an_upload_goes_on_after_a_second_without_any_route() {
-    transfer("gap-up", true, |net| {
+    transfer("gap-up", true, SHORT, |net| {
         net.client("link set c2 down")?;
         net.client("addr del 10.7.1.2/24 dev c1")?;
         std::thread::sleep(Duration::from_secs(1));
         net.client("link set c2 up")?;
         net.client("route add 10.9.0.1/32 via 10.7.2.1 dev c2")
     });
+}
+
+/// From one link to the other and back, each time to an address that the peer has not seen.
+fn move_five_times(net: &Net) -> Result<(), String> {
+    for step in 0_u8..5 {
+        let (from, to) = (1 + step % 2, 2 - step % 2);
+        let (old, new) = (2 + step / 2, 2 + step.div_ceil(2));
+        if step > 0 {
+            net.client(&format!("addr add 10.7.{to}.{new}/24 dev c{to}"))?;
+            net.client(&format!(
+                "route add 10.9.0.1/32 via 10.7.{to}.1 dev c{to} metric {to}"
+            ))?;
+        }
+        net.client(&format!("addr del 10.7.{from}.{old}/24 dev c{from}"))?;
+        // Longer than the longest allowed pause.
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_upload_of_64_mib_arrives_across_five_changes_of_address() {
+    transfer("five-up", true, 64 << 20, move_five_times);
+}
+
+#[test]
+fn a_download_of_64_mib_arrives_across_five_changes_of_address() {
+    transfer("five-down", false, 64 << 20, move_five_times);
+}
+
+fn length() -> u64 {
+    let length = std::env::var(LENGTH).expect("the parent sets it");
+    length.parse().expect("a number")
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -211,18 +259,18 @@ fn byte(position: u64) -> u8 {
     (position % 251) as u8
 }
 
-/// Sends at [`PACE`] for `time`.
-async fn send(substream: &mut Substream, time: Duration) -> io::Result<u64> {
+/// Sends at [`PACE`].
+async fn send(substream: &mut Substream, length: u64) -> io::Result<()> {
     let mut ticks = interval(PACE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (mut sent, until) = (0, Instant::now() + time);
-    while Instant::now() < until {
+    let mut sent = 0;
+    while sent < length {
         ticks.tick().await;
-        let chunk: Vec<u8> = (sent..).map(byte).take(CHUNK).collect();
+        let chunk: Vec<u8> = (sent..length).map(byte).take(CHUNK).collect();
         substream.write_all(&chunk).await?;
-        sent += CHUNK as u64;
+        sent += chunk.len() as u64;
     }
-    Ok(sent)
+    Ok(())
 }
 
 /// Receives to the end; returns the length, and the longest time between two reads.
@@ -243,9 +291,6 @@ async fn receive(substream: &mut Substream) -> io::Result<(u64, Duration)> {
         }
     }
 }
-
-/// Duration of a transfer: longer than the longest allowed pause.
-const TIME: Duration = Duration::from_secs(6);
 
 #[test]
 #[ignore = "a child of the other tests"]
@@ -271,7 +316,8 @@ fn listen() {
                 answer.expect("a connection");
             }
         } else {
-            send(&mut substream, TIME).await.expect("a connection");
+            let sent = send(&mut substream, length()).await;
+            sent.expect("a connection");
         }
         let outcome = substream.finish().await.expect("a connection");
         assert_eq!(outcome, Finished::Acked);
@@ -299,7 +345,8 @@ fn dial() {
             println!("the transfer runs");
         });
         let longest = if upload {
-            let sent = send(&mut substream, TIME).await.expect("a connection");
+            let sent = send(&mut substream, length()).await;
+            sent.expect("a connection");
             let outcome = substream.finish().await.expect("a connection");
             assert_eq!(outcome, Finished::Acked);
             let mut answer = [[0; 8]; 2];
@@ -307,11 +354,11 @@ fn dial() {
                 substream.read_exact(number).await.expect("an answer");
             }
             let [received, longest] = answer.map(u64::from_be_bytes);
-            assert_eq!(received, sent);
+            assert_eq!(received, length());
             longest
         } else {
             let (received, longest) = receive(&mut substream).await.expect("all of it");
-            assert!(received > 0);
+            assert_eq!(received, length());
             substream.finish().await.expect("a connection");
             longest.as_millis() as u64
         };
