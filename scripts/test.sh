@@ -21,7 +21,7 @@ target=${CARGO_TARGET_DIR:-target}
 logs=$target/test-logs
 mkdir -p "$logs"
 export RUST_BACKTRACE=1
-features=metrics
+features=metrics,serde
 $fast || features=$features,interop
 
 rows=()
@@ -201,7 +201,7 @@ transfers() {
 feature_sets() {
   local carriers set
   for carriers in '' webrtc websocket webrtc,websocket; do
-    for set in "$carriers" "$carriers,metrics" "$carriers,rsa"; do
+    for set in "$carriers" "$carriers,metrics,serde" "$carriers,rsa"; do
       printf 'features: %s\n' "${set:-none}"
       cargo clippy --quiet --lib --package anabranch --no-default-features --features "$set" -- -D warnings || return
     done
@@ -218,7 +218,7 @@ libp2p() {
     && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --package anabranch-libp2p
 }
 
-documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features metrics; }
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features metrics,serde; }
 
 trap report EXIT
 

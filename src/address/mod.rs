@@ -169,6 +169,9 @@ impl fmt::Display for Address {
     }
 }
 
+#[cfg(feature = "serde")]
+crate::identity::serialize_as_text!(Address, "a webrtc-direct multiaddr");
+
 impl FromStr for Address {
     type Err = AddressError;
 

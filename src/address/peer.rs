@@ -64,6 +64,12 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+#[cfg(feature = "serde")]
+crate::identity::serialize_as_text!(PeerAddress, "a multiaddr", |address| match address {
+    Self::WebRtcDirect(_) => true,
+    Self::WebSocket(address) => address.is_multiaddr(),
+});
+
 impl FromStr for PeerAddress {
     type Err = AddressError;
 

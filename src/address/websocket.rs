@@ -148,6 +148,12 @@ impl WebSocketAddress {
         self.peer_id
     }
 
+    /// Whether a multiaddr has all of it: that has no path.
+    #[cfg(feature = "serde")]
+    pub(super) fn is_multiaddr(&self) -> bool {
+        self.path == "/"
+    }
+
     /// The URL, with its port and path.
     pub fn url(&self) -> String {
         let scheme = if self.tls { "wss" } else { "ws" };
@@ -174,6 +180,9 @@ impl fmt::Display for WebSocketAddress {
         Ok(())
     }
 }
+
+#[cfg(feature = "serde")]
+crate::identity::serialize_as_text!(WebSocketAddress, "a multiaddr", Self::is_multiaddr);
 
 impl FromStr for WebSocketAddress {
     type Err = AddressError;

@@ -104,6 +104,9 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+#[cfg(feature = "serde")]
+crate::identity::serialize_as_text!(Fingerprint, "a fingerprint");
+
 impl FromStr for Fingerprint {
     type Err = FingerprintError;
 

@@ -12,6 +12,8 @@ use thiserror::Error;
 mod file;
 #[cfg(feature = "transport")]
 mod keys;
+#[cfg(feature = "serde")]
+mod text;
 
 #[cfg(feature = "transport")]
 pub use file::IdentityFileError;
@@ -19,6 +21,9 @@ pub use file::IdentityFileError;
 pub(crate) use keys::StaticKey;
 #[cfg(feature = "transport")]
 pub use keys::{Identity, IdentityError, PublicKey};
+
+#[cfg(feature = "serde")]
+pub(crate) use text::serialize_as_text;
 
 /// Maximum length of a text that is parsed as a peer id.
 ///
@@ -112,6 +117,9 @@ impl fmt::Display for PeerId {
         f.pad(&multibase::Base::Base58Btc.encode(self.to_bytes()))
     }
 }
+
+#[cfg(feature = "serde")]
+serialize_as_text!(PeerId, "a peer id");
 
 impl FromStr for PeerId {
     type Err = PeerIdError;
