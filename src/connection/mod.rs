@@ -46,7 +46,7 @@ pub use config::{CeilingPolicy, Config, ConfigError, FinAckPolicy, Negotiation};
 pub use driver::Driver;
 pub use error::OpenError;
 #[cfg(any(feature = "webrtc", feature = "websocket"))]
-pub(crate) use guarded::Guarded;
+pub(crate) use guarded::spawn;
 pub use open::Opening;
 pub(crate) use shared::ConnectionShared;
 pub use stats::ConnectionStats;

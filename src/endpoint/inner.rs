@@ -20,7 +20,7 @@ use super::websockets::WebSocketSettings;
 use super::{ConnectError, EndpointConfig, Security};
 use crate::address::Address;
 use crate::certificate::Certificate;
-use crate::connection::{Config, Connection, ConnectionShared, Guarded};
+use crate::connection::{self, Config, Connection, ConnectionShared};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::Identity;
 use crate::noise::Peer;
@@ -176,7 +176,7 @@ impl Inner {
         let labels = peer.is_some_and(|peer| peer.takes_labels);
         let (connection, driver) = Connection::authenticated(carrier, config, info, labels);
         self.enter(registration.number, &connection);
-        tokio::spawn(Guarded::new(driver, registration));
+        connection::spawn("anabranch connection", driver, registration);
         Ok(connection)
     }
 

@@ -18,7 +18,7 @@ use super::receiving::receive;
 #[cfg(feature = "websocket")]
 use super::websockets::WebSocketPort;
 use crate::address::PeerAddress;
-use crate::connection::Guarded;
+use crate::connection;
 use crate::udp::router::{Dialling, RouteGuard, Router, Unshared};
 use crate::udp::{DatagramSocket, Transmit, indication, wildcard};
 use crate::ufrag::ClientCredentials;
@@ -288,8 +288,8 @@ impl Inner {
         book.retain(|entry| !entry.tasks.have_ended());
         let tasks = Arc::new(Tasks::default());
         let spawn = |future| {
-            let task = Guarded::new(future, Running::of(&tasks));
-            tokio::spawn(task).abort_handle()
+            let running = Running::of(&tasks);
+            connection::spawn("anabranch port", future, running).abort_handle()
         };
         let handles = futures.into_iter().map(spawn).collect();
         book.push(Entry {

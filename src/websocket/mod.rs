@@ -96,7 +96,7 @@ pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;
 
 use crate::carrier::Carrier;
-use crate::connection::{Config, ConfigError, Connection, Guarded};
+use crate::connection::{self, Config, ConfigError, Connection};
 use crate::events::{Attempt, ConnectionInfo};
 use crate::noise::Peer;
 
@@ -175,6 +175,6 @@ async fn establish<G: Send + 'static>(
     let config = Arc::clone(config);
     let labels = established.peer.is_some_and(|peer| peer.takes_labels);
     let (connection, driver) = Connection::authenticated(established.carrier, config, info, labels);
-    tokio::spawn(Guarded::new(driver, guard));
+    connection::spawn("anabranch connection", driver, guard);
     Ok(connection)
 }
