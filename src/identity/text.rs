@@ -1,8 +1,8 @@
 //! serde for types that are read and written as text.
 
 /// Implements `Serialize` and `Deserialize` by `Display` and `FromStr`, in every format: a text is
-/// what configuration files and other implementations have. `$is_text` says whether the text has all
-/// of a value.
+/// what configuration files and other implementations have. `$is_text` says whether the text has
+/// all of a value.
 macro_rules! serialize_as_text {
     ($type:ty, $expected:literal) => {
         crate::identity::serialize_as_text!($type, $expected, |_| true);
