@@ -18,7 +18,7 @@ use super::ports::Ports;
 #[cfg(feature = "websocket")]
 use super::websockets::WebSocketSettings;
 use super::{ConnectError, EndpointConfig, Security};
-use crate::address::Address;
+use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
 use crate::connection::{self, Config, Connection, ConnectionShared};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
@@ -99,6 +99,22 @@ impl Inner {
                 Security::CertificateHash => address,
             }
         })
+    }
+
+    /// The webrtc-direct addresses that peers can dial.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> + use<'_> {
+        let locals = self.ports.locals().into_iter();
+        locals.flat_map(|local| self.addresses_at(local))
+    }
+
+    /// The addresses that peers can dial on all carriers.
+    pub(super) fn peer_addresses(&self) -> Vec<PeerAddress> {
+        let webrtc = self.addresses().map(PeerAddress::from);
+        #[cfg(feature = "websocket")]
+        let websockets = self.ports.websockets();
+        #[cfg(feature = "websocket")]
+        let webrtc = webrtc.chain(websockets.iter().flat_map(|port| port.addresses()));
+        webrtc.collect()
     }
 
     /// The identity for Noise; `None` with [`Security::CertificateHash`].

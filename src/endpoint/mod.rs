@@ -15,6 +15,7 @@ use crate::identity::{PeerId, PublicKey};
 use crate::udp::DatagramSocket;
 pub use anabranch_rtc::{CongestionControl, EngineFactory};
 
+mod address_changes;
 mod any;
 mod builder;
 mod config;
@@ -29,6 +30,7 @@ mod signalling;
 #[cfg(feature = "websocket")]
 mod websockets;
 
+pub use address_changes::{AddressChanges, AddressEvent};
 pub use any::{AttemptError, ConnectAnyError, Lost, LostReason, MAX_ADDRESSES, Reached};
 pub use builder::EndpointBuilder;
 pub use config::EndpointConfig;
@@ -118,20 +120,19 @@ impl Endpoint {
     /// that the machine has now, without link-local IPv6, and without loopback unless there is no
     /// other.
     pub fn addresses(&self) -> Vec<Address> {
-        let inner = self.inner();
-        let locals = inner.ports.locals().into_iter();
-        locals.flat_map(|local| inner.addresses_at(local)).collect()
+        self.inner().addresses().collect()
     }
 
     /// The addresses that peers can dial on all carriers: [`Self::addresses`], and those of the
     /// WebSocket listeners. For [`Endpoint::connect_any`] of the peers.
     pub fn peer_addresses(&self) -> Vec<PeerAddress> {
-        let webrtc = self.addresses().into_iter().map(PeerAddress::from);
-        #[cfg(feature = "websocket")]
-        let websockets = self.inner().ports.websockets();
-        #[cfg(feature = "websocket")]
-        let webrtc = webrtc.chain(websockets.iter().flat_map(|port| port.addresses()));
-        webrtc.collect()
+        self.inner().peer_addresses()
+    }
+
+    /// The changes of [`Self::peer_addresses`]: listeners that come and go, and addresses of the
+    /// machine behind a wildcard. For those who announce them.
+    pub fn address_changes(&self) -> AddressChanges {
+        AddressChanges::new(self.inner())
     }
 
     /// The addresses of the UDP sockets that listen, wildcards as they are.

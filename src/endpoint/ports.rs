@@ -81,13 +81,23 @@ pub(super) struct SharedPort {
 }
 
 /// The tasks of one port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tasks {
     running: AtomicUsize,
     ended: Waiters,
+    /// Of the endpoint: [`Ports::changed`].
+    changed: Arc<Waiters>,
 }
 
 impl Tasks {
+    fn new(changed: &Arc<Waiters>) -> Self {
+        Self {
+            running: AtomicUsize::new(0),
+            ended: Waiters::default(),
+            changed: Arc::clone(changed),
+        }
+    }
+
     fn have_ended(&self) -> bool {
         self.running.load(Ordering::Acquire) == 0
     }
@@ -112,6 +122,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.ended.wake_all();
+            self.0.changed.wake_all();
         }
     }
 }
@@ -140,12 +151,19 @@ struct Entry {
 pub(super) struct Ports {
     book: Mutex<Vec<Entry>>,
     next: AtomicU64,
+    /// Woken when a listener has come or gone.
+    changed: Arc<Waiters>,
 }
 
 impl Ports {
     fn book(&self) -> MutexGuard<'_, Vec<Entry>> {
         // Valid after a panic: no entry is half written.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Woken when a listener has come or gone.
+    pub(super) fn changed(&self) -> &Arc<Waiters> {
+        &self.changed
     }
 
     pub(super) fn next_id(&self) -> ListenerId {
@@ -286,7 +304,7 @@ impl Inner {
             return None;
         }
         book.retain(|entry| !entry.tasks.have_ended());
-        let tasks = Arc::new(Tasks::default());
+        let tasks = Arc::new(Tasks::new(&self.ports.changed));
         let spawn = |future| {
             let running = Running::of(&tasks);
             connection::spawn("anabranch port", future, running).abort_handle()
@@ -297,6 +315,8 @@ impl Inner {
             tasks: Arc::clone(&tasks),
             handles,
         });
+        drop(book);
+        self.ports.changed.wake_all();
         Some(Listening {
             id,
             local,
@@ -372,6 +392,7 @@ impl Inner {
         for port in self.ports.websockets() {
             port.close();
         }
+        self.ports.changed.wake_all();
     }
 }
 
@@ -458,6 +479,7 @@ impl Listening {
         }
         if let Some(endpoint) = self.endpoint.upgrade() {
             endpoint.incoming.refuse_those_of(self.id);
+            endpoint.ports.changed.wake_all();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Listeners that come and go on a running endpoint, on both carriers.
 
+mod addresses;
 mod dials;
 #[path = "../common/echoing.rs"]
 mod echoing;
