@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anabranch::message::{Flag, Message};
 use anabranch::substream::code;
-use anabranch::{Config, Finished};
+use anabranch::{CloseOutcome, Config, Finished};
 use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
 use common::seeds::seeds;
@@ -365,4 +365,29 @@ async fn s14_messages_are_counted_beside_frames() {
     drop(substream);
     s.peer.flag(channel, Flag::Fin);
     s.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_read_as_a_whole_up_to_a_limit() {
+    let pair = Pair::new();
+    for length in [0, 1, 5000, 100_000] {
+        let (mut a, mut b) = pair.substream().await;
+        let sending = tokio::spawn(async move {
+            a.write_all(&pattern(length)).await?;
+            Ok::<_, std::io::Error>(a.finish().await?)
+        });
+        let all = within("the end", b.read_all(100_000)).await.unwrap();
+        assert!(all == pattern(length), "{} of {length}", all.len());
+        drop(b);
+        sending.await.unwrap().unwrap();
+    }
+    let (mut a, mut b) = pair.substream().await;
+    a.write_all(&pattern(20_000)).await.unwrap();
+    let error = within("an error", b.read_all(10_000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    // The writer learns of it, though it has not ended its stream.
+    let outcome = within("the stop", a.stopped()).await;
+    assert_eq!(outcome, CloseOutcome::Stopped(Some(code::RESOURCE_LIMIT)));
+    drop((a, b));
+    pair.finish().await;
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::poll_cooperative;
 use super::shared::Shared;
-use crate::error::{CloseOutcome, FinishError, Finished};
+use crate::error::{CloseOutcome, FinishError, Finished, code};
 
 /// The read half of a substream.
 ///
@@ -73,6 +73,39 @@ impl ReadHalf {
             self.shared
                 .poll_read_with(cx, |receive| receive.read_chunk(max))
         })
+    }
+
+    /// Reads to the end of the stream, at most `limit` bytes: a request or a response as a whole.
+    ///
+    /// # Errors
+    /// Those of [`ReadHalf::read_chunk`]. `InvalidData` as soon as more than `limit` bytes have
+    /// arrived; the peer is asked with
+    /// [`code::RESOURCE_LIMIT`](super::code::RESOURCE_LIMIT) to send no more.
+    ///
+    /// # Cancel safety
+    /// What was read is lost if the future is dropped.
+    pub async fn read_all(&mut self, limit: usize) -> io::Result<Bytes> {
+        let mut first = Bytes::new();
+        let mut all = Vec::new();
+        let mut length = 0_usize;
+        while let Some(chunk) = self.read_chunk(usize::MAX).await? {
+            length = length.saturating_add(chunk.len());
+            if length > limit {
+                self.stop(code::RESOURCE_LIMIT);
+                let message = format!("more than {limit} bytes");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            if length == chunk.len() {
+                // Mostly the only one, and then not copied.
+                first = chunk;
+                continue;
+            }
+            if all.is_empty() {
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(if all.is_empty() { first } else { all.into() })
     }
 
     /// Sends STOP_SENDING with `code` to the peer and discards unread data. From now on reads

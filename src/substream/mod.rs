@@ -177,6 +177,14 @@ impl Substream {
         self.read.read_chunk(max).await
     }
 
+    /// Reads to the end of the stream, at most `limit` bytes: see [`ReadHalf::read_all`].
+    ///
+    /// # Errors
+    /// As of [`ReadHalf::read_all`].
+    pub async fn read_all(&mut self, limit: usize) -> io::Result<Bytes> {
+        self.read.read_all(limit).await
+    }
+
     /// See [`WriteHalf::write_chunk`].
     pub async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
         self.write.write_chunk(chunk).await
