@@ -160,6 +160,13 @@ pub trait DatagramSocket: Send + Sync + fmt::Debug {
         1
     }
 
+    /// Whether a datagram that is longer than the path carries may arrive in fragments, rather than
+    /// not at all. By default yes. For other protocols on the same socket, which probe the path MTU
+    /// only if not; anabranch's own probes do not ask.
+    fn may_fragment(&self) -> bool {
+        true
+    }
+
     /// The source address that the system currently selects for `remote`.
     ///
     /// # Errors
@@ -396,6 +403,10 @@ impl DatagramSocket for UdpDatagramSocket {
         self.max_segments.load(Ordering::Relaxed)
     }
 
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
     fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr> {
         let probe = StdUdpSocket::bind((wildcard(remote), 0))?;
         // Sends nothing: `connect` of a UDP socket only looks up the route.
@@ -449,6 +460,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// quinn-udp sets the option that forbids it; macOS before version 11 has none.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_does_not_fragment_what_a_path_can_not_carry() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = std::net::UdpSocket::bind(address).unwrap();
+            let socket = crate::udp::from_std(socket).unwrap();
+            assert!(!socket.may_fragment(), "{address}");
         }
     }
 

@@ -202,6 +202,11 @@ impl DatagramSocket for SimulatedSocket {
             1
         }
     }
+
+    /// A link drops what is longer than its `mtu`.
+    fn may_fragment(&self) -> bool {
+        false
+    }
 }
 
 /// How many datagrams at the front form one coalesced receive: those with the source, the ECN
