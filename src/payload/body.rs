@@ -21,7 +21,7 @@ use super::watch::{Canceller, Progress, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
 use crate::error::payload::Interrupt;
 use crate::error::payload::PayloadError;
-use crate::error::payload::{MessageError, ReadError};
+use crate::error::payload::{MessageError, ReadError, TimeLimit};
 
 /// Maximum bytes allocated on the strength of a header.
 const PREALLOCATED: u64 = 1024 * 1024;
@@ -529,8 +529,10 @@ impl Body {
     /// Sends the receipt.
     async fn confirm(&mut self) -> Result<(), PayloadError> {
         if !self.watch.state.complete() {
-            let code = self.watch.state.cancelled().unwrap_or_default();
-            return Err(PayloadError::Cancelled(code));
+            return Err(match self.watch.state.cancelled() {
+                Some(code) => PayloadError::Cancelled(code),
+                None => self.interrupted(self.watch.expired(TimeLimit::Total)),
+            });
         }
         let receipt = Receipt {
             received: Some(self.received),

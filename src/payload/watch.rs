@@ -242,7 +242,7 @@ impl Watch {
         Poll::Ready(Err(self.expired(limit)))
     }
 
-    fn expired(&self, limit: TimeLimit) -> Interrupt {
+    pub(super) fn expired(&self, limit: TimeLimit) -> Interrupt {
         let after = match limit {
             TimeLimit::Idle => self.idle_timeout,
             TimeLimit::Total => self.time_limit,
