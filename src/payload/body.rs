@@ -40,7 +40,7 @@ const PREFIX_PIECE: usize = 128 * 1024;
 /// Cancels the payload: the sender gets RESET_STREAM with
 /// [`code::CANCELLED`](super::code::CANCELLED).
 pub struct Payload {
-    body: Body,
+    pub(super) body: Body,
 }
 
 /// A completely received payload.
@@ -92,10 +92,7 @@ impl Payload {
 
     /// Cancels the payload: the sender gets RESET_STREAM with `code`.
     pub fn cancel(mut self, code: u32) {
-        self.body.lease.reset(code);
-        self.body
-            .reporter
-            .receive_failed(&PayloadError::Cancelled(code));
+        self.body.cancel(code);
     }
 
     /// Reports to the sender that the first `have` bytes are here already; `prefix` is read for
@@ -168,14 +165,8 @@ impl Payload {
     where
         W: AsyncWrite + Unpin,
     {
-        let copied = self.body.copy_to(writer).await;
-        let copied = self.body.checked(copied);
-        if copied.is_err() {
-            // The received bytes are valid, and the payload can be resumed from them. The flush has
-            // a timeout of its own, since the payload may have been cancelled or have expired.
-            let _ = timeout(self.body.watch.idle_timeout, writer.flush()).await;
-        }
-        copied
+        self.body.copy(writer).await?;
+        self.body.confirm_copy().await
     }
 }
 
@@ -296,6 +287,11 @@ impl Body {
         result
     }
 
+    pub(super) fn cancel(&mut self, code: u32) {
+        self.lease.reset(code);
+        self.reporter.receive_failed(&PayloadError::Cancelled(code));
+    }
+
     async fn next_or_end(&mut self) -> Result<Option<Bytes>, PayloadError> {
         let next = async {
             match self.next().await? {
@@ -340,21 +336,41 @@ impl Body {
         Ok(all.into())
     }
 
-    async fn copy_to<W>(&mut self, writer: &mut W) -> Result<Received, PayloadError>
+    /// Copies all of it, without a receipt. After an error what has arrived is flushed.
+    pub(super) async fn copy<W>(&mut self, writer: &mut W) -> Result<(), PayloadError>
     where
         W: AsyncWrite + Unpin,
     {
-        while let Some(chunk) = self.next().await? {
-            self.local(writer.write_all(&chunk)).await?;
-            self.delivered(chunk.len());
+        let copied = async {
+            while let Some(chunk) = self.next().await? {
+                self.local(writer.write_all(&chunk)).await?;
+                self.delivered(chunk.len());
+            }
+            self.local(writer.flush()).await
+        };
+        let copied = copied.await;
+        let copied = self.checked(copied);
+        if copied.is_err() {
+            // The received bytes are valid, and the payload can be resumed from them. The flush has
+            // a timeout of its own, since the payload may have been cancelled or have expired.
+            let _ = timeout(self.watch.idle_timeout, writer.flush()).await;
         }
-        self.local(writer.flush()).await?;
-        self.confirm().await?;
-        Ok(Received {
+        copied
+    }
+
+    /// Sends the receipt for what was [copied](Self::copy).
+    pub(super) async fn confirm_copy(&mut self) -> Result<Received, PayloadError> {
+        let confirmed = self.confirm().await;
+        self.checked(confirmed)?;
+        Ok(self.summary())
+    }
+
+    pub(super) fn summary(&self) -> Received {
+        Received {
             total: self.received,
             resumed_from: self.resumed_from,
             hash: self.hash,
-        })
+        }
     }
 
     /// Waits for the reader or writer of the application.

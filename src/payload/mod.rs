@@ -86,6 +86,7 @@ mod report;
 mod send;
 mod slots;
 
+mod unconfirmed;
 mod watch;
 mod wire;
 
@@ -97,6 +98,7 @@ pub use body::{Payload, PayloadStream, Received};
 pub use config::{PayloadConfig, PayloadConfigError};
 pub use receive::Receiver;
 pub use send::{Sender, Sent};
+pub use unconfirmed::Unconfirmed;
 pub use watch::{Canceller, Progress};
 
 use bytes::Bytes;

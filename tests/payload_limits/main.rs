@@ -9,3 +9,4 @@ mod common;
 mod deadlines;
 mod payloads;
 mod refusals;
+mod unconfirmed;
