@@ -21,11 +21,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .protocol("/echo/1.0.0")
         .bind(address)
         .await?;
+    let stopped = stopped()?;
     for address in endpoint.addresses() {
         println!("listening on {address}");
     }
     let accepting = tokio::spawn(accept(endpoint.clone()));
-    stopped().await?;
+    stopped.await;
     println!("draining");
     let drained = endpoint.drain(LIMIT).await;
     accepting.await?;
@@ -36,19 +37,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Completes when the system or the user ends the program.
-async fn stopped() -> std::io::Result<()> {
+/// Completes when the system or the user ends the program. Signals are caught from this call on, so
+/// that none kills a program that has said that it runs.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = terminated.recv() => Ok(()),
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-        }
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        Ok(async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+        })
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    Ok(async {
+        // Without the signal it runs until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    })
 }
 
 /// Serves every peer until the endpoint accepts no more.
