@@ -41,6 +41,7 @@ impl Waiters {
     }
 
     /// Completes when `is_reached` returns `true`. Cancel safe.
+    #[cfg(feature = "webrtc")]
     pub(crate) async fn until(&self, mut is_reached: impl FnMut() -> bool) {
         let look = || match is_reached() {
             true => Poll::Ready(()),
