@@ -59,8 +59,8 @@ async fn serve(socket: &str, key: &str) -> Result<(), Error> {
         tokio::spawn(async move {
             let from = incoming.remote_address();
             let served = async {
-                let connection = incoming.await?;
-                Ok::<_, Error>(member(connection, room).await?)
+                let connection = incoming.await.map_err(Error::from)?;
+                member(connection, room).await
             };
             if let Err(error) = served.await {
                 eprintln!("{from}: {error}");

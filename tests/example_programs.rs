@@ -6,19 +6,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anabranch::Address;
 
-/// An example, which is built beside the tests.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let target = test.ancestors().nth(2).expect("deps are in a folder");
-    let program = target.join("examples").join(name);
-    if !program.exists() {
-        // Only this test was asked for.
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--example", name]);
-        assert!(build.status().expect("cargo").success());
-    }
-    program
-}
+#[path = "common/programs.rs"]
+mod programs;
+use programs::example;
 
 /// Killed when the test fails.
 struct Process {
@@ -27,8 +17,8 @@ struct Process {
 }
 
 impl Process {
-    fn new(example: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(program(example))
+    fn new(name: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(example(name))
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,7 +2,6 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,22 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+#[path = "common/programs.rs"]
+mod programs;
+use programs::example;
+
 const PROTOCOL: &str = "/echo/1.0.0";
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The example, which is built beside the tests.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let target = test.ancestors().nth(2).expect("deps are in a folder");
-    let program = target.join("examples/graceful_server");
-    if !program.exists() {
-        // Only this test was asked for.
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--example", "graceful_server"]);
-        assert!(build.status().expect("cargo").success());
-    }
-    program
-}
 
 /// Killed when the test fails.
 struct Server(Child);
@@ -62,7 +51,7 @@ async fn exchange(mut substream: Substream, size: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_gets_sigterm_under_200_transfers_loses_none() {
-    let mut server = Command::new(program());
+    let mut server = Command::new(example("graceful_server"));
     server.stdout(Stdio::piped());
     let mut server = Server(server.spawn().expect("it starts"));
     let mut lines = BufReader::new(server.0.stdout.take().expect("a pipe"));

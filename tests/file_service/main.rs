@@ -4,6 +4,8 @@
 
 mod ends;
 mod processes;
+#[path = "../common/programs.rs"]
+mod programs;
 mod refusals;
 
 use std::fs;

@@ -8,21 +8,9 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+use super::programs::example;
 
-/// The example, which is built beside the tests.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let target = test.ancestors().nth(2).expect("deps are in a folder");
-    let program = target.join("examples/file_service");
-    if !program.exists() {
-        // Only this test was asked for.
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--example", "file_service"]);
-        assert!(build.status().expect("cargo").success());
-    }
-    program
-}
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits for what another process does.
 pub(crate) fn until(what: &str, mut happened: impl FnMut() -> bool) {
@@ -118,7 +106,7 @@ struct Process(Child);
 
 impl Process {
     fn start(arguments: &[&str]) -> Self {
-        let mut program = Command::new(program());
+        let mut program = Command::new(example("file_service"));
         program.args(arguments).stdout(Stdio::piped());
         Self(program.spawn().expect("it starts"))
     }
@@ -317,7 +305,7 @@ impl Ended {
 
 impl Client {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(program());
+        let mut command = Command::new(example("file_service"));
         command.args(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process(command.spawn().expect("it starts"));
