@@ -43,6 +43,28 @@ pub trait Sockets: Debug + Send + Sync {
     fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr>;
 }
 
+impl<S: Sockets + ?Sized> Sockets for Arc<S> {
+    fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
+        (**self).bind(address)
+    }
+
+    fn bind_many(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> io::Result<Vec<Arc<dyn DatagramSocket>>> {
+        (**self).bind_many(address, count)
+    }
+
+    fn watch_port(&self, remote: SocketAddr) -> Pin<Box<dyn Future<Output = io::Error> + Send>> {
+        (**self).watch_port(remote)
+    }
+
+    fn concrete(&self, socket: SocketAddr) -> Vec<SocketAddr> {
+        (**self).concrete(socket)
+    }
+}
+
 /// The sockets of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
