@@ -1,5 +1,8 @@
 //! Settings of the transport.
 
+use std::sync::Arc;
+
+use anabranch::udp::Sockets;
 use anabranch::{EndpointConfig, FinAckPolicy, Identity, Negotiation, WebRtcDirectVersion};
 use libp2p_identity::Keypair;
 
@@ -10,6 +13,7 @@ pub struct Config {
     pub(crate) version: WebRtcDirectVersion,
     pub(crate) connection: anabranch::Config,
     pub(crate) endpoint: EndpointConfig,
+    sockets: Option<Arc<dyn Sockets>>,
 }
 
 /// The settings can not be used.
@@ -38,6 +42,7 @@ impl Config {
             version: WebRtcDirectVersion::V1,
             connection: anabranch::Config::default(),
             endpoint: EndpointConfig::default(),
+            sockets: None,
         })
     }
 
@@ -67,15 +72,28 @@ impl Config {
         self
     }
 
+    /// Where sockets come from, for listening and for dialling: for options of one's own, and for
+    /// the simulated network of `anabranch-testkit`. Interfaces are those of the system anyway.
+    /// Default: the operating system.
+    #[must_use]
+    pub fn with_sockets(mut self, sockets: impl Sockets + 'static) -> Self {
+        self.sockets = Some(Arc::new(sockets));
+        self
+    }
+
     pub(crate) fn builder(&self) -> anabranch::EndpointBuilder {
         let mut connection = self.connection.clone();
         connection.negotiation = Negotiation::None;
         connection.fin_ack = FinAckPolicy::AfterOwnFin;
         connection.expect_fin_ack = false;
         connection.protocols = Vec::new();
-        anabranch::Endpoint::builder()
+        let builder = anabranch::Endpoint::builder()
             .identity(self.identity.clone())
             .config(connection)
-            .endpoint_config(self.endpoint.clone())
+            .endpoint_config(self.endpoint.clone());
+        match &self.sockets {
+            Some(sockets) => builder.sockets(Arc::clone(sockets)),
+            None => builder,
+        }
     }
 }
