@@ -25,6 +25,7 @@
 #![deny(missing_docs)]
 
 mod address;
+mod certhash;
 mod config;
 mod connection;
 mod error;
@@ -32,6 +33,7 @@ mod listener;
 mod punching;
 mod transport;
 
+pub use certhash::WithCerthash;
 pub use config::{Config, ConfigError};
 pub use connection::{Connection, Stream};
 pub use error::Error;
