@@ -230,12 +230,13 @@ else
 as FLAKY), tests share a process, and filters do nothing"
 fi
 
-if ! command -v ip > /dev/null && as_root; then
+has_namespaces() { command -v ip > /dev/null && command -v nft > /dev/null; }
+if ! has_namespaces && as_root; then
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends iproute2 > /dev/null
+  apt-get install -y -qq --no-install-recommends iproute2 nftables > /dev/null
 fi
-if [ "$(id -u)" != 0 ] || ! command -v ip > /dev/null; then
-  skip "roaming" "needs root and iproute2: its tests return at once"
+if [ "$(id -u)" != 0 ] || ! has_namespaces; then
+  skip "roaming, NATs" "need root, iproute2 and nftables: their tests return at once"
 fi
 
 step "formatting" "rustfmt changes nothing" cargo fmt --all --check
