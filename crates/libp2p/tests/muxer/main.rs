@@ -20,6 +20,8 @@ use libp2p_core::transport::{
 use libp2p_identity::{Keypair, PeerId};
 use tokio::time::timeout;
 
+mod dialling;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Less than any timeout of a close.
