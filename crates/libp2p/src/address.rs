@@ -29,9 +29,18 @@ pub(crate) fn parse(address: &Multiaddr) -> Option<Address> {
 /// An address to dial: with a certhash, a port and an address of one machine.
 pub(crate) fn parse_remote(address: &Multiaddr) -> Option<Address> {
     let address = parse(address)?;
+    (is_concrete(&address) && address.certhash().is_some()).then_some(address)
+}
+
+/// An address from which a peer dials: the certhash is its matter.
+pub(crate) fn parse_dialler(address: &Multiaddr) -> Option<Address> {
+    parse(address).filter(is_concrete)
+}
+
+/// Whether it has a port and an address of one machine.
+fn is_concrete(address: &Address) -> bool {
     let socket = address.socket_addr();
-    let is_concrete = socket.port() != 0 && !socket.ip().is_unspecified();
-    (is_concrete && address.certhash().is_some()).then_some(address)
+    socket.port() != 0 && !socket.ip().is_unspecified()
 }
 
 /// The address of a socket, without certhash.

@@ -185,7 +185,11 @@ impl libp2p_core::Transport for Transport {
         addr: Multiaddr,
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<Self::Error>> {
-        let Some(address) = address::parse_remote(&addr) else {
+        let address = match opts.role {
+            Role::Dialer => address::parse_remote(&addr),
+            Role::Listener => address::parse_dialler(&addr),
+        };
+        let Some(address) = address else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
         if opts.role == Role::Listener {

@@ -85,6 +85,42 @@ async fn a_dial_from_a_wildcard_has_the_port_of_its_listener() {
     assert_eq!(from, expected);
 }
 
+/// The peer that dials proves who it is; peers without [`anabranch_libp2p::WithCerthash`] send to
+/// DCUtR what was observed.
+#[tokio::test]
+async fn a_dial_as_a_listener_needs_no_certhash() {
+    let (dialler_id, mut dialler) = transport();
+    let (_, mut listener) = transport();
+    let (_, from) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_, to) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let observed: Multiaddr = from.iter().take(3).collect();
+    let punching = listener.dial(observed, as_listener);
+    let punching = punching.expect("an address of a peer");
+    let dial = dialler.dial(to, DIAL).expect("an address");
+    let (punched, dialled) = tokio::select! {
+        both = join(punching, dial) => both,
+        event = next(&mut listener) => panic!("{event:?}"),
+    };
+    let (peer, punched) = punched.expect("it comes");
+    assert_eq!(peer, dialler_id);
+    substream(&mut [dialled.expect("it listens").1, punched]).await;
+    for nowhere in [
+        "/ip4/127.0.0.1/udp/0/webrtc-direct",
+        "/ip4/0.0.0.0/udp/1/webrtc-direct",
+    ] {
+        let nowhere = nowhere.parse().expect("an address");
+        let refused = listener.dial(nowhere, as_listener);
+        assert!(matches!(
+            refused.map(drop),
+            Err(TransportError::MultiaddrNotSupported(_))
+        ));
+    }
+}
+
 /// What is polled already has to be woken by what begins later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_waits_is_woken_by_a_listener_and_by_a_dial() {
