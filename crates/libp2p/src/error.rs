@@ -30,6 +30,9 @@ pub enum Error {
     /// The peer of a hole punch did not arrive in time.
     #[error("nobody came through the punched hole")]
     NotPunched,
+    /// A peer for which a hole was punched meanwhile: the connection is that of the dial.
+    #[error("the connection is that of a dial as a listener")]
+    Punched,
     /// A hole to the same address is being punched already.
     #[error("the same hole is being punched already")]
     PunchInProgress,

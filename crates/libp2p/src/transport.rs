@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::listener::{Event, Listener, Upgrade};
-use crate::punching::{Expected, punch};
+use crate::punching::{Arrival, Expected, punch};
 
 /// WebRTC Direct as a [`libp2p_core::Transport`]: authenticated and multiplexed, so that nothing is
 /// left to upgrade.
@@ -88,8 +88,10 @@ impl Transport {
         let arrival = self.expected.expect(remote).ok_or(Error::PunchInProgress)?;
         let limit = self.config.endpoint.connect_timeout;
         let dial = async move {
-            let incoming = punch(&endpoint, remote, arrival, limit).await?;
-            Connection::new(incoming.accept().await?)
+            match punch(&endpoint, remote, arrival, limit).await? {
+                Arrival::First(incoming) => Connection::new(incoming.accept().await?),
+                Arrival::Accepted(peer, connection) => Ok((peer, connection)),
+            }
         };
         Ok(dial.boxed())
     }
@@ -109,7 +111,7 @@ impl Transport {
             let incoming = match held.and_then(|index| self.early.remove(index)) {
                 Some(incoming) => incoming,
                 None => match ready!(endpoint.poll_accept(cx)) {
-                    Some(incoming) => match self.expected.take(incoming) {
+                    Some(incoming) => match self.expected.take_first(incoming) {
                         Some(incoming) if is_due(&incoming) => incoming,
                         Some(incoming) => {
                             self.early.push_back(incoming);
@@ -126,20 +128,21 @@ impl Transport {
                 continue;
             };
             let local_addr = listener.address(incoming.local_address().ip());
-            let send_back_addr = address::of_socket(incoming.remote_address());
+            let remote = incoming.remote_address();
             let listener_id = listener.id;
             // Holds the endpoint: the transport may be dropped meanwhile.
             let endpoint = endpoint.clone();
+            let expected = self.expected.clone();
             let upgrade = async move {
                 let connection = incoming.accept().await;
                 drop(endpoint);
-                Connection::new(connection?)
+                expected.take_accepted(remote, Connection::new(connection?)?)
             };
             return Poll::Ready(TransportEvent::Incoming {
                 listener_id,
                 upgrade: upgrade.boxed(),
                 local_addr,
-                send_back_addr,
+                send_back_addr: address::of_socket(remote),
             });
         }
     }

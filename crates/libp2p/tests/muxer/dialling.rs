@@ -121,6 +121,33 @@ async fn a_dial_as_a_listener_needs_no_certhash() {
     }
 }
 
+/// Where no NAT keeps it out, a dial of the peer may be there before DCUtR dials as the listener.
+#[tokio::test]
+async fn a_dial_as_a_listener_takes_the_peer_that_has_just_arrived() {
+    let (dialler_id, mut dialler) = transport();
+    let (_, mut listener) = transport();
+    let (_, from) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_, to) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let dialling = tokio::spawn(dialler.dial(to, DIAL).expect("an address"));
+    let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else {
+        panic!("nobody arrives");
+    };
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let punching = listener.dial(from, as_listener).expect("it listens");
+    let (punched, upgraded) = timeout(LIMIT, join(punching, upgrade))
+        .await
+        .expect("in time");
+    let error = upgraded.expect_err("the connection is that of the dial");
+    assert!(matches!(error, Error::Punched), "{error}");
+    let (peer, punched) = punched.expect("it has come");
+    assert_eq!(peer, dialler_id);
+    let (_, dialled) = dialling.await.expect("no panic").expect("it listens");
+    substream(&mut [dialled, punched]).await;
+}
+
 /// What is polled already has to be woken by what begins later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_waits_is_woken_by_a_listener_and_by_a_dial() {
