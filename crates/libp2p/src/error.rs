@@ -33,6 +33,10 @@ pub enum Error {
     /// A peer for which a hole was punched meanwhile: the connection is that of the dial.
     #[error("the connection is that of a dial as a listener")]
     Punched,
+    /// The peer connected a moment before a hole was to be punched for it. Another attempt expects
+    /// another dial of the peer.
+    #[error("the peer has just connected by itself")]
+    AlreadyConnected,
     /// A hole to the same address is being punched already.
     #[error("the same hole is being punched already")]
     PunchInProgress,

@@ -1,8 +1,8 @@
 //! Hole punching: the side that a relay has made the listener opens its NAT, and waits for the
 //! dial of the other.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use anabranch::{Endpoint, Incoming};
 use futures_util::future::{Either, select};
 use libp2p_identity::PeerId;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::Connection;
 use crate::error::Error;
@@ -30,57 +30,131 @@ pub(crate) enum Arrival {
     Accepted(PeerId, Connection),
 }
 
-type Senders = HashMap<SocketAddr, oneshot::Sender<Arrival>>;
+/// A peer that is expected.
+#[derive(Debug)]
+struct Expectation {
+    peer: Option<PeerId>,
+    sender: oneshot::Sender<Arrival>,
+}
 
-/// The peers that are expected from behind a NAT.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Expected(Arc<Mutex<Senders>>);
+/// How long a peer that has arrived counts as one that a hole punch has missed: more than the
+/// error of DCUtR's measurement of half a round trip.
+const MISSED: Duration = Duration::from_secs(2);
 
-impl Expected {
-    fn senders(&self) -> MutexGuard<'_, Senders> {
-        // Valid after a panic: no entry is half written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Peers that are remembered for that time. An older one is forgotten, and its hole punch times out.
+const MAX_ARRIVED: usize = 64;
+
+#[derive(Debug, Default)]
+struct Peers {
+    expected: HashMap<SocketAddr, Expectation>,
+    /// The address from which a peer is expected, the last one if there are several.
+    addresses: HashMap<PeerId, SocketAddr>,
+    /// Addresses of those who have arrived last, expected by nobody.
+    arrived: VecDeque<(Instant, SocketAddr)>,
+}
+
+impl Peers {
+    /// Removes what nobody waits for any more.
+    fn clean(&mut self) {
+        self.expected
+            .retain(|_, expected| !expected.sender.is_closed());
+        let expected = &self.expected;
+        self.addresses
+            .retain(|_, address| expected.contains_key(address));
+        self.forget();
     }
 
-    /// Expects a peer from this address. `None` if it is expected already.
-    pub(crate) fn expect(&self, remote: SocketAddr) -> Option<oneshot::Receiver<Arrival>> {
-        let mut senders = self.senders();
-        // Nobody waits for them any more.
-        senders.retain(|_, expected| !expected.is_closed());
-        let Entry::Vacant(entry) = senders.entry(remote) else {
-            return None;
-        };
-        let (sender, receiver) = oneshot::channel();
-        entry.insert(sender);
-        Some(receiver)
-    }
-
-    fn take(&self, remote: SocketAddr, arrival: Arrival) -> Result<(), Arrival> {
-        match self.senders().remove(&remote) {
-            Some(expected) => expected.send(arrival),
-            None => Err(arrival),
+    /// Forgets who has arrived some time ago.
+    fn forget(&mut self) {
+        let is_old = |&(at, _): &(Instant, _)| at.elapsed() > MISSED;
+        while self.arrived.front().is_some_and(is_old) || self.arrived.len() > MAX_ARRIVED {
+            self.arrived.pop_front();
         }
     }
 
-    /// Hands the peer to the one who expects it, or returns it.
+    fn expect(
+        &mut self,
+        remote: SocketAddr,
+        peer: Option<PeerId>,
+    ) -> Result<oneshot::Receiver<Arrival>, Error> {
+        self.clean();
+        if let Some(index) = self.arrived.iter().position(|(_, other)| *other == remote) {
+            self.arrived.remove(index);
+            return Err(Error::AlreadyConnected);
+        }
+        let Entry::Vacant(entry) = self.expected.entry(remote) else {
+            return Err(Error::PunchInProgress);
+        };
+        let (sender, receiver) = oneshot::channel();
+        entry.insert(Expectation { peer, sender });
+        if let Some(peer) = peer {
+            self.addresses.insert(peer, remote);
+        }
+        Ok(receiver)
+    }
+
+    fn take(&mut self, remote: SocketAddr, arrival: Arrival) -> Result<(), Arrival> {
+        let Some(Expectation { peer, sender }) = self.expected.remove(&remote) else {
+            return Err(arrival);
+        };
+        if let Some(peer) = peer
+            && self.addresses.get(&peer) == Some(&remote)
+        {
+            self.addresses.remove(&peer);
+        }
+        sender.send(arrival)
+    }
+}
+
+/// The peers that are expected from behind a NAT.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Expected(Arc<Mutex<Peers>>);
+
+impl Expected {
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // Valid after a panic: a peer that is half entered is only not found by its id.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Expects this peer, or any one, from this address.
+    pub(crate) fn expect(
+        &self,
+        remote: SocketAddr,
+        peer: Option<PeerId>,
+    ) -> Result<oneshot::Receiver<Arrival>, Error> {
+        self.peers().expect(remote, peer)
+    }
+
+    /// Hands a peer whose first datagram has arrived to the one who expects it, or returns it.
     pub(crate) fn take_first(&self, incoming: Incoming) -> Option<Incoming> {
         let remote = incoming.remote_address();
-        match self.take(remote, Arrival::First(incoming)) {
+        match self.peers().take(remote, Arrival::First(incoming)) {
             Err(Arrival::First(incoming)) => Some(incoming),
             Ok(()) | Err(Arrival::Accepted(..)) => None,
         }
     }
 
-    /// Hands the connection to the one who has begun to expect the peer since it arrived, or
-    /// returns it. Where no NAT keeps it out, the dial of the peer may be there first: DCUtR waits
-    /// for half of a round trip that it has measured.
+    /// Hands a connection to the one who expects the peer, or returns it.
+    ///
+    /// Where no NAT keeps it out, the dial of the peer may arrive before it is expected: DCUtR
+    /// waits for half of a round trip that it has measured. And a NAT may show it with another
+    /// port than to the relay.
     pub(crate) fn take_accepted(
         &self,
         remote: SocketAddr,
         (peer, connection): (PeerId, Connection),
     ) -> Result<(PeerId, Connection), Error> {
-        match self.take(remote, Arrival::Accepted(peer, connection)) {
-            Err(Arrival::Accepted(peer, connection)) => Ok((peer, connection)),
+        let mut peers = self.peers();
+        let expected = match peers.addresses.get(&peer) {
+            Some(&expected) if !peers.expected.contains_key(&remote) => expected,
+            _ => remote,
+        };
+        match peers.take(expected, Arrival::Accepted(peer, connection)) {
+            Err(Arrival::Accepted(peer, connection)) => {
+                peers.arrived.push_back((Instant::now(), remote));
+                peers.forget();
+                Ok((peer, connection))
+            }
             Ok(()) | Err(Arrival::First(_)) => Err(Error::Punched),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -83,9 +82,12 @@ impl Transport {
         }
     }
 
-    fn dial_as_listener(&mut self, remote: SocketAddr) -> Result<Upgrade, Error> {
+    fn dial_as_listener(&mut self, address: &Address) -> Result<Upgrade, Error> {
         let endpoint = self.endpoint()?;
-        let arrival = self.expected.expect(remote).ok_or(Error::PunchInProgress)?;
+        let remote = address.socket_addr();
+        let peer = address.peer_id();
+        let peer = peer.and_then(|peer| PeerId::from_bytes(&peer.to_bytes()).ok());
+        let arrival = self.expected.expect(remote, peer)?;
         let limit = self.config.endpoint.connect_timeout;
         let dial = async move {
             match punch(&endpoint, remote, arrival, limit).await? {
@@ -196,7 +198,7 @@ impl libp2p_core::Transport for Transport {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
         if opts.role == Role::Listener {
-            let dial = self.dial_as_listener(address.socket_addr());
+            let dial = self.dial_as_listener(&address);
             return dial.map_err(TransportError::Other);
         }
         let endpoint = self.endpoint().map_err(TransportError::Other)?;

@@ -148,6 +148,70 @@ async fn a_dial_as_a_listener_takes_the_peer_that_has_just_arrived() {
     substream(&mut [dialled, punched]).await;
 }
 
+/// A NAT may show another port to the listener than to the relay that DCUtR has asked.
+#[tokio::test]
+async fn a_dial_as_a_listener_takes_its_peer_from_another_port() {
+    let (dialler_id, mut dialler) = transport();
+    let (_, mut listener) = transport();
+    let (_, expected) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_, to) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let expected = expected.with_p2p(dialler_id).expect("it has none");
+    let punching = listener.dial(expected, as_listener).expect("it listens");
+    let punching = tokio::spawn(punching);
+    // Another one is not taken for it.
+    for (is_expected, from) in [(false, transport().1), (true, dialler)] {
+        let mut from = from;
+        let opts = DialOpts {
+            port_use: PortUse::New,
+            ..DIAL
+        };
+        let dialling = tokio::spawn(from.dial(to.clone(), opts).expect("an address"));
+        let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else {
+            panic!("nobody arrives");
+        };
+        let upgraded = upgrade.await;
+        assert_eq!(upgraded.is_err(), is_expected);
+        dialling.await.expect("no panic").expect("it listens");
+    }
+    let punched = timeout(PROMPT, punching).await.expect("at once");
+    let (peer, _) = punched.expect("no panic").expect("it has come");
+    assert_eq!(peer, dialler_id);
+}
+
+/// DCUtR then tries again, and the next dial of the peer is the one that is expected.
+#[tokio::test]
+async fn a_dial_as_a_listener_to_a_peer_that_has_just_connected_fails_at_once_and_only_once() {
+    let (dialler_id, mut dialler) = transport();
+    let (_, mut listener) = transport();
+    let (_, from) = listen(&mut dialler, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let from = from.with_p2p(dialler_id).expect("it has none");
+    let (_, to) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_kept, _) = connect(&mut dialler, &mut listener, to.clone()).await;
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let late = listener.dial(from.clone(), as_listener);
+    assert!(matches!(
+        late.map(drop),
+        Err(TransportError::Other(Error::AlreadyConnected))
+    ));
+    let punching = listener.dial(from, as_listener).expect("it listens");
+    let punching = tokio::spawn(punching);
+    let dialling = tokio::spawn(dialler.dial(to, DIAL).expect("an address"));
+    let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else {
+        panic!("nobody arrives");
+    };
+    assert!(matches!(upgrade.await, Err(Error::Punched)));
+    dialling.await.expect("no panic").expect("it listens");
+    let punched = timeout(PROMPT, punching).await.expect("at once");
+    punched.expect("no panic").expect("it has come");
+}
+
 /// What is polled already has to be woken by what begins later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_waits_is_woken_by_a_listener_and_by_a_dial() {
