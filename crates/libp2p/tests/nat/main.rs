@@ -155,6 +155,17 @@ fn a_relayed_connection_becomes_direct_through_nats_that_answer_with_errors() {
     punch("reject", nat, nat);
 }
 
+/// The dial arrives whether the other side has opened its NAT or not.
+#[test]
+fn a_relayed_connection_becomes_direct_if_the_port_of_the_listener_is_forwarded() {
+    let nat = Nat::new(Mapping::KeepPort);
+    let forwarding = Nat {
+        forwards: true,
+        ..nat
+    };
+    punch("half", forwarding, nat);
+}
+
 #[test]
 fn behind_a_symmetric_nat_dcutr_reports_its_failure_and_the_relayed_connection_lives_on() {
     let (a, b) = (Nat::new(Mapping::KeepPort), Nat::new(Mapping::Random));
@@ -181,6 +192,31 @@ fn behind_a_symmetric_nat_dcutr_reports_its_failure_and_the_relayed_connection_l
         let is_closed = node.has_said(&format!("closed {peer}"));
         assert!(!is_direct && !is_closed, "{}", node.transcript());
     }
+}
+
+/// The listener sees another port than the relay, and knows its peer by the identity.
+#[test]
+fn a_relayed_connection_becomes_direct_from_a_symmetric_nat_to_a_forwarded_port() {
+    let forwarding = Nat {
+        forwards: true,
+        ..Nat::new(Mapping::KeepPort)
+    };
+    let symmetric = Nat::new(Mapping::Random);
+    let Some(world) = World::new("random", forwarding, symmetric) else {
+        return;
+    };
+    let (mut listener, listener_peer) = world.listener();
+    let (mut dialler, dialler_peer) = world.dialler(PORT);
+    listener.line(&format!("candidate {}/", external(Side::A, PORT)));
+    dialler.line(&format!("candidate /ip4/{}/udp/", Side::B.public()));
+    dialler.command(&format!("dial {}/p2p/{listener_peer}", world.circuit()));
+    dialler.line(&format!("connected {listener_peer} relayed"));
+    dialler.line(&format!("upgraded {listener_peer}"));
+    listener.line(&format!("upgraded {dialler_peer}"));
+    dialler.command("close-relayed");
+    dialler.line(&format!("closed {listener_peer} relayed"));
+    dialler.command(&format!("fetch {listener_peer} {MIB}"));
+    dialler.line(&format!("fetched {MIB}"));
 }
 
 /// The addresses of `peer` in the routing table of the relay, as a stranger behind a NAT finds them.
