@@ -19,6 +19,7 @@ use process::Process;
 /// Of each stored record.
 const DIALS: usize = 20;
 
+/// More than what the relay forwards at most.
 const MIB: usize = 1 << 20;
 
 /// A relay that has an address, and the network that it is in.
@@ -122,10 +123,10 @@ fn punch(test: &str, a: Nat, b: Nat) {
     listener.line(&format!("closed {dialler_peer} relayed"));
     let World { relay, net, .. } = world;
     drop(relay);
-    dialler.command(&format!("fetch {listener_peer} {}", 4 * MIB));
-    listener.command(&format!("fetch {dialler_peer} {}", 4 * MIB));
-    dialler.line(&format!("fetched {}", 4 * MIB));
-    listener.line(&format!("fetched {}", 4 * MIB));
+    dialler.command(&format!("fetch {listener_peer} {MIB}"));
+    listener.command(&format!("fetch {dialler_peer} {MIB}"));
+    dialler.line(&format!("fetched {MIB}"));
+    listener.line(&format!("fetched {MIB}"));
     for node in [&mut listener, &mut dialler] {
         assert!(!node.has_said("not upgraded"), "{}", node.transcript());
     }
