@@ -112,7 +112,7 @@ impl<B> WithCerthash<B> {
     }
 
     /// The addresses at which peers that dial an observed address may reach a listener.
-    fn candidates(&self, observed: SocketAddr) -> Vec<Multiaddr> {
+    fn reachable_at(&self, observed: SocketAddr) -> Vec<Multiaddr> {
         if observed.port() == 0 || observed.ip().is_unspecified() {
             return Vec::new();
         }
@@ -245,7 +245,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for WithCerthash<B> {
                 ToSwarm::NewExternalAddrCandidate(observed) if is_relayed(&observed) => continue,
                 ToSwarm::NewExternalAddrCandidate(observed) => match Self::observed(&observed) {
                     Some(socket) => {
-                        self.candidates.extend(self.candidates(socket));
+                        self.candidates.extend(self.reachable_at(socket));
                         continue;
                     }
                     None => ToSwarm::NewExternalAddrCandidate(observed),
