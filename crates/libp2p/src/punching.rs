@@ -93,16 +93,17 @@ impl Peers {
         Ok(receiver)
     }
 
-    fn take(&mut self, remote: SocketAddr, arrival: Arrival) -> Result<(), Arrival> {
+    /// Hands it to the one who expects a peer from there, or returns it.
+    fn take(&mut self, remote: SocketAddr, arrival: Arrival) -> Option<Arrival> {
         let Some(Expectation { peer, sender }) = self.expected.remove(&remote) else {
-            return Err(arrival);
+            return Some(arrival);
         };
         if let Some(peer) = peer
             && self.addresses.get(&peer) == Some(&remote)
         {
             self.addresses.remove(&peer);
         }
-        sender.send(arrival)
+        sender.send(arrival).err()
     }
 }
 
@@ -129,8 +130,8 @@ impl Expected {
     pub(crate) fn take_first(&self, incoming: Incoming) -> Option<Incoming> {
         let remote = incoming.remote_address();
         match self.peers().take(remote, Arrival::First(incoming)) {
-            Err(Arrival::First(incoming)) => Some(incoming),
-            Ok(()) | Err(Arrival::Accepted(..)) => None,
+            Some(Arrival::First(incoming)) => Some(incoming),
+            None | Some(Arrival::Accepted(..)) => None,
         }
     }
 
@@ -150,12 +151,12 @@ impl Expected {
             _ => remote,
         };
         match peers.take(expected, Arrival::Accepted(peer, connection)) {
-            Err(Arrival::Accepted(peer, connection)) => {
+            Some(Arrival::Accepted(peer, connection)) => {
                 peers.arrived.push_back((Instant::now(), remote));
                 peers.forget();
                 Ok((peer, connection))
             }
-            Ok(()) | Err(Arrival::First(_)) => Err(Error::Punched),
+            None | Some(Arrival::First(_)) => Err(Error::Punched),
         }
     }
 }

@@ -13,6 +13,9 @@ fn behaviour(keypair: &Keypair) -> gossipsub::Behaviour {
     let config = gossipsub::ConfigBuilder::default()
         .heartbeat_interval(Duration::from_millis(100))
         .heartbeat_initial_delay(Duration::ZERO)
+        // It would drop what waits for longer than a second, on a busy machine.
+        .publish_queue_duration(LIMIT)
+        .forward_queue_duration(LIMIT)
         .build()
         .expect("a valid configuration");
     let signed = gossipsub::MessageAuthenticity::Signed(keypair.clone());
