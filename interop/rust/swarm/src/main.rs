@@ -1,10 +1,13 @@
-//! One node of rust-libp2p that runs over either transport. The functions `over_*` are all that
+//! One node of rust-libp2p that runs over each transport. The functions `over_*` are all that
 //! differs: they are what a program changes.
 //!
 //! ```text
-//! swarm-peer anabranch|libp2p-webrtc listen          prints its address, serves until killed
-//! swarm-peer anabranch|libp2p-webrtc dial ADDRESS    pings, identifies, fetches; says so
+//! swarm-peer anabranch|libp2p-webrtc|quic listen         prints its address, serves until killed
+//! swarm-peer anabranch|libp2p-webrtc|quic dial ADDRESS   pings, identifies, fetches; says so
+//! swarm-peer anabranch|libp2p-webrtc|quic crowd COUNT    what a node costs that has COUNT peers
 //! ```
+
+mod crowd;
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,6 +26,12 @@ const FETCHES: usize = 4;
 const SIZE: usize = 8 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Between pings, where they are what is tested.
+const PING_OFTEN: Duration = Duration::from_millis(100);
+
+/// Between pings, as a node has it.
+const PING_IDLE: Duration = Duration::from_secs(15);
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     ping: ping::Behaviour,
@@ -31,8 +40,8 @@ struct Behaviour {
     fetch: request_response::cbor::Behaviour<u64, ByteBuf>,
 }
 
-fn behaviour(keypair: &Keypair) -> Behaviour {
-    let ping = ping::Config::new().with_interval(Duration::from_millis(100));
+fn behaviour(keypair: &Keypair, ping: Duration) -> Behaviour {
+    let ping = ping::Config::new().with_interval(ping);
     let identify = identify::Config::new("/swarm-peer/1".to_owned(), keypair.public());
     let fetch = request_response::cbor::Behaviour::new(
         [(StreamProtocol::new("/fetch/1"), ProtocolSupport::Full)],
@@ -45,16 +54,16 @@ fn behaviour(keypair: &Keypair) -> Behaviour {
     }
 }
 
-fn over_anabranch() -> Result<Swarm<Behaviour>, AnyError> {
+fn over_anabranch(ping: Duration) -> Result<Swarm<Behaviour>, AnyError> {
     Ok(SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_other_transport(|keypair| Ok(anabranch_libp2p::Transport::new(keypair)?))?
-        .with_behaviour(behaviour)?
-        .with_swarm_config(|config| config.with_idle_connection_timeout(LIMIT))
+        .with_behaviour(|keypair| behaviour(keypair, ping))?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(10 * LIMIT))
         .build())
 }
 
-fn over_libp2p_webrtc() -> Result<Swarm<Behaviour>, AnyError> {
+fn over_libp2p_webrtc(ping: Duration) -> Result<Swarm<Behaviour>, AnyError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(SwarmBuilder::with_new_identity()
         .with_tokio()
@@ -65,9 +74,29 @@ fn over_libp2p_webrtc() -> Result<Swarm<Behaviour>, AnyError> {
             )
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))))
         })?
-        .with_behaviour(behaviour)?
-        .with_swarm_config(|config| config.with_idle_connection_timeout(LIMIT))
+        .with_behaviour(|keypair| behaviour(keypair, ping))?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(10 * LIMIT))
         .build())
+}
+
+#[cfg(feature = "quic")]
+fn over_quic(ping: Duration) -> Result<Swarm<Behaviour>, AnyError> {
+    Ok(SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_quic()
+        .with_behaviour(|keypair| behaviour(keypair, ping))?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(10 * LIMIT))
+        .build())
+}
+
+fn over(transport: &str, ping: Duration) -> Result<Swarm<Behaviour>, AnyError> {
+    match transport {
+        "anabranch" => over_anabranch(ping),
+        "libp2p-webrtc" => over_libp2p_webrtc(ping),
+        #[cfg(feature = "quic")]
+        "quic" => over_quic(ping),
+        other => Err(format!("no transport {other}").into()),
+    }
 }
 
 #[tokio::main]
@@ -77,15 +106,22 @@ async fn main() -> Result<(), AnyError> {
     let [transport, command @ ..] = arguments.as_slice() else {
         return Err("a transport".into());
     };
-    let mut swarm = match *transport {
-        "anabranch" => over_anabranch()?,
-        "libp2p-webrtc" => over_libp2p_webrtc()?,
-        other => return Err(format!("no transport {other}").into()),
+    let ping = match command {
+        ["serve"] => PING_IDLE,
+        _ => PING_OFTEN,
     };
-    // Both do: libp2p-webrtc can not dial without.
-    swarm.listen_on("/ip4/127.0.0.1/udp/0/webrtc-direct".parse()?)?;
+    if let ["crowd", count] = command {
+        return crowd::crowd(transport, count.parse()?).await;
+    }
+    let mut swarm = over(transport, ping)?;
+    // The dialler too: libp2p-webrtc can not dial without.
+    let any = match *transport {
+        "quic" => "/ip4/127.0.0.1/udp/0/quic-v1",
+        _ => "/ip4/127.0.0.1/udp/0/webrtc-direct",
+    };
+    swarm.listen_on(any.parse()?)?;
     match command {
-        ["listen"] => listen(swarm).await,
+        ["listen" | "serve"] => listen(swarm).await,
         ["dial", address] => tokio::time::timeout(LIMIT, dial(swarm, address.parse()?)).await?,
         other => Err(format!("no command {other:?}").into()),
     }
