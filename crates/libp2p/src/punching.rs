@@ -41,7 +41,7 @@ struct Expectation {
 /// error of DCUtR's measurement of half a round trip.
 const MISSED: Duration = Duration::from_secs(2);
 
-/// Peers that are remembered for that time. An older one is forgotten, and its hole punch times out.
+/// Peers that are remembered for that time. The hole punch for an older one times out.
 const MAX_ARRIVED: usize = 64;
 
 #[derive(Debug, Default)]

@@ -220,7 +220,7 @@ fn a_relayed_connection_becomes_direct_from_a_symmetric_nat_to_a_forwarded_port(
     dialler.line(&format!("fetched {MIB}"));
 }
 
-/// The addresses of `peer` in the routing table of the relay, as a stranger behind a NAT finds them.
+/// The addresses of `peer` in the routing table of the relay, as a stranger finds them.
 /// Kademlia dials the peer too, so another node has to dial the record.
 fn find(world: &World, peer: &str) -> Vec<String> {
     let (mut stranger, _) = world.dialler(0);
