@@ -3,14 +3,9 @@
 //! Firefox gathers no candidate in 127.0.0.0/8, and so dials another address of this machine.
 //! Without one, `interop/js/setup.sh` adds one.
 
-use std::net::{IpAddr, UdpSocket};
-
 use crate::{
     CASES, Dialling, Runtime, answers_a_challenge, dials_us, gets_the_first_noise_message,
 };
-
-/// The address with which Firefox looks up its own.
-const LOOKUP_TARGET: &str = "8.8.8.8:53";
 
 pub(crate) const DCSCTP: Runtime = Runtime::Firefox("dcsctp");
 const USRSCTP: Runtime = Runtime::Firefox("usrsctp");
@@ -19,17 +14,6 @@ const USRSCTP: Runtime = Runtime::Firefox("usrsctp");
 /// buffer with whole messages and a part of another, usrsctp sends nothing before it has the rest
 /// of that, and Firefox waits for more room than is left.
 const NOT_WITH_USRSCTP: &str = "bulk-3x4m";
-
-/// The address on which Firefox gathers its candidate. Nothing is sent.
-pub(crate) fn own_address() -> IpAddr {
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    socket
-        .connect(LOOKUP_TARGET)
-        .expect("a route: run interop/js/setup.sh");
-    let ip = socket.local_addr().expect("an address").ip();
-    assert!(!ip.is_loopback(), "{ip}");
-    ip
-}
 
 /// Every case except the one that hangs.
 fn cases_of_usrsctp() -> Vec<&'static str> {

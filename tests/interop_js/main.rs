@@ -16,6 +16,8 @@ mod firefox;
 mod identify;
 mod js;
 mod openers;
+#[path = "../interop/own_address.rs"]
+mod own_address;
 #[path = "../interop/record.rs"]
 mod record;
 #[path = "../interop/responders.rs"]
@@ -26,6 +28,7 @@ mod server;
 mod websocket;
 
 use js::Js;
+use own_address::own_address;
 use record::{Direction, Record};
 use responders::Habits;
 use server::{Server, Serving, assert_nothing_left, close, dialler, endpoint_config};
@@ -88,7 +91,7 @@ impl Runtime {
     /// The address at which it reaches our listener.
     fn ip(self) -> IpAddr {
         match self {
-            Self::Firefox(_) => firefox::own_address(),
+            Self::Firefox(_) => own_address(),
             _ => LOOPBACK,
         }
     }

@@ -27,11 +27,11 @@ const FIREFOX_SCTP_TRACES = { dcsctp: 'SendPacketWithStatus', usrsctp: 'usrsctp_
 export const FIREFOX_SCTPS = Object.keys(FIREFOX_SCTP_TRACES)
 
 /** Every launcher returns a browser, and a function to call once that is closed. */
-export async function launchChromium ({ noMunge }) {
+export async function launchChromium ({ noMunge = false, args = [] }) {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
-    args: noMunge ? [...CHROMIUM_ARGS, NO_MUNGE_ARG] : CHROMIUM_ARGS,
+    args: [...CHROMIUM_ARGS, ...noMunge ? [NO_MUNGE_ARG] : [], ...args],
     // The browser ends with the pipe, so also when this process is killed.
     pipe: true
   })

@@ -1,0 +1,21 @@
+export type {
+  BidirectionalStream,
+  CloseInfo,
+  OpenOptions,
+  PathStats,
+  Session,
+  SessionStats
+} from './api.js'
+export { connect, type ConnectOptions } from './connect.js'
+export {
+  Code,
+  ConnectError,
+  SessionError,
+  SubstreamError,
+  type Attempt,
+  type ConnectErrorKind,
+  type SessionErrorKind,
+  type SubstreamErrorKind
+} from './errors.js'
+export { DEFAULTS, type Limits } from './options.js'
+export { certificateHash, type HandshakeContext, type HandshakeIo, type Peer, type Security } from './security.js'

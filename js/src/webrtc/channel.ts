@@ -1,0 +1,107 @@
+// One data channel that carries frames.
+
+import type { Channel } from '../carrier.js'
+import { FrameDecoder, FrameWriter, FramingError, type Frame } from '../frame.js'
+
+/** `send` copies, so that all channels can share one buffer. */
+const writer = new FrameWriter()
+
+/** How long the side that has not opened a channel waits for the other to close it. */
+const LEFT_TO_PEER = 2_000
+
+/** What a channel reports, to its carrier. */
+export interface RtcChannelEvents {
+  ready (channel: RtcChannel): void
+  frame (channel: RtcChannel, frame: Frame): void
+  badFraming (channel: RtcChannel): void
+  closed (channel: RtcChannel): void
+  /** Less of it waits to be sent. */
+  low (channel: RtcChannel): void
+  /** Something of it waits to be sent. */
+  busy (channel: RtcChannel): void
+}
+
+export class RtcChannel implements Channel {
+  readonly #decoder = new FrameDecoder()
+  #channel: RTCDataChannel | undefined
+  #isBroken = false
+  #isOver = false
+  #closeTimer: ReturnType<typeof setTimeout> | undefined
+
+  constructor (readonly events: RtcChannelEvents) {}
+
+  /** Gives it its channel, which a worker gets later. */
+  attach (channel: RTCDataChannel): void {
+    this.#channel = channel
+    channel.binaryType = 'arraybuffer'
+    channel.onopen = () => { this.events.ready(this) }
+    channel.onmessage = ({ data }) => { this.#onMessage(data) }
+    channel.onclose = () => { this.#onClose() }
+    channel.onbufferedamountlow = () => { this.events.low(this) }
+    if (this.#isOver) channel.close()
+  }
+
+  /** There is no channel for it. */
+  fail (): void {
+    this.#onClose()
+  }
+
+  get isOpen (): boolean {
+    return this.#channel?.readyState === 'open' && !this.#isOver
+  }
+
+  get queued (): number {
+    return this.#channel?.bufferedAmount ?? 0
+  }
+
+  send (frame: Frame): void {
+    this.#channel!.send(writer.encode(frame))
+    this.events.busy(this)
+  }
+
+  /** Reports `low` when half of what waits is sent. */
+  watch (): void {
+    if (this.#channel !== undefined) {
+      this.#channel.bufferedAmountLowThreshold = Math.floor(this.#channel.bufferedAmount / 2)
+    }
+  }
+
+  finish (isOpener: boolean): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    if (isOpener) this.#channel?.close()
+    else this.#closeTimer = setTimeout(() => { this.#channel?.close() }, LEFT_TO_PEER)
+  }
+
+  #onClose (): void {
+    clearTimeout(this.#closeTimer)
+    const wasOver = this.#isOver
+    this.#isOver = true
+    if (!wasOver) this.events.closed(this)
+  }
+
+  #onMessage (data: unknown): void {
+    if (this.#isBroken || this.#isOver) return
+    if (!(data instanceof ArrayBuffer)) {
+      this.#break()
+      return
+    }
+    this.#decoder.push(new Uint8Array(data))
+    try {
+      for (;;) {
+        const frame = this.#decoder.next()
+        if (frame === undefined) return
+        this.events.frame(this, frame)
+        if (this.#isOver) return
+      }
+    } catch (error) {
+      if (!(error instanceof FramingError)) throw error
+      this.#break()
+    }
+  }
+
+  #break (): void {
+    this.#isBroken = true
+    this.events.badFraming(this)
+  }
+}

@@ -1,0 +1,212 @@
+// Dials a listener with webrtc-direct.
+
+import { localNetworkOf, SHA2_256, type WebRtcAddress } from '../address.js'
+import type { PathStats } from '../api.js'
+import { deferred } from '../deferred.js'
+import { ConnectError, SessionError } from '../errors.js'
+import { authenticate, HandshakeFrames } from '../handshake.js'
+import type { Limits } from '../options.js'
+import type { Security } from '../security.js'
+import type { SessionStart } from '../session.js'
+import { RtcCarrier, type ChannelSource } from './carrier.js'
+import type { RtcChannel } from './channel.js'
+import { answerOf, candidateOf, credentialOfV2, fingerprintOf, mungedOffer, V1_PREFIX } from './sdp.js'
+
+export interface WebRtcDial {
+  readonly security: Security
+  readonly limits: Limits
+  /** Version 1 needs SDP that the page has changed, which browsers begin to refuse. */
+  readonly version: 1 | 2
+  readonly signal: AbortSignal
+}
+
+/** Of a page that is denied the local network: nothing is sent, and nothing reports that. */
+const PERMISSION_CHECK = 700
+
+/** Browsers report this long after the last answer of the peer that it is gone. */
+const DISCONNECTED_AFTER = 7_000
+
+const PROLOGUE = 'libp2p-webrtc-noise:'
+
+/** A connection on this page. */
+class PageSource implements ChannelSource {
+  constructor (readonly connection: RTCPeerConnection) {}
+
+  open (channel: RtcChannel, label: string): void {
+    channel.attach(this.connection.createDataChannel(label))
+  }
+
+  async stats (): Promise<PathStats> {
+    if (this.connection.connectionState === 'closed') return {}
+    for (const report of (await this.connection.getStats()).values()) {
+      if (report.type === 'candidate-pair' && report.currentRoundTripTime !== undefined) {
+        return { roundTripTime: report.currentRoundTripTime * 1000 }
+      }
+    }
+    return {}
+  }
+
+  close (): void {
+    this.connection.close()
+  }
+}
+
+/** Dials, and authenticates the listener. Throws `ConnectError`, or the reason of the signal. */
+export async function dialWebRtc (address: WebRtcAddress, dial: WebRtcDial): Promise<SessionStart> {
+  if (typeof RTCPeerConnection === 'undefined') {
+    throw 'importScripts' in globalThis || !('document' in globalThis) && 'self' in globalThis
+      ? new ConnectError('unsupported-in-worker', 'workers have no RTCPeerConnection: connect on the page')
+      : new ConnectError('unsupported', 'there is no RTCPeerConnection')
+  }
+  const connection = new RTCPeerConnection()
+  const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
+  const carrier = new RtcCarrier(new PageSource(connection), zero, dial.limits.sendBuffer)
+  connection.ondatachannel = ({ channel }) => { carrier.onDataChannel(channel) }
+  const failed = deferred<never>()
+  const abort = (): void => { failed.reject(dial.signal.reason) }
+  dial.signal.addEventListener('abort', abort)
+  const timers = watchDial(connection, address, dial.limits, failed.reject)
+  try {
+    dial.signal.throwIfAborted()
+    const start = establish(connection, zero, carrier, address, dial)
+    // Its failure is one of `failed` if that came first.
+    start.catch(() => {})
+    const started = await Promise.race([start, failed.promise])
+    watchSession(connection, carrier, dial.limits.silenceTimeout)
+    return started
+  } catch (error) {
+    connection.close()
+    throw error
+  } finally {
+    dial.signal.removeEventListener('abort', abort)
+    for (const timer of timers) clearTimeout(timer)
+  }
+}
+
+async function establish (
+  connection: RTCPeerConnection,
+  zero: RTCDataChannel,
+  carrier: RtcCarrier,
+  address: WebRtcAddress,
+  dial: WebRtcDial
+): Promise<SessionStart> {
+  const isOpen = new Promise<void>(resolve => { zero.addEventListener('open', () => { resolve() }) })
+  const frames = new HandshakeFrames(bytes => { carrier.sendNotice({ payload: bytes }) })
+  if (dial.security.handshake !== undefined) carrier.handshake = frames
+  const offer = dial.version === 2
+    ? await negotiate(connection, address)
+    : await negotiateV1(connection, address)
+  await isOpen
+  const peer = await authenticate(dial.security, frames, {
+    prologue: prologueOf(offer, address),
+    expectedPeer: address.peerId
+  })
+  return {
+    carrier,
+    limits: dial.limits,
+    transport: 'webrtc',
+    peerId: peer?.peerId,
+    peerHasCredit: peer?.takesLabels ?? true
+  }
+}
+
+async function negotiate (connection: RTCPeerConnection, address: WebRtcAddress): Promise<string> {
+  await connection.setLocalDescription()
+  const offer = connection.localDescription!.sdp
+  const sdp = answerOf(address, credentialOfV2(offer), true)
+  await connection.setRemoteDescription({ type: 'answer', sdp })
+  return offer
+}
+
+async function negotiateV1 (connection: RTCPeerConnection, address: WebRtcAddress): Promise<string> {
+  const random = crypto.getRandomValues(new Uint8Array(24))
+  const credential = V1_PREFIX + Array.from(random, byte => (byte % 36).toString(36)).join('')
+  const { sdp: original = '' } = await connection.createOffer()
+  try {
+    const sdp = mungedOffer(original, credential)
+    await connection.setLocalDescription({ type: 'offer', sdp })
+    await connection.setRemoteDescription({ type: 'answer', sdp: answerOf(address, credential, false) })
+    // On its own, since some browsers refuse only here: in an answer they would be silent.
+    await connection.addIceCandidate({ candidate: candidateOf(address), sdpMid: '0' })
+  } catch (cause) {
+    const message = 'the browser refuses the SDP of version 1: the listener has to support version 2'
+    throw new ConnectError('munging-refused', message, { cause })
+  }
+  return original
+}
+
+function prologueOf (offer: string, address: WebRtcAddress): Uint8Array<ArrayBuffer> {
+  const text = new TextEncoder().encode(PROLOGUE)
+  const [certhash = new Uint8Array()] = address.certhashes
+  return Uint8Array.of(...text, ...SHA2_256, ...fingerprintOf(offer), ...SHA2_256, ...certhash)
+}
+
+/** Reports why a dial fails. Returns its timers. */
+function watchDial (
+  connection: RTCPeerConnection,
+  address: WebRtcAddress,
+  limits: Limits,
+  fail: (error: ConnectError) => void
+): Array<ReturnType<typeof setTimeout>> {
+  const state = (): string => `ICE ${connection.iceConnectionState}, connection ${connection.connectionState}`
+  connection.onconnectionstatechange = () => {
+    if (connection.connectionState !== 'failed') return
+    const { iceConnectionState } = connection
+    const hasPath = iceConnectionState === 'connected' || iceConnectionState === 'completed'
+    fail(hasPath
+      ? new ConnectError('authentication', `the listener has another certificate: ${address.text}`)
+      : new ConnectError('unreachable', `no answer from ${address.host}, UDP port ${address.port}`))
+  }
+  const checkPermission = async (): Promise<void> => {
+    // ICE that has begun was not hindered.
+    if (connection.iceConnectionState !== 'new' || !await isDenied(address.host)) return
+    if (connection.iceConnectionState !== 'new') return
+    fail(new ConnectError('local-network-denied', `the page may not connect to ${address.host}`))
+  }
+  return [
+    setTimeout(() => { void checkPermission() }, Math.min(PERMISSION_CHECK, limits.connectTimeout)),
+    setTimeout(() => {
+      fail(new ConnectError('timed-out', `not connected within ${limits.connectTimeout} ms: ${state()}`))
+    }, limits.connectTimeout)
+  ]
+}
+
+/** Whether the browser has the permission for this address, and the page is denied it. */
+async function isDenied (host: string): Promise<boolean> {
+  const name = localNetworkOf(host)
+  if (name === undefined || globalThis.navigator?.permissions === undefined) return false
+  // The first is the name of Chromium before 145.
+  for (const permission of ['local-network-access', name]) {
+    try {
+      const { state } = await navigator.permissions.query({ name: permission as PermissionName })
+      if (state === 'denied') return true
+    } catch {
+      // A browser without this permission.
+    }
+  }
+  return false
+}
+
+/** Reports the end of the connection, also when the peer is gone without a word. */
+function watchSession (connection: RTCPeerConnection, carrier: RtcCarrier, silenceTimeout: number): void {
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const silent = (): void => {
+    carrier.fail(new SessionError('timed-out', `nothing from the peer for ${silenceTimeout} ms`))
+    connection.close()
+  }
+  const watch = (): void => {
+    const { iceConnectionState, connectionState } = connection
+    clearTimeout(timer)
+    if (iceConnectionState === 'disconnected') {
+      timer = setTimeout(silent, Math.max(0, silenceTimeout - DISCONNECTED_AFTER))
+    } else if (iceConnectionState === 'failed') {
+      silent()
+    } else if (connectionState === 'failed' || connectionState === 'closed') {
+      carrier.fail(new SessionError('lost', 'the connection broke'))
+      connection.close()
+    }
+  }
+  connection.oniceconnectionstatechange = watch
+  connection.onconnectionstatechange = watch
+  watch()
+}

@@ -1,0 +1,62 @@
+// The SDP of webrtc-direct. The answer is derived from the address: docs/wire.md section 4.
+
+import { ConnectError } from '../errors.js'
+import type { WebRtcAddress } from '../address.js'
+
+export const V1_PREFIX = 'libp2p+webrtc+v1/'
+const V2_PREFIX = 'libp2p+webrtc+v2/'
+
+const attribute = (sdp: string, name: string): string => {
+  const value = sdp.match(new RegExp(`^a=${name}:(.+?)\\s*$`, 'm'))?.[1]
+  if (value === undefined) throw new ConnectError('unsupported', `the offer has no ${name}`)
+  return value
+}
+
+/** The ufrag and password of the listener for an unchanged offer: it reads ours out of them. */
+export const credentialOfV2 = (offer: string): string => V2_PREFIX + attribute(offer, 'ice-pwd')
+
+/** An offer with the same credential as the listener's, which version 1 needs. */
+export function mungedOffer (offer: string, credential: string): string {
+  return offer
+    .replace(/^a=ice-ufrag:.*$/m, `a=ice-ufrag:${credential}`)
+    .replace(/^a=ice-pwd:.*$/m, `a=ice-pwd:${credential}`)
+}
+
+/** SHA-256 of our certificate, for the prologue of Noise. */
+export function fingerprintOf (offer: string): Uint8Array<ArrayBuffer> {
+  const [algorithm, hex = ''] = attribute(offer, 'fingerprint').split(' ')
+  const bytes = Uint8Array.from(hex.split(':'), byte => Number.parseInt(byte, 16))
+  if (algorithm?.toLowerCase() !== 'sha-256' || bytes.length !== 32) {
+    throw new ConnectError('unsupported', 'the browser has no certificate with SHA-256')
+  }
+  return bytes
+}
+
+export const candidateOf = ({ host, port }: WebRtcAddress): string =>
+  `candidate:1467250027 1 UDP 1467250027 ${host} ${port} typ host`
+
+/** The answer of the listener, with its candidate unless that is added later. */
+export function answerOf (address: WebRtcAddress, credential: string, withCandidate: boolean): string {
+  const { family, host, port, certhashes } = address
+  const hex = (hash: Uint8Array): string =>
+    Array.from(hash, byte => byte.toString(16).padStart(2, '0').toUpperCase()).join(':')
+  return [
+    'v=0',
+    `o=- 0 0 IN IP${family} ${host}`,
+    's=-',
+    't=0 0',
+    'a=ice-lite',
+    `m=application ${port} UDP/DTLS/SCTP webrtc-datachannel`,
+    `c=IN IP${family} ${host}`,
+    'a=mid:0',
+    'a=ice-options:ice2',
+    `a=ice-ufrag:${credential}`,
+    `a=ice-pwd:${credential}`,
+    ...certhashes.map(hash => `a=fingerprint:sha-256 ${hex(hash)}`),
+    'a=setup:passive',
+    'a=sctp-port:5000',
+    'a=max-message-size:16384',
+    ...withCandidate ? [`a=${candidateOf(address)}`, 'a=end-of-candidates'] : [],
+    ''
+  ].join('\r\n')
+}

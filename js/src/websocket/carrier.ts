@@ -1,0 +1,315 @@
+// The carrier over one WebSocket, whose frames name their substream: docs/wire.md section 5.
+
+import type { PathStats } from '../api.js'
+import type { Carrier, CarrierEvents, Channel } from '../carrier.js'
+import { EarlyEvents, EVENT_COST } from '../early.js'
+import { Code, ConnectError, SessionError } from '../errors.js'
+import { Flag, FrameDecoder, FrameWriter, FramingError, MAX_FRAME, type Frame } from '../frame.js'
+import type { HandshakeFrames } from '../handshake.js'
+
+const writer = new FrameWriter()
+
+/** Frames that are sent together are one message of at most this length. */
+const BATCH = 64 * 1024
+
+/** How often to look for room: a WebSocket does not report it. Credit of the peer does too. */
+const ROOM_CHECK = 4
+
+/** How long to wait for the close frame of the peer. */
+const CLOSE_TIMEOUT = 1_000
+
+/** Late substreams that are remembered as answered. */
+const MAX_ANSWERED = 256
+
+/** A page may send no close code below 3000 but 1000. The first of applications is 4000. */
+const NORMAL = 1000
+const VIOLATION = 3008
+const PRIVATE = 4000
+const PRIVATE_LAST = 4999
+const MAX_REASON = 123
+
+const MAX_NUMBER = 2 ** 32 - 1
+
+/** What both sides know of the end of a substream, from the flags that were sent. */
+const enum Passed {
+  FinSent = 1,
+  FinReceived = 2,
+  FinAckSent = 4,
+  FinAckReceived = 8,
+  AllFins = 15,
+  Reset = 16
+}
+
+class WsChannel implements Channel {
+  isOpen = true
+  passed = 0
+
+  constructor (
+    readonly carrier: WsCarrier,
+    readonly number: number,
+    /** Until its first frame is sent. */
+    public label: string | undefined
+  ) {}
+
+  get queued (): number {
+    return this.carrier.queued
+  }
+
+  send (frame: Frame): void {
+    this.carrier.send(this, frame)
+    if (frame.flag === Flag.Fin) this.passed |= Passed.FinSent
+    if (frame.flag === Flag.FinAck) this.passed |= Passed.FinAckSent
+    if (frame.flag === Flag.ResetStream) this.passed |= Passed.Reset
+  }
+
+  received (flag: number | undefined): void {
+    if (flag === Flag.Fin) this.passed |= Passed.FinReceived
+    if (flag === Flag.FinAck) this.passed |= Passed.FinAckReceived
+    if (flag === Flag.ResetStream) this.passed |= Passed.Reset
+  }
+
+  finish (): void {
+    if (!this.isOpen) return
+    const isKnown = (this.passed & Passed.Reset) !== 0 ||
+      (this.passed & Passed.AllFins) === Passed.AllFins
+    if (!isKnown) this.carrier.send(this, { flag: Flag.ChannelClosed })
+    this.isOpen = false
+    this.carrier.remove(this)
+  }
+}
+
+export class WsCarrier implements Carrier {
+  readonly knowsCredit = true
+  /** The field `stream`, and a length prefix that may grow by one. */
+  readonly overhead = 8
+  /** Frames on stream 0 go there while it runs. */
+  handshake: HandshakeFrames | undefined
+  readonly #events = new EarlyEvents()
+  readonly #decoder = new FrameDecoder()
+  readonly #channels = new Map<number, WsChannel>()
+  #next = 2
+  #highestOfPeer = 0
+  readonly #answered = new Set<number>()
+  #unannounced: WsChannel[] = []
+  readonly #batch = new Uint8Array(BATCH + MAX_FRAME)
+  #batched = 0
+  #goodbye: number | undefined
+  #isEnded = false
+  #roomTimer: ReturnType<typeof setTimeout> | undefined
+  #onClose: () => void = () => {}
+
+  constructor (readonly socket: WebSocket, readonly limit: number) {
+    socket.binaryType = 'arraybuffer'
+    socket.onmessage = ({ data }) => { this.#onMessage(data) }
+    socket.onclose = event => {
+      this.#onClose()
+      this.fail(this.#causeOf(event))
+    }
+  }
+
+  start (events: CarrierEvents): void {
+    this.handshake = undefined
+    this.#events.start(events)
+  }
+
+  get queued (): number {
+    return this.socket.bufferedAmount + this.#batched
+  }
+
+  open (label: string): WsChannel {
+    const channel = new WsChannel(this, this.#next, label)
+    this.#next += 2
+    this.#channels.set(channel.number, channel)
+    this.#unannounced.push(channel)
+    return channel
+  }
+
+  room (): number {
+    return this.limit - this.queued
+  }
+
+  awaitRoom (): void {
+    this.#roomTimer ??= setTimeout(() => {
+      this.#roomTimer = undefined
+      this.#report(events => { events.writable() })
+    }, ROOM_CHECK)
+  }
+
+  sendNotice (frame: Frame): void {
+    this.#queue({ ...frame, stream: 0 })
+  }
+
+  send (channel: WsChannel, frame: Frame): void {
+    // Numbers are announced in their order.
+    while (channel.label !== undefined && this.#unannounced[0] !== undefined) {
+      const first = this.#unannounced.shift()!
+      const label = first.label!
+      first.label = undefined
+      this.#queue(first === channel
+        ? { ...frame, stream: channel.number, label }
+        : { stream: first.number, label })
+      if (first === channel) return
+    }
+    this.#queue({ ...frame, stream: channel.number })
+  }
+
+  remove (channel: WsChannel): void {
+    this.#channels.delete(channel.number)
+  }
+
+  async end (closeCode: number, reason: string): Promise<void> {
+    this.#isEnded = true
+    clearTimeout(this.#roomTimer)
+    this.#flush()
+    const closed = new Promise<void>(resolve => {
+      this.#onClose = resolve
+      setTimeout(resolve, CLOSE_TIMEOUT)
+    })
+    this.#close(closeCode === 0 && reason === '' ? NORMAL : Math.min(PRIVATE + closeCode, PRIVATE_LAST), reason)
+    await closed
+  }
+
+  stats (): Promise<PathStats> {
+    return Promise.resolve({})
+  }
+
+  fail (error: SessionError): void {
+    if (this.#isEnded) return
+    this.#isEnded = true
+    clearTimeout(this.#roomTimer)
+    this.handshake?.fail(new ConnectError('handshake-failed', error.message))
+    this.#events.report(events => { events.ended(error) })
+  }
+
+  #close (code: number, reason: string): void {
+    let text = reason
+    while (new TextEncoder().encode(text).length > MAX_REASON) text = text.slice(0, -1)
+    this.socket.close(code, text)
+  }
+
+  #violated (message: string): void {
+    this.fail(new SessionError('protocol', message))
+    this.#close(VIOLATION, message)
+  }
+
+  #causeOf ({ code, reason, wasClean }: CloseEvent): SessionError {
+    const isOrderly = wasClean && (code < 1002 || code === 1005 || code >= 3000)
+    if (!isOrderly) return new SessionError('lost', `the WebSocket was closed with ${code} ${reason}`, code, reason)
+    const ownCode = code < 3000 && reason === '' ? 0 : code
+    return new SessionError('closed-by-peer', 'closed by the peer', this.#goodbye ?? ownCode, reason)
+  }
+
+  #queue (frame: Frame): void {
+    const bytes = writer.encode(frame)
+    if (this.#batched + bytes.length > BATCH) this.#flush()
+    // Later in this task, with what follows.
+    if (this.#batched === 0) queueMicrotask(() => { this.#flush() })
+    this.#batch.set(bytes, this.#batched)
+    this.#batched += bytes.length
+  }
+
+  #flush (): void {
+    if (this.#batched === 0) return
+    const message = this.#batch.subarray(0, this.#batched)
+    this.#batched = 0
+    // A socket that closes drops it.
+    this.socket.send(message)
+  }
+
+  #onMessage (data: unknown): void {
+    if (this.#isEnded) return
+    if (!(data instanceof ArrayBuffer)) {
+      this.#violated('a message of text')
+      return
+    }
+    this.#decoder.push(new Uint8Array(data))
+    try {
+      for (;;) {
+        const frame = this.#decoder.next()
+        if (frame === undefined) return
+        this.#onFrame(frame)
+        if (this.#isEnded) return
+      }
+    } catch (error) {
+      if (!(error instanceof FramingError)) throw error
+      this.#violated(`what has arrived are no frames: ${error.message}`)
+    }
+  }
+
+  #onFrame (frame: Frame): void {
+    const { stream, label, payload, flag } = frame
+    if (stream === undefined) {
+      this.#violated('a frame without a substream')
+    } else if (stream === 0) {
+      this.#onZero(frame)
+    } else if (this.handshake !== undefined) {
+      this.#violated('a substream before the peer is authenticated')
+    } else {
+      const channel = this.#channels.get(stream)
+      if (channel !== undefined && label === undefined) this.#onKnown(channel, frame)
+      else if (this.#opens(frame, stream)) this.#onOpened(frame, stream)
+      else if (label !== undefined || (stream % 2 === 0 ? stream >= this.#next : stream > this.#highestOfPeer)) {
+        this.#violated(`unexpected substream ${stream}`)
+      } else if (payload !== undefined) {
+        // Late payload is legitimate, in any number. It is answered once.
+        this.#answerLate(stream)
+      } else if (flag !== undefined || frame.maxData !== undefined) {
+        this.#report(events => { events.ineffective() })
+      }
+    }
+  }
+
+  #onZero (frame: Frame): void {
+    if (this.handshake !== undefined) {
+      this.handshake.onFrame(frame)
+    } else if (frame.payload !== undefined || frame.label !== undefined) {
+      this.#violated('payload outside of any substream')
+    } else {
+      // The reason follows in the close frame.
+      if (frame.flag === Flag.Fin) this.#goodbye ??= frame.errorCode
+      else this.#report(events => { events.notice(frame) })
+    }
+  }
+
+  #opens ({ label }: Frame, stream: number): boolean {
+    return label !== undefined && stream % 2 === 1 && stream > this.#highestOfPeer && stream <= MAX_NUMBER
+  }
+
+  #onOpened (frame: Frame, stream: number): void {
+    const label = frame.label!
+    const channel = new WsChannel(this, stream, undefined)
+    this.#highestOfPeer = stream
+    this.#channels.set(stream, channel)
+    this.#report(events => { events.opened(channel, label) })
+    if (channel.isOpen) this.#onKnown(channel, frame)
+  }
+
+  #onKnown (channel: WsChannel, frame: Frame): void {
+    channel.received(frame.flag)
+    if (frame.flag === Flag.ChannelClosed) {
+      channel.isOpen = false
+      this.remove(channel)
+      this.#report(events => { events.closedByPeer(channel) })
+    } else {
+      const cost = EVENT_COST + (frame.payload?.length ?? 0)
+      this.#report(events => { events.frame(channel, frame) }, cost)
+    }
+  }
+
+  #answerLate (stream: number): void {
+    if (this.#answered.has(stream)) return
+    this.#answered.add(stream)
+    if (this.#answered.size > MAX_ANSWERED) {
+      for (const oldest of this.#answered) {
+        this.#answered.delete(oldest)
+        break
+      }
+    }
+    this.#queue({ stream, flag: Flag.ResetStream, errorCode: Code.ABANDONED })
+  }
+
+  #report (report: (events: CarrierEvents) => void, cost?: number): void {
+    if (this.#events.report(report, cost)) return
+    this.#violated('the peer sent too much before it was authenticated')
+  }
+}

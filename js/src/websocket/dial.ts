@@ -1,0 +1,61 @@
+// Dials a WebSocket.
+
+import type { WebSocketAddress } from '../address.js'
+import { deferred } from '../deferred.js'
+import { ConnectError } from '../errors.js'
+import { authenticate, HandshakeFrames } from '../handshake.js'
+import type { Limits } from '../options.js'
+import type { Security } from '../security.js'
+import type { SessionStart } from '../session.js'
+import { WsCarrier } from './carrier.js'
+
+export interface WebSocketDial {
+  readonly security: Security
+  readonly limits: Limits
+  readonly plaintext: boolean
+  readonly signal: AbortSignal
+}
+
+/** Pages can not bind Noise to TLS. */
+const PROLOGUE = 'anabranch-websocket-noise:'
+
+/** Dials, and authenticates the server. Throws `ConnectError`, or the reason of the signal. */
+export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketDial): Promise<SessionStart> {
+  const { security, limits, signal } = dial
+  if (!address.isTls && !dial.plaintext) {
+    throw new ConnectError('invalid-option', `plaintextWebSockets does not allow ${address.url}`)
+  }
+  if (typeof WebSocket === 'undefined') throw new ConnectError('unsupported', 'there is no WebSocket')
+  let socket: WebSocket
+  try {
+    socket = new WebSocket(address.url, security.subprotocol)
+  } catch (cause) {
+    throw new ConnectError('unsupported', `the browser refuses ${address.url}`, { cause })
+  }
+  const carrier = new WsCarrier(socket, limits.sendBuffer)
+  const frames = new HandshakeFrames(bytes => { carrier.sendNotice({ payload: bytes }) })
+  if (security.handshake !== undefined) carrier.handshake = frames
+  const failed = deferred<never>()
+  const abort = (): void => { failed.reject(signal.reason) }
+  signal.addEventListener('abort', abort)
+  const timer = setTimeout(() => {
+    failed.reject(new ConnectError('timed-out', `not connected within ${limits.connectTimeout} ms`))
+  }, limits.connectTimeout)
+  // Browsers say no more: a page must not scan the network.
+  socket.onerror = () => {
+    failed.reject(new ConnectError('unreachable', `no WebSocket at ${address.url}, or it has refused`))
+  }
+  try {
+    await Promise.race([new Promise(resolve => { socket.onopen = resolve }), failed.promise])
+    const context = { prologue: new TextEncoder().encode(PROLOGUE), expectedPeer: address.peerId }
+    const peer = await Promise.race([authenticate(security, frames, context), failed.promise])
+    socket.onerror = null
+    return { carrier, limits, transport: 'websocket', peerId: peer?.peerId, peerHasCredit: true }
+  } catch (error) {
+    socket.close()
+    throw error
+  } finally {
+    signal.removeEventListener('abort', abort)
+    clearTimeout(timer)
+  }
+}

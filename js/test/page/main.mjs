@@ -1,0 +1,25 @@
+// Runs one case in a page.
+
+import * as substreams from './substreams.mjs'
+
+const CASES = { ...substreams }
+
+/** The case `a-name` is the function `aName`. */
+const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]
+
+const describe = error => {
+  const details = ['kind', 'streamErrorCode', 'closeCode', 'reason']
+    .filter(key => error?.[key] != null)
+    .map(key => `${key} ${error[key]}`)
+  return `${error?.stack ?? error} ${details.join(', ')}`
+}
+
+window.run = async (name, parameters) => {
+  const start = performance.now()
+  try {
+    const figures = await functionOf(name)(parameters)
+    return { ok: true, ms: Math.round(performance.now() - start), ...figures }
+  } catch (error) {
+    return { ok: false, error: describe(error) }
+  }
+}

@@ -1,0 +1,79 @@
+// What the cases share.
+
+import { certificateHash, connect } from '../../dist/index.js'
+
+export function assert (condition, message) {
+  if (!condition) throw new Error(message)
+}
+
+export function assertEqual (got, expected, message) {
+  const [a, b] = [got, expected].map(value => JSON.stringify(value) ?? String(value))
+  assert(a === b, `${message}: ${a}, not ${b}`)
+}
+
+/** The error with which a promise rejects. */
+export async function errorOf (promise, what) {
+  try {
+    await promise
+  } catch (error) {
+    return error
+  }
+  throw new Error(`${what}: no error`)
+}
+
+export function within (ms, what, promise) {
+  let timer
+  const late = new Promise((resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not within ${ms} ms`)), ms)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+export const dial = (address, options) => connect(address, { security: certificateHash, ...options })
+
+/** Runs `body` with a session to the listener, and closes that in peace. */
+export async function withSession (address, options, body) {
+  const session = await dial(address, options)
+  const figures = await body(session)
+  const { substreams } = await session.getStats()
+  assertEqual(substreams, 0, 'substreams that are left')
+  session.close({ closeCode: 7, reason: 'done' })
+  assertEqual(await within(5_000, 'close', session.closed), { closeCode: 7, reason: 'done' }, 'closed')
+  return figures
+}
+
+/** Content whose byte at `offset` is `offset % 251`. */
+export function pattern (length, offset = 0) {
+  const bytes = new Uint8Array(length)
+  for (let index = 0; index < length; index++) bytes[index] = (offset + index) % 251
+  return bytes
+}
+
+export async function readAll (readable, onChunk = () => {}) {
+  const chunks = []
+  for await (const chunk of chunksOf(readable)) {
+    chunks.push(chunk)
+    onChunk(chunk)
+  }
+  const all = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
+  let at = 0
+  for (const chunk of chunks) {
+    all.set(chunk, at)
+    at += chunk.length
+  }
+  return all
+}
+
+/** Not every browser can iterate over a stream. */
+export async function * chunksOf (readable) {
+  const reader = readable.getReader()
+  for (;;) {
+    const { value, done } = await reader.read()
+    if (done) return
+    yield value
+  }
+}
+
+export function sameBytes (a, b) {
+  return a.length === b.length && a.every((byte, index) => byte === b[index])
+}

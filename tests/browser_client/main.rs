@@ -1,0 +1,93 @@
+//! The package of `js/` in headless Chromium and Firefox, against this library.
+//!
+//! The cases are those of `js/test/page/`. `js/setup.sh` and `interop/js/setup.sh` install what this
+//! needs; `scripts/test.sh` calls them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+mod driver;
+#[path = "../interop/failures.rs"]
+mod failures;
+#[path = "../interop/own_address.rs"]
+mod own_address;
+mod responders;
+mod server;
+
+use driver::Browser;
+use own_address::own_address;
+use server::Server;
+
+const CHROMIUM: Browser = Browser::Chromium;
+
+const BROWSERS: [Browser; 3] = [
+    CHROMIUM,
+    Browser::Firefox("dcsctp"),
+    Browser::Firefox("usrsctp"),
+];
+
+/// What the listener notes of a session that the page closes.
+const CLOSED: &str = "ended: closed by the peer: done (code 0x7)";
+
+impl Browser {
+    /// The address at which it reaches our listener.
+    fn ip(self) -> IpAddr {
+        match self {
+            Self::Firefox(_) => own_address(),
+            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
+
+/// Runs cases that each have one session, and asserts what the listener notes beside its end.
+async fn passes(browser: Browser, cases: &[&str], notes: &[&str]) {
+    let server = Server::start(browser.ip(), |_| ()).await;
+    driver::run(browser, &server.parameters(), cases).await;
+    let notes: Vec<_> = notes
+        .iter()
+        .copied()
+        .chain(cases.iter().map(|_| CLOSED))
+        .collect();
+    server.finish(&notes).await;
+}
+
+const SUBSTREAMS: [&str; 15] = [
+    "echo",
+    "echo-of-every-size",
+    "buffers-of-the-caller",
+    "half-close",
+    "no-buffer",
+    "reset-by-the-listener",
+    "abort",
+    "abort-with-code",
+    "cancel",
+    "stop-by-the-listener",
+    "opened-by-the-listener",
+    "signals",
+    "unknown-protocol",
+    "many-substreams",
+    "echo",
+];
+
+/// What the listener notes of them.
+const NOTES: [&str; 4] = [
+    // `no-buffer`, `abort-with-code`, `signals`, in any order.
+    "reset: Some(4102)",
+    "reset: Some(9)",
+    "reset: Some(4102)",
+    "stopped: Some(11)",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn substreams_of_chromium() {
+    passes(CHROMIUM, &SUBSTREAMS, &NOTES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn substreams_of_firefox_with_dcsctp() {
+    passes(BROWSERS[1], &SUBSTREAMS, &NOTES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn substreams_of_firefox_with_usrsctp() {
+    passes(BROWSERS[2], &SUBSTREAMS, &NOTES).await;
+}

@@ -1,0 +1,138 @@
+//! What the listener does with each protocol that a page opens.
+
+use std::io;
+use std::sync::Arc;
+
+use anabranch::{CloseOutcome, Connection, Finished, Substream, SubstreamError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::failures::Failures;
+
+pub(crate) const PROTOCOLS: [&str; 9] = [
+    "/call-back",
+    "/download",
+    "/echo",
+    "/hold",
+    "/release",
+    "/reset",
+    "/see-reset",
+    "/see-stop",
+    "/stop",
+];
+
+/// The codes with which this side resets and stops.
+const RESET_CODE: u32 = 77;
+const STOP_CODE: u32 = 78;
+
+/// The content of every test: byte i is i % 251.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
+}
+
+/// Serves a connection until it has ended, and notes what the page can not see.
+pub(crate) async fn serve(connection: Connection, notes: Failures) {
+    let mut responding = JoinSet::new();
+    let released = Arc::new(Notify::new());
+    while let Ok(Some(substream)) = connection.accept().await {
+        let (connection, notes) = (connection.clone(), notes.clone());
+        let released = Arc::clone(&released);
+        responding.spawn(async move {
+            let protocol = substream.protocol().expect("a label").to_owned();
+            if let Err(error) = respond(&protocol, substream, &connection, &notes, &released).await
+            {
+                notes.add(&protocol, &error);
+            }
+        });
+    }
+    while let Some(done) = responding.join_next().await {
+        done.expect("responders do not panic");
+    }
+    notes.add("ended", &connection.closed().await);
+}
+
+async fn respond(
+    protocol: &str,
+    mut substream: Substream,
+    connection: &Connection,
+    notes: &Failures,
+    released: &Notify,
+) -> io::Result<()> {
+    match protocol {
+        "/call-back" => {
+            let mut request = Vec::new();
+            substream.read_to_end(&mut request).await?;
+            let called = connection.open("/from-listener").await;
+            let mut called = called.map_err(io::Error::other)?;
+            let content = pattern(100_000);
+            called.write_all(&content).await?;
+            finish(&mut called).await?;
+            let mut back = Vec::new();
+            called.read_to_end(&mut back).await?;
+            assert_eq!(back, content, "the page echoes");
+        }
+        "/download" => {
+            let length = substream.read_u64().await?;
+            let pattern = pattern(251 * 1024);
+            let mut sent = 0;
+            while sent < length {
+                let part = (length - sent).min(pattern.len() as u64);
+                substream.write_all(&pattern[..part as usize]).await?;
+                sent += part;
+            }
+        }
+        "/echo" => {
+            let (mut read, mut write) = tokio::io::split(&mut substream);
+            tokio::io::copy(&mut read, &mut write).await?;
+        }
+        "/hold" => {
+            substream.write_u8(1).await?;
+            released.notified().await;
+            let mut held = Vec::new();
+            substream.read_to_end(&mut held).await?;
+            assert_eq!(held, pattern(held.len()));
+            substream.write_u64(held.len() as u64).await?;
+        }
+        "/release" => released.notify_waiters(),
+        "/reset" => {
+            substream.read_u8().await?;
+            substream.reset(RESET_CODE);
+            return Ok(());
+        }
+        "/see-reset" => {
+            substream.write_u8(1).await?;
+            let error = substream.read_to_end(&mut Vec::new()).await;
+            let error = error.expect_err("the page resets it");
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+            match cause {
+                Some(SubstreamError::ResetByPeer(code)) => notes.add("reset", &format!("{code:?}")),
+                _ => return Err(error),
+            }
+            return Ok(());
+        }
+        "/see-stop" => {
+            let chunk = pattern(251 * 1024);
+            while substream.write_all(&chunk).await.is_ok() {}
+            match substream.stopped().await {
+                CloseOutcome::Stopped(code) => notes.add("stopped", &format!("{code:?}")),
+                other => return Err(io::Error::other(format!("{other}"))),
+            }
+            substream.read_to_end(&mut Vec::new()).await?;
+            return Ok(());
+        }
+        "/stop" => {
+            substream.read_u8().await?;
+            substream.stop(STOP_CODE);
+        }
+        other => return Err(io::Error::other(format!("unknown protocol {other}"))),
+    }
+    finish(&mut substream).await
+}
+
+async fn finish(substream: &mut Substream) -> io::Result<()> {
+    match substream.finish().await {
+        Ok(Finished::Acked) => Ok(()),
+        other => Err(io::Error::other(format!("finished as {other:?}"))),
+    }
+}
