@@ -88,7 +88,11 @@ async fn respond(
         }
         "/hold" => {
             substream.write_u8(1).await?;
-            released.notified().await;
+            tokio::select! {
+                () = released.notified() => {}
+                // Reset by the page, and no more than that.
+                _ = connection.closed() => return Ok(()),
+            }
             let mut held = Vec::new();
             substream.read_to_end(&mut held).await?;
             assert_eq!(held, pattern(held.len()));

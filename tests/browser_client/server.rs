@@ -60,7 +60,10 @@ impl Server {
             .await
             .expect("nothing is left to close");
         assert!(self.endpoint.is_idle(), "{:?}", self.endpoint);
-        self.serving.await.expect("serving does not panic");
+        let served = timeout(LIMIT, self.serving).await;
+        served
+            .expect("responders end with their connections")
+            .expect("serving does not panic");
         self.notes.assert_are(notes);
     }
 }
