@@ -13,17 +13,15 @@ mod own_address;
 mod responders;
 mod server;
 
+use anabranch::Security;
 use driver::Browser;
 use own_address::own_address;
-use server::Server;
+use server::{PLAIN, Server, Way};
 
 const CHROMIUM: Browser = Browser::Chromium;
 
-const BROWSERS: [Browser; 3] = [
-    CHROMIUM,
-    Browser::Firefox("dcsctp"),
-    Browser::Firefox("usrsctp"),
-];
+const FIREFOX: Browser = Browser::Firefox("dcsctp");
+const BROWSERS: [Browser; 2] = [CHROMIUM, FIREFOX];
 
 /// What the listener notes of a session that the page closes.
 const CLOSED: &str = "ended: closed by the peer: done (code 0x7)";
@@ -39,8 +37,8 @@ impl Browser {
 }
 
 /// Runs cases that each have one session, and asserts what the listener notes beside its end.
-async fn passes(browser: Browser, cases: &[&str], notes: &[&str]) {
-    let server = Server::start(browser.ip(), |_| ()).await;
+async fn passes(browser: Browser, way: Way, cases: &[&str], notes: &[&str]) {
+    let server = Server::start(browser.ip(), way, |_| ()).await;
     driver::run(browser, &server.parameters(), cases).await;
     let notes: Vec<_> = notes
         .iter()
@@ -77,17 +75,45 @@ const NOTES: [&str; 4] = [
     "stopped: Some(11)",
 ];
 
+const NOISE: Way = Way {
+    security: Security::Noise,
+    is_websocket: false,
+};
+
+const WEBSOCKET: Way = Way {
+    security: Security::CertificateHash,
+    is_websocket: true,
+};
+
+const WEBSOCKET_NOISE: Way = Way {
+    security: Security::Noise,
+    is_websocket: true,
+};
+
 #[tokio::test(flavor = "multi_thread")]
 async fn substreams_of_chromium() {
-    passes(CHROMIUM, &SUBSTREAMS, &NOTES).await;
+    passes(CHROMIUM, PLAIN, &SUBSTREAMS, &NOTES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn substreams_of_firefox_with_dcsctp() {
-    passes(BROWSERS[1], &SUBSTREAMS, &NOTES).await;
+async fn substreams_of_firefox() {
+    for sctp in ["dcsctp", "usrsctp"] {
+        passes(Browser::Firefox(sctp), PLAIN, &SUBSTREAMS, &NOTES).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn substreams_of_firefox_with_usrsctp() {
-    passes(BROWSERS[2], &SUBSTREAMS, &NOTES).await;
+async fn substreams_with_noise() {
+    for browser in BROWSERS {
+        passes(browser, NOISE, &SUBSTREAMS, &NOTES).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn substreams_over_a_websocket() {
+    for browser in [CHROMIUM, FIREFOX] {
+        for way in [WEBSOCKET, WEBSOCKET_NOISE] {
+            passes(browser, way, &SUBSTREAMS, &NOTES).await;
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use anabranch::endpoint::WebSocketOptions;
+use anabranch::websocket::{Origins, RequestPolicy};
 use anabranch::{Config, Endpoint, EndpointConfig, Negotiation, Security};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -13,41 +15,75 @@ use crate::responders;
 /// Time limit for connections to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How the pages connect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) security: Security,
+    pub(crate) is_websocket: bool,
+}
+
+/// As plain applications do.
+pub(crate) const PLAIN: Way = Way {
+    security: Security::CertificateHash,
+    is_websocket: false,
+};
+
 pub(crate) struct Server {
+    way: Way,
     pub(crate) endpoint: Endpoint,
     serving: JoinHandle<()>,
     notes: Failures,
 }
 
 impl Server {
-    /// A listener for plain applications: the certificate hash authenticates it.
-    pub(crate) async fn start(ip: IpAddr, configure: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start(ip: IpAddr, way: Way, configure: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
         let mut config = Config::default();
-        config.negotiation = Negotiation::ChannelLabel;
+        if way.security == Security::CertificateHash {
+            config.negotiation = Negotiation::ChannelLabel;
+        }
         config.protocols = responders::PROTOCOLS.map(str::to_owned).to_vec();
         configure(&mut config);
         let endpoint = Endpoint::builder()
-            .security(Security::CertificateHash)
+            .security(way.security)
             .config(config)
             .endpoint_config(EndpointConfig::default())
             .bind((ip, 0))
             .await
             .expect("a socket");
+        if way.is_websocket {
+            let mut requests = RequestPolicy::default();
+            // The page in the browser has another origin.
+            requests.origins = Origins::Any;
+            let options = WebSocketOptions::default().with_requests(requests);
+            endpoint
+                .listen_websocket((ip, 0).into(), options)
+                .expect("a socket");
+        }
         let notes = Failures::default();
         Self {
+            way,
             serving: tokio::spawn(serve(endpoint.clone(), notes.clone())),
             endpoint,
             notes,
         }
     }
 
-    /// What the cases get: the address.
+    /// What the cases get: the address, and how it is authenticated.
     pub(crate) fn parameters(&self) -> String {
-        format!(r#"{{"address":"{}"}}"#, self.endpoint.addresses()[0])
+        let addresses = self.endpoint.peer_addresses();
+        let is_wanted = |address: &String| address.contains("/tcp/") == self.way.is_websocket;
+        let mut addresses = addresses.iter().map(ToString::to_string);
+        let address = addresses.find(is_wanted).expect("it listens");
+        let security = match self.way.security {
+            Security::Noise => "noise",
+            _ => "certificate-hash",
+        };
+        let peer = self.endpoint.peer_id();
+        format!(r#"{{"address":"{address}","security":"{security}","peerId":"{peer}"}}"#)
     }
 
     /// Waits for the end of all connections, closes the endpoint, and asserts that exactly these

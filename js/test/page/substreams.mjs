@@ -27,18 +27,18 @@ async function roundTrip (session, content) {
 }
 
 /** 1 KiB goes there and back, and both sides confirm the end. */
-export const echo = ({ address }) =>
-  withSession(address, {}, session => roundTrip(session, pattern(1024)))
+export const echo = parameters =>
+  withSession(parameters, {}, session => roundTrip(session, pattern(1024)))
 
 /** Lengths at the edges of frames, windows and buffers. */
-export const echoOfEverySize = ({ address }) => withSession(address, {}, async session => {
+export const echoOfEverySize = parameters => withSession(parameters, {}, async session => {
   for (const length of [0, 1, 125, 128, 512, 513, 12_288, 16_379, 16_380, 65_536, 3_000_001]) {
     await roundTrip(session, pattern(length))
   }
 })
 
 /** Views of every kind are written, and buffers of the caller are read into. */
-export const buffersOfTheCaller = ({ address }) => withSession(address, {}, async session => {
+export const buffersOfTheCaller = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/echo')
   const writer = substream.writable.getWriter()
   const content = pattern(200_000)
@@ -65,7 +65,7 @@ export const buffersOfTheCaller = ({ address }) => withSession(address, {}, asyn
 })
 
 /** Each direction ends by itself: the listener answers after the end of the request. */
-export const halfClose = ({ address }) => withSession(address, {}, async session => {
+export const halfClose = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/download')
   const request = new DataView(new ArrayBuffer(8))
   request.setBigUint64(0, 5_000_000n)
@@ -79,7 +79,7 @@ export const halfClose = ({ address }) => withSession(address, {}, async session
 })
 
 /** A chunk that is no buffer fails, and resets its substream only. */
-export const noBuffer = ({ address }) => withSession(address, {}, async session => {
+export const noBuffer = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/see-reset')
   await substream.readable.getReader().read()
   const error = await errorOf(substream.writable.getWriter().write('text'), 'write of text')
@@ -88,7 +88,7 @@ export const noBuffer = ({ address }) => withSession(address, {}, async session 
 })
 
 /** The listener resets: both directions fail with its code. */
-export const resetByTheListener = ({ address }) => withSession(address, {}, async session => {
+export const resetByTheListener = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/reset')
   const writer = substream.writable.getWriter()
   await writer.write(Uint8Array.of(1))
@@ -107,7 +107,7 @@ export const resetByTheListener = ({ address }) => withSession(address, {}, asyn
 })
 
 /** The page aborts, with a write under way that the listener never takes. */
-export const abort = ({ address }) => withSession(address, {}, async session => {
+export const abort = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/hold')
   const reader = substream.readable.getReader()
   await reader.read()
@@ -121,14 +121,14 @@ export const abort = ({ address }) => withSession(address, {}, async session => 
 })
 
 /** The code of an abort arrives. */
-export const abortWithCode = ({ address }) => withSession(address, {}, async session => {
+export const abortWithCode = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/see-reset')
   await substream.readable.getReader().read()
   await substream.writable.abort(9)
 })
 
 /** The page cancels: the listener is told the code, and what it sent before is dropped. */
-export const cancel = ({ address }) => withSession(address, {}, async session => {
+export const cancel = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/see-stop')
   const reader = substream.readable.getReader()
   await reader.read()
@@ -138,7 +138,7 @@ export const cancel = ({ address }) => withSession(address, {}, async session =>
 })
 
 /** The listener stops reading: writes fail with its code, and reading goes on. */
-export const stopByTheListener = ({ address }) => withSession(address, {}, async session => {
+export const stopByTheListener = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/stop')
   const writer = substream.writable.getWriter()
   await writer.write(Uint8Array.of(1))
@@ -148,7 +148,7 @@ export const stopByTheListener = ({ address }) => withSession(address, {}, async
 })
 
 /** The listener opens a substream to the page. */
-export const openedByTheListener = ({ address }) => withSession(address, {}, async session => {
+export const openedByTheListener = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/call-back')
   const done = send(substream, Uint8Array.of())
   const incoming = session.incomingBidirectionalStreams.getReader()
@@ -159,7 +159,7 @@ export const openedByTheListener = ({ address }) => withSession(address, {}, asy
 })
 
 /** Signals end an open that waits, and a substream that is open. */
-export const signals = ({ address }) => withSession(address, {}, async session => {
+export const signals = parameters => withSession(parameters, {}, async session => {
   const reason = new Error('no longer wanted')
   const aborted = errorOf(open(session, '/echo', { signal: AbortSignal.abort(reason) }), 'open')
   assertEqual((await aborted).message, reason.message, 'open')
@@ -171,14 +171,14 @@ export const signals = ({ address }) => withSession(address, {}, async session =
 })
 
 /** A protocol that the listener does not have. */
-export const unknownProtocol = ({ address }) => withSession(address, {}, async session => {
+export const unknownProtocol = parameters => withSession(parameters, {}, async session => {
   const substream = await open(session, '/unknown')
   const error = await within(5_000, 'finished', errorOf(substream.finished, 'finished'))
   assertEqual([error.kind, error.streamErrorCode], ['reset', 0x1001], 'finished')
 })
 
 /** More substreams than the listener takes at once, each of them used. */
-export const manySubstreams = ({ address }) => withSession(address, {}, async session => {
+export const manySubstreams = parameters => withSession(parameters, {}, async session => {
   const one = async number => {
     const substream = await session.createBidirectionalStream({ protocol: '/echo' })
     const sent = send(substream, pattern(100, number))

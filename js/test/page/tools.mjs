@@ -1,6 +1,7 @@
 // What the cases share.
 
 import { certificateHash, connect } from '../../dist/index.js'
+import { noise } from '../../dist/noise.js'
 
 export function assert (condition, message) {
   if (!condition) throw new Error(message)
@@ -29,11 +30,19 @@ export function within (ms, what, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-export const dial = (address, options) => connect(address, { security: certificateHash, ...options })
+/** Dials the listener of the test, as its parameters say. */
+export const dial = ({ address, security }, options) => connect(address, {
+  security: security === 'noise' ? noise() : certificateHash,
+  plaintextWebSockets: true,
+  ...options
+})
 
 /** Runs `body` with a session to the listener, and closes that in peace. */
-export async function withSession (address, options, body) {
-  const session = await dial(address, options)
+export async function withSession (parameters, options, body) {
+  const session = await dial(parameters, options)
+  const { peerId } = session
+  const expected = parameters.security === 'noise' ? parameters.peerId : undefined
+  assertEqual(peerId, expected, 'peer id')
   const figures = await body(session)
   const { substreams } = await session.getStats()
   assertEqual(substreams, 0, 'substreams that are left')
