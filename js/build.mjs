@@ -9,20 +9,24 @@ import { build } from 'esbuild'
 const here = path => fileURLToPath(new URL(path, import.meta.url))
 
 /** The modules whose types are those of the package. */
-const PUBLIC = ['api', 'connect', 'errors', 'index', 'noise', 'options', 'security']
+const PUBLIC = [
+  'address', 'any', 'api', 'connect', 'errors', 'index', 'noise', 'options', 'security', 'v1',
+  'frame',
+  'noise/identity', 'webrtc/version'
+]
 
 function writeTypes () {
   execFileSync(here('node_modules/.bin/tsc'), ['--emitDeclarationOnly'], { cwd: here('.'), stdio: 'inherit' })
   const kept = PUBLIC.map(name => `${name}.d.ts`)
-  for (const entry of readdirSync(here('dist'))) {
-    if (!kept.includes(entry)) rmSync(here(`dist/${entry}`), { recursive: true })
+  for (const file of readdirSync(here('dist'), { recursive: true })) {
+    if (file.endsWith('.d.ts') && !kept.includes(file)) rmSync(here(`dist/${file}`))
   }
 }
 
 rmSync(here('dist'), { recursive: true, force: true })
 writeTypes()
 await build({
-  entryPoints: ['index', 'noise'].map(name => here(`src/${name}.ts`)),
+  entryPoints: ['index', 'noise', 'v1'].map(name => here(`src/${name}.ts`)),
   outdir: here('dist'),
   bundle: true,
   // What both entries use is in a file of its own.

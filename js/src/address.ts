@@ -27,7 +27,7 @@ export type Address = WebRtcAddress | WebSocketAddress
 const MAX_LENGTH = 1024
 
 /** Multihash of SHA2-256: its code, and its length. */
-export const SHA2_256 = [0x12, 0x20] as const
+const SHA2_256 = [0x12, 0x20] as const
 
 const invalid = (text: string, why: string): ConnectError =>
   new ConnectError('invalid-address', `${why}: ${text.slice(0, MAX_LENGTH)}`)

@@ -7,6 +7,7 @@ import type { Security } from './security.js'
 import type { Session } from './api.js'
 import { AnabranchSession } from './session.js'
 import { dialWebRtc } from './webrtc/dial.js'
+import { version2, type WebRtcVersion } from './webrtc/version.js'
 import { dialWebSocket } from './websocket/dial.js'
 
 export interface ConnectOptions extends Partial<Limits> {
@@ -17,11 +18,8 @@ export interface ConnectOptions extends Partial<Limits> {
   security: Security
   /** Gives up the dial. It does not end the session. */
   signal?: AbortSignal
-  /**
-   * Version of webrtc-direct. Default: 2. Version 1 is for listeners that do not support version 2,
-   * and for browsers that let a page change its SDP.
-   */
-  version?: 1 | 2
+  /** Default: version 2 of webrtc-direct. `version1` of the entry `/v1` is for old listeners. */
+  version?: WebRtcVersion
   /**
    * Whether `ws://` may be dialled, where everybody on the path can read and change everything.
    * Default: no.
@@ -40,7 +38,7 @@ export async function connect (address: string, options: ConnectOptions): Promis
 
 /** @internal */
 export async function connectTo (address: Address, options: ConnectOptions, limits: Limits): Promise<Session> {
-  const { security, version = 2, signal = new AbortController().signal } = options
+  const { security, version = version2, signal = new AbortController().signal } = options
   if (security?.subprotocol === undefined) {
     throw new ConnectError('invalid-option', 'security is missing: certificateHash, or noise()')
   }

@@ -6,6 +6,7 @@ export type {
   Session,
   SessionStats
 } from './api.js'
+export { connectAny, type ConnectAnyOptions, type Reached } from './any.js'
 export { connect, type ConnectOptions } from './connect.js'
 export {
   Code,
@@ -19,3 +20,4 @@ export {
 } from './errors.js'
 export { DEFAULTS, type Limits } from './options.js'
 export { certificateHash, type HandshakeContext, type HandshakeIo, type Peer, type Security } from './security.js'
+export type { WebRtcVersion } from './webrtc/version.js'

@@ -27,8 +27,7 @@ export function noise (options: NoiseOptions = {}): Security {
       if (named !== undefined && canonicalPeerId(named) !== canonicalPeerId(expected!)) {
         throw new ConnectError('invalid-option', `the address names ${named}, not ${expected}`)
       }
-      const identity = options.identity ?? await Identity.generate()
-      return handshake(io, { ...context, expectedPeer: expected }, identity)
+      return handshake(io, { ...context, expectedPeer: expected }, options.identity)
     }
   }
 }

@@ -1,17 +1,24 @@
 // How the peer is authenticated.
 
-/** The bytes of the handshake. */
+import type { Frame } from './frame.js'
+
+/** The connection that a handshake runs over: frames outside of any substream. */
 export interface HandshakeIo {
-  send (bytes: Uint8Array<ArrayBuffer>): void
-  /** The next bytes of the peer, which may be cut anywhere. Rejects when the connection ends. */
-  receive (): Promise<Uint8Array<ArrayBuffer>>
+  send (payload: Uint8Array<ArrayBuffer>): void
+  /** Called with each frame of the peer while it is set; the session gets what follows. */
+  onFrame?: (frame: Frame) => void
+  /** Called when the connection ends, if it is set. */
+  onEnd?: (error: Error) => void
 }
 
-/** What both sides have to agree on, so that nobody between them can relay the handshake. */
+/** What is known of the peer before it has proven anything. */
 export interface HandshakeContext {
-  readonly prologue: Uint8Array<ArrayBuffer>
   /** The peer id in the address, if it has one. */
   readonly expectedPeer: string | undefined
+  /** Over WebRTC: our offer, which has the hash of our certificate. */
+  readonly offer?: string
+  /** Over WebRTC: the hash of the listener's certificate. */
+  readonly certhash?: Uint8Array<ArrayBuffer>
 }
 
 /** What the handshake has proven. */
@@ -25,7 +32,10 @@ export interface Peer {
 export interface Security {
   /** The subprotocol over a WebSocket. */
   readonly subprotocol: string
-  /** Runs after the certificate of the peer was found to be right. Throws `ConnectError`. */
+  /**
+   * Called before anything can arrive, so that it sets `onFrame` in time. What arrives comes from
+   * a peer whose certificate is right. Throws `ConnectError`.
+   */
   readonly handshake?: (io: HandshakeIo, context: HandshakeContext) => Promise<Peer>
 }
 

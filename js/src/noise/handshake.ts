@@ -8,7 +8,9 @@ import { ConnectError } from '../errors.js'
 import { FramingError } from '../frame.js'
 import type { HandshakeContext, HandshakeIo, Peer } from '../security.js'
 import { open, seal } from './chacha.js'
-import { canonicalPeerId, peerIdOf, verify, type Identity } from './identity.js'
+import { canonicalPeerId, peerIdOf, verify, Identity } from './identity.js'
+import { failed, HandshakeMessages } from './messages.js'
+import { prologueOf } from './prologue.js'
 import { bytesOf, field, fieldsOf } from './protobuf.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
@@ -17,8 +19,6 @@ type Bytes = Uint8Array<ArrayBuffer>
 const NAME = 'Noise_XX_25519_ChaChaPoly_SHA256'
 const SIGNED_PREFIX = 'noise-libp2p-static-key:'
 
-/** With RSA of 4096 bits a message has about 1 200 bytes. */
-const MAX_MESSAGE = 4096
 const KEY_LENGTH = 32
 const TAG_LENGTH = 16
 
@@ -30,7 +30,6 @@ const PROTOCOL_LABELS = 1001
 
 const text = (value: string): Bytes => new TextEncoder().encode(value)
 const concat = (...parts: Bytes[]): Bytes => Uint8Array.from(parts.flatMap(part => [...part]))
-const failed = (message: string): ConnectError => new ConnectError('handshake-failed', `Noise: ${message}`)
 
 async function hmac (key: Bytes, bytes: Bytes): Promise<Bytes> {
   const imported = await crypto.subtle.importKey('raw', key, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
@@ -84,31 +83,6 @@ class SymmetricState {
   }
 }
 
-/** Messages of Noise, each after its length, in whatever pieces they arrive. */
-class Messages {
-  #rest: Bytes = new Uint8Array()
-
-  constructor (readonly io: HandshakeIo) {}
-
-  send (message: Bytes): void {
-    this.io.send(concat(Uint8Array.of(message.length >> 8, message.length & 255), message))
-  }
-
-  async next (): Promise<Bytes> {
-    await this.#fill(2)
-    const length = this.#rest[0]! * 256 + this.#rest[1]!
-    if (length > MAX_MESSAGE) throw failed(`a message of ${length} bytes`)
-    await this.#fill(2 + length)
-    const message = this.#rest.slice(2, 2 + length)
-    this.#rest = this.#rest.slice(2 + length)
-    return message
-  }
-
-  async #fill (length: number): Promise<void> {
-    while (this.#rest.length < length) this.#rest = concat(this.#rest, await this.io.receive())
-  }
-}
-
 async function generate (): Promise<{ privateKey: CryptoKey, raw: Bytes }> {
   const pair = await crypto.subtle.generateKey('X25519', false, ['deriveBits']) as CryptoKeyPair
   const raw = new Uint8Array(await crypto.subtle.exportKey('raw', pair.publicKey))
@@ -118,12 +92,12 @@ async function generate (): Promise<{ privateKey: CryptoKey, raw: Bytes }> {
 /** Proves `identity` to the peer, and has the peer prove its own. */
 export async function handshake (
   io: HandshakeIo,
-  { prologue, expectedPeer }: HandshakeContext,
-  identity: Identity
+  context: HandshakeContext,
+  identity?: Identity
 ): Promise<Peer> {
-  const messages = new Messages(io)
+  const messages = new HandshakeMessages(io, 2)
   const state = new SymmetricState()
-  await state.mixHash(prologue)
+  await state.mixHash(prologueOf(context))
 
   const first = await messages.next()
   if (first.length < KEY_LENGTH) throw failed('the first message is too short')
@@ -137,6 +111,7 @@ export async function handshake (
   await state.mixKey(ephemeral.privateKey, remoteEphemeral)
   const sealedStatic = await state.encrypt(own.raw)
   await state.mixKey(own.privateKey, remoteEphemeral)
+  identity ??= await Identity.generate()
   const signature = await identity.sign(concat(text(SIGNED_PREFIX), own.raw))
   const payload = Uint8Array.of(
     ...field(IDENTITY_KEY, identity.publicKey),
@@ -150,7 +125,7 @@ export async function handshake (
   if (last.length < sealedLength + TAG_LENGTH) throw failed('the last message is too short')
   const remoteStatic = await state.decrypt(last.slice(0, sealedLength))
   await state.mixKey(ephemeral.privateKey, remoteStatic)
-  return verified(await state.decrypt(last.slice(sealedLength)), remoteStatic, expectedPeer)
+  return verified(await state.decrypt(last.slice(sealedLength)), remoteStatic, context.expectedPeer)
 }
 
 async function verified (payload: Bytes, remoteStatic: Bytes, expected: string | undefined): Promise<Peer> {

@@ -5,7 +5,7 @@ import type { Carrier, CarrierEvents } from '../carrier.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
 import { ConnectError, SessionError } from '../errors.js'
 import type { Frame } from '../frame.js'
-import type { HandshakeFrames } from '../handshake.js'
+import type { HandshakeIo } from '../security.js'
 import { RtcChannel, type RtcChannelEvents } from './channel.js'
 
 /** What makes the channels: a connection on this page, or the page of this worker. */
@@ -25,8 +25,8 @@ const delay = (ms: number): Promise<void> => new Promise(resolve => { setTimeout
 export class RtcCarrier implements Carrier, RtcChannelEvents {
   readonly knowsCredit = false
   readonly overhead = 0
-  /** Frames on channel 0 go there while it runs. */
-  handshake: HandshakeFrames | undefined
+  /** Frames on channel 0, until the session begins. */
+  readonly handshake: HandshakeIo = { send: payload => { this.sendNotice({ payload }) } }
   readonly #events = new EarlyEvents()
   #isEnded = false
   /** Channels of which something waits to be sent. */
@@ -40,7 +40,6 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   }
 
   start (events: CarrierEvents): void {
-    this.handshake = undefined
     this.#events.start(events)
   }
 
@@ -109,7 +108,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   fail (error: SessionError): void {
     if (this.#isEnded) return
     this.#isEnded = true
-    this.handshake?.fail(new ConnectError('handshake-failed', error.message))
+    this.handshake.onEnd?.(new ConnectError('handshake-failed', error.message))
     this.#events.report(events => { events.ended(error) })
   }
 
@@ -123,7 +122,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
     if (channel !== this.#zero) {
       const cost = EVENT_COST + (frame.payload?.length ?? 0)
       this.#report(events => { events.frame(channel, frame) }, cost)
-    } else if (this.handshake !== undefined) {
+    } else if (this.handshake.onFrame !== undefined) {
       this.handshake.onFrame(frame)
     } else {
       this.#report(events => { events.notice(frame) })

@@ -1,22 +1,20 @@
 // Dials a listener with webrtc-direct.
 
-import { localNetworkOf, SHA2_256, type WebRtcAddress } from '../address.js'
+import { localNetworkOf, type WebRtcAddress } from '../address.js'
 import type { PathStats } from '../api.js'
 import { deferred } from '../deferred.js'
 import { ConnectError, SessionError } from '../errors.js'
-import { authenticate, HandshakeFrames } from '../handshake.js'
 import type { Limits } from '../options.js'
 import type { Security } from '../security.js'
 import type { SessionStart } from '../session.js'
 import { RtcCarrier, type ChannelSource } from './carrier.js'
 import type { RtcChannel } from './channel.js'
-import { answerOf, candidateOf, credentialOfV2, fingerprintOf, mungedOffer, V1_PREFIX } from './sdp.js'
+import type { WebRtcVersion } from './version.js'
 
 export interface WebRtcDial {
   readonly security: Security
   readonly limits: Limits
-  /** Version 1 needs SDP that the page has changed, which browsers begin to refuse. */
-  readonly version: 1 | 2
+  readonly version: WebRtcVersion
   readonly signal: AbortSignal
 }
 
@@ -25,8 +23,6 @@ const PERMISSION_CHECK = 700
 
 /** Browsers report this long after the last answer of the peer that it is gone. */
 const DISCONNECTED_AFTER = 7_000
-
-const PROLOGUE = 'libp2p-webrtc-noise:'
 
 /** A connection on this page. */
 class PageSource implements ChannelSource {
@@ -91,16 +87,11 @@ async function establish (
   dial: WebRtcDial
 ): Promise<SessionStart> {
   const isOpen = new Promise<void>(resolve => { zero.addEventListener('open', () => { resolve() }) })
-  const frames = new HandshakeFrames(bytes => { carrier.sendNotice({ payload: bytes }) })
-  if (dial.security.handshake !== undefined) carrier.handshake = frames
-  const offer = dial.version === 2
-    ? await negotiate(connection, address)
-    : await negotiateV1(connection, address)
-  await isOpen
-  const peer = await authenticate(dial.security, frames, {
-    prologue: prologueOf(offer, address),
-    expectedPeer: address.peerId
-  })
+  const offer = await dial.version.negotiate(connection, address)
+  // Before the path works: the first message of the peer finds it waiting.
+  const context = { offer, certhash: address.certhashes[0], expectedPeer: address.peerId }
+  const proven = dial.security.handshake?.(carrier.handshake, context)
+  const [peer] = await Promise.all([proven, isOpen])
   return {
     carrier,
     limits: dial.limits,
@@ -108,37 +99,6 @@ async function establish (
     peerId: peer?.peerId,
     peerHasCredit: peer?.takesLabels ?? true
   }
-}
-
-async function negotiate (connection: RTCPeerConnection, address: WebRtcAddress): Promise<string> {
-  await connection.setLocalDescription()
-  const offer = connection.localDescription!.sdp
-  const sdp = answerOf(address, credentialOfV2(offer), true)
-  await connection.setRemoteDescription({ type: 'answer', sdp })
-  return offer
-}
-
-async function negotiateV1 (connection: RTCPeerConnection, address: WebRtcAddress): Promise<string> {
-  const random = crypto.getRandomValues(new Uint8Array(24))
-  const credential = V1_PREFIX + Array.from(random, byte => (byte % 36).toString(36)).join('')
-  const { sdp: original = '' } = await connection.createOffer()
-  try {
-    const sdp = mungedOffer(original, credential)
-    await connection.setLocalDescription({ type: 'offer', sdp })
-    await connection.setRemoteDescription({ type: 'answer', sdp: answerOf(address, credential, false) })
-    // On its own, since some browsers refuse only here: in an answer they would be silent.
-    await connection.addIceCandidate({ candidate: candidateOf(address), sdpMid: '0' })
-  } catch (cause) {
-    const message = 'the browser refuses the SDP of version 1: the listener has to support version 2'
-    throw new ConnectError('munging-refused', message, { cause })
-  }
-  return original
-}
-
-function prologueOf (offer: string, address: WebRtcAddress): Uint8Array<ArrayBuffer> {
-  const text = new TextEncoder().encode(PROLOGUE)
-  const [certhash = new Uint8Array()] = address.certhashes
-  return Uint8Array.of(...text, ...SHA2_256, ...fingerprintOf(offer), ...SHA2_256, ...certhash)
 }
 
 /** Reports why a dial fails. Returns its timers. */

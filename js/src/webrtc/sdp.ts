@@ -3,33 +3,20 @@
 import { ConnectError } from '../errors.js'
 import type { WebRtcAddress } from '../address.js'
 
-export const V1_PREFIX = 'libp2p+webrtc+v1/'
 const V2_PREFIX = 'libp2p+webrtc+v2/'
 
-const attribute = (sdp: string, name: string): string => {
-  const value = sdp.match(new RegExp(`^a=${name}:(.+?)\\s*$`, 'm'))?.[1]
-  if (value === undefined) throw new ConnectError('unsupported', `the offer has no ${name}`)
-  return value
-}
-
 /** The ufrag and password of the listener for an unchanged offer: it reads ours out of them. */
-export const credentialOfV2 = (offer: string): string => V2_PREFIX + attribute(offer, 'ice-pwd')
+export function credentialOfV2 (offer: string): string {
+  const password = offer.match(/^a=ice-pwd:(\S+)/m)?.[1]
+  if (password === undefined) throw new ConnectError('unsupported', 'the offer has no password')
+  return V2_PREFIX + password
+}
 
 /** An offer with the same credential as the listener's, which version 1 needs. */
 export function mungedOffer (offer: string, credential: string): string {
   return offer
     .replace(/^a=ice-ufrag:.*$/m, `a=ice-ufrag:${credential}`)
     .replace(/^a=ice-pwd:.*$/m, `a=ice-pwd:${credential}`)
-}
-
-/** SHA-256 of our certificate, for the prologue of Noise. */
-export function fingerprintOf (offer: string): Uint8Array<ArrayBuffer> {
-  const [algorithm, hex = ''] = attribute(offer, 'fingerprint').split(' ')
-  const bytes = Uint8Array.from(hex.split(':'), byte => Number.parseInt(byte, 16))
-  if (algorithm?.toLowerCase() !== 'sha-256' || bytes.length !== 32) {
-    throw new ConnectError('unsupported', 'the browser has no certificate with SHA-256')
-  }
-  return bytes
 }
 
 export const candidateOf = ({ host, port }: WebRtcAddress): string =>

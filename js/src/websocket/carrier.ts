@@ -5,7 +5,7 @@ import type { Carrier, CarrierEvents, Channel } from '../carrier.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
 import { Code, ConnectError, SessionError } from '../errors.js'
 import { Flag, FrameDecoder, FrameWriter, FramingError, MAX_FRAME, type Frame } from '../frame.js'
-import type { HandshakeFrames } from '../handshake.js'
+import type { HandshakeIo } from '../security.js'
 
 const writer = new FrameWriter()
 
@@ -82,8 +82,8 @@ export class WsCarrier implements Carrier {
   readonly knowsCredit = true
   /** The field `stream`, and a length prefix that may grow by one. */
   readonly overhead = 8
-  /** Frames on stream 0 go there while it runs. */
-  handshake: HandshakeFrames | undefined
+  /** Frames on stream 0, until the session begins. */
+  readonly handshake: HandshakeIo = { send: payload => { this.sendNotice({ payload }) } }
   readonly #events = new EarlyEvents()
   readonly #decoder = new FrameDecoder()
   readonly #channels = new Map<number, WsChannel>()
@@ -108,7 +108,6 @@ export class WsCarrier implements Carrier {
   }
 
   start (events: CarrierEvents): void {
-    this.handshake = undefined
     this.#events.start(events)
   }
 
@@ -177,7 +176,7 @@ export class WsCarrier implements Carrier {
     if (this.#isEnded) return
     this.#isEnded = true
     clearTimeout(this.#roomTimer)
-    this.handshake?.fail(new ConnectError('handshake-failed', error.message))
+    this.handshake.onEnd?.(new ConnectError('handshake-failed', error.message))
     this.#events.report(events => { events.ended(error) })
   }
 
@@ -242,7 +241,7 @@ export class WsCarrier implements Carrier {
       this.#violated('a frame without a substream')
     } else if (stream === 0) {
       this.#onZero(frame)
-    } else if (this.handshake !== undefined) {
+    } else if (this.handshake.onFrame !== undefined) {
       this.#violated('a substream before the peer is authenticated')
     } else {
       const channel = this.#channels.get(stream)
@@ -260,7 +259,7 @@ export class WsCarrier implements Carrier {
   }
 
   #onZero (frame: Frame): void {
-    if (this.handshake !== undefined) {
+    if (this.handshake.onFrame !== undefined) {
       this.handshake.onFrame(frame)
     } else if (frame.payload !== undefined || frame.label !== undefined) {
       this.#violated('payload outside of any substream')

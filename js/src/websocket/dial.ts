@@ -3,7 +3,6 @@
 import type { WebSocketAddress } from '../address.js'
 import { deferred } from '../deferred.js'
 import { ConnectError } from '../errors.js'
-import { authenticate, HandshakeFrames } from '../handshake.js'
 import type { Limits } from '../options.js'
 import type { Security } from '../security.js'
 import type { SessionStart } from '../session.js'
@@ -15,9 +14,6 @@ export interface WebSocketDial {
   readonly plaintext: boolean
   readonly signal: AbortSignal
 }
-
-/** Pages can not bind Noise to TLS. */
-const PROLOGUE = 'anabranch-websocket-noise:'
 
 /** Dials, and authenticates the server. Throws `ConnectError`, or the reason of the signal. */
 export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketDial): Promise<SessionStart> {
@@ -33,8 +29,6 @@ export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketD
     throw new ConnectError('unsupported', `the browser refuses ${address.url}`, { cause })
   }
   const carrier = new WsCarrier(socket, limits.sendBuffer)
-  const frames = new HandshakeFrames(bytes => { carrier.sendNotice({ payload: bytes }) })
-  if (security.handshake !== undefined) carrier.handshake = frames
   const failed = deferred<never>()
   const abort = (): void => { failed.reject(signal.reason) }
   signal.addEventListener('abort', abort)
@@ -46,9 +40,9 @@ export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketD
     failed.reject(new ConnectError('unreachable', `no WebSocket at ${address.url}, or it has refused`))
   }
   try {
-    await Promise.race([new Promise(resolve => { socket.onopen = resolve }), failed.promise])
-    const context = { prologue: new TextEncoder().encode(PROLOGUE), expectedPeer: address.peerId }
-    const peer = await Promise.race([authenticate(security, frames, context), failed.promise])
+    const isOpen = new Promise(resolve => { socket.onopen = resolve })
+    const proven = security.handshake?.(carrier.handshake, { expectedPeer: address.peerId })
+    const [peer] = await Promise.race([Promise.all([proven, isOpen]), failed.promise])
     socket.onerror = null
     return { carrier, limits, transport: 'websocket', peerId: peer?.peerId, peerHasCredit: true }
   } catch (error) {
