@@ -28,7 +28,7 @@ export interface BidirectionalStream {
 export interface CloseInfo {
   /** Up to 2^32 - 1. Default: 0. */
   closeCode?: number
-  /** Default: ''. At most 1 024 bytes, the rest is cut off. */
+  /** Default: ''. At most 256 characters, over a WebSocket 123 bytes; the rest is cut off. */
   reason?: string
 }
 

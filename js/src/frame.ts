@@ -189,21 +189,16 @@ export class BodyReader {
 
   skip (field: number, wire: Wire, depth: number): void {
     if (depth === 0) throw new FramingError('depth')
-    switch (wire) {
-      case Wire.Varint: this.varint(); return
-      case Wire.Fixed64: this.take(8); return
-      case Wire.Bytes: this.delimited(wire); return
-      case Wire.Fixed32: this.take(4); return
-      case Wire.EndGroup: throw new FramingError('end-group')
-      case Wire.StartGroup:
-        for (;;) {
-          const [inner, innerWire] = this.key()
-          if (innerWire === Wire.EndGroup) {
-            if (inner === field) return
-            throw new FramingError('end-group')
-          }
-          this.skip(inner, innerWire, depth - 1)
-        }
+    if (wire === Wire.Varint) this.varint()
+    else if (wire === Wire.Fixed64) this.take(8)
+    else if (wire === Wire.Bytes) this.delimited(wire)
+    else if (wire === Wire.Fixed32) this.take(4)
+    else if (wire === Wire.EndGroup) throw new FramingError('end-group')
+    else {
+      let [inner, innerWire] = this.key()
+      for (; inner !== field || innerWire !== Wire.EndGroup; [inner, innerWire] = this.key()) {
+        this.skip(inner, innerWire, depth - 1)
+      }
     }
   }
 }

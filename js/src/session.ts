@@ -21,7 +21,8 @@ export interface SessionStart {
 }
 
 const UNUSED_WINDOW = 10_000
-const MAX_REASON = 1024
+/** In UTF-16, which is at most three times as much in a frame. */
+const MAX_REASON = 256
 
 interface Opening {
   readonly options: OpenOptions
@@ -185,8 +186,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     const waiting = this.#unaccepted.size
     const isFull = this.#inbound >= maxInboundSubstreams || waiting >= maxInboundSubstreams
     if (this.#state !== 'open' || isFull) {
-      const errorCode = isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN
-      channel.send({ flag: Flag.ResetStream, errorCode })
+      channel.send({ flag: Flag.ResetStream, errorCode: isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN })
       channel.finish(false)
       this.#announceLimit()
       return
@@ -458,7 +458,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#failWaiting(cause)
     this.#refuseUnaccepted()
     for (const substream of [...this.#substreams.values()]) substream.cutOff(cause)
-    this.#carrier.sendNotice({ flag: Flag.Fin, errorCode: closeCode, reason: cut(reason) })
+    this.#carrier.sendNotice({ flag: Flag.Fin, errorCode: closeCode, reason: reason.slice(0, MAX_REASON) })
     if (this.#substreams.size > 0) {
       this.#emptied = deferred()
       const timer = setTimeout(() => { this.#emptied?.resolve() }, this.limits.closeTimeout)
@@ -487,11 +487,4 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       // It was cancelled.
     }
   }
-}
-
-/** Cuts a reason to the length that a frame holds, at the boundary of a character. */
-function cut (reason: string): string {
-  const bytes = new TextEncoder().encode(reason)
-  if (bytes.length <= MAX_REASON) return reason
-  return new TextDecoder().decode(bytes.subarray(0, MAX_REASON)).replace(/\uFFFD+$/, '')
 }

@@ -265,7 +265,7 @@ export class Substream implements BidirectionalStream {
   /** The session has ended. */
   lost (cause: unknown): void {
     if (!this.#isForgotten && this.#error === undefined) {
-      this.#fail(new SubstreamError('session', 'the session has ended', null, { cause }), false)
+      this.#fail(new SubstreamError('session', 'the session has ended', undefined, { cause }), false)
     }
     this.#forget()
   }
@@ -324,8 +324,7 @@ export class Substream implements BidirectionalStream {
         return
       }
       // The read half lives on; RESET_STREAM would let the peer drop what it has not read.
-      const message = `no FIN_ACK within ${finAckTimeout} ms`
-      this.#endWriting(new SubstreamError('timed-out', message))
+      this.#endWriting(new SubstreamError('timed-out', `no FIN_ACK within ${finAckTimeout} ms`))
       this.#forgetIfComplete()
     }, wait)
   }
@@ -384,7 +383,7 @@ export class Substream implements BidirectionalStream {
 
   #onStop (code: number | undefined): boolean {
     if (this.#writeState === 'done') return false
-    const error = new SubstreamError('stopped', 'the peer reads no more', code ?? null)
+    const error = new SubstreamError('stopped', 'the peer reads no more', code)
     const mustSendFin = this.#writeState !== 'fin-sent'
     this.#endWriting(error)
     this.siblings.unschedule(this)
@@ -395,8 +394,7 @@ export class Substream implements BidirectionalStream {
 
   #onReset (code: number | undefined): void {
     const isKept = this.#readState === 'fin' || code === Code.SHUTDOWN
-    const message = code === undefined ? 'reset by the peer' : `reset by the peer with ${code}`
-    this.#fail(new SubstreamError('reset', message, code ?? null), !isKept)
+    this.#fail(new SubstreamError('reset', 'reset by the peer', code), !isKept)
     this.#forget()
   }
 

@@ -1,6 +1,6 @@
 // Dials a listener with webrtc-direct.
 
-import { localNetworkOf, type WebRtcAddress } from '../address.js'
+import type { WebRtcAddress } from '../address.js'
 import type { PathStats } from '../api.js'
 import { deferred } from '../deferred.js'
 import { ConnectError, SessionError } from '../errors.js'
@@ -50,9 +50,10 @@ class PageSource implements ChannelSource {
 /** Dials, and authenticates the listener. Throws `ConnectError`, or the reason of the signal. */
 export async function dialWebRtc (address: WebRtcAddress, dial: WebRtcDial): Promise<SessionStart> {
   if (typeof RTCPeerConnection === 'undefined') {
-    throw 'importScripts' in globalThis || !('document' in globalThis) && 'self' in globalThis
-      ? new ConnectError('unsupported-in-worker', 'workers have no RTCPeerConnection: connect on the page')
-      : new ConnectError('unsupported', 'there is no RTCPeerConnection')
+    // Module workers have it too, although it always throws there.
+    throw 'importScripts' in globalThis
+      ? new ConnectError('unsupported-in-worker', 'workers have no WebRTC: connect on the page')
+      : new ConnectError('unsupported', 'there is no WebRTC')
   }
   const connection = new RTCPeerConnection()
   const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
@@ -108,7 +109,6 @@ function watchDial (
   limits: Limits,
   fail: (error: ConnectError) => void
 ): Array<ReturnType<typeof setTimeout>> {
-  const state = (): string => `ICE ${connection.iceConnectionState}, connection ${connection.connectionState}`
   connection.onconnectionstatechange = () => {
     if (connection.connectionState !== 'failed') return
     const { iceConnectionState } = connection
@@ -126,9 +126,16 @@ function watchDial (
   return [
     setTimeout(() => { void checkPermission() }, Math.min(PERMISSION_CHECK, limits.connectTimeout)),
     setTimeout(() => {
-      fail(new ConnectError('timed-out', `not connected within ${limits.connectTimeout} ms: ${state()}`))
+      fail(new ConnectError('timed-out', `not connected within ${limits.connectTimeout} ms: ICE ${connection.iceConnectionState}`))
     }, limits.connectTimeout)
   ]
+}
+
+/** The permission that a page needs for an address: Local Network Access. */
+function localNetworkOf (host: string): string | undefined {
+  if (/^127\.|^::1$/.test(host)) return 'loopback-network'
+  const isLocal = /^(10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01]))\.|^(f[cd]|fe[89ab])..:/.test(host)
+  return isLocal ? 'local-network' : undefined
 }
 
 /** Whether the browser has the permission for this address, and the page is denied it. */

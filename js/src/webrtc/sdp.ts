@@ -24,7 +24,8 @@ export const candidateOf = ({ host, port }: WebRtcAddress): string =>
 
 /** The answer of the listener, with its candidate unless that is added later. */
 export function answerOf (address: WebRtcAddress, credential: string, withCandidate: boolean): string {
-  const { family, host, port, certhashes } = address
+  const { host, port, certhashes } = address
+  const family = host.includes(':') ? 6 : 4
   const hex = (hash: Uint8Array): string =>
     Array.from(hash, byte => byte.toString(16).padStart(2, '0').toUpperCase()).join(':')
   return [

@@ -18,7 +18,7 @@ export interface WebSocketDial {
 /** Dials, and authenticates the server. Throws `ConnectError`, or the reason of the signal. */
 export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketDial): Promise<SessionStart> {
   const { security, limits, signal } = dial
-  if (!address.isTls && !dial.plaintext) {
+  if (address.url.startsWith('ws:') && !dial.plaintext) {
     throw new ConnectError('invalid-option', `plaintextWebSockets does not allow ${address.url}`)
   }
   if (typeof WebSocket === 'undefined') throw new ConnectError('unsupported', 'there is no WebSocket')
