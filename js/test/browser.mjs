@@ -60,10 +60,13 @@ async function main () {
   const { report, lastReport } = reporter()
   setDeadline(timeoutMs, lastReport)
   const server = await servePage({
-    '/page.js': await bundle('page/main.mjs')
+    '/page.js': await bundle('page/main.mjs'),
+    '/worker.js': await bundle('page/worker.mjs')
   })
+  // An argument may name the server of the page.
+  const args = values.chromium.map(argument => argument.replaceAll('{page}', new URL(server.url).host))
   const { browser } = values.firefox == null
-    ? await launchChromium({ args: values.chromium })
+    ? await launchChromium({ args })
     : await launchFirefox({ sctp: values.firefox })
   let passed = true
   try {

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+mod connecting;
 mod driver;
 #[path = "../interop/failures.rs"]
 mod failures;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch::{CloseOutcome, Connection, Finished, Substream, SubstreamError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,9 +11,12 @@ use tokio::task::JoinSet;
 
 use crate::failures::Failures;
 
-pub(crate) const PROTOCOLS: [&str; 9] = [
+pub(crate) const PROTOCOLS: [&str; 12] = [
     "/call-back",
+    "/close",
+    "/die",
     "/download",
+    "/drain",
     "/echo",
     "/hold",
     "/release",
@@ -71,6 +75,27 @@ async fn respond(
             let mut back = Vec::new();
             called.read_to_end(&mut back).await?;
             assert_eq!(back, content, "the page echoes");
+        }
+        "/close" => {
+            connection.close_with(70_000, "maintenance").await;
+            return Ok(());
+        }
+        "/die" => {
+            // Whoever waits for it ends the process, as far as the page can see.
+            notes.add("dying", &"without a word");
+            return std::future::pending().await;
+        }
+        "/drain" => {
+            let drained = connection.drain(Duration::from_secs(10));
+            let whole = async {
+                let mut rest = Vec::new();
+                substream.read_to_end(&mut rest).await?;
+                assert_eq!(rest, [1, 2, 3]);
+                finish(&mut substream).await
+            };
+            let (cut, whole) = tokio::join!(drained, whole);
+            assert_eq!(cut, 0, "nothing is cut off");
+            return whole;
         }
         "/download" => {
             let length = substream.read_u64().await?;

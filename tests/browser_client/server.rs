@@ -75,15 +75,33 @@ impl Server {
     /// What the cases get: the address, and how it is authenticated.
     pub(crate) fn parameters(&self) -> String {
         let addresses = self.endpoint.peer_addresses();
-        let is_wanted = |address: &String| address.contains("/tcp/") == self.way.is_websocket;
-        let mut addresses = addresses.iter().map(ToString::to_string);
-        let address = addresses.find(is_wanted).expect("it listens");
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let is_wanted = |address: &&String| address.contains("/tcp/") == self.way.is_websocket;
+        let address = addresses.iter().find(is_wanted).expect("it listens");
         let security = match self.way.security {
             Security::Noise => "noise",
             _ => "certificate-hash",
         };
         let peer = self.endpoint.peer_id();
-        format!(r#"{{"address":"{address}","security":"{security}","peerId":"{peer}"}}"#)
+        format!(
+            r#"{{"address":"{address}","addresses":{addresses:?},"security":"{security}","peerId":"{peer}"}}"#
+        )
+    }
+
+    /// Whether a note begins with this.
+    pub(crate) fn has_noted(&self, what: &str) -> bool {
+        self.notes.has(what)
+    }
+
+    /// Closes the endpoint, whatever was noted.
+    pub(crate) async fn close(self) {
+        let closed = timeout(LIMIT, self.endpoint.close()).await;
+        closed.expect("connections end with their pages");
+        let served = timeout(LIMIT, self.serving).await;
+        served
+            .expect("responders end with their connections")
+            .expect("serving does not panic");
+        assert!(self.endpoint.is_idle(), "{:?}", self.endpoint);
     }
 
     /// Waits for the end of all connections, closes the endpoint, and asserts that exactly these

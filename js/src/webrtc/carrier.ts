@@ -110,6 +110,8 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
     this.#isEnded = true
     this.handshake.onEnd?.(new ConnectError('handshake-failed', error.message))
     this.#events.report(events => { events.ended(error) })
+    // It would go on to send checks, which the listener takes for another dial.
+    this.source.close()
   }
 
   // What channels report.

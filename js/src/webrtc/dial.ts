@@ -159,7 +159,6 @@ function watchSession (connection: RTCPeerConnection, carrier: RtcCarrier, silen
   let timer: ReturnType<typeof setTimeout> | undefined
   const silent = (): void => {
     carrier.fail(new SessionError('timed-out', `nothing from the peer for ${silenceTimeout} ms`))
-    connection.close()
   }
   const watch = (): void => {
     const { iceConnectionState, connectionState } = connection
@@ -170,7 +169,6 @@ function watchSession (connection: RTCPeerConnection, carrier: RtcCarrier, silen
       silent()
     } else if (connectionState === 'failed' || connectionState === 'closed') {
       carrier.fail(new SessionError('lost', 'the connection broke'))
-      connection.close()
     }
   }
   connection.oniceconnectionstatechange = watch

@@ -1,8 +1,9 @@
 // Runs one case in a page.
 
+import * as connecting from './connecting.mjs'
 import * as substreams from './substreams.mjs'
 
-const CASES = { ...substreams }
+const CASES = { ...connecting, ...substreams }
 
 /** The case `a-name` is the function `aName`. */
 const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]
@@ -11,6 +12,7 @@ const describe = error => {
   const details = ['kind', 'streamErrorCode', 'closeCode', 'reason']
     .filter(key => error?.[key] != null)
     .map(key => `${key} ${error[key]}`)
+    .concat((error?.attempts ?? []).map(attempt => `${attempt.address}: ${attempt.error}`))
   return `${error?.stack ?? error} ${details.join(', ')}`
 }
 
