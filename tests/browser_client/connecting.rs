@@ -1,9 +1,11 @@
 //! Dials that fail with a typed error, other ways to connect, and how sessions end.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
 
 use crate::driver::{self, Browser};
 use crate::server::{PLAIN, Server, Way};
@@ -98,29 +100,81 @@ async fn the_listener_closes_and_drains() {
     }
 }
 
-/// A listener whose process dies: its sockets are gone, and nothing is said.
-#[test]
-fn a_dead_listener_is_noticed_within_15_seconds() {
-    for (browser, way) in [(CHROMIUM, PLAIN), (FIREFOX, PLAIN), (CHROMIUM, WEBSOCKET)] {
-        let dying = Runtime::new().expect("a runtime");
-        let server = dying.block_on(Server::start(browser.ip(), way, |_| ()));
-        let living = Runtime::new().expect("a runtime");
-        living.block_on(async {
-            let parameters = server.parameters();
-            let cases = ["listener-dies"];
-            let page = driver::run(browser, &parameters, &cases);
-            let death = async {
-                let noted = async {
-                    while !server.has_noted("dying") {
-                        sleep(Duration::from_millis(10)).await;
-                    }
-                };
-                timeout(Duration::from_secs(60), noted)
-                    .await
-                    .expect("the page asks for it");
-                dying.shutdown_background();
-            };
-            tokio::join!(page, death);
-        });
+/// The carrier that the listener of a process of its own is asked for.
+const SERVES: &str = "BROWSER_CLIENT_SERVES";
+
+/// A process with a listener, which can be killed.
+struct Process {
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(browser: Browser, carrier: &str) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let mut child = Command::new(program)
+            .args([
+                "--exact",
+                "connecting::serves_until_it_is_killed",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(SERVES, format!("{} {carrier}", browser.ip()))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("this program starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stdout = BufReader::new(stdout).lines();
+        Self { child, stdout }
+    }
+
+    /// Waits for a line with this word.
+    async fn line(&mut self, word: &str) -> String {
+        let found = async {
+            loop {
+                let line = self.stdout.next_line().await.expect("lines of text");
+                let line = line.expect("the listener does not end");
+                if line.contains(word) {
+                    return line;
+                }
+            }
+        };
+        timeout(Duration::from_secs(60), found)
+            .await
+            .expect("a line in time")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the process of a_dead_listener_is_noticed_within_15_seconds"]
+async fn serves_until_it_is_killed() {
+    let asked = std::env::var(SERVES).expect("the test says what to serve");
+    let (ip, carrier) = asked.split_once(' ').expect("an address and a carrier");
+    let way = match carrier {
+        "websocket" => WEBSOCKET,
+        _ => PLAIN,
+    };
+    let server = Server::start(ip.parse().expect("an address"), way, |_| ()).await;
+    println!("{}", server.parameters());
+    std::future::pending().await
+}
+
+/// A listener that is killed says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_listener_is_noticed_within_15_seconds() {
+    for (browser, carrier) in [
+        (CHROMIUM, "webrtc"),
+        (FIREFOX, "webrtc"),
+        (CHROMIUM, "websocket"),
+    ] {
+        let mut listener = Process::start(browser, carrier);
+        let parameters = listener.line("\"address\"").await;
+        let death = async {
+            listener.line("dying").await;
+            listener.child.kill().await.expect("it was alive");
+        };
+        let cases = ["listener-dies"];
+        tokio::join!(driver::run(browser, &parameters, &cases), death);
     }
 }

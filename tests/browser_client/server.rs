@@ -88,11 +88,6 @@ impl Server {
         )
     }
 
-    /// Whether a note begins with this.
-    pub(crate) fn has_noted(&self, what: &str) -> bool {
-        self.notes.has(what)
-    }
-
     /// Closes the endpoint, whatever was noted.
     pub(crate) async fn close(self) {
         let closed = timeout(LIMIT, self.endpoint.close()).await;

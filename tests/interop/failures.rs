@@ -14,12 +14,6 @@ impl Failures {
         all.push(format!("{what}: {error}"));
     }
 
-    /// Whether a failure begins with this.
-    pub(crate) fn has(&self, what: &str) -> bool {
-        let all = self.0.lock().expect("nobody panics with it");
-        all.iter().any(|failure| failure.starts_with(what))
-    }
-
     pub(crate) fn assert_none(&self) {
         self.assert_are(&[]);
     }
