@@ -1,6 +1,9 @@
-//! The encoding of every kind of frame, in both directions.
+//! The encoding of every kind of frame, in both directions: `proto/frames.txt`, which the tests of
+//! other codecs read too.
 
 use super::*;
+
+const FRAMES: &str = include_str!("../../../proto/frames.txt");
 
 /// `message` encodes to exactly `bytes`, and `bytes` decode to `message`.
 fn golden(message: &Message, bytes: &[u8]) {
@@ -10,112 +13,79 @@ fn golden(message: &Message, bytes: &[u8]) {
     assert_eq!(decoded, (vec![message.clone()], None));
 }
 
-/// A data frame of `len` bytes has this header.
-fn golden_data(len: usize, header: &[u8]) {
-    let payload = content(len);
-    golden(
-        &Message::data(payload.clone()),
-        &[header, &payload[..]].concat(),
-    );
+/// Bytes in hex and in patterns, in any number of words.
+fn bytes(text: &str) -> Bytes {
+    let mut bytes = Vec::new();
+    for word in text.split_whitespace() {
+        match word.strip_prefix("pattern:") {
+            Some(len) => bytes.extend(content(len.parse().expect("a length"))),
+            None => bytes.extend(
+                (0..word.len())
+                    .step_by(2)
+                    .map(|at| u8::from_str_radix(&word[at..at + 2], 16).expect("hex")),
+            ),
+        }
+    }
+    bytes.into()
+}
+
+fn message(fields: &str) -> Message {
+    let mut message = Message::default();
+    for field in fields.split_whitespace() {
+        let (name, value) = field.split_once('=').expect("a name and a value");
+        let number = || value.parse::<u64>().expect("a number");
+        match name {
+            "flag" => message.flag = Flag::from_wire(number() as i32),
+            "payload" => message.payload = bytes(value),
+            "error_code" => message.error_code = Some(number() as u32),
+            "max_data" => message.max_data = Some(number()),
+            "stream" => message.stream = Some(number()),
+            "label" => message.label = Some(value.to_owned()),
+            "max_substreams" => message.max_substreams = Some(number()),
+            "reason" => message.reason = Some(value.to_owned()),
+            "draining" => message.draining = number() != 0,
+            "opened" => message.opened = Some(number()),
+            other => panic!("no field {other}"),
+        }
+    }
+    message
+}
+
+fn error(kind: &str) -> ProtobufError {
+    match kind {
+        "truncated" => ProtobufError::Truncated,
+        "varint" => ProtobufError::Varint,
+        "field-number" => ProtobufError::FieldNumber,
+        "wire-type" => ProtobufError::WireType,
+        "end-group" => ProtobufError::EndGroup,
+        "utf8" => ProtobufError::Utf8,
+        other => panic!("no error {other}"),
+    }
 }
 
 #[test]
-fn l1_r1_flags() {
-    golden(&Message::flag(Flag::Fin), &[0x02, 0x08, 0x00]);
-    golden(&Message::flag(Flag::StopSending), &[0x02, 0x08, 0x01]);
-    golden(&Message::flag(Flag::ResetStream), &[0x02, 0x08, 0x02]);
-    golden(&Message::flag(Flag::FinAck), &[0x02, 0x08, 0x03]);
-}
-
-#[test]
-fn l1_flags_with_error_code() {
-    golden(&Message::stop_sending(7), &[0x04, 0x08, 0x01, 0x18, 0x07]);
-    golden(&Message::reset(0), &[0x04, 0x08, 0x02, 0x18, 0x00]);
-    golden(
-        &Message::reset(u32::MAX),
-        &[0x08, 0x08, 0x02, 0x18, 0xff, 0xff, 0xff, 0xff, 0x0f],
-    );
-}
-
-#[test]
-fn l1_data() {
-    golden_data(1, &[0x03, 0x12, 0x01]);
-    golden_data(125, &[0x7f, 0x12, 0x7d]);
-    golden_data(126, &[0x80, 0x01, 0x12, 0x7e]);
-    golden_data(127, &[0x81, 0x01, 0x12, 0x7f]);
-    golden_data(128, &[0x83, 0x01, 0x12, 0x80, 0x01]);
-    golden_data(16_379, &[0xfe, 0x7f, 0x12, 0xfb, 0x7f]);
-}
-
-#[test]
-fn l1_credit() {
-    golden(
-        &Message::credit(1 << 20),
-        &[0x05, 0xc8, 0x3e, 0x80, 0x80, 0x40],
-    );
-    golden(
-        &Message {
-            max_data: Some(1 << 20),
-            ..Message::data(Bytes::from_static(b"ab"))
-        },
-        &[0x09, 0x12, 0x02, b'a', b'b', 0xc8, 0x3e, 0x80, 0x80, 0x40],
-    );
-}
-
-#[test]
-fn l1_stream_and_label() {
-    golden(
-        &Message {
-            stream: Some(300),
-            label: Some("ab".to_owned()),
-            ..Message::data(Bytes::from_static(b"x"))
-        },
-        &[
-            0x0c, 0x12, 0x01, b'x', 0xd0, 0x3e, 0xac, 0x02, 0xda, 0x3e, 0x02, b'a', b'b',
-        ],
-    );
-}
-
-/// The frames about the connection, which belong to no substream.
-#[test]
-fn l1_limit_and_goodbye() {
-    golden(
-        &Message::substream_limit(300),
-        &[0x04, 0xe0, 0x3e, 0xac, 0x02],
-    );
-    golden(
-        &Message::goodbye(Some(7), "bye"),
-        &[
-            0x0a, 0x08, 0x00, 0x18, 0x07, 0xea, 0x3e, 0x03, b'b', b'y', b'e',
-        ],
-    );
-    golden(
-        &Message::goodbye(None, ""),
-        &[0x05, 0x08, 0x00, 0xea, 0x3e, 0x00],
-    );
-}
-
-#[test]
-fn l1_all_fields_in_the_order_of_their_numbers() {
-    golden(
-        &Message {
-            flag: Some(Flag::ResetStream),
-            payload: Bytes::from_static(b"x"),
-            error_code: Some(1),
-            max_data: Some(2),
-            stream: Some(3),
-            label: Some("l".to_owned()),
-            max_substreams: None,
-            reason: None,
-            draining: false,
-            opened: None,
-            unknown_flag: false,
-        },
-        &[
-            0x11, 0x08, 0x02, 0x12, 0x01, b'x', 0x18, 0x01, 0xc8, 0x3e, 0x02, 0xd0, 0x3e, 0x03,
-            0xda, 0x3e, 0x01, b'l',
-        ],
-    );
+fn l1_r1_l24_frames_of_the_file() {
+    let mut cases = [0; 3];
+    let is_case = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    for line in FRAMES.lines().filter(is_case) {
+        println!("{line}");
+        if let Some((fields, encoded)) = line.split_once(" = ") {
+            golden(&message(fields), &bytes(encoded));
+            cases[0] += 1;
+            continue;
+        }
+        let (what, encoded) = line.split_once(" < ").expect("one of the three forms");
+        if let Some(kind) = what.strip_prefix("error ") {
+            let decoded = Message::decode_body(bytes(encoded));
+            assert_eq!(decoded, Err(DecodeError::Protobuf(error(kind))));
+            cases[1] += 1;
+        } else {
+            let decoded = decode_all(bytes(encoded));
+            assert_eq!(decoded, (vec![message(what)], None));
+            cases[2] += 1;
+        }
+    }
+    assert!(cases.iter().all(|cases| *cases > 5), "{cases:?}");
 }
 
 #[test]
@@ -181,43 +151,7 @@ fn l1_unknown_fields_are_skipped() {
 }
 
 #[test]
-fn l24_malformed_bodies() {
-    use ProtobufError::*;
-    let cases: &[(&[u8], ProtobufError)] = &[
-        (&[0x08], Truncated),
-        (&[0x08, 0x80], Truncated),
-        (&[0x12, 0x02, b'x'], Truncated),
-        (
-            &[
-                0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
-            ],
-            Truncated,
-        ),
-        (&[0x29, 1, 2, 3, 4, 5, 6, 7], Truncated),
-        (&[0x23], Truncated),
-        (
-            &[
-                0xc8, 0x3e, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02,
-            ],
-            Varint,
-        ),
-        (&[0x00, 0x00], FieldNumber),
-        (&[0x80, 0x80, 0x80, 0x80, 0x10, 0x00], FieldNumber),
-        (&[0x0a, 0x00], WireType),
-        (&[0x10, 0x00], WireType),
-        (&[0x1a, 0x00], WireType),
-        (&[0x13, 0x14], WireType),
-        (&[0xca, 0x3e, 0x00], WireType),
-        (&[0xd8, 0x3e, 0x00], WireType),
-        (&[0x26], WireType),
-        (&[0x24], EndGroup),
-        (&[0x23, 0x2c], EndGroup),
-        (&[0xda, 0x3e, 0x01, 0xff], Utf8),
-    ];
-    for (body, error) in cases {
-        let decoded = Message::decode_body(Bytes::copy_from_slice(body));
-        assert_eq!(decoded, Err(DecodeError::Protobuf(*error)), "{body:02x?}");
-    }
+fn l24_groups_that_are_nested_too_deeply() {
     let deep = |depth| [vec![0x23; depth], vec![0x24; depth]].concat();
     assert_eq!(
         Message::decode_body(deep(100).into()),
@@ -225,6 +159,6 @@ fn l24_malformed_bodies() {
     );
     assert_eq!(
         Message::decode_body(deep(101).into()),
-        Err(DecodeError::Protobuf(Depth)),
+        Err(DecodeError::Protobuf(ProtobufError::Depth)),
     );
 }
