@@ -113,6 +113,7 @@ tests() {
 
 peers() {
   step "JavaScript peers" "js-libp2p, Chromium and Firefox are installed" interop/js/setup.sh
+  step "browser package" "the package of js/ compiles, with its types" js/setup.sh
   step "Rust peers" "libp2p-webrtc and litep2p are built" interop/rust/setup.sh
   step "pion peer" "pion and Go are installed, the peer is built" interop/go/setup.sh
   step "Python peers" "py-libp2p and aiortc are installed" interop/python/setup.sh
@@ -140,6 +141,8 @@ second_engine() {
     | (binary(interop_go) & test(/identif|half_close/))"
   ANABRANCH_ENGINE=str0m tests --features "$features" -E "$filter"
 }
+
+browser_package() { node --test js/test/*.test.mjs; }
 
 rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
@@ -252,6 +255,7 @@ if $fast; then
 fi
 
 step "tests" "all tests, direct engine" tests --features "$features"
+step "browser package: units" "codec, sessions, Noise and sizes of js/, in Node" browser_package
 step "doc tests" "the code in README and docs of the crate compiles" \
   cargo test --features "$features" --doc
 step "second engine" "admission, paths, outages, payloads and peers on str0m" second_engine

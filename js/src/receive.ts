@@ -64,14 +64,6 @@ export class ReceiveBuffer {
     return this.#buffered
   }
 
-  get received (): number {
-    return this.#received
-  }
-
-  get window (): number {
-    return this.#window
-  }
-
   get hasGranted (): boolean {
     return this.#granted > 0
   }

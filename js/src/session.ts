@@ -160,6 +160,10 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#counters.bytesSent += payload
   }
 
+  violated (): void {
+    this.#counters.violations += 1
+  }
+
   forget (substream: Substream, isReset: boolean): void {
     if (!this.#substreams.delete(substream.channel)) return
     this.#ineffectiveOn.delete(substream)
@@ -220,14 +224,11 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     }
     if (!substream.onFrame(frame)) this.#onIneffective(substream)
     if (this.peerHasCredit !== before) this.#onCreditKnown()
-    this.#countViolation(substream)
   }
 
   badFraming (channel: Channel): void {
-    const substream = this.#substreams.get(channel)
-    if (substream === undefined) return
-    substream.reset('protocol', 'what has arrived are no frames', Code.PROTOCOL_VIOLATION, true)
-    this.#countViolation(substream)
+    const message = 'what has arrived are no frames'
+    this.#substreams.get(channel)?.reset('protocol', message, Code.PROTOCOL_VIOLATION, true)
   }
 
   closedByPeer (channel: Channel): void {
@@ -371,7 +372,6 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       clearTimeout(timer)
       this.#unaccepted.delete(substream)
       this.#isAccepting = false
-      substream.isAccepted = true
       this.#announceLimit()
       this.#acceptor.enqueue(substream)
       return
@@ -436,11 +436,6 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     }
     this.#unused += 1
     if (this.#unused > this.limits.maxUnusedSubstreams) this.#violated('too many unused substreams')
-  }
-
-  #countViolation (substream: Substream): void {
-    const kind = substream.errorKind
-    if (kind === 'protocol' || kind === 'flow-control') this.#counters.violations += 1
   }
 
   #violated (message: string): void {

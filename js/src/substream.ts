@@ -29,6 +29,8 @@ export interface Siblings {
   /** It takes no part any more. `isReset`: it was reset, by either side. */
   forget (substream: Substream, isReset: boolean): void
   sent (payload: number): void
+  /** The peer has broken the rules. */
+  violated (): void
 }
 
 /** The longest frame to a peer that has not shown credit: go-libp2p reads no longer ones. */
@@ -51,8 +53,6 @@ export class Substream implements BidirectionalStream {
   readonly receive: ReceiveBuffer
   /** The priority with which it is scheduled. */
   scheduledAs: number | undefined
-  /** The application has it. */
-  isAccepted: boolean
   /** Something was written to it. */
   isUsed = false
   /** Frames without effect in the present second. */
@@ -90,7 +90,6 @@ export class Substream implements BidirectionalStream {
     priority: number
   ) {
     const { limits, pool } = siblings
-    this.isAccepted = isLocal
     this.#priority = priority
     this.receive = new ReceiveBuffer(limits.receiveWindow, limits.maxReceiveWindow, pool)
     this.readable = new ReadableStream({
@@ -131,11 +130,6 @@ export class Substream implements BidirectionalStream {
       this.siblings.unschedule(this)
       this.siblings.schedule(this)
     }
-  }
-
-  /** Why it has failed, if it has. */
-  get errorKind (): SubstreamErrorKind | undefined {
-    return this.#error?.kind
   }
 
   /** Whether the peer has sent credit on it. */
@@ -247,6 +241,7 @@ export class Substream implements BidirectionalStream {
   /** Ends both directions and sends RESET_STREAM. What has arrived is dropped, unless `keep`. */
   reset (kind: SubstreamErrorKind, message: string, code: number, keep = false): void {
     if (this.#error !== undefined || this.#isForgotten) return
+    if (kind === 'protocol' || kind === 'flow-control') this.siblings.violated()
     this.#fail(new SubstreamError(kind, message, code), !keep)
     this.#owedReset = code
     this.service()

@@ -145,16 +145,13 @@ function localNetworkOf (host: string): string | undefined {
 async function isDenied (host: string): Promise<boolean> {
   const name = localNetworkOf(host)
   if (name === undefined || globalThis.navigator?.permissions === undefined) return false
-  // The first is the name of Chromium before 145.
-  for (const permission of ['local-network-access', name]) {
-    try {
-      const { state } = await navigator.permissions.query({ name: permission as PermissionName })
-      if (state === 'denied') return true
-    } catch {
-      // A browser without this permission.
-    }
+  try {
+    const { state } = await navigator.permissions.query({ name: name as PermissionName })
+    return state === 'denied'
+  } catch {
+    // A browser without this permission.
+    return false
   }
-  return false
 }
 
 /** Reports the end of the connection, also when the peer is gone without a word. */
