@@ -1,4 +1,5 @@
-//! `js/test/browser.mjs`: a headless browser that runs cases in pages, with a line of JSON for each.
+//! `js/test/browser.mjs`: a headless browser that runs cases in pages, with a line of JSON for
+//! each.
 
 use std::process::Stdio;
 use std::time::Duration;

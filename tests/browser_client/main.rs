@@ -1,7 +1,7 @@
 //! The package of `js/` in headless Chromium and Firefox, against this library.
 //!
-//! The cases are those of `js/test/page/`. `js/setup.sh` and `interop/js/setup.sh` install what this
-//! needs; `scripts/test.sh` calls them.
+//! The cases are those of `js/test/page/`. `js/setup.sh` and `interop/js/setup.sh` install what
+//! this needs; `scripts/test.sh` calls them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,6 +9,8 @@ mod connecting;
 mod driver;
 #[path = "../interop/failures.rs"]
 mod failures;
+mod flow;
+
 #[path = "../interop/own_address.rs"]
 mod own_address;
 mod responders;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::failures::Failures;
 
-pub(crate) const PROTOCOLS: [&str; 12] = [
+pub(crate) const PROTOCOLS: [&str; 13] = [
     "/call-back",
     "/close",
     "/die",
@@ -24,6 +24,7 @@ pub(crate) const PROTOCOLS: [&str; 12] = [
     "/see-reset",
     "/see-stop",
     "/stop",
+    "/upload",
 ];
 
 /// The codes with which this side resets and stops.
@@ -153,6 +154,16 @@ async fn respond(
         "/stop" => {
             substream.read_u8().await?;
             substream.stop(STOP_CODE);
+        }
+        "/upload" => {
+            let pattern = pattern(251 * 1024);
+            let mut length = 0;
+            while let Some(chunk) = substream.read_chunk(16 * 1024).await? {
+                let start = length % 251;
+                assert_eq!(chunk, pattern[start..start + chunk.len()], "at {length}");
+                length += chunk.len();
+            }
+            substream.write_u64(length as u64).await?;
         }
         other => return Err(io::Error::other(format!("unknown protocol {other}"))),
     }

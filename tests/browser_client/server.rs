@@ -83,9 +83,8 @@ impl Server {
             _ => "certificate-hash",
         };
         let peer = self.endpoint.peer_id();
-        format!(
-            r#"{{"address":"{address}","addresses":{addresses:?},"security":"{security}","peerId":"{peer}"}}"#
-        )
+        let address = format!(r#""address":"{address}","addresses":{addresses:?}"#);
+        format!(r#"{{{address},"security":"{security}","peerId":"{peer}"}}"#)
     }
 
     /// Closes the endpoint, whatever was noted.

@@ -1,9 +1,10 @@
 // Runs one case in a page.
 
 import * as connecting from './connecting.mjs'
+import * as flow from './flow.mjs'
 import * as substreams from './substreams.mjs'
 
-const CASES = { ...connecting, ...substreams }
+const CASES = { ...connecting, ...flow, ...substreams }
 
 /** The case `a-name` is the function `aName`. */
 const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]

@@ -1,21 +1,11 @@
 // Substreams over one session: what arrives, and how they end.
 
 import {
-  assert, assertEqual, chunksOf, errorOf, pattern, readAll, sameBytes, within, withSession
+  assert, assertEqual, chunksOf, errorOf, open, pattern, readAll, sameBytes, send, within, withSession
 } from './tools.mjs'
 
 const RESET_CODE = 77
 const STOP_CODE = 78
-
-const open = (session, protocol, options) =>
-  within(5_000, `open ${protocol}`, session.createBidirectionalStream({ protocol, ...options }))
-
-/** Sends `content` and ends the direction, which the listener confirms. */
-async function send (substream, content) {
-  const writer = substream.writable.getWriter()
-  await writer.write(content)
-  await within(10_000, 'FIN_ACK', writer.close())
-}
 
 async function roundTrip (session, content) {
   const substream = await open(session, '/echo')

@@ -86,3 +86,13 @@ export async function * chunksOf (readable) {
 export function sameBytes (a, b) {
   return a.length === b.length && a.every((byte, index) => byte === b[index])
 }
+
+export const open = (session, protocol, options) =>
+  within(5_000, `open ${protocol}`, session.createBidirectionalStream({ protocol, ...options }))
+
+/** Sends `content` and ends the direction, which the listener confirms. */
+export async function send (substream, content) {
+  const writer = substream.writable.getWriter()
+  await writer.write(content)
+  await within(10_000, 'FIN_ACK', writer.close())
+}
