@@ -6,7 +6,7 @@ import { limitsOf, type Limits } from './options.js'
 import type { Security } from './security.js'
 import type { Session } from './api.js'
 import { AnabranchSession } from './session.js'
-import { dialWebRtc } from './webrtc/dial.js'
+import { dialWebRtc, type RtcDialler } from './webrtc/dial.js'
 import { version2, type WebRtcVersion } from './webrtc/version.js'
 import { dialWebSocket } from './websocket/dial.js'
 
@@ -18,6 +18,8 @@ export interface ConnectOptions extends Partial<Limits> {
   security: Security
   /** Gives up the dial. It does not end the session. */
   signal?: AbortSignal
+  /** Makes the WebRTC connections of a worker: `webRtcFrom` of the entry `/worker`. */
+  webRtc?: RtcDialler
   /** Default: version 2 of webrtc-direct. `version1` of the entry `/v1` is for old listeners. */
   version?: WebRtcVersion
   /**
@@ -38,13 +40,13 @@ export async function connect (address: string, options: ConnectOptions): Promis
 
 /** @internal */
 export async function connectTo (address: Address, options: ConnectOptions, limits: Limits): Promise<Session> {
-  const { security, version = version2, signal = new AbortController().signal } = options
+  const { security, webRtc = dialWebRtc, version = version2, signal = new AbortController().signal } = options
   if (security?.subprotocol === undefined) {
     throw new ConnectError('invalid-option', 'security is missing: certificateHash, or noise()')
   }
   signal.throwIfAborted()
   if (address.kind === 'webrtc') {
-    return new AnabranchSession(await dialWebRtc(address, { security, limits, version, signal }))
+    return new AnabranchSession(await webRtc(address, { security, limits, version, signal }))
   }
   const plaintext = options.plaintextWebSockets === true
   return new AnabranchSession(await dialWebSocket(address, { security, limits, plaintext, signal }))

@@ -201,7 +201,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#substreams.set(channel, substream)
     this.#unaccepted.set(substream, setTimeout(() => {
       this.#unaccepted.delete(substream)
-      substream.reset('limit', 'not accepted in time', Code.RESOURCE_LIMIT)
+      substream.reset('limit', 'not accepted', Code.RESOURCE_LIMIT)
     }, this.limits.acceptTimeout))
     substream.grant()
     this.#accept()
@@ -250,13 +250,13 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       this.#openings.peerHasCredit = true
       this.#carrier.sendNotice({ opened: this.#openings.opened })
       this.#draining.resolve()
-      this.#failWaiting(new SessionError('draining', 'the peer wants no new substreams'))
+      this.#openWaiting()
     }
     // Other stacks end channel 0 after Noise: only a reason makes FIN a goodbye.
     if (frame.flag === Flag.Fin && frame.reason !== undefined && this.#goodbye === undefined) {
       isNews = true
       this.#goodbye = { closeCode: frame.errorCode ?? 0, reason: frame.reason }
-      this.#failWaiting(new SessionError('closed-by-peer', 'the peer closes the session'))
+      this.#openWaiting()
     }
     if (!isNews) this.ineffective()
   }
@@ -381,7 +381,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   #refuseUnaccepted (): void {
     for (const [substream, timer] of this.#unaccepted) {
       clearTimeout(timer)
-      substream.reset('limit', 'no more substreams are accepted', Code.RESOURCE_LIMIT)
+      substream.reset('limit', 'not accepted', Code.RESOURCE_LIMIT)
     }
     this.#unaccepted.clear()
   }

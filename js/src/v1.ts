@@ -11,10 +11,11 @@ const PREFIX = 'libp2p+webrtc+v1/'
  * refuse: the dial then fails with `munging-refused`.
  */
 export const version1: WebRtcVersion = {
-  async negotiate (connection, address) {
+  async negotiate (connection, address, onOffer) {
     const random = crypto.getRandomValues(new Uint8Array(24))
     const credential = PREFIX + Array.from(random, byte => (byte % 36).toString(36)).join('')
     const { sdp: original = '' } = await connection.createOffer()
+    onOffer(original)
     try {
       const sdp = mungedOffer(original, credential)
       await connection.setLocalDescription({ type: 'offer', sdp })
@@ -26,6 +27,5 @@ export const version1: WebRtcVersion = {
       const message = 'the browser refuses the SDP of version 1: the listener has to support version 2'
       throw new ConnectError('munging-refused', message, { cause })
     }
-    return original
   }
 }

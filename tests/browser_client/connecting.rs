@@ -74,9 +74,17 @@ async fn the_first_address_that_works_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_can_not_dial() {
+async fn workers_have_the_channels_of_their_page() {
+    let cases = [
+        "echo-in-a-worker",
+        "opened-by-the-listener-in-a-worker",
+        "many-substreams-in-a-worker",
+    ];
     for browser in BROWSERS {
         fails(browser, PLAIN, &["dial-in-a-worker"]).await;
+        passes(browser, PLAIN, &cases, &[]).await;
+        passes(browser, NOISE, &cases, &[]).await;
+        passes(browser, PLAIN, &["page-is-busy"], &[]).await;
     }
 }
 

@@ -18,7 +18,7 @@ export class HandshakeMessages {
   /** `expected` messages of the peer belong to the handshake. What follows is left to others. */
   constructor (readonly io: HandshakeIo, private expected: number) {
     io.onFrame = frame => { this.#onFrame(frame) }
-    io.onEnd = error => { this.#fail(error) }
+    io.onEnd = error => { this.#fail(failed(error.message)) }
   }
 
   send (message: Bytes): void {

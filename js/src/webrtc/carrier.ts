@@ -3,7 +3,7 @@
 import type { PathStats } from '../api.js'
 import type { Carrier, CarrierEvents } from '../carrier.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
-import { ConnectError, SessionError } from '../errors.js'
+import { SessionError } from '../errors.js'
 import type { Frame } from '../frame.js'
 import type { HandshakeIo } from '../security.js'
 import { RtcChannel, type RtcChannelEvents } from './channel.js'
@@ -108,7 +108,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   fail (error: SessionError): void {
     if (this.#isEnded) return
     this.#isEnded = true
-    this.handshake.onEnd?.(new ConnectError('handshake-failed', error.message))
+    this.handshake.onEnd?.(error)
     this.#events.report(events => { events.ended(error) })
     // It would go on to send checks, which the listener takes for another dial.
     this.source.close()

@@ -3,7 +3,7 @@
 import type { PathStats } from '../api.js'
 import type { Carrier, CarrierEvents, Channel } from '../carrier.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
-import { Code, ConnectError, SessionError } from '../errors.js'
+import { Code, SessionError } from '../errors.js'
 import { Flag, FrameDecoder, FrameWriter, FramingError, MAX_FRAME, type Frame } from '../frame.js'
 import type { HandshakeIo } from '../security.js'
 
@@ -176,7 +176,7 @@ export class WsCarrier implements Carrier {
     if (this.#isEnded) return
     this.#isEnded = true
     clearTimeout(this.#roomTimer)
-    this.handshake.onEnd?.(new ConnectError('handshake-failed', error.message))
+    this.handshake.onEnd?.(error)
     this.#events.report(events => { events.ended(error) })
   }
 

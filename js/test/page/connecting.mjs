@@ -168,16 +168,3 @@ export async function listenerDrains (parameters) {
   await within(5_000, 'the end', session.closed)
   await substream.finished
 }
-
-/** A worker can not dial by itself. */
-export async function dialInAWorker ({ address }) {
-  const worker = new Worker('/worker.js', { type: 'module' })
-  const answer = new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => resolve(data)
-    worker.onerror = event => reject(new Error(event.message))
-  })
-  worker.postMessage({ command: 'dial', address })
-  assertEqual(await within(5_000, 'the worker', answer), 'unsupported-in-worker', 'kind')
-  worker.terminate()
-}
-

@@ -1,47 +1,10 @@
 // Backpressure in both directions, and throughput.
 
-import {
-  assert, assertEqual, chunksOf, open, pattern, readAll, sameBytes, send, within, withSession
-} from './tools.mjs'
+import { assert, assertEqual, open, readAll, send, within, withSession } from './tools.mjs'
+import { download, uint64, upload, writePattern } from './transfers.mjs'
 
 const KIB = 1024
 const MIB = 1024 * KIB
-
-/** Whole periods of the pattern, so that one chunk follows another. */
-const CHUNK = pattern(251 * 1024)
-
-const uint64 = value => {
-  const bytes = new DataView(new ArrayBuffer(8))
-  bytes.setBigUint64(0, BigInt(value))
-  return bytes
-}
-
-async function download (session, length) {
-  const substream = await open(session, '/download')
-  await send(substream, uint64(length))
-  let at = 0
-  for await (const chunk of chunksOf(substream.readable)) {
-    const start = at % 251
-    assert(sameBytes(chunk, CHUNK.subarray(start, start + chunk.length)), `other bytes at ${at}`)
-    at += chunk.length
-  }
-  assertEqual(at, length, 'bytes')
-}
-
-async function writePattern (substream, length) {
-  const writer = substream.writable.getWriter()
-  for (let left = length; left > 0; left -= CHUNK.length) {
-    await writer.ready
-    writer.write(CHUNK.subarray(0, left)).catch(() => {})
-  }
-  await writer.close()
-}
-
-async function upload (session, length) {
-  const substream = await open(session, '/upload')
-  const [answer] = await Promise.all([readAll(substream.readable), writePattern(substream, length)])
-  assertEqual(Number(new DataView(answer.buffer).getBigUint64(0)), length, 'bytes that arrived')
-}
 
 async function msOf (work) {
   const start = performance.now()

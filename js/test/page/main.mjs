@@ -3,8 +3,9 @@
 import * as connecting from './connecting.mjs'
 import * as flow from './flow.mjs'
 import * as substreams from './substreams.mjs'
+import * as workers from './workers.mjs'
 
-const CASES = { ...connecting, ...flow, ...substreams }
+const CASES = { ...connecting, ...flow, ...substreams, ...workers }
 
 /** The case `a-name` is the function `aName`. */
 const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]

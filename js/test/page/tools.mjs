@@ -30,9 +30,17 @@ export function within (ms, what, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
+let webRtc
+
+/** Dials of this worker go through its page. */
+export function useWebRtc (dialler) {
+  webRtc = dialler
+}
+
 /** Dials the listener of the test, as its parameters say. */
 export const dial = ({ address, security }, options) => connect(address, {
   security: security === 'noise' ? noise() : certificateHash,
+  webRtc,
   plaintextWebSockets: true,
   ...options
 })
