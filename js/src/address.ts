@@ -42,7 +42,7 @@ export function parseAddress (text: string): Address {
   try {
     url = new URL(transport === undefined ? text : `${scheme}://${name}:${port}/`)
   } catch {
-    return refuse('no address of webrtc-direct or a WebSocket')
+    return refuse('no address')
   }
   // A URL accepts other forms of an IPv4 address, and names.
   if (family === 'ip4' && url.hostname !== host) return refuse('no IP address')
@@ -51,9 +51,9 @@ export function parseAddress (text: string): Address {
     if (!isUrl || protocol === 'udp' || hashes) return refuse('no WebSocket')
     return { kind: 'websocket', text, url: url.href, peerId }
   }
-  if (family![0] === 'd' || protocol === 'tcp') return refuse('no UDP port of an IP address')
+  if (family![0] === 'd' || protocol === 'tcp') return refuse('no IP address')
   const certhashes = hashes!.split('/certhash/').slice(1).map(hash => {
-    return certhashOf(hash) ?? refuse('the certificate hash is no sha2-256 in base64url')
+    return certhashOf(hash) ?? refuse('no sha2-256 certhash in base64url')
   })
   if (certhashes.length === 0) {
     throw new ConnectError('missing-certhash', `no certificate hash: ${text}`)

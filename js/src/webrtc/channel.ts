@@ -82,12 +82,9 @@ export class RtcChannel implements Channel {
 
   #onMessage (data: unknown): void {
     if (this.#isBroken || this.#isOver) return
-    if (!(data instanceof ArrayBuffer)) {
-      this.#break()
-      return
-    }
-    this.#decoder.push(new Uint8Array(data))
     try {
+      if (!(data instanceof ArrayBuffer)) throw new FramingError('text')
+      this.#decoder.push(new Uint8Array(data))
       for (;;) {
         const frame = this.#decoder.next()
         if (frame === undefined) return
@@ -96,12 +93,8 @@ export class RtcChannel implements Channel {
       }
     } catch (error) {
       if (!(error instanceof FramingError)) throw error
-      this.#break()
+      this.#isBroken = true
+      this.events.badFraming(this)
     }
-  }
-
-  #break (): void {
-    this.#isBroken = true
-    this.events.badFraming(this)
   }
 }

@@ -217,12 +217,9 @@ export class WsCarrier implements Carrier {
 
   #onMessage (data: unknown): void {
     if (this.#isEnded) return
-    if (!(data instanceof ArrayBuffer)) {
-      this.#violated('a message of text')
-      return
-    }
-    this.#decoder.push(new Uint8Array(data))
     try {
+      if (!(data instanceof ArrayBuffer)) throw new FramingError('text')
+      this.#decoder.push(new Uint8Array(data))
       for (;;) {
         const frame = this.#decoder.next()
         if (frame === undefined) return

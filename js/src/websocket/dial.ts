@@ -19,7 +19,7 @@ export interface WebSocketDial {
 export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketDial): Promise<SessionStart> {
   const { security, limits, signal } = dial
   if (address.url.startsWith('ws:') && !dial.plaintext) {
-    throw new ConnectError('invalid-option', `plaintextWebSockets does not allow ${address.url}`)
+    throw new ConnectError('invalid-option', `plaintextWebSockets is not set: ${address.url}`)
   }
   if (typeof WebSocket === 'undefined') throw new ConnectError('unsupported', 'there is no WebSocket')
   let socket: WebSocket
@@ -37,7 +37,7 @@ export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketD
   }, limits.connectTimeout)
   // Browsers say no more: a page must not scan the network.
   socket.onerror = () => {
-    failed.reject(new ConnectError('unreachable', `no WebSocket at ${address.url}, or it has refused`))
+    failed.reject(new ConnectError('unreachable', `no WebSocket at ${address.url}`))
   }
   try {
     const isOpen = new Promise(resolve => { socket.onopen = resolve })
