@@ -12,7 +12,8 @@ const here = path => fileURLToPath(new URL(path, import.meta.url))
 const PUBLIC = [
   'address', 'any', 'api', 'connect', 'errors', 'index', 'noise', 'options', 'security', 'v1',
   'frame',
-  'noise/identity', 'session', 'carrier', 'webrtc/carrier', 'webrtc/channel', 'webrtc/dial', 'webrtc/establish', 'webrtc/version', 'worker'
+  'noise/identity', 'session', 'carrier', 'webrtc/carrier', 'webrtc/channel', 'webrtc/dial', 'webrtc/establish', 'webrtc/version', 'worker',
+  'payload', 'payload/errors', 'payload/receive', 'payload/send', 'payload/transfer', 'payload/sha256', 'payload/wire'
 ]
 
 function writeTypes () {
@@ -26,7 +27,7 @@ function writeTypes () {
 rmSync(here('dist'), { recursive: true, force: true })
 writeTypes()
 await build({
-  entryPoints: ['index', 'noise', 'v1', 'worker'].map(name => here(`src/${name}.ts`)),
+  entryPoints: ['index', 'noise', 'payload', 'v1', 'worker'].map(name => here(`src/${name}.ts`)),
   outdir: here('dist'),
   bundle: true,
   // What both entries use is in a file of its own.

@@ -30,7 +30,7 @@ const use = (names, entry) =>
 test('the sizes that a page loads, compressed', async t => {
   const plain = await sizeOf(use('connect, certificateHash', 'index'))
   const withNoise = await sizeOf(use('connect', 'index') + use('noise', 'noise'))
-  const everything = await sizeOf(['index', 'noise', 'v1', 'worker']
+  const everything = await sizeOf(['index', 'noise', 'payload', 'v1', 'worker']
     .map((entry, index) => `import * as all${index} from './dist/${entry}.js'; globalThis.used${index} = all${index};`)
     .join(''))
   t.diagnostic(`connect with certificateHash: ${plain} bytes; with noise: ${withNoise}; all: ${everything}`)

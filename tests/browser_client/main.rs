@@ -13,6 +13,7 @@ mod flow;
 
 #[path = "../interop/own_address.rs"]
 mod own_address;
+mod payloads;
 mod responders;
 mod server;
 

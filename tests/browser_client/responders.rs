@@ -4,21 +4,24 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch::payload::{self, PayloadConfig, Sender};
 use anabranch::{CloseOutcome, Connection, Finished, Substream, SubstreamError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
 use crate::failures::Failures;
 
-pub(crate) const PROTOCOLS: [&str; 13] = [
+pub(crate) const PROTOCOLS: [&str; 15] = [
     "/call-back",
     "/close",
     "/die",
     "/download",
     "/drain",
     "/echo",
+    "/get",
     "/hold",
+    "/put",
     "/release",
     "/reset",
     "/see-reset",
@@ -40,12 +43,15 @@ fn pattern(length: usize) -> Vec<u8> {
 pub(crate) async fn serve(connection: Connection, notes: Failures) {
     let mut responding = JoinSet::new();
     let released = Arc::new(Notify::new());
+    let store = Arc::new(Mutex::new(Vec::new()));
     while let Ok(Some(substream)) = connection.accept().await {
         let (connection, notes) = (connection.clone(), notes.clone());
         let released = Arc::clone(&released);
+        let store = Arc::clone(&store);
         responding.spawn(async move {
             let protocol = substream.protocol().expect("a label").to_owned();
-            if let Err(error) = respond(&protocol, substream, &connection, &notes, &released).await
+            if let Err(error) =
+                respond(&protocol, substream, &connection, &notes, &released, &store).await
             {
                 notes.add(&protocol, &error);
             }
@@ -63,6 +69,7 @@ async fn respond(
     connection: &Connection,
     notes: &Failures,
     released: &Notify,
+    store: &Mutex<Vec<u8>>,
 ) -> io::Result<()> {
     match protocol {
         "/call-back" => {
@@ -111,6 +118,36 @@ async fn respond(
         "/echo" => {
             let (mut read, mut write) = tokio::io::split(&mut substream);
             tokio::io::copy(&mut read, &mut write).await?;
+        }
+        "/get" => {
+            let stored = store.lock().await.clone();
+            let sender = Sender::new(substream, PayloadConfig::default());
+            let sender = sender.map_err(io::Error::other)?.metadata("from-listener");
+            let sent = sender.send_resumable(io::Cursor::new(stored)).await;
+            let sent = sent.map_err(io::Error::other)?;
+            notes.add("sent from", &sent.resumed_from);
+            return Ok(());
+        }
+        "/put" => {
+            let payload = payload::receive(substream).await;
+            let mut payload = payload.map_err(io::Error::other)?;
+            let mut stored = store.lock().await;
+            let name = String::from_utf8_lossy(payload.metadata()).into_owned();
+            let have = stored.len() as u64;
+            let from = payload
+                .resume(have, &mut io::Cursor::new(stored.clone()))
+                .await;
+            stored.truncate(from.map_err(io::Error::other)? as usize);
+            let mut rest = Vec::new();
+            let received = payload.copy_to(&mut rest).await;
+            // What has arrived is valid after an error too.
+            stored.extend(rest);
+            let received = received.map_err(io::Error::other)?;
+            notes.add(
+                "received",
+                &format!("{name} from {}", received.resumed_from),
+            );
+            return Ok(());
         }
         "/hold" => {
             substream.write_u8(1).await?;

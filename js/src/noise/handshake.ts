@@ -11,7 +11,7 @@ import { open, seal } from './chacha.js'
 import { canonicalPeerId, peerIdOf, verify, Identity } from './identity.js'
 import { failed, HandshakeMessages } from './messages.js'
 import { prologueOf } from './prologue.js'
-import { bytesOf, field, fieldsOf } from './protobuf.js'
+import { bytesOf, field, fieldsOf } from '../protobuf.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
 

@@ -1,7 +1,7 @@
 // Identities and public keys of peers: the libp2p peer-ids specification.
 
 import { ConnectError } from '../errors.js'
-import { bytesOf, field, fieldsOf } from './protobuf.js'
+import { bytesOf, field, fieldsOf } from '../protobuf.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
 

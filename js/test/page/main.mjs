@@ -2,10 +2,11 @@
 
 import * as connecting from './connecting.mjs'
 import * as flow from './flow.mjs'
+import * as payloads from './payloads.mjs'
 import * as substreams from './substreams.mjs'
 import * as workers from './workers.mjs'
 
-const CASES = { ...connecting, ...flow, ...substreams, ...workers }
+const CASES = { ...connecting, ...flow, ...payloads, ...substreams, ...workers }
 
 /** The case `a-name` is the function `aName`. */
 const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]

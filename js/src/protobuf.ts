@@ -1,6 +1,6 @@
-// The few protobuf messages of the handshake.
+// The few protobuf messages beside frames: of the handshake, and of payloads.
 
-import { BodyReader, FramingError, Wire } from '../frame.js'
+import { BodyReader, FramingError, Wire } from './frame.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
