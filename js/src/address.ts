@@ -34,7 +34,8 @@ export function parseAddress (text: string): Address {
     throw new ConnectError('invalid-address', `${why}: ${String(text).slice(0, MAX_LENGTH)}`)
   }
   const isText = typeof text === 'string' && text.length <= MAX_LENGTH
-  const [, family, host, protocol, port, transport, hashes, peerId] = (isText && MULTIADDR.exec(text)) || []
+  const parts = isText && MULTIADDR.exec(text)
+  const [, family, host, protocol, port, transport, hashes, peerId] = parts || []
   const name = family === 'ip6' ? `[${host}]` : host
   const isWebRtc = transport === 'webrtc-direct'
   const scheme = isWebRtc ? 'http' : transport === 'ws' ? 'ws' : 'wss'
@@ -59,7 +60,14 @@ export function parseAddress (text: string): Address {
     throw new ConnectError('missing-certhash', `no certificate hash: ${text}`)
   }
   // In the shortest form, and without brackets.
-  return { kind: 'webrtc', text, host: url.hostname.replace(/[[\]]/g, ''), port: port!, certhashes, peerId }
+  return {
+    kind: 'webrtc',
+    text,
+    host: url.hostname.replace(/[[\]]/g, ''),
+    port: port!,
+    certhashes,
+    peerId
+  }
 }
 
 /** The hash in a multihash of SHA2-256, in base64url with its prefix `u`. */

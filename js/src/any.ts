@@ -40,7 +40,8 @@ export async function connectAny (
   const parsed = addresses.map(parseAddress)
   check(parsed)
   const race = new AbortController()
-  const signal = AbortSignal.any([race.signal, ...options.signal === undefined ? [] : [options.signal]])
+  const given = options.signal === undefined ? [] : [options.signal]
+  const signal = AbortSignal.any([race.signal, ...given])
   const starts = new Starts(parsed, options)
   const lost: Attempt[] = []
   const attempts = parsed.map(async (address, index) => {
@@ -67,13 +68,20 @@ export async function connectAny (
     return { ...won, lost }
   } catch {
     options.signal?.throwIfAborted()
-    throw new ConnectError('all-failed', `none of ${parsed.length} addresses works`, { attempts: lost })
+    throw new ConnectError(
+      'all-failed',
+      `none of ${parsed.length} addresses works`,
+      { attempts: lost }
+    )
   }
 }
 
 function check (addresses: readonly Address[]): void {
   if (addresses.length === 0 || addresses.length > MAX_ADDRESSES) {
-    throw new ConnectError('invalid-option', `${addresses.length} addresses, not 1 to ${MAX_ADDRESSES}`)
+    throw new ConnectError(
+      'invalid-option',
+      `${addresses.length} addresses, not 1 to ${MAX_ADDRESSES}`
+    )
   }
   const peers = new Set(addresses.map(address => address.peerId).filter(peer => peer !== undefined))
   // Another peer in the list could win by being faster.

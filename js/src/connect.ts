@@ -30,8 +30,8 @@ export interface ConnectOptions extends Partial<Limits> {
 }
 
 /**
- * Connects to a listener: `/ip4/…/udp/…/webrtc-direct/certhash/…`, `/dns4/…/tcp/…/wss`, or a
- * `wss://` URL. Resolves when the listener is authenticated. Rejects with a `ConnectError`, or with
+ * Connects to a listener: `/ip4/…/udp/…/webrtc-direct/certhash/…`, `/dns4/…/tcp/…/wss`, or
+ * a `wss://` URL. Resolves when the listener is authenticated. Rejects with a `ConnectError`, or with
  * the reason of the signal.
  */
 export async function connect (address: string, options: ConnectOptions): Promise<Session> {
@@ -39,8 +39,17 @@ export async function connect (address: string, options: ConnectOptions): Promis
 }
 
 /** @internal */
-export async function connectTo (address: Address, options: ConnectOptions, limits: Limits): Promise<Session> {
-  const { security, webRtc = dialWebRtc, version = version2, signal = new AbortController().signal } = options
+export async function connectTo (
+  address: Address,
+  options: ConnectOptions,
+  limits: Limits
+): Promise<Session> {
+  const {
+    security,
+    webRtc = dialWebRtc,
+    version = version2,
+    signal = new AbortController().signal
+  } = options
   if (security?.subprotocol === undefined) {
     throw new ConnectError('invalid-option', 'security is missing: certificateHash, or noise()')
   }

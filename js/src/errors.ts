@@ -140,5 +140,7 @@ export function codeOf (reason: unknown): number {
   const code = typeof reason === 'object' && reason !== null && 'streamErrorCode' in reason
     ? reason.streamErrorCode
     : reason
-  return typeof code === 'number' && Number.isInteger(code) && code >= 0 && code < 2 ** 32 ? code : 0
+  return typeof code === 'number' && Number.isInteger(code) && code >= 0 && code < 2 ** 32
+    ? code
+    : 0
 }

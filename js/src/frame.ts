@@ -126,7 +126,8 @@ export class FrameWriter {
 }
 
 /** The bytes of a frame in a buffer of its own. */
-export const encodeFrame = (frame: Frame): Uint8Array<ArrayBuffer> => new FrameWriter().encode(frame).slice()
+export const encodeFrame = (frame: Frame): Uint8Array<ArrayBuffer> =>
+  new FrameWriter().encode(frame).slice()
 
 /** The longest payload beside a `max_data`, if `withMaxData`, in a frame of `limit` bytes. */
 export function maxPayload (limit: number, others: number): number {

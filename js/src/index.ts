@@ -19,5 +19,11 @@ export {
   type SubstreamErrorKind
 } from './errors.js'
 export { DEFAULTS, type Limits } from './options.js'
-export { certificateHash, type HandshakeContext, type HandshakeIo, type Peer, type Security } from './security.js'
+export {
+  certificateHash,
+  type HandshakeContext,
+  type HandshakeIo,
+  type Peer,
+  type Security
+} from './security.js'
 export type { WebRtcVersion } from './webrtc/version.js'

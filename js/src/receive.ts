@@ -1,4 +1,5 @@
-// Data that has arrived and was not read yet, and the credit granted for it: docs/wire.md section 3.
+// Data that has arrived and was not read yet, and the credit granted for it: docs/wire.md section
+// 3.
 
 /** Payload bytes that may be sent before the peer has shown whether it supports credit. */
 export const INITIAL_CREDIT = 12 * 1024

@@ -190,7 +190,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     const waiting = this.#unaccepted.size
     const isFull = this.#inbound >= maxInboundSubstreams || waiting >= maxInboundSubstreams
     if (this.#state !== 'open' || isFull) {
-      channel.send({ flag: Flag.ResetStream, errorCode: isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN })
+      const errorCode = isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN
+      channel.send({ flag: Flag.ResetStream, errorCode })
       channel.finish(false)
       this.#announceLimit()
       return
@@ -336,7 +337,9 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     if (this.#goodbye !== undefined) {
       return new SessionError('closed-by-peer', 'the peer closes the session')
     }
-    if (this.#isPeerDraining) return new SessionError('draining', 'the peer wants no new substreams')
+    if (this.#isPeerDraining) {
+      return new SessionError('draining', 'the peer wants no new substreams')
+    }
     return undefined
   }
 
@@ -388,7 +391,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
 
   #announceLimit (): void {
     if (this.#state !== 'open') return
-    const ended = [...this.#unaccepted.keys()].filter(substream => !this.#substreams.has(substream.channel))
+    const waiting = [...this.#unaccepted.keys()]
+    const ended = waiting.filter(({ channel }) => !this.#substreams.has(channel))
     const live = this.#inbound + ended.length
     const maxSubstreams = this.#openings.due(live, this.limits.maxInboundSubstreams)
     if (maxSubstreams !== undefined) this.#carrier.sendNotice({ maxSubstreams })
@@ -453,7 +457,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#failWaiting(cause)
     this.#refuseUnaccepted()
     for (const substream of [...this.#substreams.values()]) substream.cutOff(cause)
-    this.#carrier.sendNotice({ flag: Flag.Fin, errorCode: closeCode, reason: reason.slice(0, MAX_REASON) })
+    const goodbye = { errorCode: closeCode, reason: reason.slice(0, MAX_REASON) }
+    this.#carrier.sendNotice({ flag: Flag.Fin, ...goodbye })
     if (this.#substreams.size > 0) {
       this.#emptied = deferred()
       const timer = setTimeout(() => { this.#emptied?.resolve() }, this.limits.closeTimeout)

@@ -251,7 +251,10 @@ export class Substream implements BidirectionalStream {
   cutOff (cause: unknown): void {
     if (this.#error !== undefined || this.#isForgotten) return
     if (this.#writeState === 'open') {
-      this.#fail(new SubstreamError('session', 'the session closes', Code.SHUTDOWN, { cause }), false)
+      this.#fail(
+        new SubstreamError('session', 'the session closes', Code.SHUTDOWN, { cause }),
+        false
+      )
       this.#owedReset = Code.SHUTDOWN
       this.service()
     }
@@ -260,7 +263,10 @@ export class Substream implements BidirectionalStream {
   /** The session has ended. */
   lost (cause: unknown): void {
     if (!this.#isForgotten && this.#error === undefined) {
-      this.#fail(new SubstreamError('session', 'the session has ended', undefined, { cause }), false)
+      this.#fail(
+        new SubstreamError('session', 'the session has ended', undefined, { cause }),
+        false
+      )
     }
     this.#forget()
   }

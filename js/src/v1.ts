@@ -24,7 +24,7 @@ export const version1: WebRtcVersion = {
       // On its own, since some browsers refuse only here: in an answer they would be silent.
       await connection.addIceCandidate({ candidate: candidateOf(address), sdpMid: '0' })
     } catch (cause) {
-      const message = 'the browser refuses the SDP of version 1: the listener has to support version 2'
+      const message = 'the browser refuses the SDP of version 1: use version 2'
       throw new ConnectError('munging-refused', message, { cause })
     }
   }

@@ -14,7 +14,12 @@
 import type { WebRtcAddress } from './address.js'
 import type { PathStats } from './api.js'
 import { deferred, type Deferred } from './deferred.js'
-import { ConnectError, SessionError, type ConnectErrorKind, type SessionErrorKind } from './errors.js'
+import {
+  ConnectError,
+  SessionError,
+  type ConnectErrorKind,
+  type SessionErrorKind
+} from './errors.js'
 import { RtcCarrier, type ChannelSource } from './webrtc/carrier.js'
 import type { RtcChannel } from './webrtc/channel.js'
 import { statsOf, type RtcDialler } from './webrtc/dial.js'
@@ -47,8 +52,8 @@ type Notice =
   | { type: 'ended', kind: SessionErrorKind, message: string }
 
 /**
- * On the page: a port for `webRtcFrom` in a worker, to be sent there with `postMessage(port, [port])`.
- * Connections of the worker end with the page.
+ * On the page: a port for `webRtcFrom` in a worker, to be sent there with
+ * `postMessage(port, [port])`. Connections of the worker end with the page.
  */
 export function webRtcPort (): MessagePort {
   const { port1, port2 } = new MessageChannel()

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
-// Runs cases of test/page/ in headless Chromium or Firefox against a listener, with one line of JSON
-// for each on stdout:
+// Runs cases of test/page/ in headless Chromium or Firefox against a listener, with one line of
+// JSON for each on stdout:
 //
-//   browser.mjs PARAMETERS CASE... [--firefox dcsctp|usrsctp] [--chromium ARGUMENT]... [--timeout-s S]
+//   browser.mjs PARAMETERS CASE... [--firefox dcsctp|usrsctp] [--chromium ARGUMENT]...
+//     [--timeout-s S]
 //
 // PARAMETERS is JSON, which the cases get. The exit status is 0 only if every case passes.
 
@@ -13,7 +14,8 @@ import { build } from 'esbuild'
 import { launchChromium, launchFirefox } from '../../interop/js/src/browsers.mjs'
 import { emit, fail, parseCommand, reporter, setDeadline } from '../../interop/js/src/cli.mjs'
 
-const USAGE = 'browser.mjs PARAMETERS CASE... [--firefox SCTP] [--chromium ARGUMENT]... [--timeout-s S]'
+const USAGE = 'browser.mjs PARAMETERS CASE... [--firefox SCTP] [--chromium ARGUMENT]... ' +
+  '[--timeout-s S]'
 
 async function bundle (entry) {
   const result = await build({
@@ -64,7 +66,9 @@ async function main () {
     '/worker.js': await bundle('page/worker.mjs')
   })
   // An argument may name the server of the page.
-  const args = values.chromium.map(argument => argument.replaceAll('{page}', new URL(server.url).host))
+  const args = values.chromium.map(
+    argument => argument.replaceAll('{page}', new URL(server.url).host)
+  )
   const { browser } = values.firefox == null
     ? await launchChromium({ args })
     : await launchFirefox({ sctp: values.firefox })
@@ -73,7 +77,11 @@ async function main () {
     for (const name of cases) {
       // A page for each, so that nothing of a case is left for the next.
       const page = await openPage(browser, server.url)
-      const result = await page.evaluate((name, parameters) => window.run(name, parameters), name, parameters)
+      const result = await page.evaluate(
+        (name, parameters) => window.run(name, parameters),
+        name,
+        parameters
+      )
       report({ case: name, ...result })
       passed &&= result.ok
       await page.close()

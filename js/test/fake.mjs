@@ -46,7 +46,8 @@ export class FakeChannel {
 
   /** The browser has sent all but `left` bytes. */
   drain (left = 0) {
-    const isLow = this.bufferedAmount > this.bufferedAmountLowThreshold && left <= this.bufferedAmountLowThreshold
+    const low = this.bufferedAmountLowThreshold
+    const isLow = this.bufferedAmount > low && left <= low
     this.bufferedAmount = left
     if (isLow) this.onbufferedamountlow?.()
   }

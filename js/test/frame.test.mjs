@@ -89,7 +89,9 @@ test('groups that are nested too deeply', () => {
 })
 
 test('frames that are cut and merged in any way', () => {
-  const all = lines.filter(line => line.includes(' = ')).map(line => bytesOf(line.split(' = ').at(-1)))
+  const all = lines.filter(
+    line => line.includes(' = ')
+  ).map(line => bytesOf(line.split(' = ').at(-1)))
   const stream = Uint8Array.from(all.flatMap(bytes => [...bytes]))
   const expected = all.flatMap(bytes => decodeAll(bytes))
   for (const step of [1, 2, 3, 7, 100, 4096, stream.length]) {

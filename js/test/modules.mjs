@@ -6,7 +6,11 @@ import { build } from 'esbuild'
 /** The exports of `source`, TypeScript that imports from src/. */
 export async function load (source) {
   const result = await build({
-    stdin: { contents: source, loader: 'ts', resolveDir: fileURLToPath(new URL('../src', import.meta.url)) },
+    stdin: {
+      contents: source,
+      loader: 'ts',
+      resolveDir: fileURLToPath(new URL('../src', import.meta.url))
+    },
     bundle: true,
     format: 'esm',
     platform: 'browser',

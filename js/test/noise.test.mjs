@@ -17,8 +17,8 @@ test('ChaCha20-Poly1305: RFC 8439 section 2.8.2', () => {
   const key = Uint8Array.from({ length: 32 }, (_, index) => 0x80 + index)
   const nonce = hex('070000004041424344454647')
   const associated = hex('50515253c0c1c2c3c4c5c6c7')
-  const plaintext = text('Ladies and Gentlemen of the class of \'99: If I could offer you only one tip ' +
-    'for the future, sunscreen would be it.')
+  const plaintext = text('Ladies and Gentlemen of the class of \'99: If I could offer you only one ' +
+    'tip for the future, sunscreen would be it.')
   const sealed = hex('d31a8d34648e60db7b86afbc53ef7ec2 a4aded51296e08fea9e2b5a736ee62d6' +
     '3dbea45e8ca9671282fafb69da92728b 1a71de0a9e060b2905d6a5b67ecd3b36' +
     '92ddbd7f2d778b8c9803aee328091b58 fab324e4fad675945585808b4831d7bc' +
@@ -30,7 +30,10 @@ test('ChaCha20-Poly1305: RFC 8439 section 2.8.2', () => {
 test('ChaCha20-Poly1305: every length as in Node, and no changed byte passes', () => {
   for (let length = 0; length < 200; length++) {
     const [key, nonce] = [32, 12].map(size => Uint8Array.from(crypto.randomBytes(size)))
-    const [associated, plaintext] = [length % 37, length].map(size => Uint8Array.from(crypto.randomBytes(size)))
+    const [
+      associated,
+      plaintext
+    ] = [length % 37, length].map(size => Uint8Array.from(crypto.randomBytes(size)))
     const cipher = crypto.createCipheriv('chacha20-poly1305', key, nonce, { authTagLength: 16 })
     cipher.setAAD(associated, { plaintextLength: length })
     const expected = Buffer.concat([cipher.update(plaintext), cipher.final(), cipher.getAuthTag()])
@@ -60,7 +63,9 @@ test('signatures of every kind of key that WebCrypto has', async () => {
     const spki = pair.publicKey.export({ type: 'spki', format: 'der' })
     // Signatures of ECDSA in DER are of different lengths.
     for (let round = 0; round < 20; round++) {
-      kinds.push([publicKey(type, spki), Uint8Array.from(crypto.sign('sha256', message, pair.privateKey))])
+      kinds.push(
+        [publicKey(type, spki), Uint8Array.from(crypto.sign('sha256', message, pair.privateKey))]
+      )
     }
   }
   for (const [key, signature] of kinds) {

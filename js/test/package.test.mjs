@@ -33,7 +33,9 @@ test('the sizes that a page loads, compressed', async t => {
   const everything = await sizeOf(['index', 'noise', 'payload', 'v1', 'worker']
     .map((entry, index) => `import * as all${index} from './dist/${entry}.js'; globalThis.used${index} = all${index};`)
     .join(''))
-  t.diagnostic(`connect with certificateHash: ${plain} bytes; with noise: ${withNoise}; all: ${everything}`)
+  t.diagnostic(
+    `connect with certificateHash: ${plain} bytes; with noise: ${withNoise}; all: ${everything}`
+  )
   assert.ok(plain <= 12 * KIB, `${plain}`)
   assert.ok(withNoise <= 24 * KIB, `${withNoise}`)
   assert.ok(everything <= 24 * KIB, `${everything}`)
@@ -46,13 +48,19 @@ test('the package has what its exports name, types included, and no dependency',
   for (const paths of Object.values(manifest.exports)) {
     for (const path of Object.values(paths)) assert.ok(files.includes(path.slice(2)), path)
   }
-  assert.ok(files.includes('README.md') && !files.some(file => /^(src|test)\//.test(file)), `${files}`)
+  assert.ok(
+    files.includes('README.md') && !files.some(file => /^(src|test)\//.test(file)),
+    `${files}`
+  )
   for (const kind of ['dependencies', 'peerDependencies']) assert.equal(manifest[kind], undefined)
   t.diagnostic(`npm pack: ${pack.size} bytes`)
 })
 
-test('what is not exported is not in the types', () => {
-  const types = readFileSync(`${root}/dist/connect.d.ts`, 'utf8')
-  assert.ok(types.includes('function connect('))
-  assert.ok(!types.includes('connectTo'))
+test('a program in TypeScript can use the package', () => {
+  const tsc = `${root}/node_modules/.bin/tsc`
+  const options = [
+    '--noEmit', '--strict', '--ignoreConfig', '--target', 'es2022', '--module', 'es2022',
+    '--moduleResolution', 'bundler', '--lib', 'es2023,dom,dom.iterable,esnext.disposable'
+  ]
+  execFileSync(tsc, [...options, 'test/program.ts'], { cwd: root, stdio: 'inherit' })
 })

@@ -77,7 +77,9 @@ test('a peer beyond its credit is reset with FLOW_CONTROL', async () => {
   const { substream, channel } = await open(fixture)
   const granted = channel.take().findLast(frame => frame.maxData !== undefined).maxData
   channel.receive({ maxData: MIB })
-  for (let sent = 0; sent < granted; sent += 8 * KIB) channel.receive({ payload: new Uint8Array(8 * KIB) })
+  for (let sent = 0; sent < granted; sent += 8 * KIB) {
+    channel.receive({ payload: new Uint8Array(8 * KIB) })
+  }
   assert.deepEqual(kindsOf(channel), [], 'all that was granted')
   channel.receive({ payload: new Uint8Array(1) })
   assert.deepEqual(kindsOf(channel), [[Flag.ResetStream, 0x2001]])
@@ -96,7 +98,12 @@ test('FIN_ACK before FIN is a violation, after it a repetition is not', async ()
   const { substream, channel } = await open(fixture)
   const closing = substream.writable.close()
   await settle()
-  channel.receive({ flag: Flag.FinAck }, { flag: Flag.FinAck }, { flag: Flag.Fin }, { flag: Flag.Fin })
+  channel.receive(
+    { flag: Flag.FinAck },
+    { flag: Flag.FinAck },
+    { flag: Flag.Fin },
+    { flag: Flag.Fin }
+  )
   await closing
   await substream.finished
 })
@@ -133,7 +140,9 @@ test('a peer without credit gets short frames, and is not limited', async () => 
 test('unread data of a peer without credit is bounded', async () => {
   const fixture = start({ substreamCeiling: 64 * KIB }, { peerHasCredit: false })
   const { channel } = await open(fixture)
-  for (let sent = 0; sent <= 64 * KIB; sent += 8 * KIB) channel.receive({ payload: new Uint8Array(8 * KIB) })
+  for (let sent = 0; sent <= 64 * KIB; sent += 8 * KIB) {
+    channel.receive({ payload: new Uint8Array(8 * KIB) })
+  }
   assert.deepEqual(kindsOf(channel), [[Flag.ResetStream, 0x1002]])
 })
 
@@ -148,7 +157,9 @@ test('no more waits in the browser than sendBuffer, whatever the peer grants', a
   await settle()
   const queued = () => fixture.channels.reduce((sum, { bufferedAmount }) => sum + bufferedAmount, 0)
   let most = 0
-  for (let round = 0; round < 1000 && fixture.channels.some(({ payload }) => payload < MIB); round++) {
+  for (
+    let round = 0; round < 1000 && fixture.channels.some(({ payload }) => payload < MIB); round++
+  ) {
     most = Math.max(most, queued())
     const channel = fixture.channels[round % 4]
     channel.drain(Math.floor(channel.bufferedAmount / 4))
@@ -185,7 +196,7 @@ test('turns within a priority, and the greater priority first', async () => {
   assert.ok(all[1].channel.payload > 0 && ahead <= 64 * KIB, `${ahead} bytes ahead`)
 })
 
-/** What is granted at most beyond what has arrived, to a sender that sends `parts` of each grant. */
+/** What is granted at most beyond what has arrived. The sender sends `parts` of each grant. */
 async function largestWindow (parts) {
   const fixture = start({ receiveWindow: 64 * KIB, maxReceiveWindow: 256 * KIB })
   const { substream, channel } = await open(fixture)
@@ -228,7 +239,9 @@ test('frames of one byte are coalesced', async () => {
   const fixture = start()
   const { substream, channel } = await open(fixture)
   const count = 5_000
-  for (let index = 0; index < count; index++) channel.receive({ payload: Uint8Array.of(index % 251) })
+  for (let index = 0; index < count; index++) {
+    channel.receive({ payload: Uint8Array.of(index % 251) })
+  }
   const reader = substream.readable.getReader()
   let [reads, at] = [0, 0]
   while (at < count) {

@@ -37,7 +37,9 @@ function block (key: Bytes, nonce: Bytes, counter: number): Bytes {
     }
   }
   const out = new DataView(new ArrayBuffer(64))
-  for (const [index, word] of state.entries()) out.setUint32(4 * index, word + initial[index]!, true)
+  for (const [index, word] of state.entries()) {
+    out.setUint32(4 * index, word + initial[index]!, true)
+  }
   return new Uint8Array(out.buffer)
 }
 
@@ -46,7 +48,9 @@ function chacha20 (key: Bytes, nonce: Bytes, bytes: Bytes): Bytes {
   const out = bytes.slice()
   for (let at = 0; at < out.length; at += 64) {
     const stream = block(key, nonce, 1 + at / 64)
-    for (let index = at; index < Math.min(out.length, at + 64); index++) out[index]! ^= stream[index - at]!
+    for (let index = at; index < Math.min(out.length, at + 64); index++) {
+      out[index]! ^= stream[index - at]!
+    }
   }
   return out
 }
@@ -62,7 +66,10 @@ function poly1305 (key: Bytes, message: Bytes): Bytes {
     sum = (sum + littleEndian(part) + (1n << BigInt(8 * part.length))) * r % P
   }
   sum += littleEndian(key.subarray(16, 32))
-  return Uint8Array.from({ length: TAG_LENGTH }, (_, index) => Number(sum >> BigInt(8 * index) & 255n))
+  return Uint8Array.from(
+    { length: TAG_LENGTH },
+    (_, index) => Number(sum >> BigInt(8 * index) & 255n)
+  )
 }
 
 function tagOf (key: Bytes, nonce: Bytes, associated: Bytes, ciphertext: Bytes): Bytes {
@@ -85,7 +92,12 @@ export function seal (key: Bytes, nonce: Bytes, associated: Bytes, plaintext: By
 }
 
 /** The plaintext; undefined if the tag is not that of the ciphertext. */
-export function open (key: Bytes, nonce: Bytes, associated: Bytes, sealed: Bytes): Bytes | undefined {
+export function open (
+  key: Bytes,
+  nonce: Bytes,
+  associated: Bytes,
+  sealed: Bytes
+): Bytes | undefined {
   const length = sealed.length - TAG_LENGTH
   if (length < 0) return undefined
   const ciphertext = sealed.subarray(0, length)

@@ -32,7 +32,13 @@ const text = (value: string): Bytes => new TextEncoder().encode(value)
 const concat = (...parts: Bytes[]): Bytes => Uint8Array.from(parts.flatMap(part => [...part]))
 
 async function hmac (key: Bytes, bytes: Bytes): Promise<Bytes> {
-  const imported = await crypto.subtle.importKey('raw', key, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
+  const imported = await crypto.subtle.importKey(
+    'raw',
+    key,
+    { name: 'HMAC', hash: 'SHA-256' },
+    false,
+    ['sign']
+  )
   return new Uint8Array(await crypto.subtle.sign('HMAC', imported, bytes))
 }
 
@@ -51,7 +57,8 @@ class SymmetricState {
   async mixKey (own: CryptoKey, remote: Bytes): Promise<void> {
     const key = await crypto.subtle.importKey('raw', remote, 'X25519', false, [])
     // Fails for keys of low order, whose secret everybody knows.
-    const bits = await crypto.subtle.deriveBits({ name: 'X25519', public: key }, own, 256).catch(() => {
+    const algorithm = { name: 'X25519', public: key }
+    const bits = await crypto.subtle.deriveBits(algorithm, own, 256).catch(() => {
       throw failed('the peer sent a key of low order')
     })
     const temporary = await hmac(this.#chainingKey, new Uint8Array(bits))
@@ -70,7 +77,10 @@ class SymmetricState {
     const plaintext = open(this.#key, this.#nextNonce(), this.#hash, sealed)
     if (plaintext === undefined) {
       // Also what a man in the middle sees, whose certificates are not in our prologue.
-      throw new ConnectError('authentication', 'Noise: the peer has other keys, or another certificate')
+      throw new ConnectError(
+        'authentication',
+        'Noise: the peer has other keys, or another certificate'
+      )
     }
     await this.mixHash(sealed)
     return plaintext
@@ -128,7 +138,11 @@ export async function handshake (
   return verified(await state.decrypt(last.slice(sealedLength)), remoteStatic, context.expectedPeer)
 }
 
-async function verified (payload: Bytes, remoteStatic: Bytes, expected: string | undefined): Promise<Peer> {
+async function verified (
+  payload: Bytes,
+  remoteStatic: Bytes,
+  expected: string | undefined
+): Promise<Peer> {
   try {
     const fields = fieldsOf(payload)
     const key = bytesOf(fields, IDENTITY_KEY)
@@ -141,12 +155,15 @@ async function verified (payload: Bytes, remoteStatic: Bytes, expected: string |
       throw new ConnectError('authentication', `the peer is ${peerId}, not ${expected}`)
     }
     const extensions = fields.get(EXTENSIONS)
-    const takesLabels = extensions instanceof Uint8Array && fieldsOf(extensions).get(PROTOCOL_LABELS) === 1
+    const takesLabels =
+      extensions instanceof Uint8Array && fieldsOf(extensions).get(PROTOCOL_LABELS) === 1
     return { peerId, takesLabels }
   } catch (error) {
     if (error instanceof FramingError) throw failed(`the identity of the peer: ${error.message}`)
     // Of WebCrypto: a key that is none.
-    if (error instanceof DOMException) throw new ConnectError('authentication', `the key of the peer: ${error.message}`)
+    if (error instanceof DOMException) {
+      throw new ConnectError('authentication', `the key of the peer: ${error.message}`)
+    }
     throw error
   }
 }

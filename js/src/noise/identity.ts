@@ -54,7 +54,11 @@ export async function peerIdOf (publicKey: Bytes): Promise<string> {
 
 async function multihashOf (publicKey: Bytes): Promise<Bytes> {
   if (publicKey.length <= MAX_INLINE_KEY) return Uint8Array.of(0, publicKey.length, ...publicKey)
-  return Uint8Array.of(0x12, 0x20, ...new Uint8Array(await crypto.subtle.digest('SHA-256', publicKey)))
+  return Uint8Array.of(
+    0x12,
+    0x20,
+    ...new Uint8Array(await crypto.subtle.digest('SHA-256', publicKey))
+  )
 }
 
 /** The id in its usual form: a CID in base32 names the same peer as its multihash in base58. */
@@ -62,7 +66,9 @@ export function canonicalPeerId (text: string): string {
   if (!text.startsWith('b')) return text
   const cid = base32(text.slice(1))
   // Version 1, and the codec of public keys.
-  if (cid[0] !== 1 || cid[1] !== 0x72) throw new ConnectError('invalid-address', `no peer id: ${text}`)
+  if (cid[0] !== 1 || cid[1] !== 0x72) {
+    throw new ConnectError('invalid-address', `no peer id: ${text}`)
+  }
   return base58(cid.subarray(2))
 }
 
@@ -87,20 +93,39 @@ function base32 (text: string): Bytes {
 }
 
 /** Whether the peer with this public key, in protobuf, has signed `message`. */
-export async function verify (publicKey: Bytes, message: Bytes, signature: Bytes): Promise<boolean> {
+export async function verify (
+  publicKey: Bytes,
+  message: Bytes,
+  signature: Bytes
+): Promise<boolean> {
   const fields = fieldsOf(publicKey)
   const data = bytesOf(fields, 2)
   const type = fields.get(1)
-  const check = async (format: 'raw' | 'spki', algorithm: EcKeyImportParams | RsaHashedImportParams | { name: string }, bytes: Bytes): Promise<boolean> => {
+  const check = async (
+    format: 'raw' | 'spki',
+    algorithm: EcKeyImportParams | RsaHashedImportParams | { name: string },
+    bytes: Bytes
+  ): Promise<boolean> => {
     // `importKey` has an overload for each format.
     const key = await crypto.subtle.importKey(format as 'raw', data, algorithm, false, ['verify'])
     return crypto.subtle.verify({ hash: 'SHA-256', ...algorithm }, key, bytes, message)
   }
   switch (type) {
     case KeyType.Ed25519: return check('raw', { name: 'Ed25519' }, signature)
-    case KeyType.Rsa: return check('spki', { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' }, signature)
-    case KeyType.Ecdsa: return check('spki', { name: 'ECDSA', namedCurve: 'P-256' }, rawSignature(signature))
-    default: throw new ConnectError('authentication', `the browser can not verify keys of type ${type}`)
+    case KeyType.Rsa: return check(
+      'spki',
+      { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' },
+      signature
+    )
+    case KeyType.Ecdsa: return check(
+      'spki',
+      { name: 'ECDSA', namedCurve: 'P-256' },
+      rawSignature(signature)
+    )
+    default: throw new ConnectError(
+      'authentication',
+      `the browser can not verify keys of type ${type}`
+    )
   }
 }
 

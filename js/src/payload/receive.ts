@@ -6,7 +6,14 @@ import { PayloadError } from './errors.js'
 import { Sha256 } from './sha256.js'
 import { isSame, piecesOf, Transfer, type PayloadOptions } from './transfer.js'
 import {
-  decodeHeader, decodeNumber, encodeReceipt, encodeResume, HASH_LENGTH, MAX_FIELDS, SHA256, type Header
+  decodeHeader,
+  decodeNumber,
+  encodeReceipt,
+  encodeResume,
+  HASH_LENGTH,
+  MAX_FIELDS,
+  SHA256,
+  type Header
 } from './wire.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
@@ -32,7 +39,9 @@ export async function receivePayload (
   return transfer.run(async () => {
     const header = await transfer.message(transfer.maxMetadata + MAX_FIELDS, decodeHeader)
     const { totalLength = 0, metadata, hash = 0, resumable } = header
-    if ((metadata?.length ?? 0) > transfer.maxMetadata) throw new PayloadError('bad-message', 'its metadata')
+    if ((metadata?.length ?? 0) > transfer.maxMetadata) {
+      throw new PayloadError('bad-message', 'its metadata')
+    }
     if (hash > SHA256) throw new PayloadError('bad-message', `unknown hash function ${hash}`)
     if (resumable && (hash !== SHA256 || header.totalLength === undefined)) {
       throw new PayloadError('bad-message', 'resumable without a length and a hash')
@@ -66,9 +75,9 @@ export class Payload {
   }
 
   /**
-   * Tells the sender that the bytes in `prefix` are here from an earlier attempt. Returns the offset
-   * at which those that follow begin: its length, or 0 if they do not belong to this payload and
-   * have to be discarded.
+   * Tells the sender that the bytes in `prefix` are here from an earlier attempt. Returns the
+   * offset at which those that follow begin: its length, or 0 if they do not belong to this payload
+   * and have to be discarded.
    */
   async resume (prefix: Blob): Promise<number> {
     return this.#transfer.run(() => this.#begin(prefix))
@@ -126,7 +135,9 @@ export class Payload {
     }
     await this.#transfer.write(encodeResume(have, have > 0 ? this.#hasher.digest() : undefined))
     const { number: offset } = await this.#transfer.message(MAX_FIELDS, decodeNumber)
-    if (offset !== have && offset !== 0) throw new PayloadError('bad-message', `begins at ${offset}`)
+    if (offset !== have && offset !== 0) {
+      throw new PayloadError('bad-message', `begins at ${offset}`)
+    }
     if (offset === 0) this.#hasher = new Sha256()
     this.#resumedFrom = offset
     return offset
@@ -144,7 +155,9 @@ export class Payload {
       let position = resumedFrom
       const deliver = async (piece: Bytes): Promise<void> => {
         position += piece.length
-        if (position > transfer.maxTotal) throw new PayloadError('too-large', `more than ${transfer.maxTotal} bytes`)
+        if (position > transfer.maxTotal) {
+          throw new PayloadError('too-large', `more than ${transfer.maxTotal} bytes`)
+        }
         if (this.isHashed) this.#hasher.update(piece)
         await take(piece).catch((cause: unknown) => {
           if (cause instanceof PayloadError) throw cause

@@ -66,7 +66,9 @@ export async function sendPayload (
     let position = resumedFrom
     for await (const piece of piecesOf(rest)) {
       position += piece.length
-      if (position > (total ?? transfer.maxTotal)) throw tooLarge(position, total ?? transfer.maxTotal)
+      if (position > (total ?? transfer.maxTotal)) {
+        throw tooLarge(position, total ?? transfer.maxTotal)
+      }
       if (isHashed) hasher.update(piece)
       await transfer.write(piece)
       transfer.progressed(position, total)
@@ -81,7 +83,9 @@ export async function sendPayload (
       throw new PayloadError('bad-message', `${confirmed} of ${position} bytes confirmed`)
     }
     // FIN of the receiver, without which the substream would not end.
-    if (await transfer.read() !== undefined) throw new PayloadError('bad-message', 'more than a receipt')
+    if (await transfer.read() !== undefined) {
+      throw new PayloadError('bad-message', 'more than a receipt')
+    }
     return { total: position, resumedFrom }
   })
 }

@@ -112,7 +112,9 @@ export class Transfer {
       const [byte] = await this.exactly(1, 'bad-message')
       length += (byte! & 127) * scale
       // Checked before a byte of the message is buffered.
-      if (length > max || (byte === 0 && scale > 1)) throw new PayloadError('bad-message', 'its length')
+      if (length > max || (byte === 0 && scale > 1)) {
+        throw new PayloadError('bad-message', 'its length')
+      }
       if (byte! < 128) break
     }
     const body = await this.exactly(length, 'bad-message')
@@ -142,7 +144,9 @@ export const isSame = (a: Bytes, b: Bytes): boolean =>
   a.length === b.length && a.every((byte, index) => byte === b[index])
 
 /** The pieces of a source. */
-export async function * piecesOf (source: Blob | Bytes | ReadableStream<Bytes>): AsyncGenerator<Bytes> {
+export async function * piecesOf (
+  source: Blob | Bytes | ReadableStream<Bytes>
+): AsyncGenerator<Bytes> {
   if (source instanceof Uint8Array) {
     for (let at = 0; at < source.length; at += PIECE) yield source.subarray(at, at + PIECE)
     return

@@ -91,7 +91,8 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
 
   async end (): Promise<void> {
     this.#isEnded = true
-    for (let waited = 0; waited < FLUSH_TIMEOUT && this.room() < this.limit; waited += FLUSH_CHECK) {
+    let waited = 0
+    for (; waited < FLUSH_TIMEOUT && this.room() < this.limit; waited += FLUSH_CHECK) {
       await delay(FLUSH_CHECK)
     }
     // The last packets are on their way, and would not be repeated.
@@ -140,8 +141,11 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
 
   closed (channel: RtcChannel): void {
     this.#busy.delete(channel)
-    if (channel === this.#zero) this.fail(new SessionError('closed-by-peer', 'the connection was closed'))
-    else this.#report(events => { events.closedByPeer(channel) })
+    if (channel === this.#zero) {
+      this.fail(new SessionError('closed-by-peer', 'the connection was closed'))
+    } else {
+      this.#report(events => { events.closedByPeer(channel) })
+    }
   }
 
   busy (channel: RtcChannel): void {

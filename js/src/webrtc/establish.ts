@@ -30,7 +30,9 @@ export function establish (
 ): RtcAttempt {
   const proven = deferred<Peer | undefined>()
   const failed = deferred<never>()
-  const isOpen = new Promise<void>(resolve => { zero.addEventListener('open', () => { resolve() }) })
+  const isOpen = new Promise<void>(resolve => {
+    zero.addEventListener('open', () => { resolve() })
+  })
   const abort = (): void => { failed.reject(signal.reason) }
   if (signal.aborted) abort()
   signal.addEventListener('abort', abort)

@@ -23,7 +23,11 @@ export const candidateOf = ({ host, port }: WebRtcAddress): string =>
   `candidate:1467250027 1 UDP 1467250027 ${host} ${port} typ host`
 
 /** The answer of the listener, with its candidate unless that is added later. */
-export function answerOf (address: WebRtcAddress, credential: string, withCandidate: boolean): string {
+export function answerOf (
+  address: WebRtcAddress,
+  credential: string,
+  withCandidate: boolean
+): string {
   const { host, port, certhashes } = address
   const family = host.includes(':') ? 6 : 4
   const hex = (hash: Uint8Array): string =>

@@ -164,7 +164,10 @@ export class WsCarrier implements Carrier {
       this.#onClose = resolve
       setTimeout(resolve, CLOSE_TIMEOUT)
     })
-    this.#close(closeCode === 0 && reason === '' ? NORMAL : Math.min(PRIVATE + closeCode, PRIVATE_LAST), reason)
+    this.#close(
+      closeCode === 0 && reason === '' ? NORMAL : Math.min(PRIVATE + closeCode, PRIVATE_LAST),
+      reason
+    )
     await closed
   }
 
@@ -193,9 +196,21 @@ export class WsCarrier implements Carrier {
 
   #causeOf ({ code, reason, wasClean }: CloseEvent): SessionError {
     const isOrderly = wasClean && (code < 1002 || code === 1005 || code >= 3000)
-    if (!isOrderly) return new SessionError('lost', `the WebSocket was closed with ${code} ${reason}`, code, reason)
+    if (!isOrderly) {
+      return new SessionError(
+        'lost',
+        `the WebSocket was closed with ${code} ${reason}`,
+        code,
+        reason
+      )
+    }
     const ownCode = code < 3000 && reason === '' ? 0 : code
-    return new SessionError('closed-by-peer', 'closed by the peer', this.#goodbye ?? ownCode, reason)
+    return new SessionError(
+      'closed-by-peer',
+      'closed by the peer',
+      this.#goodbye ?? ownCode,
+      reason
+    )
   }
 
   #queue (frame: Frame): void {
@@ -244,7 +259,7 @@ export class WsCarrier implements Carrier {
       const channel = this.#channels.get(stream)
       if (channel !== undefined && label === undefined) this.#onKnown(channel, frame)
       else if (this.#opens(frame, stream)) this.#onOpened(frame, stream)
-      else if (label !== undefined || (stream % 2 === 0 ? stream >= this.#next : stream > this.#highestOfPeer)) {
+      else if (label !== undefined || this.#isUnknown(stream)) {
         this.#violated(`unexpected substream ${stream}`)
       } else if (payload !== undefined) {
         // Late payload is legitimate, in any number. It is answered once.
@@ -268,7 +283,13 @@ export class WsCarrier implements Carrier {
   }
 
   #opens ({ label }: Frame, stream: number): boolean {
-    return label !== undefined && stream % 2 === 1 && stream > this.#highestOfPeer && stream <= MAX_NUMBER
+    const isOfPeer = stream % 2 === 1 && stream <= MAX_NUMBER
+    return label !== undefined && isOfPeer && this.#isUnknown(stream)
+  }
+
+  /** Whether there has been no substream of this number; others are late. */
+  #isUnknown (stream: number): boolean {
+    return stream % 2 === 0 ? stream >= this.#next : stream > this.#highestOfPeer
   }
 
   #onOpened (frame: Frame, stream: number): void {

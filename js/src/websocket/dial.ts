@@ -16,12 +16,17 @@ export interface WebSocketDial {
 }
 
 /** Dials, and authenticates the server. Throws `ConnectError`, or the reason of the signal. */
-export async function dialWebSocket (address: WebSocketAddress, dial: WebSocketDial): Promise<SessionStart> {
+export async function dialWebSocket (
+  address: WebSocketAddress,
+  dial: WebSocketDial
+): Promise<SessionStart> {
   const { security, limits, signal } = dial
   if (address.url.startsWith('ws:') && !dial.plaintext) {
     throw new ConnectError('invalid-option', `plaintextWebSockets is not set: ${address.url}`)
   }
-  if (typeof WebSocket === 'undefined') throw new ConnectError('unsupported', 'there is no WebSocket')
+  if (typeof WebSocket === 'undefined') {
+    throw new ConnectError('unsupported', 'there is no WebSocket')
+  }
   let socket: WebSocket
   try {
     socket = new WebSocket(address.url, security.subprotocol)

@@ -23,7 +23,11 @@ const otherCerthash = address => address.replace(/(certhash\/uEi.{10})(.)/, (_, 
   start + (char === 'A' ? 'B' : 'A'))
 
 export const wrongCerthash = parameters =>
-  expectError('authentication', dial({ ...parameters, address: otherCerthash(parameters.address) }), 1_000)
+  expectError(
+    'authentication',
+    dial({ ...parameters, address: otherCerthash(parameters.address) }),
+    1_000
+  )
 
 export async function wrongPeer ({ address }) {
   const other = address.replace(/\/p2p\/.*/, `/p2p/${OTHER_PEER}`)
@@ -76,7 +80,10 @@ export async function nobodyListens ({ address }) {
 export async function abortedDial ({ address }) {
   const dead = address.replace(/udp\/\d+/, `udp/${DEAD_PORT}`)
   const controller = new AbortController()
-  const dialling = errorOf(connect(dead, { security: certificateHash, signal: controller.signal }), 'dial')
+  const dialling = errorOf(
+    connect(dead, { security: certificateHash, signal: controller.signal }),
+    'dial'
+  )
   const reason = new Error('no longer wanted')
   setTimeout(() => controller.abort(reason), 50)
   assert(await within(1_000, 'abort', dialling) === reason, 'another error than the reason')
@@ -86,7 +93,11 @@ export const echoOverVersion1 = parameters =>
   withSession(parameters, { version: version1 }, async () => {})
 
 export const mungingIsRefused = ({ address }) =>
-  expectError('munging-refused', connect(address, { security: certificateHash, version: version1 }), 1_000)
+  expectError(
+    'munging-refused',
+    connect(address, { security: certificateHash, version: version1 }),
+    1_000
+  )
 
 export const localNetworkIsDenied = parameters =>
   expectError('local-network-denied', dial(parameters), 1_000)
@@ -97,7 +108,11 @@ export async function anyPrefersWebrtc ({ addresses }) {
   const { session, address, lost } = await connectAny(addresses, options)
   assert(address.includes('webrtc-direct'), address)
   assertEqual(session.transport, 'webrtc', 'transport')
-  assertEqual(lost.map(({ error }) => error), lost.map(() => undefined), 'errors of those that lost')
+  assertEqual(
+    lost.map(({ error }) => error),
+    lost.map(() => undefined),
+    'errors of those that lost'
+  )
   session.close({ closeCode: 7, reason: 'done' })
   await session.closed
 }

@@ -61,10 +61,17 @@ export const stalledInTheListener = parameters => withSession(parameters, {}, as
   await readAll(release.readable)
   await within(30_000, 'the held one', written)
   const { value } = await reader.read()
-  assertEqual(Number(new DataView(value.buffer, value.byteOffset).getBigUint64(0)), length, 'bytes that arrived')
+  assertEqual(
+    Number(new DataView(value.buffer, value.byteOffset).getBigUint64(0)),
+    length,
+    'bytes that arrived'
+  )
   assert((await reader.read()).done, 'the end')
   await stalled.finished
-  return { 'sent-kib': Math.round(sent / KIB), 'neighbours-cost-percent': Math.round(100 * (beside / alone - 1)) }
+  return {
+    'sent-kib': Math.round(sent / KIB),
+    'neighbours-cost-percent': Math.round(100 * (beside / alone - 1))
+  }
 })
 
 /** Two channels of this browser to itself, without frames: what its SCTP can do. */

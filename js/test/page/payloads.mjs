@@ -1,7 +1,16 @@
 // Payloads, to and from the listener.
 
 import { receivePayload, sendPayload } from '../../dist/payload.js'
-import { assert, assertEqual, errorOf, open, pattern, sameBytes, within, withSession } from './tools.mjs'
+import {
+  assert,
+  assertEqual,
+  errorOf,
+  open,
+  pattern,
+  sameBytes,
+  within,
+  withSession
+} from './tools.mjs'
 
 const put = async (session, source, options) =>
   sendPayload(await open(session, '/put'), source, options)
@@ -25,7 +34,11 @@ export const payloads = parameters => withSession(parameters, {}, async session 
 
   const whole = await get(session, {})
   assertEqual(new TextDecoder().decode(whole.metadata), 'from-listener', 'metadata')
-  assertEqual([whole.total, whole.isHashed, whole.isResumable], [content.length, true, true], 'header')
+  assertEqual(
+    [whole.total, whole.isHashed, whole.isResumable],
+    [content.length, true, true],
+    'header'
+  )
   assert(sameBytes(await whole.bytes(content.length), content), 'other bytes')
 
   const prefix = new Blob([content.subarray(0, 1_000_000)])
@@ -55,7 +68,11 @@ export const payloadsThatFail = parameters => withSession(parameters, {}, async 
   const content = pattern(3_000_000)
   await put(session, content, { metadata: text('stored') })
   const kindOf = async (promise, what) => (await within(10_000, what, errorOf(promise, what))).kind
-  assertEqual(await kindOf(put(session, content, { maxTotal: 1000 }), 'maxTotal'), 'too-large', 'put')
+  assertEqual(
+    await kindOf(put(session, content, { maxTotal: 1000 }), 'maxTotal'),
+    'too-large',
+    'put'
+  )
   assertEqual(await kindOf(get(session, { maxTotal: 1000 }), 'maxTotal'), 'too-large', 'get')
   const limited = await get(session, {})
   assertEqual(await kindOf(limited.bytes(1000), 'limit'), 'too-large', 'bytes')

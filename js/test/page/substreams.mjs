@@ -1,7 +1,8 @@
 // Substreams over one session: what arrives, and how they end.
 
 import {
-  assert, assertEqual, chunksOf, errorOf, open, pattern, readAll, sameBytes, send, within, withSession
+  assert, assertEqual, chunksOf, errorOf, open, pattern, readAll, sameBytes, send, within,
+  withSession
 } from './tools.mjs'
 
 const RESET_CODE = 77

@@ -55,7 +55,11 @@ export async function withSession (parameters, options, body) {
   const { substreams } = await session.getStats()
   assertEqual(substreams, 0, 'substreams that are left')
   session.close({ closeCode: 7, reason: 'done' })
-  assertEqual(await within(5_000, 'close', session.closed), { closeCode: 7, reason: 'done' }, 'closed')
+  assertEqual(
+    await within(5_000, 'close', session.closed),
+    { closeCode: 7, reason: 'done' },
+    'closed'
+  )
   return figures
 }
 
