@@ -108,6 +108,18 @@ async fn the_listener_closes_and_drains() {
     }
 }
 
+/// A page that is closed says nothing. Its listener notices, and serves the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_closed_leaves_nothing_behind() {
+    for (browser, way) in [(CHROMIUM, PLAIN), (FIREFOX, PLAIN), (CHROMIUM, WEBSOCKET)] {
+        let server = Server::start(browser.ip(), way, |_| ()).await;
+        driver::run(browser, &server.parameters(), &["page-leaves", "echo"]).await;
+        server
+            .finish(&["left: in the middle", CLOSED, "ended: "])
+            .await;
+    }
+}
+
 /// The carrier that the listener of a process of its own is asked for.
 const SERVES: &str = "BROWSER_CLIENT_SERVES";
 

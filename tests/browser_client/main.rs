@@ -100,6 +100,13 @@ async fn substreams_of_chromium() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_substreams() {
+    for browser in BROWSERS {
+        passes(browser, PLAIN, &["ten-thousand-substreams"], &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn substreams_of_firefox() {
     for sctp in ["dcsctp", "usrsctp"] {
         passes(Browser::Firefox(sctp), PLAIN, &SUBSTREAMS, &NOTES).await;

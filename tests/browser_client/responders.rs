@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::failures::Failures;
 
-pub(crate) const PROTOCOLS: [&str; 15] = [
+pub(crate) const PROTOCOLS: [&str; 16] = [
     "/call-back",
     "/close",
     "/die",
@@ -24,6 +24,7 @@ pub(crate) const PROTOCOLS: [&str; 15] = [
     "/put",
     "/release",
     "/reset",
+    "/see-end",
     "/see-reset",
     "/see-stop",
     "/stop",
@@ -165,6 +166,12 @@ async fn respond(
         "/reset" => {
             substream.read_u8().await?;
             substream.reset(RESET_CODE);
+            return Ok(());
+        }
+        "/see-end" => {
+            let chunk = pattern(251 * 1024);
+            while substream.write_all(&chunk).await.is_ok() {}
+            notes.add("left", &"in the middle");
             return Ok(());
         }
         "/see-reset" => {

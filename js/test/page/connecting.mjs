@@ -183,3 +183,11 @@ export async function listenerDrains (parameters) {
   await within(5_000, 'the end', session.closed)
   await substream.finished
 }
+
+/** The page is left in the middle of a transfer: the test closes it. */
+export async function pageLeaves (parameters) {
+  const session = await dial(parameters)
+  const substream = await session.createBidirectionalStream({ protocol: '/see-end' })
+  const reader = substream.readable.getReader()
+  for (let read = 0; read < 1_000_000;) read += (await reader.read()).value.length
+}

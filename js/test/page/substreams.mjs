@@ -180,3 +180,23 @@ export const manySubstreams = parameters => withSession(parameters, {}, async se
   await Promise.all(Array.from({ length: 1000 }, (_, number) => one(number)))
   return { 'substreams-per-s': Math.round(1000 / (performance.now() - start) * 1000) }
 })
+
+/** More substreams in a row than a browser has numbers for channels at once. */
+export const tenThousandSubstreams = parameters => withSession(parameters, {}, async session => {
+  const count = 10_000
+  let next = 0
+  const worker = async () => {
+    while (next < count) {
+      const number = next++
+      const substream = await session.createBidirectionalStream({ protocol: '/echo' })
+      const sent = send(substream, pattern(10, number))
+      assert(sameBytes(await readAll(substream.readable), pattern(10, number)), 'other bytes')
+      await sent
+    }
+  }
+  const start = performance.now()
+  await Promise.all(Array.from({ length: 64 }, worker))
+  const { substreamsOpened } = await session.getStats()
+  assert(substreamsOpened === count, `${substreamsOpened} substreams`)
+  return { 'substreams-per-s': Math.round(count / (performance.now() - start) * 1000) }
+})
