@@ -228,7 +228,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   }
 
   badFraming (channel: Channel): void {
-    const message = 'what has arrived are no frames'
+    const message = 'no frames have arrived'
     this.#substreams.get(channel)?.reset('protocol', message, Code.PROTOCOL_VIOLATION, true)
   }
 

@@ -368,3 +368,21 @@ test('a close gives its code, resets what is not ended, and ends what is', async
   assert.ok(fixture.source.isClosed)
   assert.equal((await errorOf(cut.substream.finished)).kind, 'session')
 })
+
+test('a channel that has closed with data takes no room from the others', async () => {
+  const fixture = start({ sendBuffer: 64 * KIB })
+  const lost = await open(fixture)
+  lost.channel.receive({ maxData: MIB })
+  const failing = errorOf(lost.substream.writable.getWriter().write(new Uint8Array(MIB)))
+  await settle()
+  assert.ok(lost.channel.bufferedAmount >= 48 * KIB)
+  lost.channel.receive({ flag: Flag.ResetStream, errorCode: 5 })
+  lost.channel.readyState = 'closed'
+  lost.channel.onclose()
+  assert.equal((await failing).streamErrorCode, 5)
+  const { substream, channel } = await open(fixture)
+  channel.receive({ maxData: MIB })
+  substream.writable.getWriter().write(new Uint8Array(32 * KIB)).catch(() => {})
+  await settle()
+  assert.equal(channel.payload, 32 * KIB)
+})

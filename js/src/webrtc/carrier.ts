@@ -160,6 +160,6 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
 
   #report (report: (events: CarrierEvents) => void, cost?: number): void {
     if (this.#events.report(report, cost)) return
-    this.fail(new SessionError('protocol', 'the peer sent too much before it was authenticated'))
+    this.fail(new SessionError('protocol', 'too much before authentication'))
   }
 }

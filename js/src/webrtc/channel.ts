@@ -50,8 +50,10 @@ export class RtcChannel implements Channel {
     return this.#channel?.readyState === 'open' && !this.#isOver
   }
 
+  /** A channel that has closed with data keeps its amount. */
   get queued (): number {
-    return this.#channel?.bufferedAmount ?? 0
+    const channel = this.#channel
+    return channel === undefined || channel.readyState === 'closed' ? 0 : channel.bufferedAmount
   }
 
   send (frame: Frame): void {

@@ -226,8 +226,8 @@ export class WsCarrier implements Carrier {
     if (this.#batched === 0) return
     const message = this.#batch.subarray(0, this.#batched)
     this.#batched = 0
-    // A socket that closes drops it.
-    this.socket.send(message)
+    // One that closes would drop it, and complain.
+    if (this.socket.readyState === 1) this.socket.send(message)
   }
 
   #onMessage (data: unknown): void {
@@ -243,24 +243,24 @@ export class WsCarrier implements Carrier {
       }
     } catch (error) {
       if (!(error instanceof FramingError)) throw error
-      this.#violated(`what has arrived are no frames: ${error.message}`)
+      this.#violated(`no frames: ${error.message}`)
     }
   }
 
   #onFrame (frame: Frame): void {
     const { stream, label, payload, flag } = frame
     if (stream === undefined) {
-      this.#violated('a frame without a substream')
+      this.#violated('a frame without stream')
     } else if (stream === 0) {
       this.#onZero(frame)
     } else if (this.handshake.onFrame !== undefined) {
-      this.#violated('a substream before the peer is authenticated')
+      this.#violated('a substream before authentication')
     } else {
       const channel = this.#channels.get(stream)
       if (channel !== undefined && label === undefined) this.#onKnown(channel, frame)
       else if (this.#opens(frame, stream)) this.#onOpened(frame, stream)
       else if (label !== undefined || this.#isUnknown(stream)) {
-        this.#violated(`unexpected substream ${stream}`)
+        this.#violated(`unexpected stream ${stream}`)
       } else if (payload !== undefined) {
         // Late payload is legitimate, in any number. It is answered once.
         this.#answerLate(stream)
@@ -274,7 +274,7 @@ export class WsCarrier implements Carrier {
     if (this.handshake.onFrame !== undefined) {
       this.handshake.onFrame(frame)
     } else if (frame.payload !== undefined || frame.label !== undefined) {
-      this.#violated('payload outside of any substream')
+      this.#violated('payload on stream 0')
     } else {
       // The reason follows in the close frame.
       if (frame.flag === Flag.Fin) this.#goodbye ??= frame.errorCode
@@ -327,6 +327,6 @@ export class WsCarrier implements Carrier {
 
   #report (report: (events: CarrierEvents) => void, cost?: number): void {
     if (this.#events.report(report, cost)) return
-    this.#violated('the peer sent too much before it was authenticated')
+    this.#violated('too much before authentication')
   }
 }
