@@ -10,7 +10,7 @@ const PERMISSION_CHECK = 700
  * How long after the last answer of the peer a browser reports that there is none, at most: after
  * two checks that failed, of which Firefox makes one in 5 s. Statistics do not tell it.
  */
-const disconnectedAfter = (): number => navigator.userAgent.includes('Firefox') ? 12_000 : 7_000
+const disconnectedAfter = (): number => navigator.userAgent.includes('Firefox') ? 12_000 : 8_000
 
 /** Reports why a dial fails, until the result is called. */
 export function watchDial (
