@@ -104,7 +104,9 @@ export const localNetworkIsDenied = parameters =>
 
 /** WebRTC wins, and the WebSocket is not dialled. */
 export async function anyPrefersWebrtc ({ addresses }) {
-  const options = { security: noise(), plaintextWebSockets: true }
+  // However long a handshake takes on a machine that is busy.
+  const webSocketHeadStart = 10_000
+  const options = { security: noise(), plaintextWebSockets: true, webSocketHeadStart }
   const { session, address, lost } = await connectAny(addresses, options)
   assert(address.includes('webrtc-direct'), address)
   assertEqual(session.transport, 'webrtc', 'transport')
@@ -125,7 +127,7 @@ export async function anyFallsBack ({ addresses }) {
   const { session, address } = await connectAny(blocked, options)
   const ms = Math.round(performance.now() - start)
   assert(address.includes('/ws'), address)
-  assert(ms >= 300 && ms < 1_500, `after ${ms} ms`)
+  assert(ms >= 300 && ms < 3_000, `after ${ms} ms`)
   session.close({ closeCode: 7, reason: 'done' })
   await session.closed
   return { 'fallback-ms': ms }
