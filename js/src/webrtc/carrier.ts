@@ -20,6 +20,9 @@ export interface ChannelSource {
 const FLUSH_TIMEOUT = 1_000
 const FLUSH_CHECK = 10
 
+/** What a busy machine takes to send what the browser has queued, beside two round trips. */
+const LINGER = 100
+
 const delay = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(resolve, ms) })
 
 export class RtcCarrier implements Carrier, RtcChannelEvents {
@@ -97,7 +100,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
     }
     // The last packets are on their way, and would not be repeated.
     const { roundTripTime } = await this.stats()
-    await delay(Math.min(FLUSH_TIMEOUT, 2 * (roundTripTime ?? 0) + FLUSH_CHECK))
+    await delay(Math.min(FLUSH_TIMEOUT, 2 * (roundTripTime ?? 0) + LINGER))
     this.source.close()
   }
 
