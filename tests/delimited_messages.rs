@@ -327,6 +327,71 @@ async fn a_writer_that_is_dropped_within_a_message_resets_the_substream() {
     pair.finish().await;
 }
 
+/// A close delivers what was written. A message that waits for room then is not a part of it, and
+/// must not take the rest with it.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_waits_while_the_connection_closes_loses_only_its_own_message() {
+    let pair = Pair::new();
+    let (a, b) = pair.substream().await;
+    let (reader_a, mut writer) = Messages::new(a, MAX).into_split();
+    let (mut reader, writer_b) = Messages::new(b, MAX).into_split();
+    let message = Bytes::from(pattern(10 * KIB));
+    let mut written = 0;
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        let mut writing = Box::pin(writer.write(message.clone()));
+        if writing.as_mut().poll(&mut cx).is_pending() {
+            break;
+        }
+        written += 1;
+    }
+    let closing = tokio::spawn({
+        let a = pair.a.clone();
+        async move { a.close().await }
+    });
+    settle().await;
+    drop(writer);
+    let mut read = 0;
+    let error = loop {
+        match within("a message", reader.read()).await {
+            Ok(Some(message)) => assert_eq!(message.len(), 10 * KIB),
+            Ok(None) => panic!("the stream was not finished"),
+            Err(error) => break error,
+        }
+        read += 1;
+    };
+    assert!(
+        written > 1 && read == written,
+        "{read} of {written}: {error}"
+    );
+    drop((reader_a, reader, writer_b));
+    within("the close", closing).await.unwrap();
+    pair.finish().await;
+}
+
+/// The close that a dropped `finish` leaves behind goes on, whatever is tried afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_message_after_the_end_fails_and_leaves_the_end_as_it_is() {
+    let pair = Pair::new();
+    let (a, b) = pair.substream().await;
+    let (reader_a, mut writer) = Messages::new(a, MAX).into_split();
+    let (reader, writer_b) = Messages::new(b, MAX).into_split();
+    writer.write(pattern(50 * KIB).into()).await.unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(
+        Box::pin(writer.finish())
+            .as_mut()
+            .poll(&mut cx)
+            .is_pending()
+    );
+    let error = writer.write(Bytes::from_static(b"late")).await.unwrap_err();
+    assert_eq!(io::Error::from(error).kind(), ErrorKind::BrokenPipe);
+    drop(writer);
+    assert!(read_all(reader).await == [pattern(50 * KIB)]);
+    drop((reader_a, writer_b));
+    pair.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dropped_write_goes_on_with_the_next() {
     let pair = Pair::new();

@@ -99,7 +99,7 @@ impl Messages {
     /// As of [`MessageWriter::finish`].
     ///
     /// # Cancel safety
-    /// The close continues if the future is dropped.
+    /// As of [`MessageWriter::finish`].
     pub async fn finish(&mut self) -> Result<Finished, FinishError> {
         self.writer.finish().await
     }

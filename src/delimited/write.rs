@@ -22,8 +22,8 @@ const COPIED: usize = 4096;
 /// # Drop
 /// As of [`WriteHalf`]: what was written is delivered, followed by FIN. If a message was taken and
 /// not written to its end, the substream is reset with
-/// [`code::ABANDONED`](crate::substream::code::ABANDONED): the peer must not take a part for the
-/// whole.
+/// [`code::ABANDONED`](crate::substream::code::ABANDONED), unless it has ended before: the peer
+/// must not take a part for the whole.
 #[derive(Debug)]
 pub struct MessageWriter {
     half: WriteHalf,
@@ -91,8 +91,8 @@ impl MessageWriter {
     /// Those of [`WriteHalf::finish`].
     ///
     /// # Cancel safety
-    /// No message is lost if the future is dropped. Once every message was taken by the substream,
-    /// the close continues.
+    /// If the future is dropped, the close continues once every message was taken by the substream;
+    /// before that nothing has happened yet.
     pub async fn finish(&mut self) -> Result<Finished, FinishError> {
         // An error is one of the substream, which `finish` returns as well.
         let _ = poll_fn(|cx| self.poll_pending(cx)).await;
@@ -123,8 +123,17 @@ impl MessageWriter {
 
     /// Hands the pending message to the substream.
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MessageWriteError>> {
-        self.poll_hand_over(cx)
-            .map_err(MessageWriteError::Substream)
+        let handed_over = self.poll_hand_over(cx);
+        if matches!(handed_over, Poll::Ready(Err(_))) {
+            // The stream has ended, and its end is not changed by a message that came too late.
+            self.begin_nothing();
+        }
+        handed_over.map_err(MessageWriteError::Substream)
+    }
+
+    fn begin_nothing(&mut self) {
+        self.prefix = Prefix::default();
+        self.message = Bytes::new();
     }
 
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -133,7 +142,7 @@ impl MessageWriter {
             self.prefix.begin += written;
         }
         if self.message.len() > COPIED {
-            return self.half.poll_write_chunk(cx, &mut self.message);
+            ready!(self.half.poll_write_chunk(cx, &mut self.message))?;
         }
         while !self.message.is_empty() {
             let written = ready!(Pin::new(&mut self.half).poll_write(cx, &self.message))?;
@@ -147,8 +156,9 @@ impl MessageWriter {
 
 impl Drop for MessageWriter {
     fn drop(&mut self) {
-        if self.is_pending() && self.half.close_outcome().is_none() {
-            self.half.reset(code::ABANDONED);
+        if self.is_pending() {
+            // By the drop of the half, which leaves alone what is closing already.
+            self.half.reset_on_drop(code::ABANDONED);
         }
     }
 }
