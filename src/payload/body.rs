@@ -544,6 +544,10 @@ impl Body {
 
     /// Sends the receipt.
     async fn confirm(&mut self) -> Result<(), PayloadError> {
+        if self.watch.is_over() {
+            // A receipt would not be sent any more. No effect after a cancellation.
+            self.watch.state.expire();
+        }
         if !self.watch.state.complete() {
             return Err(match self.watch.state.cancelled() {
                 Some(code) => PayloadError::Cancelled(code),

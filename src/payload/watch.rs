@@ -242,6 +242,11 @@ impl Watch {
         Poll::Ready(Err(self.expired(limit)))
     }
 
+    /// Whether the time for the whole payload is over.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     pub(super) fn expired(&self, limit: TimeLimit) -> Interrupt {
         let after = match limit {
             TimeLimit::Idle => self.idle_timeout,

@@ -116,3 +116,32 @@ async fn a_payload_that_expires_while_it_is_stored_is_not_confirmed() {
     assert_eq!(receiver.open(), 0);
     pair.finish().await;
 }
+
+/// Also if nobody needs its slot: the receipt would not be sent any more.
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_is_stored_too_late_is_not_reported_as_received() {
+    let pair = Pair::new();
+    let receiver = receiver(|config| config.time_limit = Duration::from_secs(600));
+    let (here, there) = pair.substream().await;
+    let patient = payload_config(|config| config.idle_timeout = Duration::from_secs(3000));
+    let sender = Sender::new(here, patient).unwrap();
+    let sending = tokio::spawn(sender.send_bytes(pattern(1000).into()));
+    let payload = receiver.receive(there).await.unwrap();
+    let complete = payload.copy_unconfirmed(&mut Vec::new()).await.unwrap();
+    sleep(Duration::from_secs(601)).await;
+    let confirmed = complete.confirm().await;
+    assert!(
+        matches!(
+            confirmed,
+            Err(PayloadError::Expired {
+                limit: TimeLimit::Total,
+                ..
+            })
+        ),
+        "{confirmed:?}"
+    );
+    let sent = within("the end", sending).await.unwrap();
+    assert!(matches!(sent, Err(SendError::Rejected(_))), "{sent:?}");
+    assert_eq!(receiver.open(), 0);
+    pair.finish().await;
+}
