@@ -1,6 +1,7 @@
 //! The addresses of a socket that is bound to a wildcard address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 /// Returns `socket` itself, or for a wildcard address those of all interfaces, of its family.
 ///
@@ -9,14 +10,8 @@ pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
     if !socket.ip().is_unspecified() {
         return vec![socket];
     }
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(target: "anabranch::endpoint", %error, "interfaces not listed");
-        Vec::new()
-    });
-    let candidates = interfaces
+    let candidates = up()
         .into_iter()
-        .filter(|interface| interface.is_oper_up())
-        .map(|interface| interface.ip())
         .filter(|ip| ip.is_ipv4() == socket.is_ipv4() && !is_link_local(*ip));
     let (loopback, others): (Vec<_>, Vec<_>) = candidates.partition(IpAddr::is_loopback);
     let chosen = if others.is_empty() { loopback } else { others };
@@ -24,6 +19,23 @@ pub(crate) fn concrete(socket: SocketAddr) -> Vec<SocketAddr> {
         .into_iter()
         .map(|ip| SocketAddr::new(ip, socket.port()))
         .collect()
+}
+
+/// The addresses of the interfaces that are up. Those of the last time, if they can not be listed
+/// now, for example because the process has no file descriptor left: that says nothing about them.
+fn up() -> Vec<IpAddr> {
+    static LAST: Mutex<Vec<IpAddr>> = Mutex::new(Vec::new());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match if_addrs::get_if_addrs() {
+        Ok(all) => {
+            let up = all.iter().filter(|interface| interface.is_oper_up());
+            *last = up.map(if_addrs::Interface::ip).collect();
+        }
+        Err(error) => {
+            tracing::warn!(target: "anabranch::endpoint", %error, "interfaces not listed");
+        }
+    }
+    last.clone()
 }
 
 /// Whether the address is link-local IPv6: it needs a zone, which our multiaddrs cannot express.

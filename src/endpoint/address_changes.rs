@@ -68,7 +68,7 @@ impl AddressChanges {
     /// when the endpoint is closed or dropped and every address has expired.
     ///
     /// A listener that is added or closed is reported at once. The interfaces of the machine are
-    /// listed every 5 s while this waits.
+    /// listed by each call that does not find a change noted already, and every 5 s while it waits.
     ///
     /// # Cancel safety
     /// No change is lost if the future is dropped.
