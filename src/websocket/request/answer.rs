@@ -43,6 +43,14 @@ impl Answer {
         }
     }
 
+    /// The header `Connection`. Upgrade is an option of the connection (RFC 9110 section 7.8).
+    pub(super) fn connection(&self) -> &'static str {
+        match self.status {
+            426 => "close, upgrade",
+            _ => "close",
+        }
+    }
+
     /// One line of plain text. It contains nothing that the client sent.
     pub fn body(&self) -> &str {
         &self.body
@@ -52,11 +60,7 @@ impl Answer {
     /// body for HEAD.
     pub fn encode(&self, with_body: bool) -> Vec<u8> {
         let (status, reason) = (self.status, reason(self.status));
-        // Upgrade is an option of the connection (RFC 9110 section 7.8).
-        let connection = match self.status {
-            426 => "close, upgrade",
-            _ => "close",
-        };
+        let connection = self.connection();
         let mut text = format!("HTTP/1.1 {status} {reason}\r\nconnection: {connection}\r\n");
         for (name, value) in self.headers() {
             text.extend([name, ": ", value, "\r\n"]);

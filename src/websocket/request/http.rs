@@ -64,10 +64,14 @@ impl UpgradeRequest {
 }
 
 impl Answer {
-    /// The response with its headers and its body of plain text.
+    /// The response with its headers, which close the connection, and its body of plain text.
     pub fn http_response(&self) -> Response<String> {
         let status = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let mut response = respond(status, self.headers(), self.body().to_owned());
+        response.headers_mut().insert(
+            http::header::CONNECTION,
+            HeaderValue::from_static(self.connection()),
+        );
         response.headers_mut().insert(
             http::header::CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
@@ -175,11 +179,25 @@ mod tests {
         let response = error.answer().http_response();
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(response.headers()["allow"], "GET");
+        assert_eq!(response.headers()["connection"], "close");
         assert_eq!(
             response.headers()["content-type"],
             "text/plain; charset=utf-8"
         );
         assert_eq!(response.body(), error.answer().body());
+    }
+
+    /// RFC 9110 section 7.8.
+    #[test]
+    fn a_response_that_names_an_upgrade_has_it_among_the_options_of_the_connection() {
+        let config = config();
+        let mut request = request("/", &config);
+        request.headers_mut().remove("upgrade");
+        let response = check(&request, &config).expect_err("no upgrade").answer();
+        let response = response.http_response();
+        assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(response.headers()["upgrade"], "websocket");
+        assert_eq!(response.headers()["connection"], "close, upgrade");
     }
 
     /// The whole target is checked, not its path alone (RFC 9112 section 3.2.2).
