@@ -50,6 +50,8 @@ impl Identity {
     ///
     /// The file appears as a whole or not at all, also if the program is killed. Of several
     /// programs that start at once, all get the identity of the first. Its directory has to exist.
+    /// A program that is killed while it stores the key can leave a file `<name>.<digits>.new`
+    /// there. The mode of a file that exists is not looked at.
     ///
     /// Blocks for a moment on the file system: call it before the runtime serves anything.
     ///
@@ -106,23 +108,39 @@ fn load(path: &Path) -> io::Result<Vec<u8>> {
 /// Writes a new file; `AlreadyExists` if there is one.
 ///
 /// A link fails if its name exists, and a rename would replace the file: so the bytes are written
-/// and synchronized under another name first.
+/// and synchronized under another name first. Where there are no links (FAT, some network file
+/// systems), the file itself is written, which a crash can leave in part.
 fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.new", rand::random::<u64>()));
     let temporary = path.with_file_name(name);
+    let linked = create(&temporary, bytes).and_then(|()| match fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => create(path, bytes),
+        linked => linked,
+    });
+    let removed = fs::remove_file(&temporary);
+    linked.and(removed)?;
+    #[cfg(unix)]
+    if let Some(directory) = path.parent() {
+        // Otherwise the name may be gone after a power failure.
+        let directory = match directory.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => directory,
+        };
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Writes a file that does not exist, for its owner alone.
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary)?;
-    let stored = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::hard_link(&temporary, path));
-    drop(file);
-    let removed = fs::remove_file(&temporary);
-    stored.and(removed)
+    let mut file = options.open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
