@@ -126,10 +126,17 @@ impl Expected {
         self.peers().expect(remote, peer)
     }
 
-    /// Hands a peer whose first datagram has arrived to the one who expects it, or returns it.
+    /// Hands a peer whose first datagram has arrived to the one who expects any peer from there, or
+    /// returns it. Who expects a certain one waits until it has proven its identity: whoever asks
+    /// for the hole names the address, which may be that of another peer.
     pub(crate) fn take_first(&self, incoming: Incoming) -> Option<Incoming> {
         let remote = incoming.remote_address();
-        match self.peers().take(remote, Arrival::First(incoming)) {
+        let mut peers = self.peers();
+        let expected = peers.expected.get(&remote);
+        if expected.is_some_and(|expected| expected.peer.is_some()) {
+            return Some(incoming);
+        }
+        match peers.take(remote, Arrival::First(incoming)) {
             Some(Arrival::First(incoming)) => Some(incoming),
             None | Some(Arrival::Accepted(..)) => None,
         }
@@ -146,11 +153,16 @@ impl Expected {
         (peer, connection): (PeerId, Connection),
     ) -> Result<(PeerId, Connection), Error> {
         let mut peers = self.peers();
-        let expected = match peers.addresses.get(&peer) {
-            Some(&expected) if !peers.expected.contains_key(&remote) => expected,
-            _ => remote,
+        let expected = match peers.expected.get(&remote) {
+            Some(expected) if expected.peer.is_none_or(|other| other == peer) => Some(remote),
+            _ => peers.addresses.get(&peer).copied(),
         };
-        match peers.take(expected, Arrival::Accepted(peer, connection)) {
+        let arrival = Arrival::Accepted(peer, connection);
+        let left = match expected {
+            Some(expected) => peers.take(expected, arrival),
+            None => Some(arrival),
+        };
+        match left {
             Some(Arrival::Accepted(peer, connection)) => {
                 peers.arrived.push_back((Instant::now(), remote));
                 peers.forget();

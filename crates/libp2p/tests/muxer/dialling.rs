@@ -182,6 +182,33 @@ async fn a_dial_as_a_listener_takes_its_peer_from_another_port() {
     assert_eq!(peer, dialler_id);
 }
 
+/// Whoever asks for the hole names the address: it may be that of another peer.
+#[tokio::test]
+async fn a_dial_as_a_listener_does_not_take_another_peer_from_the_address_it_was_given() {
+    let (_, mut listener) = transport();
+    let (asking_id, _asking) = transport();
+    let (other_id, mut other) = transport();
+    let (_, of_other) = listen(&mut other, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let (_, to) = listen(&mut listener, "/ip4/127.0.0.1/udp/0/webrtc-direct").await;
+    let as_listener = DialOpts {
+        role: Endpoint::Listener,
+        ..DIAL
+    };
+    let named = of_other.with_p2p(asking_id).expect("it has none");
+    let punching = listener.dial(named, as_listener).expect("it listens");
+    let punching = tokio::spawn(punching);
+    let dialling = tokio::spawn(other.dial(to, DIAL).expect("an address"));
+    let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else {
+        panic!("nobody arrives");
+    };
+    let (peer, accepted) = upgrade.await.expect("it is the listener's");
+    assert_eq!(peer, other_id);
+    let (_, dialled) = dialling.await.expect("no panic").expect("it listens");
+    substream(&mut [dialled, accepted]).await;
+    assert!(!punching.is_finished(), "it still waits for its own peer");
+    punching.abort();
+}
+
 /// DCUtR then tries again, and the next dial of the peer is the one that is expected.
 #[tokio::test]
 async fn a_dial_as_a_listener_to_a_peer_that_has_just_connected_fails_at_once_and_only_once() {
