@@ -24,6 +24,8 @@ const PROTOCOL: &str = "/roaming/1";
 /// The environment variable with the parameters of a child.
 const LISTENER: &str = "ANABRANCH_ROAMING_LISTENER";
 const UPLOAD: &str = "ANABRANCH_ROAMING_UPLOAD";
+/// Set where the tests must not be skipped.
+const REQUIRED: &str = "ANABRANCH_REQUIRE_NAMESPACES";
 const LENGTH: &str = "ANABRANCH_ROAMING_LENGTH";
 
 /// 4 MB/s: not limited by the machine, and no load for other tests.
@@ -149,6 +151,7 @@ fn transfer(
     let net = match Net::new(test) {
         Ok(net) => net,
         Err(reason) => {
+            assert!(std::env::var_os(REQUIRED).is_none(), "{reason}");
             writeln!(
                 io::stderr(),
                 "\nSKIPPED roaming::{test}: no network namespaces here: {reason}\n"
