@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use anabranch::delimited::{MessageReader, MessageWriter, Messages};
+use anabranch::delimited::{MessageReader, MessageWriter};
 use anabranch::{Address, Connection, Endpoint, Identity};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
@@ -19,6 +19,9 @@ use tokio::time::timeout;
 const PROTOCOL: &str = "/chat/1.0.0";
 const MAX_MESSAGE: usize = 4 * 1024;
 const MAX_NAME: usize = 32;
+
+/// Of what the room says: a name before a message, in which each invalid byte takes three.
+const MAX_SAID: usize = MAX_NAME + 2 + 3 * MAX_MESSAGE;
 
 /// Messages that a slow member can be behind.
 const BACKLOG: usize = 256;
@@ -75,7 +78,9 @@ async fn member(connection: Connection, room: broadcast::Sender<Bytes>) -> Resul
     let Some(substream) = connection.accept().await? else {
         return Ok(());
     };
-    let (mut reader, writer) = Messages::new(substream, MAX_MESSAGE).into_split();
+    let (read, write) = substream.into_split();
+    let mut reader = MessageReader::new(read, MAX_MESSAGE);
+    let writer = MessageWriter::new(write, MAX_SAID);
     let name = reader.read().await?.unwrap_or_default();
     let name = match std::str::from_utf8(&name) {
         Ok(name) if is_name(name) => name.to_owned(),
@@ -144,7 +149,9 @@ async fn join(address: Address, name: &str) -> Result<(), Error> {
     let endpoint = Endpoint::builder().dial_only()?;
     let connection = endpoint.connect(&address).await?;
     let substream = connection.open(PROTOCOL).await?;
-    let (mut reader, mut writer) = Messages::new(substream, MAX_MESSAGE).into_split();
+    let (read, write) = substream.into_split();
+    let mut reader = MessageReader::new(read, MAX_SAID);
+    let mut writer = MessageWriter::new(write, MAX_MESSAGE);
     writer
         .write(Bytes::copy_from_slice(name.as_bytes()))
         .await?;

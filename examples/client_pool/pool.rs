@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anabranch::delimited::Messages;
-use anabranch::{Address, Connection, Endpoint};
+use anabranch::delimited::{MessageWriteError, Messages};
+use anabranch::{Address, Connection, Endpoint, OpenError};
 use bytes::Bytes;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// The first pause between dials that fail. It doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Of each attempt. A server that was killed says nothing, so silence ends its connection.
+/// Of each attempt: more than an answer of an honest server takes. One that was killed says
+/// nothing, so silence ends its connection.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Code of a call that is given up: the server can stop its work.
@@ -24,23 +25,45 @@ const CANCELLED: u32 = 1;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The call was not answered before its deadline.
+/// The call was not answered.
 #[derive(Debug)]
-pub(crate) struct DeadlineExceeded {
-    attempts: usize,
-    last: Option<Error>,
+pub(crate) enum CallError {
+    /// Not before its deadline.
+    DeadlineExceeded {
+        attempts: usize,
+        last: Option<Error>,
+    },
+    /// It never will be.
+    Refused(Error),
 }
 
-impl fmt::Display for DeadlineExceeded {
+impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no answer in time, after {} attempts", self.attempts)?;
-        self.last
-            .as_ref()
-            .map_or(Ok(()), |last| write!(f, "; the last: {last}"))
+        match self {
+            Self::DeadlineExceeded { attempts, last } => {
+                write!(f, "no answer in time, after {attempts} attempts")?;
+                last.as_ref()
+                    .map_or(Ok(()), |last| write!(f, "; the last: {last}"))
+            }
+            Self::Refused(error) => write!(f, "refused: {error}"),
+        }
     }
 }
 
-impl std::error::Error for DeadlineExceeded {}
+impl std::error::Error for CallError {}
+
+/// Whether another attempt fails as well: the protocol is unknown there, or the request too long.
+fn is_permanent(error: &Error) -> bool {
+    let is_unsupported = matches!(
+        error.downcast_ref::<OpenError>(),
+        Some(OpenError::UnsupportedProtocol(_))
+    );
+    let is_too_long = matches!(
+        error.downcast_ref::<MessageWriteError>(),
+        Some(MessageWriteError::TooLong { .. })
+    );
+    is_unsupported || is_too_long
+}
 
 /// Connections to servers, shared by any number of callers.
 pub(crate) struct Pool {
@@ -83,20 +106,22 @@ impl Pool {
         address: &Address,
         request: Bytes,
         deadline: Duration,
-    ) -> Result<Bytes, DeadlineExceeded> {
+    ) -> Result<Bytes, CallError> {
         let (deadline, mut attempts, mut last) = (Instant::now() + deadline, 0, None);
         let trying = async {
             loop {
                 attempts += 1;
                 match self.attempt(address, request.clone()).await {
-                    Ok(response) => return response,
+                    Ok(response) => return Ok(response),
+                    Err(error) if is_permanent(&error) => return Err(error),
                     Err(error) => last = Some(error),
                 }
+                sleep(FIRST_PAUSE).await;
             }
         };
         match timeout_at(deadline, trying).await {
-            Ok(response) => Ok(response),
-            Err(_) => Err(DeadlineExceeded { attempts, last }),
+            Ok(answered) => answered.map_err(CallError::Refused),
+            Err(_) => Err(CallError::DeadlineExceeded { attempts, last }),
         }
     }
 
@@ -110,17 +135,17 @@ impl Pool {
         );
         let connection = self.connection(&server, address).await?;
         let exchange = timeout(ATTEMPT, self.exchange(&connection, request)).await;
-        let error = match exchange {
-            Ok(Ok(response)) => return Ok(response),
-            Ok(Err(error)) => error,
-            Err(silence) => silence.into(),
-        };
-        let mut server = server.lock().await;
-        // Unless another caller has replaced it.
-        if server.connection.as_ref().map(Connection::id) == Some(connection.id()) {
-            server.connection = None;
+        match exchange {
+            Ok(answered) => answered,
+            Err(silence) => {
+                let mut server = server.lock().await;
+                // Unless another caller has replaced it. One that has ended is replaced anyway.
+                if server.connection.as_ref().map(Connection::id) == Some(connection.id()) {
+                    server.connection = None;
+                }
+                Err(silence.into())
+            }
         }
-        Err(error)
     }
 
     /// The connection to a server. Callers that need a new one wait for the same dial.

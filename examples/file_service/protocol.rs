@@ -16,8 +16,8 @@ pub(crate) const GET: &str = "/file-service/get/1.0.0";
 /// Bytes of a name. With the suffix of a part it fits what file systems take, which is 255.
 const MAX_NAME: usize = 128;
 
-/// The name of a file within a directory, on every system. It comes from a peer, and must not lead
-/// to another place, nor to a hidden file.
+/// The name of a file within a directory. It comes from a peer, and must not lead to another place,
+/// nor to a hidden file. Windows has more names that are none, such as those of its devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileName(String);
 

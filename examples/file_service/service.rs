@@ -136,8 +136,10 @@ impl Service {
         };
         let resumed = payload.resume(part.have, &mut part.file).await?;
         part.continue_at(resumed).await?;
-        let mut writer =
-            BufWriter::with_capacity(WRITE, Paced::new(&mut part.file, self.limits.rate));
+        // A buffer of at most a second: while it is written, the payload makes no progress.
+        let rate = self.limits.rate;
+        let buffer = rate.map_or(WRITE, |rate| rate.clamp(1, WRITE as u64) as usize);
+        let mut writer = BufWriter::with_capacity(buffer, Paced::new(&mut part.file, rate));
         let complete = payload.copy_unconfirmed(&mut writer).await?;
         drop(writer);
         if let Err(error) = part.publish().await {

@@ -69,6 +69,8 @@ pub(crate) struct Waiting {
     pub(crate) batches: VecDeque<Batch>,
     pub(crate) bytes: usize,
     pub(crate) reader: Option<Waker>,
+    /// Why nothing follows what waits.
+    ended: Option<io::ErrorKind>,
 }
 
 /// What waits for one protocol.
@@ -102,16 +104,29 @@ impl Queue {
         }
     }
 
-    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Batch> {
+    fn end(&self, error: io::ErrorKind) {
+        let mut waiting = self.lock();
+        waiting.ended = Some(error);
+        let reader = waiting.reader.take();
+        drop(waiting);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<io::Result<Batch>> {
         let mut waiting = self.lock();
         let Some(batch) = waiting.batches.pop_front() else {
+            if let Some(error) = waiting.ended {
+                return Poll::Ready(Err(error.into()));
+            }
             waiting.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };
         waiting.bytes -= batch.contents.len() + OVERHEAD;
         self.delivered
             .fetch_add(batch.datagrams(), Ordering::Relaxed);
-        Poll::Ready(batch)
+        Poll::Ready(Ok(batch))
     }
 }
 
@@ -181,15 +196,17 @@ impl Demultiplexer {
     }
 }
 
-/// Receives until it is aborted. One receive call a turn, half a megabyte at most, so that the
-/// readers of the queues get theirs.
+/// Receives until it is aborted or the socket fails. One receive call a turn, half a megabyte at
+/// most, so that the readers of the queues get theirs.
 async fn receive(socket: Arc<dyn DatagramSocket>, sorted: Arc<Demultiplexer>) {
     loop {
         let mut sort = |received: Received<'_>| sorted.sort(&received);
         let polled = std::future::poll_fn(|cx| socket.poll_receive(cx, &mut sort)).await;
         if let Err(error) = polled {
-            // Of one datagram: a broken socket fails again, at the pace of the scheduler.
-            eprintln!("receive: {error}");
+            // The socket has ended, and each protocol learns of it.
+            sorted.webrtc.end(error.kind());
+            sorted.quic.end(error.kind());
+            return;
         }
         tokio::task::yield_now().await;
     }
@@ -267,6 +284,7 @@ impl DatagramSocket for WebRtcSide {
         sink: &mut dyn FnMut(Received<'_>),
     ) -> Poll<io::Result<()>> {
         self.0.sorted.webrtc.poll_pop(cx).map(|batch| {
+            let batch = batch?;
             let received = Received::new(batch.source, &batch.contents, batch.stride);
             let received = received.with_ecn(batch.ecn);
             sink(match batch.destination {
@@ -332,8 +350,10 @@ impl AsyncUdpSocket for QuicSide {
     ) -> Poll<io::Result<usize>> {
         let mut filled = 0;
         for (buffer, meta) in buffers.iter_mut().zip(meta) {
-            let Poll::Ready(batch) = self.0.sorted.quic.poll_pop(cx) else {
-                break;
+            let batch = match self.0.sorted.quic.poll_pop(cx) {
+                Poll::Ready(Ok(batch)) => batch,
+                Poll::Ready(Err(error)) if filled == 0 => return Poll::Ready(Err(error)),
+                _ => break,
             };
             // It fits: the kernel coalesces 64 KiB, and quinn's buffers have room for `COALESCED`
             // datagrams of 1472 bytes, unless its configuration makes them shorter.
