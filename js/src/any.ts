@@ -49,7 +49,7 @@ export async function connectAny (
     signal.throwIfAborted()
     const session = await connectTo(address, { ...options, signal }, limits)
     // Two may succeed at once; the second is not needed.
-    if (race.signal.aborted) session.close()
+    if (signal.aborted) session.close()
     signal.throwIfAborted()
     race.abort()
     return { session, address: address.text }
@@ -85,7 +85,7 @@ function check (addresses: readonly Address[]): void {
   }
   const peers = new Set(addresses.map(address => address.peerId).filter(peer => peer !== undefined))
   // Another peer in the list could win by being faster.
-  if (peers.size > 1) throw new ConnectError('invalid-option', 'the addresses name several peers')
+  if (peers.size > 1) throw new ConnectError('invalid-option', 'they name several peers')
 }
 
 /** When each address is dialled: by its place among those of its kind. */

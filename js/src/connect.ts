@@ -51,7 +51,7 @@ export async function connectTo (
     signal = new AbortController().signal
   } = options
   if (security?.subprotocol === undefined) {
-    throw new ConnectError('invalid-option', 'security is missing: certificateHash, or noise()')
+    throw new ConnectError('invalid-option', 'no security: certificateHash, or noise()')
   }
   signal.throwIfAborted()
   if (address.kind === 'webrtc') {

@@ -137,7 +137,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   }
 
   close (info: CloseInfo = {}): void {
-    void this.#close(info.closeCode ?? 0, info.reason ?? '')
+    // Undefined is 0 there.
+    void this.#close(info.closeCode! >>> 0, (info.reason ?? '').slice(0, MAX_REASON))
   }
 
   async [Symbol.asyncDispose] (): Promise<void> {
@@ -191,7 +192,11 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     const isFull = this.#inbound >= maxInboundSubstreams || waiting >= maxInboundSubstreams
     if (this.#state !== 'open' || isFull) {
       const errorCode = isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN
-      channel.send({ flag: Flag.ResetStream, errorCode })
+      try {
+        channel.send({ flag: Flag.ResetStream, errorCode })
+      } catch {
+        // It has closed meanwhile.
+      }
       channel.finish(false)
       this.#announceLimit()
       return
@@ -272,7 +277,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     }
     this.#ineffective += 1
     if (this.#ineffective > 4 * this.limits.maxFramesWithoutEffect) {
-      this.#violated('too many frames without effect')
+      this.#violated('frames without effect')
     }
   }
 
@@ -338,7 +343,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       return new SessionError('closed-by-peer', 'the peer closes the session')
     }
     if (this.#isPeerDraining) {
-      return new SessionError('draining', 'the peer wants no new substreams')
+      return new SessionError('draining', 'the peer drains')
     }
     return undefined
   }
@@ -413,10 +418,17 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
         this.#carrier.awaitRoom()
         break
       }
-      const sent = substream.sendData()
+      let sent = 0
+      try {
+        sent = substream.sendData()
+      } catch {
+        // The application has transferred the buffer.
+      }
       room -= sent
-      if (substream.isSendable) this.#schedule.add(substream)
-      else if (substream.waitsForFirstCredit) this.#awaitLimit()
+      if (!substream.isSendable) {
+        if (substream.waitsForFirstCredit) this.#awaitLimit()
+      } else if (sent > 0) this.#schedule.add(substream)
+      else substream.reset('aborted', 'can not be sent', Code.ABANDONED)
     }
     this.#isPumping = false
   }
@@ -428,7 +440,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     substream.ineffective += 1
     this.#ineffectiveOn.add(substream)
     if (substream.ineffective > this.limits.maxFramesWithoutEffect) {
-      substream.reset('limit', 'too many frames without effect', Code.RATE_LIMITED, true)
+      substream.reset('limit', 'frames without effect', Code.RATE_LIMITED, true)
     }
   }
 
@@ -439,10 +451,11 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       this.#unused = 0
     }
     this.#unused += 1
-    if (this.#unused > this.limits.maxUnusedSubstreams) this.#violated('too many unused substreams')
+    if (this.#unused > this.limits.maxUnusedSubstreams) this.#violated('unused substreams')
   }
 
   #violated (message: string): void {
+    if (this.#state === 'ended') return
     const error = new SessionError('protocol', message)
     this.ended(error)
     void this.#carrier.end(0, message)
@@ -457,7 +470,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#failWaiting(cause)
     this.#refuseUnaccepted()
     for (const substream of [...this.#substreams.values()]) substream.cutOff(cause)
-    const goodbye = { errorCode: closeCode, reason: reason.slice(0, MAX_REASON) }
+    const goodbye = { errorCode: closeCode, reason }
     this.#carrier.sendNotice({ flag: Flag.Fin, ...goodbye })
     if (this.#substreams.size > 0) {
       this.#emptied = deferred()

@@ -62,6 +62,8 @@ export class Substream implements BidirectionalStream {
   #readState: 'open' | 'stopped' | 'fin' = 'open'
   #error: SubstreamError | undefined
   #isForgotten = false
+  /** Unread data was dropped: the reader must not take what it has for everything. */
+  #isCut = false
   #priority: number
 
   #reader!: ReadableByteStreamController
@@ -234,7 +236,7 @@ export class Substream implements BidirectionalStream {
       this.#forget()
       return
     }
-    this.#fail(new SubstreamError('closed', 'the channel was closed without FIN'), false)
+    this.#fail(new SubstreamError('closed', 'closed without FIN'), false)
     this.#forget()
   }
 
@@ -293,7 +295,7 @@ export class Substream implements BidirectionalStream {
       : chunk instanceof ArrayBuffer ? new Uint8Array(chunk) : undefined
     if (bytes === undefined) {
       this.reset('aborted', 'a chunk is no buffer', Code.ABANDONED)
-      throw new TypeError('a chunk has to be an ArrayBuffer or a view of one')
+      throw new TypeError('a chunk is no ArrayBuffer or view')
     }
     if (this.#error !== undefined) throw this.#error
     if (bytes.length === 0) return undefined
@@ -345,7 +347,7 @@ export class Substream implements BidirectionalStream {
     const hasCredit = this.#maxData !== undefined
     const isWithin = this.receive.push(payload, owned, this.#readState === 'open', hasCredit)
     if (!isWithin) {
-      this.reset('flow-control', 'the peer sent more than it was granted', Code.FLOW_CONTROL)
+      this.reset('flow-control', 'more than was granted', Code.FLOW_CONTROL)
       return false
     }
     const { limits, pool } = this.siblings
@@ -422,7 +424,10 @@ export class Substream implements BidirectionalStream {
     this.siblings.unschedule(this)
     if (this.#writeState !== 'done') this.#endWriting(error)
     this.#finished.reject(error)
-    if (drop) this.receive.discard()
+    if (drop) {
+      this.#isCut = this.receive.buffered > 0
+      this.receive.discard()
+    }
     this.receive.complete()
     this.#deliver(false)
   }
@@ -450,7 +455,7 @@ export class Substream implements BidirectionalStream {
       if (!isPull) return
     }
     if (this.receive.buffered > 0 || this.#isReaderDone) return
-    if (this.#readState === 'fin') {
+    if (this.#readState === 'fin' && !this.#isCut) {
       this.#isReaderDone = true
       this.#closeReader()
     } else if (this.#error !== undefined) {

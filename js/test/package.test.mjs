@@ -37,8 +37,8 @@ test('the sizes that a page loads, compressed', async t => {
     `connect with certificateHash: ${plain} bytes; with noise: ${withNoise}; all: ${everything}`
   )
   assert.ok(plain <= 12 * KIB, `${plain}`)
-  assert.ok(withNoise <= 24 * KIB, `${withNoise}`)
-  assert.ok(everything <= 24 * KIB, `${everything}`)
+  assert.ok(withNoise <= 16 * KIB, `${withNoise}`)
+  assert.ok(everything <= 21 * KIB, `${everything}`)
 })
 
 test('the package has what its exports name, types included, and no dependency', t => {

@@ -369,6 +369,48 @@ test('a close gives its code, resets what is not ended, and ends what is', async
   assert.equal((await errorOf(cut.substream.finished)).kind, 'session')
 })
 
+test('a reset of this side does not pass what was read for everything', async () => {
+  const { substream, channel } = await open(start())
+  const half = new Uint8Array(600)
+  channel.receive({ payload: half }, { payload: half }, { flag: Flag.Fin })
+  const reader = substream.readable.getReader()
+  assert.equal((await reader.read()).value.length, 600)
+  await substream.writable.abort(7)
+  assert.equal((await errorOf(reader.read())).kind, 'aborted')
+})
+
+test('a channel that closes lets those go on that waited for its room', async () => {
+  const fixture = start({ sendBuffer: 64 * KIB })
+  const lost = await open(fixture)
+  const other = await open(fixture)
+  for (const { channel } of [lost, other]) channel.receive({ maxData: MIB })
+  const failing = errorOf(lost.substream.writable.getWriter().write(new Uint8Array(MIB)))
+  await settle()
+  const writing = other.substream.writable.getWriter().write(new Uint8Array(32 * KIB))
+  await settle()
+  assert.equal(other.channel.payload, 0)
+  lost.channel.receive({ flag: Flag.ResetStream, errorCode: 5 })
+  lost.channel.readyState = 'closed'
+  lost.channel.onclose()
+  await writing
+  assert.equal(other.channel.payload, 32 * KIB)
+  assert.equal((await failing).streamErrorCode, 5)
+})
+
+test('a buffer that is transferred while it is written fails its own stream alone', async () => {
+  const fixture = start()
+  const spoilt = await open(fixture)
+  const other = await open(fixture)
+  const bytes = new Uint8Array(100 * KIB)
+  const failing = errorOf(spoilt.substream.writable.getWriter().write(bytes))
+  await settle()
+  structuredClone(bytes, { transfer: [bytes.buffer] })
+  for (const { channel } of [spoilt, other]) channel.receive({ maxData: MIB })
+  assert.equal((await failing).kind, 'aborted')
+  await other.substream.writable.getWriter().write(new Uint8Array(32 * KIB))
+  assert.equal(other.channel.payload, 32 * KIB)
+})
+
 test('a channel that has closed with data takes no room from the others', async () => {
   const fixture = start({ sendBuffer: 64 * KIB })
   const lost = await open(fixture)

@@ -103,7 +103,8 @@ export class Payload {
 
   /**
    * Copies the bytes that follow the offset to `target`, and closes that before the sender gets its
-   * receipt. After an error `target` is closed too: what it has is right, and can be resumed from.
+   * receipt. After an error `target` is closed too. It can be resumed from what that has, unless the
+   * hash was another.
    */
   async copyTo (target: WritableStream<Bytes>): Promise<Received> {
     const writer = target.getWriter()

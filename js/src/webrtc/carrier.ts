@@ -51,7 +51,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
     try {
       this.source.open(channel, label)
     } catch (cause) {
-      const error = new SessionError('lost', 'the browser opens no more channels')
+      const error = new SessionError('lost', 'no more channels')
       error.cause = cause
       throw error
     }
@@ -99,7 +99,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
       await delay(FLUSH_CHECK)
     }
     // The last packets are on their way, and would not be repeated.
-    const { roundTripTime } = await this.stats()
+    const { roundTripTime } = await this.stats().catch((): PathStats => ({}))
     await delay(Math.min(FLUSH_TIMEOUT, 2 * (roundTripTime ?? 0) + LINGER))
     this.source.close()
   }
@@ -125,6 +125,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   }
 
   frame (channel: RtcChannel, frame: Frame): void {
+    if (this.#isEnded) return
     if (channel !== this.#zero) {
       const cost = EVENT_COST + (frame.payload?.length ?? 0)
       this.#report(events => { events.frame(channel, frame) }, cost)

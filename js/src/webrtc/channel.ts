@@ -80,6 +80,8 @@ export class RtcChannel implements Channel {
     const wasOver = this.#isOver
     this.#isOver = true
     if (!wasOver) this.events.closed(this)
+    // What waited in it waits no more, and the browser does not say so.
+    this.events.low(this)
   }
 
   #onMessage (data: unknown): void {

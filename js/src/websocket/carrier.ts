@@ -254,7 +254,7 @@ export class WsCarrier implements Carrier {
     } else if (stream === 0) {
       this.#onZero(frame)
     } else if (this.handshake.onFrame !== undefined) {
-      this.#violated('a substream before authentication')
+      this.#violated('too much before authentication')
     } else {
       const channel = this.#channels.get(stream)
       if (channel !== undefined && label === undefined) this.#onKnown(channel, frame)
