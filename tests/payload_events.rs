@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anabranch::events::{PayloadDirection, PayloadOutcome, PayloadProgress};
-use anabranch::payload::{PayloadConfig, PayloadError, Receiver, SendError, Sender, receive};
+use anabranch::payload::{
+    PayloadConfig, PayloadError, Progress, Receiver, SendError, Sender, receive,
+};
 use anabranch::{ConnectionInfo, Events, Initiator, Substream, SubstreamInfo};
 use anabranch_testkit::memory::MemoryConfig;
 use bytes::Bytes;
@@ -458,4 +460,97 @@ async fn a_connection_that_ends_ends_its_payloads() {
         (here.outcomes(), there.outcomes()),
         (vec!["failed"], vec!["failed"])
     );
+}
+
+/// Waits for changes until there are none. Returns what was seen.
+async fn watch(mut progress: Progress) -> Vec<u64> {
+    let mut seen = Vec::new();
+    while within("a change or the end", progress.changed()).await {
+        seen.push(progress.transferred());
+    }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_wakes_who_waits_for_it_until_the_payload_has_ended() {
+    const LENGTH: usize = 1_000_000;
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sender = Sender::new(here, PayloadConfig::default()).expect("the default is valid");
+    let watchers = [sender.progress(), sender.progress().clone()];
+    let [first, second] = watchers.map(|progress| tokio::spawn(watch(progress)));
+    let sending = tokio::spawn(sender.send_bytes(pattern(LENGTH).into()));
+    let payload = receive(there).await.expect("a good header");
+    let received = tokio::spawn(watch(payload.progress()));
+    let late = payload.progress();
+    let all = payload.assemble(LENGTH as u64).await.expect("all of it");
+    assert_eq!(all.len(), LENGTH);
+    sending.await.expect("no panic").expect("it is confirmed");
+    for watching in [first, second, received] {
+        let seen = within("the end", watching).await.expect("no panic");
+        assert!(seen.len() > 2, "not only the end: {seen:?}");
+        assert!(seen.is_sorted(), "{seen:?}");
+        assert_eq!(seen.last(), Some(&(LENGTH as u64)));
+    }
+    // Who looks late sees one change, and the end.
+    assert_eq!(watch(late.clone()).await, [LENGTH as u64]);
+    assert_eq!(watch(late).await, [LENGTH as u64], "each handle for itself");
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_not_lost_with_a_dropped_wait() {
+    let pair = Pair::new();
+    let (here, there) = pair.substream().await;
+    let sending = tokio::spawn(async move {
+        let sender = Sender::new(here, PayloadConfig::default()).expect("valid");
+        sender.send_bytes(pattern(1000).into()).await
+    });
+    let payload = receive(there).await.expect("a good header");
+    let mut progress = payload.progress();
+    for _ in 0..3 {
+        let waiting = timeout(Duration::from_secs(1), progress.changed());
+        waiting.await.expect_err("nobody reads");
+    }
+    payload.assemble(1000).await.expect("all of it");
+    assert!(progress.changed().await);
+    assert_eq!(
+        (progress.transferred(), progress.total()),
+        (1000, Some(1000))
+    );
+    assert!(!progress.changed().await && !progress.changed().await);
+    sending.await.expect("no panic").expect("it is confirmed");
+    pair.finish().await;
+}
+
+/// Whatever ends a payload: nobody waits for ever.
+#[tokio::test(start_paused = true)]
+async fn progress_ends_with_a_payload_that_is_dropped_or_cancelled() {
+    for is_cancelled in [false, true] {
+        let pair = Pair::new();
+        let (here, there) = pair.substream().await;
+        let sender = Sender::new(here, PayloadConfig::default()).expect("valid");
+        let sent = sender.progress();
+        let cancels = sender.canceller();
+        // It waits for a source that never ends.
+        let (source, feeder) = tokio::io::simplex(16);
+        let sending = tokio::spawn(sender.send_reader(source, Some(5)));
+        let payload = receive(there).await.expect("a good header");
+        let waiting = [sent, payload.progress()];
+        let waiting = waiting.map(|progress| tokio::spawn(watch(progress)));
+        match is_cancelled {
+            true => cancels.cancel(7),
+            false => sending.abort(),
+        }
+        let _ = sending.await;
+        let [sent, received] = waiting;
+        // The length is known with the header, which no byte has followed.
+        let seen = within("the end", sent).await.expect("no panic");
+        assert!(seen.iter().all(|bytes| *bytes == 0), "{seen:?}");
+        assert!(!received.is_finished(), "it has not looked yet");
+        drop((payload, feeder));
+        let seen = within("the end", received).await.expect("no panic");
+        assert!(seen.is_empty(), "{seen:?}");
+        pair.finish().await;
+    }
 }

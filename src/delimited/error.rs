@@ -1,9 +1,10 @@
 //! The errors of length-delimited messages.
 
 use std::io;
+use std::sync::Arc;
 
 /// Why no further message could be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageReadError {
     /// The peer announced a message above the limit.
@@ -22,7 +23,7 @@ pub enum MessageReadError {
     Truncated,
     /// The substream failed.
     #[error("substream failed")]
-    Substream(#[source] io::Error),
+    Substream(#[source] Arc<io::Error>),
 }
 
 impl From<MessageReadError> for io::Error {
@@ -39,7 +40,7 @@ impl From<MessageReadError> for io::Error {
 }
 
 /// Why a message could not be written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageWriteError {
     /// The message is above the limit. Nothing of it was written, and others can be.
@@ -52,7 +53,13 @@ pub enum MessageWriteError {
     },
     /// The substream failed.
     #[error("substream failed")]
-    Substream(#[source] io::Error),
+    Substream(#[source] Arc<io::Error>),
+}
+
+impl MessageWriteError {
+    pub(super) fn substream(error: io::Error) -> Self {
+        Self::Substream(Arc::new(error))
+    }
 }
 
 impl From<MessageWriteError> for io::Error {

@@ -99,7 +99,9 @@ impl MessageReader {
                     return Poll::Ready(Err(self.ended(MessageReadError::Truncated)));
                 }
                 Err(source) => {
-                    return Poll::Ready(Err(self.ended(MessageReadError::Substream(source))));
+                    return Poll::Ready(
+                        Err(self.ended(MessageReadError::Substream(source.into()))),
+                    );
                 }
             }
         }

@@ -128,7 +128,7 @@ impl MessageWriter {
             // The stream has ended, and its end is not changed by a message that came too late.
             self.begin_nothing();
         }
-        handed_over.map_err(MessageWriteError::Substream)
+        handed_over.map_err(MessageWriteError::substream)
     }
 
     fn begin_nothing(&mut self) {
@@ -184,13 +184,13 @@ impl Sink<Bytes> for MessageWriter {
         ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.half)
             .poll_flush(cx)
-            .map_err(MessageWriteError::Substream)
+            .map_err(MessageWriteError::substream)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.half)
             .poll_shutdown(cx)
-            .map_err(MessageWriteError::Substream)
+            .map_err(MessageWriteError::substream)
     }
 }

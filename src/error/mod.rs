@@ -150,3 +150,37 @@ impl From<ConnectionError> for io::Error {
         Self::new(kind, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error that many wait for, as one dial that many share, is handed to each of them.
+    #[test]
+    fn the_error_of_every_operation_can_be_cloned() {
+        fn is_cloned<E: std::error::Error + Clone + Send + Sync + 'static>() {}
+        is_cloned::<ConnectionError>();
+        is_cloned::<SubstreamError>();
+        is_cloned::<FinishError>();
+        is_cloned::<payload::PayloadError>();
+        is_cloned::<payload::SendError>();
+        is_cloned::<crate::OpenError>();
+        is_cloned::<crate::ConfigError>();
+        is_cloned::<crate::delimited::MessageReadError>();
+        is_cloned::<crate::delimited::MessageWriteError>();
+        #[cfg(feature = "webrtc")]
+        {
+            is_cloned::<crate::BindError>();
+            is_cloned::<crate::ConnectError>();
+            is_cloned::<crate::ConnectAnyError>();
+            is_cloned::<crate::endpoint::PunchError>();
+        }
+        #[cfg(feature = "websocket")]
+        {
+            is_cloned::<crate::websocket::HandshakeError>();
+            is_cloned::<crate::websocket::ListenError>();
+            is_cloned::<crate::websocket::TlsIdentityError>();
+            is_cloned::<crate::websocket::UpgradeError>();
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConnectionError, SubstreamError};
@@ -182,7 +183,7 @@ impl fmt::Display for Rejection {
 ///
 /// Bytes received before the error have been delivered, except those that a RESET_STREAM of the
 /// sender dropped before they were read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
     /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total), or
@@ -257,7 +258,7 @@ pub enum PayloadError {
     EndedBySender(Rejection),
     /// The writer failed, or the prefix of a resumed payload could not be read.
     #[error("local failure: {0}")]
-    Local(#[source] io::Error),
+    Local(#[source] Arc<io::Error>),
     /// The connection failed, while payloads were accepted from it.
     #[error("the connection ended: {0}")]
     Connection(#[source] ConnectionError),
@@ -360,7 +361,7 @@ impl From<PayloadError> for io::Error {
 }
 
 /// Why a payload was not sent, or not confirmed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// It is longer than [`PayloadConfig::max_total`](crate::payload::PayloadConfig::max_total).
@@ -388,13 +389,13 @@ pub enum SendError {
     /// The receiver closed its side, or the connection ended, before the payload was confirmed. How
     /// much has arrived is unknown.
     #[error("not confirmed: {0}")]
-    Unconfirmed(#[source] io::Error),
+    Unconfirmed(#[source] Arc<io::Error>),
     /// A message of the receiver is invalid.
     #[error("invalid answer of the receiver: {0}")]
     BadAnswer(#[source] MessageError),
     /// The source could not be read.
     #[error("reading the source failed: {0}")]
-    Source(#[source] io::Error),
+    Source(#[source] Arc<io::Error>),
     /// The source ended before the given length.
     #[error("the source ended after {got} of {want} bytes")]
     SourceTruncated {
@@ -450,7 +451,7 @@ impl From<io::Error> for SendError {
             Some(SubstreamError::ResetLocally(code)) => {
                 Self::Cancelled(code.unwrap_or(code::CANCELLED))
             }
-            _ => Self::Unconfirmed(error),
+            _ => Self::Unconfirmed(Arc::new(error)),
         }
     }
 }
@@ -459,7 +460,7 @@ impl From<ReadError> for SendError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => error.into(),
-            ReadError::End => Self::Unconfirmed(io::ErrorKind::UnexpectedEof.into()),
+            ReadError::End => Self::Unconfirmed(Arc::new(io::ErrorKind::UnexpectedEof.into())),
             ReadError::Bad(error) => Self::BadAnswer(error),
         }
     }

@@ -82,7 +82,7 @@ impl Payload {
 
     /// How far it has come, for another task.
     pub fn progress(&self) -> Progress {
-        Progress(Arc::clone(&self.body.watch.state))
+        Progress::new(&self.body.watch.state)
     }
 
     /// What ends it from another task.
@@ -199,7 +199,7 @@ pub struct PayloadStream {
 impl PayloadStream {
     /// How far it has come, for another task.
     pub fn progress(&self) -> Progress {
-        self.progress.clone()
+        self.progress.anew()
     }
 
     /// What ends it from another task.
@@ -380,7 +380,7 @@ impl Body {
     ) -> Result<T, PayloadError> {
         let done = self.watch.guard(operation).await;
         done.map_err(|interrupt| self.interrupted(interrupt))?
-            .map_err(PayloadError::Local)
+            .map_err(|error| PayloadError::Local(Arc::new(error)))
     }
 
     /// Counts bytes of [`Self::next`] when they have been delivered.
@@ -504,8 +504,8 @@ impl Body {
             let into = piece.get_mut(..most).unwrap_or_default();
             let read = self.local(prefix.read(into)).await?;
             if read == 0 {
-                let short = std::io::ErrorKind::UnexpectedEof.into();
-                return Err(PayloadError::Local(short));
+                let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                return Err(PayloadError::Local(Arc::new(short)));
             }
             left -= read as u64;
             // A prefix in memory is always ready.

@@ -10,7 +10,7 @@ use super::config::{PayloadConfig, PayloadConfigError};
 use super::lease::Lease;
 use super::report::Reporter;
 use super::slots::{Permit, Slots};
-use super::watch::{State, Watch};
+use super::watch::{Mover, State, Watch};
 use super::wire::{self, Hash, Header, MAX_FIELDS};
 use crate::error::payload::MessageError;
 use crate::error::payload::{PayloadError, code};
@@ -92,9 +92,9 @@ impl Receiver {
         of_connection: Option<&Arc<AtomicUsize>>,
     ) -> Result<Admitted, PayloadError> {
         let config = &self.0.config;
-        let watch = Watch::new(State::new(None), config);
+        let watch = Watch::new(Mover(State::new(None)), config);
         let of_connection = of_connection.map(|open| (open, config.max_open_per_connection));
-        let until = (&watch.state, watch.deadline());
+        let until = (&*watch.state, watch.deadline());
         let slots = &self.0.slots;
         match slots.take(config.max_open, of_connection, until, substream.shared()) {
             Ok(permit) => Ok(Admitted {

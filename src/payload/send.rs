@@ -14,7 +14,7 @@ use tokio::task::coop::consume_budget;
 use super::config::{PayloadConfig, PayloadConfigError};
 use super::lease::Lease;
 use super::report::Reporter;
-use super::watch::{Canceller, Progress, State, Watch};
+use super::watch::{Canceller, Mover, Progress, State, Watch};
 use super::wire::{self, HASH_LEN, Hash, Header, MAX_FIELDS, Receipt, Resume, Start};
 use crate::error::payload::Interrupt;
 use crate::error::payload::MessageError;
@@ -54,7 +54,7 @@ pub struct Sender {
     config: PayloadConfig,
     metadata: Bytes,
     hashed: bool,
-    state: Arc<State>,
+    state: Mover,
 }
 
 impl Sender {
@@ -81,7 +81,7 @@ impl Sender {
             config,
             metadata: Bytes::new(),
             hashed: false,
-            state: State::new(None),
+            state: Mover(State::new(None)),
         }
     }
 
@@ -106,7 +106,7 @@ impl Sender {
 
     /// How far it has come, for another task.
     pub fn progress(&self) -> Progress {
-        Progress(Arc::clone(&self.state))
+        Progress::new(&self.state)
     }
 
     /// What ends it from another task.
@@ -193,7 +193,7 @@ impl Sender {
 
     fn start(self) -> (Sending, Metadata) {
         let sending = Sending {
-            watch: Watch::new(Arc::clone(&self.state), &self.config),
+            watch: Watch::new(self.state, &self.config),
             lease: self.lease,
             reporter: Reporter::silent(),
             progress_interval: self.config.progress_interval,
@@ -271,7 +271,7 @@ impl Sending {
         let total = self.watch.guard(sought).await;
         total
             .map_err(|interrupt| self.interrupted(interrupt))?
-            .map_err(SendError::Source)
+            .map_err(|error| SendError::Source(Arc::new(error)))
     }
 
     fn check_total(&self, len: u64) -> Result<(), SendError> {
@@ -327,7 +327,7 @@ impl Sending {
                 let rewound = self.watch.guard(source.seek(SeekFrom::Start(0))).await;
                 rewound
                     .map_err(|interrupt| self.interrupted(interrupt))?
-                    .map_err(SendError::Source)?;
+                    .map_err(|error| SendError::Source(Arc::new(error)))?;
             }
         }
         let offset = Some(self.position);
@@ -373,7 +373,7 @@ impl Sending {
             let mut stopping = pin!(self.lease.write.stopped());
             poll_fn(|cx| {
                 if let Poll::Ready(read) = read.as_mut().poll(cx) {
-                    return Poll::Ready(read.map_err(SendError::Source));
+                    return Poll::Ready(read.map_err(|error| SendError::Source(Arc::new(error))));
                 }
                 stopping
                     .as_mut()
@@ -486,7 +486,7 @@ impl Sending {
     }
 
     fn progress(&self) -> u64 {
-        Progress(Arc::clone(&self.watch.state)).transferred()
+        self.watch.state.transferred()
     }
 }
 
@@ -494,6 +494,6 @@ impl Sending {
 fn stopped(outcome: CloseOutcome) -> SendError {
     match outcome {
         CloseOutcome::Stopped(code) | CloseOutcome::Reset(code) => SendError::Rejected(code.into()),
-        _ => SendError::Unconfirmed(io::ErrorKind::ConnectionAborted.into()),
+        _ => SendError::Unconfirmed(Arc::new(io::ErrorKind::ConnectionAborted.into())),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::config::PayloadConfig;
 use crate::error::payload::{Interrupt, TimeLimit};
 use crate::substream::Shared;
+use crate::waiters::Waiters;
 
 /// `total` of a payload of unknown length.
 const UNKNOWN: u64 = u64::MAX;
@@ -32,6 +33,12 @@ pub(super) struct State {
     end: AtomicU64,
     /// Wakes the task that polls the payload.
     waker: AtomicWaker,
+    /// What moves the payload was dropped: nothing changes any more.
+    is_over: AtomicBool,
+    /// A watcher sets it before it reads the values; a change wakes nobody unless it is set.
+    /// Sequentially consistent with the values, so that the watcher or the change sees the other.
+    is_watched: AtomicBool,
+    watchers: Waiters,
 }
 
 impl State {
@@ -41,28 +48,45 @@ impl State {
             total: AtomicU64::new(total.unwrap_or(UNKNOWN)),
             end: AtomicU64::new(RUNNING),
             waker: AtomicWaker::new(),
+            is_over: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
+            watchers: Waiters::default(),
         })
     }
 
     pub(super) fn transferred(&self) -> u64 {
-        self.transferred.load(Ordering::Relaxed)
+        self.transferred.load(Ordering::SeqCst)
     }
 
     /// `None` while it is not known.
     pub(super) fn total(&self) -> Option<u64> {
-        Some(self.total.load(Ordering::Relaxed)).filter(|total| *total != UNKNOWN)
+        Some(self.total.load(Ordering::SeqCst)).filter(|total| *total != UNKNOWN)
     }
 
     pub(super) fn set_total(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
+        self.total.store(total, Ordering::SeqCst);
+        self.changed();
     }
 
     pub(super) fn set_transferred(&self, bytes: u64) {
-        self.transferred.store(bytes, Ordering::Relaxed);
+        self.transferred.store(bytes, Ordering::SeqCst);
+        self.changed();
     }
 
     pub(super) fn add_transferred(&self, bytes: usize) {
-        self.transferred.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.transferred.fetch_add(bytes as u64, Ordering::SeqCst);
+        self.changed();
+    }
+
+    fn changed(&self) {
+        if self.is_watched.load(Ordering::SeqCst) && self.is_watched.swap(false, Ordering::SeqCst) {
+            self.watchers.wake_all();
+        }
+    }
+
+    /// Whether nothing changes any more.
+    fn has_ended(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst) || self.end.load(Ordering::SeqCst) != RUNNING
     }
 
     /// Marks the payload as complete; it can not be cancelled any more. Returns `false` if it has
@@ -77,9 +101,11 @@ impl State {
     }
 
     fn try_end(&self, end: u64) -> bool {
-        self.end
-            .compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        let ended = self
+            .end
+            .compare_exchange(RUNNING, end, Ordering::SeqCst, Ordering::Acquire);
+        self.changed();
+        ended.is_ok()
     }
 
     pub(super) fn cancelled(&self) -> Option<u32> {
@@ -87,20 +113,98 @@ impl State {
     }
 }
 
+/// Holds the state for what moves the payload, and marks its end on drop, whatever the cause.
+#[derive(Debug)]
+pub(super) struct Mover(pub(super) Arc<State>);
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+        self.0.changed();
+    }
+}
+
+impl std::ops::Deref for Mover {
+    type Target = Arc<State>;
+
+    fn deref(&self) -> &Arc<State> {
+        &self.0
+    }
+}
+
 /// The progress of one payload. Cheap to clone, and readable from any task.
+///
+/// ```
+/// use anabranch::payload::Progress;
+///
+/// async fn draw(mut progress: Progress) {
+///     while progress.changed().await {
+///         println!("{} of {:?} bytes", progress.transferred(), progress.total());
+///     }
+/// }
+/// ```
 #[derive(Clone)]
-pub struct Progress(pub(super) Arc<State>);
+pub struct Progress {
+    state: Arc<State>,
+    /// What [`Progress::changed`] has returned for.
+    seen: (u64, Option<u64>),
+}
 
 impl Progress {
+    pub(super) fn new(state: &Arc<State>) -> Self {
+        let mut progress = Self {
+            state: Arc::clone(state),
+            seen: (0, None),
+        };
+        progress.seen = progress.now();
+        progress
+    }
+
+    /// A handle that has seen what there is now.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(&self.state)
+    }
+
+    fn now(&self) -> (u64, Option<u64>) {
+        (self.transferred(), self.total())
+    }
+
+    /// Waits until [`Self::transferred`] or [`Self::total`] is another than when this handle was
+    /// made, or than when this has last returned `true`. Returns `false` when the payload has
+    /// ended, whatever its outcome, and there is nothing new. A chunk that is under way when the
+    /// payload is cancelled may still be counted after that.
+    ///
+    /// Changes between two calls are one, so a display that is slow falls behind in nothing, and
+    /// can sleep between them. Each clone has seen what its original has. There is no timer.
+    ///
+    /// # Cancel safety
+    /// No change is lost if the future is dropped.
+    pub async fn changed(&mut self) -> bool {
+        let look = || {
+            self.state.is_watched.store(true, Ordering::SeqCst);
+            // Before the values: the last of them is there when the end is.
+            let has_ended = self.state.has_ended();
+            let now = self.now();
+            match now != self.seen {
+                true => Poll::Ready(Some(now)),
+                false if has_ended => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        };
+        let found = self.state.watchers.wait(look).await;
+        self.seen = found.unwrap_or(self.seen);
+        found.is_some()
+    }
+
     /// Bytes transferred: delivered to the application on a receiver, accepted by the substream on
     /// a sender. The skipped part of a resumed payload counts.
     pub fn transferred(&self) -> u64 {
-        self.0.transferred()
+        self.state.transferred()
     }
 
     /// Length of the whole payload in bytes; `None` while it is unknown.
     pub fn total(&self) -> Option<u64> {
-        self.0.total()
+        self.state.total()
     }
 }
 
@@ -152,7 +256,7 @@ impl fmt::Debug for Canceller {
 /// The timer is polled by the task that waits; no task is spawned for it.
 #[derive(Debug)]
 pub(super) struct Watch {
-    pub(super) state: Arc<State>,
+    pub(super) state: Mover,
     pub(super) idle_timeout: Duration,
     time_limit: Duration,
     deadline: Instant,
@@ -162,7 +266,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(state: Arc<State>, config: &PayloadConfig) -> Self {
+    pub(super) fn new(state: Mover, config: &PayloadConfig) -> Self {
         let deadline = after(Instant::now(), config.time_limit);
         Self {
             state,
