@@ -301,6 +301,46 @@ async fn many_readers_that_stall_share_the_ceiling_and_stop_no_other() {
     pair.finish().await;
 }
 
+/// Substreams that are idle, after a little data or none, take nothing from a busy one but a part
+/// of the ceiling: its window is as long as beside none. Most of 1 000 have only what every
+/// substream may always be granted.
+#[tokio::test(start_paused = true)]
+async fn a_window_grows_beside_any_number_of_idle_substreams() {
+    let mut limits = config();
+    limits.max_inbound_substreams = 2_000;
+    let pair = Pair::with(config(), limits, MemoryConfig::default());
+    let little = pattern(50_000);
+    let mut idle = Vec::new();
+    for i in 0..1_000 {
+        let (mut here, mut there) = pair.substream().await;
+        // The answer shows the peer that this side supports credit.
+        let length = if i % 2 == 0 { 1 } else { little.len() };
+        let mut got = vec![0; length];
+        let both = tokio::join!(
+            here.write_all(&little[..length]),
+            there.read_exact(&mut got)
+        );
+        assert!(both.0.is_ok() && both.1.is_ok());
+        there.write_all(b"!").await.unwrap();
+        here.read_exact(&mut [0]).await.unwrap();
+        idle.push((here, there));
+    }
+    settle().await;
+
+    let (mut here, mut there) = pair.substream().await;
+    let mut credit = 0;
+    let mut got = vec![0; 16 << 10];
+    let block = pattern(got.len());
+    for _ in 0..(4 << 20) / got.len() {
+        let both = tokio::join!(here.write_all(&block), there.read_exact(&mut got));
+        assert!(both.0.is_ok() && both.1.is_ok() && got == block);
+        credit = credit.max(here.stats().credit.unwrap_or_default());
+    }
+    assert!(credit >= 900 << 10, "{credit}");
+    drop((here, there, idle));
+    pair.finish().await;
+}
+
 /// Row L-26: bytes are counted for peers without credit, and only the offender is reset.
 #[tokio::test(start_paused = true)]
 async fn l26_the_ceiling_resets_the_offender_only() {

@@ -117,6 +117,8 @@ async fn a_busy_server_is_drained(engine: EngineFactory) {
     }
     sleep(RTT / 2).await;
     assert!(transfers.try_join_next().is_none(), "all are under way");
+    let is_known = |connection: &Connection| connection.is_draining();
+    assert!(!server.is_draining() && !clients.iter().any(|(_, connection)| is_known(connection)));
     let draining = tokio::spawn({
         let server = server.clone();
         async move { server.drain(LIMIT).await }
@@ -136,6 +138,7 @@ async fn a_busy_server_is_drained(engine: EngineFactory) {
             }
         };
         assert!(matches!(refused, OpenError::Draining), "{refused}");
+        assert!(is_known(connection) && server.is_draining());
         let begun = Instant::now();
         let again = connection.open(PROTOCOL).await.expect_err("from now on");
         assert!(matches!(again, OpenError::Draining), "{again}");

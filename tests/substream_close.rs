@@ -270,6 +270,63 @@ async fn l16_stop_sending_wakes_a_blocked_writer_and_fin_follows() {
     s.finish().await;
 }
 
+/// Rows L-16, H-2: a peer that has read a message drops its substream, often before the writer has
+/// shut down. Identify of rust-libp2p takes an error of the flush or of the close for a failure.
+#[tokio::test(start_paused = true)]
+async fn l16_stop_sending_that_discards_nothing_fails_neither_flush_nor_shutdown() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    substream.write_all(b"message").await.unwrap();
+    s.peer.expect_data(channel, b"message").await;
+    s.peer.send(channel, Message::stop_sending(9));
+    let outcome = within("the stop", substream.stopped()).await;
+    assert_eq!(outcome, CloseOutcome::Stopped(Some(9)));
+    substream.flush().await.expect("nothing was discarded");
+    substream.shutdown().await.expect("nothing was discarded");
+    assert_eq!(substream.finish().await, Err(FinishError::Stopped(Some(9))));
+    let refused = substream.write_all(b"more").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::BrokenPipe);
+    s.peer.expect_flag(channel, Flag::Fin).await;
+    // After FIN too.
+    substream.flush().await.expect("nothing was discarded");
+    substream.shutdown().await.expect("nothing was discarded");
+    s.peer.flag(channel, Flag::Fin);
+    let mut rest = Vec::new();
+    substream.read_to_end(&mut rest).await.unwrap();
+    s.peer.expect_flag(channel, Flag::FinAck).await;
+    s.peer.expect_closed(channel).await;
+    s.finish().await;
+}
+
+/// Rows L-17, H-3: libp2p-webrtc answers, and resets a substream that is dropped. What it has sent
+/// before is complete, and is read although the task here flushes first.
+#[tokio::test(start_paused = true)]
+async fn l17_a_reset_that_discards_nothing_does_not_fail_a_flush() {
+    let mut s = scripted(config(), MemoryConfig::default());
+    let (mut substream, channel) = s.open().await;
+    substream.write_all(b"request").await.unwrap();
+    s.peer.expect_data(channel, b"request").await;
+    s.peer.data(channel, b"answer");
+    s.peer.flag(channel, Flag::Fin);
+    s.peer.flag(channel, Flag::ResetStream);
+    let outcome = within("the reset", substream.stopped()).await;
+    assert_eq!(outcome, CloseOutcome::Reset(None));
+    substream.flush().await.expect("nothing was discarded");
+    let mut answer = Vec::new();
+    substream
+        .read_to_end(&mut answer)
+        .await
+        .expect("FIN came before");
+    assert_eq!(answer, b"answer");
+    // The peer may have discarded the request.
+    assert_eq!(
+        substream.shutdown().await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    drop(substream);
+    s.finish().await;
+}
+
 /// Rows L-16, H-2: the peer may never acknowledge a FIN once it has sent STOP_SENDING.
 #[tokio::test(start_paused = true)]
 async fn l16_stop_sending_after_fin_completes_the_shutdown() {

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::deadlines::deadline_after;
 use super::driver::Driver;
@@ -72,10 +72,13 @@ impl<C: Carrier> Driver<C> {
         else {
             return Poll::Pending;
         };
-        if self.phase_timer.deadline() != until {
-            self.phase_timer.as_mut().reset(until);
+        let timer = self
+            .phase_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
         }
-        let has_expired = self.phase_timer.as_mut().poll(cx).is_ready();
+        let has_expired = timer.as_mut().poll(cx).is_ready();
         match self.phase {
             DriverPhase::Running => Poll::Pending,
             DriverPhase::Draining { .. } if has_expired || self.substreams.is_empty() => {

@@ -10,7 +10,7 @@ use crate::message::MAX_FRAME;
 use crate::substream::INITIAL_CREDIT;
 
 /// How the protocol of a substream is negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Negotiation {
     /// multistream-select on every substream, as every libp2p peer does; with a peer that runs this
@@ -82,8 +82,8 @@ pub struct Config {
     pub open_timeout: Duration,
     /// Payload bytes that a peer may initially send on a substream before the application reads
     /// them. Default: 1 MiB, 84 Mbit/s at a round-trip time of 100 ms. At most 2^32 - 1. Until 8
-    /// KiB of a substream were read, the window is 1/512 of what is left of
-    /// [`Self::connection_ceiling`] (64 KiB by default), at least 16 KiB.
+    /// KiB of a substream were read, the window is 1/256 of what
+    /// [`Self::connection_ceiling`] leaves to it (64 KiB by default), at least 16 KiB.
     ///
     /// Doubles, up to [`Self::max_receive_window`], when the peer uses up one grant before the next
     /// arrives although the application keeps up: the window is then shorter than the
@@ -102,8 +102,13 @@ pub struct Config {
     pub ceiling_policy: CeilingPolicy,
     /// Unread bytes of all substreams of a connection together. Default: 32 MiB.
     ///
-    /// For a peer that supports credit this bounds the sum of the grants, except for 32 KiB that
-    /// each substream may always be granted; the more is granted, the less each new substream gets.
+    /// For a peer that supports credit this bounds the sum of the grants, except for what each
+    /// substream may always be granted, which is not counted: 16 KiB until 8 KiB of it were read,
+    /// then 32 KiB. Beyond that a grant takes at most half of what is left to the substream. One of
+    /// which less than 1/32 of the ceiling was read leaves half of the ceiling to others, and half
+    /// of that for each 16 times as much: credit can not be revoked, and substreams that idle with
+    /// their last grant must not take everything from those that carry data.
+    ///
     /// Without credit, a substream may hold no more than what is left of this ceiling, so that the
     /// largest is reset first.
     pub connection_ceiling: usize,
@@ -164,6 +169,8 @@ pub struct Config {
     /// [`Connection::expect_fin_ack`](crate::Connection::expect_fin_ack) changes it later.
     pub expect_fin_ack: bool,
     /// How the protocol of a substream is negotiated. Default: multistream-select.
+    /// [`DialOptions`](crate::endpoint::DialOptions) and
+    /// [`AcceptOptions`](crate::endpoint::AcceptOptions) may replace it for one connection.
     pub negotiation: Negotiation,
     /// With [`Negotiation::MultistreamSelect`]: whether this side names a single protocol in the
     /// label of the channel instead, with a peer that has announced in Noise that it takes that, as
@@ -271,6 +278,24 @@ impl Config {
         self.negotiation != Negotiation::None
     }
 
+    /// Checks a receive window against the other settings.
+    pub(super) fn check_receive_window(&self, window: u32) -> Result<(), ConfigError> {
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        ConfigError::require_range("receive_window", window, 1024..=usize::MAX)?;
+        let credit = window.max(INITIAL_CREDIT as usize);
+        // A peer within its credit must never reach the ceiling, however it frames its data. The
+        // worst case is payloads just too long to be coalesced, each after a tiny one.
+        let least_ceiling = credit.saturating_add(credit / 4 + 1024);
+        let range = least_ceiling..=usize::MAX;
+        ConfigError::require_range("substream_ceiling", self.substream_ceiling, range)
+    }
+
+    /// Checks a ceiling of the connection against the other settings.
+    pub(super) fn check_connection_ceiling(&self, ceiling: usize) -> Result<(), ConfigError> {
+        let range = self.substream_ceiling..=usize::MAX;
+        ConfigError::require_range("connection_ceiling", ceiling, range)
+    }
+
     /// Checks that the settings are consistent.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::require_time("fin_ack_timeout", self.fin_ack_timeout)?;
@@ -280,11 +305,8 @@ impl Config {
         if let Some(idle_timeout) = self.idle_timeout {
             ConfigError::require_time("idle_timeout", idle_timeout)?;
         }
-        let window = usize::try_from(self.receive_window).unwrap_or(usize::MAX);
-        let credit = window.max(INITIAL_CREDIT as usize);
-        // A peer within its credit must never reach the ceiling, however it frames its data. The
-        // worst case is payloads just too long to be coalesced, each after a tiny one.
-        let least_ceiling = credit.saturating_add(credit / 4 + 1024);
+        self.check_receive_window(self.receive_window)?;
+        self.check_connection_ceiling(self.connection_ceiling)?;
         for (name, value, range) in [
             ("max_frame", self.max_frame, Self::MIN_FRAME..=MAX_FRAME),
             (
@@ -296,17 +318,6 @@ impl Config {
                 "max_frames_without_effect",
                 self.max_frames_without_effect as usize,
                 Self::MIN_WITHOUT_EFFECT..=usize::MAX,
-            ),
-            ("receive_window", window, 1024..=usize::MAX),
-            (
-                "substream_ceiling",
-                self.substream_ceiling,
-                least_ceiling..=usize::MAX,
-            ),
-            (
-                "connection_ceiling",
-                self.connection_ceiling,
-                self.substream_ceiling..=usize::MAX,
             ),
             ("send_buffer", self.send_buffer, 1..=usize::MAX),
         ] {

@@ -14,6 +14,8 @@ use super::closing::DriverPhase;
 use super::deadlines::{DeadlineKind, NO_CHANNEL};
 use super::driver::Driver;
 use super::peer_credit::PeerCredit;
+#[cfg(doc)]
+use super::shared::ConnectionShared;
 use crate::carrier::{Carrier, Written};
 use crate::message::Message;
 
@@ -27,16 +29,14 @@ pub(super) struct Draining {
     /// The time for the answer, or for what it counts, has begun, and is over.
     is_timed: bool,
     is_overdue: bool,
-    /// The peer has told us.
-    by_peer: bool,
-    /// It was answered.
+    /// The peer has told us ([`ConnectionShared::is_drained_by_peer`]) and was answered.
     is_answered: bool,
 }
 
 impl<C: Carrier> Driver<C> {
     /// Whether new substreams are not to be opened.
     pub(super) fn opens_no_more(&self) -> bool {
-        self.draining.by_peer || self.conn.is_draining()
+        self.conn.is_drained_by_peer() || self.conn.is_draining()
     }
 
     /// Whether the substream that the peer has just opened is refused: it can not be told, or its
@@ -77,8 +77,8 @@ impl<C: Carrier> Driver<C> {
     /// Takes what a notice says of it. Returns whether that is news.
     pub(super) fn on_draining_notice(&mut self, notice: &Message) -> bool {
         let mut is_news = false;
-        if notice.draining && !self.draining.by_peer {
-            self.draining.by_peer = true;
+        if notice.draining && !self.conn.is_drained_by_peer() {
+            self.conn.set_drained_by_peer();
             // It runs this library.
             self.credit.on_max_data();
             is_news = true;
@@ -113,7 +113,7 @@ impl<C: Carrier> Driver<C> {
             self.draining.is_announced = written == Written::Taken;
             has_told |= self.draining.is_announced;
         }
-        if self.draining.by_peer && !self.draining.is_answered {
+        if self.conn.is_drained_by_peer() && !self.draining.is_answered {
             let answer = Message::opened(self.limits.opened());
             let written = self.writer.write_notice(&mut self.carrier, &answer);
             self.draining.is_answered = written == Written::Taken;

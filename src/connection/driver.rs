@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Sleep;
 
 use super::closing::DriverPhase;
 use super::config::{CeilingPolicy, Negotiation};
@@ -39,8 +39,8 @@ pub struct Driver<C> {
     pub(super) carrier: C,
     pub(super) conn: Arc<ConnectionShared>,
     pub(super) phase: DriverPhase,
-    /// Ends the current phase of a close.
-    pub(super) phase_timer: Pin<Box<Sleep>>,
+    /// Ends the current phase of a close. Made with the first.
+    pub(super) phase_timer: Option<Pin<Box<Sleep>>>,
     pub(super) deadlines: Deadlines,
     pub(super) substreams: Substreams,
     pub(super) reader: FrameReader,
@@ -93,10 +93,10 @@ impl<C: Carrier> Driver<C> {
             || carrier.knows_credit();
         Self {
             phase: DriverPhase::Running,
-            phase_timer: Box::pin(sleep_until(Instant::now())),
+            phase_timer: None,
             deadlines: Deadlines::new(),
             substreams: Substreams::new(Arc::clone(&conn)),
-            reader: FrameReader::new(config.receive_window as usize),
+            reader: FrameReader::new(),
             writer: FrameWriter::new(Arc::clone(&conn)),
             ready: VecDeque::new(),
             credit: match supports_credit {
@@ -217,7 +217,11 @@ impl<C: Carrier> Driver<C> {
     /// Sets the idle deadline while there are no substreams. Returns whether it was set now, so
     /// that another round arranges the wake-up for it.
     fn update_idle_deadline(&mut self) -> bool {
-        let Some(timeout) = self.conn.config.idle_timeout else {
+        let idle = self.conn.take_idle_timeout();
+        if idle.has_changed {
+            self.deadlines.cancel(NO_CHANNEL, DeadlineKind::Idle);
+        }
+        let Some(timeout) = idle.timeout else {
             return false;
         };
         if self.substreams.is_empty() && self.phase == DriverPhase::Running {
@@ -317,8 +321,10 @@ impl<C: Carrier> Driver<C> {
         match deadline.kind {
             DeadlineKind::Opening => self.credit.on_silence(),
             DeadlineKind::Draining => self.on_draining_timeout(),
-            // A substream may have been opened in this very round.
-            DeadlineKind::Idle if self.substreams.is_empty() => {
+            // A substream may have been opened in this very round, or the time have been changed.
+            DeadlineKind::Idle
+                if self.substreams.is_empty() && !self.conn.idle_timeout_has_changed() =>
+            {
                 self.conn.begin_close_for(ConnectionError::Idle);
             }
             DeadlineKind::Idle => {}

@@ -25,6 +25,8 @@ pub(super) enum ReadProgress {
 pub(super) struct Entry {
     pub(super) shared: Arc<Shared>,
     pub(super) decoder: FrameDecoder,
+    /// Unread bytes at which the channel is left to the carrier.
+    pub(super) window: u32,
     /// Changed by [`FrameReader`](super::reader::FrameReader) and
     /// [`Substreams`](super::substreams::Substreams).
     pub(super) reading: ReadProgress,
@@ -43,10 +45,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, window: u32) -> Self {
         Self {
             shared,
             decoder: FrameDecoder::new(),
+            window,
             reading: ReadProgress::Idle,
             is_channel_closed: false,
             turn: None,

@@ -48,7 +48,9 @@ pub use error::OpenError;
 #[cfg(any(feature = "webrtc", feature = "websocket"))]
 pub(crate) use guarded::spawn;
 pub use open::Opening;
-pub(crate) use shared::ConnectionShared;
+#[cfg(feature = "websocket")]
+pub(crate) use shared::Attachment;
+pub(crate) use shared::{ConnectionShared, Findings};
 pub use stats::ConnectionStats;
 
 /// A connection: opens and accepts substreams.
@@ -70,17 +72,16 @@ impl Connection {
     /// Outside a tokio runtime with timers enabled.
     pub fn over<C: Carrier>(carrier: C, config: Arc<Config>) -> (Self, Driver<C>) {
         let info = ConnectionInfo::new(Initiator::Local, None);
-        Self::authenticated(carrier, config, info, false)
+        Self::authenticated(carrier, config, info, Findings::default())
     }
 
-    /// `peer_takes_labels`: the peer has announced that labels may name protocols.
     pub(crate) fn authenticated<C: Carrier>(
         carrier: C,
         config: Arc<Config>,
         info: ConnectionInfo,
-        peer_takes_labels: bool,
+        findings: Findings,
     ) -> (Self, Driver<C>) {
-        let shared = ConnectionShared::new(config, info, peer_takes_labels);
+        let shared = ConnectionShared::new(config, info, findings);
         shared.add_handle();
         shared.emit(|events, connection| events.connection_open(connection));
         let driver = Driver::new(carrier, Arc::clone(&shared));
@@ -159,6 +160,52 @@ impl Connection {
         self.shared.set_expect_fin_ack(expected);
     }
 
+    /// Replaces [`Config::max_inbound_substreams`] for this connection. A peer that supports credit
+    /// learns of more as soon as its opens would wait, or at once if it is a quarter more. Less
+    /// closes nothing, and takes nothing back that was announced: it may open those, and learns of
+    /// no more until enough have ended, as in QUIC. New substreams of any other peer are refused
+    /// from now on.
+    pub fn set_max_inbound_substreams(&self, max: usize) {
+        self.shared.set_max_inbound_substreams(max);
+    }
+
+    /// Replaces [`Config::receive_window`] for substreams that are opened from now on, by either
+    /// side. Those that are open keep theirs: credit can not be revoked.
+    ///
+    /// # Errors
+    /// [`ConfigError`] as from [`Config::validate`], and nothing changes.
+    pub fn set_receive_window(&self, bytes: u32) -> Result<(), ConfigError> {
+        self.shared.config.check_receive_window(bytes)?;
+        self.shared.set_receive_window(bytes);
+        Ok(())
+    }
+
+    /// Replaces [`Config::connection_ceiling`] for this connection. A higher one takes effect with
+    /// the next read of each substream, a lower one for credit that is granted from now on: what
+    /// was granted, and 32 KiB for each substream, may still arrive. For peers without credit,
+    /// which can not be asked to send less, the greatest one that was ever set holds.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it is below [`Config::substream_ceiling`], and nothing changes.
+    pub fn set_connection_ceiling(&self, bytes: usize) -> Result<(), ConfigError> {
+        self.shared.config.check_connection_ceiling(bytes)?;
+        self.shared.siblings.set_connection_ceiling(bytes);
+        Ok(())
+    }
+
+    /// Replaces [`Config::idle_timeout`] for this connection. If it has no substreams now, the time
+    /// begins anew.
+    ///
+    /// # Errors
+    /// [`ConfigError::ZeroTimeout`], and nothing changes.
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> Result<(), ConfigError> {
+        if let Some(timeout) = timeout {
+            ConfigError::require_time("idle_timeout", timeout)?;
+        }
+        self.shared.set_idle_timeout(timeout);
+        Ok(())
+    }
+
     /// Closes the connection and waits until it has ended. Accepted data is delivered, within
     /// [`Config::teardown_timeout`], then the peer is notified. A substream that was not shut down,
     /// finished or dropped before is then reset with
@@ -223,6 +270,13 @@ impl Connection {
         cut
     }
 
+    /// Whether this side or the peer drains the connection: it takes no new substreams, and
+    /// [`Connection::open`] fails with [`OpenError::Draining`]. It stays so after the end. A pool
+    /// dials another connection then. A peer that has no support for this drains unnoticed.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining() || self.shared.is_drained_by_peer()
+    }
+
     /// Waits until the connection has ended and returns the cause. Cancel safe.
     pub async fn closed(&self) -> ConnectionError {
         self.shared.ended().await
@@ -247,6 +301,23 @@ impl Connection {
     /// Address of the peer when the connection was made; `None` for carriers without addresses.
     pub fn remote_address(&self) -> Option<SocketAddr> {
         self.shared.siblings.events.info.remote
+    }
+
+    /// The certificate (DER) that the peer has proven in TLS over a WebSocket: that of a listener,
+    /// or of a client whose listener requires one
+    /// ([`TlsIdentity::with_client_trust`](crate::websocket::TlsIdentity::with_client_trust)).
+    /// `None` for any other client, without TLS or behind a proxy, and over other carriers.
+    #[cfg(feature = "websocket")]
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.shared.certificate.as_deref()
+    }
+
+    /// What the hook of the upgrade request has returned
+    /// ([`RequestPolicy::with_hook`](crate::websocket::RequestPolicy::with_hook)), for example the
+    /// user; `None` if it is of another type, and for a connection that came without such a hook.
+    #[cfg(feature = "websocket")]
+    pub fn attachment<T: std::any::Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared.attachment.as_ref()?.downcast_ref()
     }
 
     /// Number of this connection, unique within the process; also used by its

@@ -69,6 +69,11 @@ impl SubstreamLimits {
         self.announced > 0 && self.peer_opened > allowed
     }
 
+    /// Whether the last substream that the peer has opened is within the announced limit.
+    fn has_promised(&self) -> bool {
+        self.peer_opened <= self.announced
+    }
+
     /// Whether opens wait for the peer to announce its limit, or to show that it has none.
     fn awaits_limit(&self, peer: PeerCredit) -> bool {
         self.carries_notices && peer.awaits_limit()
@@ -171,8 +176,12 @@ impl<C: Carrier> Driver<C> {
             return self.refuse(channel, code::SHUTDOWN);
         }
         // A substream that ended unaccepted is not inbound any more, but still takes memory.
-        let max = self.conn.config.max_inbound_substreams;
-        if self.substreams.inbound() >= max || self.conn.unaccepted() >= max {
+        let max = self.conn.max_inbound_substreams();
+        let is_full = self.substreams.inbound() >= max || self.conn.unaccepted() >= max;
+        // A limit that was lowered since it was announced does not hold for what was promised.
+        let is_promised =
+            self.limits.has_promised() && self.conn.unaccepted() < self.conn.greatest_max_inbound();
+        if is_full && !is_promised {
             return self.refuse(channel, code::RESOURCE_LIMIT);
         }
         let substream = self.insert(channel, Initiator::Remote);
@@ -204,11 +213,11 @@ impl<C: Carrier> Driver<C> {
     fn insert(&mut self, channel: ChannelId, origin: Initiator) -> Substream {
         let config = &self.conn.config;
         let send = SendBuffer::new(config.send_buffer, self.max_frame_payload());
-        let window = u64::from(config.receive_window);
-        let receive = ReceiveBuffer::new(window, u64::from(config.max_receive_window));
+        let window = self.conn.receive_window();
+        let receive = ReceiveBuffer::new(window.into(), config.max_receive_window.into());
         let siblings = Arc::clone(&self.conn.siblings);
         let shared = Shared::new(channel, origin, siblings, send, receive);
-        self.substreams.insert(Arc::clone(&shared));
+        self.substreams.insert(Arc::clone(&shared), window);
         if self.carrier.knows_credit() {
             // The first credit is sent at once, together with the open on the side that opens.
             shared.request_service();
@@ -224,7 +233,7 @@ impl<C: Carrier> Driver<C> {
         {
             return false;
         }
-        let max = self.conn.config.max_inbound_substreams as u64;
+        let max = self.conn.max_inbound_substreams() as u64;
         // Before the count: who accepts one after it wakes the driver.
         self.conn.set_accepts_awaited(self.limits.is_tight(max));
         // Those that wait for the application and have not ended are inbound.

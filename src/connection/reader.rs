@@ -28,15 +28,12 @@ pub(super) enum ReadStep {
 #[derive(Debug)]
 pub(super) struct FrameReader {
     queue: VecDeque<ChannelId>,
-    /// Unread bytes of a substream at which its channel is left to the carrier.
-    window: usize,
 }
 
 impl FrameReader {
-    pub(super) fn new(window: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             queue: VecDeque::new(),
-            window,
         }
     }
 
@@ -89,7 +86,7 @@ impl FrameReader {
             }
             if !entry.is_channel_closed
                 && carrier.holds_back_unread()
-                && !entry.shared.may_take_message(self.window)
+                && !entry.shared.may_take_message(entry.window as usize)
             {
                 substreams.pause(channel);
                 return ReadStep::Done;
@@ -107,7 +104,8 @@ impl FrameReader {
 
     /// Whether a paused channel can be read again.
     pub(super) fn can_resume(&self, entry: &Entry) -> bool {
-        entry.reading == ReadProgress::Paused && entry.shared.has_room_unread(self.window / 2 + 1)
+        let half = entry.window as usize / 2 + 1;
+        entry.reading == ReadProgress::Paused && entry.shared.has_room_unread(half)
     }
 
     /// Called when a substream was forgotten.

@@ -1,9 +1,10 @@
 //! State shared by the handles of a connection and its driver.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -26,15 +27,64 @@ pub(crate) struct OpenRequest {
     pub(crate) reply: oneshot::Sender<Result<Substream, OpenError>>,
 }
 
+/// A value that the application has attached to a connection before it was established.
+#[cfg(feature = "websocket")]
+pub(crate) type Attachment = Arc<dyn std::any::Any + Send + Sync>;
+
+/// What the handshake has found out.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// The peer has announced that labels may name protocols.
+    pub(crate) takes_labels: bool,
+    /// What the peer has proven in TLS, in DER.
+    #[cfg(feature = "websocket")]
+    pub(crate) certificate: Option<bytes::Bytes>,
+    /// What the hook of the upgrade request returned.
+    #[cfg(feature = "websocket")]
+    pub(crate) attachment: Option<Attachment>,
+}
+
+impl Findings {
+    /// Of a handshake without TLS and without a request.
+    #[cfg(feature = "webrtc")]
+    pub(crate) fn of_labels(takes_labels: bool) -> Self {
+        Self {
+            takes_labels,
+            #[cfg(feature = "websocket")]
+            certificate: None,
+            #[cfg(feature = "websocket")]
+            attachment: None,
+        }
+    }
+}
+
+/// [`Config::idle_timeout`], or what has replaced it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdleTimeout {
+    pub(crate) timeout: Option<Duration>,
+    /// Since the driver has last looked: the time begins anew.
+    pub(crate) has_changed: bool,
+}
+
 /// Shared by every [`Connection`](crate::Connection) handle and the driver.
 #[derive(Debug)]
 pub(crate) struct ConnectionShared {
     pub(crate) config: Arc<Config>,
     /// Both sides have announced that the label of a channel may name the protocol.
     pub(crate) takes_labels: bool,
+    #[cfg(feature = "websocket")]
+    pub(crate) certificate: Option<bytes::Bytes>,
+    #[cfg(feature = "websocket")]
+    pub(crate) attachment: Option<Attachment>,
     /// The part that is also shared with the substreams.
     pub(crate) siblings: Arc<Siblings>,
     pub(crate) counters: Counters,
+    /// Limits that the application may change: those of the configuration until it does.
+    max_inbound_substreams: AtomicUsize,
+    /// The greatest that was ever set: what was announced within it is accepted.
+    greatest_max_inbound: AtomicUsize,
+    receive_window: AtomicU32,
+    idle_timeout: Mutex<IdleTimeout>,
     /// The configured policy until the application changes it.
     fin_ack: Mutex<FinAckPolicy>,
     expect_fin_ack: AtomicBool,
@@ -56,6 +106,8 @@ pub(crate) struct ConnectionShared {
     ended: Waiters,
     /// This side wants no new substreams.
     is_draining: AtomicBool,
+    /// The peer has said that it wants no new substreams.
+    is_drained_by_peer: AtomicBool,
     /// [`Connection`](crate::Connection) handles.
     handles: AtomicUsize,
 }
@@ -66,20 +118,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ConnectionShared {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        info: ConnectionInfo,
-        peer_takes_labels: bool,
-    ) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<Config>, info: ConnectionInfo, findings: Findings) -> Arc<Self> {
         let ceilings = Ceilings {
             connection: config.connection_ceiling,
             substream: config.substream_ceiling,
         };
         let events = ConnectionEvents::new(info, config.events.clone());
         Arc::new(Self {
+            max_inbound_substreams: AtomicUsize::new(config.max_inbound_substreams),
+            greatest_max_inbound: AtomicUsize::new(config.max_inbound_substreams),
+            receive_window: AtomicU32::new(config.receive_window),
+            idle_timeout: Mutex::new(IdleTimeout {
+                timeout: config.idle_timeout,
+                has_changed: false,
+            }),
             fin_ack: Mutex::new(config.fin_ack),
             expect_fin_ack: AtomicBool::new(config.expect_fin_ack),
-            takes_labels: peer_takes_labels && config.takes_labels(),
+            takes_labels: findings.takes_labels && config.takes_labels(),
+            #[cfg(feature = "websocket")]
+            certificate: findings.certificate,
+            #[cfg(feature = "websocket")]
+            attachment: findings.attachment,
             config,
             siblings: Arc::new(Siblings::new(events, ceilings)),
             counters: Counters::default(),
@@ -90,6 +149,7 @@ impl ConnectionShared {
             accepts_awaited: AtomicBool::new(false),
             ended: Waiters::default(),
             is_draining: AtomicBool::new(false),
+            is_drained_by_peer: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
         })
     }
@@ -104,6 +164,49 @@ impl ConnectionShared {
     /// Calls the event listener. Never call this while holding a lock.
     pub(crate) fn emit(&self, event: impl FnOnce(&dyn Events, &ConnectionInfo)) {
         self.siblings.events.emit(event);
+    }
+
+    pub(crate) fn max_inbound_substreams(&self) -> usize {
+        self.max_inbound_substreams.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn greatest_max_inbound(&self) -> usize {
+        self.greatest_max_inbound.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_max_inbound_substreams(&self, max: usize) {
+        self.greatest_max_inbound.fetch_max(max, Ordering::Relaxed);
+        self.max_inbound_substreams.store(max, Ordering::Relaxed);
+        self.siblings.wake_driver();
+    }
+
+    pub(crate) fn receive_window(&self) -> u32 {
+        self.receive_window.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_receive_window(&self, bytes: u32) {
+        self.receive_window.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        *lock(&self.idle_timeout) = IdleTimeout {
+            timeout,
+            has_changed: true,
+        };
+        self.siblings.wake_driver();
+    }
+
+    /// Since the driver has last looked.
+    pub(crate) fn idle_timeout_has_changed(&self) -> bool {
+        lock(&self.idle_timeout).has_changed
+    }
+
+    /// For the driver, which is told of each change once.
+    pub(crate) fn take_idle_timeout(&self) -> IdleTimeout {
+        let mut idle = lock(&self.idle_timeout);
+        let taken = *idle;
+        idle.has_changed = false;
+        taken
     }
 
     pub(crate) fn fin_ack(&self) -> FinAckPolicy {
@@ -270,6 +373,14 @@ impl ConnectionShared {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_drained_by_peer(&self) {
+        self.is_drained_by_peer.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_drained_by_peer(&self) -> bool {
+        self.is_drained_by_peer.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::{Config, ConfigError};
 use super::error::OpenError;
-use super::shared::{ConnectionShared, OpenRequest};
+use super::shared::{ConnectionShared, Findings, OpenRequest};
 use crate::error::ConnectionError;
 use crate::events::{ConnectionInfo, Initiator};
 
@@ -13,7 +13,7 @@ fn an_open_after_the_end_fails_with_the_cause() {
     let shared = ConnectionShared::new(
         Arc::new(Config::default()),
         ConnectionInfo::new(Initiator::Local, None),
-        false,
+        Findings::default(),
     );
     shared.add_handle();
     shared.end(ConnectionError::ClosedByPeer);

@@ -78,15 +78,16 @@ impl Substreams {
         self.entries.values().map(|entry| &entry.shared)
     }
 
-    /// Adds a substream that was opened.
-    pub(super) fn insert(&mut self, shared: Arc<Shared>) {
+    /// Adds a substream that was opened, with its receive window.
+    pub(super) fn insert(&mut self, shared: Arc<Shared>, window: u32) {
         let info = shared.info();
         self.conn
             .emit(|events, connection| events.substream_opened(connection, info));
         if shared.origin == Initiator::Remote {
             self.inbound += 1;
         }
-        self.entries.insert(shared.id, Box::new(Entry::new(shared)));
+        let entry = Entry::new(Arc::clone(&shared), window);
+        self.entries.insert(shared.id, Box::new(entry));
     }
 
     /// Forgets a substream that has ended, and reports its end. Returns whether it existed.

@@ -231,7 +231,8 @@ impl WriteHalf {
     /// [`Config::fin_ack_timeout`](crate::Config::fin_ack_timeout) after it received the FIN,
     /// stopped reading, reset the substream, closed the channel, or was lost. It converts to an
     /// [`io::Error`] with `?`. `shutdown()` of the I/O traits is less strict: it succeeds once the
-    /// peer's transport has everything and FIN. Over a WebSocket, which reports nothing about the
+    /// peer's transport has everything and FIN, or the peer has stopped reading after all data was
+    /// sent. Over a WebSocket, which reports nothing about the
     /// peer's transport, it fails with `TimedOut` as this does.
     ///
     /// # Cancel safety

@@ -29,16 +29,18 @@ pub(crate) fn unpinned(payload: Bytes, backing: usize) -> Bytes {
     payload
 }
 
-/// Window that a substream may always grant, however much the connection has committed.
+/// Window that a substream may always grant, however much the connection has committed. It does not
+/// count against the connection's ceiling: credit can not be revoked, and thousands of idle
+/// substreams would leave the busy ones nothing else.
 pub(crate) const MIN_WINDOW: u64 = 32 * 1024;
 
 /// The same for a substream of which little was read, such as during negotiation: slightly more
 /// than [`INITIAL_CREDIT`], which its sender has in any case.
 const MIN_FIRST_WINDOW: u64 = 16 * 1024;
 
-/// Such a substream gets at most this fraction of the connection's uncommitted bytes. Once half of
-/// its first window is read it gets a full window, before SCTP's slow start needs it.
-const FIRST_SHARE: u64 = 512;
+/// Such a substream gets at most this fraction of the room that it has. Once half of its first
+/// window is read it gets a full window, before SCTP's slow start needs it.
+const FIRST_SHARE: u64 = 256;
 
 /// Maximum bytes to coalesce in one chunk.
 const TAIL: usize = 4096;
@@ -46,6 +48,27 @@ const TAIL: usize = 4096;
 /// The window grows after this many consecutive windows that the peer used up before the next grant
 /// arrived. A single one can be a task that was scheduled late.
 const STALLS_TO_GROW: u8 = 2;
+
+/// The part of the connection's ceiling that no substream has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) uncommitted: u64,
+    pub(crate) ceiling: u64,
+}
+
+impl Room {
+    /// What a substream may commit of it, of which `consumed` bytes were read.
+    ///
+    /// The less was read, the more is left to others: half of the ceiling below 1/32 of it, and
+    /// half of that for each 16 times as much. Substreams that carry a little each and then idle
+    /// with their last grant can not, in any number, take everything from one that carries much.
+    fn for_substream(self, consumed: u64) -> u64 {
+        let read = consumed.saturating_mul(512) / self.ceiling.max(1);
+        let halvings = 1 + read.max(1).ilog2() / 4;
+        let left_to_others = self.ceiling.checked_shr(halvings).unwrap_or(0);
+        self.uncommitted.saturating_sub(left_to_others)
+    }
+}
 
 /// Payloads in order of arrival, and the credit granted to the peer.
 #[derive(Debug)]
@@ -230,23 +253,41 @@ impl ReceiveBuffer {
         self.consume(self.buffered);
     }
 
-    /// The window, limited by `room`, the bytes that the connection has not committed.
+    /// The window, limited by what the connection can afford.
     ///
-    /// At least [`MIN_WINDOW`], with which every reader makes progress, and at most half of `room`,
-    /// so that something is left for others. A substream that was hardly read yet gets little:
-    /// credit can not be revoked, and a thousand idle substreams would leave the busy ones nothing
-    /// (measured: 30 % of the goodput was left).
-    fn affordable_window(&self, room: u64) -> u64 {
-        let affordable = if self.consumed < MIN_FIRST_WINDOW / 2 {
+    /// At least [`Self::min_window`], with which every reader makes progress, and at most half of
+    /// the room beyond that, so that something is left for others. A substream of which little was
+    /// read gets little: a thousand idle substreams would leave the busy ones nothing (measured:
+    /// 30 % of the goodput was left).
+    fn affordable_window(&self, room: Room) -> u64 {
+        let room = room.for_substream(self.consumed);
+        let affordable = if self.is_hardly_read() {
             (room / FIRST_SHARE).max(MIN_FIRST_WINDOW)
         } else {
-            self.committed().saturating_add(room / 2).max(MIN_WINDOW)
+            self.committed().max(MIN_WINDOW).saturating_add(room / 2)
         };
         self.window.min(affordable)
     }
 
+    fn is_hardly_read(&self) -> bool {
+        self.consumed < MIN_FIRST_WINDOW / 2
+    }
+
+    /// The window that is granted whatever the connection has committed.
+    fn min_window(&self) -> u64 {
+        match self.is_hardly_read() {
+            true => MIN_FIRST_WINDOW,
+            false => MIN_WINDOW,
+        }
+    }
+
+    /// The part of [`Self::committed`] that counts against the connection's ceiling.
+    pub(crate) fn committed_beyond_minimum(&self) -> u64 {
+        self.committed().saturating_sub(self.min_window())
+    }
+
     /// Bytes committed to the peer: what it may still send, and what is unread.
-    pub(crate) fn committed(&self) -> u64 {
+    fn committed(&self) -> u64 {
         if self.is_complete {
             return self.buffered as u64;
         }
@@ -259,8 +300,8 @@ impl ReceiveBuffer {
     }
 
     /// The `max_data` to send now, once half of the window was consumed since the last, or at once
-    /// if `first` is set. `room` is the number of bytes that the connection has not committed.
-    pub(crate) fn credit_offer(&self, room: u64, first: bool) -> Option<u64> {
+    /// if `first` is set.
+    pub(crate) fn credit_offer(&self, room: Room, first: bool) -> Option<u64> {
         if self.is_complete && !first {
             return None;
         }

@@ -150,12 +150,13 @@ impl Shared {
     /// Like [`Self::update`], for changes of the receive buffer only.
     fn update_receive<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.inner();
-        let (cost, committed) = (inner.receive.cost(), inner.receive.committed());
+        let cost = inner.receive.cost();
+        let committed = inner.receive.committed_beyond_minimum();
         let result = change(&mut inner);
         self.siblings.unread.adjust(cost, inner.receive.cost());
         self.siblings
             .committed
-            .adjust(committed, inner.receive.committed());
+            .adjust(committed, inner.receive.committed_beyond_minimum());
         result
     }
 
@@ -249,7 +250,7 @@ impl Shared {
 
     /// Accepts payload from the peer.
     pub(crate) fn receive_payload(&self, payload: Bytes) -> PayloadReceipt {
-        let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
+        let ceiling = self.siblings.ceiling_for_one();
         let is_bounded_by_carrier = self.siblings.is_bounded_by_carrier();
         let receipt = self.update_receive(|inner| {
             let keep = inner.state.keeps_payload();
@@ -273,7 +274,7 @@ impl Shared {
 
     /// The `max_data` to send now, if one is due.
     pub(crate) fn credit_offer(&self) -> Option<u64> {
-        let room = self.siblings.committed.room(self.siblings.ceilings);
+        let room = self.siblings.room();
         self.inner().credit_offer(room, false)
     }
 
@@ -341,7 +342,7 @@ impl Shared {
     }
 
     fn has_room_for(&self, cost: usize, most: usize) -> bool {
-        let ceiling = self.siblings.unread.ceiling_for_one(self.siblings.ceilings);
+        let ceiling = self.siblings.ceiling_for_one();
         let nears_ceiling = cost > ceiling / 2 && cost.saturating_add(LONG_MESSAGE) > ceiling;
         cost == 0 || (cost < most && !nears_ceiling)
     }
@@ -351,7 +352,7 @@ impl Shared {
     /// The first one always comes with credit, which shows the peer that we support it; later ones
     /// do if a grant is due and the peer supports it too.
     pub(crate) fn take_data(&self, limit: usize, supports_credit: bool) -> Option<NextData> {
-        let room = self.siblings.committed.room(self.siblings.ceilings);
+        let room = self.siblings.room();
         let mut inner = self.inner();
         let (chunk, length) = inner.send.take(limit)?;
         let is_first = !inner.receive.has_granted();

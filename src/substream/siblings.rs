@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use atomic_waker::AtomicWaker;
 
 use super::Shared;
+use super::recv::Room;
 use crate::error::ConnectionError;
 use crate::events::ConnectionEvents;
 
@@ -26,7 +27,7 @@ pub(crate) struct Levels {
     pub(crate) unread: usize,
     /// Bytes accepted from the writer that the carrier has not taken.
     pub(crate) queued: usize,
-    /// Bytes committed to the peer.
+    /// Bytes committed to the peer, beyond the minimum of every substream.
     pub(crate) committed: u64,
 }
 
@@ -37,7 +38,12 @@ pub(crate) struct Siblings {
     pub(crate) events: ConnectionEvents,
     /// Span of everything that is logged about the connection.
     pub(crate) span: tracing::Span,
-    pub(crate) ceilings: Ceilings,
+    /// Bounds what is granted to peers with credit.
+    grant_ceiling: AtomicUsize,
+    /// Bounds unread bytes of peers without credit. Never falls: what they have sent within it
+    /// stays.
+    unread_ceiling: AtomicUsize,
+    substream_ceiling: usize,
     /// Unread bytes of all substreams, with the overhead of their frames.
     pub(crate) unread: ByteSum,
     /// Bytes accepted from writers that the carrier has not taken, of all substreams.
@@ -77,7 +83,9 @@ impl Siblings {
         Self {
             events,
             span,
-            ceilings,
+            grant_ceiling: AtomicUsize::new(ceilings.connection),
+            unread_ceiling: AtomicUsize::new(ceilings.connection),
+            substream_ceiling: ceilings.substream,
             unread: ByteSum::default(),
             queued: ByteSum::default(),
             committed: CommittedBytes::default(),
@@ -89,6 +97,26 @@ impl Siblings {
             closing_cause: OnceLock::new(),
             cause: OnceLock::new(),
         }
+    }
+
+    /// Replaces the ceiling of the connection.
+    pub(crate) fn set_connection_ceiling(&self, bytes: usize) {
+        self.grant_ceiling.store(bytes, Ordering::Relaxed);
+        self.unread_ceiling.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// What one substream may hold unread if its peer does not support credit.
+    pub(crate) fn ceiling_for_one(&self) -> usize {
+        self.unread.ceiling_for_one(Ceilings {
+            connection: self.unread_ceiling.load(Ordering::Relaxed),
+            substream: self.substream_ceiling,
+        })
+    }
+
+    /// What may still be committed to peers.
+    pub(crate) fn room(&self) -> Room {
+        self.committed
+            .room(self.grant_ceiling.load(Ordering::Relaxed))
     }
 
     /// Updates the sums for a change of one substream.
@@ -218,7 +246,7 @@ impl ByteSum {
     ///
     /// The largest holder reaches the limit first, without a search for it, and a small one does
     /// not suffer for the sum.
-    pub(crate) fn ceiling_for_one(&self, ceilings: Ceilings) -> usize {
+    fn ceiling_for_one(&self, ceilings: Ceilings) -> usize {
         let left = ceilings.connection.saturating_sub(self.get());
         ceilings.substream.min(left.max(Self::ALWAYS_ALLOWED))
     }
@@ -227,8 +255,8 @@ impl ByteSum {
     const ALWAYS_ALLOWED: usize = 32 * 1024;
 }
 
-/// Bytes committed to the peer on all substreams of a connection: what is unread, and what it has
-/// credit for.
+/// Bytes committed to the peer on all substreams of a connection, beyond the minimum of each: what
+/// is unread, and what it has credit for.
 ///
 /// Credit can not be revoked, so this sum, and not that of unread bytes, has to stay below the
 /// ceiling.
@@ -258,9 +286,13 @@ impl CommittedBytes {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are not committed.
-    pub(crate) fn room(&self, ceilings: Ceilings) -> u64 {
-        (ceilings.connection as u64).saturating_sub(self.get())
+    /// What may still be committed.
+    fn room(&self, ceiling: usize) -> Room {
+        let ceiling = ceiling as u64;
+        Room {
+            uncommitted: ceiling.saturating_sub(self.get()),
+            ceiling,
+        }
     }
 }
 

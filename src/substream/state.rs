@@ -71,7 +71,7 @@ pub(crate) enum FinishedAs {
     TimedOut,
     /// The peer sent STOP_SENDING after everything had gone out.
     Stopped,
-    /// The peer sent STOP_SENDING before that, and the rest was discarded.
+    /// The peer sent STOP_SENDING before that, and the rest, if there was any, was discarded.
     Discarded,
 }
 

@@ -89,6 +89,28 @@ fn l1_r1_l24_frames_of_the_file() {
 }
 
 #[test]
+fn constructors_set_their_fields_and_no_others() {
+    let cases = [
+        (Message::data(Bytes::from_static(b"ab")), "payload=6162"),
+        (Message::flag(Flag::FinAck), "flag=3"),
+        (Message::reset(9), "flag=2 error_code=9"),
+        (Message::stop_sending(9), "flag=1 error_code=9"),
+        (Message::substream_limit(9), "max_substreams=9"),
+        (Message::draining(), "draining=1"),
+        (Message::opened(9), "opened=9"),
+        (
+            Message::goodbye(Some(9), "bye"),
+            "flag=0 error_code=9 reason=bye",
+        ),
+        (Message::goodbye(None, ""), "flag=0 reason="),
+        (Message::credit(9), "max_data=9"),
+    ];
+    for (constructed, fields) in cases {
+        assert_eq!(constructed, message(fields));
+    }
+}
+
+#[test]
 fn l1_l23_empty_message() {
     golden(&Message::default(), &[0x00]);
     // An empty payload field means the same as none.

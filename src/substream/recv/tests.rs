@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::{
-    FRAME_COST, MIN_FIRST_WINDOW, MIN_WINDOW, Overrun, ReceiveBuffer, SMALL, TAIL, unpinned,
+    FRAME_COST, MIN_FIRST_WINDOW, MIN_WINDOW, Overrun, ReceiveBuffer, Room, SMALL, TAIL, unpinned,
 };
 use crate::message::{FrameDecoder, Message};
 use crate::substream::INITIAL_CREDIT;
@@ -11,7 +11,18 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// More uncommitted bytes than any test needs.
-const ROOM: u64 = 1 << 40;
+const ROOM: Room = Room {
+    uncommitted: 1 << 41,
+    ceiling: 1 << 41,
+};
+
+/// So many bytes of 32 MiB are not committed.
+fn room(uncommitted: u64) -> Room {
+    Room {
+        uncommitted,
+        ceiling: 32 << 20,
+    }
+}
 
 fn received() -> ReceiveBuffer {
     ReceiveBuffer::new(1024 * 1024, 0)
@@ -223,31 +234,98 @@ fn a_slow_reader_is_no_reason_to_grow() {
 fn the_window_is_what_the_connection_can_afford() {
     let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
     // The first grant takes a small share of the uncommitted bytes, and always a minimum.
-    assert_eq!(buffer.credit_offer(32 << 20, true), Some(1 << 16));
-    assert_eq!(buffer.credit_offer(0, true), Some(MIN_FIRST_WINDOW));
+    assert_eq!(buffer.credit_offer(room(32 << 20), true), Some(1 << 16));
+    assert_eq!(buffer.credit_offer(room(0), true), Some(MIN_FIRST_WINDOW));
     buffer.granted(MIN_FIRST_WINDOW);
     // A negotiation is read, and no data after it.
     push(&mut buffer, &pattern(29));
     read_all(&mut buffer);
-    assert_eq!(buffer.credit_offer(4 << 20, false), None);
+    assert_eq!(buffer.credit_offer(room(18 << 20), false), None);
     let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
     buffer.granted(MIN_WINDOW);
-    assert_eq!(buffer.credit_offer(0, false), None);
+    assert_eq!(buffer.credit_offer(room(0), false), None);
     push(&mut buffer, &pattern(MIN_WINDOW as usize / 2));
     assert_eq!(buffer.committed(), MIN_WINDOW);
     assert_eq!(
-        buffer.credit_offer(0, false),
+        buffer.credit_offer(room(0), false),
         None,
         "received is not consumed"
     );
     read_all(&mut buffer);
     // Consumed bytes can be granted again, and more once other substreams release theirs.
     let consumed = MIN_WINDOW / 2;
-    assert_eq!(buffer.credit_offer(0, false), Some(consumed + MIN_WINDOW));
     assert_eq!(
-        buffer.credit_offer(4 << 20, false),
+        buffer.credit_offer(room(0), false),
+        Some(consumed + MIN_WINDOW)
+    );
+    assert_eq!(
+        buffer.credit_offer(room(20 << 20), false),
         Some(consumed + (1 << 20))
     );
+}
+
+/// What every substream may always be granted is not taken from the others: the sum of the rest
+/// stays below the ceiling however many there are, and idle ones leave half of it.
+#[test]
+fn any_number_of_idle_substreams_leaves_half_of_the_ceiling() {
+    const CEILING: u64 = 32 << 20;
+    let mut committed = 0;
+    let mut idle = Vec::new();
+    for _ in 0..20_000 {
+        let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
+        let offer = buffer.credit_offer(room(CEILING - committed), true);
+        buffer.granted(offer.expect("a first grant"));
+        committed += buffer.committed_beyond_minimum();
+        idle.push(buffer);
+    }
+    assert!(committed <= CEILING / 2, "{committed}");
+    assert!(idle.iter().all(|buffer| buffer.granted >= MIN_FIRST_WINDOW));
+    let last = idle.last().expect("there are some");
+    assert_eq!(last.granted, MIN_FIRST_WINDOW);
+    assert_eq!(last.committed_beyond_minimum(), 0);
+}
+
+/// Substreams that carry a little and keep their last grant leave something to one that carries
+/// more, and so at each level.
+#[test]
+fn the_more_was_read_the_more_of_the_ceiling_can_be_granted() {
+    const CEILING: u64 = 32 << 20;
+    let mut committed = 0;
+    let mut read_once = |length: u64| {
+        let mut buffer = ReceiveBuffer::new(1 << 20, 16 << 20);
+        (buffer.granted, buffer.received, buffer.consumed) = (length, length, length);
+        let offer = buffer.credit_offer(room(CEILING - committed), true);
+        buffer.granted(offer.expect("a grant"));
+        committed += buffer.committed_beyond_minimum();
+        (buffer.committed(), committed)
+    };
+    let mut left = CEILING;
+    for length in [200_000, 2 << 20, 20 << 20] {
+        left /= 2;
+        let (first, _) = read_once(length);
+        assert_eq!(first, 1 << 20, "after {length} bytes");
+        for _ in 0..200 {
+            let (window, committed) = read_once(length);
+            assert!(window >= MIN_WINDOW && committed <= CEILING - left);
+        }
+        let (last, _) = read_once(length);
+        assert_eq!(last, MIN_WINDOW, "after {length} bytes");
+    }
+}
+
+/// A ceiling of which nothing can be divided is no reason to panic.
+#[test]
+fn a_window_without_a_ceiling_is_the_minimum() {
+    for ceiling in [0, 1, 511] {
+        let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
+        let none = Room {
+            uncommitted: ceiling,
+            ceiling,
+        };
+        assert_eq!(buffer.credit_offer(none, true), Some(MIN_FIRST_WINDOW));
+        buffer.consumed = u64::MAX - MIN_WINDOW;
+        assert_eq!(buffer.affordable_window(none), MIN_WINDOW + ceiling / 2);
+    }
 }
 
 #[test]
@@ -416,18 +494,17 @@ fn a_payload_that_is_read_whole_is_gone_and_memory_with_the_last() {
     assert_eq!(buffer.chunks.capacity(), 0);
 }
 
-/// Half of the connection's uncommitted bytes, for a substream that has read half of the first
-/// window.
+/// Half of the room beyond the minimum, for a substream that has read half of the first window.
 #[test]
 fn a_substream_that_is_read_gets_half_of_what_is_left() {
     for (read, expected) in [
         (MIN_FIRST_WINDOW / 2 - 1, MIN_FIRST_WINDOW),
-        (MIN_FIRST_WINDOW / 2, 100_000),
+        (MIN_FIRST_WINDOW / 2, MIN_WINDOW + 100_000),
     ] {
         let mut buffer = ReceiveBuffer::new(1 << 20, 1 << 20);
         push(&mut buffer, &pattern(read as usize));
         read_all(&mut buffer);
-        let offer = buffer.credit_offer(200_000, true);
+        let offer = buffer.credit_offer(room((16 << 20) + 200_000), true);
         assert_eq!(offer, Some(read + expected));
     }
 }

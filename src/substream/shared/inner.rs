@@ -1,6 +1,6 @@
 //! The part of a substream's shared state that is behind its mutex.
 
-use crate::substream::recv::ReceiveBuffer;
+use crate::substream::recv::{ReceiveBuffer, Room};
 use crate::substream::send::SendBuffer;
 use crate::substream::siblings::Levels;
 use crate::substream::state::{
@@ -34,6 +34,8 @@ pub(super) struct Inner {
     pub(super) stop_code: Option<u32>,
     /// The code of a STOP_SENDING that has to be sent.
     pub(super) own_stop_code: Option<u32>,
+    /// Accepted bytes were discarded before the carrier took them.
+    pub(super) has_discarded: bool,
     /// The code with which a drop of the writer resets, instead of ending the stream.
     pub(super) reset_on_drop: Option<u32>,
     /// The close of the connection stopped the read half before FIN.
@@ -52,6 +54,7 @@ impl Inner {
             reset_code: None,
             stop_code: None,
             own_stop_code: None,
+            has_discarded: false,
             reset_on_drop: None,
             cut_off: false,
             reader_dropped: false,
@@ -67,6 +70,7 @@ impl Inner {
         let (after, effects) = before.on(event);
         self.state = after;
         if effects.contains(Effects::DISCARD_SEND) {
+            self.has_discarded |= self.send.queued() > 0;
             self.send.discard();
         }
         if effects.contains(Effects::DISCARD_RECEIVED) {
@@ -83,7 +87,7 @@ impl Inner {
         Levels {
             unread: self.receive.cost(),
             queued: self.send.queued(),
-            committed: self.receive.committed(),
+            committed: self.receive.committed_beyond_minimum(),
         }
     }
 
@@ -110,21 +114,23 @@ impl Inner {
         }
     }
 
-    /// The `max_data` to send now: if one is due, or if `first` is set. `room` is the number of
-    /// bytes that the connection has not committed.
-    pub(super) fn credit_offer(&self, room: u64, first: bool) -> Option<u64> {
+    /// The `max_data` to send now: if one is due, or if `first` is set.
+    pub(super) fn credit_offer(&self, room: Room, first: bool) -> Option<u64> {
         if !self.state.keeps_payload() && !first {
             return None;
         }
         self.receive.credit_offer(room, first)
     }
 
-    /// Whether the carrier has taken every accepted byte; an error if some were discarded.
+    /// Whether the carrier has taken every accepted byte; an error only if some were discarded. An
+    /// error for a stop or reset after that would hide what the peer has sent before it:
+    /// multistream-select flushes its proposal before it reads the answer.
     pub(super) fn flushed(&self) -> Option<Result<(), WritePermit>> {
         if self.send.queued() > 0 {
             return None;
         }
         Some(match (self.state.write, self.state.end()) {
+            _ if !self.has_discarded => Ok(()),
             (WriteState::Stopped | WriteState::Finished(FinishedAs::Discarded), _) => {
                 Err(WritePermit::Stopped)
             }

@@ -93,9 +93,14 @@ impl Shared {
     /// The result of `shutdown()`: success if the peer's transport has everything and FIN. Where
     /// the carrier reports nothing about that transport, FIN_ACK is required.
     ///
-    /// STOP_SENDING after our FIN is a success: the peer wants no more, and there is no more.
+    /// STOP_SENDING is a success unless it discarded accepted bytes: the peer wants no more, and
+    /// there is no more.
     pub(crate) fn shutdown_result(&self) -> io::Result<()> {
-        match self.state().write {
+        let (write, has_discarded) = {
+            let inner = self.inner();
+            (inner.state.write, inner.has_discarded)
+        };
+        match write {
             WriteState::FinDelivered | WriteState::Finished(FinishedAs::TimedOut)
                 if self.siblings.is_delivery_local() =>
             {
@@ -108,6 +113,11 @@ impl Shared {
                 | FinishedAs::TimedOut
                 | FinishedAs::Stopped,
             ) if !self.was_reset() => Ok(()),
+            WriteState::Stopped | WriteState::Finished(FinishedAs::Discarded)
+                if !has_discarded && !self.was_reset() =>
+            {
+                Ok(())
+            }
             WriteState::Finished(FinishedAs::Acked | FinishedAs::Delivered) => Ok(()),
             _ => self.finish_result().map(drop).map_err(io::Error::from),
         }

@@ -50,7 +50,7 @@ impl Shared {
                 return Err((inner.state.read_permit(), inner.cut_off));
             };
             inner.record_usage(Usage::Read);
-            let room = self.siblings.committed.room(self.siblings.ceilings);
+            let room = self.siblings.room();
             Ok((taken, inner.receive.credit_offer(room, false).is_some()))
         })?;
         if is_due || self.siblings.reads_awaited() {
