@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anabranch::address::PeerAddress;
 use anabranch::endpoint::{AttemptError, LostReason};
 use anabranch::websocket::{
-    Authentication, ChannelBinding, ListenerConfig, ServerConfig, TlsIdentity, TlsTrust,
-    WebSocketListener,
+    Authentication, ChannelBinding, HandshakeError, ListenerConfig, ServerConfig, TlsClientTrust,
+    TlsIdentity, TlsTrust, WebSocketListener,
 };
 use anabranch::{
     Certificate, Config, ConnectAnyError, ConnectError, Connection, Endpoint, EndpointConfig,
-    Identity, PeerId, Security,
+    Fingerprint, Identity, PeerId, Security,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -326,6 +326,58 @@ async fn a_wss_address_is_reached_with_noise_bound_to_its_tls() {
     echo(&reached.connection).await;
     dialler.close().await;
     assert!(dialler.is_idle());
+}
+
+#[tokio::test]
+async fn a_listener_that_requires_a_client_certificate_is_reached_with_that_of_the_endpoint() {
+    let certificate = Certificate::generate();
+    let own = Certificate::generate();
+    let trust = TlsClientTrust::Certificates(vec![own.fingerprint()]);
+    let tls = TlsIdentity::from_certificate(&certificate).unwrap();
+    let mut settings = ServerConfig::new(Authentication::noise(Identity::generate()));
+    settings.connection = Arc::new(config());
+    settings.tls = Some(tls.with_client_trust(&trust).unwrap());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = WebSocketListener::bind(any, settings, ListenerConfig::default())
+        .await
+        .unwrap();
+    let addresses = [PeerAddress::WebSocket(listener.address())];
+    let accept = async || listener.accept().await.unwrap().accept().await;
+    let dialler = |own: Option<TlsIdentity>| {
+        let builder = Endpoint::builder().config(config());
+        let builder = builder.tls_trust(TlsTrust::Certificates(vec![certificate.fingerprint()]));
+        match own {
+            Some(own) => builder.client_certificate(own),
+            None => builder,
+        }
+        .dial_only()
+        .unwrap()
+    };
+
+    let without = dialler(None);
+    let (reached, accepted) = tokio::join!(without.connect_any(&addresses), accept());
+    let ConnectAnyError::AllFailed(lost) = reached.unwrap_err() else {
+        panic!("it was dialled");
+    };
+    let LostReason::Failed(AttemptError::WebSocket(error)) = &lost[0].reason else {
+        panic!("{lost:?}");
+    };
+    for error in [error, &accepted.unwrap_err()] {
+        let is_missing = matches!(error, HandshakeError::ClientCertificateMissing);
+        assert!(is_missing, "{error:?}");
+    }
+    let with = dialler(Some(TlsIdentity::from_certificate(&own).unwrap()));
+    let (reached, accepted) = tokio::join!(with.connect_any(&addresses), accept());
+    let (reached, accepted) = (reached.unwrap(), accepted.unwrap());
+    let seen = |connection: &Connection| connection.peer_certificate().map(Fingerprint::of);
+    assert_eq!(seen(&accepted), Some(own.fingerprint()));
+    assert_eq!(seen(&reached.connection), Some(certificate.fingerprint()));
+    tokio::spawn(serve(accepted));
+    echo(&reached.connection).await;
+    for endpoint in [without, with] {
+        endpoint.close().await;
+        assert!(endpoint.is_idle());
+    }
 }
 
 #[tokio::test]

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
 use anabranch::websocket::{
-    Authentication, ListenerConfig, ServerConfig, TlsIdentity, WebSocketListener,
+    Authentication, ListenerConfig, ServerConfig, TlsClientTrust, TlsIdentity, WebSocketListener,
 };
-use anabranch::{Certificate, Identity};
-use tokio_rustls::rustls::pki_types::ServerName;
+use anabranch::{Certificate, Fingerprint, Identity};
+use tokio_rustls::rustls::client::WantsClientCert;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConnection, StreamOwned};
 
 mod allocator;
@@ -46,6 +47,12 @@ const SOCKETS: usize = 128;
 /// The limit of their total memory.
 const LIMIT: isize = 4_000_000;
 
+/// The same where they have to present a certificate.
+const LIMIT_WITH_CERTIFICATES: isize = 7_000_000;
+
+/// A certificate chain that fits into the handshake.
+const CHAIN: usize = 20 * 1024;
+
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\
     Connection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -54,12 +61,14 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\
 /// A listener on a thread of its own.
 struct Server {
     address: SocketAddr,
+    /// Of the total memory.
+    limit: isize,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(tls: Option<TlsIdentity>) -> Self {
+    fn start(tls: Option<TlsIdentity>, limit: isize) -> Self {
         let (told, address) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -95,6 +104,7 @@ impl Server {
         });
         Self {
             address: address.recv().expect("it listens"),
+            limit,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -139,7 +149,7 @@ impl Server {
         self.has_read_all();
         let left = BYTES.load(Ordering::Relaxed) - before;
         assert!(left < 200_000, "{what}: {left} bytes are left");
-        assert!(kept <= LIMIT, "{what}: {kept} bytes");
+        assert!(kept <= self.limit, "{what}: {kept} bytes");
         kept
     }
 }
@@ -234,8 +244,8 @@ const STEPS: [&str; 5] = [
 
 /// One test, since parallel ones would count each other's bytes.
 #[test]
-fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
-    let server = Server::start(None);
+fn peers_that_have_proven_nothing_keep_4_mb_together_and_7_with_certificates() {
+    let server = Server::start(None, LIMIT);
     server.keeps("TCP", Server::connect);
     server.keeps("half a request", |server| {
         let mut stream = server.connect();
@@ -257,7 +267,7 @@ fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
     let certificate = Certificate::generate();
     let identity = TlsIdentity::from_certificate(&certificate).expect("a certificate");
     let client = client();
-    let server = Server::start(Some(identity));
+    let server = Server::start(Some(identity), LIMIT);
     let name = || ServerName::try_from("localhost").expect("a name");
     let session = || ClientConnection::new(Arc::clone(&client), name()).expect("a session");
     server.keeps("TCP, for TLS", Server::connect);
@@ -287,17 +297,91 @@ fn peers_that_have_proven_nothing_keep_at_most_4_mb_together() {
         ("TLS, and a part of a record", 11_000),
         ("most of it", 16_000),
     ] {
+        server.keeps(what, |server| begin_record(server, session(), len));
+    }
+    drop(server);
+    clients_with_certificates_that_have_proven_nothing();
+}
+
+fn clients_with_certificates_that_have_proven_nothing() {
+    let own = rcgen::generate_simple_self_signed(Vec::new()).expect("a certificate");
+    let leaf = own.cert.der().clone();
+    let trust = TlsClientTrust::Certificates(vec![Fingerprint::of(&leaf)]);
+    let identity = TlsIdentity::from_certificate(&Certificate::generate()).expect("a certificate");
+    let identity = identity.with_client_trust(&trust).expect("one client");
+    // Nothing verifies the rest of a chain whose leaf is pinned.
+    let chain = vec![leaf, vec![0x30; CHAIN].into()];
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("a key");
+    let client = builder()
+        .with_client_auth_cert(chain, key)
+        .expect("its key");
+    let client = Arc::new(client);
+    let server = Server::start(Some(identity), LIMIT_WITH_CERTIFICATES);
+    let name = || ServerName::try_from("localhost").expect("a name");
+    let session = || ClientConnection::new(Arc::clone(&client), name()).expect("a session");
+    for (what, records) in [
+        ("mutual TLS, and a part of a ClientHello of 64 KiB", 11),
+        ("a larger part", 20),
+    ] {
+        server.keeps(what, |server| begin_hello(server, records));
+    }
+    for (what, without) in [
+        ("half a certificate chain", CHAIN / 2),
+        ("most of it", 2048),
+        ("all of it, without Finished", 20),
+    ] {
         server.keeps(what, |server| {
+            begin_authentication(server, session(), without)
+        });
+    }
+    for step in STEPS {
+        server.keeps(&format!("mutual TLS, an upgrade and {step}"), |server| {
             let mut stream = StreamOwned::new(session(), server.connect());
             upgrade(&mut stream);
-            // A record of the maximum length without its end.
-            let mut record = vec![23, 3, 3, 0x41, 0];
-            record.resize(record.len() + len, 0);
-            // It may be closed in between.
-            let _ = stream.sock.write_all(&record);
+            begin_noise(&mut stream, step);
+            stream.flush().expect("it reads");
             stream
         });
     }
+    server.keeps("mutual TLS, and a part of a record", |server| {
+        begin_record(server, session(), 11_000)
+    });
+}
+
+/// The handshake of a client without its last bytes.
+fn begin_authentication(
+    server: &Server,
+    mut session: ClientConnection,
+    without: usize,
+) -> TcpStream {
+    let mut stream = server.connect();
+    session.write_tls(&mut stream).expect("it reads");
+    while session.is_handshaking() {
+        session.read_tls(&mut stream).expect("an answer");
+        session.process_new_packets().expect("TLS");
+    }
+    let mut flight = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut flight).expect("memory");
+    }
+    let part = &flight[..flight.len() - without];
+    stream.write_all(part).expect("it reads");
+    stream
+}
+
+/// After the upgrade: a record of the maximum length without its end.
+fn begin_record(
+    server: &Server,
+    session: ClientConnection,
+    len: usize,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut stream = StreamOwned::new(session, server.connect());
+    upgrade(&mut stream);
+    let mut record = vec![23, 3, 3, 0x41, 0];
+    record.resize(record.len() + len, 0);
+    // It may be closed in between.
+    let _ = stream.sock.write_all(&record);
+    stream
 }
 
 /// Records of 2 KiB, of which the first begins a message of 64 KiB.
@@ -318,15 +402,18 @@ fn begin_hello(server: &Server, records: usize) -> TcpStream {
 }
 
 fn client() -> Arc<rustls::ClientConfig> {
+    let mut config = builder().with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+fn builder() -> rustls::ConfigBuilder<rustls::ClientConfig, WantsClientCert> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+    rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
 }
 
 /// The server's certificate does not matter here.

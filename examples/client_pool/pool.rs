@@ -156,7 +156,9 @@ impl Pool {
     ) -> Result<Connection, Error> {
         let mut server = server.lock().await;
         match &server.connection {
-            Some(connection) if connection.close_reason().is_none() => {
+            Some(connection)
+                if connection.close_reason().is_none() && !connection.is_draining() =>
+            {
                 return Ok(connection.clone());
             }
             _ => server.connection = None,

@@ -45,7 +45,6 @@ pub(crate) struct Web {
     endpoint: Endpoint,
     service: Arc<Service>,
     upgrades: ServerConfig,
-    draining: watch::Receiver<bool>,
 }
 
 /// The two ends of the TCP connection of a request.
@@ -56,16 +55,11 @@ struct Ends {
 }
 
 impl Web {
-    pub(crate) fn new(
-        endpoint: Endpoint,
-        service: Arc<Service>,
-        draining: watch::Receiver<bool>,
-    ) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, service: Arc<Service>) -> Self {
         Self {
             upgrades: endpoint.upgrade_config(),
             endpoint,
             service,
-            draining,
         }
     }
 
@@ -106,7 +100,7 @@ async fn front(
 }
 
 fn upgrade(web: &Arc<Web>, ends: Ends, mut request: Request) -> Response {
-    let checked = match *web.draining.borrow() {
+    let checked = match web.endpoint.is_draining() {
         true => Err(UpgradeError::refused(503, "this server is shutting down")),
         false => UpgradeRequest::check_http(
             &request,

@@ -167,7 +167,7 @@ async fn serve(directory: PathBuf, udp: &str, http: &str, limits: Limits) -> Res
 
     let service = Arc::new(Service::new(store, limits)?);
     let (drain, draining) = watch::channel(false);
-    let web = http::Web::new(endpoint.clone(), Arc::clone(&service), draining.clone());
+    let web = http::Web::new(endpoint.clone(), Arc::clone(&service));
     let stopped = stopped()?;
     println!("page: http://{local}/");
     print!("{}", web.addresses(local));

@@ -42,7 +42,7 @@ pub struct Reached {
 }
 
 /// An address that was not used for the connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Lost {
     /// The address.
@@ -58,7 +58,7 @@ impl fmt::Display for Lost {
 }
 
 /// Why an address was not used for the connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LostReason {
     /// The attempt failed.
@@ -73,7 +73,7 @@ pub enum LostReason {
 }
 
 /// Why the attempt at one address failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttemptError {
     /// Over WebRTC.
@@ -94,7 +94,7 @@ pub enum AttemptError {
 }
 
 /// Why no address led to a connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectAnyError {
     /// No addresses were given.
@@ -339,10 +339,7 @@ fn attempt(
         match address {
             PeerAddress::WebRtcDirect(address) => Ok(dial(&endpoint, &address, options).await?),
             #[cfg(feature = "websocket")]
-            PeerAddress::WebSocket(address) => {
-                let limit = options.limit(&endpoint);
-                endpoint.dial_websocket(&address, limit).await
-            }
+            PeerAddress::WebSocket(address) => endpoint.dial_websocket(&address, options).await,
             #[cfg(not(feature = "websocket"))]
             PeerAddress::WebSocket(_) => Err(AttemptError::NoWebSocket),
         }

@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use super::config::EndpointConfig;
 use super::error::BindError;
 use super::incoming::IncomingQueue;
-use super::inner::{Inner, Stage};
-use super::ports::Ports;
+use super::inner::{ConnectionConfigs, Inner, Stage};
+use super::ports::{Ports, Purpose};
 #[cfg(feature = "websocket")]
 use super::websockets::WebSocketSettings;
 use super::{Endpoint, Handle, Security};
 use crate::certificate::Certificate;
-use crate::connection::Config;
+use crate::connection::{Config, ConfigError};
 use crate::identity::Identity;
 use crate::udp::admission::{Admission, Limits};
 use crate::udp::{Sockets, SystemSockets};
@@ -99,6 +99,15 @@ impl EndpointBuilder {
         self
     }
 
+    /// The certificate for listeners at `wss` addresses that require one of their clients
+    /// ([`TlsIdentity::with_client_trust`](crate::websocket::TlsIdentity::with_client_trust)).
+    /// Default: none.
+    #[cfg(feature = "websocket")]
+    pub fn client_certificate(mut self, certificate: crate::websocket::TlsIdentity) -> Self {
+        self.websocket.certificate = Some(certificate);
+        self
+    }
+
     /// The channel binding of Noise over `wss` addresses of [`Endpoint::connect_any`]. Default:
     /// none. Both sides have to agree on it.
     #[cfg(feature = "websocket")]
@@ -140,21 +149,24 @@ impl EndpointBuilder {
     pub async fn bind(self, addresses: impl ToSocketAddrs) -> Result<Endpoint, BindError> {
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addresses)
             .await
-            .map_err(BindError::Resolve)?
+            .map_err(|error| BindError::Resolve(error.into()))?
             .collect();
         if addresses.is_empty() {
             let nothing = std::io::Error::other("the name has no address");
-            return Err(BindError::Resolve(nothing));
+            return Err(BindError::Resolve(nothing.into()));
         }
         self.bind_now(&addresses)
     }
 
-    /// Creates an endpoint that only dials.
+    /// Creates an endpoint that only dials, until it listens ([`Endpoint::listen`]).
     ///
     /// # Errors
-    /// [`BindError::Config`] if a setting is out of range.
-    pub fn dial_only(self) -> Result<Endpoint, BindError> {
-        self.bind_now(&[])
+    /// [`ConfigError`] if a setting is out of range.
+    pub fn dial_only(self) -> Result<Endpoint, ConfigError> {
+        let inner = self.build()?;
+        Ok(Endpoint {
+            handle: Arc::new(Handle { inner }),
+        })
     }
 
     /// [`EndpointBuilder::bind`] for addresses without names, which need no waiting. Without any it
@@ -165,6 +177,22 @@ impl EndpointBuilder {
     /// # Errors
     /// [`BindError::Config`] and [`BindError::Socket`], as for [`EndpointBuilder::bind`].
     pub fn bind_now(self, addresses: &[SocketAddr]) -> Result<Endpoint, BindError> {
+        let inner = self.build()?;
+        // All of them first: when one fails, no task holds the others.
+        let mut bound = Vec::new();
+        for &address in addresses {
+            bound.push((address, inner.bind(address)?));
+        }
+        for (address, sockets) in bound {
+            inner.listen_on(address, sockets, Purpose::Listen)?;
+        }
+        Ok(Endpoint {
+            handle: Arc::new(Handle { inner }),
+        })
+    }
+
+    /// The state of the endpoint, without a listener.
+    fn build(self) -> Result<Arc<Inner>, ConfigError> {
         self.config.validate()?;
         self.endpoint_config.validate()?;
         #[cfg(feature = "websocket")]
@@ -185,11 +213,11 @@ impl EndpointBuilder {
         let factory = self
             .sockets
             .unwrap_or_else(|| Arc::new(SystemSockets::new()));
-        let inner = Arc::new(Inner {
+        Ok(Arc::new(Inner {
             identity,
             certificate,
             security: self.security,
-            connection_config: Arc::new(self.config),
+            connection_configs: ConnectionConfigs::new(self.config),
             admission,
             incoming: IncomingQueue::default(),
             config: self.endpoint_config,
@@ -202,17 +230,6 @@ impl EndpointBuilder {
             next_connection: AtomicU64::new(0),
             connection_ended: Notify::new(),
             close_begun: Notify::new(),
-        });
-        // All of them first: when one fails, no task holds the others.
-        let mut bound = Vec::new();
-        for &address in addresses {
-            bound.push((address, inner.bind(address)?));
-        }
-        for (address, sockets) in bound {
-            inner.listen_on(address, sockets)?;
-        }
-        Ok(Endpoint {
-            handle: Arc::new(Handle { inner }),
-        })
+        }))
     }
 }

@@ -19,9 +19,9 @@ use super::Inner;
 use super::config::EnginePeers;
 use super::error::ConnectError;
 use super::handshake::{Expectations, HandshakeProgress, Phase};
-use super::inner::Registration;
+use super::inner::{Registration, Settings};
 use crate::address::Address;
-use crate::connection::Connection;
+use crate::connection::{Config, Connection, Negotiation};
 use crate::udp::router::Dialling;
 use crate::udp::{DatagramSocket, wildcard};
 use crate::ufrag::{ClientCredentials, Version};
@@ -62,6 +62,9 @@ pub struct DialOptions {
     /// Maximum duration of the dial, for each address. Default: `None`, which is
     /// [`EndpointConfig::connect_timeout`](super::EndpointConfig::connect_timeout).
     pub timeout: Option<Duration>,
+    /// How protocols are negotiated on this connection. Default: `None`, which is
+    /// [`Config::negotiation`](crate::Config::negotiation) of the endpoint.
+    pub negotiation: Option<Negotiation>,
 }
 
 impl DialOptions {
@@ -86,6 +89,13 @@ impl DialOptions {
         self
     }
 
+    /// Sets how protocols are negotiated on this connection.
+    #[must_use]
+    pub fn with_negotiation(mut self, negotiation: Negotiation) -> Self {
+        self.negotiation = Some(negotiation);
+        self
+    }
+
     pub(super) fn limit(&self, endpoint: &Inner) -> Duration {
         self.timeout.unwrap_or(endpoint.config.connect_timeout)
     }
@@ -107,6 +117,7 @@ struct Dial<'a> {
     endpoint: &'a Arc<Inner>,
     address: &'a Address,
     version: Version,
+    connection_config: &'a Arc<Config>,
     begun: Instant,
     limit: Duration,
 }
@@ -131,6 +142,7 @@ pub(super) async fn dial(
         endpoint,
         address,
         version: options.version,
+        connection_config: endpoint.connection_configs.of(options.negotiation),
         begun: Instant::now(),
         limit: options.limit(endpoint),
     };
@@ -149,7 +161,7 @@ impl Dial<'_> {
     fn no_socket(&self, source: io::Error) -> ConnectError {
         ConnectError::Socket {
             remote: self.address.socket_addr(),
-            source,
+            source: source.into(),
         }
     }
 
@@ -277,12 +289,16 @@ impl Dial<'_> {
             own_fingerprint: endpoint.certificate.fingerprint(),
             identity: endpoint.noise_identity(),
             peer_id: self.address.peer_id(),
-            takes_labels: endpoint.connection_config.takes_labels(),
+            takes_labels: self.connection_config.takes_labels(),
             late_channel_zero: false,
         };
-        let limit = self.limit.saturating_sub(self.begun.elapsed());
+        let settings = Settings {
+            connection_config: self.connection_config,
+            remote,
+            limit: self.limit.saturating_sub(self.begun.elapsed()),
+        };
         let establishing =
-            endpoint.establish(registration, carrier, expectations, remote, limit, progress);
+            endpoint.establish(registration, carrier, expectations, settings, progress);
         Box::pin(establishing).await.map_err(|error| match error {
             // Another attempt may have taken a part of it.
             ConnectError::TimedOut { phase, .. } => ConnectError::TimedOut {

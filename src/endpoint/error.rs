@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::handshake::Phase;
@@ -12,7 +13,7 @@ use crate::message::DecodeError;
 use crate::noise::NoiseError;
 
 /// Why an endpoint could not be built.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// A setting is out of range.
@@ -20,14 +21,14 @@ pub enum BindError {
     Config(#[from] ConfigError),
     /// The name resolved to no address, or not at all.
     #[error("no address to listen on: {0}")]
-    Resolve(#[source] io::Error),
+    Resolve(#[source] Arc<io::Error>),
     /// The socket could not be bound.
     #[error("can not listen on {address}: {source}")]
     Socket {
         /// The address.
         address: SocketAddr,
         /// The error of the system.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The endpoint is closed.
     #[error("the endpoint is closed")]
@@ -46,7 +47,7 @@ impl From<crate::websocket::ListenError> for BindError {
 }
 
 /// Why a hole could not be punched.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PunchError {
     /// There is no listener from whose address the system would send there.
@@ -61,12 +62,12 @@ pub enum PunchError {
         /// Where the datagram was to go.
         remote: SocketAddr,
         /// The error of the system.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 }
 
 /// Why a connection could not be established, in either direction.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address has no certificate hash, so the peer could not be authenticated.
@@ -78,7 +79,7 @@ pub enum ConnectError {
         /// Where the connection was to go.
         remote: SocketAddr,
         /// The error of the system.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// Nobody listens at the port: the host, or a firewall, answered repeatedly with ICMP errors
     /// and nothing else arrived.
@@ -88,7 +89,7 @@ pub enum ConnectError {
         remote: SocketAddr,
         /// The error of the system: [`io::ErrorKind::ConnectionRefused`], on Windows
         /// [`io::ErrorKind::ConnectionReset`].
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The handshake took too long: the peer or the path is slow, or nobody answers.
     #[error("no connection within {after:?}: timed out during {phase}")]

@@ -141,6 +141,7 @@ async fn run(
             EngineEvent::AddressValidated(_) => {}
             EngineEvent::Refused => return Err(ConnectError::Refused),
             EngineEvent::Unreachable { remote, source } => {
+                let source = source.into();
                 return Err(ConnectError::Unreachable { remote, source });
             }
             EngineEvent::Ended(cause) => return Err(ended(progress, cause)),

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use super::config::EnginePeers;
 use super::error::ConnectError;
 use super::handshake::{Expectations, HandshakeProgress};
-use super::inner::{Inner, Stage};
+use super::inner::{Inner, Settings, Stage};
 use super::ports::ListenerId;
 use super::receiving::send_once;
-use crate::connection::Connection;
+use crate::connection::{Connection, Negotiation};
 use crate::udp::DatagramSocket;
 use crate::udp::admission::challenge::{PeerCredentials, refusal};
 use crate::udp::router::FirstContact;
@@ -142,6 +142,44 @@ impl Inner {
     }
 }
 
+/// How a peer is accepted: see [`Incoming::accept_with`].
+///
+/// ```
+/// use anabranch::endpoint::{AcceptOptions, ListenerId};
+/// use anabranch::{ConnectError, Connection, Incoming, Negotiation};
+///
+/// /// libp2p peers dial one listener, and peers with this program another.
+/// async fn accept(incoming: Incoming, own: ListenerId) -> Result<Connection, ConnectError> {
+///     let options = match incoming.listener() == own {
+///         true => AcceptOptions::from(Negotiation::ChannelLabel),
+///         false => AcceptOptions::default(),
+///     };
+///     incoming.accept_with(options).await
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct AcceptOptions {
+    /// How protocols are negotiated on this connection. Default: `None`, which is
+    /// [`Config::negotiation`](crate::Config::negotiation) of the endpoint.
+    pub negotiation: Option<Negotiation>,
+}
+
+impl AcceptOptions {
+    /// Sets how protocols are negotiated on this connection.
+    #[must_use]
+    pub fn with_negotiation(mut self, negotiation: Negotiation) -> Self {
+        self.negotiation = Some(negotiation);
+        self
+    }
+}
+
+impl From<Negotiation> for AcceptOptions {
+    fn from(negotiation: Negotiation) -> Self {
+        Self::default().with_negotiation(negotiation)
+    }
+}
+
 /// A peer that wants to connect. On UDP only its place in the queue has been allocated; over a
 /// WebSocket its TCP connection is accepted, and nothing read.
 ///
@@ -168,7 +206,7 @@ enum Contact {
         socket: Weak<dyn DatagramSocket>,
     },
     #[cfg(feature = "websocket")]
-    WebSocket(Box<crate::websocket::Incoming>),
+    WebSocket(Box<crate::websocket::WebSocketIncoming>),
 }
 
 impl Incoming {
@@ -193,7 +231,7 @@ impl Incoming {
 
     #[cfg(feature = "websocket")]
     pub(super) fn by_websocket(
-        accepted: crate::websocket::Incoming,
+        accepted: crate::websocket::WebSocketIncoming,
         listener: ListenerId,
         endpoint: &Arc<Inner>,
     ) -> Self {
@@ -273,21 +311,28 @@ impl Incoming {
     /// # Cancel safety
     /// Dropping the future aborts the handshake.
     pub fn accept(self) -> Accepting {
-        // Boxed: the task that accepts often serves the connection, and would keep the room of the
-        // handshake as long.
-        Accepting(Box::pin(self.establish()))
+        self.accept_with(AcceptOptions::default())
     }
 
-    async fn establish(self) -> Result<Connection, ConnectError> {
+    /// Accepts the peer as [`Incoming::accept`] does, with other options, for example those of the
+    /// [listener](Incoming::listener) at which it has arrived. Errors and cancel safety are the
+    /// same.
+    pub fn accept_with(self, options: impl Into<AcceptOptions>) -> Accepting {
+        // Boxed: the task that accepts often serves the connection, and would keep the room of the
+        // handshake as long.
+        Accepting(Box::pin(self.establish(options.into())))
+    }
+
+    async fn establish(self, options: AcceptOptions) -> Result<Connection, ConnectError> {
         let endpoint = self.endpoint.upgrade();
         let endpoint = endpoint.ok_or(ConnectError::EndpointClosed)?;
         match self.contact {
             Contact::Datagram { first, socket } => {
                 let socket = socket.upgrade().ok_or(ConnectError::EndpointClosed)?;
-                establish_on(&endpoint, *first, socket).await
+                establish_on(&endpoint, *first, socket, options).await
             }
             #[cfg(feature = "websocket")]
-            Contact::WebSocket(accepted) => endpoint.accept_websocket(*accepted).await,
+            Contact::WebSocket(accepted) => endpoint.accept_websocket(*accepted, options).await,
         }
     }
 }
@@ -296,6 +341,7 @@ async fn establish_on(
     endpoint: &Arc<Inner>,
     first: FirstContact,
     socket: Arc<dyn DatagramSocket>,
+    options: AcceptOptions,
 ) -> Result<Connection, ConnectError> {
     let registration = endpoint.register()?;
     let FirstContact {
@@ -324,26 +370,24 @@ async fn establish_on(
         destination,
         config.carrier_limits(),
     );
+    let connection_config = endpoint.connection_configs.of(options.negotiation);
     let expectations = Expectations {
         role: Role::Server,
         certhashes: &[],
         own_fingerprint: endpoint.certificate.fingerprint(),
         identity: endpoint.noise_identity(),
         peer_id: None,
-        takes_labels: endpoint.connection_config.takes_labels(),
+        takes_labels: connection_config.takes_labels(),
         late_channel_zero,
     };
-    let limit = config.connect_timeout;
+    let settings = Settings {
+        connection_config,
+        remote: source,
+        limit: config.connect_timeout,
+    };
     let progress = HandshakeProgress::default();
     let established = endpoint
-        .establish(
-            registration,
-            carrier,
-            expectations,
-            source,
-            limit,
-            &progress,
-        )
+        .establish(registration, carrier, expectations, settings, &progress)
         .await;
     drop(slot);
     established

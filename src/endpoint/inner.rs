@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use anabranch_rtc::Role;
@@ -14,19 +14,64 @@ use tokio::time::timeout;
 
 use super::handshake::{Expectations, HandshakeProgress, establish};
 use super::incoming::IncomingQueue;
-use super::ports::Ports;
+use super::ports::{Ports, UdpPort};
 #[cfg(feature = "websocket")]
 use super::websockets::WebSocketSettings;
 use super::{ConnectError, EndpointConfig, Security};
 use crate::address::{Address, PeerAddress};
 use crate::certificate::Certificate;
-use crate::connection::{self, Config, Connection, ConnectionShared};
+use crate::connection::{self, Config, Connection, ConnectionShared, Findings, Negotiation};
 use crate::events::{Attempt, ConnectionInfo, Initiator};
 use crate::identity::Identity;
 use crate::noise::Peer;
 use crate::udp::Sockets;
 use crate::udp::admission::Admission;
 use crate::webrtc::WebRtcCarrier;
+
+/// The configuration of connections with each [`Negotiation`], of which the application may choose
+/// another for a dial or a peer. Made when it is first chosen, and shared by all connections.
+#[derive(Debug)]
+pub(super) struct ConnectionConfigs {
+    default: Arc<Config>,
+    others: [OnceLock<Arc<Config>>; 3],
+}
+
+impl ConnectionConfigs {
+    pub(super) fn new(default: Config) -> Self {
+        Self {
+            default: Arc::new(default),
+            others: Default::default(),
+        }
+    }
+
+    /// The configuration with this negotiation; `None` for that of the endpoint.
+    pub(super) fn of(&self, negotiation: Option<Negotiation>) -> &Arc<Config> {
+        let Some(negotiation) = negotiation.filter(|chosen| *chosen != self.default.negotiation)
+        else {
+            return &self.default;
+        };
+        let [multistream, label, none] = &self.others;
+        let other = match negotiation {
+            Negotiation::MultistreamSelect => multistream,
+            Negotiation::ChannelLabel => label,
+            Negotiation::None => none,
+        };
+        other.get_or_init(|| {
+            Arc::new(Config {
+                negotiation,
+                ..(*self.default).clone()
+            })
+        })
+    }
+}
+
+/// What holds for one attempt to connect, and for its connection.
+pub(super) struct Settings<'a> {
+    pub(super) connection_config: &'a Arc<Config>,
+    pub(super) remote: SocketAddr,
+    /// Of the handshake.
+    pub(super) limit: Duration,
+}
 
 /// How far the end of an endpoint has come; it only rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +91,7 @@ pub(crate) struct Inner {
     pub(super) identity: Identity,
     pub(super) certificate: Certificate,
     pub(super) security: Security,
-    pub(super) connection_config: Arc<Config>,
+    pub(super) connection_configs: ConnectionConfigs,
     pub(super) config: EndpointConfig,
     pub(super) ports: Ports,
     pub(super) sockets: Arc<dyn Sockets>,
@@ -86,13 +131,13 @@ impl Inner {
         self.has_reached(Stage::Closed)
     }
 
-    /// The addresses at which peers can dial a UDP socket.
-    pub(super) fn addresses_at(
-        &self,
-        local: SocketAddr,
-    ) -> impl Iterator<Item = Address> + use<'_> {
-        let sockets = self.sockets.concrete(local).into_iter();
-        sockets.map(|socket| {
+    /// The addresses at which peers can dial a UDP port.
+    pub(super) fn addresses_of(&self, port: &UdpPort) -> impl Iterator<Item = Address> + use<'_> {
+        let sockets = match port.supplied_address() {
+            Some(supplied) => vec![supplied],
+            None => self.sockets.concrete(port.local),
+        };
+        sockets.into_iter().map(|socket| {
             let address = Address::new(socket).with_certhash(self.certificate.fingerprint());
             match self.security {
                 Security::Noise => address.with_peer_id(self.identity.peer_id()),
@@ -103,8 +148,8 @@ impl Inner {
 
     /// The webrtc-direct addresses that peers can dial.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> + use<'_> {
-        let locals = self.ports.locals().into_iter();
-        locals.flat_map(|local| self.addresses_at(local))
+        let ports = self.ports.listening();
+        ports.flat_map(|port| self.addresses_of(&port))
     }
 
     /// The addresses that peers can dial on all carriers.
@@ -166,18 +211,18 @@ impl Inner {
         registration: Registration,
         mut carrier: WebRtcCarrier,
         expectations: Expectations<'_>,
-        remote: SocketAddr,
-        limit: Duration,
+        settings: Settings<'_>,
         progress: &HandshakeProgress,
     ) -> Result<Connection, ConnectError> {
         let initiator = match expectations.role {
             Role::Client => Initiator::Local,
             Role::Server => Initiator::Remote,
         };
-        let info = ConnectionInfo::new(initiator, Some(remote));
-        let attempt = Attempt::begin(self.connection_config.events.as_ref(), info);
+        let info = ConnectionInfo::new(initiator, Some(settings.remote));
+        let config = Arc::clone(settings.connection_config);
+        let attempt = Attempt::begin(config.events.as_ref(), info);
         let peer = match self
-            .handshake(&mut carrier, expectations, limit, progress)
+            .handshake(&mut carrier, expectations, settings.limit, progress)
             .await
         {
             Ok(peer) => peer,
@@ -186,11 +231,10 @@ impl Inner {
                 return Err(error);
             }
         };
-        let config = Arc::clone(&self.connection_config);
         let mut info = attempt.succeeded();
         info.peer = peer.map(|peer| peer.id);
-        let labels = peer.is_some_and(|peer| peer.takes_labels);
-        let (connection, driver) = Connection::authenticated(carrier, config, info, labels);
+        let findings = Findings::of_labels(peer.is_some_and(|peer| peer.takes_labels));
+        let (connection, driver) = Connection::authenticated(carrier, config, info, findings);
         self.enter(registration.number, &connection);
         connection::spawn("anabranch connection", driver, registration);
         Ok(connection)

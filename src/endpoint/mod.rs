@@ -37,8 +37,9 @@ pub use config::EndpointConfig;
 pub use dial::{DialOptions, PortUse};
 pub use error::{BindError, ConnectError, PunchError};
 pub use handshake::Phase;
-pub use incoming::{Accepting, Incoming};
+pub use incoming::{AcceptOptions, Accepting, Incoming};
 use inner::{Inner, Stage};
+use ports::Purpose;
 pub use ports::{ListenerId, Listening};
 pub use signalling::{IceCredentials, Signalling, connect_signalled};
 #[cfg(feature = "websocket")]
@@ -118,7 +119,8 @@ impl Endpoint {
     /// The webrtc-direct addresses that peers can dial, with certificate hash, and with peer id
     /// under [`Security::Noise`]. A socket on a wildcard has one for every address of its family
     /// that the machine has now, without link-local IPv6, and without loopback unless there is no
-    /// other.
+    /// other; any other socket has its own while the machine has it, and one that the application
+    /// has supplied always.
     pub fn addresses(&self) -> Vec<Address> {
         self.inner().addresses().collect()
     }
@@ -147,7 +149,7 @@ impl Endpoint {
     /// [`BindError::Socket`] if the address can not be bound, and [`BindError::EndpointClosed`].
     pub fn listen(&self, address: SocketAddr) -> Result<Listening, BindError> {
         let inner = self.inner();
-        inner.listen_on(address, inner.bind(address)?)
+        inner.listen_on(address, inner.bind(address)?, Purpose::Listen)
     }
 
     /// The same on a socket that the application supplies, for example one that it has bound with
@@ -162,7 +164,8 @@ impl Endpoint {
     ) -> Result<Listening, BindError> {
         let unknown = SocketAddr::from(([0; 4], 0));
         let address = socket.local_addr().unwrap_or(unknown);
-        self.inner().listen_on(address, vec![socket])
+        self.inner()
+            .listen_on(address, vec![socket], Purpose::ListenOnSupplied)
     }
 
     /// Listens on a TCP socket for WebSockets, for peers behind networks that block UDP. They
@@ -204,7 +207,22 @@ impl Endpoint {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        self.inner().accept_upgraded(stream).await
+        self.accept_upgraded_with(stream, AcceptOptions::default())
+            .await
+    }
+
+    /// Accepts a connection as [`Endpoint::accept_upgraded`] does, with other options. Errors and
+    /// cancel safety are the same.
+    #[cfg(feature = "websocket")]
+    pub async fn accept_upgraded_with<S>(
+        &self,
+        stream: S,
+        options: impl Into<AcceptOptions>,
+    ) -> Result<Connection, ConnectError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        self.inner().accept_upgraded(stream, options.into()).await
     }
 
     /// Sends one datagram from a port that listens to `remote`, which no peer answers, so that a
@@ -261,7 +279,8 @@ impl Endpoint {
     }
 
     /// Connects to a listener as [`Endpoint::connect`] does, with another version of webrtc-direct,
-    /// from another port, or with another time limit. Errors and cancel safety are the same.
+    /// from another port, with another time limit, or with another negotiation of protocols. Errors
+    /// and cancel safety are the same.
     pub async fn connect_with(
         &self,
         address: &Address,
@@ -369,6 +388,12 @@ impl Endpoint {
         }
         self.close().await;
         drained
+    }
+
+    /// Whether the endpoint drains ([`Endpoint::drain`]) or is closed: it accepts no peers and
+    /// dials none. [`Endpoint::stop_accepting`] alone is no drain.
+    pub fn is_draining(&self) -> bool {
+        self.inner().has_reached(Stage::Draining)
     }
 
     /// Number of established connections.

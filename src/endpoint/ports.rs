@@ -42,9 +42,11 @@ pub(super) struct UdpPort {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// To listen; dials may share it as long as it does.
     Listen,
+    /// The same, on sockets that the application has supplied.
+    ListenOnSupplied,
     /// To be shared by dials.
     Dial,
 }
@@ -53,6 +55,13 @@ impl UdpPort {
     /// Whether peers are offered to the application.
     pub(super) fn listens(&self) -> bool {
         self.router.admits()
+    }
+
+    /// The address, if it has to be taken as it is: a socket of the application may be in another
+    /// network namespace, or lead elsewhere, and the machine need not have its address.
+    pub(super) fn supplied_address(&self) -> Option<SocketAddr> {
+        let is_supplied = self.purpose == Purpose::ListenOnSupplied;
+        (is_supplied && !self.local.ip().is_unspecified()).then_some(self.local)
     }
 
     /// Refuses peers from now on. The sockets are closed with the last connection.
@@ -191,8 +200,12 @@ impl Ports {
 
     /// The addresses of the UDP sockets that listen, wildcards as they are.
     pub(super) fn locals(&self) -> Vec<SocketAddr> {
-        let ports = self.udp().into_iter().filter(|port| port.listens());
-        ports.map(|port| port.local).collect()
+        self.listening().map(|port| port.local).collect()
+    }
+
+    /// The UDP ports that listen.
+    pub(super) fn listening(&self) -> impl Iterator<Item = Arc<UdpPort>> {
+        self.udp().into_iter().filter(|port| port.listens())
     }
 
     /// Whether no port has a connection.
@@ -236,7 +249,10 @@ impl Inner {
         &self,
         address: SocketAddr,
     ) -> Result<Vec<Arc<dyn DatagramSocket>>, BindError> {
-        let failed = |source| BindError::Socket { address, source };
+        let failed = |source: io::Error| {
+            let source = source.into();
+            BindError::Socket { address, source }
+        };
         let sockets = self.sockets.bind_many(address, self.config.sockets);
         let sockets = sockets.map_err(failed)?;
         match sockets.is_empty() {
@@ -250,11 +266,15 @@ impl Inner {
         self: &Arc<Self>,
         address: SocketAddr,
         sockets: Vec<Arc<dyn DatagramSocket>>,
+        purpose: Purpose,
     ) -> Result<Listening, BindError> {
-        let failed = |source| BindError::Socket { address, source };
+        let failed = |source: io::Error| {
+            let source = source.into();
+            BindError::Socket { address, source }
+        };
         let none = || failed(io::Error::other("no socket was bound"));
         let local = sockets.first().ok_or_else(none)?.local_addr();
-        let port = self.make_port(local.map_err(failed)?, sockets, Purpose::Listen);
+        let port = self.make_port(local.map_err(failed)?, sockets, purpose);
         self.add_udp(&port).ok_or(BindError::EndpointClosed)
     }
 
@@ -380,7 +400,10 @@ impl Inner {
         });
         let socket = socket.ok_or(PunchError::NoListener { remote })?;
         let sent = socket.try_send(&Transmit::new(remote, &indication()));
-        sent.map_err(|source| PunchError::Socket { remote, source })
+        sent.map_err(|source| PunchError::Socket {
+            remote,
+            source: source.into(),
+        })
     }
 
     /// Closes all listeners.
@@ -444,14 +467,15 @@ impl Listening {
     }
 
     /// The addresses that peers can dial now, as
-    /// [`Endpoint::addresses`](super::Endpoint::addresses) has them. None once this is closed.
+    /// [`Endpoint::addresses`](super::Endpoint::addresses) has them: none while the machine does
+    /// not have the address, and once this is closed.
     pub fn addresses(&self) -> Vec<PeerAddress> {
         let Some(endpoint) = self.endpoint.upgrade() else {
             return Vec::new();
         };
         match &self.port {
             Port::Udp { port, .. } => match port.upgrade().filter(|port| port.listens()) {
-                Some(_) => endpoint.addresses_at(self.local).map(Into::into).collect(),
+                Some(port) => endpoint.addresses_of(&port).map(Into::into).collect(),
                 None => Vec::new(),
             },
             #[cfg(feature = "websocket")]

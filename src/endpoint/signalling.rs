@@ -1,6 +1,7 @@
 //! A WebRTC carrier between two peers that have exchanged credentials by signalling of their own.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -134,7 +135,10 @@ pub async fn connect_signalled(
     signalling: Signalling,
 ) -> Result<impl Carrier + use<>, ConnectError> {
     let remote = signalling.remote;
-    let failed = |source| ConnectError::Socket { remote, source };
+    let failed = |source: io::Error| {
+        let source = source.into();
+        ConnectError::Socket { remote, source }
+    };
     let mut local = socket.local_addr().map_err(failed)?;
     if local.ip().is_unspecified() {
         // ICE needs a candidate with a real address.

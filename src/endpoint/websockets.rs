@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, sleep_until};
 
 use super::any::AttemptError;
-use super::incoming::Incoming;
+use super::dial::DialOptions;
+use super::incoming::{AcceptOptions, Incoming};
 use super::inner::{Inner, Stage};
 use super::ports::{ListenerId, Listening, Port};
 use super::{BindError, ConnectError};
@@ -20,7 +21,8 @@ use crate::connection::Connection;
 use crate::waiters::Waiters;
 use crate::websocket::{
     self, Authentication, ChannelBinding, ClientConfig, HandshakeError, ListenerConfig,
-    RequestPolicy, ServerConfig, TlsIdentity, TlsTrust, WebSocketConfig, WebSocketListener,
+    RequestPolicy, ServerConfig, TlsIdentity, TlsTrust, WebSocketConfig, WebSocketIncoming,
+    WebSocketListener,
 };
 
 /// Pause after an error of the system, for example that file descriptors are exhausted, so that
@@ -32,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct WebSocketSettings {
     pub(super) limits: WebSocketConfig,
     pub(super) trust: TlsTrust,
+    /// For servers that require one of their clients.
+    pub(super) certificate: Option<TlsIdentity>,
     pub(super) binding: ChannelBinding,
     pub(super) allows_plaintext: bool,
 }
@@ -186,7 +190,7 @@ impl Inner {
 
     pub(super) fn server_config(&self, binding: ChannelBinding) -> ServerConfig {
         let mut config = ServerConfig::new(self.authentication(binding));
-        config.connection = Arc::clone(&self.connection_config);
+        config.connection = Arc::clone(self.connection_configs.of(None));
         config.websocket = self.websocket_config();
         config
     }
@@ -216,7 +220,8 @@ impl Inner {
 
     pub(super) async fn accept_websocket(
         self: &Arc<Self>,
-        accepted: websocket::Incoming,
+        accepted: WebSocketIncoming,
+        options: AcceptOptions,
     ) -> Result<Connection, ConnectError> {
         let registration = match self.register() {
             Ok(registration) => registration,
@@ -226,13 +231,15 @@ impl Inner {
             }
         };
         let number = registration.number;
-        let accepting = accepted.accept_guarded(registration);
+        let connection = Arc::clone(self.connection_configs.of(options.negotiation));
+        let accepting = accepted.accept_guarded(connection, registration);
         self.run_websocket(number, accepting).await
     }
 
     pub(super) async fn accept_upgraded<S>(
         self: &Arc<Self>,
         stream: S,
+        options: AcceptOptions,
     ) -> Result<Connection, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -242,7 +249,8 @@ impl Inner {
         }
         let registration = self.register()?;
         let number = registration.number;
-        let config = self.server_config(ChannelBinding::None);
+        let mut config = self.server_config(ChannelBinding::None);
+        config.connection = Arc::clone(self.connection_configs.of(options.negotiation));
         let accepting = websocket::accept_upgraded_guarded(stream, &config, registration);
         self.run_websocket(number, accepting).await
     }
@@ -252,7 +260,7 @@ impl Inner {
     pub(super) async fn dial_websocket(
         self: &Arc<Self>,
         address: &WebSocketAddress,
-        limit: Duration,
+        options: DialOptions,
     ) -> Result<Connection, AttemptError> {
         if !address.is_tls() && !self.websocket.allows_plaintext {
             return Err(AttemptError::Plaintext);
@@ -265,10 +273,11 @@ impl Inner {
             false => ChannelBinding::None,
         };
         let mut config = ClientConfig::new(self.authentication(binding));
-        config.connection = Arc::clone(&self.connection_config);
+        config.connection = Arc::clone(self.connection_configs.of(options.negotiation));
         config.websocket = self.websocket_config();
-        config.websocket.handshake_timeout = limit;
+        config.websocket.handshake_timeout = options.limit(self);
         config.trust = self.websocket.trust.clone();
+        config.certificate = self.websocket.certificate.clone();
         let connecting = websocket::connect_guarded(address, &config, registration);
         match self.run_websocket(number, connecting).await {
             Ok(connection) => Ok(connection),

@@ -361,7 +361,11 @@ impl DatagramSocket for UdpDatagramSocket {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let result = BUFFERS.with_borrow_mut(|buffers| {
-                buffers.resize(RECEIVE_BUFFERS * RECEIVE_BUFFER, 0);
+                if buffers.is_empty() {
+                    // Zeroed by the system, page by page: a `resize` writes, and so makes all of it
+                    // resident, where short datagrams use a page of each buffer.
+                    *buffers = vec![0; RECEIVE_BUFFERS * RECEIVE_BUFFER];
+                }
                 let mut meta = [RecvMeta::default(); RECEIVE_BUFFERS];
                 let count = {
                     let mut chunks = buffers.chunks_exact_mut(RECEIVE_BUFFER);

@@ -3,8 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,7 +20,7 @@ use super::config::{Authentication, ChannelBinding, ClientConfig};
 use super::error::{HandshakeError, HandshakePhase};
 use super::handshake::{Deadline, EXPORTER_LABEL, HandshakeProgress, prove};
 use super::heartbeat::Metered;
-use super::tls::connector;
+use super::tls::{ClientCertificate, Presented, connector, leaf};
 use super::upgrade::{check_response, engine_config, request, upgrade_failed};
 use super::{BoxedIo, Established, establish};
 use crate::address::{Host, WebSocketAddress};
@@ -62,25 +64,33 @@ pub(crate) async fn connect_guarded<G: Send + 'static>(
             .await
             .map_err(|source| HandshakeError::Connect {
                 target: format!("{}:{}", address.host().in_url(), address.port()),
-                source,
+                source: source.into(),
             })?;
         let remote = tcp.peer_addr().ok();
         if !address.is_tls() {
-            return open(Box::new(tcp), None, address, config, remote, &progress).await;
+            let io = Secured::plain(Box::new(tcp));
+            return open(io, address, config, remote, &progress).await;
         }
         progress.set(HandshakePhase::Tls);
-        let connector = connector(&config.trust).map_err(HandshakeError::Tls)?;
-        let name = server_name(address).map_err(HandshakeError::Tls)?;
+        let own = ClientCertificate::new(config.certificate.as_ref());
+        let connector = connector(&config.trust, Arc::clone(&own)).map_err(HandshakeError::tls)?;
+        let name = server_name(address).map_err(HandshakeError::tls)?;
         let tls = connector
             .connect(name, tcp)
             .await
-            .map_err(HandshakeError::Tls)?;
-        let binding = tls
+            .map_err(|error| HandshakeError::tls_at_client(error, own.presented()))?;
+        let exported = tls
             .get_ref()
             .1
             .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
             .ok();
-        open(Box::new(tls), binding, address, config, remote, &progress).await
+        let secured = Secured {
+            exported,
+            certificate: leaf(tls.get_ref().1.peer_certificates()),
+            presented: own.presented(),
+            io: Box::new(tls),
+        };
+        open(secured, address, config, remote, &progress).await
     };
     let info = ConnectionInfo::new(Initiator::Local, None);
     let opening = async { deadline.run(opening).await? };
@@ -103,7 +113,8 @@ where
     check(address, config)?;
     let progress = HandshakeProgress::default();
     let deadline = Deadline::new(config.websocket.handshake_timeout, &progress);
-    let opening = open(Box::new(stream), None, address, config, None, &progress);
+    let io = Secured::plain(Box::new(stream));
+    let opening = open(io, address, config, None, &progress);
     let info = ConnectionInfo::new(Initiator::Local, None);
     let opening = async { deadline.run(opening).await? };
     establish(&config.connection, info, &progress, opening, ()).await
@@ -206,9 +217,29 @@ fn server_name(address: &WebSocketAddress) -> io::Result<ServerName<'static>> {
     }
 }
 
-async fn open(
+/// A stream after the TLS handshake, if there is one.
+struct Secured {
     io: BoxedIo,
     exported: Option<[u8; 32]>,
+    /// Of the server.
+    certificate: Option<Bytes>,
+    /// By this side.
+    presented: Presented,
+}
+
+impl Secured {
+    fn plain(io: BoxedIo) -> Self {
+        Self {
+            io,
+            exported: None,
+            certificate: None,
+            presented: Presented::NotRequested,
+        }
+    }
+}
+
+async fn open(
+    secured: Secured,
     address: &WebSocketAddress,
     config: &ClientConfig,
     remote: Option<SocketAddr>,
@@ -218,15 +249,16 @@ async fn open(
     let authentication = &config.authentication;
     let request = request(&address.url(), authentication, &config.headers)?;
     let engine = engine_config(&config.websocket);
-    let (socket, response) = client_async_with_config(request, Metered::new(io), Some(engine))
-        .await
-        .map_err(|error| upgrade_failed(error, authentication))?;
+    let (socket, response) =
+        client_async_with_config(request, Metered::new(secured.io), Some(engine))
+            .await
+            .map_err(|error| upgrade_failed(error, authentication, secured.presented))?;
     check_response(&response, authentication)?;
     let mut carrier = WebSocketCarrier::new(socket, true, config.websocket.clone());
     let peer = match authentication {
         Authentication::Noise { identity, binding } => {
             progress.set(HandshakePhase::Noise);
-            let binding = bound(*binding, exported.as_ref())?;
+            let binding = bound(*binding, secured.exported.as_ref())?;
             let expected = address.peer_id();
             let connection = &config.connection;
             let peer = prove(&mut carrier, true, identity, binding, expected, connection).await?;
@@ -238,6 +270,8 @@ async fn open(
         carrier,
         peer,
         remote,
+        certificate: secured.certificate,
+        attachment: None,
     })
 }
 

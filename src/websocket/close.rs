@@ -15,11 +15,10 @@ const GOING_AWAY: u16 = 1001;
 const POLICY_VIOLATION: u16 = 1008;
 /// A close frame without a code.
 const NO_STATUS: u16 = 1005;
-/// First and last code for applications. Codes of `close_with` are added to the first.
+/// First and last code for applications. Codes of `close_with` are added to the first. The codes
+/// from 3000 up are errors: a page can send no 1002 or 1008, and sends 3002 or 3008 instead.
 const PRIVATE: u16 = 4000;
 const PRIVATE_LAST: u16 = 4999;
-/// First code of the range that libraries register.
-const REGISTERED: u16 = 3000;
 /// Maximum length of a reason, in bytes: a control frame has 125, of which the code takes two.
 const MAX_REASON: usize = 123;
 
@@ -60,17 +59,15 @@ pub(super) fn cause_of(close: Option<&CloseFrame>, goodbye: Option<u32>) -> Conn
     let reason = close.map_or_else(String::new, |close| close.reason.to_string());
     match (code, goodbye) {
         // Only for an orderly close: the announced one may have failed afterwards.
-        (NORMAL | NO_STATUS | GOING_AWAY | REGISTERED..=PRIVATE_LAST, Some(code)) => {
+        (NORMAL | NO_STATUS | GOING_AWAY | PRIVATE..=PRIVATE_LAST, Some(code)) => {
             ConnectionError::ClosedByPeerWith { code, reason }
         }
         (NORMAL | NO_STATUS, None) if reason.is_empty() => ConnectionError::ClosedByPeer,
         (GOING_AWAY, None) => ConnectionError::ClosedByPeer,
-        (NORMAL | NO_STATUS | REGISTERED..=PRIVATE_LAST, None) => {
-            ConnectionError::ClosedByPeerWith {
-                code: u32::from(code),
-                reason,
-            }
-        }
+        (NORMAL | NO_STATUS | PRIVATE..=PRIVATE_LAST, None) => ConnectionError::ClosedByPeerWith {
+            code: u32::from(code),
+            reason,
+        },
         (code, _) => WebSocketError::Closed { code, reason }.into(),
     }
 }
@@ -151,28 +148,29 @@ mod tests {
             reason: reason.to_owned(),
         };
         assert_eq!(cause_of(None, None), ConnectionError::ClosedByPeer);
+        let failed = |code: u16, reason: &str| {
+            ConnectionError::WebSocket(WebSocketError::Closed {
+                code,
+                reason: reason.to_owned(),
+            })
+        };
         for (code, reason, goodbye, cause) in [
             (1000, "", None, ConnectionError::ClosedByPeer),
             (1001, "tab", None, ConnectionError::ClosedByPeer),
             (1000, "done", None, with(1000, "done")),
             (4007, "bye", None, with(4007, "bye")),
             (4999, "bye", Some(70_000), with(70_000, "bye")),
-            (
-                1011,
-                "crash",
-                None,
-                ConnectionError::WebSocket(WebSocketError::Closed {
-                    code: 1011,
-                    reason: "crash".to_owned(),
-                }),
-            ),
+            (1011, "crash", None, failed(1011, "crash")),
+            // Violations that a page reports, also after its goodbye.
+            (3002, "no frames", None, failed(3002, "no frames")),
+            (3008, "a limit", Some(7), failed(3008, "a limit")),
         ] {
             assert_eq!(
                 cause_of(Some(&frame(code, reason)), goodbye),
                 cause,
                 "{code}"
             );
-            assert_eq!(cause.is_orderly(), code != 1011);
+            assert_eq!(cause.is_orderly(), ![1011, 3002, 3008].contains(&code));
         }
     }
 }

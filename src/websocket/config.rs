@@ -120,8 +120,10 @@ pub enum Authentication {
         /// The channel binding.
         binding: ChannelBinding,
     },
-    /// The client authenticates the server by its TLS certificate, and stays anonymous itself. Such
-    /// a client dials `wss://` only. A proxy may terminate TLS for the server.
+    /// The client authenticates the server by its TLS certificate, and stays anonymous itself,
+    /// unless the server requires a certificate of it
+    /// ([`TlsIdentity::with_client_trust`](super::TlsIdentity::with_client_trust)). Such a client
+    /// dials `wss://` only. A proxy may terminate TLS for the server.
     Tls,
     /// No authentication. For tests, for streams that are trusted for another reason, and for
     /// programs that authenticate in their own protocol.
@@ -154,6 +156,8 @@ pub struct ClientConfig {
     pub authentication: Authentication,
     /// Which TLS certificates are accepted from `wss://` servers.
     pub trust: TlsTrust,
+    /// The certificate for `wss://` servers that require one of their clients. Default: `None`.
+    pub certificate: Option<TlsIdentity>,
     /// Headers to add to the upgrade request, for servers that require a token or a cookie.
     pub headers: Vec<(String, String)>,
     /// Limits of the WebSocket.
@@ -168,6 +172,7 @@ impl ClientConfig {
         Self {
             authentication,
             trust: TlsTrust::default(),
+            certificate: None,
             headers: Vec::new(),
             websocket: WebSocketConfig::default(),
             connection: Arc::new(Config::default()),

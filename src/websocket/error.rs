@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::tls::{ClientCertificateFault, Presented};
 use crate::connection::ConfigError;
 use crate::error::ConnectionError;
 pub use crate::error::WebSocketError;
@@ -142,7 +144,7 @@ impl UpgradeError {
 }
 
 /// Why a connection over a WebSocket could not be established, in either direction.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// A setting is out of range.
@@ -154,7 +156,7 @@ pub enum HandshakeError {
         /// Host and port.
         target: String,
         /// The error of the system.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The WebSocket ended during the handshake.
     #[error("ended during {phase}: {cause}")]
@@ -164,6 +166,14 @@ pub enum HandshakeError {
         /// Why it ended.
         cause: ConnectionError,
     },
+    /// The listener requires a certificate of the client
+    /// ([`TlsIdentity::with_client_trust`](super::TlsIdentity::with_client_trust)), and the client
+    /// has presented none. On both sides.
+    #[error("the listener requires a client certificate")]
+    ClientCertificateMissing,
+    /// The listener does not accept the certificate of the client. On both sides.
+    #[error("the listener does not accept the client certificate: {0}")]
+    ClientCertificateRefused(#[source] Arc<io::Error>),
     /// The peer aborted the handshake, or sent frames that do not belong to it.
     #[error("the peer aborted the handshake")]
     Aborted,
@@ -203,7 +213,7 @@ pub enum HandshakeError {
     },
     /// TLS failed: for example the certificate is not trusted, or the peer does not support TLS.
     #[error("TLS: {0}")]
-    Tls(#[source] io::Error),
+    Tls(#[source] Arc<io::Error>),
     /// The peer proved another identity than the expected one.
     #[error("expected peer {expected}, got {got}")]
     UnexpectedPeer {
@@ -227,6 +237,50 @@ impl From<NoiseError> for HandshakeError {
 }
 
 impl HandshakeError {
+    /// TLS could not begin, or failed for a reason that is not about a client certificate.
+    pub(super) fn tls(error: io::Error) -> Self {
+        Self::Tls(Arc::new(error))
+    }
+
+    /// TLS failed on a client that has presented this.
+    pub(super) fn tls_at_client(error: io::Error, presented: Presented) -> Self {
+        Self::reported(error, presented).unwrap_or_else(Self::tls)
+    }
+
+    /// TLS failed on the server.
+    pub(super) fn tls_at_server(error: io::Error) -> Self {
+        match ClientCertificateFault::found(&error) {
+            Some(fault) => Self::client_certificate(fault, error),
+            None => Self::tls(error),
+        }
+    }
+
+    /// The server has reported that it does not accept the certificate of this client, or that the
+    /// client has presented none.
+    ///
+    /// # Errors
+    /// The same error, if it says something else.
+    pub(super) fn reported(error: io::Error, presented: Presented) -> Result<Self, io::Error> {
+        match ClientCertificateFault::reported(&error, presented) {
+            Some(fault) => Ok(Self::client_certificate(fault, error)),
+            None => Err(error),
+        }
+    }
+
+    fn client_certificate(fault: ClientCertificateFault, error: io::Error) -> Self {
+        match fault {
+            ClientCertificateFault::Missing => Self::ClientCertificateMissing,
+            ClientCertificateFault::Refused => Self::ClientCertificateRefused(Arc::new(error)),
+        }
+    }
+
+    pub(super) fn is_about_client_certificate(&self) -> bool {
+        matches!(
+            self,
+            Self::ClientCertificateMissing | Self::ClientCertificateRefused(_)
+        )
+    }
+
     /// The HTTP status, if the server answered with another than 101.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -249,6 +303,8 @@ impl From<HandshakeError> for io::Error {
             }
             HandshakeError::Noise(_)
             | HandshakeError::Tls(_)
+            | HandshakeError::ClientCertificateMissing
+            | HandshakeError::ClientCertificateRefused(_)
             | HandshakeError::UnexpectedPeer { .. } => io::ErrorKind::PermissionDenied,
             HandshakeError::TimedOut { .. } => io::ErrorKind::TimedOut,
             HandshakeError::TooManyConnections { .. }
@@ -263,7 +319,7 @@ impl From<HandshakeError> for io::Error {
 }
 
 /// Why a listener could not be bound.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// A setting is out of range.
@@ -275,6 +331,6 @@ pub enum ListenError {
         /// The address.
         address: SocketAddr,
         /// The error of the system.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 }

@@ -13,6 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 /// key shares has 2 KiB; rustls would buffer 64 KiB for one.
 const MAX_HELLO: usize = 10 * 1024;
 
+/// The same where clients have to present a certificate: a chain of three takes 6 KiB. It can make
+/// rustls buffer 32 KiB, and the chain that it keeps afterwards.
+const MAX_HELLO_WITH_CERTIFICATE: usize = 24 * 1024;
+
 /// Maximum bytes from then on until the client is authenticated: a request of 8 KiB, Noise of 2
 /// KiB, and the overhead of TLS. For a larger record rustls would grow its buffer to 32 KiB.
 const MAX_UNPROVEN: usize = 12 * 1024;
@@ -57,11 +61,15 @@ pin_project! {
 }
 
 impl<S: AsyncRead + Unpin> Front<S> {
-    pub(super) fn new(io: S) -> Self {
+    pub(super) fn new(io: S, expects_certificate: bool) -> Self {
+        let limit = match expects_certificate {
+            true => MAX_HELLO_WITH_CERTIFICATE,
+            false => MAX_HELLO,
+        };
         Self {
             io,
             first: None,
-            bound: Bound(Arc::new(AtomicUsize::new(MAX_HELLO))),
+            bound: Bound(Arc::new(AtomicUsize::new(limit))),
         }
     }
 

@@ -16,7 +16,7 @@ use super::proxy::{TrustedProxies, canonical};
 use super::refused::Refused;
 use super::server::{Arrival, accept_arrived, busy};
 use crate::address::WebSocketAddress;
-use crate::connection::Connection;
+use crate::connection::{Config, Connection};
 use crate::interfaces;
 
 /// Maximum connections that the system queues until they are accepted, the default of tokio.
@@ -25,8 +25,8 @@ const BACKLOG: i32 = 1024;
 /// Listens on a TCP socket for WebSocket connections.
 ///
 /// It has no task: the system queues connections until they are accepted.
-/// [`WebSocketListener::accept`] is cheap; run each [`Incoming`] in a task of its own, since a
-/// handshake can take up to its timeout.
+/// [`WebSocketListener::accept`] is cheap; run each [`WebSocketIncoming`] in a task of its own,
+/// since a handshake can take up to its timeout.
 ///
 /// Requests that are not upgraded get an HTTP response; see [`accept`](super::accept) and
 /// [`ListenerConfig`]. [`ServerConfig::requests`] decides which web pages may connect.
@@ -97,7 +97,10 @@ impl WebSocketListener {
         config.websocket.validate()?;
         config.connection.validate()?;
         limits.validate()?;
-        let failed = |source| ListenError::Socket { address, source };
+        let failed = |source: io::Error| {
+            let source = source.into();
+            ListenError::Socket { address, source }
+        };
         let socket = bind(address).map_err(failed)?;
         let socket = TcpListener::from_std(socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
@@ -124,7 +127,8 @@ impl WebSocketListener {
         self.local
     }
 
-    /// The first of [`Self::addresses`], or the wildcard itself if the machine has no address.
+    /// The first of [`Self::addresses`]. While there is none it has the IP address of the socket,
+    /// which can not be dialled then: a wildcard, or an address that no interface has any more.
     pub fn address(&self) -> WebSocketAddress {
         let first = self.addresses().into_iter().next();
         first.unwrap_or_else(|| self.address_at(self.local))
@@ -132,7 +136,8 @@ impl WebSocketListener {
 
     /// The addresses for [`connect`](super::connect), with the peer id if Noise is used. A wildcard
     /// has the current addresses of all interfaces in its family; loopback only if there is no
-    /// other.
+    /// other. Any other address stands for itself, and the list is empty while its interface is
+    /// down or gone, as for a wildcard without addresses.
     pub fn addresses(&self) -> Vec<WebSocketAddress> {
         interfaces::concrete(self.local)
             .into_iter()
@@ -157,7 +162,7 @@ impl WebSocketListener {
     ///
     /// # Cancel safety
     /// No connection is lost if the future is dropped.
-    pub async fn accept(&self) -> io::Result<Incoming> {
+    pub async fn accept(&self) -> io::Result<WebSocketIncoming> {
         loop {
             let accepting = pin!(self.socket.accept());
             let expiring = pin!(self.refusals.refused.expire());
@@ -194,7 +199,7 @@ impl WebSocketListener {
             };
             // Fails only if the connection is closed already.
             let _ = stream.set_nodelay(true);
-            return Ok(Incoming {
+            return Ok(WebSocketIncoming {
                 stream,
                 remote,
                 slot,
@@ -246,7 +251,7 @@ fn bind(address: SocketAddr) -> io::Result<StdTcpListener> {
 /// # Drop
 /// Closes the connection.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct WebSocketIncoming {
     stream: TcpStream,
     remote: SocketAddr,
     slot: Slot,
@@ -259,7 +264,7 @@ pub struct Incoming {
     refusals: Arc<Refusals>,
 }
 
-impl Incoming {
+impl WebSocketIncoming {
     /// The remote address of the TCP connection: of the proxy, if there is one, since its header is
     /// read in the handshake.
     pub fn remote_address(&self) -> SocketAddr {
@@ -281,12 +286,15 @@ impl Incoming {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn accept(self) -> Result<Connection, HandshakeError> {
-        self.accept_guarded(()).await
+        let connection = Arc::clone(&self.config.connection);
+        self.accept_guarded(connection, ()).await
     }
 
-    /// The same, with a `guard` that is dropped when the connection ends.
+    /// The same, with this configuration of the connection, and a `guard` that is dropped when the
+    /// connection ends.
     pub(crate) async fn accept_guarded<G: Send + 'static>(
         self,
+        connection: Arc<Config>,
         guard: G,
     ) -> Result<Connection, HandshakeError> {
         let Self {
@@ -307,7 +315,10 @@ impl Incoming {
             slot: Some(&mut slot),
         };
         let result = match permit {
-            Ok(permit) => accept_arrived(stream, &config, arrival, (permit, guard)).await,
+            Ok(permit) => {
+                let guard = (permit, guard);
+                accept_arrived(stream, &config, &connection, arrival, guard).await
+            }
             Err(error) => {
                 if config.tls.is_none() {
                     let limit = config.websocket.close_timeout;

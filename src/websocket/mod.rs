@@ -39,6 +39,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -84,7 +85,7 @@ pub use config::{
 pub use error::{HandshakeError, HandshakePhase, ListenError, UpgradeError, WebSocketError};
 use handshake::HandshakeProgress;
 use heartbeat::Metered;
-pub use listener::{Incoming, WebSocketListener};
+pub use listener::{WebSocketIncoming, WebSocketListener};
 pub use proxy::{InvalidNetwork, Network, ProxyHeader, TrustedProxies};
 pub use request::RequestHead;
 pub use request::answer::Answer;
@@ -92,11 +93,11 @@ pub use request::policy::{Origins, RequestPolicy};
 #[cfg(feature = "webrtc")]
 pub(crate) use server::accept_upgraded_guarded;
 pub use server::{accept, accept_upgraded};
-pub use tls::{TlsIdentity, TlsIdentityError, TlsTrust};
+pub use tls::{TlsClientTrust, TlsIdentity, TlsIdentityError, TlsTrust};
 pub use upgrade::UpgradeRequest;
 
 use crate::carrier::Carrier;
-use crate::connection::{self, Config, ConfigError, Connection};
+use crate::connection::{self, Attachment, Config, ConfigError, Connection, Findings};
 use crate::events::{Attempt, ConnectionInfo};
 use crate::noise::Peer;
 
@@ -146,6 +147,10 @@ struct Established {
     carrier: WebSocketCarrier<BoxedIo>,
     peer: Option<Peer>,
     remote: Option<SocketAddr>,
+    /// What the peer has proven in TLS.
+    certificate: Option<Bytes>,
+    /// What the hook of the upgrade request returned.
+    attachment: Option<Attachment>,
 }
 
 /// Runs a handshake, creates the connection and spawns its driver, which holds `guard` until it
@@ -173,8 +178,13 @@ async fn establish<G: Send + 'static>(
     info.peer = established.peer.map(|peer| peer.id);
     info.remote = established.remote;
     let config = Arc::clone(config);
-    let labels = established.peer.is_some_and(|peer| peer.takes_labels);
-    let (connection, driver) = Connection::authenticated(established.carrier, config, info, labels);
+    let findings = Findings {
+        takes_labels: established.peer.is_some_and(|peer| peer.takes_labels),
+        certificate: established.certificate,
+        attachment: established.attachment,
+    };
+    let (connection, driver) =
+        Connection::authenticated(established.carrier, config, info, findings);
     connection::spawn("anabranch connection", driver, guard);
     Ok(connection)
 }

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -17,12 +19,12 @@ use super::handshake::{Deadline, EXPORTER_LABEL, HandshakeProgress, prove};
 use super::heartbeat::Metered;
 use super::proxy::{ProxyHeader, TrustedProxies, forwarded, preamble};
 use super::request::RequestHead;
-use super::request::answer::Answer;
+use super::request::answer::{Answer, linger};
 use super::request::reading::HeadBuffer;
-use super::tls::TlsIdentity;
+use super::tls::{TlsIdentity, leaf};
 use super::upgrade::{UpgradeRequest, engine_config, unproven_engine_config};
 use super::{BoxedIo, Established, Io, establish};
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::{Attachment, Config, Connection, ConnectionError};
 use crate::events::{ConnectionInfo, Initiator};
 
 /// Accepts a connection over an accepted stream, for example from a `TcpListener` of the caller:
@@ -32,7 +34,8 @@ use crate::events::{ConnectionInfo, Initiator};
 ///
 /// A request that is not upgraded is answered with [`UpgradeError::answer`], or with status 408 if
 /// it is incomplete at the timeout. The stream is closed when the client has closed, or after
-/// [`WebSocketConfig::close_timeout`](super::WebSocketConfig::close_timeout).
+/// [`WebSocketConfig::close_timeout`](super::WebSocketConfig::close_timeout). The same holds for a
+/// client whose certificate is refused, within the handshake timeout.
 ///
 /// # Errors
 /// [`HandshakeError`].
@@ -43,7 +46,8 @@ pub async fn accept<S>(stream: S, config: &ServerConfig) -> Result<Connection, H
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    accept_arrived(stream, config, Arrival::default(), ()).await
+    let connection = &config.connection;
+    accept_arrived(stream, config, connection, Arrival::default(), ()).await
 }
 
 /// Accepts a connection over a stream that an HTTP server has upgraded, after
@@ -80,10 +84,17 @@ where
         let secured = Secured {
             io: Box::new(stream),
             exported: None,
+            peer_certificate: None,
             bound: None,
         };
         deadline
-            .run(Box::pin(finish(secured, config, None, &progress)))
+            .run(Box::pin(finish(
+                secured,
+                config,
+                &config.connection,
+                None,
+                &progress,
+            )))
             .await?
     });
     establish(&config.connection, info, &progress, finishing, guard).await
@@ -128,9 +139,11 @@ impl Arrival<'_> {
     }
 }
 
+/// `connection` takes the place of [`ServerConfig::connection`].
 pub(super) async fn accept_arrived<S, G>(
     stream: S,
     config: &ServerConfig,
+    connection: &Arc<Config>,
     arrival: Arrival<'_>,
     guard: G,
 ) -> Result<Connection, HandshakeError>
@@ -141,8 +154,8 @@ where
     validate(config)?;
     let progress = HandshakeProgress::default();
     let info = ConnectionInfo::new(Initiator::Remote, arrival.remote);
-    let receiving = Box::pin(receive(stream, config, arrival, &progress));
-    establish(&config.connection, info, &progress, receiving, guard).await
+    let receiving = Box::pin(receive(stream, config, connection, arrival, &progress));
+    establish(connection, info, &progress, receiving, guard).await
 }
 
 fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
@@ -155,6 +168,7 @@ fn validate(config: &ServerConfig) -> Result<(), HandshakeError> {
 struct Secured {
     io: BoxedIo,
     exported: Option<[u8; 32]>,
+    peer_certificate: Option<Bytes>,
     /// The limit on input of TLS until the peer is authenticated.
     bound: Option<Bound>,
 }
@@ -164,6 +178,7 @@ struct Secured {
 async fn receive<S>(
     mut stream: S,
     config: &ServerConfig,
+    connection: &Config,
     mut arrival: Arrival<'_>,
     progress: &HandshakeProgress,
 ) -> Result<Established, HandshakeError>
@@ -182,6 +197,7 @@ where
         None => Secured {
             io: Box::new(stream),
             exported: None,
+            peer_certificate: None,
             bound: None,
         },
         Some(identity) => {
@@ -191,11 +207,12 @@ where
     };
     progress.set(HandshakePhase::Upgrade);
     let io = &mut secured.io;
-    Box::pin(upgrade(io, config, &mut arrival, &deadline, progress)).await?;
+    let attachment = Box::pin(upgrade(io, config, &mut arrival, &deadline, progress)).await?;
     let remote = arrival.remote;
-    deadline
-        .run(Box::pin(finish(secured, config, remote, progress)))
-        .await?
+    let finishing = Box::pin(finish(secured, config, connection, remote, progress));
+    let mut established = deadline.run(finishing).await??;
+    established.attachment = attachment;
+    Ok(established)
 }
 
 /// Reads the PROXY header, if one is required.
@@ -229,19 +246,33 @@ async fn accept_tls<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut front = Front::new(stream);
+    let mut front = Front::new(stream, identity.requires_clients());
     let begins_with_http = deadline.run(front.begins_with_http()).await?;
-    if begins_with_http.map_err(HandshakeError::Tls)? {
+    if begins_with_http.map_err(HandshakeError::tls_at_server)? {
         let text = "This server requires TLS.";
         let limit = config.websocket.close_timeout;
         Answer::new(400, text).send(&mut front, true, limit).await;
         let error = io::Error::new(io::ErrorKind::InvalidData, text);
-        return Err(HandshakeError::Tls(error));
+        return Err(HandshakeError::tls_at_server(error));
     }
     let bound = front.bound();
-    let tls = deadline.run(identity.acceptor().accept(front)).await?;
-    let tls = tls.map_err(HandshakeError::Tls)?;
+    let accepting = identity.acceptor().accept(front).into_fallible();
+    let tls = match deadline.run(accepting).await? {
+        Ok(tls) => tls,
+        Err((error, mut front)) => {
+            let error = HandshakeError::tls_at_server(error);
+            if error.is_about_client_certificate() {
+                // With TLS 1.3 the client has sent its request already: an immediate close would
+                // lose the alert.
+                let lingering = linger(&mut front, config.websocket.close_timeout);
+                // Whoever is not there by the deadline loses it.
+                let _ = deadline.run(lingering).await;
+            }
+            return Err(error);
+        }
+    };
     bound.begin_request();
+    let peer_certificate = leaf(tls.get_ref().1.peer_certificates());
     let exported = tls
         .get_ref()
         .1
@@ -250,18 +281,19 @@ where
     Ok(Secured {
         io: Box::new(tls),
         exported,
+        peer_certificate,
         bound: Some(bound),
     })
 }
 
-/// Reads the request and sends the response.
+/// Reads the request and sends the response. Returns what the hook attaches to the connection.
 async fn upgrade(
     io: &mut BoxedIo,
     config: &ServerConfig,
     arrival: &mut Arrival<'_>,
     deadline: &Deadline<'_>,
     progress: &HandshakeProgress,
-) -> Result<(), HandshakeError> {
+) -> Result<Option<Attachment>, HandshakeError> {
     let mut head = HeadBuffer::default();
     let checked = match deadline.run(head.read(io)).await {
         Ok(Ok(Ok(()))) => check(&head, config, arrival, progress),
@@ -276,7 +308,8 @@ async fn upgrade(
                 io.flush().await
             };
             let written = deadline.run(writing).await?;
-            written.map_err(|error| ended(HandshakePhase::Upgrade, &error))
+            written.map_err(|error| ended(HandshakePhase::Upgrade, &error))?;
+            Ok(request.into_attachment())
         }
         Err(error) => {
             // Without a request there is no response: browsers connect in advance, and would take
@@ -364,6 +397,7 @@ fn ended(phase: HandshakePhase, error: &io::Error) -> HandshakeError {
 async fn finish(
     secured: Secured,
     config: &ServerConfig,
+    connection: &Config,
     remote: Option<SocketAddr>,
     progress: &HandshakeProgress,
 ) -> Result<Established, HandshakeError> {
@@ -377,7 +411,6 @@ async fn finish(
             let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(engine)).await;
             let mut carrier = WebSocketCarrier::unproven(socket, limits);
             let binding = bound(*binding, secured.exported.as_ref())?;
-            let connection = &config.connection;
             let peer = prove(&mut carrier, false, identity, binding, None, connection).await?;
             let carrier = carrier.proven(limits).await;
             let carrier = carrier.map_err(|cause| HandshakeError::Ended {
@@ -400,5 +433,7 @@ async fn finish(
         carrier,
         peer,
         remote,
+        certificate: secured.peer_certificate,
+        attachment: None,
     })
 }

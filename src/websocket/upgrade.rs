@@ -1,5 +1,7 @@
 //! The HTTP upgrade, on both sides (RFC 6455 sections 4.1 and 4.2).
 
+use std::sync::Arc;
+
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::http;
@@ -10,7 +12,8 @@ use super::close::engine_error;
 use super::config::{Authentication, ServerConfig, WebSocketConfig};
 use super::error::{HandshakeError, HandshakePhase, UpgradeError};
 use super::request::RequestHead;
-use crate::connection::ConnectionError;
+use super::tls::Presented;
+use crate::connection::{Attachment, ConnectionError};
 
 /// Size of tungstenite's read buffer. A larger one would be zeroed for each small message, which is
 /// a slice of it.
@@ -60,13 +63,39 @@ fn engine_of(config: &WebSocketConfig, read_buffer: usize) -> EngineConfig {
 /// Answer it with status 101 and the headers of [`UpgradeRequest::response_headers`], and pass the
 /// upgraded stream to [`accept_upgraded`](super::accept_upgraded). `examples/websocket_server.rs`
 /// does so with hyper.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct UpgradeRequest {
     accept: String,
     subprotocol: &'static str,
+    attachment: Option<Attachment>,
 }
 
+/// By what is answered, and by the attachment: its clones are equal, two values never are.
+impl PartialEq for UpgradeRequest {
+    fn eq(&self, other: &Self) -> bool {
+        let have_one_attachment = match (&self.attachment, &other.attachment) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        let answer = (&self.accept, self.subprotocol);
+        have_one_attachment && answer == (&other.accept, other.subprotocol)
+    }
+}
+
+impl Eq for UpgradeRequest {}
+
 impl UpgradeRequest {
+    /// What the hook has returned
+    /// ([`RequestPolicy::with_hook`](super::RequestPolicy::with_hook)); `None` if it is of another
+    /// type, and without a hook. The connection over the upgraded stream does not have it.
+    pub fn attachment<T: std::any::Any + Send + Sync>(&self) -> Option<&T> {
+        self.attachment.as_ref()?.downcast_ref()
+    }
+
+    pub(super) fn into_attachment(self) -> Option<Attachment> {
+        self.attachment
+    }
+
     /// Checks a request against RFC 6455, against [`ServerConfig::requests`], and for the
     /// subprotocol of [`ServerConfig::authentication`]. With `None` as its paths, routing is left
     /// to the caller.
@@ -109,8 +138,9 @@ impl UpgradeRequest {
         }
         policy.check_origin(request, &config.authentication)?;
         let subprotocol = choose(request, &config.authentication)?;
-        policy.ask_hook(request)?;
+        let attachment = policy.ask_hook(request)?;
         Ok(Self {
+            attachment,
             accept: derive_accept_key(key.as_bytes()),
             subprotocol,
         })
@@ -214,8 +244,20 @@ fn mismatch(offered: &str, returned: Option<String>) -> UpgradeError {
 }
 
 /// Converts an error of tungstenite's client handshake.
-pub(super) fn upgrade_failed(error: Error, authentication: &Authentication) -> HandshakeError {
+pub(super) fn upgrade_failed(
+    error: Error,
+    authentication: &Authentication,
+    presented: Presented,
+) -> HandshakeError {
     let offered = authentication.subprotocol();
+    let error = match error {
+        // With TLS 1.3 the server refuses a client certificate after the handshake of the client.
+        Error::Io(error) => match HandshakeError::reported(error, presented) {
+            Ok(refusal) => return refusal,
+            Err(error) => Error::Io(error),
+        },
+        error => error,
+    };
     let error = match error {
         Error::Http(response) => UpgradeError::UnexpectedStatus {
             status: response.status().as_u16(),
@@ -320,6 +362,33 @@ mod tests {
         ] {
             assert_eq!(check(name, value), Err(error), "{name}");
         }
+    }
+
+    #[test]
+    fn requests_of_two_users_differ() {
+        let headers = [
+            ("host", "example.org"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", "anabranch.v1"),
+        ];
+        let headers = || headers.map(|(name, value)| (name, value.as_bytes()));
+        let mut config = ServerConfig::new(Authentication::Tls);
+        let check = |config: &ServerConfig, path| {
+            let request = RequestHead::new("GET", path, headers());
+            UpgradeRequest::check(&request, config).unwrap()
+        };
+        assert_eq!(check(&config, "/alice"), check(&config, "/alice"));
+        let without = check(&config, "/alice");
+        config.requests = crate::websocket::RequestPolicy::default()
+            .with_hook(|request| Ok(request.path().to_owned()));
+        let (alice, bob) = (check(&config, "/alice"), check(&config, "/bob"));
+        assert_eq!(alice, alice.clone());
+        assert_ne!(alice, bob);
+        assert_ne!(alice, without);
+        assert_ne!(without, alice);
     }
 
     #[test]

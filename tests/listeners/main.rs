@@ -4,15 +4,21 @@ mod addresses;
 mod dials;
 #[path = "../common/echoing.rs"]
 mod echoing;
+mod negotiation;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anabranch::address::PeerAddress;
 use anabranch::endpoint::{Listening, WebSocketOptions};
+use anabranch::udp::{DatagramSocket, Received, Transmit};
 use anabranch::{
-    Address, BindError, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig,
-    Incoming, udp,
+    Address, BindError, Config, ConfigError, ConnectError, Connection, ConnectionError, Endpoint,
+    EndpointConfig, Incoming, udp,
 };
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -91,6 +97,22 @@ async fn close<const N: usize>(endpoints: [Endpoint; N]) {
     for endpoint in &endpoints {
         assert!(endpoint.is_idle(), "{endpoint:?}");
     }
+}
+
+#[test]
+fn an_endpoint_that_only_dials_can_fail_for_a_setting_alone() {
+    let mut config = Config::default();
+    config.send_buffer = 0;
+    // Outside of a runtime: nothing is bound.
+    let failed: ConfigError = Endpoint::builder().config(config).dial_only().unwrap_err();
+    assert!(matches!(
+        failed,
+        ConfigError::OutOfRange {
+            name: "send_buffer",
+            ..
+        }
+    ));
+    assert!(Endpoint::builder().dial_only().is_ok());
 }
 
 #[tokio::test]
@@ -193,6 +215,49 @@ async fn an_endpoint_listens_on_a_socket_that_the_application_has_bound() {
         .expect("it listens");
     echo(&connection).await;
     close([client, server]).await;
+}
+
+/// A socket of another network: its address is not the machine's.
+#[derive(Debug)]
+struct Elsewhere(Arc<dyn DatagramSocket>);
+
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4001);
+
+impl DatagramSocket for Elsewhere {
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.0.try_send(transmit)
+    }
+
+    fn writable(self: Arc<Self>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> {
+        Arc::clone(&self.0).writable()
+    }
+
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Received<'_>),
+    ) -> Poll<io::Result<()>> {
+        self.0.poll_receive(cx, sink)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(ELSEWHERE)
+    }
+
+    fn source_towards(&self, remote: SocketAddr) -> io::Result<IpAddr> {
+        self.0.source_towards(remote)
+    }
+}
+
+#[tokio::test]
+async fn the_address_of_a_supplied_socket_need_not_be_the_machine_s() {
+    let server = endpoint();
+    let socket = std::net::UdpSocket::bind(LOOPBACK).expect("a free port");
+    let socket = Elsewhere(udp::from_std(socket).expect("it is usable"));
+    let listening = server.listen_on_socket(Arc::new(socket));
+    let address = dialled(&listening.expect("it is open"));
+    assert_eq!(address.socket_addr(), ELSEWHERE);
+    close([server]).await;
 }
 
 #[tokio::test]

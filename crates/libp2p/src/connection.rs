@@ -119,7 +119,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A substream. Its [`AsyncWrite::poll_close`] completes when the peer's transport has everything.
+/// A substream. Its [`AsyncWrite::poll_close`] completes when the peer's transport has everything,
+/// or when the peer has stopped reading after everything was sent.
 ///
 /// # Drop
 /// See [`anabranch::Substream`]: what was written is delivered, and the stream ended.

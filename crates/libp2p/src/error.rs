@@ -1,17 +1,22 @@
 //! Why a connection could not be made, or has ended.
 
-use anabranch::{BindError, ConnectError, ConnectionError, OpenError};
+use std::sync::Arc;
+
+use anabranch::{BindError, ConfigError, ConnectError, ConnectionError, OpenError};
 
 /// The error of the transport and of its connections. Its source says which phase has failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The address to listen on can not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A setting of the transport is out of range.
+    #[error("configuration: {0}")]
+    Settings(#[from] ConfigError),
     /// The interfaces of the machine can not be watched.
     #[error("interfaces can not be watched: {0}")]
-    Interfaces(#[source] std::io::Error),
+    Interfaces(#[source] Arc<std::io::Error>),
     /// The handshake has failed.
     #[error(transparent)]
     Connect(#[from] ConnectError),

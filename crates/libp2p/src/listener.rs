@@ -30,7 +30,7 @@ pub(crate) struct Listener {
     listening: Listening,
     certhash: Fingerprint,
     is_closed: bool,
-    /// For a wildcard.
+    /// `None` once they can not be watched, and after the close.
     interfaces: Option<IfWatcher>,
     /// Addresses that were announced and have not expired.
     announced: Vec<IpAddr>,
@@ -47,14 +47,19 @@ impl Listener {
         certhash: Fingerprint,
     ) -> Result<Self, Error> {
         let ip = listening.local_address().ip();
-        let interfaces = match ip.is_unspecified() {
-            true => {
-                let watcher = IfWatcher::new().inspect_err(|_| listening.close());
-                Some(watcher.map_err(Error::Interfaces)?)
+        let is_wildcard = ip.is_unspecified();
+        let interfaces = match IfWatcher::new() {
+            Ok(watcher) => Some(watcher),
+            // Its address is known without one.
+            Err(error) if !is_wildcard => {
+                tracing::warn!(%ip, %error, "interfaces not watched");
+                None
             }
-            false => None,
+            Err(error) => {
+                listening.close();
+                return Err(Error::Interfaces(error.into()));
+            }
         };
-        let is_wildcard = interfaces.is_some();
         let mut listener = Self {
             id,
             listening,
@@ -84,7 +89,12 @@ impl Listener {
     }
 
     fn announce(&mut self, ip: IpAddr) {
-        let is_ours = address::is_same_family(ip, self.listening.local_address().ip());
+        let local = self.listening.local_address().ip();
+        let is_ours = match local.is_unspecified() {
+            true => address::is_same_family(ip, local),
+            // It comes back after it has expired.
+            false => ip == local,
+        };
         if !is_ours || self.announced.contains(&ip) {
             return;
         }
@@ -135,17 +145,30 @@ impl Listener {
         true
     }
 
+    /// `is_kept`: another network has the address of the event. When only the length of the prefix
+    /// changes, the new network is up before the old one is down.
+    fn on_interface(&mut self, event: IfEvent, is_kept: bool) {
+        match event {
+            IfEvent::Up(net) => self.announce(net.addr()),
+            IfEvent::Down(net) if !is_kept => self.expire(net.addr()),
+            IfEvent::Down(_) => {}
+        }
+    }
+
     fn poll_interfaces(&mut self, cx: &mut Context<'_>) {
         while let Some(interfaces) = &mut self.interfaces
             && let Poll::Ready(event) = interfaces.poll_if_event(cx)
         {
             match event {
-                Ok(IfEvent::Up(net)) => self.announce(net.addr()),
-                Ok(IfEvent::Down(net)) => self.expire(net.addr()),
+                Ok(event) => {
+                    let (IfEvent::Up(net) | IfEvent::Down(net)) = event;
+                    let is_kept = interfaces.iter().any(|other| other.addr() == net.addr());
+                    self.on_interface(event, is_kept);
+                }
                 Err(error) => {
                     self.events.push_back(TransportEvent::ListenerError {
                         listener_id: self.id,
-                        error: Error::Interfaces(error),
+                        error: Error::Interfaces(error.into()),
                     });
                     // It would fail again at once, for ever. The addresses stay.
                     self.interfaces = None;
@@ -169,5 +192,48 @@ impl Stream for Listener {
         }
         this.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+
+    /// The address of a listening event, and whether it is new.
+    fn change(listener: &mut Listener) -> Option<(bool, Multiaddr)> {
+        match listener.next().now_or_never()?? {
+            TransportEvent::NewAddress { listen_addr, .. } => Some((true, listen_addr)),
+            TransportEvent::AddressExpired { listen_addr, .. } => Some((false, listen_addr)),
+            _ => panic!("another event"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_address_of_one_interface_expires_and_comes_back_with_it() {
+        let endpoint = anabranch::Endpoint::builder().dial_only();
+        let endpoint = endpoint.expect("defaults work");
+        let listening = endpoint.listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listening = listening.expect("a free port");
+        let certhash = endpoint.certificate().fingerprint();
+        let listener = Listener::new(ListenerId::next(), listening, certhash);
+        let mut listener = listener.expect("it is bound");
+        // What the machine has is in the way of what the test says.
+        listener.interfaces = None;
+        let own = listener.address(IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(change(&mut listener), Some((true, own.clone())));
+        let net = |text: &str| text.parse().expect("a network");
+        listener.on_interface(IfEvent::Up(net("127.0.0.1/8")), true);
+        listener.on_interface(IfEvent::Up(net("192.0.2.1/24")), true);
+        listener.on_interface(IfEvent::Down(net("192.0.2.1/24")), false);
+        listener.on_interface(IfEvent::Down(net("127.0.0.1/16")), true);
+        assert_eq!(change(&mut listener), None, "addresses of other listeners");
+        listener.on_interface(IfEvent::Down(net("127.0.0.1/8")), false);
+        assert_eq!(change(&mut listener), Some((false, own.clone())));
+        assert_eq!(change(&mut listener), None);
+        listener.on_interface(IfEvent::Up(net("127.0.0.1/8")), true);
+        assert_eq!(change(&mut listener), Some((true, own)));
+        endpoint.close().await;
     }
 }

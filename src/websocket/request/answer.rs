@@ -85,21 +85,38 @@ impl Answer {
         let bytes = self.encode(with_body);
         let sending = async {
             stream.write_all(&bytes).await?;
-            stream.shutdown().await?;
-            let mut scrap = vec![0; DRAINED_AT_ONCE];
-            let mut drained = 0_u64;
-            loop {
-                match stream.read(&mut scrap).await? {
-                    0 => return std::io::Result::Ok(()),
-                    len => drained = drained.saturating_add(len as u64),
-                }
-                if drained > MAX_DRAINED {
-                    return Ok(());
-                }
-            }
+            drain(stream).await
         };
         // An error means that the client is gone.
         let _ = timeout(limit, sending).await;
+    }
+}
+
+/// Shuts down the write half, and waits until the client has closed too or `limit` has expired, so
+/// that what was sent last is not lost.
+pub(crate) async fn linger<S>(stream: &mut S, limit: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // An error means that the client is gone.
+    let _ = timeout(limit, drain(stream)).await;
+}
+
+async fn drain<S>(stream: &mut S) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.shutdown().await?;
+    let mut scrap = vec![0; DRAINED_AT_ONCE];
+    let mut drained = 0_u64;
+    loop {
+        match stream.read(&mut scrap).await? {
+            0 => return Ok(()),
+            len => drained = drained.saturating_add(len as u64),
+        }
+        if drained > MAX_DRAINED {
+            return Ok(());
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which requests may connect, by origin, host and path.
 
+use std::any::{Any, TypeId};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::RequestHead;
+use crate::connection::Attachment;
 use crate::websocket::config::Authentication;
 use crate::websocket::error::UpgradeError;
 
@@ -39,8 +41,8 @@ pub enum Origins {
     Only(Vec<String>),
 }
 
-/// Checks a request that has passed all other checks.
-type Hook = dyn Fn(&RequestHead<'_>) -> Result<(), UpgradeError> + Send + Sync;
+/// Checks a request that has passed all other checks. Returns what is attached to its connection.
+type Hook = dyn Fn(&RequestHead<'_>) -> Result<Option<Attachment>, UpgradeError> + Send + Sync;
 
 /// Which requests are upgraded.
 #[derive(Clone, Default)]
@@ -75,25 +77,45 @@ impl RequestPolicy {
     /// headers, cookies and the address of the client. Its error, from [`UpgradeError::refused`],
     /// is the response. It runs in the task of the handshake, and must not block.
     ///
+    /// The value that it returns is attached to the connection, which keeps it as long as it lives
+    /// ([`Connection::attachment`](crate::Connection::attachment)): a user, a path, or `()`.
+    ///
     /// ```
+    /// use anabranch::Connection;
     /// use anabranch::websocket::{RequestPolicy, UpgradeError};
     ///
+    /// struct User(String);
+    ///
     /// let policy = RequestPolicy::default().with_hook(|request| match request.cookie("session") {
-    ///     Some("secret") => Ok(()),
+    ///     Some("secret") => Ok(User("alice".to_owned())),
     ///     _ => Err(UpgradeError::refused(401, "Log in first.")),
     /// });
+    ///
+    /// fn serve(connection: &Connection) {
+    ///     let user = connection.attachment::<User>().map(|user| user.0.as_str());
+    ///     println!("{}", user.unwrap_or("not over this WebSocket listener"));
+    /// }
     /// ```
     #[must_use]
-    pub fn with_hook(
-        mut self,
-        hook: impl Fn(&RequestHead<'_>) -> Result<(), UpgradeError> + Send + Sync + 'static,
-    ) -> Self {
-        self.hook = Some(Arc::new(hook));
+    pub fn with_hook<T, F>(mut self, hook: F) -> Self
+    where
+        T: Any + Send + Sync,
+        F: Fn(&RequestHead<'_>) -> Result<T, UpgradeError> + Send + Sync + 'static,
+    {
+        self.hook = Some(Arc::new(move |head: &RequestHead<'_>| {
+            let value = hook(head)?;
+            // Nothing to keep.
+            let is_unit = TypeId::of::<T>() == TypeId::of::<()>();
+            Ok((!is_unit).then(|| Arc::new(value) as Attachment))
+        }));
         self
     }
 
-    pub(crate) fn ask_hook(&self, head: &RequestHead<'_>) -> Result<(), UpgradeError> {
-        self.hook.as_ref().map_or(Ok(()), |hook| hook(head))
+    pub(crate) fn ask_hook(
+        &self,
+        head: &RequestHead<'_>,
+    ) -> Result<Option<Attachment>, UpgradeError> {
+        self.hook.as_ref().map_or(Ok(None), |hook| hook(head))
     }
 
     pub(crate) fn check_path(&self, head: &RequestHead<'_>) -> Result<(), UpgradeError> {

@@ -10,10 +10,12 @@ use super::heartbeat::Metered;
 use super::upgrade::engine_config;
 
 mod bounds;
+mod clients;
 mod connections;
 mod defaults;
 mod ends;
 mod hostile;
+mod mutual_tls;
 mod proxies;
 mod random;
 mod requests;

@@ -54,7 +54,7 @@ fn watched() -> (ServerConfig, Seen) {
     config.connection = Arc::new(connection);
     config.requests = RequestPolicy::default().with_hook(|request| {
         let text = request.remote_address().map(|remote| remote.to_string());
-        Err(UpgradeError::refused(499, text.unwrap_or_default()))
+        Err::<(), _>(UpgradeError::refused(499, text.unwrap_or_default()))
     });
     (config, seen)
 }
