@@ -1,9 +1,9 @@
 //! What a swarm, and the protocols above it, expect of a transport and its connections.
 
 use std::collections::HashSet;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::Ipv4Addr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use libp2p_core::transport::{
     DialOpts, ListenerId, PortUse, Transport as _, TransportError, TransportEvent,
 };
 use libp2p_identity::{Keypair, PeerId};
+use multistream_select::{Version, dialer_select_proto, listener_select_proto};
 use tokio::time::timeout;
 
 mod dialling;
@@ -112,6 +113,15 @@ async fn substream(connections: &mut [Connection; 2]) -> [Stream; 2] {
     [opened, accepted]
 }
 
+/// What `future` returns at once, if it does.
+async fn poll_once<F: Future>(future: &mut Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
 fn reversed([a, b]: [Connection; 2]) -> [Connection; 2] {
     [b, a]
 }
@@ -183,6 +193,38 @@ async fn a_dropped_stream_ends_what_the_other_side_reads_and_writes() {
     };
     let error = timeout(LIMIT, writing).await.expect("nobody reads");
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "{error}");
+}
+
+/// Identify answers, closes and drops at once, which stops the dialler's write half while that
+/// still flushes what it has proposed.
+#[tokio::test]
+async fn the_answer_of_a_peer_that_drops_the_stream_at_once_is_negotiated_and_read() {
+    for [mut dialler, mut listener] in pairs().await {
+        let opened = outbound(&mut dialler).await;
+        let negotiating = async {
+            let mut proposing = pin!(dialer_select_proto(opened, ["/id/1"], Version::V1));
+            // The proposal goes out, and then nobody polls until the peer is done.
+            assert!(poll_once(&mut proposing).await.is_none());
+            let stream = inbound(&mut listener).await;
+            let selected = listener_select_proto(stream, ["/id/1"]).await;
+            let (_, mut answering) = selected.expect("its protocol");
+            answering.write_all(b"answer").await.expect("room");
+            answering.close().await.expect("it arrives");
+            drop(answering);
+            // What is sent after the stop arrives after it.
+            let mut after = outbound(&mut listener).await;
+            after.write_all(b"!").await.expect("room");
+            inbound(&mut dialler).await;
+
+            let (_, mut stream) = proposing.await.expect("the peer has confirmed it");
+            stream.flush().await.expect("nothing was discarded");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("the answer");
+            assert_eq!(answer, b"answer");
+            stream.close().await.expect("nothing was discarded");
+        };
+        timeout(LIMIT, negotiating).await.expect("in time");
+    }
 }
 
 #[tokio::test]

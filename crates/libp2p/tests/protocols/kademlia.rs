@@ -35,9 +35,19 @@ async fn results(
     nodes: &mut Nodes<Behaviour>,
     count: usize,
 ) -> HashMap<usize, Vec<kad::QueryResult>> {
+    results_and_met(nodes, count, 0).await
+}
+
+/// The same, once the first node has also learned the addresses of `met` others.
+async fn results_and_met(
+    nodes: &mut Nodes<Behaviour>,
+    count: usize,
+    met: usize,
+) -> HashMap<usize, Vec<kad::QueryResult>> {
     let mut all: HashMap<usize, Vec<kad::QueryResult>> = HashMap::new();
     let mut ended = 0;
-    while ended < count {
+    let mut known_to_first = HashSet::new();
+    while ended < count || known_to_first.len() < met {
         let (n, event) = nodes.next().await;
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
@@ -45,6 +55,9 @@ async fn results(
                 info,
                 ..
             })) => {
+                if n == 0 {
+                    known_to_first.insert(peer_id);
+                }
                 for address in info.listen_addrs {
                     let kad = &mut nodes.swarms[n].behaviour_mut().kad;
                     kad.add_address(&peer_id, address);
@@ -79,8 +92,8 @@ async fn run() {
         kad.add_address(&peers[0], first.clone());
         kad.get_closest_peers(peers[0]);
     }
-    results(&mut nodes, NODES - 1).await;
-    // The first has met everybody by now, and the others find them by it.
+    // The others find each other by the first, whose query finds nobody that it does not know.
+    results_and_met(&mut nodes, NODES - 1, NODES - 1).await;
     for (n, swarm) in nodes.swarms.iter_mut().enumerate() {
         let sought = peers[(n + 1) % NODES];
         swarm.behaviour_mut().kad.get_closest_peers(sought);

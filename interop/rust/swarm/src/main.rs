@@ -122,7 +122,7 @@ async fn main() -> Result<(), AnyError> {
     swarm.listen_on(any.parse()?)?;
     match command {
         ["listen" | "serve"] => listen(swarm).await,
-        ["dial", address] => tokio::time::timeout(LIMIT, dial(swarm, address.parse()?)).await?,
+        ["dial", address] => dial(swarm, address.parse()?).await,
         other => Err(format!("no command {other:?}").into()),
     }
 }
@@ -157,10 +157,26 @@ async fn listen(mut swarm: Swarm<Behaviour>) -> Result<(), AnyError> {
 
 async fn dial(mut swarm: Swarm<Behaviour>, address: Multiaddr) -> Result<(), AnyError> {
     swarm.dial(address)?;
-    let (mut pings, mut fetched, mut agent) = (0, 0, None);
+    let (mut is_connected, mut pings, mut fetched, mut agent) = (false, 0, 0, None);
+    // Of both directions: libp2p-webrtc resets a stream whose sender still closes it.
+    let mut identify_errors = Vec::new();
+    let end = tokio::time::sleep(LIMIT);
+    let mut end = std::pin::pin!(end);
     while pings < 3 || fetched < FETCHES || agent.is_none() {
-        match swarm.select_next_some().await {
+        let event = tokio::select! {
+            event = swarm.select_next_some() => event,
+            () = &mut end => {
+                return Err(format!(
+                    "no end within {LIMIT:?}: connected: {is_connected}, {pings} pings, \
+                     {fetched} fetches, identified: {}, {identify_errors:?}",
+                    agent.is_some()
+                )
+                .into());
+            }
+        };
+        match event {
             SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                is_connected = true;
                 for _ in 0..FETCHES {
                     let fetch = &mut swarm.behaviour_mut().fetch;
                     fetch.send_request(&peer_id, SIZE as u64);
@@ -174,6 +190,10 @@ async fn dial(mut swarm: Swarm<Behaviour>, address: Multiaddr) -> Result<(), Any
                 info,
                 ..
             })) => agent = Some(info.protocol_version),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error {
+                error,
+                ..
+            })) => identify_errors.push(error),
             SwarmEvent::Behaviour(BehaviourEvent::Fetch(event)) => match event {
                 request_response::Event::Message {
                     message: request_response::Message::Response { response, .. },
