@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Measures what docs/benchmarks.md shows, and writes its tables, the plots in docs/figures and the
-# figures of README.md. Meant for a quiet machine; both processors are busy for up to half an hour.
+# figures of README.md. Meant for a quiet machine; both processors are busy for up to an hour.
 #
 #   scripts/figures.sh                          every section, rounds as published
 #   scripts/figures.sh peers paths              only these: the others keep figures and commit
-#   scripts/figures.sh --quick [SECTION...]     three minutes, as a check; the pages say "quick"
+#   scripts/figures.sh --quick [SECTION...]     five minutes, as a check; the pages say "quick"
 #
-# sections: peers paths transfer neighbours idle payloads message substream websocket
+# sections: peers paths unified transfer neighbours idle payloads message substream websocket
+# unified needs root, /dev/net/tun and Redis from apt; half of the time is its own.
 #
 # Output of the programs stays in figures/SECTION below cargo's target directory, and
 # `python3 scripts/figures [SECTION...]` makes the pages from it again. The failure of a program
@@ -14,13 +15,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(peers paths transfer neighbours idle payloads message substream websocket)
+all=(peers paths unified transfer neighbours idle payloads message substream websocket)
 quick=false
 sections=()
 for argument; do
   case " ${all[*]} --quick " in
     *" $argument "*) ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
   if [ "$argument" = --quick ]; then quick=true; else sections+=("$argument"); fi
 done
@@ -42,16 +43,21 @@ mkdir -p "$records"
 of() { if $quick; then printf '%s' "$2"; else printf '%s' "$1"; fi; }
 
 build() {
-  cargo build --release --example peer --example neighbours --example transfer
-  cargo build --release --example simulated_throughput
   local section
   for section in "${sections[@]}"; do
     case $section in
       message | substream | websocket) cargo bench --no-run --bench "$section" ;;
       transfer) cargo bench --no-run --bench transfer ;;
       peers) build_peers ;;
+      unified) interop/rust/unified/run build ;;
+      *) build_examples ;;
     esac
   done
+}
+
+build_examples() {
+  cargo build --release --example peer --example neighbours --example transfer
+  cargo build --release --example simulated_throughput
 }
 
 # One build each, as in compare: in a common one, each would link what only the other one needs.
@@ -116,7 +122,7 @@ run() {
 rounds_of() {
   case $1 in
     paths) of 5 1 ;;
-    idle) of 1 1 ;;
+    idle | unified) of 1 1 ;;
     websocket) of 9 2 ;;
     peers | neighbours) of 5 1 ;;
     *) of 3 1 ;;
@@ -168,6 +174,17 @@ substream() { criterion substream "$(of 0.5 0.1)" "$(of 1.5 0.1)"; }
 
 websocket() {
   run websocket.jsonl cargo bench --quiet --bench websocket -- --json --rounds "$rounds"
+}
+
+# One command for each loss: with a lot of it TCP and QUIC take minutes.
+unified() {
+  local options=(--no-build --json) loss
+  $quick && options+=(--quick)
+  run unified.jsonl interop/rust/unified/run cable "${options[@]}"
+  for loss in $(of "0 0.001 0.01" "0 0.01"); do
+    run unified.jsonl interop/rust/unified/run paths "${options[@]}" --losses "$loss" \
+      --round-trips "$(of 0,50,100 0,50)"
+  done
 }
 
 neighbours() { run neighbours.jsonl "$examples/neighbours" --json "$rounds"; }

@@ -214,6 +214,73 @@ def paths(section: Section) -> list[str]:
     return out
 
 
+# Columns by the names that interop/rust/unified/lab gives.
+UNIFIED = {
+    "anabranch": "webrtc-direct of anabranch",
+    "anabranch-v2": "the same, version 2",
+    "quic": "libp2p-quic",
+    "tcp": "TCP, Noise, Yamux",
+    "libp2p-webrtc": "libp2p-webrtc",
+}
+
+
+def unified(section: Section) -> list[str]:
+    lines = section.lines("unified.jsonl")
+    if ours := [
+        line["failed"] for line in lines if "failed" in line and line["dialler"] != "libp2p-webrtc"
+    ]:
+        raise SystemExit(f"unified: {ours}")
+    of_path: dict[tuple, dict[str, dict]] = {}
+    for line in lines:
+        path = (line["mbit"], line["loss"], line["round_trip_ms"])
+        of_path.setdefault(path, {})[line["dialler"]] = line
+
+    def rows(quantities: dict[str, str], factor: float) -> list[list[object]]:
+        found = []
+        for (mbit, loss, round_trip), stacks in of_path.items():
+            link = f"{mbit} Mbit/s" if mbit else "no limit"
+            for name, title in quantities.items():
+                cells = [
+                    Spread.of(stacks[stack][name]).times(factor)
+                    if name in stacks[stack]
+                    else "failed"
+                    for stack in UNIFIED
+                ]
+                found.append([link, f"{round_trip:g} ms", f"{loss * 100:g} %", title, *cells])
+        return found
+
+    sizes = {
+        f"{mbit} Mbit/s with {loss * 100:g} % of loss" if mbit else "no limit": stacks
+        for (mbit, loss, _), stacks in of_path.items()
+    }
+    volumes = "; ".join(
+        f"{link}: {stacks['quic']['size'] // MIB} and {stacks['libp2p-webrtc']['size'] // MIB}"
+        for link, stacks in sizes.items()
+    )
+    head = ["link", "round trip", "loss each way", "", *UNIFIED.values()]
+    return [
+        "`perf`, Mbit/s: medians (least-most) of transfers one after another on one connection. "
+        f"MiB for each transfer, and of libp2p-webrtc: {volumes}.",
+        "",
+        *table(head, rows({"upload": "up", "download": "down"}, 1e3)),
+        "Milliseconds. `transport`: from the dial to the answer of the first ping, on a fresh "
+        "connection; and the round trip that ping reports. `perf`: a byte there and back on a "
+        "fresh substream.",
+        "",
+        *table(
+            head,
+            rows(
+                {
+                    "handshake_plus_one_rtt": "handshake and ping",
+                    "ping_rtt": "ping",
+                    "latency": "a byte on a substream",
+                },
+                1,
+            ),
+        ),
+    ]
+
+
 def transfer(section: Section) -> list[str]:
     found = section.criterion()
     volume = 32e9  # 32 MiB, and ns
@@ -383,6 +450,7 @@ BLOCKS: dict[str, Callable[[Section], list[str]]] = {
     for function in (
         peers,
         paths,
+        unified,
         transfer,
         neighbours,
         idle,
