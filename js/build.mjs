@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
+import { mangleProps } from './internal.mjs'
 
 const here = path => fileURLToPath(new URL(path, import.meta.url))
 
@@ -15,7 +16,9 @@ execFileSync(
   { cwd: here('.'), stdio: 'inherit' }
 )
 await build({
-  entryPoints: ['index', 'noise', 'payload', 'v1', 'worker'].map(name => here(`src/${name}.ts`)),
+  entryPoints: ['index', 'multistream', 'node', 'noise', 'payload', 'v1', 'worker']
+    .map(name => here(`src/${name}.ts`)),
+  external: ['@roamhq/wrtc'],
   outdir: here('dist'),
   bundle: true,
   // What both entries use is in a file of its own.
@@ -25,6 +28,7 @@ await build({
   platform: 'browser',
   target: 'es2022',
   minify: true,
+  mangleProps,
   legalComments: 'none',
   logLevel: 'warning'
 })

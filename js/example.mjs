@@ -5,6 +5,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
+import { mangleProps } from './internal.mjs'
 
 const here = path => fileURLToPath(new URL(path, import.meta.url))
 const BUNDLE = here('../examples/browser/assets/anabranch.js')
@@ -13,7 +14,10 @@ const BANNER = '// Generated from js/src by js/example.mjs: do not edit.'
 export async function bundle () {
   const result = await build({
     stdin: {
-      contents: "export { ConnectError, certificateHash, connectAny } from './index.js'",
+      contents: `
+        export { ConnectError, certificateHash, connectAny } from './index.js'
+        export { PayloadError, receivePayload, sendPayload } from './payload.js'
+      `,
       resolveDir: here('src')
     },
     banner: { js: BANNER },
@@ -22,6 +26,7 @@ export async function bundle () {
     platform: 'browser',
     target: 'es2022',
     minify: true,
+    mangleProps,
     legalComments: 'none',
     write: false,
     logLevel: 'warning'

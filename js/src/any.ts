@@ -3,6 +3,7 @@
 import { parseAddress, type Address } from './address.js'
 import type { Session } from './api.js'
 import { connectTo, type ConnectOptions } from './connect.js'
+import { deferred } from './deferred.js'
 import { ConnectError, type Attempt } from './errors.js'
 import { limitsOf } from './options.js'
 
@@ -42,10 +43,10 @@ export async function connectAny (
   const race = new AbortController()
   const given = options.signal === undefined ? [] : [options.signal]
   const signal = AbortSignal.any([race.signal, ...given])
-  const starts = new Starts(parsed, options)
+  const starts = new Starts(parsed, options, signal)
   const lost: Attempt[] = []
   const attempts = parsed.map(async (address, index) => {
-    await starts.of(index, signal)
+    await starts.of(index)
     signal.throwIfAborted()
     const session = await connectTo(address, { ...options, signal }, limits)
     // Two may succeed at once; the second is not needed.
@@ -88,36 +89,48 @@ function check (addresses: readonly Address[]): void {
   if (peers.size > 1) throw new ConnectError('invalid-option', 'they name several peers')
 }
 
-/** When each address is dialled: by its place among those of its kind. */
+/** When each address is dialled: by its place among those of its kind. At once after an abort. */
 class Starts {
   readonly #begins: number[] = []
   readonly #webRtc = new Set<number>()
-  #beginWebSockets: () => void = () => {}
-  readonly #webRtcFailed = new Promise<void>(resolve => { this.#beginWebSockets = resolve })
+  readonly #webRtcFailed = new AbortController()
+  readonly #headStart: Promise<void>
 
-  constructor (addresses: readonly Address[], options: ConnectAnyOptions) {
+  constructor (
+    addresses: readonly Address[],
+    options: ConnectAnyOptions,
+    readonly signal: AbortSignal
+  ) {
     const { webSocketHeadStart = 300, addressDelay = 100 } = options
     const counts = { webrtc: 0, websocket: 0 }
     for (const [index, { kind }] of addresses.entries()) {
       this.#begins.push(addressDelay * counts[kind]++)
       if (kind === 'webrtc') this.#webRtc.add(index)
     }
-    if (this.#webRtc.size > 0) setTimeout(this.#beginWebSockets, webSocketHeadStart)
-    else this.#beginWebSockets()
+    const isOver = AbortSignal.any([signal, this.#webRtcFailed.signal])
+    this.#headStart = pause(this.#webRtc.size > 0 ? webSocketHeadStart : 0, isOver)
   }
 
-  async of (index: number, signal: AbortSignal): Promise<void> {
-    const aborted = new Promise<void>(resolve => {
-      signal.addEventListener('abort', () => { resolve() }, { once: true })
-    })
-    if (!this.#webRtc.has(index)) await Promise.race([this.#webRtcFailed, aborted])
-    const delay = new Promise<void>(resolve => { setTimeout(resolve, this.#begins[index]) })
-    await Promise.race([delay, aborted])
+  async of (index: number): Promise<void> {
+    if (!this.#webRtc.has(index)) await this.#headStart
+    await pause(this.#begins[index]!, this.signal)
   }
 
   /** Nothing is left to wait for once all WebRTC addresses have failed. */
   failed (index: number): void {
     this.#webRtc.delete(index)
-    if (this.#webRtc.size === 0) this.#beginWebSockets()
+    if (this.#webRtc.size === 0) this.#webRtcFailed.abort()
   }
+}
+
+/** Waits for `ms`, or until the signal. No timer is left, which would keep Node alive. */
+async function pause (ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  const { promise, resolve } = deferred<void>()
+  const timer = setTimeout(resolve, ms)
+  signal.addEventListener('abort', () => {
+    clearTimeout(timer)
+    resolve()
+  }, { once: true })
+  await promise
 }

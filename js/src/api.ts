@@ -50,7 +50,7 @@ export interface SessionStats extends PathStats {
   readonly substreams: number
   /** Substreams that were reset because the peer broke the rules. */
   readonly violations: number
-  /** Bytes that are unread, or that the peer may send. */
+  /** Bytes that are unread, or that the peer may send, beyond the minimum of each substream. */
   readonly committed: number
 }
 
@@ -72,8 +72,9 @@ export interface Session extends AsyncDisposable {
   createBidirectionalStream (options?: OpenOptions): Promise<BidirectionalStream>
   getStats (): Promise<SessionStats>
   /**
-   * Sends what was written, and closes. Substreams that were not closed are reset. It returns at
-   * once; `closed` resolves when it is done.
+   * Sends what was written, and closes. Substreams whose writer has not closed are reset after
+   * that. Reads fail, but of substreams that have arrived to their end. It returns at once;
+   * `closed` resolves when the peer has everything, or after `closeTimeout`.
    */
   close (info?: CloseInfo): void
 }

@@ -51,7 +51,7 @@ export interface Carrier {
   awaitRoom (): void
   /** Sends a frame about the session. */
   sendNotice (frame: Frame): void
-  /** Sends what is queued, and closes. */
-  end (closeCode: number, reason: string): Promise<void>
+  /** Sends what is queued, and closes. It has `ms` for that, and until the peer has answered. */
+  end (cause: SessionError, ms: number): Promise<void>
   stats (): Promise<PathStats>
 }

@@ -1,14 +1,25 @@
 // The errors of this package. Each has a `kind`, which is stable, beside its text.
 
+/** The codes as constants, which are part of the code that uses them. */
+export const enum ResetCode {
+  NegotiationFailed = 0x1001,
+  ResourceLimit = 0x1002,
+  RateLimited = 0x1003,
+  ProtocolViolation = 0x1004,
+  Abandoned = 0x1006,
+  Shutdown = 0x1007,
+  FlowControl = 0x2001
+}
+
 /** Codes of RESET_STREAM and STOP_SENDING that this package sends: docs/wire.md section 2. */
 export const Code = {
-  NEGOTIATION_FAILED: 0x1001,
-  RESOURCE_LIMIT: 0x1002,
-  RATE_LIMITED: 0x1003,
-  PROTOCOL_VIOLATION: 0x1004,
-  ABANDONED: 0x1006,
-  SHUTDOWN: 0x1007,
-  FLOW_CONTROL: 0x2001
+  NEGOTIATION_FAILED: ResetCode.NegotiationFailed,
+  RESOURCE_LIMIT: ResetCode.ResourceLimit,
+  RATE_LIMITED: ResetCode.RateLimited,
+  PROTOCOL_VIOLATION: ResetCode.ProtocolViolation,
+  ABANDONED: ResetCode.Abandoned,
+  SHUTDOWN: ResetCode.Shutdown,
+  FLOW_CONTROL: ResetCode.FlowControl
 } as const
 
 /** Why a connection could not be made. */
@@ -56,6 +67,10 @@ export class ConnectError extends Error {
   /** What became of each address, with the kind `all-failed`. */
   readonly attempts: readonly Attempt[]
 }
+
+/** A dial that took longer than its time limit. */
+export const notWithin = (ms: number, detail = ''): ConnectError =>
+  new ConnectError('timed-out', `not connected within ${ms} ms${detail}`)
 
 /** One address of `connectAny` that has not won. */
 export interface Attempt {

@@ -74,7 +74,7 @@ export function varintLength (value: number): number {
 }
 
 /** Writes frames into a buffer that is reused: what sends them copies them. */
-export class FrameWriter {
+class FrameWriter {
   #bytes = new Uint8Array(2 * MAX_FRAME)
   #at = 0
 
@@ -125,9 +125,12 @@ export class FrameWriter {
   }
 }
 
+/** Every carrier copies what it sends, so that all of them can share one buffer. */
+export const writer = new FrameWriter()
+
 /** The bytes of a frame in a buffer of its own. */
 export const encodeFrame = (frame: Frame): Uint8Array<ArrayBuffer> =>
-  new FrameWriter().encode(frame).slice()
+  writer.encode(frame).slice()
 
 /** The longest payload beside a `max_data`, if `withMaxData`, in a frame of `limit` bytes. */
 export function maxPayload (limit: number, others: number): number {

@@ -22,6 +22,7 @@ export { DEFAULTS, type Limits } from './options.js'
 export {
   certificateHash,
   type HandshakeContext,
+  type HandshakeFrame,
   type HandshakeIo,
   type Peer,
   type Security

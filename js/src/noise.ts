@@ -2,7 +2,7 @@
 
 import { ConnectError } from './errors.js'
 import { handshake } from './noise/handshake.js'
-import { canonicalPeerId, Identity } from './noise/identity.js'
+import { canonicalPeerId, Identity, typed } from './noise/identity.js'
 import type { Security } from './security.js'
 
 export { Identity } from './noise/identity.js'
@@ -27,7 +27,7 @@ export function noise (options: NoiseOptions = {}): Security {
       if (named !== undefined && canonicalPeerId(named) !== canonicalPeerId(expected!)) {
         throw new ConnectError('invalid-option', `the address names ${named}, not ${expected}`)
       }
-      return handshake(io, { ...context, expectedPeer: expected }, options.identity)
+      return typed(handshake(io, { ...context, expectedPeer: expected }, options.identity))
     }
   }
 }

@@ -50,13 +50,18 @@ export class SubstreamLimits {
     return this.#announced > 0 && this.peerOpened > this.#announced + EARLY_SUBSTREAMS
   }
 
+  /** Whether the peer was allowed to open the last one. */
+  get isPromised (): boolean {
+    return this.peerOpened <= this.#announced
+  }
+
   /** The limit to announce now, when `live` substreams of the peer of at most `max` are left. */
   due (live: number, max: number): number | undefined {
     if (this.peerHasCredit !== true) return undefined
     const next = this.peerOpened - live + max
     const more = next - this.#announced
     const isWaiting = this.peerOpened >= this.#announced
-    if (more <= 0 || (!isWaiting && more < Math.ceil(max / 4))) return undefined
+    if (more <= 0 || (!isWaiting && more < max / 4)) return undefined
     this.#announced = next
     return next
   }

@@ -10,7 +10,7 @@ export interface Limits {
   silenceTimeout: number
   /** How long a delivered FIN waits for FIN_ACK. Default: 10 000, as in go-libp2p. */
   finAckTimeout: number
-  /** How long `close` waits until everything that was written is sent. Default: 10 000. */
+  /** How long `close` waits for the peer to receive what was written. Default: 10 000. */
   closeTimeout: number
   /**
    * How long opens wait for a peer that has announced no limit of substreams, and inbound
@@ -33,7 +33,11 @@ export interface Limits {
    * Unread bytes at which a substream is reset whose peer does not support credit. Default: 4 MiB.
    */
   substreamCeiling: number
-  /** Unread and granted bytes of all substreams together. Default: 32 MiB. */
+  /**
+   * Unread and granted bytes of all substreams together, beyond 32 KiB each that any substream may
+   * grant, also of those that have ended: the peer can not open further ones until these are read,
+   * cancelled or dropped. Default: 32 MiB.
+   */
   sessionCeiling: number
   /**
    * Bytes that wait in the browser to be sent, of all substreams together. Default: 1 MiB.
@@ -46,7 +50,8 @@ export interface Limits {
   maxInboundSubstreams: number
   /**
    * Inbound substreams within 10 s that the peer resets before anything was written to them, or
-   * opens beyond its limit. Above it the session ends. Default: 1 000. Answers "rapid reset".
+   * opens beyond its limit, and one in sixteen of those that are refused. Above it the session
+   * ends. Default: 1 000. Answers "rapid reset".
    */
   maxUnusedSubstreams: number
   /**

@@ -4,17 +4,18 @@
 /** Payload bytes that may be sent before the peer has shown whether it supports credit. */
 export const INITIAL_CREDIT = 12 * 1024
 
-/** A window that a substream may always grant, however much the session has committed. */
+/**
+ * A window that a substream may always grant, however much the session has committed. It does not
+ * count against the ceiling: credit can not be revoked, and many idle substreams would leave nothing
+ * else to the busy ones.
+ */
 const MIN_WINDOW = 32 * 1024
 
 /** The same for a substream of which little was read: slightly more than `INITIAL_CREDIT`. */
 const MIN_FIRST_WINDOW = 16 * 1024
 
-/**
- * Such a substream gets at most this fraction of what the session has not committed: credit can not
- * be revoked, and a thousand idle substreams would leave nothing to the busy ones.
- */
-const FIRST_SHARE = 512
+/** Such a substream gets at most this fraction of the room that it has. */
+const FIRST_SHARE = 256
 
 /** Payloads up to this length are coalesced: frames of one byte must not cost an object each. */
 const SMALL = 512
@@ -30,18 +31,57 @@ interface Chunk {
 }
 
 /** What the substreams of a session share. */
-export interface Pool {
-  /** Bytes that are granted or unread, of all substreams. */
-  committed: number
-  readonly ceiling: number
+export class Pool {
+  /** Bytes that are granted or unread, of all substreams, beyond what each may always grant. */
+  committed = 0
+  /** Of these the unread ones of substreams that have ended. */
+  #ended = 0
+
+  /** Calls `onRoom` when it is full no longer. */
+  constructor (readonly ceiling: number, readonly onRoom: () => void) {}
+
+  /** Whether so much of ended substreams is unread that the peer must not open more. */
+  get isFull (): boolean {
+    return this.#ended >= this.ceiling
+  }
+
+  add (bytes: number, isOfEnded: boolean): void {
+    const wasFull = this.isFull
+    this.committed += bytes
+    if (isOfEnded) this.#ended += bytes
+    if (wasFull && !this.isFull) this.onRoom()
+  }
 }
+
+/** The part of a pool that is one substream's. */
+class Share {
+  #bytes = 0
+  #isOfEnded = false
+
+  constructor (readonly pool: Pool) {}
+
+  set (bytes: number): void {
+    this.pool.add(bytes - this.#bytes, this.#isOfEnded)
+    this.#bytes = bytes
+  }
+
+  /** The substream has ended, of which so many bytes are unread. */
+  end (unread: number): void {
+    this.set(0)
+    this.#isOfEnded = true
+    this.set(unread)
+  }
+}
+
+/** What the application has dropped unread is in memory no longer. */
+const dropped = new FinalizationRegistry<Share>(share => { share.set(0) })
 
 export class ReceiveBuffer {
   #chunks: Chunk[] = []
   #head = 0
   #tail: Uint8Array<ArrayBuffer> | undefined
   #tailLength = 0
-  #buffered = 0
+  #unread = 0
   #received = 0
   #consumed = 0
   #window: number
@@ -50,8 +90,7 @@ export class ReceiveBuffer {
   #stalls = 0
   #wasStalled = false
   #isComplete = false
-  #committed = 0
-  #isInPool = true
+  readonly #share: Share
 
   constructor (
     window: number,
@@ -59,10 +98,11 @@ export class ReceiveBuffer {
     readonly pool: Pool
   ) {
     this.#window = window
+    this.#share = new Share(pool)
   }
 
-  get buffered (): number {
-    return this.#buffered
+  get unread (): number {
+    return this.#unread
   }
 
   get hasGranted (): boolean {
@@ -70,20 +110,18 @@ export class ReceiveBuffer {
   }
 
   /**
-   * Accounts for a payload, and keeps it if `keep`. False if the peer, which supports credit, has
-   * sent more than it was granted.
+   * Accounts for a payload, and keeps it if `keep`. False if the peer has sent more than it was
+   * granted, if `enforce`.
    */
   push (bytes: Uint8Array<ArrayBuffer>, owned: boolean, keep: boolean, enforce: boolean): boolean {
     this.#received += bytes.length
     // Initial data may arrive after the first grant was sent.
-    if (enforce && this.#granted > 0 && this.#received > Math.max(this.#granted, INITIAL_CREDIT)) {
-      return false
-    }
+    if (enforce && this.#received > Math.max(this.#granted, INITIAL_CREDIT)) return false
     this.#detectStalledSender()
     if (!keep) {
       this.#consumed += bytes.length
     } else {
-      this.#buffered += bytes.length
+      this.#unread += bytes.length
       if (bytes.length > SMALL) {
         this.#finishTail()
         this.#chunks.push({ bytes, owned })
@@ -126,7 +164,7 @@ export class ReceiveBuffer {
     this.#chunks = []
     this.#head = 0
     this.#tail = undefined
-    this.#consume(this.#buffered)
+    this.#consume(this.#unread)
   }
 
   /** No more payload will arrive: unused credit is free for other substreams. */
@@ -135,10 +173,10 @@ export class ReceiveBuffer {
     this.#account()
   }
 
-  /** What is unread counts no more: it is in the hands of the application, which may drop it. */
-  leavePool (): void {
-    this.pool.committed -= this.#committed
-    this.#isInPool = false
+  /** The substream has ended. What is unread counts until it is read, or dropped. */
+  end (): void {
+    this.#share.end(this.#unread)
+    if (this.#unread > 0) dropped.register(this, this.#share)
   }
 
   /** The `max_data` that is due; always one if `first`. */
@@ -146,7 +184,7 @@ export class ReceiveBuffer {
     if (this.#isComplete && !first) return undefined
     const window = this.#affordableWindow()
     const next = Math.max(this.#granted, this.#consumed + window)
-    return first || next - this.#granted >= Math.max(1, Math.ceil(window / 2)) ? next : undefined
+    return first || next - this.#granted >= Math.max(1, window / 2) ? next : undefined
   }
 
   /** This `max_data` was sent. */
@@ -176,26 +214,40 @@ export class ReceiveBuffer {
     }
   }
 
+  /** The window that is granted whatever the session has committed. */
+  get #minimum (): number {
+    return this.#consumed < MIN_FIRST_WINDOW / 2 ? MIN_FIRST_WINDOW : MIN_WINDOW
+  }
+
+  /** What the peer may still send, and what is unread. */
+  get #committed (): number {
+    return Math.max(this.#unread, this.#granted - this.#consumed)
+  }
+
+  /**
+   * The less was read, the more is left to others: half of the ceiling below 1/32 of it, and half
+   * of that for each 16 times as much. Substreams that carry a little each and then idle with their
+   * last grant can not, in any number, take everything from one that carries much.
+   */
   #affordableWindow (): number {
-    const room = Math.max(0, this.pool.ceiling - this.pool.committed)
-    const affordable = this.#consumed < MIN_FIRST_WINDOW / 2
-      ? Math.max(Math.floor(room / FIRST_SHARE), MIN_FIRST_WINDOW)
-      : Math.max(this.#committed + Math.floor(room / 2), MIN_WINDOW)
-    return Math.min(this.#window, affordable)
+    const { ceiling, committed } = this.pool
+    const halvings = Math.log2(Math.max(1, this.#consumed * 512 / ceiling)) >> 2
+    const room = Math.max(0, ceiling - committed - ceiling / (2 << halvings))
+    const minimum = this.#minimum
+    return Math.min(this.#window, Math.floor(minimum < MIN_WINDOW
+      ? Math.max(room / FIRST_SHARE, minimum)
+      : Math.max(this.#committed, minimum) + room / 2))
   }
 
   /** Updates the part of the pool that is this substream's. */
   #account (): void {
-    if (!this.#isInPool) return
-    const committed = this.#isComplete
-      ? this.#buffered
-      : Math.max(this.#buffered, this.#granted - this.#consumed)
-    this.pool.committed += committed - this.#committed
-    this.#committed = committed
+    this.#share.set(this.#isComplete
+      ? this.#unread
+      : Math.max(0, this.#committed - this.#minimum))
   }
 
   #consume (length: number): void {
-    this.#buffered -= length
+    this.#unread -= length
     this.#consumed += length
     this.#account()
   }

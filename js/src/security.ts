@@ -1,12 +1,17 @@
 // How the peer is authenticated.
 
-import type { Frame } from './frame.js'
+/** A frame of the handshake: the fields of `docs/wire.md` section 1 that it has. */
+export interface HandshakeFrame {
+  /** 0 is FIN, 2 is RESET_STREAM; others have no meaning here. */
+  readonly flag?: number
+  readonly payload?: Uint8Array<ArrayBuffer>
+}
 
 /** The connection that a handshake runs over: frames outside of any substream. */
 export interface HandshakeIo {
   send (payload: Uint8Array<ArrayBuffer>): void
   /** Called with each frame of the peer while it is set; the session gets what follows. */
-  onFrame?: (frame: Frame) => void
+  onFrame?: (frame: HandshakeFrame) => void
   /** Called when the connection ends, if it is set. */
   onEnd?: (error: Error) => void
 }

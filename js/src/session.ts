@@ -2,11 +2,12 @@
 
 import type { BidirectionalStream, CloseInfo, OpenOptions, Session, SessionStats } from './api.js'
 import type { Carrier, CarrierEvents, Channel } from './carrier.js'
-import { deferred, type Deferred } from './deferred.js'
-import { Code, SessionError } from './errors.js'
+import { atMost, deferred, delay, watchdog, type Deferred } from './deferred.js'
+import { ResetCode, SessionError } from './errors.js'
 import { Flag, type Frame } from './frame.js'
 import { SubstreamLimits } from './opening.js'
 import type { Limits } from './options.js'
+import { Pool } from './receive.js'
 import { Schedule } from './schedule.js'
 import { Substream, type Siblings } from './substream.js'
 
@@ -20,6 +21,14 @@ export interface SessionStart {
   readonly peerHasCredit: boolean
 }
 
+/** Time for a peer that is disconnected for abuse to learn the cause. */
+const ABUSE_TIMEOUT = 1_000
+/** Refused substreams that count as one unused: the lack of room is not the peer's fault. */
+const REFUSED_PER_UNUSED = 16
+
+/** Bytes beyond `sendBuffer` at which a peer that reads nothing gets neither credit nor limits. */
+const MAX_BACKLOG = 256 * 1024
+
 const UNUSED_WINDOW = 10_000
 /** In UTF-16, which is at most three times as much in a frame. */
 const MAX_REASON = 256
@@ -29,21 +38,13 @@ interface Opening {
   readonly reply: Deferred<BidirectionalStream>
 }
 
-class Counters {
-  bytesSent = 0
-  bytesReceived = 0
-  substreamsOpened = 0
-  substreamsAccepted = 0
-  violations = 0
-}
-
 export class AnabranchSession implements Session, Siblings, CarrierEvents {
   readonly ready = Promise.resolve()
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>
   readonly peerId: string | undefined
   readonly transport: 'webrtc' | 'websocket'
   readonly limits: Limits
-  readonly pool: { committed: number, readonly ceiling: number }
+  readonly pool: Pool
   readonly overhead: number
 
   readonly #carrier: Carrier
@@ -52,21 +53,29 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   readonly #substreams = new Map<Channel, Substream>()
   readonly #schedule = new Schedule()
   readonly #openings: SubstreamLimits
-  readonly #counters = new Counters()
+  readonly #counters = {
+    bytesSent: 0, bytesReceived: 0, substreamsAccepted: 0, violations: 0
+  }
   #waiting: Opening[] = []
   #silence: ReturnType<typeof setTimeout> | undefined
 
   #state: 'open' | 'closing' | 'ended' = 'open'
   #isPeerDraining = false
   /** What the peer has said about its close. */
-  #goodbye: Required<CloseInfo> | undefined
+  #goodbye: { closeCode: number | undefined, reason: string } | undefined
+  /** Why the session has ended. */
+  #end: SessionError | undefined
   #emptied: Deferred<void> | undefined
 
   /** Inbound substreams that wait to be accepted. */
   readonly #unaccepted = new Map<Substream, ReturnType<typeof setTimeout>>()
   #acceptor!: ReadableStreamDefaultController<BidirectionalStream>
   #isAccepting = false
+  /** Substreams of the peer that are open, or wait to be accepted. */
   #inbound = 0
+  #refused = 0
+  /** Credit, limits and opens wait until the peer reads. */
+  #isHeld = false
 
   #isPumping = false
   #unused = 0
@@ -81,7 +90,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.limits = limits
     this.transport = start.transport
     this.peerId = start.peerId
-    this.pool = { committed: 0, ceiling: limits.sessionCeiling }
+    this.pool = new Pool(limits.sessionCeiling, () => { this.#announceLimit() })
     this.overhead = carrier.overhead
     this.#openings = new SubstreamLimits()
     if (start.peerHasCredit || carrier.knowsCredit) this.#openings.peerHasCredit = true
@@ -91,7 +100,10 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
         this.#isAccepting = true
         this.#accept()
       },
-      cancel: () => { this.#refuseUnaccepted() }
+      cancel: () => {
+        this.#isAccepting = false
+        this.#refuseUnaccepted()
+      }
     }, { highWaterMark: 0 })
     carrier.start(this)
     this.#announceLimit()
@@ -131,6 +143,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     return {
       ...await this.#carrier.stats(),
       ...this.#counters,
+      substreamsOpened: this.#openings.opened,
       substreams: this.#substreams.size,
       committed: this.pool.committed
     }
@@ -157,6 +170,13 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#schedule.remove(substream)
   }
 
+  mustWait (): boolean {
+    if (this.#carrier.room() > -MAX_BACKLOG) return false
+    this.#isHeld = true
+    this.#carrier.awaitRoom()
+    return true
+  }
+
   sent (payload: number): void {
     this.#counters.bytesSent += payload
   }
@@ -170,14 +190,10 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#ineffectiveOn.delete(substream)
     substream.channel.finish(substream.isLocal)
     if (!substream.isLocal) {
-      this.#inbound -= 1
-      if (isReset) {
-        // There is nothing to accept, or to be read.
-        clearTimeout(this.#unaccepted.get(substream))
-        this.#unaccepted.delete(substream)
-        if (!substream.isUsed) this.#countUnused()
-      }
-      this.#announceLimit()
+      if (isReset && !substream.isUsed) this.#countUnused()
+      // There is nothing to accept, or to be read.
+      if (isReset && this.#unaccepted.has(substream)) this.#unlist(substream)
+      else this.#free(substream)
     }
     if (this.#substreams.size === 0) this.#emptied?.resolve()
   }
@@ -187,17 +203,18 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   opened (channel: Channel, label: string): void {
     if (this.#state === 'ended') return
     if (this.#openings.onOpened()) this.#countUnused()
-    const { maxInboundSubstreams } = this.limits
-    const waiting = this.#unaccepted.size
-    const isFull = this.#inbound >= maxInboundSubstreams || waiting >= maxInboundSubstreams
+    const isFull = this.#inbound >= this.limits.maxInboundSubstreams ||
+      (this.pool.isFull && !this.#openings.isPromised)
     if (this.#state !== 'open' || isFull) {
-      const errorCode = isFull ? Code.RESOURCE_LIMIT : Code.SHUTDOWN
+      const errorCode = isFull ? ResetCode.ResourceLimit : ResetCode.Shutdown
       try {
         channel.send({ flag: Flag.ResetStream, errorCode })
       } catch {
         // It has closed meanwhile.
       }
       channel.finish(false)
+      this.#refused += 1
+      if (this.#refused % REFUSED_PER_UNUSED === 0) this.#countUnused()
       this.#announceLimit()
       return
     }
@@ -205,9 +222,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#inbound += 1
     this.#counters.substreamsAccepted += 1
     this.#substreams.set(channel, substream)
-    this.#unaccepted.set(substream, setTimeout(() => {
-      this.#unaccepted.delete(substream)
-      substream.reset('limit', 'not accepted', Code.RESOURCE_LIMIT)
+    this.#unaccepted.set(substream, watchdog(() => {
+      this.#refuse(substream)
     }, this.limits.acceptTimeout))
     substream.grant()
     this.#accept()
@@ -233,8 +249,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   }
 
   badFraming (channel: Channel): void {
-    const message = 'no frames have arrived'
-    this.#substreams.get(channel)?.reset('protocol', message, Code.PROTOCOL_VIOLATION, true)
+    const message = 'no frames'
+    this.#substreams.get(channel)?.reset('protocol', message, ResetCode.ProtocolViolation, true)
   }
 
   closedByPeer (channel: Channel): void {
@@ -242,7 +258,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   }
 
   writable (): void {
-    this.#pump()
+    if (this.#isHeld) this.#onCreditKnown()
+    else this.#pump()
   }
 
   notice (frame: Frame): void {
@@ -261,7 +278,8 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     // Other stacks end channel 0 after Noise: only a reason makes FIN a goodbye.
     if (frame.flag === Flag.Fin && frame.reason !== undefined && this.#goodbye === undefined) {
       isNews = true
-      this.#goodbye = { closeCode: frame.errorCode ?? 0, reason: frame.reason }
+      this.#goodbye = { closeCode: frame.errorCode, reason: frame.reason }
+      this.#draining.resolve()
       this.#openWaiting()
     }
     if (!isNews) this.ineffective()
@@ -283,16 +301,16 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
 
   ended (error: SessionError): void {
     if (this.#state === 'ended') return
-    const isOrderly = error.kind === 'closed-by-peer' || this.#goodbye !== undefined
-    if (isOrderly) {
-      const { closeCode, reason } = this.#goodbye ??
-        { closeCode: error.closeCode ?? 0, reason: error.reason }
-      const cause = new SessionError('closed-by-peer', 'closed by the peer', closeCode, reason)
-      this.#finish(cause)
+    const goodbye = this.#goodbye
+    // A WebSocket has a close frame, and the announced close may have failed.
+    const isAnnounced = goodbye !== undefined && this.transport === 'webrtc'
+    if (error.kind === 'closed-by-peer' || isAnnounced) {
+      const closeCode = goodbye?.closeCode ?? error.closeCode ?? 0
+      const reason = goodbye?.reason || error.reason
+      this.#finish(new SessionError('closed-by-peer', 'closed by the peer', closeCode, reason))
       this.#closed.resolve({ closeCode, reason })
     } else {
-      this.#finish(error)
-      this.#closed.reject(error)
+      this.#fail(error)
     }
   }
 
@@ -309,6 +327,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
         this.#awaitLimit()
         return
       }
+      if (this.mustWait()) return
       const { options, reply } = this.#waiting.shift()!
       try {
         reply.resolve(this.#open(options))
@@ -322,11 +341,10 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     const channel = this.#carrier.open(protocol)
     const substream = new Substream(channel, protocol, true, this, priority)
     this.#openings.opened += 1
-    this.#counters.substreamsOpened += 1
     this.#substreams.set(channel, substream)
     if (signal !== undefined) {
       const reset = (): void => {
-        substream.reset('aborted', 'aborted by its signal', Code.ABANDONED)
+        substream.reset('aborted', 'aborted by its signal', ResetCode.Abandoned)
       }
       signal.addEventListener('abort', reset)
       const release = (): void => { signal.removeEventListener('abort', reset) }
@@ -338,7 +356,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   }
 
   #refusal (): SessionError | undefined {
-    if (this.#state !== 'open') return new SessionError('closed', 'the session is closed')
+    if (this.#state !== 'open') return new SessionError('closed', 'the session has ended')
     if (this.#goodbye !== undefined) {
       return new SessionError('closed-by-peer', 'the peer closes the session')
     }
@@ -361,8 +379,9 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     }, this.limits.openTimeout)
   }
 
-  /** What is known of the peer's credit has changed. */
+  /** What is known of the peer's credit has changed, or it reads again. */
   #onCreditKnown (): void {
+    this.#isHeld = false
     this.#announceLimit()
     for (const substream of this.#substreams.values()) {
       if (substream.isSendable) this.#schedule.add(substream)
@@ -376,30 +395,54 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
 
   #accept (): void {
     if (!this.#isAccepting) return
-    for (const [substream, timer] of this.#unaccepted) {
-      clearTimeout(timer)
-      this.#unaccepted.delete(substream)
+    for (const substream of this.#unaccepted.keys()) {
       this.#isAccepting = false
-      this.#announceLimit()
+      // Before it is handed over: the reader pulls the next one at once.
+      this.#unlist(substream)
       this.#acceptor.enqueue(substream)
+      this.#endAccepting()
       return
     }
   }
 
+  #refuse (substream: Substream): void {
+    this.#unlist(substream)
+    substream.refuse()
+    this.#endAccepting()
+  }
+
   #refuseUnaccepted (): void {
-    for (const [substream, timer] of this.#unaccepted) {
-      clearTimeout(timer)
-      substream.reset('limit', 'not accepted', Code.RESOURCE_LIMIT)
+    for (const substream of this.#unaccepted.keys()) this.#refuse(substream)
+  }
+
+  /** It waits to be accepted no longer. */
+  #unlist (substream: Substream): void {
+    clearTimeout(this.#unaccepted.get(substream))
+    this.#unaccepted.delete(substream)
+    this.#free(substream)
+  }
+
+  /** It has ended, or does not wait to be accepted any longer: after both its place is free. */
+  #free (substream: Substream): void {
+    if (this.#substreams.has(substream.channel) || this.#unaccepted.has(substream)) return
+    this.#inbound -= 1
+    this.#announceLimit()
+  }
+
+  /** After the end of the session, once everything that has arrived whole is accepted. */
+  #endAccepting (): void {
+    if (this.#end === undefined || this.#unaccepted.size > 0) return
+    try {
+      if (this.#end.kind.startsWith('closed')) this.#acceptor.close()
+      else this.#acceptor.error(this.#end)
+    } catch {
+      // It was cancelled.
     }
-    this.#unaccepted.clear()
   }
 
   #announceLimit (): void {
-    if (this.#state !== 'open') return
-    const waiting = [...this.#unaccepted.keys()]
-    const ended = waiting.filter(({ channel }) => !this.#substreams.has(channel))
-    const live = this.#inbound + ended.length
-    const maxSubstreams = this.#openings.due(live, this.limits.maxInboundSubstreams)
+    if (this.#state !== 'open' || this.pool.isFull || this.mustWait()) return
+    const maxSubstreams = this.#openings.due(this.#inbound, this.limits.maxInboundSubstreams)
     if (maxSubstreams !== undefined) this.#carrier.sendNotice({ maxSubstreams })
   }
 
@@ -428,7 +471,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       if (!substream.isSendable) {
         if (substream.waitsForFirstCredit) this.#awaitLimit()
       } else if (sent > 0) this.#schedule.add(substream)
-      else substream.reset('aborted', 'can not be sent', Code.ABANDONED)
+      else substream.reset('aborted', 'can not be sent', ResetCode.Abandoned)
     }
     this.#isPumping = false
   }
@@ -440,7 +483,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     substream.ineffective += 1
     this.#ineffectiveOn.add(substream)
     if (substream.ineffective > this.limits.maxFramesWithoutEffect) {
-      substream.reset('limit', 'frames without effect', Code.RATE_LIMITED, true)
+      substream.reset('limit', 'frames without effect', ResetCode.RateLimited, true)
     }
   }
 
@@ -457,8 +500,10 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   #violated (message: string): void {
     if (this.#state === 'ended') return
     const error = new SessionError('protocol', message)
-    this.ended(error)
-    void this.#carrier.end(0, message)
+    const errorCode = ResetCode.ResourceLimit
+    this.#carrier.sendNotice({ flag: Flag.Fin, errorCode, reason: message })
+    this.#fail(error)
+    void this.#carrier.end(error, ABUSE_TIMEOUT)
   }
 
   // The end.
@@ -466,38 +511,37 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   async #close (closeCode: number, reason: string): Promise<void> {
     if (this.#state !== 'open') return
     this.#state = 'closing'
+    const until = performance.now() + this.limits.closeTimeout
     const cause = new SessionError('closed', 'closed by this side', closeCode, reason)
     this.#failWaiting(cause)
     this.#refuseUnaccepted()
-    for (const substream of [...this.#substreams.values()]) substream.cutOff(cause)
-    const goodbye = { errorCode: closeCode, reason }
-    this.#carrier.sendNotice({ flag: Flag.Fin, ...goodbye })
+    this.#carrier.sendNotice({ flag: Flag.Fin, errorCode: closeCode, reason })
+    // The close of a writer reaches its substream in a later microtask.
+    await delay()
+    const stopCode = closeCode || reason ? closeCode : ResetCode.Shutdown
+    for (const substream of [...this.#substreams.values()]) substream.cutOff(cause, stopCode)
     if (this.#substreams.size > 0) {
       this.#emptied = deferred()
-      const timer = setTimeout(() => { this.#emptied?.resolve() }, this.limits.closeTimeout)
-      await this.#emptied.promise
-      clearTimeout(timer)
+      await atMost(until - performance.now(), this.#emptied.promise)
     }
     if (this.#state !== 'closing') return
     this.#finish(cause)
-    await this.#carrier.end(closeCode, reason)
+    await this.#carrier.end(cause, until - performance.now())
     this.#closed.resolve({ closeCode, reason })
+  }
+
+  #fail (error: SessionError): void {
+    this.#finish(error)
+    this.#closed.reject(error)
   }
 
   #finish (cause: SessionError): void {
     this.#state = 'ended'
+    this.#end = cause
     clearTimeout(this.#silence)
     this.#failWaiting(cause)
-    for (const substream of [...this.#substreams.values()]) substream.lost(cause)
-    // What has arrived whole may still be accepted; nothing else follows.
-    for (const timer of this.#unaccepted.values()) clearTimeout(timer)
-    this.#unaccepted.clear()
+    for (const substream of [...this.#substreams.values()]) substream.sessionEnded(cause)
     this.#emptied?.resolve()
-    try {
-      if (cause.kind === 'closed' || cause.kind === 'closed-by-peer') this.#acceptor.close()
-      else this.#acceptor.error(cause)
-    } catch {
-      // It was cancelled.
-    }
+    this.#endAccepting()
   }
 }

@@ -9,7 +9,7 @@
 import type { BidirectionalStream } from './api.js'
 import type { Channel } from './carrier.js'
 import { deferred, type Deferred } from './deferred.js'
-import { Code, codeOf, SubstreamError, type SubstreamErrorKind } from './errors.js'
+import { ResetCode, codeOf, SubstreamError, type SubstreamErrorKind } from './errors.js'
 import { Flag, MAX_FRAME, maxPayload, type Frame } from './frame.js'
 import type { Limits } from './options.js'
 import { INITIAL_CREDIT, ReceiveBuffer, type Pool } from './receive.js'
@@ -26,6 +26,8 @@ export interface Siblings {
   schedule (substream: Substream): void
   /** It has data no more, or another priority. */
   unschedule (substream: Substream): void
+  /** Whether replies and credit have to wait, until `grant` is called again. */
+  mustWait (): boolean
   /** It takes no part any more. `isReset`: it was reset, by either side. */
   forget (substream: Substream, isReset: boolean): void
   sent (payload: number): void
@@ -75,6 +77,13 @@ export class Substream implements BidirectionalStream {
   #closing: Deferred<void> | undefined
   readonly #finished = deferred<void>()
 
+  /** Chunks that `writable` has accepted, and of these the ones that it has handed over. */
+  #accepted = 0
+  #taken = 0
+  /** The session closes: why, and how many chunks were accepted until then. */
+  #cut: SubstreamError | undefined
+  #cutAfter = Infinity
+
   /** Flags that are sent once the channel is open. */
   #owesFinAck = false
   #owedStop: number | undefined
@@ -114,7 +123,11 @@ export class Substream implements BidirectionalStream {
       close: () => this.#onClose()
     }, {
       highWaterMark: limits.writableHighWaterMark,
-      size: chunk => chunk?.byteLength ?? 0
+      // Called for each write at once; `write` waits for those before.
+      size: chunk => {
+        this.#accepted += 1
+        return chunk?.byteLength ?? 0
+      }
     })
   }
 
@@ -144,6 +157,11 @@ export class Substream implements BidirectionalStream {
     return this.#write !== undefined && this.channel.isOpen && this.#credit() > 0
   }
 
+  /** FIN is still to be sent. */
+  get #isWriting (): boolean {
+    return this.#writeState === 'open' || this.#writeState === 'closing'
+  }
+
   /** Whether data waits for the first credit of a peer that has not shown it yet. */
   get waitsForFirstCredit (): boolean {
     return this.#write !== undefined && this.#maxData === undefined && this.#credit() <= 0
@@ -168,6 +186,7 @@ export class Substream implements BidirectionalStream {
     if (write.bytes.length === 0) {
       this.#write = undefined
       write.done.resolve()
+      this.#resetIfCut()
     }
     return length
   }
@@ -184,16 +203,18 @@ export class Substream implements BidirectionalStream {
       this.#owesFinAck = false
       this.#send({ flag: Flag.FinAck })
     }
-    if (this.#owedStop !== undefined) {
-      this.#send({ flag: Flag.StopSending, errorCode: this.#owedStop })
-      this.#owedStop = undefined
-    }
     if (this.isSendable) this.siblings.schedule(this)
     this.grant()
     if (this.#writeState === 'closing' && this.#write === undefined) {
       this.#writeState = 'fin-sent'
       this.#send({ flag: Flag.Fin })
       this.#awaitFinAck()
+    }
+    // A peer that fails by it, such as an echo, drops what it has not read: at a close it waits
+    // until FIN, or a reset, has followed the data.
+    if (this.#owedStop !== undefined && !(this.#cut && this.#isWriting)) {
+      this.#send({ flag: Flag.StopSending, errorCode: this.#owedStop })
+      this.#owedStop = undefined
     }
     this.#forgetIfComplete()
   }
@@ -202,12 +223,13 @@ export class Substream implements BidirectionalStream {
   grant (): void {
     if (!this.siblings.peerHasCredit || !this.channel.isOpen) return
     const maxData = this.#error === undefined ? this.receive.creditOffer() : undefined
-    if (maxData !== undefined && this.#send({ maxData })) this.receive.granted(maxData)
+    if (maxData === undefined || this.siblings.mustWait()) return
+    if (this.#send({ maxData })) this.receive.granted(maxData)
   }
 
   /** Applies a frame of the peer. Returns whether it had an effect. */
   onFrame (frame: Frame): boolean {
-    if (this.#error !== undefined) return true
+    if (this.#error) return true
     let hasEffect = false
     if (frame.maxData !== undefined && frame.maxData > (this.#maxData ?? -1)) {
       this.#maxData = frame.maxData
@@ -232,7 +254,7 @@ export class Substream implements BidirectionalStream {
   /** The channel was closed. */
   onClosed (): void {
     const isComplete = this.#readState === 'fin' && this.#writeState === 'done'
-    if (this.#error !== undefined || isComplete) {
+    if (this.#error || isComplete) {
       this.#forget()
       return
     }
@@ -242,28 +264,49 @@ export class Substream implements BidirectionalStream {
 
   /** Ends both directions and sends RESET_STREAM. What has arrived is dropped, unless `keep`. */
   reset (kind: SubstreamErrorKind, message: string, code: number, keep = false): void {
-    if (this.#error !== undefined || this.#isForgotten) return
+    if (this.#error || this.#isForgotten) return
     if (kind === 'protocol' || kind === 'flow-control') this.siblings.violated()
     this.#fail(new SubstreamError(kind, message, code), !keep)
     this.#owedReset = code
     this.service()
   }
 
-  /** The session closes: what its writer has not ended is reset. */
-  cutOff (cause: unknown): void {
-    if (this.#error !== undefined || this.#isForgotten) return
-    if (this.#writeState === 'open') {
-      this.#fail(
-        new SubstreamError('session', 'the session closes', Code.SHUTDOWN, { cause }),
-        false
-      )
-      this.#owedReset = Code.SHUTDOWN
-      this.service()
-    }
+  /** Nobody has accepted it. */
+  refuse (): void {
+    this.reset('limit', 'not accepted', ResetCode.ResourceLimit)
+    this.receive.discard()
+  }
+
+  /**
+   * The session closes. What was written leaves, and then FIN if the writer has closed; otherwise a
+   * reset, since FIN would make a part look complete. Nobody waits for what the peer has not ended.
+   */
+  cutOff (cause: unknown, stopCode: number): void {
+    if (this.#error || this.#isForgotten) return
+    const message = 'the session has ended'
+    this.#cut = new SubstreamError('session', message, ResetCode.Shutdown, { cause })
+    this.#cutAfter = this.#accepted
+    this.#resetIfDrained()
+    if (this.#error || this.#readState !== 'open') return
+    this.#finished.reject(this.#cut)
+    if (!this.#isReaderDone) this.#reader.error(this.#cut)
+    this.#stop(stopCode)
+  }
+
+  #resetIfDrained (): void {
+    if (this.#taken < this.#cutAfter || this.#write || this.#writeState !== 'open') return
+    this.#fail(this.#cut!, false)
+    this.#owedReset = ResetCode.Shutdown
+    this.service()
+  }
+
+  /** A chunk is done. `writable` hands over the next one, or its close, in a later microtask. */
+  #resetIfCut (): void {
+    if (this.#cut) setTimeout(() => { this.#resetIfDrained() })
   }
 
   /** The session has ended. */
-  lost (cause: unknown): void {
+  sessionEnded (cause: unknown): void {
     if (!this.#isForgotten && this.#error === undefined) {
       this.#fail(
         new SubstreamError('session', 'the session has ended', undefined, { cause }),
@@ -290,15 +333,21 @@ export class Substream implements BidirectionalStream {
 
   #onWrite (chunk: BufferSource): Promise<void> | undefined {
     this.isUsed = true
+    this.#taken += 1
+    // Written after the close.
+    if (this.#taken > this.#cutAfter) this.#resetIfDrained()
     const bytes = ArrayBuffer.isView(chunk)
       ? new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength)
       : chunk instanceof ArrayBuffer ? new Uint8Array(chunk) : undefined
     if (bytes === undefined) {
-      this.reset('aborted', 'a chunk is no buffer', Code.ABANDONED)
-      throw new TypeError('a chunk is no ArrayBuffer or view')
+      this.reset('aborted', 'a chunk is no buffer', ResetCode.Abandoned)
+      throw new TypeError('a chunk is no buffer')
     }
-    if (this.#error !== undefined) throw this.#error
-    if (bytes.length === 0) return undefined
+    if (this.#error) throw this.#error
+    if (bytes.length === 0) {
+      this.#resetIfCut()
+      return undefined
+    }
     const done = deferred<void>()
     this.#write = { bytes, done }
     if (this.isSendable) this.siblings.schedule(this)
@@ -308,7 +357,7 @@ export class Substream implements BidirectionalStream {
   #onClose (): Promise<void> | undefined {
     this.isUsed = true
     this.#isWriterDone = true
-    if (this.#error !== undefined) throw this.#error
+    if (this.#error) throw this.#error
     this.#closing = deferred<void>()
     this.#writeState = 'closing'
     const { promise } = this.#closing
@@ -319,24 +368,24 @@ export class Substream implements BidirectionalStream {
   /** The wait begins when the browser has sent FIN: a slow link is no silent peer. */
   #awaitFinAck (): void {
     const { finAckTimeout } = this.siblings.limits
-    const wait = this.channel.queued > 0 ? DELIVERY_CHECK : finAckTimeout
+    const isQueued = this.channel.queued > 0
     this.#timer = setTimeout(() => {
       if (this.#writeState !== 'fin-sent') return
-      if (wait === DELIVERY_CHECK && wait !== finAckTimeout) {
+      if (isQueued) {
         this.#awaitFinAck()
         return
       }
       // The read half lives on; RESET_STREAM would let the peer drop what it has not read.
       this.#endWriting(new SubstreamError('timed-out', `no FIN_ACK within ${finAckTimeout} ms`))
       this.#forgetIfComplete()
-    }, wait)
+    }, isQueued ? DELIVERY_CHECK : finAckTimeout)
   }
 
   #stop (code: number): void {
     this.#isReaderDone = true
     this.isUsed = true
     this.receive.discard()
-    if (this.#error !== undefined || this.#readState !== 'open') return
+    if (this.#error || this.#readState !== 'open') return
     this.#readState = 'stopped'
     this.#owedStop = code
     this.service()
@@ -344,17 +393,17 @@ export class Substream implements BidirectionalStream {
 
   #onPayload (payload: Uint8Array<ArrayBuffer>, owned: boolean): boolean {
     if (this.#readState === 'fin') return true
-    const hasCredit = this.#maxData !== undefined
-    const isWithin = this.receive.push(payload, owned, this.#readState === 'open', hasCredit)
-    if (!isWithin) {
-      this.reset('flow-control', 'more than was granted', Code.FLOW_CONTROL)
+    // A peer without a grant is not bounded by it, even if it supports credit.
+    const isBounded = this.hasPeerCredit && this.receive.hasGranted
+    if (!this.receive.push(payload, owned, this.#readState === 'open', isBounded)) {
+      this.reset('flow-control', 'more than was granted', ResetCode.FlowControl)
       return false
     }
     const { limits, pool } = this.siblings
-    const isTooMuch = this.receive.buffered > limits.substreamCeiling ||
+    const isTooMuch = this.receive.unread > limits.substreamCeiling ||
       pool.committed > pool.ceiling + limits.substreamCeiling
-    if (!hasCredit && isTooMuch) {
-      this.reset('limit', 'too much is unread', Code.RESOURCE_LIMIT)
+    if (!isBounded && isTooMuch) {
+      this.reset('limit', 'too much is unread', ResetCode.ResourceLimit)
       return false
     }
     this.#deliver(false)
@@ -376,7 +425,7 @@ export class Substream implements BidirectionalStream {
   #onFinAck (): boolean {
     if (this.#writeState === 'done') return false
     if (this.#writeState !== 'fin-sent') {
-      this.reset('protocol', 'FIN_ACK before FIN', Code.PROTOCOL_VIOLATION, true)
+      this.reset('protocol', 'FIN_ACK before FIN', ResetCode.ProtocolViolation, true)
       return true
     }
     this.#endWriting(undefined)
@@ -387,16 +436,16 @@ export class Substream implements BidirectionalStream {
   #onStop (code: number | undefined): boolean {
     if (this.#writeState === 'done') return false
     const error = new SubstreamError('stopped', 'the peer reads no more', code)
-    const mustSendFin = this.#writeState !== 'fin-sent'
+    const mustSendFin = this.#isWriting
     this.#endWriting(error)
     this.siblings.unschedule(this)
-    if (mustSendFin && this.channel.isOpen) this.#send({ flag: Flag.Fin })
-    this.#forgetIfComplete()
+    if (mustSendFin) this.#send({ flag: Flag.Fin })
+    this.service()
     return true
   }
 
   #onReset (code: number | undefined): void {
-    const isKept = this.#readState === 'fin' || code === Code.SHUTDOWN
+    const isKept = this.#readState === 'fin' || code === ResetCode.Shutdown
     this.#fail(new SubstreamError('reset', 'reset by the peer', code), !isKept)
     this.#forget()
   }
@@ -425,7 +474,7 @@ export class Substream implements BidirectionalStream {
     if (this.#writeState !== 'done') this.#endWriting(error)
     this.#finished.reject(error)
     if (drop) {
-      this.#isCut = this.receive.buffered > 0
+      this.#isCut = this.receive.unread > 0
       this.receive.discard()
     }
     this.receive.complete()
@@ -436,7 +485,7 @@ export class Substream implements BidirectionalStream {
   #deliver (isPull: boolean): void {
     this.#isReaderWaiting ||= isPull
     if (this.#isReaderDone) return
-    if (this.#isReaderWaiting && this.receive.buffered > 0) {
+    if (this.#isReaderWaiting && this.receive.unread > 0) {
       this.#isReaderWaiting = false
       // Before the controller is told: it pulls again at once.
       const request = this.#reader.byobRequest
@@ -454,11 +503,11 @@ export class Substream implements BidirectionalStream {
       }
       if (!isPull) return
     }
-    if (this.receive.buffered > 0 || this.#isReaderDone) return
+    if (this.receive.unread > 0 || this.#isReaderDone) return
     if (this.#readState === 'fin' && !this.#isCut) {
       this.#isReaderDone = true
       this.#closeReader()
-    } else if (this.#error !== undefined) {
+    } else if (this.#error) {
       this.#isReaderDone = true
       this.#reader.error(this.#error)
     }
@@ -485,7 +534,7 @@ export class Substream implements BidirectionalStream {
     if (this.#isForgotten) return
     this.#isForgotten = true
     clearTimeout(this.#timer)
-    this.receive.leavePool()
+    this.receive.end()
     this.siblings.unschedule(this)
     this.siblings.forget(this, this.#error !== undefined)
   }

@@ -29,6 +29,8 @@ import { watchDial, watchSession } from './webrtc/watch.js'
 
 interface Request {
   readonly address: WebRtcAddress
+  /** The worker holds it for as long as it lives and needs the connection. */
+  readonly lock: string | undefined
   readonly connectTimeout: number
   readonly silenceTimeout: number
 }
@@ -69,8 +71,11 @@ export function webRtcFrom (page: MessagePort): RtcDialler {
     signal.throwIfAborted()
     const source = new PortSource(port)
     const begun = deferred<RtcAttempt>()
+    const abort = (): void => { begun.reject(signal.reason) }
+    signal.addEventListener('abort', abort)
     let carrier: RtcCarrier | undefined
     let attempt: RtcAttempt | undefined
+    let error: ConnectError
     port.onmessage = ({ data }: MessageEvent<Notice>) => {
       switch (data.type) {
         case 'zero':
@@ -79,18 +84,23 @@ export function webRtcFrom (page: MessagePort): RtcDialler {
           begun.resolve(attempt)
           break
         case 'offer': attempt?.onOffer(data.offer); break
-        case 'failed': attempt?.fail(new ConnectError(data.kind, data.message)); break
+        case 'failed':
+          error = new ConnectError(data.kind, data.message)
+          begun.reject(error)
+          attempt?.fail(error)
+          break
         case 'ended': carrier?.fail(new SessionError(data.kind, data.message)); break
         case 'incoming': carrier?.onDataChannel(data.channel); break
         case 'opened': source.opened(data.number, data.channel); break
         case 'stats': source.measured(data.number, data.stats)
       }
     }
-    page.postMessage({ address, connectTimeout, silenceTimeout } satisfies Request, [port2])
     const late = setTimeout(() => {
       begun.reject(new ConnectError('timed-out', 'the page does not answer'))
     }, connectTimeout)
     try {
+      const lock = await holdLock(source.closed.promise)
+      page.postMessage({ address, lock, connectTimeout, silenceTimeout } satisfies Request, [port2])
       const start = await (await begun.promise).start
       source.call({ type: 'started' })
       return start
@@ -99,7 +109,27 @@ export function webRtcFrom (page: MessagePort): RtcDialler {
       throw error
     } finally {
       clearTimeout(late)
+      signal.removeEventListener('abort', abort)
     }
+  }
+}
+
+/**
+ * Takes a lock until `end`, and returns its name. The page that waits for it learns of a worker
+ * that was terminated, which not every browser reports on a port. Locks need a secure context.
+ */
+async function holdLock (end: Promise<void>): Promise<string | undefined> {
+  try {
+    const name = `@anabranch/browser ${crypto.randomUUID()}`
+    await new Promise<void>((resolve, reject) => {
+      navigator.locks.request(name, () => {
+        resolve()
+        return end
+      }).catch(reject)
+    })
+    return name
+  } catch {
+    return undefined
   }
 }
 
@@ -108,6 +138,7 @@ class PortSource implements ChannelSource {
   #next = 0
   readonly #opening = new Map<number, RtcChannel>()
   readonly #measuring = new Map<number, Deferred<PathStats>>()
+  readonly closed = deferred<void>()
   #isClosed = false
 
   constructor (readonly port: MessagePort) {}
@@ -117,6 +148,7 @@ class PortSource implements ChannelSource {
   }
 
   open (channel: RtcChannel, label: string): void {
+    if (this.#isClosed) throw new Error('the connection is closed')
     const number = this.#next++
     this.#opening.set(number, channel)
     this.call({ type: 'open', number, label })
@@ -146,18 +178,29 @@ class PortSource implements ChannelSource {
   close (): void {
     if (this.#isClosed) return
     this.#isClosed = true
+    this.closed.resolve()
     for (const measured of this.#measuring.values()) measured.resolve({})
+    for (const opening of this.#opening.values()) opening.fail()
+    this.#opening.clear()
     this.call({ type: 'close' })
     this.port.close()
   }
 }
 
 /** Makes a connection for the worker. */
-function serve ({ address, connectTimeout, silenceTimeout }: Request, port: MessagePort): void {
+function serve (request: Request, port: MessagePort): void {
+  const { address, lock, connectTimeout, silenceTimeout } = request
   const notify = (notice: Notice, ...channels: RTCDataChannel[]): void => {
     port.postMessage(notice, channels)
   }
-  const connection = new RTCPeerConnection()
+  let connection: RTCPeerConnection
+  try {
+    connection = new RTCPeerConnection()
+  } catch (error) {
+    notify({ type: 'failed', kind: 'unsupported', message: String(error) })
+    port.close()
+    return
+  }
   const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
   // At once: a channel that has opened can not move.
   notify({ type: 'zero', channel: zero }, zero)
@@ -197,8 +240,9 @@ function serve ({ address, connectTimeout, silenceTimeout }: Request, port: Mess
       case 'close': close()
     }
   }
-  // The worker was terminated. Not every browser reports it.
+  // The worker was terminated.
   port.addEventListener('close', close)
+  if (lock !== undefined) navigator.locks.request(lock, close).catch(close)
   const onOffer = (offer: string): void => { notify({ type: 'offer', offer }) }
   version2.negotiate(connection, address, onOffer).catch((error: unknown) => {
     fail(error instanceof ConnectError ? error : new ConnectError('unsupported', String(error)))

@@ -3,8 +3,10 @@
 // JSON for each on stdout:
 //
 //   browser.mjs PARAMETERS CASE... [--firefox dcsctp|usrsctp] [--chromium ARGUMENT]...
-//     [--timeout-s S]
+//     [--throttle] [--kill] [--timeout-s S]
 //
+// --throttle: Chromium slows down the timers of hidden tabs, as that of a visitor does. --kill: the
+// browser is killed after the last case, in place of the end of its page.
 // PARAMETERS is JSON, which the cases get. The exit status is 0 only if every case passes.
 
 import { once } from 'node:events'
@@ -44,6 +46,10 @@ async function servePage (scripts) {
 
 async function openPage (browser, url) {
   const page = await browser.newPage()
+  await page.exposeFunction('hide', async () => {
+    const other = await browser.newPage()
+    await other.bringToFront()
+  })
   page.on('console', message => process.stderr.write(`page: ${message.text()}\n`))
   page.on('pageerror', error => process.stderr.write(`page: ${error.stack ?? error}\n`))
   await page.goto(url)
@@ -54,7 +60,9 @@ async function openPage (browser, url) {
 async function main () {
   const { command, address, names, values, timeoutMs } = parseCommand(USAGE, {
     firefox: { type: 'string' },
-    chromium: { type: 'string', multiple: true, default: [] }
+    chromium: { type: 'string', multiple: true, default: [] },
+    throttle: { type: 'boolean', default: false },
+    kill: { type: 'boolean', default: false }
   })
   const cases = [address, ...names]
   if (command == null || address == null) return fail(USAGE)
@@ -70,7 +78,7 @@ async function main () {
     argument => argument.replaceAll('{page}', new URL(server.url).host)
   )
   const { browser } = values.firefox == null
-    ? await launchChromium({ args })
+    ? await launchChromium({ args, throttle: values.throttle })
     : await launchFirefox({ sctp: values.firefox })
   let passed = true
   try {
@@ -84,10 +92,11 @@ async function main () {
       )
       report({ case: name, ...result })
       passed &&= result.ok
-      await page.close()
+      if (values.kill && name === cases.at(-1)) browser.process().kill('SIGKILL')
+      else await page.close()
     }
   } finally {
-    await browser.close()
+    if (!values.kill) await browser.close()
     server.close()
   }
   return passed ? 0 : 1

@@ -1,11 +1,15 @@
-// The cryptography of Noise, against vectors and against Node's.
+// The cryptography of Noise, against vectors and against Node's, and how it fails.
 
 import assert from 'node:assert/strict'
 import crypto from 'node:crypto'
-import { test } from 'node:test'
+import { mock, test } from 'node:test'
 import { load } from './modules.mjs'
 
-const { canonicalPeerId, Identity, open, peerIdOf, seal, verify } = await load(`
+const {
+  canonicalPeerId, certificateHash, connect, Identity, noise, open, peerIdOf, seal, verify
+} = await load(`
+  export { certificateHash, connect } from './index.js'
+  export { noise } from './noise.js'
   export { open, seal } from './noise/chacha.js'
   export { canonicalPeerId, Identity, peerIdOf, verify } from './noise/identity.js'
 `)
@@ -76,6 +80,74 @@ test('signatures of every kind of key that WebCrypto has', async () => {
   await assert.rejects(verify(secp256k1, message, new Uint8Array(70)), { kind: 'authentication' })
 })
 
+test('an ECDSA signature has one form, and every other is an error of the dial', async () => {
+  const message = text('noise-libp2p-static-key:and a key')
+  const pair = crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const key = publicKey(3, pair.publicKey.export({ type: 'spki', format: 'der' }))
+  const integer = bytes => [2, bytes.length, ...bytes]
+  const sequence = (...bytes) => [0x30, bytes.length, ...bytes]
+  const positive = bytes => bytes[0] > 127 ? [0, ...bytes] : bytes
+  // Until both numbers have 32 bytes.
+  let r, s
+  do {
+    const raw = crypto.sign('sha256', message, { key: pair.privateKey, dsaEncoding: 'ieee-p1363' });
+    [r, s] = [[...raw.subarray(0, 32)], [...raw.subarray(32)]]
+  } while (r[0] === 0 || s[0] === 0)
+  const [first, second] = [integer(positive(r)), integer(positive(s))]
+  const valid = sequence(...first, ...second)
+  assert.equal(await verify(key, message, Uint8Array.from(valid)), true)
+  const tagged = [...first]
+  tagged[0] = 3
+  for (const [what, bytes] of Object.entries({
+    empty: [],
+    'only a header': [0x30, 0],
+    'another tag': [0x31, ...valid.slice(1)],
+    'a length that is too long': [0x30, valid[1] + 1, ...valid.slice(2)],
+    'bytes that follow': [...valid, 0],
+    'bytes that follow in the sequence': sequence(...first, ...second, 0),
+    'one number': sequence(...first),
+    'no integer': sequence(...tagged, ...second),
+    'a leading zero': sequence(2, first[1] + 1, 0, ...first.slice(2), ...second),
+    'a negative number': sequence(...integer([128 | r[0], ...r.slice(1)]), ...second),
+    'an empty number': sequence(2, 0, ...second),
+    'a number of 33 bytes': sequence(...integer([1, ...r]), ...second)
+  })) {
+    const verified = verify(key, message, Uint8Array.from(bytes))
+    await assert.rejects(verified, { name: 'ConnectError', kind: 'authentication' }, what)
+  }
+  for (let length = 0; length < valid.length; length++) {
+    const verified = verify(key, message, Uint8Array.from(valid.slice(0, length)))
+    await assert.rejects(verified, { name: 'ConnectError', kind: 'authentication' }, `${length}`)
+  }
+})
+
+test('a key that is none is an error of the dial, whatever the engine throws', async () => {
+  const fails = key => assert.rejects(
+    verify(key, text('message'), new Uint8Array(64)),
+    { name: 'ConnectError', kind: 'authentication' }
+  )
+  const ecdsa = Uint8Array.of(0x30, 6, 2, 1, 1, 2, 1, 1)
+  for (const type of [0, 1]) await fails(publicKey(type, new Uint8Array(31)))
+  await assert.rejects(
+    verify(publicKey(3, new Uint8Array(31)), text('message'), ecdsa),
+    { name: 'ConnectError', kind: 'authentication' }
+  )
+  const mocked = mock.method(crypto.webcrypto.subtle, 'importKey', async () => {
+    throw new Error('of OpenSSL')
+  })
+  try {
+    await fails(publicKey(0, new Uint8Array(300)))
+  } finally {
+    mocked.mock.restore()
+  }
+})
+
+test('a key pair of another kind is no identity', async () => {
+  const { subtle } = crypto.webcrypto
+  const pair = await subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign'])
+  await assert.rejects(Identity.of(pair), { name: 'ConnectError', kind: 'invalid-option' })
+})
+
 test('peer ids', async () => {
   const identity = await Identity.generate()
   assert.match(identity.peerId, /^12D3KooW\w{44}$/)
@@ -87,4 +159,86 @@ test('peer ids', async () => {
   assert.equal(canonicalPeerId(cid), base58)
   assert.equal(canonicalPeerId(base58), base58)
   assert.throws(() => canonicalPeerId('bafy'), { kind: 'invalid-address' })
+})
+
+/** A handshake with a peer whose first message has arrived. */
+function begin (first = new Uint8Array(32)) {
+  const io = { send () {} }
+  const shaking = noise().handshake(io, { expectedPeer: undefined })
+  io.onFrame({ payload: Uint8Array.of(0, first.length, ...first) })
+  return shaking
+}
+
+test('failures of WebCrypto are errors of the dial', async () => {
+  const { subtle } = crypto.webcrypto
+  const fails = (name, error) => mock.method(subtle, name, async () => { throw error })
+  for (const [name, error, kind] of [
+    ['generateKey', new DOMException('no X25519', 'NotSupportedError'), 'unsupported'],
+    // Without a secure context there is no `subtle`.
+    ['digest', new TypeError('undefined has no digest'), 'unsupported'],
+    ['generateKey', new DOMException('out of memory', 'OperationError'), 'handshake-failed']
+  ]) {
+    const mocked = fails(name, error)
+    try {
+      await assert.rejects(begin(), { name: 'ConnectError', kind, cause: error })
+    } finally {
+      mocked.mock.restore()
+    }
+  }
+  const mocked = fails('generateKey', new DOMException('no Ed25519', 'NotSupportedError'))
+  try {
+    await assert.rejects(Identity.generate(), { name: 'ConnectError', kind: 'unsupported' })
+  } finally {
+    mocked.mock.restore()
+  }
+  const short = begin(new Uint8Array(31))
+  await assert.rejects(short, { name: 'ConnectError', kind: 'handshake-failed' })
+})
+
+/** An address with three certificate hashes. */
+const THREE_HASHES = '/ip4/127.0.0.1/udp/4001/webrtc-direct' + [1, 2, 3].map(byte => {
+  const hash = Buffer.from([0x12, 0x20, ...new Uint8Array(32).fill(byte)])
+  return `/certhash/u${hash.toString('base64url')}`
+}).join('')
+
+test('several certificate hashes are dialled one by one with Noise', async () => {
+  const address = THREE_HASHES
+  const dial = async (security, ...outcomes) => {
+    const dialled = []
+    const webRtc = async ({ certhashes }, { limits }) => {
+      dialled.push([certhashes.map(([byte]) => byte), limits.connectTimeout <= 10_000])
+      const kind = outcomes[dialled.length - 1]
+      throw Object.assign(new Error(), { name: 'ConnectError', kind })
+    }
+    const error = await connect(address, { security, webRtc }).then(assert.fail, error => error)
+    return [error.kind, ...dialled.map(([bytes, isWithin]) => isWithin && bytes.join())]
+  }
+  const [other, gone] = ['authentication', 'unreachable']
+  assert.deepEqual(await dial(certificateHash, other), [other, '1,2,3'])
+  assert.deepEqual(await dial(noise(), other, other, other), [other, '1', '2', '3'])
+  assert.deepEqual(await dial(noise(), other, gone), [gone, '1', '2'])
+})
+
+test('a peer with a right certificate is dialled once, whatever its identity', async () => {
+  const refusal = Object.assign(new Error('another peer'), { kind: 'authentication' })
+  const security = { subprotocol: '', handshake: async () => { throw refusal } }
+  let dials = 0
+  const webRtc = async (_, dial) => {
+    dials += 1
+    return dial.security.handshake({ send () {} }, {})
+  }
+  await assert.rejects(connect(THREE_HASHES, { security, webRtc }), refusal)
+  assert.equal(dials, 1)
+})
+
+test('no certificate hash is dialled after the time limit of the dial', async () => {
+  let dials = 0
+  const webRtc = async () => {
+    dials += 1
+    await new Promise(resolve => { setTimeout(resolve, 20) })
+    throw Object.assign(new Error(), { kind: 'authentication' })
+  }
+  const dialling = connect(THREE_HASHES, { security: noise(), webRtc, connectTimeout: 10 })
+  await assert.rejects(dialling, { name: 'ConnectError', kind: 'timed-out' })
+  assert.equal(dials, 1)
 })

@@ -2,19 +2,12 @@
 
 import assert from 'node:assert/strict'
 import { mock, test } from 'node:test'
-import { encodeFrame, FakeChannel, Flag, session as start, settle } from './fake.mjs'
+import {
+  encodeFrame, errorOf, FakeChannel, Flag, open, session as start, settle, turn, until
+} from './fake.mjs'
 
 const KIB = 1024
 const MIB = 1024 * KIB
-
-/** Opens a substream, and returns it with its channel. */
-async function open (fixture, options) {
-  const opening = fixture.session.createBidirectionalStream(options)
-  await settle()
-  return { substream: await opening, channel: fixture.channels.at(-1) }
-}
-
-const errorOf = promise => promise.then(() => assert.fail('no error'), error => error)
 
 /** In steps, so that timers which start others count from their own time. */
 function advance (ms) {
@@ -296,6 +289,34 @@ test('substreams of the peer are bounded, and its limit is announced', async () 
   assert.equal(fixture.zero.take().at(-1).maxSubstreams, 6)
 })
 
+test('reads that wait for substreams of the peer get one each', async () => {
+  const fixture = start()
+  const incoming = fixture.session.incomingBidirectionalStreams.getReader()
+  const reads = [0, 1, 2].map(() => incoming.read())
+  await settle()
+  for (const label of ['/0', '/1', '/2']) fixture.carrier.onDataChannel(new FakeChannel(label))
+  const accepted = await Promise.all(reads)
+  assert.deepEqual(accepted.map(({ value }) => value.protocol), ['/0', '/1', '/2'])
+})
+
+test('a page that cancels its wait for substreams has them refused in time', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] })
+  try {
+    const fixture = start()
+    const incoming = fixture.session.incomingBidirectionalStreams.getReader()
+    const reading = incoming.read()
+    await settle()
+    await incoming.cancel()
+    assert.ok((await reading).done)
+    const channel = new FakeChannel('/x')
+    fixture.carrier.onDataChannel(channel)
+    advance(30_000)
+    assert.deepEqual(kindsOf(channel), [[Flag.ResetStream, 0x1002]])
+  } finally {
+    mock.timers.reset()
+  }
+})
+
 test('a channel that may lose or reorder is refused', () => {
   const fixture = start()
   for (const change of [{ ordered: false }, { maxRetransmits: 0 }, { maxPacketLifeTime: 1 }]) {
@@ -359,11 +380,14 @@ test('a close gives its code, resets what is not ended, and ends what is', async
   const closing = ended.substream.writable.close()
   await settle()
   fixture.session.close({ closeCode: 70_000, reason: 'bye' })
+  await turn()
   assert.deepEqual(kindsOf(cut.channel), [[Flag.ResetStream, 0x1007]])
   assert.deepEqual(fixture.zero.take().at(-1), { flag: Flag.Fin, errorCode: 70_000, reason: 'bye' })
   ended.channel.receive({ flag: Flag.FinAck }, { flag: Flag.Fin })
   await closing
   for (const channel of [fixture.zero, ...fixture.channels]) channel.drain()
+  await until(() => fixture.zero.isClosed)
+  fixture.zero.finishClose()
   assert.deepEqual(await fixture.session.closed, { closeCode: 70_000, reason: 'bye' })
   assert.ok(fixture.source.isClosed)
   assert.equal((await errorOf(cut.substream.finished)).kind, 'session')
@@ -427,4 +451,61 @@ test('a channel that has closed with data takes no room from the others', async 
   substream.writable.getWriter().write(new Uint8Array(32 * KIB)).catch(() => {})
   await settle()
   assert.equal(channel.payload, 32 * KIB)
+})
+
+test('work for a frame does not grow with the channels that wait to be sent', async () => {
+  const readsOf = async busy => {
+    const fixture = start()
+    const { substream, channel } = await open(fixture)
+    channel.receive({ maxData: 12 * KIB })
+    const writing = errorOf(substream.writable.getWriter().write(new Uint8Array(MIB)))
+    for (let count = 0; count < busy; count++) {
+      const other = await open(fixture)
+      await other.substream.writable.getWriter().write(Uint8Array.of(1))
+    }
+    let reads = 0
+    for (const other of fixture.channels) {
+      let amount = other.bufferedAmount
+      Object.defineProperty(other, 'bufferedAmount', {
+        get () {
+          reads += 1
+          return amount
+        },
+        set (value) { amount = value }
+      })
+    }
+    // Each of them lets a byte be sent, if there is room.
+    for (let frames = 1; frames <= 100; frames++) channel.receive({ maxData: 12 * KIB + frames })
+    assert.equal(channel.payload, 12 * KIB + 100)
+    const total = reads
+    fixture.zero.finishClose()
+    await writing
+    return total
+  }
+  assert.equal(await readsOf(200), await readsOf(2))
+})
+
+test('everything leaves within the buffer, in whatever order the channels drain', async () => {
+  const sendBuffer = 64 * KIB
+  const fixture = start({ sendBuffer })
+  let seed = 7
+  const random = below => {
+    seed = (seed * 48_271) % (2 ** 31 - 1)
+    return seed % below
+  }
+  let written = 0
+  for (let count = 0; count < 20; count++) {
+    const { substream, channel } = await open(fixture)
+    channel.receive({ maxData: MIB })
+    substream.writable.getWriter().write(new Uint8Array(100 * KIB)).then(() => { written += 1 })
+  }
+  for (let rounds = 0; written < 20; rounds++) {
+    assert.ok(rounds < 10_000, `${written} of 20 are written`)
+    const waiting = fixture.channels.reduce((sum, { bufferedAmount }) => sum + bufferedAmount, 0)
+    assert.ok(waiting < sendBuffer + 20 * KIB, `${waiting} bytes wait`)
+    const busy = fixture.channels.filter(({ bufferedAmount }) => bufferedAmount > 0)
+    const channel = busy[random(busy.length)]
+    channel.drain(random(2) * random(channel.bufferedAmount))
+    if (random(10) === 0) await settle()
+  }
 })

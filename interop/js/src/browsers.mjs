@@ -26,11 +26,19 @@ const FIREFOX_SCTP_TRACES = { dcsctp: 'SendPacketWithStatus', usrsctp: 'usrsctp_
 
 export const FIREFOX_SCTPS = Object.keys(FIREFOX_SCTP_TRACES)
 
+/** Arguments of Puppeteer with which hidden tabs run like others. */
+const NO_THROTTLE_ARGS = [
+  '--disable-background-timer-throttling',
+  '--disable-backgrounding-occluded-windows',
+  '--disable-renderer-backgrounding'
+]
+
 /** Every launcher returns a browser, and a function to call once that is closed. */
-export async function launchChromium ({ noMunge = false, args = [] }) {
+export async function launchChromium ({ noMunge = false, args = [], throttle = false }) {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
+    ignoreDefaultArgs: throttle ? NO_THROTTLE_ARGS : [],
     args: [...CHROMIUM_ARGS, ...noMunge ? [NO_MUNGE_ARG] : [], ...args],
     // The browser ends with the pipe, so also when this process is killed.
     pipe: true

@@ -13,6 +13,7 @@ import { STEP_MS, sleep, step, within } from './within.mjs'
 const PINGS = 5
 const ECHO_BYTES = 100_000
 const BULK_BYTES = 4 * 1024 * 1024
+const THROUGHPUT_BYTES = 64 * 1024 * 1024
 const BULK_STREAMS = 3
 const SEQUENTIAL_STREAMS = 50
 
@@ -104,6 +105,34 @@ async function benchOnce (context, up, down) {
 
 function bulk1x4m (context) {
   return benchOnce(context, BULK_BYTES, BULK_BYTES)
+}
+
+/** Connections one after another, an echo on each. That of the other cases ends here. */
+async function dials (context, count) {
+  for (let i = 1; i <= count; i++) {
+    const { connection } = context
+    await step(`closing before dial ${i}`, signal => connection.close({ signal }))
+    context.connection = await step(`dial ${i}`, signal => (
+      context.node.dial(multiaddr(context.address), { signal })
+    ))
+    if (context.connection === connection) throw new Error('no new connection')
+    await withSubstream(context, protocols.ECHO, async substream => {
+      const [echoed] = await Promise.all([
+        substream.readToEnd(),
+        substream.write(new TextEncoder().encode(`dial ${i}`)).then(() => substream.closeWrite())
+      ])
+      expectEqual('echo', new TextDecoder().decode(echoed), `dial ${i}`)
+      await substream.closed()
+    })
+  }
+}
+
+function up64m (context) {
+  return benchOnce(context, THROUGHPUT_BYTES, 0)
+}
+
+function down64m (context) {
+  return benchOnce(context, 0, THROUGHPUT_BYTES)
 }
 
 async function bulk3x4m (context) {
@@ -212,6 +241,14 @@ export const CASES = {
   close
 }
 
+/** Cases that run only when they are named. */
+const IF_NAMED = {
+  'up-64m': up64m,
+  'down-64m': down64m,
+  'dials-20': context => dials(context, 20),
+  'dials-200': context => dials(context, 200)
+}
+
 /** Reports the result of `run` as `name`; resolves to whether it passed. */
 async function reported (name, report, run) {
   const start = performance.now()
@@ -226,12 +263,14 @@ async function reported (name, report, run) {
 }
 
 function selectCases (names) {
-  const unknown = names.filter(name => !(name in CASES))
+  const all = { ...CASES, ...IF_NAMED }
+  const unknown = names.filter(name => !(name in all))
   if (unknown.length > 0) {
-    const all = Object.keys(CASES).join(', ')
-    throw new Error(`no such case: ${unknown.join(', ')}; there are ${all}`)
+    const known = Object.keys(all).join(', ')
+    throw new Error(`no such case: ${unknown.join(', ')}; there are ${known}`)
   }
-  return Object.entries(CASES).filter(([name]) => names.length === 0 || names.includes(name))
+  if (names.length === 0) return Object.entries(CASES)
+  return Object.entries(all).filter(([name]) => names.includes(name))
 }
 
 function nextIdentify (node) {
@@ -253,7 +292,7 @@ export async function runCases ({ address, names, agent, report }) {
       failed = true
       await report({ case: `responder of ${protocol}`, ok: false, error: describe(error) })
     })
-    const context = { node, agent, identified: nextIdentify(node) }
+    const context = { node, address, agent, identified: nextIdentify(node) }
     let passed = await reported('connect', report, async () => {
       context.connection = await step('dialling', signal => (
         node.dial(multiaddr(address), { signal })

@@ -160,10 +160,6 @@ async function verified (
     return { peerId, takesLabels }
   } catch (error) {
     if (error instanceof FramingError) throw failed(`the identity of the peer: ${error.message}`)
-    // Of WebCrypto: a key that is none.
-    if (error instanceof DOMException) {
-      throw new ConnectError('authentication', `the key of the peer: ${error.message}`)
-    }
     throw error
   }
 }

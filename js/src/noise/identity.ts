@@ -28,22 +28,46 @@ export class Identity {
     readonly peerId: string
   ) {}
 
-  /** A new identity, whose private key can not be read out. */
-  static async generate (): Promise<Identity> {
-    const pair = await crypto.subtle.generateKey('Ed25519', false, ['sign', 'verify'])
-    return Identity.of(pair as CryptoKeyPair)
+  /** A new identity, whose private key can not be read out. Rejects with a `ConnectError`. */
+  static generate (): Promise<Identity> {
+    return typed((async () => {
+      const pair = await crypto.subtle.generateKey('Ed25519', false, ['sign', 'verify'])
+      return Identity.of(pair as CryptoKeyPair)
+    })())
   }
 
-  /** The identity of an Ed25519 key pair that was stored. */
-  static async of (keyPair: CryptoKeyPair): Promise<Identity> {
-    const raw = new Uint8Array(await crypto.subtle.exportKey('raw', keyPair.publicKey))
-    const publicKey = Uint8Array.of(...field(1, KeyType.Ed25519), ...field(2, raw))
-    return new Identity(keyPair, publicKey, await peerIdOf(publicKey))
+  /** The identity of an Ed25519 key pair that was stored. Rejects with a `ConnectError`. */
+  static of (keyPair: CryptoKeyPair): Promise<Identity> {
+    return typed((async () => {
+      if (keyPair.publicKey.algorithm.name !== 'Ed25519') {
+        throw new ConnectError('invalid-option', 'no Ed25519 key pair')
+      }
+      const raw = new Uint8Array(await crypto.subtle.exportKey('raw', keyPair.publicKey))
+      const publicKey = Uint8Array.of(...field(1, KeyType.Ed25519), ...field(2, raw))
+      return new Identity(keyPair, publicKey, await peerIdOf(publicKey))
+    })())
   }
 
   /** @internal */
   async sign (message: Bytes): Promise<Bytes> {
     return new Uint8Array(await crypto.subtle.sign('Ed25519', this.keyPair.privateKey, message))
+  }
+}
+
+/** WebCrypto does not have an algorithm. */
+const isUnsupported = (error: unknown): boolean =>
+  error instanceof DOMException && error.name === 'NotSupportedError'
+
+/** Failures of WebCrypto as errors of the dial. */
+export async function typed<T> (work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (cause) {
+    if (cause instanceof ConnectError) throw cause
+    // Without an algorithm, or without a secure context, where all of it is undefined.
+    const isMissing = cause instanceof TypeError || isUnsupported(cause)
+    const kind = isMissing ? 'unsupported' : 'handshake-failed'
+    throw new ConnectError(kind, `WebCrypto: ${cause}`, { cause })
   }
 }
 
@@ -106,9 +130,16 @@ export async function verify (
     algorithm: EcKeyImportParams | RsaHashedImportParams | { name: string },
     bytes: Bytes
   ): Promise<boolean> => {
-    // `importKey` has an overload for each format.
-    const key = await crypto.subtle.importKey(format as 'raw', data, algorithm, false, ['verify'])
-    return crypto.subtle.verify({ hash: 'SHA-256', ...algorithm }, key, bytes, message)
+    const { subtle } = crypto
+    try {
+      // `importKey` has an overload for each format.
+      const key = await subtle.importKey(format as 'raw', data, algorithm, false, ['verify'])
+      return await subtle.verify({ hash: 'SHA-256', ...algorithm }, key, bytes, message)
+    } catch (cause) {
+      if (isUnsupported(cause)) throw cause
+      // Each engine has an error of its own choice for a key that is none.
+      throw new ConnectError('authentication', `the key of the peer: ${cause}`, { cause })
+    }
   }
   switch (type) {
     case KeyType.Ed25519: return check('raw', { name: 'Ed25519' }, signature)
@@ -129,16 +160,26 @@ export async function verify (
   }
 }
 
-/** `r` and `s` of an ECDSA signature in DER, 32 bytes each, as WebCrypto takes them. */
+/**
+ * `r` and `s` of an ECDSA signature in DER, 32 bytes each, as WebCrypto takes them. Throws
+ * `ConnectError` for one that is no DER: a second form of a signature would be accepted too.
+ */
 function rawSignature (der: Bytes): Bytes {
   const out = new Uint8Array(64)
-  // A sequence of two integers, each shorter than 128 bytes.
-  for (let at = 2, end = 32; end <= 64; end += 32) {
-    const length = der[at + 1]!
-    const number = der.subarray(at + 2, at + 2 + length)
-    const tail = number.subarray(Math.max(0, length - 32))
-    out.set(tail, end - tail.length)
+  let at = 2
+  let isValid = der[0] === 0x30 && der[1] === der.length - 2
+  for (const end of [32, 64]) {
+    const length = der[at + 1] ?? 0
+    const [first = 128, second = 0] = der.subarray(at + 2, at + 2 + length)
+    // Positive, and with a leading zero only before a byte that would be a sign.
+    isValid &&= der[at] === 2 && first < 128 && (first > 0 || second > 127)
+    const digits = der.subarray(first > 0 ? at + 2 : at + 3, at + 2 + length)
+    isValid &&= digits.length <= 32
+    if (isValid) out.set(digits, end - digits.length)
     at += 2 + length
+  }
+  if (!isValid || at !== der.length) {
+    throw new ConnectError('authentication', 'the signature of the peer is no DER')
   }
   return out
 }

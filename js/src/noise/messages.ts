@@ -1,8 +1,8 @@
 // The messages of the handshake in the frames of the peer, each after its length.
 
 import { ConnectError } from '../errors.js'
-import { Flag, type Frame } from '../frame.js'
-import type { HandshakeIo } from '../security.js'
+import { Flag } from '../frame.js'
+import type { HandshakeFrame, HandshakeIo } from '../security.js'
 
 type Bytes = Uint8Array<ArrayBuffer>
 
@@ -33,7 +33,7 @@ export class HandshakeMessages {
   }
 
   /** The payload counts before the flag of the same frame. */
-  #onFrame ({ payload = new Uint8Array(), flag }: Frame): void {
+  #onFrame ({ payload = new Uint8Array(), flag }: HandshakeFrame): void {
     this.#rest.push(...payload)
     while (this.expected > 0 && this.#rest.length >= 2) {
       const length = this.#rest[0]! * 256 + this.#rest[1]!

@@ -1,6 +1,7 @@
 // Receives a payload.
 
 import type { BidirectionalStream } from '../api.js'
+import { atMost } from '../deferred.js'
 import { SubstreamError } from '../errors.js'
 import { PayloadError } from './errors.js'
 import { Sha256 } from './sha256.js'
@@ -103,8 +104,8 @@ export class Payload {
 
   /**
    * Copies the bytes that follow the offset to `target`, and closes that before the sender gets its
-   * receipt. After an error `target` is closed too. It can be resumed from what that has, unless the
-   * hash was another.
+   * receipt. After an error `target` is closed too. It can be resumed from what that has, unless
+   * the hash was another.
    */
   async copyTo (target: WritableStream<Bytes>): Promise<Received> {
     const writer = target.getWriter()
@@ -116,7 +117,7 @@ export class Payload {
     try {
       return await this.#receive(piece => writer.write(piece), Infinity, close)
     } finally {
-      if (!isClosed) await close().catch(() => {})
+      if (!isClosed) await atMost(this.#transfer.patience, close())
       writer.releaseLock()
     }
   }
@@ -132,7 +133,8 @@ export class Payload {
     if (!this.isResumable) return 0
     const have = prefix.size <= this.total! ? prefix.size : 0
     if (have > 0) {
-      for await (const piece of piecesOf(prefix)) this.#hasher.update(piece)
+      const pieces = piecesOf(prefix, this.#transfer.signal)
+      for await (const piece of pieces) this.#hasher.update(piece)
     }
     await this.#transfer.write(encodeResume(have, have > 0 ? this.#hasher.digest() : undefined))
     const { number: offset } = await this.#transfer.message(MAX_FIELDS, decodeNumber)
@@ -153,6 +155,7 @@ export class Payload {
     return transfer.run(async () => {
       if ((this.total ?? 0) > limit) throw new PayloadError('too-large', `more than ${limit} bytes`)
       const resumedFrom = await this.#begin(new Blob())
+      transfer.resumedFrom = resumedFrom
       let position = resumedFrom
       const deliver = async (piece: Bytes): Promise<void> => {
         position += piece.length
@@ -174,6 +177,7 @@ export class Payload {
         throw new PayloadError('hash-mismatch', 'the bytes do not match their hash')
       }
       await flush()
+      transfer.isConfirming = true
       await transfer.write(encodeReceipt(position))
       await transfer.finish().catch((error: unknown) => {
         // A sender that has its receipt need not read on.

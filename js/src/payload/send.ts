@@ -60,11 +60,11 @@ export async function sendPayload (
       }
       const resumed = await resume(transfer, source, total!)
       hasher = resumed.hasher
-      resumedFrom = resumed.offset
+      transfer.resumedFrom = resumedFrom = resumed.offset
       rest = source.slice(resumedFrom)
     }
     let position = resumedFrom
-    for await (const piece of piecesOf(rest)) {
+    for await (const piece of piecesOf(rest, transfer.signal)) {
       position += piece.length
       if (position > (total ?? transfer.maxTotal)) {
         throw tooLarge(position, total ?? transfer.maxTotal)
@@ -77,6 +77,7 @@ export async function sendPayload (
       throw new PayloadError('local-failure', `the source has ${position} of ${total} bytes`)
     }
     if (isHashed) await transfer.write(hasher.digest())
+    transfer.isConfirming = true
     await transfer.finish()
     const { number: confirmed } = await transfer.message(MAX_FIELDS, decodeNumber)
     if (confirmed !== position) {
@@ -109,7 +110,8 @@ async function resume (
     throw new PayloadError('bad-message', `can not be resumed at ${have}`)
   }
   const hasher = new Sha256()
-  for await (const piece of piecesOf(source.slice(0, have))) hasher.update(piece)
+  const prefix = piecesOf(source.slice(0, have), transfer.signal)
+  for await (const piece of prefix) hasher.update(piece)
   const offset = have > 0 && isSame(hasher.digest(), theirs) ? have : 0
   await transfer.write(encodeStart(offset))
   // The receiver may have the prefix of another payload, or of another version.

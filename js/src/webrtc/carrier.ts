@@ -2,6 +2,7 @@
 
 import type { PathStats } from '../api.js'
 import type { Carrier, CarrierEvents } from '../carrier.js'
+import { atMost, deferred, delay } from '../deferred.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
 import { SessionError } from '../errors.js'
 import type { Frame } from '../frame.js'
@@ -16,14 +17,8 @@ export interface ChannelSource {
   close (): void
 }
 
-/** How long a close waits until the browser has sent everything. */
-const FLUSH_TIMEOUT = 1_000
+/** How often a close looks whether the browser has sent everything. */
 const FLUSH_CHECK = 10
-
-/** What a busy machine takes to send what the browser has queued, beside two round trips. */
-const LINGER = 100
-
-const delay = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(resolve, ms) })
 
 export class RtcCarrier implements Carrier, RtcChannelEvents {
   readonly knowsCredit = false
@@ -32,10 +27,13 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   readonly handshake: HandshakeIo = { send: payload => { this.sendNotice({ payload }) } }
   readonly #events = new EarlyEvents()
   #isEnded = false
-  /** Channels of which something waits to be sent. */
-  readonly #busy = new Set<RtcChannel>()
+  /** Channels of which something waits to be sent, and how much when that was last read. */
+  readonly #busy = new Map<RtcChannel, number>()
+  /** The sum: work for a frame must not grow with the number of channels. */
+  #queued = 0
   #isAwaited = false
   readonly #zero: RtcChannel
+  readonly #zeroClosed = deferred<void>()
 
   constructor (readonly source: ChannelSource, zero: RTCDataChannel, readonly limit: number) {
     this.#zero = new RtcChannel(this)
@@ -71,17 +69,11 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   }
 
   room (): number {
-    let queued = 0
-    for (const channel of this.#busy) {
-      if (channel.queued === 0) this.#busy.delete(channel)
-      else queued += channel.queued
-    }
-    return this.limit - queued
+    return this.limit - this.#queued
   }
 
   awaitRoom (): void {
     this.#isAwaited = true
-    for (const channel of this.#busy) channel.watch()
   }
 
   sendNotice (frame: Frame): void {
@@ -92,15 +84,18 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
     }
   }
 
-  async end (): Promise<void> {
+  async end (_: SessionError, ms: number): Promise<void> {
     this.#isEnded = true
-    let waited = 0
-    for (; waited < FLUSH_TIMEOUT && this.room() < this.limit; waited += FLUSH_CHECK) {
+    const until = performance.now() + ms
+    for (;;) {
+      for (const channel of this.#busy.keys()) this.busy(channel)
+      if (this.#queued === 0 || performance.now() >= until) break
       await delay(FLUSH_CHECK)
     }
-    // The last packets are on their way, and would not be repeated.
-    const { roundTripTime } = await this.stats().catch((): PathStats => ({}))
-    await delay(Math.min(FLUSH_TIMEOUT, 2 * (roundTripTime ?? 0) + LINGER))
+    // The browser repeats nothing after its close. The peer performs the reset of a stream when it
+    // has everything that was sent before (RFC 6525 section 5.2.2), and its answer is the event.
+    this.#zero.finish(true)
+    await atMost(until - performance.now(), this.#zeroClosed.promise)
     this.source.close()
   }
 
@@ -110,6 +105,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
 
   /** The connection has ended. */
   fail (error: SessionError): void {
+    this.#zeroClosed.resolve()
     if (this.#isEnded) return
     this.#isEnded = true
     this.handshake.onEnd?.(error)
@@ -144,19 +140,26 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   }
 
   closed (channel: RtcChannel): void {
-    this.#busy.delete(channel)
     if (channel === this.#zero) {
-      this.fail(new SessionError('closed-by-peer', 'the connection was closed'))
+      this.fail(new SessionError('closed-by-peer', 'closed by the peer'))
     } else {
       this.#report(events => { events.closedByPeer(channel) })
     }
   }
 
   busy (channel: RtcChannel): void {
-    this.#busy.add(channel)
+    const { queued } = channel
+    this.#queued += queued - (this.#busy.get(channel) ?? 0)
+    if (queued > 0) {
+      this.#busy.set(channel, queued)
+      channel.watch(queued)
+    } else {
+      this.#busy.delete(channel)
+    }
   }
 
-  low (): void {
+  drained (channel: RtcChannel): void {
+    this.busy(channel)
     if (!this.#isAwaited) return
     this.#isAwaited = false
     this.#report(events => { events.writable() })

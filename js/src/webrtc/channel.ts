@@ -1,10 +1,8 @@
 // One data channel that carries frames.
 
 import type { Channel } from '../carrier.js'
-import { FrameDecoder, FrameWriter, FramingError, type Frame } from '../frame.js'
-
-/** `send` copies, so that all channels can share one buffer. */
-const writer = new FrameWriter()
+import { watchdog } from '../deferred.js'
+import { FrameDecoder, FramingError, writer, type Frame } from '../frame.js'
 
 /** How long the side that has not opened a channel waits for the other to close it. */
 const LEFT_TO_PEER = 2_000
@@ -14,10 +12,11 @@ export interface RtcChannelEvents {
   ready (channel: RtcChannel): void
   frame (channel: RtcChannel, frame: Frame): void
   badFraming (channel: RtcChannel): void
+  /** Also of one that was finished. */
   closed (channel: RtcChannel): void
-  /** Less of it waits to be sent. */
-  low (channel: RtcChannel): void
-  /** Something of it waits to be sent. */
+  /** Half of what waited in it is sent, or it has closed. */
+  drained (channel: RtcChannel): void
+  /** More of it waits to be sent. */
   busy (channel: RtcChannel): void
 }
 
@@ -37,7 +36,7 @@ export class RtcChannel implements Channel {
     channel.onopen = () => { this.events.ready(this) }
     channel.onmessage = ({ data }) => { this.#onMessage(data) }
     channel.onclose = () => { this.#onClose() }
-    channel.onbufferedamountlow = () => { this.events.low(this) }
+    channel.onbufferedamountlow = () => { this.events.drained(this) }
     if (this.#isOver) channel.close()
   }
 
@@ -61,27 +60,24 @@ export class RtcChannel implements Channel {
     this.events.busy(this)
   }
 
-  /** Reports `low` when half of what waits is sent. */
-  watch (): void {
-    if (this.#channel !== undefined) {
-      this.#channel.bufferedAmountLowThreshold = Math.floor(this.#channel.bufferedAmount / 2)
-    }
+  /** Reports `drained` when half of the `queued` bytes is sent. */
+  watch (queued: number): void {
+    this.#channel!.bufferedAmountLowThreshold = queued >> 1
   }
 
   finish (isOpener: boolean): void {
     if (this.#isOver) return
     this.#isOver = true
     if (isOpener) this.#channel?.close()
-    else this.#closeTimer = setTimeout(() => { this.#channel?.close() }, LEFT_TO_PEER)
+    else this.#closeTimer = watchdog(() => { this.#channel?.close() }, LEFT_TO_PEER)
   }
 
   #onClose (): void {
     clearTimeout(this.#closeTimer)
-    const wasOver = this.#isOver
     this.#isOver = true
-    if (!wasOver) this.events.closed(this)
+    this.events.closed(this)
     // What waited in it waits no more, and the browser does not say so.
-    this.events.low(this)
+    this.events.drained(this)
   }
 
   #onMessage (data: unknown): void {

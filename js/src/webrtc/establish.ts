@@ -1,7 +1,7 @@
 // The part of a dial that runs where the data channels are: until the listener is authenticated.
 
 import type { WebRtcAddress } from '../address.js'
-import { deferred } from '../deferred.js'
+import { deferred, unlessFailed } from '../deferred.js'
 import type { Limits } from '../options.js'
 import type { Peer, Security } from '../security.js'
 import type { SessionStart } from '../session.js'
@@ -30,14 +30,9 @@ export function establish (
 ): RtcAttempt {
   const proven = deferred<Peer | undefined>()
   const failed = deferred<never>()
-  const isOpen = new Promise<void>(resolve => {
-    zero.addEventListener('open', () => { resolve() })
-  })
-  const abort = (): void => { failed.reject(signal.reason) }
-  if (signal.aborted) abort()
-  signal.addEventListener('abort', abort)
+  const isOpen = new Promise(resolve => { zero.addEventListener('open', resolve) })
   const established = async (): Promise<SessionStart> => {
-    const [peer] = await Promise.race([Promise.all([proven.promise, isOpen]), failed.promise])
+    const [peer] = await unlessFailed(Promise.all([proven.promise, isOpen]), failed, signal)
     return {
       carrier,
       limits,
@@ -47,7 +42,7 @@ export function establish (
     }
   }
   return {
-    start: established().finally(() => { signal.removeEventListener('abort', abort) }),
+    start: established(),
     onOffer (offer) {
       const context = { offer, certhash: address.certhashes[0], expectedPeer: address.peerId }
       // The first message of the peer finds it waiting.

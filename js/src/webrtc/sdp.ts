@@ -8,7 +8,7 @@ const V2_PREFIX = 'libp2p+webrtc+v2/'
 /** The ufrag and password of the listener for an unchanged offer: it reads ours out of them. */
 export function credentialOfV2 (offer: string): string {
   const password = offer.match(/^a=ice-pwd:(\S+)/m)?.[1]
-  if (password === undefined) throw new ConnectError('unsupported', 'the offer has no password')
+  if (password === undefined) throw new ConnectError('unsupported', 'no password')
   return V2_PREFIX + password
 }
 
@@ -31,7 +31,7 @@ export function answerOf (
   const { host, port, certhashes } = address
   const family = host.includes(':') ? 6 : 4
   const hex = (hash: Uint8Array): string =>
-    Array.from(hash, byte => byte.toString(16).padStart(2, '0').toUpperCase()).join(':')
+    Array.from(hash, byte => (byte + 256).toString(16).slice(1).toUpperCase()).join(':')
   return [
     'v=0',
     `o=- 0 0 IN IP${family} ${host}`,

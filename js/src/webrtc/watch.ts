@@ -1,7 +1,8 @@
 // What the browser reports of a connection: why a dial fails, and that the peer is gone.
 
 import type { WebRtcAddress } from '../address.js'
-import { ConnectError, SessionError } from '../errors.js'
+import { watchdog } from '../deferred.js'
+import { ConnectError, notWithin, SessionError } from '../errors.js'
 
 /** Of a page that is denied the local network: nothing is sent, and nothing reports that. */
 const PERMISSION_CHECK = 700
@@ -10,7 +11,9 @@ const PERMISSION_CHECK = 700
  * How long after the last answer of the peer a browser reports that there is none, at most: after
  * two checks that failed, of which Firefox makes one in 5 s. Statistics do not tell it.
  */
-const disconnectedAfter = (): number => navigator.userAgent.includes('Firefox') ? 12_000 : 8_000
+// Node 20 has no `navigator`.
+const disconnectedAfter = (): number =>
+  globalThis.navigator?.userAgent.includes('Firefox') ? 12_000 : 8_000
 
 /** Reports why a dial fails, until the result is called. */
 export function watchDial (
@@ -35,8 +38,7 @@ export function watchDial (
   const timers = [
     setTimeout(() => { void checkPermission() }, PERMISSION_CHECK),
     setTimeout(() => {
-      const state = connection.iceConnectionState
-      fail(new ConnectError('timed-out', `not connected within ${connectTimeout} ms: ICE ${state}`))
+      fail(notWithin(connectTimeout, `: ICE ${connection.iceConnectionState}`))
     }, connectTimeout)
   ]
   return () => { timers.forEach(clearTimeout) }
@@ -75,7 +77,7 @@ export function watchSession (
     const { iceConnectionState, connectionState } = connection
     clearTimeout(timer)
     if (iceConnectionState === 'disconnected') {
-      timer = setTimeout(silent, Math.max(0, silenceTimeout - disconnectedAfter()))
+      timer = watchdog(silent, Math.max(0, silenceTimeout - disconnectedAfter()))
     } else if (iceConnectionState === 'failed') {
       silent()
     } else if (/failed|closed/.test(connectionState)) {

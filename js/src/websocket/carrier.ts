@@ -2,12 +2,11 @@
 
 import type { PathStats } from '../api.js'
 import type { Carrier, CarrierEvents, Channel } from '../carrier.js'
+import { atMost, deferred } from '../deferred.js'
 import { EarlyEvents, EVENT_COST } from '../early.js'
-import { Code, SessionError } from '../errors.js'
-import { Flag, FrameDecoder, FrameWriter, FramingError, MAX_FRAME, type Frame } from '../frame.js'
+import { ResetCode, SessionError } from '../errors.js'
+import { Flag, FrameDecoder, FramingError, MAX_FRAME, writer, type Frame } from '../frame.js'
 import type { HandshakeIo } from '../security.js'
-
-const writer = new FrameWriter()
 
 /** Frames that are sent together are one message of at most this length. */
 const BATCH = 64 * 1024
@@ -15,34 +14,42 @@ const BATCH = 64 * 1024
 /** How often to look for room: a WebSocket does not report it. Credit of the peer does too. */
 const ROOM_CHECK = 4
 
-/** How long to wait for the close frame of the peer. */
-const CLOSE_TIMEOUT = 1_000
-
 /** Late substreams that are remembered as answered. */
 const MAX_ANSWERED = 256
 
-/** A page may send no close code below 3000 but 1000. The first of applications is 4000. */
-const NORMAL = 1000
-const VIOLATION = 3008
-const PRIVATE = 4000
-const PRIVATE_LAST = 4999
+/** Replies that may wait beyond `sendBuffer`: a peer that causes more of them reads nothing. */
+const MAX_BACKLOG = 1024 * 1024
+
+const enum CloseCode {
+  Normal = 1000,
+  /** A page may send no other code below 3000: these are 1002 and 1008. */
+  ProtocolError = 3002,
+  PolicyViolation = 3008,
+  /** Codes of applications are added to this one. */
+  Private = 4000,
+  PrivateLast = 4999
+}
+
+/** In bytes: a control frame has 125, of which the code takes two. */
 const MAX_REASON = 123
 
 const MAX_NUMBER = 2 ** 32 - 1
 
-/** What both sides know of the end of a substream, from the flags that were sent. */
+/** What both sides know of the end of a substream: bits of the flags that were sent or received. */
 const enum Passed {
-  FinSent = 1,
-  FinReceived = 2,
-  FinAckSent = 4,
-  FinAckReceived = 8,
-  AllFins = 15,
-  Reset = 16
+  /** How far the bits of received flags are above those of sent ones. */
+  Received = 4,
+  /** FIN and FIN_ACK, 1 << 0 and 1 << 3, in both directions. */
+  AllFins = 0b1001_1001,
+  /** RESET_STREAM, 1 << 2, in either direction. */
+  AnyReset = 0b0100_0100
 }
 
 class WsChannel implements Channel {
   isOpen = true
   passed = 0
+  /** Bytes that the carrier was given until the end of its last frame. */
+  end = 0
 
   constructor (
     readonly carrier: WsCarrier,
@@ -52,25 +59,21 @@ class WsChannel implements Channel {
   ) {}
 
   get queued (): number {
-    return this.carrier.queued
+    return Math.max(0, this.end - this.carrier.left)
   }
 
   send (frame: Frame): void {
     this.carrier.send(this, frame)
-    if (frame.flag === Flag.Fin) this.passed |= Passed.FinSent
-    if (frame.flag === Flag.FinAck) this.passed |= Passed.FinAckSent
-    if (frame.flag === Flag.ResetStream) this.passed |= Passed.Reset
+    this.pass(frame.flag, 0)
   }
 
-  received (flag: number | undefined): void {
-    if (flag === Flag.Fin) this.passed |= Passed.FinReceived
-    if (flag === Flag.FinAck) this.passed |= Passed.FinAckReceived
-    if (flag === Flag.ResetStream) this.passed |= Passed.Reset
+  pass (flag: number | undefined, shift: number): void {
+    if (flag !== undefined && flag <= Flag.FinAck) this.passed |= 1 << flag + shift
   }
 
   finish (): void {
     if (!this.isOpen) return
-    const isKnown = (this.passed & Passed.Reset) !== 0 ||
+    const isKnown = (this.passed & Passed.AnyReset) !== 0 ||
       (this.passed & Passed.AllFins) === Passed.AllFins
     if (!isKnown) this.carrier.send(this, { flag: Flag.ChannelClosed })
     this.isOpen = false
@@ -93,16 +96,17 @@ export class WsCarrier implements Carrier {
   #unannounced: WsChannel[] = []
   readonly #batch = new Uint8Array(BATCH + MAX_FRAME)
   #batched = 0
-  #goodbye: number | undefined
+  /** Bytes of all frames. */
+  #total = 0
   #isEnded = false
   #roomTimer: ReturnType<typeof setTimeout> | undefined
-  #onClose: () => void = () => {}
+  readonly #closed = deferred<void>()
 
   constructor (readonly socket: WebSocket, readonly limit: number) {
     socket.binaryType = 'arraybuffer'
     socket.onmessage = ({ data }) => { this.#onMessage(data) }
     socket.onclose = event => {
-      this.#onClose()
+      this.#closed.resolve()
       this.fail(this.#causeOf(event))
     }
   }
@@ -113,6 +117,11 @@ export class WsCarrier implements Carrier {
 
   get queued (): number {
     return this.socket.bufferedAmount + this.#batched
+  }
+
+  /** Bytes that have left this process. */
+  get left (): number {
+    return this.#total - this.queued
   }
 
   open (label: string): WsChannel {
@@ -144,31 +153,28 @@ export class WsCarrier implements Carrier {
       const first = this.#unannounced.shift()!
       const label = first.label!
       first.label = undefined
-      this.#queue(first === channel
-        ? { ...frame, stream: channel.number, label }
-        : { stream: first.number, label })
-      if (first === channel) return
+      if (first === channel) frame = { ...frame, label }
+      else this.#queue({ stream: first.number, label })
     }
     this.#queue({ ...frame, stream: channel.number })
+    channel.end = this.#total
   }
 
   remove (channel: WsChannel): void {
     this.#channels.delete(channel.number)
   }
 
-  async end (closeCode: number, reason: string): Promise<void> {
+  async end ({ kind, message, closeCode, reason }: SessionError, ms: number): Promise<void> {
     this.#isEnded = true
     clearTimeout(this.#roomTimer)
     this.#flush()
-    const closed = new Promise<void>(resolve => {
-      this.#onClose = resolve
-      setTimeout(resolve, CLOSE_TIMEOUT)
-    })
-    this.#close(
-      closeCode === 0 && reason === '' ? NORMAL : Math.min(PRIVATE + closeCode, PRIVATE_LAST),
-      reason
-    )
-    await closed
+    if (kind === 'protocol') {
+      this.#close(CloseCode.PolicyViolation, message)
+    } else {
+      const code = Math.min(CloseCode.Private + closeCode!, CloseCode.PrivateLast)
+      this.#close(closeCode || reason ? code : CloseCode.Normal, reason)
+    }
+    await atMost(ms, this.#closed.promise)
   }
 
   stats (): Promise<PathStats> {
@@ -189,28 +195,18 @@ export class WsCarrier implements Carrier {
     this.socket.close(code, text)
   }
 
-  #violated (message: string): void {
+  #violated (message: string, code = CloseCode.ProtocolError): void {
     this.fail(new SessionError('protocol', message))
-    this.#close(VIOLATION, message)
+    this.#close(code, message)
   }
 
   #causeOf ({ code, reason, wasClean }: CloseEvent): SessionError {
-    const isOrderly = wasClean && (code < 1002 || code === 1005 || code >= 3000)
-    if (!isOrderly) {
-      return new SessionError(
-        'lost',
-        `the WebSocket was closed with ${code} ${reason}`,
-        code,
-        reason
-      )
+    // 1001: the peer leaves; 1005: there was no code.
+    if (!wasClean || !(code < 1002 || code === 1005 || code >= CloseCode.Private)) {
+      return new SessionError('lost', `closed with ${code} ${reason}`, code, reason)
     }
-    const ownCode = code < 3000 && reason === '' ? 0 : code
-    return new SessionError(
-      'closed-by-peer',
-      'closed by the peer',
-      this.#goodbye ?? ownCode,
-      reason
-    )
+    const closeCode = code < CloseCode.Private && reason === '' ? 0 : code
+    return new SessionError('closed-by-peer', 'closed by the peer', closeCode, reason)
   }
 
   #queue (frame: Frame): void {
@@ -220,6 +216,7 @@ export class WsCarrier implements Carrier {
     if (this.#batched === 0) queueMicrotask(() => { this.#flush() })
     this.#batch.set(bytes, this.#batched)
     this.#batched += bytes.length
+    this.#total += bytes.length
   }
 
   #flush (): void {
@@ -239,6 +236,7 @@ export class WsCarrier implements Carrier {
         const frame = this.#decoder.next()
         if (frame === undefined) return
         this.#onFrame(frame)
+        if (this.room() < -MAX_BACKLOG) this.#violated('too much is unread', CloseCode.PolicyViolation)
         if (this.#isEnded) return
       }
     } catch (error) {
@@ -254,7 +252,7 @@ export class WsCarrier implements Carrier {
     } else if (stream === 0) {
       this.#onZero(frame)
     } else if (this.handshake.onFrame !== undefined) {
-      this.#violated('too much before authentication')
+      this.#violated('too much before authentication', CloseCode.PolicyViolation)
     } else {
       const channel = this.#channels.get(stream)
       if (channel !== undefined && label === undefined) this.#onKnown(channel, frame)
@@ -276,9 +274,9 @@ export class WsCarrier implements Carrier {
     } else if (frame.payload !== undefined || frame.label !== undefined) {
       this.#violated('payload on stream 0')
     } else {
-      // The reason follows in the close frame.
-      if (frame.flag === Flag.Fin) this.#goodbye ??= frame.errorCode
-      else this.#report(events => { events.notice(frame) })
+      // The reason of a goodbye follows in the close frame.
+      if (frame.flag === Flag.Fin) frame.reason ??= ''
+      this.#report(events => { events.notice(frame) })
     }
   }
 
@@ -302,7 +300,7 @@ export class WsCarrier implements Carrier {
   }
 
   #onKnown (channel: WsChannel, frame: Frame): void {
-    channel.received(frame.flag)
+    channel.pass(frame.flag, Passed.Received)
     if (frame.flag === Flag.ChannelClosed) {
       channel.isOpen = false
       this.remove(channel)
@@ -315,18 +313,13 @@ export class WsCarrier implements Carrier {
 
   #answerLate (stream: number): void {
     if (this.#answered.has(stream)) return
+    if (this.#answered.size === MAX_ANSWERED) this.#answered.clear()
     this.#answered.add(stream)
-    if (this.#answered.size > MAX_ANSWERED) {
-      for (const oldest of this.#answered) {
-        this.#answered.delete(oldest)
-        break
-      }
-    }
-    this.#queue({ stream, flag: Flag.ResetStream, errorCode: Code.ABANDONED })
+    this.#queue({ stream, flag: Flag.ResetStream, errorCode: ResetCode.Abandoned })
   }
 
   #report (report: (events: CarrierEvents) => void, cost?: number): void {
     if (this.#events.report(report, cost)) return
-    this.#violated('too much before authentication')
+    this.#violated('too much before authentication', CloseCode.PolicyViolation)
   }
 }

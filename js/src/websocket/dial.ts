@@ -1,8 +1,8 @@
 // Dials a WebSocket.
 
 import type { WebSocketAddress } from '../address.js'
-import { deferred } from '../deferred.js'
-import { ConnectError } from '../errors.js'
+import { deferred, unlessFailed } from '../deferred.js'
+import { ConnectError, notWithin } from '../errors.js'
 import type { Limits } from '../options.js'
 import type { Security } from '../security.js'
 import type { SessionStart } from '../session.js'
@@ -11,17 +11,17 @@ import { WsCarrier } from './carrier.js'
 export interface WebSocketDial {
   readonly security: Security
   readonly limits: Limits
-  readonly plaintext: boolean
   readonly signal: AbortSignal
 }
 
 /** Dials, and authenticates the server. Throws `ConnectError`, or the reason of the signal. */
 export async function dialWebSocket (
   address: WebSocketAddress,
-  dial: WebSocketDial
+  dial: WebSocketDial,
+  plaintext: boolean | undefined
 ): Promise<SessionStart> {
   const { security, limits, signal } = dial
-  if (address.url.startsWith('ws:') && !dial.plaintext) {
+  if (address.url.startsWith('ws:') && plaintext !== true) {
     throw new ConnectError('invalid-option', `plaintextWebSockets is not set: ${address.url}`)
   }
   if (typeof WebSocket === 'undefined') {
@@ -35,10 +35,8 @@ export async function dialWebSocket (
   }
   const carrier = new WsCarrier(socket, limits.sendBuffer)
   const failed = deferred<never>()
-  const abort = (): void => { failed.reject(signal.reason) }
-  signal.addEventListener('abort', abort)
   const timer = setTimeout(() => {
-    failed.reject(new ConnectError('timed-out', `not connected within ${limits.connectTimeout} ms`))
+    failed.reject(notWithin(limits.connectTimeout))
   }, limits.connectTimeout)
   // Browsers say no more: a page must not scan the network.
   socket.onerror = () => {
@@ -47,14 +45,13 @@ export async function dialWebSocket (
   try {
     const isOpen = new Promise(resolve => { socket.onopen = resolve })
     const proven = security.handshake?.(carrier.handshake, { expectedPeer: address.peerId })
-    const [peer] = await Promise.race([Promise.all([proven, isOpen]), failed.promise])
+    const [peer] = await unlessFailed(Promise.all([proven, isOpen]), failed, signal)
     socket.onerror = null
     return { carrier, limits, transport: 'websocket', peerId: peer?.peerId, peerHasCredit: true }
   } catch (error) {
     socket.close()
     throw error
   } finally {
-    signal.removeEventListener('abort', abort)
     clearTimeout(timer)
   }
 }

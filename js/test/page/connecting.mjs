@@ -1,9 +1,9 @@
 // Dials that succeed in other ways, and those that fail.
 
-import { certificateHash, connect, connectAny } from '../../dist/index.js'
+import { certificateHash, connectAny } from '../../dist/index.js'
 import { noise } from '../../dist/noise.js'
 import { version1 } from '../../dist/v1.js'
-import { assert, assertEqual, dial, errorOf, within, withSession } from './tools.mjs'
+import { assert, assertEqual, dial, dialAddress, errorOf, within, withSession } from './tools.mjs'
 
 const OTHER_PEER = '12D3KooWGLm8QHqoGCZb4TcRfyj1g2kFpsrbfsyxvsJYQ6nTLW45'
 /** Discard: nobody listens there. */
@@ -32,9 +32,9 @@ export const wrongCerthash = parameters =>
 export async function wrongPeer ({ address }) {
   const other = address.replace(/\/p2p\/.*/, `/p2p/${OTHER_PEER}`)
   const options = { plaintextWebSockets: true, security: noise() }
-  const figures = await expectError('authentication', connect(other, options), 2_000)
+  const figures = await expectError('authentication', dialAddress(other, options), 2_000)
   const expecting = { ...options, security: noise({ peerId: OTHER_PEER }) }
-  await expectError('invalid-option', connect(address, expecting), 2_000)
+  await expectError('invalid-option', dialAddress(address, expecting), 2_000)
   return figures
 }
 
@@ -63,10 +63,10 @@ export async function badAddresses ({ address }) {
     ['invalid-address', '/ip4/127.0.0.1/udp/4001/ws'],
     ['invalid-option', 'ws://example.org/']
   ]) {
-    await expectError(kind, connect(bad, options), 100)
+    await expectError(kind, dialAddress(bad, options), 100)
   }
-  await expectError('invalid-option', connect(address, {}), 100)
-  await expectError('invalid-option', connect(address, { ...options, sendBuffer: 1 }), 100)
+  await expectError('invalid-option', dialAddress(address, {}), 100)
+  await expectError('invalid-option', dialAddress(address, { ...options, sendBuffer: 1 }), 100)
   await expectError('invalid-option', connectAny([], options), 100)
 }
 
@@ -74,14 +74,14 @@ export async function badAddresses ({ address }) {
 export async function nobodyListens ({ address }) {
   const dead = address.replace(/udp\/\d+/, `udp/${DEAD_PORT}`)
   const options = { security: certificateHash, connectTimeout: 2_000 }
-  return expectError('timed-out', connect(dead, options), 3_000)
+  return expectError('timed-out', dialAddress(dead, options), 3_000)
 }
 
 export async function abortedDial ({ address }) {
   const dead = address.replace(/udp\/\d+/, `udp/${DEAD_PORT}`)
   const controller = new AbortController()
   const dialling = errorOf(
-    connect(dead, { security: certificateHash, signal: controller.signal }),
+    dialAddress(dead, { security: certificateHash, signal: controller.signal }),
     'dial'
   )
   const reason = new Error('no longer wanted')
@@ -95,7 +95,7 @@ export const echoOverVersion1 = parameters =>
 export const mungingIsRefused = ({ address }) =>
   expectError(
     'munging-refused',
-    connect(address, { security: certificateHash, version: version1 }),
+    dialAddress(address, { security: certificateHash, version: version1 }),
     1_000
   )
 

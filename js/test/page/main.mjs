@@ -1,12 +1,24 @@
 // Runs one case in a page.
 
+import * as background from './background.mjs'
+import * as closing from './closing.mjs'
 import * as connecting from './connecting.mjs'
 import * as flow from './flow.mjs'
+import * as multistream from './multistream.mjs'
 import * as payloads from './payloads.mjs'
 import * as substreams from './substreams.mjs'
 import * as workers from './workers.mjs'
 
-const CASES = { ...connecting, ...flow, ...payloads, ...substreams, ...workers }
+const CASES = {
+  ...background,
+  ...closing,
+  ...connecting,
+  ...flow,
+  ...multistream,
+  ...payloads,
+  ...substreams,
+  ...workers
+}
 
 /** The case `a-name` is the function `aName`. */
 const functionOf = name => CASES[name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())]

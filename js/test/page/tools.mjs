@@ -1,6 +1,7 @@
 // What the cases share.
 
 import { certificateHash, connect } from '../../dist/index.js'
+import { multistream } from '../../dist/multistream.js'
 import { noise } from '../../dist/noise.js'
 
 export function assert (condition, message) {
@@ -37,13 +38,21 @@ export function useWebRtc (dialler) {
   webRtc = dialler
 }
 
-/** Dials the listener of the test, as its parameters say. */
-export const dial = ({ address, security }, options) => connect(address, {
-  security: security === 'noise' ? noise() : certificateHash,
-  webRtc,
-  plaintextWebSockets: true,
-  ...options
-})
+/** `connect`, with the WebRTC of this worker or process. */
+export const dialAddress = (address, options) => connect(address, { webRtc, ...options })
+
+/**
+ * Dials the listener of the test, as its parameters say. With `protocols`, which are those that the
+ * listener may open, it negotiates by multistream-select.
+ */
+export async function dial ({ address, security, protocols }, options) {
+  const session = await dialAddress(address, {
+    security: security === 'noise' ? noise() : certificateHash,
+    plaintextWebSockets: true,
+    ...options
+  })
+  return protocols === undefined ? session : multistream(session, { protocols })
+}
 
 /** Runs `body` with a session to the listener, and closes that in peace. */
 export async function withSession (parameters, options, body) {

@@ -1,0 +1,73 @@
+// Pages that nobody looks at, and those whose network goes.
+
+import { assert, assertEqual, dial, errorOf, within, withSession } from './tools.mjs'
+import { download, upload } from './transfers.mjs'
+
+const MIB = 1024 * 1024
+
+const delay = ms => new Promise(resolve => { setTimeout(resolve, ms) })
+
+/**
+ * Transfers go on in a hidden tab, whose timers run once in a second. `hide` is the test's: it
+ * opens another tab in front of this one.
+ */
+export const transfersInAHiddenTab = parameters => withSession(parameters, {}, async session => {
+  await window.hide()
+  const start = performance.now()
+  while (document.visibilityState !== 'hidden') {
+    assert(performance.now() < start + 10_000, 'the tab is visible')
+    await delay(10)
+  }
+  let [ticks, isOver] = [0, false]
+  const tick = async () => {
+    for (; !isOver; ticks++) await delay(10)
+  }
+  // The first chain of timers in a tab that was just hidden may run faster.
+  await delay(1_000)
+  const ticking = tick()
+  const length = 8 * MIB
+  const begun = performance.now()
+  let uploaded = 0
+  while (performance.now() < begun + 6_000) {
+    await Promise.all([download(session, length), upload(session, length)])
+    uploaded += length
+  }
+  isOver = true
+  await ticking
+  const seconds = (performance.now() - begun) / 1000
+  assertEqual(document.visibilityState, 'hidden', 'the tab')
+  assert(ticks <= 2 * seconds, `${ticks} timers in ${seconds} s: they are not throttled`)
+  // A sender that waits for timers gets rid of one `sendBuffer` by each.
+  assert(uploaded > 2 * MIB * ticks, `${uploaded} bytes left within ${ticks} timers`)
+  return { 'up-mib-s': Math.round(uploaded / MIB / seconds), ticks }
+})
+
+/**
+ * The address of the listener goes, and comes back after the session has ended: the test does both.
+ * Then the page connects again.
+ */
+export async function networkGoes (parameters) {
+  const session = await dial(parameters)
+  const held = await session.createBidirectionalStream({ protocol: '/hold' })
+  const reader = held.readable.getReader()
+  await reader.read()
+  const last = await session.createBidirectionalStream({ protocol: '/die' })
+  const start = performance.now()
+  last.writable.close().catch(() => {})
+  const error = await within(20_000, 'the end', errorOf(session.closed, 'closed'))
+  const ms = Math.round(performance.now() - start)
+  assertEqual(error.name, 'SessionError', 'error')
+  assert(['timed-out', 'lost'].includes(error.kind), error.kind)
+  assert(ms < 15_000, `after ${ms} ms`)
+  const failure = await within(1_000, 'read', errorOf(reader.read(), 'read'))
+  assertEqual([failure.kind, failure.cause], ['session', error], 'read')
+  for (let attempts = 1; ; attempts++) {
+    try {
+      await withSession(parameters, { connectTimeout: 5_000 }, next => download(next, MIB))
+      return { 'end-ms': ms, attempts }
+    } catch (error) {
+      assert(error.name === 'ConnectError' && attempts < 8, `${error.stack} ${error.kind}`)
+      await delay(500)
+    }
+  }
+}
