@@ -88,23 +88,41 @@ async fn workers_have_the_channels_of_their_page() {
     }
 }
 
+/// The listener closes one session, and drains another.
+pub(crate) async fn listener_closes_and_drains(browser: Browser, way: Way) {
+    let server = Server::start(browser.ip(), way, |_| ()).await;
+    let cases = ["listener-closes", "listener-drains", "echo"];
+    driver::run(browser, &server.parameters(), &cases).await;
+    let notes = [
+        "ended: closed locally: maintenance (code 0x11170)",
+        "ended: closed locally",
+        CLOSED,
+    ];
+    server.finish(&notes).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_listener_closes_and_drains() {
-    for (browser, way) in [
-        (CHROMIUM, PLAIN),
-        (CHROMIUM, WEBSOCKET),
-        (FIREFOX, PLAIN),
-        (FIREFOX, WEBSOCKET),
-    ] {
-        let server = Server::start(browser.ip(), way, |_| ()).await;
-        let cases = ["listener-closes", "listener-drains", "echo"];
-        driver::run(browser, &server.parameters(), &cases).await;
-        let notes = [
-            "ended: closed locally: maintenance (code 0x11170)",
-            "ended: closed locally",
-            CLOSED,
-        ];
-        server.finish(&notes).await;
+    for browser in [CHROMIUM, FIREFOX] {
+        for way in [PLAIN, WEBSOCKET] {
+            listener_closes_and_drains(browser, way).await;
+        }
+    }
+}
+
+/// What was written arrives, and what nobody reads holds nothing up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_delivers_what_was_written_and_stops_downloads() {
+    let cases = ["close-right-after-writing", "close-within-a-download"];
+    let notes = [
+        "arrived: 3145728",
+        "/download: the peer stopped reading (code Some(7))",
+    ];
+    for browser in [CHROMIUM, FIREFOX, Browser::Firefox("usrsctp")] {
+        passes(browser, PLAIN, &cases, &notes).await;
+    }
+    for browser in BROWSERS {
+        passes(browser, WEBSOCKET, &cases, &notes).await;
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{BROWSERS, CHROMIUM, FIREFOX, PLAIN, WEBSOCKET, passes};
 const STALLS: [&str; 2] = ["stalled-in-the-page", "stalled-in-the-listener"];
 
 /// What the listener notes of the first of them, which the page cancels at the end.
-const STOPPED: &str = "/download: the peer stopped reading (code Some(0))";
+pub(crate) const STOPPED: &str = "/download: the peer stopped reading (code Some(0))";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_holds_up_only_its_own_writer() {

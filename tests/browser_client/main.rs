@@ -1,21 +1,25 @@
-//! The package of `js/` in headless Chromium and Firefox, against this library.
+//! The package of `js/` in headless Chromium and Firefox, and in Node, against this library.
 //!
 //! The cases are those of `js/test/page/`. `js/setup.sh` and `interop/js/setup.sh` install what
 //! this needs; `scripts/test.sh` calls them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
+mod background;
 mod connecting;
 mod driver;
 #[path = "../interop/failures.rs"]
 mod failures;
 mod flow;
+mod multistream;
+mod node;
 
 #[path = "../interop/own_address.rs"]
 mod own_address;
 mod payloads;
 mod responders;
 mod server;
+mod throughput;
 
 use anabranch::Security;
 use driver::Browser;

@@ -2,19 +2,21 @@
 
 use crate::{BROWSERS, NOISE, PLAIN, WEBSOCKET, passes};
 
+/// What the listener notes of the case `payloads`.
+pub(crate) const NOTES: [&str; 6] = [
+    "received: river.png from 0",
+    "sent from: 0",
+    "sent from: 1000000",
+    "sent from: 0",
+    "received: again from 3000000",
+    "received: stream from 0",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_go_each_way_and_are_resumed() {
-    let notes = [
-        "received: river.png from 0",
-        "sent from: 0",
-        "sent from: 1000000",
-        "sent from: 0",
-        "received: again from 3000000",
-        "received: stream from 0",
-    ];
     for browser in BROWSERS {
         for way in [PLAIN, NOISE, WEBSOCKET] {
-            passes(browser, way, &["payloads"], &notes).await;
+            passes(browser, way, &["payloads"], &NOTES).await;
         }
     }
 }

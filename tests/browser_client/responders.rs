@@ -12,9 +12,11 @@ use tokio::task::JoinSet;
 
 use crate::failures::Failures;
 
-pub(crate) const PROTOCOLS: [&str; 16] = [
+pub(crate) const PROTOCOLS: [&str; 18] = [
+    "/bench/1.0.0",
     "/call-back",
     "/close",
+    "/count",
     "/die",
     "/download",
     "/drain",
@@ -73,6 +75,11 @@ async fn respond(
     store: &Mutex<Vec<u8>>,
 ) -> io::Result<()> {
     match protocol {
+        "/bench/1.0.0" => {
+            let (up, down) = (substream.read_u64().await?, substream.read_u64().await?);
+            assert_eq!(read_pattern(&mut substream).await?, up);
+            write_pattern(&mut substream, down).await?;
+        }
         "/call-back" => {
             let mut request = Vec::new();
             substream.read_to_end(&mut request).await?;
@@ -89,10 +96,17 @@ async fn respond(
             connection.close_with(70_000, "maintenance").await;
             return Ok(());
         }
+        "/count" => {
+            let length = read_pattern(&mut substream).await?;
+            notes.add("arrived", &length);
+            // The page has stopped reading.
+            return Ok(());
+        }
         "/die" => {
-            // Whoever waits for it ends the process, as far as the page can see.
+            // Whoever waits for it ends the process, or its network.
             notes.add("dying", &"without a word");
-            return std::future::pending().await;
+            connection.closed().await;
+            return Ok(());
         }
         "/drain" => {
             let drained = connection.drain(Duration::from_secs(10));
@@ -108,13 +122,7 @@ async fn respond(
         }
         "/download" => {
             let length = substream.read_u64().await?;
-            let pattern = pattern(251 * 1024);
-            let mut sent = 0;
-            while sent < length {
-                let part = (length - sent).min(pattern.len() as u64);
-                substream.write_all(&pattern[..part as usize]).await?;
-                sent += part;
-            }
+            write_pattern(&mut substream, length).await?;
         }
         "/echo" => {
             let (mut read, mut write) = tokio::io::split(&mut substream);
@@ -162,7 +170,11 @@ async fn respond(
             assert_eq!(held, pattern(held.len()));
             substream.write_u64(held.len() as u64).await?;
         }
-        "/release" => released.notify_waiters(),
+        "/release" => {
+            // A drop before FIN would stop the page, whose close fails then.
+            substream.read_to_end(&mut Vec::new()).await?;
+            released.notify_waiters();
+        }
         "/reset" => {
             substream.read_u8().await?;
             substream.reset(RESET_CODE);
@@ -200,18 +212,35 @@ async fn respond(
             substream.stop(STOP_CODE);
         }
         "/upload" => {
-            let pattern = pattern(251 * 1024);
-            let mut length = 0;
-            while let Some(chunk) = substream.read_chunk(16 * 1024).await? {
-                let start = length % 251;
-                assert_eq!(chunk, pattern[start..start + chunk.len()], "at {length}");
-                length += chunk.len();
-            }
-            substream.write_u64(length as u64).await?;
+            let length = read_pattern(&mut substream).await?;
+            substream.write_u64(length).await?;
         }
         other => return Err(io::Error::other(format!("unknown protocol {other}"))),
     }
     finish(&mut substream).await
+}
+
+async fn write_pattern(substream: &mut Substream, length: u64) -> io::Result<()> {
+    let pattern = pattern(251 * 1024);
+    let mut sent = 0;
+    while sent < length {
+        let part = (length - sent).min(pattern.len() as u64);
+        substream.write_all(&pattern[..part as usize]).await?;
+        sent += part;
+    }
+    Ok(())
+}
+
+/// Reads to FIN, checks every byte, and returns how many there were.
+async fn read_pattern(substream: &mut Substream) -> io::Result<u64> {
+    let pattern = pattern(251 * 1024);
+    let mut length = 0;
+    while let Some(chunk) = substream.read_chunk(16 * 1024).await? {
+        let start = length % 251;
+        assert_eq!(chunk, pattern[start..start + chunk.len()], "at {length}");
+        length += chunk.len();
+    }
+    Ok(length as u64)
 }
 
 async fn finish(substream: &mut Substream) -> io::Result<()> {

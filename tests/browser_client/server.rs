@@ -87,6 +87,13 @@ impl Server {
         format!(r#"{{{address},"security":"{security}","peerId":"{peer}"}}"#)
     }
 
+    /// Waits for a note.
+    pub(crate) async fn noted(&self, what: &str) {
+        while !self.notes.have(what) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Closes the endpoint, whatever was noted.
     pub(crate) async fn close(self) {
         let closed = timeout(LIMIT, self.endpoint.close()).await;
