@@ -107,6 +107,9 @@ fn passes(ip: IpAddr, arguments: &[&str], cases: &[&str]) {
 /// What every carrier has to do.
 const CASES: [&str; 3] = ["connects", "fifty-to-the-end", "pause-one"];
 
+/// Transfers take their time, on a busy machine too.
+const PATIENT: &str = "--timeout-s=300";
+
 #[test]
 fn fifty_substreams_run_by_webrtc_while_one_is_paused() {
     passes(LOCALHOST, &["--way=webrtc"], &CASES);
@@ -125,6 +128,13 @@ fn firefox_runs_fifty_substreams_by_webrtc() {
 }
 
 #[test]
+fn nothing_goes_on_that_was_stopped_while_it_was_opened() {
+    for way in ["--way=webrtc", "--way=websocket"] {
+        passes(LOCALHOST, &[way], &["stop-while-opening"]);
+    }
+}
+
+#[test]
 fn the_page_reports_which_address_has_won_and_why() {
     passes(LOCALHOST, &[], &["connects", "falls-back", "all-fail"]);
 }
@@ -133,6 +143,36 @@ fn the_page_reports_which_address_has_won_and_why() {
 fn a_file_comes_back_equal_and_a_changed_byte_is_found() {
     passes(LOCALHOST, &["--way=webrtc"], &["file", "changed-file"]);
     passes(LOCALHOST, &["--way=websocket"], &["file"]);
+}
+
+/// The program drops all packets of the connection: neither side is told.
+#[test]
+fn a_cut_transfer_goes_on_where_it_stopped_and_again_after_a_reload() {
+    let cases = ["cut-download", "cut-upload"];
+    passes(LOCALHOST, &["--way=webrtc", PATIENT], &cases);
+}
+
+#[test]
+fn a_cut_transfer_by_websocket_goes_on() {
+    let cases = ["cut-download", "cut-upload"];
+    passes(LOCALHOST, &["--way=websocket", PATIENT], &cases);
+}
+
+#[test]
+fn a_second_click_starts_no_second_transfer() {
+    passes(LOCALHOST, &["--way=webrtc"], &["two-clicks"]);
+}
+
+/// Which keeps it in IndexedDB: there is no private file system on a page without TLS.
+#[test]
+fn a_cut_download_of_firefox_goes_on() {
+    let arguments = ["--way=webrtc", "--firefox=dcsctp", PATIENT];
+    passes(own_address(), &arguments, &["cut-download"]);
+}
+
+#[test]
+fn a_lossy_path_delivers_everything_and_a_paused_stream_holds_up_what_shares_its_channel() {
+    passes(LOCALHOST, &[PATIENT], &["lossy", "records"]);
 }
 
 /// axe-core, 360 and 1280 px, both colour schemes, the keyboard alone, less motion.

@@ -6,11 +6,16 @@
 //! cargo run --release --example browser -- 0.0.0.0:8080    # for phones in the same network
 //! ```
 //!
-//! HTTP and the WebSocket share a TCP port, and WebRTC has the UDP port of the same number. The
+//! HTTP and the WebSocket share a TCP port, and WebRTC has the UDP port of the same number, beside
+//! two of relays: one by which a transfer can be cut, and one that loses and delays packets. The
 //! page needs nothing else: its files are part of the program.
 
+mod gate;
 mod pages;
+mod records;
+mod relay;
 mod services;
+mod transfers;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -21,8 +26,25 @@ use std::time::Duration;
 use anabranch::{Config, Endpoint, Negotiation, Security};
 use tokio::net::TcpListener;
 
+use crate::relay::{Path, Relay};
+use crate::services::Services;
+
 /// How long substreams may take to end when the program is stopped.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// A path that does nothing to packets, until it is cut.
+const CLEAN: Path = Path {
+    loss_per_mille: 0,
+    delay: Duration::ZERO,
+    seed: 0,
+};
+
+/// Of 2 % loss each way, and a round trip of 50 ms.
+const LOSSY: Path = Path {
+    loss_per_mille: 20,
+    delay: Duration::from_millis(25),
+    seed: 1,
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -44,10 +66,15 @@ async fn main() -> Result<(), BoxError> {
     for url in urls(&endpoint, listener.local_addr()?) {
         println!("{url}");
     }
-    let endpoint = Arc::new(endpoint);
-    tokio::spawn(services::accept(Arc::clone(&endpoint)));
+    let target = *endpoint.local_addresses().first().ok_or("no socket")?;
+    let relays = [
+        Relay::bind(address.ip(), target, CLEAN).await?,
+        Relay::bind(address.ip(), target, LOSSY).await?,
+    ];
+    let services = Arc::new(Services::new(endpoint.clone(), relays));
+    tokio::spawn(Arc::clone(&services).accept());
     tokio::select! {
-        result = pages::serve(listener, Arc::clone(&endpoint)) => result?,
+        result = pages::serve(listener, services) => result?,
         result = tokio::signal::ctrl_c() => result?,
     }
     endpoint.drain(LIMIT).await;

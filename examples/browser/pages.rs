@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::Endpoint;
 use anabranch::websocket::{Answer, RequestHead, UpgradeRequest};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -17,7 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::{BoxError, services};
+use crate::BoxError;
+use crate::gate::{Cut, Gate};
+use crate::services::{Carrier, Services};
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -26,7 +27,7 @@ const JSON: &str = "application/json";
 
 /// Path, type and content of each file. `anabranch.js` is the package of `js/`, which
 /// `js/example.mjs` bundles.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", HTML, include_str!("assets/index.html")),
     ("/style.css", STYLE, include_str!("assets/style.css")),
     ("/page.js", SCRIPT, include_str!("assets/page.js")),
@@ -43,6 +44,10 @@ const FILES: [(&str, &str, &str); 9] = [
         include_str!("assets/substreams.js"),
     ),
     ("/file.js", SCRIPT, include_str!("assets/file.js")),
+    ("/dom.js", SCRIPT, include_str!("assets/dom.js")),
+    ("/parts.js", SCRIPT, include_str!("assets/parts.js")),
+    ("/records.js", SCRIPT, include_str!("assets/records.js")),
+    ("/transfer.js", SCRIPT, include_str!("assets/transfer.js")),
     ("/anabranch.js", SCRIPT, include_str!("assets/anabranch.js")),
 ];
 
@@ -59,7 +64,7 @@ const MAX_CONNECTIONS: usize = 256;
 /// Answers clients that connect and say nothing.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) async fn serve(listener: TcpListener, endpoint: Arc<Endpoint>) -> Result<(), BoxError> {
+pub(crate) async fn serve(listener: TcpListener, services: Arc<Services>) -> Result<(), BoxError> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
@@ -72,9 +77,9 @@ pub(crate) async fn serve(listener: TcpListener, endpoint: Arc<Endpoint>) -> Res
                 continue;
             }
         };
-        let endpoint = Arc::clone(&endpoint);
+        let services = Arc::clone(&services);
         tokio::spawn(async move {
-            if let Err(error) = serve_connection(stream, endpoint).await {
+            if let Err(error) = serve_connection(stream, services).await {
                 eprintln!("http: {error}");
             }
             drop(place);
@@ -82,12 +87,12 @@ pub(crate) async fn serve(listener: TcpListener, endpoint: Arc<Endpoint>) -> Res
     }
 }
 
-async fn serve_connection(stream: TcpStream, endpoint: Arc<Endpoint>) -> Result<(), BoxError> {
+async fn serve_connection(stream: TcpStream, services: Arc<Services>) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     let ends = [stream.peer_addr()?, stream.local_addr()?];
     let service = service_fn(move |request| {
-        let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(answer(request, ends, endpoint)) }
+        let services = Arc::clone(&services);
+        async move { Ok::<_, Infallible>(answer(request, ends, services)) }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,11 +106,11 @@ async fn serve_connection(stream: TcpStream, endpoint: Arc<Endpoint>) -> Result<
 fn answer(
     request: Request<Incoming>,
     [remote, local]: [SocketAddr; 2],
-    endpoint: Arc<Endpoint>,
+    services: Arc<Services>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == WEBSOCKET {
-        return upgrade(request, [remote, local], endpoint);
+        return upgrade(request, [remote, local], services);
     }
     if request.method() != Method::GET {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET.\n");
@@ -114,7 +119,7 @@ fn answer(
         return response;
     }
     if path == ADDRESSES {
-        return content(JSON, addresses(&endpoint, local).into());
+        return content(JSON, addresses(&services, local).into());
     }
     match FILES.iter().find(|(file, ..)| *file == path) {
         Some((_, kind, file)) => content(kind, Bytes::from_static(file.as_bytes())),
@@ -124,19 +129,28 @@ fn answer(
 
 /// The addresses at which the page reaches this program, as JSON. They have no character that JSON
 /// would escape.
-fn addresses(endpoint: &Endpoint, local: SocketAddr) -> String {
-    let mut addresses = endpoint.addresses();
+fn addresses(services: &Services, local: SocketAddr) -> String {
+    let mut addresses = services.endpoint.addresses();
     // The page has come by this one already; the others are for browsers that leave out loopback.
     addresses.sort_by_key(|address| address.socket_addr().ip() != local.ip());
-    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    format!(r#"{{"webrtc":{addresses:?},"websocket":"{WEBSOCKET}"}}"#)
+    let direct: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let [relayed, lossy] = services.relays.each_ref().map(|relay| {
+        let port = format!("/udp/{}/", relay.address().port());
+        let through = addresses.iter().map(|address| {
+            let ours = format!("/udp/{}/", address.socket_addr().port());
+            address.to_string().replacen(&ours, &port, 1)
+        });
+        through.collect::<Vec<_>>()
+    });
+    let webrtc = format!(r#""direct":{direct:?},"relayed":{relayed:?},"lossy":{lossy:?}"#);
+    format!(r#"{{{webrtc},"websocket":"{WEBSOCKET}"}}"#)
 }
 
 /// Answers the upgrade, and serves the connection once it is made.
 fn upgrade(
     mut request: Request<Incoming>,
     [remote, local]: [SocketAddr; 2],
-    endpoint: Arc<Endpoint>,
+    services: Arc<Services>,
 ) -> Response<Full<Bytes>> {
     // Every header field: the check decides which of them may be repeated.
     let headers = request
@@ -147,7 +161,7 @@ fn upgrade(
     let head = RequestHead::new(request.method().as_str(), &target, headers)
         .with_remote_address(remote)
         .with_local_address(local);
-    let upgrade = match UpgradeRequest::check(&head, &endpoint.upgrade_config()) {
+    let upgrade = match UpgradeRequest::check(&head, &services.endpoint.upgrade_config()) {
         Ok(upgrade) => upgrade,
         Err(error) => return refuse(&error.answer()),
     };
@@ -161,12 +175,16 @@ fn upgrade(
     // The upgrade completes once this response has been sent.
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
+        let cut = Cut::default();
         let connection = async {
-            let stream = TokioIo::new(upgraded.await?);
-            Ok::<_, BoxError>(endpoint.accept_upgraded(stream).await?)
+            let stream = Gate::new(TokioIo::new(upgraded.await?), cut.clone());
+            Ok::<_, BoxError>(services.endpoint.accept_upgraded(stream).await?)
         };
         match connection.await {
-            Ok(connection) => services::serve(connection, "WebSocket").await,
+            Ok(connection) => {
+                let carrier = Carrier::WebSocket(cut);
+                Arc::clone(&services).serve(connection, carrier).await;
+            }
             Err(error) => eprintln!("{remote}: {error}"),
         }
     });

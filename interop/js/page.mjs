@@ -21,8 +21,11 @@ const SCHEMES = ['light', 'dark']
 const MAX_UNREAD = 20e6
 /** `sessionCeiling` of the package. */
 const MAX_COMMITTED = 32 * 2 ** 20
+/** Bytes of a record: less than one is unread if nothing was opened. */
+const RECORD = 1000
 
-const CONNECTED = /^Connected over (\w+) in (\d+) ms; an echo takes [\d.]+ ms\.$/
+const CONNECTED =
+  /^Connected over (\w+)(?: on the lossy path)? in (\d+) ms; an echo takes ([\d.]+) ms\.$/
 const COMPARED = /^Substream 7 is paused\. The other 49 run at \d+ % of their rate before\.$/
 
 function assert (condition, message) {
@@ -64,12 +67,12 @@ const outcomes = page => page.$$eval('#attempts tbody tr', rows => rows.map(row 
 async function connect (page, way) {
   await page.click(`input[value=${way}]`)
   await page.click('#connect')
-  const [, carrier, ms] =
+  const [, carrier, ms, echo] =
     await status(page, 'connection', CONNECTED, 15_000)
   // A busy machine may need longer for WebRTC than the head start: `any` is satisfied by either.
   const expected = { any: carrier, webrtc: 'WebRTC', websocket: 'WebSocket' }[way]
   assert(carrier === expected, `connected over ${carrier}, not ${expected}`)
-  return { carrier, 'connect-ms': Number(ms) }
+  return { carrier, 'connect-ms': Number(ms), 'echo-ms': Number(echo) }
 }
 
 async function openFifty (page, size, direction = 'down') {
@@ -100,6 +103,51 @@ async function movement (page, ms, without) {
   const others = moved.filter((_, index) => index !== without)
   const rate = 1000 * others.reduce((sum, bytes) => sum + bytes, 0) / (performance.now() - start)
   return { moved, others, rate }
+}
+
+const valueOf = (page, id) => page.$eval(`#${id}`, progress => progress.value)
+
+const isMoved = (page, bytes) => until(`${bytes} bytes`, 60_000, async () =>
+  await valueOf(page, 'transfer-done') > bytes)
+
+/**
+ * Cuts a transfer of `total` bytes that `start` begins, which goes on by itself, and reloads the
+ * page in the midst of it; `start` then goes on again. Each `step` bytes are moved before that.
+ * Returns what was not sent again.
+ */
+async function cutAndReload (page, way, { total, step }, start) {
+  await page.click(`input[value=${way}]`)
+  await start()
+  await isMoved(page, step)
+  // A busy machine may be taken for a silent one, and the button be disabled meanwhile.
+  await until('the cut', 20_000, async () => {
+    await page.click('#cut')
+    return /^Cut\. /.test(await textOf(page, '#transfer-status'))
+  })
+  await status(page, 'transfer', /: connection \d+, goes on at [\d.]+ [kM]?B\.$/, 60_000)
+  const afterCut = await valueOf(page, 'transfer-kept')
+  await isMoved(page, afterCut + step)
+  await page.reload()
+  await page.click(`input[value=${way}]`)
+  await start()
+  const all = new RegExp(`: all ${total / 1e6} MB, in [\\d.]+ s; .* match their SHA-256\\. `)
+  await status(page, 'transfer', all, 60_000)
+  const afterReload = await valueOf(page, 'transfer-kept')
+  // Less than a part of 1 MiB, and what the other side has not got yet, are lost with the page.
+  assert(afterReload > afterCut, `after the reload, ${afterReload} bytes, before it ${afterCut}`)
+  assert(await valueOf(page, 'transfer-done') === total, 'the progress is not complete')
+  assert(await textOf(page, '#connections') === '1', 'the page had connected again')
+  return { 'kept-after-cut': afterCut, 'kept-after-reload': afterReload }
+}
+
+/** State of the streams of records: how many arrive in a second. */
+const recordsOf = page => page.$$eval('#records tbody tr', rows => rows.map(row =>
+  Number(row.cells[1].textContent) || 0))
+
+async function lossy (page) {
+  await page.click('input[value=lossy]')
+  const { 'echo-ms': echo } = await connect(page, 'webrtc')
+  assert(echo >= 50, `an echo takes ${echo} ms`)
 }
 
 async function temporaryFile (name, content, use) {
@@ -229,6 +277,38 @@ const CASES = {
     return { 'others-percent': Math.round(100 * share), 'rate-before': Math.round(before.rate) }
   },
 
+  /** Stop comes between an open and its substream: nothing of either section goes on. */
+  async 'stop-while-opening' (page, { way }) {
+    await connect(page, way)
+    // Of the echo.
+    const granted = await until('a sample', 5_000, () => figure(page, 'committed').catch(() => 0))
+    const sections = [
+      ['open', 'stop', 'substreams', /^All substreams have ended: 50 stopped\.$/],
+      ['records-start', 'records-stop', 'records', /^Stopped\.$/]
+    ]
+    for (const direction of ['down', 'up']) {
+      await page.select('#direction', direction)
+      for (const [start, stop, section, stopped] of sections) {
+        await page.evaluate((start, stop) => {
+          const button = document.getElementById(stop)
+          const observer = new MutationObserver(() => {
+            observer.disconnect()
+            button.click()
+          })
+          observer.observe(button, { attributeFilter: ['disabled'] })
+          document.getElementById(start).click()
+        }, start, stop)
+        await status(page, section, stopped, 10_000)
+        await page.$eval(`#${section}-status`, element => { element.textContent = '' })
+      }
+    }
+    // Longer than a sample, and than the program needs to fill a window.
+    await sleep(2_000)
+    assert(await figure(page, 'unread') < RECORD, `${await textOf(page, '#unread')} are unread`)
+    const text = await textOf(page, '#committed')
+    assert(await figure(page, 'committed') <= granted, `${text} are granted, before it ${granted}`)
+  },
+
   /** Files of several sizes, by the input and by drop; with `any` nothing has connected before. */
   async file (page, { way }) {
     if (way !== 'any') await connect(page, way)
@@ -248,6 +328,104 @@ const CASES = {
         new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }))
     })
     await status(page, 'file', /^dropped\.bin came back equal: 300 kB/, 20_000)
+  },
+
+  /** A download is cut, goes on, and goes on again after the page was reloaded. */
+  async 'cut-download' (page, { way }) {
+    const total = 16_000_000
+    return cutAndReload(page, way, { total, step: 4_000_000 }, async () => {
+      await page.waitForSelector('#download:enabled', { timeout: 10_000 })
+      await page.select('#transfer-size', String(total))
+      await page.click('#download')
+    })
+  },
+
+  /** The same with a file that is chosen again after the reload. */
+  async 'cut-upload' (page, { way }) {
+    // What the program has not read yet, up to a window that has grown, is lost with a connection.
+    const [total, step] = [24_000_000, 8_000_000]
+    return temporaryFile('upload.bin', content(total), path =>
+      cutAndReload(page, way, { total, step }, async () => {
+        await (await page.$('#upload-file')).uploadFile(path)
+      }))
+  },
+
+  /** Of clicks that follow each other at once, the first counts. */
+  async 'two-clicks' (page, { way }) {
+    await page.click(`input[value=${way}]`)
+    await page.waitForSelector('#download:enabled', { timeout: 10_000 })
+    await page.select('#transfer-size', '16000000')
+    await page.evaluate(() => {
+      const element = document.querySelector('#transfer-status')
+      window.said = []
+      new MutationObserver(() => { window.said.push(element.textContent) })
+        .observe(element, { childList: true })
+    })
+    const click = (...ids) => page.evaluate(ids => {
+      for (const id of ids) document.getElementById(id).click()
+    }, ids)
+    await click('download', 'download')
+    await isMoved(page, 4_000_000)
+    await page.click('#transfer-stop')
+    await status(page, 'transfer', /: stopped\. What has arrived is kept\.$/, 10_000)
+    await click('discard', 'download')
+    await status(page, 'transfer', /^Nothing is kept\.$/, 10_000)
+    await sleep(1_000)
+    const said = await page.evaluate(() => window.said)
+    // The first download connects, and nothing else begins.
+    const wrong = said.filter(words => /One transfer|connecting/.test(words)).slice(1)
+    assert(wrong.length === 0 && said.at(-1) === 'Nothing is kept.', `it says ${said.join(' | ')}`)
+    assert(await valueOf(page, 'transfer-kept') === 0, 'something is kept')
+  },
+
+  /** Everything arrives intact on a path of 50 ms that loses 2 % of the packets. */
+  async lossy (page) {
+    await lossy(page)
+    await temporaryFile('lossy.bin', content(1_000_000), async path => {
+      await (await page.$('#file')).uploadFile(path)
+      await status(page, 'file', /^lossy\.bin came back equal: /, 90_000)
+    })
+    await page.click('#disconnect')
+    await status(page, 'connection', /^Disconnected/, 15_000)
+    await page.click('input[value=websocket]')
+    await page.click('#connect')
+    await status(page, 'connection', /the lossy path is one of UDP: connect by WebRTC/, 5_000)
+  },
+
+  /** A paused stream holds up the others where they share a channel, and only there. */
+  async records (page) {
+    await lossy(page)
+    const figures = {}
+    for (const arrangement of ['apart', 'together']) {
+      await page.click(`input[value=${arrangement}]`)
+      await page.click('#records-start')
+      await until('all run', 20_000, async () => {
+        const rates = await recordsOf(page)
+        return rates.length === 8 && rates.every(rate => rate >= 15)
+      })
+      await page.click('#records tbody tr:nth-child(3) button')
+      await status(page, 'records', /^Stream 3 is paused\.$/, 1_000)
+      const others = async () => (await recordsOf(page)).filter((_, index) => index !== 2)
+      if (arrangement === 'apart') {
+        await until('the third stands still', 10_000, async () => (await recordsOf(page))[2] === 0)
+        const rates = await others()
+        assert(rates.every(rate => rate >= 15), `the others: ${rates}`)
+      } else {
+        // After 64 records of the third, nobody reads the channel.
+        await until('all stand still', 20_000, async () =>
+          (await others()).every(rate => rate === 0))
+      }
+      await page.click('#records tbody tr:nth-child(3) button')
+      await until('all run again', 20_000, async () =>
+        (await recordsOf(page)).every(rate => rate >= 15))
+      await page.click('#records-stop')
+      await status(page, 'records', /^Stopped\.$/, 5_000)
+    }
+    const rows = await page.$$eval('#tallies tbody tr', rows => rows.map(row =>
+      [...row.cells].map(cell => cell.textContent)))
+    assert(rows.length === 4, `${rows.length} rows are compared`)
+    for (const [name, ...cells] of rows) figures[name] = cells.join(', ')
+    return figures
   },
 
   /** A byte that is changed on the way is found. */
@@ -304,16 +482,19 @@ const CASES = {
       const { id, className, value } = document.activeElement
       return id || className || value
     })
+    await page.waitForSelector('#download:enabled', { timeout: 10_000 })
     const order = []
-    for (let presses = 0; presses < 30; presses++) {
+    for (let presses = 0; presses < 40; presses++) {
       await page.keyboard.press('Tab')
       const name = await focused()
       if (name === undefined || order.includes(name)) break
       order.push(name)
       if (name === 'file') break
     }
-    const expected =
-      ['skip', 'any', 'blocked', 'connect', 'freeze', 'direction', 'size', 'open', 'file']
+    const expected = [
+      'skip', 'any', 'blocked', 'direct', 'connect', 'freeze', 'direction', 'size', 'open', 'apart',
+      'records-start', 'transfer-size', 'upload-file', 'download', 'file'
+    ]
     assert(String(order) === String(expected), `${order}`)
     await page.focus('#connect')
     await page.keyboard.press('Enter')
@@ -350,6 +531,22 @@ const CASES = {
   async screenshots (page, { way, screenshots }) {
     assert(screenshots !== undefined, 'where? --screenshots')
     await show(page, 1280, 'light')
+    await lossy(page)
+    for (const arrangement of ['together', 'apart']) {
+      await page.click(`input[value=${arrangement}]`)
+      await page.click('#records-start')
+      await sleep(10_000)
+      await page.click('#records-stop')
+      await status(page, 'records', /^Stopped\.$/, 5_000)
+    }
+    await page.click('#disconnect')
+    await status(page, 'connection', /^Disconnected/, 15_000)
+    await page.click('input[value=direct]')
+    await page.select('#transfer-size', '32000000')
+    await page.click('#download')
+    await isMoved(page, 12_000_000)
+    await page.click('#cut')
+    await status(page, 'transfer', /: all 32 MB/, 60_000)
     await connect(page, way)
     await temporaryFile('river.bin', content(24_000_000), async path => {
       await (await page.$('#file')).uploadFile(path)

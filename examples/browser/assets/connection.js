@@ -10,16 +10,24 @@ const MAX_ADDRESSES = 16
 
 const carrierOf = address => address.includes('/webrtc-direct/') ? 'WebRTC' : 'WebSocket'
 
-/** Where the program that has served this page listens. Its certificate changes when it starts. */
-async function addressesOf ({ way, isBlocked }) {
+/**
+ * Where the program that has served this page listens, by `path`: `direct`, `relayed` or `lossy`.
+ * Its certificate changes when it starts.
+ */
+export async function addressesOf ({ way, isBlocked, path }) {
+  if (path === 'lossy' && way === 'websocket') {
+    throw new Error('the lossy path is one of UDP: connect by WebRTC')
+  }
   const response = await fetch('addresses')
   if (!response.ok) throw new Error(`no addresses: status ${response.status}`)
-  const { webrtc, websocket } = await response.json()
-  const url = new URL(websocket, location.href)
+  const addresses = await response.json()
+  const url = new URL(addresses.websocket, location.href)
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
-  const byUdp = webrtc.slice(0, MAX_ADDRESSES - 1)
+  const byUdp = addresses[path].slice(0, MAX_ADDRESSES - 1)
     .map(address => isBlocked ? address.replace(/\/udp\/\d+\//, DEAD_PORT) : address)
-  return { any: [...byUdp, url.href], webrtc: byUdp, websocket: [url.href] }[way]
+  // A WebSocket would win, and lose nothing.
+  const any = path === 'lossy' ? byUdp : [...byUdp, url.href]
+  return { any, webrtc: byUdp, websocket: [url.href] }[way]
 }
 
 /** Why an address has not won. */
@@ -41,11 +49,13 @@ export class Connection extends EventTarget {
   consumed = 0
   /** In milliseconds, of the latest echo. */
   roundTrip = undefined
+  /** What it runs over, in words. */
+  path = undefined
 
   #session
   #dialling
   #abort
-  #options = { way: 'any', isBlocked: false }
+  #options = { way: 'any', isBlocked: false, path: 'direct' }
 
   get session () {
     return this.#session
@@ -99,11 +109,13 @@ export class Connection extends EventTarget {
       },
       error => { this.#end(session, `The connection has ended: ${failure(error)}.`) }
     )
-    const echo = await Echo.open(this, session)
+    const echo = await Echo.open(session, reader => this.read(reader))
     this.roundTrip = await echo.roundTrip()
     const carrier = carrierOf(address)
+    this.path = this.#options.path === 'lossy' ? 'Lossy path' : `Direct, ${carrier}`
+    const lossy = this.#options.path === 'lossy' ? ' on the lossy path' : ''
     const echoed = `an echo takes ${this.roundTrip.toFixed(1)} ms`
-    this.#change('connected', `Connected over ${carrier} in ${ms} ms; ${echoed}.`, [
+    this.#change('connected', `Connected over ${carrier}${lossy} in ${ms} ms; ${echoed}.`, [
       [carrier, address, `connected after ${ms} ms`],
       ...lost.map(attempt =>
         [carrierOf(attempt.address), attempt.address, outcomeOf(attempt, address, ms)])
@@ -143,16 +155,16 @@ export class Connection extends EventTarget {
 }
 
 /** A substream that carries one byte back and forth. */
-class Echo {
-  #connection
+export class Echo {
+  #read
   #writer
   #reader
 
-  static async open (connection, session) {
+  static async open (session, read = reader => reader.read()) {
     const { readable, writable } =
       await session.createBidirectionalStream({ protocol: '/echo', priority: 1 })
     const echo = new Echo()
-    echo.#connection = connection
+    echo.#read = read
     echo.#writer = writable.getWriter()
     echo.#reader = readable.getReader()
     return echo
@@ -161,7 +173,7 @@ class Echo {
   async roundTrip () {
     const start = performance.now()
     await this.#writer.write(Uint8Array.of(1))
-    const { done } = await this.#connection.read(this.#reader)
+    const { done } = await this.#read(this.#reader)
     if (done) throw new Error('the echo has ended')
     return performance.now() - start
   }

@@ -1,27 +1,37 @@
 // Brings the sections together, and shows their figures.
 
 import { Connection } from './connection.js'
+import { byId } from './dom.js'
 import { FileEcho } from './file.js'
 import * as format from './format.js'
 import { Plot } from './plot.js'
+import { Records } from './records.js'
 import { Substreams } from './substreams.js'
+import { Transfers } from './transfer.js'
 
 /** Between two samples, in milliseconds. */
 const INTERVAL = 500
 /** Between two redraws for people who asked for less motion. */
 const CALM_INTERVAL = 2_000
 
-const byId = id => document.getElementById(id)
 const connection = new Connection()
 const plot = new Plot(byId('plot'))
 const substreams = new Substreams(connection)
+const records = new Records(connection)
 new FileEcho(connection)
+
+/** How to connect, as the form has it. */
+function options () {
+  const form = new FormData(byId('connect-form'))
+  return { way: form.get('way'), path: form.get('path'), isBlocked: byId('blocked').checked }
+}
+
+new Transfers(options)
 
 byId('connect-form').addEventListener('submit', event => {
   event.preventDefault()
-  const way = new FormData(event.target).get('way')
   // What has failed is in the status.
-  connection.ensure({ way, isBlocked: byId('blocked').checked }).catch(() => {})
+  connection.ensure(options()).catch(() => {})
 })
 byId('disconnect').addEventListener('click', () => { connection.disconnect() })
 
@@ -86,6 +96,7 @@ async function sample () {
   before = { session, stats, time }
   substreams.sample(time)
   substreams.show()
+  records.show()
   byId('unread').textContent =
     stats === undefined ? '–' : format.bytes(stats.bytesReceived - connection.consumed)
   byId('committed').textContent = stats === undefined ? '–' : format.bytes(stats.committed)

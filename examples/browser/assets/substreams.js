@@ -1,23 +1,16 @@
 // Fifty substreams with a row for each, which can be paused.
 
+import { byId, element, elements } from './dom.js'
 import * as format from './format.js'
 
 const COUNT = 50
 /** What a write hands over at once. */
 const CHUNK = 64 * 1024
-/** The code with which the page stops a source, and resets what it sends itself. */
-const STOPPED = 1
 
-function uint64 (value) {
+export function uint64 (value) {
   const bytes = new Uint8Array(8)
   new DataView(bytes.buffer).setBigUint64(0, BigInt(value))
   return bytes
-}
-
-function element (name, properties, ...children) {
-  const made = Object.assign(document.createElement(name), properties)
-  made.append(...children)
-  return made
 }
 
 /** One substream, and its row. */
@@ -95,10 +88,14 @@ class Row {
     this.#resume()
   }
 
+  /** Stop resets it, also when it comes before the substream is open. */
+  #open (session, protocol) {
+    return session.createBidirectionalStream({ protocol, signal: this.#abort.signal })
+  }
+
   async #receive (session) {
-    const { readable, writable } = await session.createBidirectionalStream({ protocol: '/source' })
+    const { readable, writable } = await this.#open(session, '/source')
     const reader = readable.getReader()
-    this.#abort.signal.addEventListener('abort', () => { reader.cancel(STOPPED).catch(() => {}) })
     const writer = writable.getWriter()
     await writer.write(uint64(this.#size))
     await writer.close()
@@ -115,9 +112,8 @@ class Row {
   }
 
   async #send (session) {
-    const { readable, writable } = await session.createBidirectionalStream({ protocol: '/sink' })
+    const { readable, writable } = await this.#open(session, '/sink')
     const writer = writable.getWriter()
-    this.#abort.signal.addEventListener('abort', () => { writer.abort(STOPPED).catch(() => {}) })
     const chunk = new Uint8Array(CHUNK)
     while (this.bytes < this.#size) {
       await this.#resumed
@@ -183,10 +179,8 @@ export class Substreams {
 
   constructor (connection) {
     this.#connection = connection
-    const byId = id => document.getElementById(id)
-    const ids = ['open', 'stop', 'rows', 'direction', 'size', 'together', 'before', 'now',
-      'substreams-status']
-    this.#elements = Object.fromEntries(ids.map(id => [id, byId(id)]))
+    this.#elements = elements('open', 'stop', 'rows', 'direction', 'size', 'together', 'before',
+      'now', 'substreams-status')
     byId('open-form').addEventListener('submit', event => {
       event.preventDefault()
       void this.#open()
