@@ -14,6 +14,12 @@ impl Failures {
         all.push(format!("{what}: {error}"));
     }
 
+    /// Whether there is one of this beginning.
+    pub(crate) fn have(&self, what: &str) -> bool {
+        let all = self.0.lock().expect("nobody panics with it");
+        all.iter().any(|failure| failure.starts_with(what))
+    }
+
     pub(crate) fn assert_none(&self) {
         self.assert_are(&[]);
     }

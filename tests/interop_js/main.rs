@@ -1,7 +1,8 @@
 //! js-libp2p as a peer, in Node and in headless Chromium and Firefox: it dials us, and we dial it.
 //!
 //! The protocols are those of `interop/js/README.md`. `interop/js/setup.sh` installs what this
-//! needs; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1), and
+//! needs; `scripts/test.sh` calls it. `ANABRANCH_INTEROP_RUNS` repeats each test (default 1),
+//! `ANABRANCH_INTEROP_LONG=1` makes 200 dials where there are 20, and
 //! `ANABRANCH_ENGINE=direct` or `str0m` chooses the engine.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -63,6 +64,10 @@ const CASES: [&str; 11] = [
 /// The repetitions of each test.
 fn runs() -> usize {
     std::env::var("ANABRANCH_INTEROP_RUNS").map_or(1, |runs| runs.parse().expect("a number"))
+}
+
+fn is_long() -> bool {
+    std::env::var("ANABRANCH_INTEROP_LONG").is_ok_and(|long| long == "1")
 }
 
 /// A browser or Node.
@@ -167,14 +172,25 @@ impl Dialling {
 /// Lets it dial us and run these cases, and asserts that each case, and each responder, passes.
 async fn dials_us(runtime: Runtime, dialling: Dialling, cases: &[&str]) {
     for _ in 0..runs() {
-        let serving = Serving::by_default(HABITS);
-        let record = dialling.record(runtime.record(Direction::ItDials));
-        let record = record.config(&serving.config).endpoint(&serving.endpoint);
-        let server = Server::start(runtime.ip(), serving).await;
-        run(runtime, &server, dialling.options(), cases, &record).await;
-        server.finish().await;
-        record.passed("fin-ack");
+        dials_us_with(HABITS, runtime, dialling, cases)
+            .await
+            .passed("fin-ack");
     }
+}
+
+async fn dials_us_with(
+    habits: Habits,
+    runtime: Runtime,
+    dialling: Dialling,
+    cases: &[&str],
+) -> Record {
+    let serving = Serving::by_default(habits);
+    let record = dialling.record(runtime.record(Direction::ItDials));
+    let record = record.config(&serving.config).endpoint(&serving.endpoint);
+    let server = Server::start(runtime.ip(), serving).await;
+    run(runtime, &server, dialling.options(), cases, &record).await;
+    server.finish().await;
+    record
 }
 
 async fn run(runtime: Runtime, server: &Server, options: &[&str], cases: &[&str], record: &Record) {
@@ -197,6 +213,27 @@ async fn js_libp2p_in_chromium_dials_us() {
 #[tokio::test(flavor = "multi_thread")]
 async fn js_libp2p_in_chromium_dials_us_with_v2_and_without_munging() {
     dials_us(Runtime::Chromium, Dialling::V2Unmunged, &CASES).await;
+}
+
+async fn dials_us_many_times(runtime: Runtime, dialling: Dialling) {
+    let case = if is_long() { "dials-200" } else { "dials-20" };
+    // js-libp2p closes a connection whose streams count as closed before their FIN_ACK has left.
+    let habits = Habits {
+        leaves: true,
+        ..HABITS
+    };
+    dials_us_with(habits, runtime, dialling, &[case]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_node_dials_us_many_times_in_a_row() {
+    dials_us_many_times(Runtime::Node, Dialling::V1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_libp2p_in_chromium_dials_us_many_times_in_a_row() {
+    dials_us_many_times(Runtime::Chromium, Dialling::V1).await;
+    dials_us_many_times(Runtime::Chromium, Dialling::V2).await;
 }
 
 /// A listener whose rate for this machine is used up challenges every contact, and serves those
@@ -280,4 +317,23 @@ async fn we_dial_js_libp2p_in_node() {
         js.finish(&["/bench/1.0.0"]).await;
         record.passed("fin-ack");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn we_dial_js_libp2p_in_node_many_times_in_a_row() {
+    let dials = if is_long() { 200 } else { 20 };
+    let mut js = Js::start("node.mjs", &["listen"]);
+    let address = js.listen_address().await;
+    let address = address.parse().expect("a webrtc-direct address");
+    let endpoint = dialler(endpoint_config());
+    for _ in 0..dials {
+        let connecting = endpoint.connect_with(&address, WebRtcDirectVersion::V1);
+        let connection = connecting.await.expect("js answers");
+        openers::echoes_100_kb(&connection).await;
+        close(connection).await;
+    }
+    assert_nothing_left(endpoint).await;
+    js.finish(&[]).await;
+    let record = Runtime::Node.record(Direction::WeDial);
+    record.passed(&format!("dials-{dials}"));
 }

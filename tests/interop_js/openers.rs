@@ -105,7 +105,7 @@ async fn echo(connection: &Connection, length: usize) {
     assert!(got == content, "{} of {length} bytes came back", got.len());
 }
 
-async fn echoes_100_kb(connection: &Connection) {
+pub(crate) async fn echoes_100_kb(connection: &Connection) {
     echo(connection, 100_000).await;
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::websocket::{
-    Authentication, HandshakeError, Incoming, ListenerConfig, Origins, ServerConfig, UpgradeError,
-    WebSocketListener,
+    Authentication, HandshakeError, ListenerConfig, Origins, ServerConfig, UpgradeError,
+    WebSocketIncoming, WebSocketListener,
 };
 use anabranch::{Config, Connection, Finished, Negotiation, Substream};
 use tokio::task::JoinSet;
@@ -55,7 +55,7 @@ async fn respond(substream: Substream, failures: Failures) {
     }
 }
 
-async fn serve(incoming: Incoming, failures: Failures) {
+async fn serve(incoming: WebSocketIncoming, failures: Failures) {
     let connection: Connection = match incoming.accept().await {
         Ok(connection) => connection,
         Err(error) => return failures.add("refused", &error),
