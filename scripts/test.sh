@@ -139,7 +139,7 @@ second_engine() {
       - $too_lossy_for_str0m)
     | (binary(interop_rust) & test(we_dial)) | (binary(interop_js) & test(/node_dials_us|we_dial_js/))
     | (binary(interop_go) & test(/identif|half_close/))"
-  ANABRANCH_ENGINE=str0m tests --features "$features" -E "$filter"
+  ANABRANCH_ENGINE=str0m tests --features "$features" --profile str0m -E "$filter"
 }
 
 browser_package() { node --test js/test/*.test.mjs; }
@@ -221,6 +221,13 @@ libp2p() {
     && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --package anabranch-libp2p
 }
 
+# libp2p's own interop programs, with the build of interop/rust/setup.sh.
+unified_testing() {
+  OPENSSL_NO_VENDOR=1 cargo test --quiet --release --locked --no-default-features \
+    --manifest-path interop/rust/Cargo.toml --package unified --package swarm-peer \
+    && interop/rust/unified/run --small --no-build
+}
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features metrics,serde; }
 
 trap report EXIT
@@ -276,6 +283,8 @@ step "lean, rsa" "the library without websocket, with RSA identities" \
   tests --no-default-features --features webrtc,rsa --profile fast --lib --test endpoint \
     --test strangers --test conformance --test hostile
 step "libp2p" "anabranch-libp2p: rust-libp2p on anabranch has no lints, and passes its tests" libp2p
+step "unified-testing" "the transport and perf applications of libp2p's interop suite, both versions" \
+  unified_testing
 step "feature sets" "the library compiles with every set of features, without those of the tests" feature_sets
 if cargo "+$(rust_version)" --version > /dev/null 2>&1; then
   step "Rust $(rust_version)" "the library compiles with it" msrv
@@ -291,7 +300,7 @@ fi
 step "fuzz" "the fuzz targets compile" fuzz_targets_compile
 step "emulator" "the programs of tools/wire have no lints, the emulator passes its tests" emulator
 skip "bottleneck" "an hour on a quiet machine, as root: tools/wire/run"
-skip "figures" "half an hour on a quiet machine, and minutes of a release build: scripts/figures.sh"
+skip "figures" "an hour on a quiet machine, and minutes of a release build: scripts/figures.sh"
 step "examples" "transfer, and payloads that are resumed after both sides were killed" transfers
 step "documentation" "rustdoc has no warnings" documentation
 exit $((failed > 0))
