@@ -27,7 +27,7 @@ build_peers() {
     cargo build --release --quiet --locked --package litep2p-peer
     # Their dependencies are the same without the features of the second.
     cargo build --release --quiet --locked --package swarm-peer --package unified \
-        --no-default-features
+        --package qmux-peer --no-default-features
 }
 
 install_packages

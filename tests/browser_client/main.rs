@@ -17,6 +17,8 @@ mod node;
 #[path = "../interop/own_address.rs"]
 mod own_address;
 mod payloads;
+#[path = "../interop/program.rs"]
+mod program;
 mod responders;
 mod server;
 mod throughput;

@@ -19,6 +19,8 @@ mod failures;
 mod identify;
 mod openers;
 mod process;
+#[path = "../interop/program.rs"]
+mod program;
 #[path = "../interop/record.rs"]
 mod record;
 #[path = "../interop/responders.rs"]
@@ -27,7 +29,7 @@ mod responders;
 mod server;
 
 use openers::Opener;
-use process::{LITEP2P, Peer, WEBRTC, dial};
+use process::{LITEP2P, WEBRTC, dial};
 use record::{Direction, Record};
 use responders::Habits;
 use server::{Server, Serving, assert_nothing_left, close, endpoint_config, log};
@@ -264,7 +266,7 @@ async fn libp2p_webrtc_dials_us_and_echoes_without_half_close_by_default() {
 /// Without any setting everything arrives as well, but `finish` can not confirm it.
 #[tokio::test(flavor = "multi_thread")]
 async fn we_dial_libp2p_webrtc_and_finish_times_out_by_default() {
-    let mut listener = Peer::listen(WEBRTC, READABLE);
+    let mut listener = process::listen(WEBRTC, READABLE);
     let endpoint = dialler(Ends::ByDefault);
     let connection = connect(&endpoint, &listener.address().await).await;
     let substream = connection.open("/echo/1.0.0").await.expect("it speaks it");
@@ -319,7 +321,7 @@ async fn fail_to_transfer(
 /// A limit of libp2p-webrtc: between two of its own peers the same long messages fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
-    let mut listener = Peer::listen(WEBRTC, 16_384);
+    let mut listener = process::listen(WEBRTC, 16_384);
     let address = listener.address().await;
     // The responder's "Short buffer" resets the substream, whose opener then sees an early end.
     let record = record_of(WEBRTC, Direction::TwoOfTheirs, 16_384);
@@ -331,7 +333,7 @@ async fn two_libp2p_webrtc_can_not_read_each_others_long_messages() {
 /// bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn libp2p_webrtc_can_not_download_from_litep2p() {
-    let mut listener = Peer::listen(LITEP2P, READABLE);
+    let mut listener = process::listen(LITEP2P, READABLE);
     let address = listener.address().await;
     let record = record_of(WEBRTC, Direction::TwoOfTheirs, READABLE);
     let case = "down-1m from litep2p fails";
@@ -366,7 +368,7 @@ async fn we_dial(
     test: impl AsyncFn(&Opener),
 ) {
     for _ in 0..runs() {
-        let mut listener = Peer::listen(program, READABLE);
+        let mut listener = process::listen(program, READABLE);
         let endpoint = dialler(ends);
         let opener = Opener {
             connection: connect(&endpoint, &listener.address().await).await,
@@ -528,7 +530,7 @@ async fn hold(address: SocketAddr) -> UdpSocket {
 }
 
 async fn we_dial_many_times(program: &str) {
-    let mut listener = Peer::listen(program, READABLE);
+    let mut listener = process::listen(program, READABLE);
     let address = listener.address().await;
     let endpoint = dialler(Ends::ByDefault);
     let mut times = Vec::new();

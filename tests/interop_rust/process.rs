@@ -1,12 +1,12 @@
 //! A foreign program with lines of JSON on its standard streams.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::program::{Listener, executable};
 
 pub(crate) const WEBRTC: &str = "webrtc-peer";
 pub(crate) const LITEP2P: &str = "litep2p-peer";
@@ -16,21 +16,6 @@ const DEADLINE: Duration = Duration::from_secs(240);
 
 /// Time limit of one operation of a dialler.
 const LIMIT: &str = "20";
-
-/// `interop/rust/setup.sh` builds into the directory that `CARGO_TARGET_DIR` names, if it names
-/// one.
-fn executable(program: &str) -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/rust");
-    // A relative path is relative to where cargo runs, which for that script is its own directory.
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let path = workspace.join(target).join("release").join(program);
-    assert!(
-        path.exists(),
-        "{} is missing: run interop/rust/setup.sh, or scripts/test.sh",
-        path.display()
-    );
-    path
-}
 
 fn command(program: &str, max_message: usize) -> Command {
     let mut command = Command::new(executable(program));
@@ -42,30 +27,8 @@ fn command(program: &str, max_message: usize) -> Command {
     command
 }
 
-/// A foreign listener.
-pub(crate) struct Peer(Child);
-
-impl Peer {
-    pub(crate) fn listen(program: &str, max_message: usize) -> Self {
-        let child = command(program, max_message).arg("listen").spawn();
-        Self(child.expect("the program starts"))
-    }
-
-    /// The address in its only line.
-    pub(crate) async fn address(&mut self) -> String {
-        let stdout = self.0.stdout.take().expect("asked for once");
-        let mut line = String::new();
-        timeout(DEADLINE, BufReader::new(stdout).read_line(&mut line))
-            .await
-            .expect("it listens")
-            .expect("lines of text");
-        let (_, rest) = line.split_once("\"listen\":\"").expect("an address");
-        rest.split('"').next().expect("an address").to_owned()
-    }
-
-    pub(crate) async fn kill(mut self) {
-        self.0.kill().await.expect("it still ran");
-    }
+pub(crate) fn listen(program: &str, max_message: usize) -> Listener {
+    Listener::start(command(program, max_message).arg("listen"))
 }
 
 /// The output and the exit status of a foreign dialler.

@@ -1,6 +1,6 @@
 // Pages that nobody looks at, and those whose network goes.
 
-import { assert, assertEqual, dial, errorOf, within, withSession } from './tools.mjs'
+import { assert, assertEqual, serverGoes, withSession } from './tools.mjs'
 import { download, upload } from './transfers.mjs'
 
 const MIB = 1024 * 1024
@@ -47,24 +47,11 @@ export const transfersInAHiddenTab = parameters => withSession(parameters, {}, a
  * Then the page connects again.
  */
 export async function networkGoes (parameters) {
-  const session = await dial(parameters)
-  const held = await session.createBidirectionalStream({ protocol: '/hold' })
-  const reader = held.readable.getReader()
-  await reader.read()
-  const last = await session.createBidirectionalStream({ protocol: '/die' })
-  const start = performance.now()
-  last.writable.close().catch(() => {})
-  const error = await within(20_000, 'the end', errorOf(session.closed, 'closed'))
-  const ms = Math.round(performance.now() - start)
-  assertEqual(error.name, 'SessionError', 'error')
-  assert(['timed-out', 'lost'].includes(error.kind), error.kind)
-  assert(ms < 15_000, `after ${ms} ms`)
-  const failure = await within(1_000, 'read', errorOf(reader.read(), 'read'))
-  assertEqual([failure.kind, failure.cause], ['session', error], 'read')
+  const { endMs } = await serverGoes(parameters)
   for (let attempts = 1; ; attempts++) {
     try {
       await withSession(parameters, { connectTimeout: 5_000 }, next => download(next, MIB))
-      return { 'end-ms': ms, attempts }
+      return { 'end-ms': endMs, attempts }
     } catch (error) {
       assert(error.name === 'ConnectError' && attempts < 8, `${error.stack} ${error.kind}`)
       await delay(500)

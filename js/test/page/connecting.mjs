@@ -3,7 +3,9 @@
 import { certificateHash, connectAny } from '../../dist/index.js'
 import { noise } from '../../dist/noise.js'
 import { version1 } from '../../dist/v1.js'
-import { assert, assertEqual, dial, dialAddress, errorOf, within, withSession } from './tools.mjs'
+import {
+  assert, assertEqual, dial, dialAddress, errorOf, serverGoes, within, withSession
+} from './tools.mjs'
 
 const OTHER_PEER = '12D3KooWGLm8QHqoGCZb4TcRfyj1g2kFpsrbfsyxvsJYQ6nTLW45'
 /** Discard: nobody listens there. */
@@ -144,23 +146,10 @@ export async function allFail ({ addresses }) {
 
 /** The listener is gone without a word. */
 export async function listenerDies (parameters) {
-  const session = await dial(parameters)
-  const held = await session.createBidirectionalStream({ protocol: '/hold' })
-  const reader = held.readable.getReader()
-  await reader.read()
-  const last = await session.createBidirectionalStream({ protocol: '/die' })
-  const start = performance.now()
-  last.writable.close().catch(() => {})
-  const error = await within(16_000, 'the end', errorOf(session.closed, 'closed'))
-  const ms = Math.round(performance.now() - start)
-  assertEqual(error.name, 'SessionError', 'error')
-  assert(['timed-out', 'lost'].includes(error.kind), error.kind)
-  assert(ms < 15_000, `after ${ms} ms`)
-  const failure = await within(1_000, 'read', errorOf(reader.read(), 'read'))
-  assertEqual([failure.kind, failure.source, failure.cause], ['session', 'session', error], 'read')
+  const { session, endMs } = await serverGoes(parameters)
   const late = await errorOf(session.createBidirectionalStream(), 'open')
   assertEqual(late.name, 'SessionError', 'open')
-  return { 'end-ms': ms }
+  return { 'end-ms': endMs }
 }
 
 /** The listener closes, with a code and a reason. */

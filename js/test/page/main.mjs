@@ -6,6 +6,7 @@ import * as connecting from './connecting.mjs'
 import * as flow from './flow.mjs'
 import * as multistream from './multistream.mjs'
 import * as payloads from './payloads.mjs'
+import * as qmux from './qmux.mjs'
 import * as substreams from './substreams.mjs'
 import * as workers from './workers.mjs'
 
@@ -16,6 +17,7 @@ const CASES = {
   ...flow,
   ...multistream,
   ...payloads,
+  ...qmux,
   ...substreams,
   ...workers
 }

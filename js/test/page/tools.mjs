@@ -72,6 +72,28 @@ export async function withSession (parameters, options, body) {
   return figures
 }
 
+/**
+ * Dials, and has the listener go without a word, by what the test does when `/die` is closed.
+ * Resolves to the session, and to the milliseconds until it ended.
+ */
+export async function serverGoes (parameters) {
+  const session = await dial(parameters)
+  const held = await session.createBidirectionalStream({ protocol: '/hold' })
+  const reader = held.readable.getReader()
+  await reader.read()
+  const last = await session.createBidirectionalStream({ protocol: '/die' })
+  const start = performance.now()
+  last.writable.close().catch(() => {})
+  const error = await within(20_000, 'the end', errorOf(session.closed, 'closed'))
+  const endMs = Math.round(performance.now() - start)
+  assertEqual(error.name, 'SessionError', 'error')
+  assert(['timed-out', 'lost'].includes(error.kind), error.kind)
+  assert(endMs < 15_000, `after ${endMs} ms`)
+  const failure = await within(1_000, 'read', errorOf(reader.read(), 'read'))
+  assertEqual([failure.kind, failure.source, failure.cause], ['session', 'session', error], 'read')
+  return { session, endMs }
+}
+
 /** Content whose byte at `offset` is `offset % 251`. */
 export function pattern (length, offset = 0) {
   const bytes = new Uint8Array(length)
