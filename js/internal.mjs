@@ -20,7 +20,7 @@ const NAMES = [
   'violated', 'waitsForFirstCredit',
   // webrtc/ and websocket/
   'attach', 'busy', 'drained', 'fail', 'limit', 'number', 'onDataChannel', 'onOffer',
-  'pass', 'passed', 'report', 'socket', 'watch'
+  'pass', 'passed', 'reopen', 'report', 'socket', 'watch'
 ]
 
 export const mangleProps = new RegExp(`^(?:${NAMES.join('|')})$`)

@@ -54,7 +54,7 @@ export function parseAddress (text: string): Address {
   }
   if (family![0] === 'd' || protocol === 'tcp') return refuse('no IP address')
   const certhashes = hashes!.split('/certhash/').slice(1).map(hash => {
-    return certhashOf(hash) ?? refuse('no sha2-256 certhash in base64url')
+    return certhashOf(hash) ?? refuse('no sha2-256 certhash')
   })
   if (certhashes.length === 0) {
     throw new ConnectError('missing-certhash', `no certificate hash: ${text}`)

@@ -43,7 +43,7 @@ export interface Carrier {
   readonly overhead: number
   /** Where it reports. Nothing is reported before this is set. */
   start (events: CarrierEvents): void
-  /** Opens a channel, which is ready later. Throws if the browser has no more. */
+  /** Opens a channel, which is ready later. */
   open (label: string): Channel
   /** Bytes that may be sent now. */
   room (): number

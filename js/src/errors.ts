@@ -32,7 +32,7 @@ export type ConnectErrorKind =
   | 'invalid-option'
   /** The browser, or this context, has no `RTCPeerConnection` or `WebSocket`. */
   | 'unsupported'
-  /** Workers have no `RTCPeerConnection`: connect on the page, and move the session. */
+  /** Workers have no `RTCPeerConnection`: see `webRtcPort`. Or the browser moves no channels. */
   | 'unsupported-in-worker'
   /** The peer has another certificate or identity than the address or the options name. */
   | 'authentication'

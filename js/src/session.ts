@@ -329,11 +329,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       }
       if (this.mustWait()) return
       const { options, reply } = this.#waiting.shift()!
-      try {
-        reply.resolve(this.#open(options))
-      } catch (error) {
-        reply.reject(error)
-      }
+      reply.resolve(this.#open(options))
     }
   }
 
@@ -471,7 +467,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
       if (!substream.isSendable) {
         if (substream.waitsForFirstCredit) this.#awaitLimit()
       } else if (sent > 0) this.#schedule.add(substream)
-      else substream.reset('aborted', 'can not be sent', ResetCode.Abandoned)
+      else substream.reset('aborted', 'not sendable', ResetCode.Abandoned)
     }
     this.#isPumping = false
   }

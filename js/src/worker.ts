@@ -8,6 +8,7 @@
 //     Call.started                    --->     watches a session instead of a dial
 //     Call.open                       --->
 //     Notice.opened                   <---     its channel
+//     Call.reopen                      --->     a channel has closed: opens what waits for a number
 //     Notice.incoming                 <---     a channel that the peer has opened
 //     Notice.ended                    <---     the connection has failed
 
@@ -24,6 +25,7 @@ import { RtcCarrier, type ChannelSource } from './webrtc/carrier.js'
 import type { RtcChannel } from './webrtc/channel.js'
 import { statsOf, type RtcDialler } from './webrtc/dial.js'
 import { establish, type RtcAttempt } from './webrtc/establish.js'
+import { opener } from './webrtc/opener.js'
 import { version2 } from './webrtc/version.js'
 import { watchDial, watchSession } from './webrtc/watch.js'
 
@@ -39,6 +41,7 @@ interface Request {
 type Call =
   | { type: 'started' }
   | { type: 'open', number: number, label: string }
+  | { type: 'reopen' }
   | { type: 'stats', number: number }
   | { type: 'close' }
 
@@ -47,7 +50,7 @@ type Notice =
   | { type: 'zero', channel: RTCDataChannel }
   | { type: 'offer', offer: string }
   | { type: 'incoming', channel: RTCDataChannel }
-  /** Without a channel: the browser has no more. */
+  /** Without a channel: there can be none. */
   | { type: 'opened', number: number, channel?: RTCDataChannel }
   | { type: 'stats', number: number, stats: PathStats }
   | { type: 'failed', kind: ConnectErrorKind, message: string }
@@ -148,17 +151,23 @@ class PortSource implements ChannelSource {
   }
 
   open (channel: RtcChannel, label: string): void {
-    if (this.#isClosed) throw new Error('the connection is closed')
+    if (this.#isClosed) {
+      channel.attach()
+      return
+    }
     const number = this.#next++
     this.#opening.set(number, channel)
     this.call({ type: 'open', number, label })
   }
 
+  reopen (): void {
+    if (this.#opening.size > 0 && !this.#isClosed) this.call({ type: 'reopen' })
+  }
+
   opened (number: number, channel: RTCDataChannel | undefined): void {
     const opening = this.#opening.get(number)
     this.#opening.delete(number)
-    if (channel === undefined) opening?.fail()
-    else opening?.attach(channel)
+    opening?.attach(channel)
   }
 
   async stats (): Promise<PathStats> {
@@ -180,7 +189,7 @@ class PortSource implements ChannelSource {
     this.#isClosed = true
     this.closed.resolve()
     for (const measured of this.#measuring.values()) measured.resolve({})
-    for (const opening of this.#opening.values()) opening.fail()
+    for (const opening of this.#opening.values()) opening.attach()
     this.#opening.clear()
     this.call({ type: 'close' })
     this.port.close()
@@ -193,17 +202,20 @@ function serve (request: Request, port: MessagePort): void {
   const notify = (notice: Notice, ...channels: RTCDataChannel[]): void => {
     port.postMessage(notice, channels)
   }
-  let connection: RTCPeerConnection
+  let connection: RTCPeerConnection | undefined
+  let kind: ConnectErrorKind = 'unsupported'
   try {
     connection = new RTCPeerConnection()
+    const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
+    kind = 'unsupported-in-worker'
+    // At once: a channel that has opened can not move. Firefox 140 can not move any.
+    notify({ type: 'zero', channel: zero }, zero)
   } catch (error) {
-    notify({ type: 'failed', kind: 'unsupported', message: String(error) })
+    connection?.close()
+    notify({ type: 'failed', kind, message: String(error) })
     port.close()
     return
   }
-  const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
-  // At once: a channel that has opened can not move.
-  notify({ type: 'zero', channel: zero }, zero)
   connection.ondatachannel = ({ channel }) => { notify({ type: 'incoming', channel }, channel) }
   const fail = (error: ConnectError): void => {
     notify({ type: 'failed', kind: error.kind, message: error.message })
@@ -215,14 +227,10 @@ function serve (request: Request, port: MessagePort): void {
     connection.close()
     port.close()
   }
-  const open = (number: number, label: string): void => {
-    try {
-      const channel = connection.createDataChannel(label)
-      notify({ type: 'opened', number, channel }, channel)
-    } catch {
-      notify({ type: 'opened', number })
-    }
-  }
+  const { open, reopen } = opener<number>(connection, (number, channel) => {
+    if (channel) notify({ type: 'opened', number, channel }, channel)
+    else notify({ type: 'opened', number })
+  })
   port.onmessage = ({ data }: MessageEvent<Call>) => {
     switch (data.type) {
       case 'started':
@@ -232,6 +240,7 @@ function serve (request: Request, port: MessagePort): void {
         })
         break
       case 'open': open(data.number, data.label); break
+      case 'reopen': reopen(); break
       case 'stats':
         void statsOf(connection).then(stats => {
           notify({ type: 'stats', number: data.number, stats })

@@ -92,6 +92,7 @@ export function session (options = {}, { peerHasCredit = true } = {}) {
       channels.push(fake)
       channel.attach(fake)
     },
+    reopen () {},
     stats: async () => ({}),
     close () {
       source.isClosed = true

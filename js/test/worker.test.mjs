@@ -24,6 +24,9 @@ class FakePort {
   postMessage (data, transfer) {
     const { other } = this
     if (this.isClosed || other.isClosed) return
+    if (!FakeConnection.canMove && transfer?.some(moved => moved instanceof FakeChannel)) {
+      throw new DOMException('invalid transferable array', 'DataCloneError')
+    }
     const ports = (transfer ?? []).filter(moved => moved instanceof FakePort)
     queueMicrotask(() => { other.onmessage?.({ data, ports }) })
   }
@@ -56,10 +59,12 @@ class FakeMessageChannel {
 
 class FakeConnection {
   static isRefused = false
+  static canMove = true
   connectionState = 'new'
   iceConnectionState = 'new'
   localDescription = { sdp: 'a=ice-pwd:secret' }
   channels = []
+  limit = Infinity
 
   constructor () {
     if (FakeConnection.isRefused) throw new Error('too many connections')
@@ -67,6 +72,7 @@ class FakeConnection {
   }
 
   createDataChannel (label) {
+    if (this.channels.length >= this.limit) throw new DOMException('no id', 'OperationError')
     const channel = new FakeChannel(label)
     channel.readyState = 'connecting'
     channel.addEventListener = (type, listener) => { channel.onopened = listener }
@@ -170,9 +176,10 @@ test('a channel that is made after the end of its session is closed', async () =
   await settle()
   assert.ok(connection.channels[1].isClosed)
   start.carrier.fail(new Error('lost'))
-  assert.throws(() => start.carrier.open('/later'), { kind: 'lost' })
+  const later = start.carrier.open('/later')
   await settle()
   assert.equal(connection.channels.length, 2)
+  assert.ok(!later.isOpen)
 })
 
 test('opens that the page has not answered fail with their session', async () => {
@@ -184,7 +191,26 @@ test('opens that the page has not answered fail with their session', async () =>
   })
   const channel = start.carrier.open('/x')
   start.carrier.source.close()
+  await settle()
   assert.deepEqual(closed, [channel])
+})
+
+test('opens of a worker wait while the browser has no number for another channel', async () => {
+  const { start, connection } = await connected()
+  start.carrier.start({ closedByPeer () {}, channelOpen () {}, ended () {} })
+  connection.limit = 2
+  const [first, second] = ['/first', '/second'].map(label => start.carrier.open(label))
+  await until(() => connection.channels.length === 2)
+  await settle()
+  assert.equal(connection.channels.length, 2)
+  connection.limit = 3
+  first.finish(true)
+  connection.channels[1].finishClose()
+  await until(() => connection.channels.length === 3)
+  assert.equal(connection.channels[2].label, '/second')
+  connection.channels[2].readyState = 'open'
+  await settle()
+  assert.ok(second.isOpen)
 })
 
 test('statistics that the browser does not give are left out', async () => {
@@ -221,6 +247,19 @@ test('a page that can make no connection fails the dial at once, with its ports'
     assert.deepEqual(sides().map(({ isClosed }) => isClosed), [true, true])
   } finally {
     FakeConnection.isRefused = false
+  }
+})
+
+test('a browser that can not move channels fails the dial at once, with its ports', async () => {
+  FakeConnection.canMove = false
+  try {
+    const error = await errorOf(dial())
+    assert.deepEqual([error.name, error.kind], ['ConnectError', 'unsupported-in-worker'])
+    await settle()
+    assert.equal(connections.at(-1).connectionState, 'closed')
+    assert.deepEqual(sides().map(({ isClosed }) => isClosed), [true, true])
+  } finally {
+    FakeConnection.canMove = true
   }
 })
 

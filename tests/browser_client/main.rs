@@ -119,6 +119,20 @@ async fn substreams_of_firefox() {
     }
 }
 
+/// Firefox has numbers for 1024 channels at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn substreams_wait_while_the_browser_has_no_more_channels() {
+    for browser in BROWSERS {
+        let server = Server::start(browser.ip(), PLAIN, |config| {
+            config.max_inbound_substreams = 4096;
+        })
+        .await;
+        let cases = ["more-substreams-than-channels"];
+        driver::run(browser, &server.parameters(), &cases).await;
+        server.finish(&[CLOSED]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn substreams_with_noise() {
     for browser in BROWSERS {

@@ -11,8 +11,10 @@ import { RtcChannel, type RtcChannelEvents } from './channel.js'
 
 /** What makes the channels: a connection on this page, or the page of this worker. */
 export interface ChannelSource {
-  /** Gives `channel` its data channel, now or later. Throws if there is none. */
+  /** Gives `channel` its data channel, now or later, or fails it later. */
   open (channel: RtcChannel, label: string): void
+  /** A channel has closed: there may be room for another. */
+  reopen (): void
   stats (): Promise<PathStats>
   close (): void
 }
@@ -46,13 +48,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
 
   open (label: string): RtcChannel {
     const channel = new RtcChannel(this)
-    try {
-      this.source.open(channel, label)
-    } catch (cause) {
-      const error = new SessionError('lost', 'no more channels')
-      error.cause = cause
-      throw error
-    }
+    this.source.open(channel, label)
     return channel
   }
 
@@ -140,6 +136,7 @@ export class RtcCarrier implements Carrier, RtcChannelEvents {
   }
 
   closed (channel: RtcChannel): void {
+    this.source.reopen()
     if (channel === this.#zero) {
       this.fail(new SessionError('closed-by-peer', 'closed by the peer'))
     } else {

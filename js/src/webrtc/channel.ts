@@ -29,8 +29,12 @@ export class RtcChannel implements Channel {
 
   constructor (readonly events: RtcChannelEvents) {}
 
-  /** Gives it its channel, which a worker gets later. */
-  attach (channel: RTCDataChannel): void {
+  /** Gives it its channel, now or later. Without one it closes, as soon as its opener knows it. */
+  attach (channel?: RTCDataChannel): void {
+    if (channel === undefined) {
+      queueMicrotask(() => { this.#onClose() })
+      return
+    }
     this.#channel = channel
     channel.binaryType = 'arraybuffer'
     channel.onopen = () => { this.events.ready(this) }
@@ -38,11 +42,6 @@ export class RtcChannel implements Channel {
     channel.onclose = () => { this.#onClose() }
     channel.onbufferedamountlow = () => { this.events.drained(this) }
     if (this.#isOver) channel.close()
-  }
-
-  /** There is no channel for it. */
-  fail (): void {
-    this.#onClose()
   }
 
   get isOpen (): boolean {

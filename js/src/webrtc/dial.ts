@@ -4,7 +4,9 @@ import type { WebRtcAddress } from '../address.js'
 import type { PathStats } from '../api.js'
 import { ConnectError } from '../errors.js'
 import { RtcCarrier, type ChannelSource } from './carrier.js'
+import type { RtcChannel } from './channel.js'
 import { establish, type RtcDial } from './establish.js'
+import { opener } from './opener.js'
 import type { SessionStart } from '../session.js'
 import { watchDial, watchSession } from './watch.js'
 
@@ -44,7 +46,7 @@ export const dialWebRtc = async (
   const connection = new Connection()
   const zero = connection.createDataChannel('', { negotiated: true, id: 0 })
   const source: ChannelSource = {
-    open (channel, label) { channel.attach(connection.createDataChannel(label)) },
+    ...opener<RtcChannel>(connection, (channel, made) => { channel.attach(made) }),
     stats: () => statsOf(connection),
     close () { connection.close() }
   }

@@ -26,14 +26,14 @@ export function watchDial (
     if (connection.connectionState !== 'failed') return
     const hasPath = /connected|completed/.test(connection.iceConnectionState)
     fail(hasPath
-      ? new ConnectError('authentication', `the listener has another certificate: ${address.text}`)
-      : new ConnectError('unreachable', `no answer from ${address.host}, UDP port ${address.port}`))
+      ? new ConnectError('authentication', `another certificate: ${address.text}`)
+      : new ConnectError('unreachable', `no answer: ${address.text}`))
   }
   const checkPermission = async (): Promise<void> => {
     const isDenied = connection.iceConnectionState === 'new' && await isDeniedTo(address.host)
     // ICE that has begun was not hindered.
     if (!isDenied || connection.iceConnectionState !== 'new') return
-    fail(new ConnectError('local-network-denied', `the page may not connect to ${address.host}`))
+    fail(new ConnectError('local-network-denied', `not allowed: ${address.text}`))
   }
   const timers = [
     setTimeout(() => { void checkPermission() }, PERMISSION_CHECK),
@@ -71,7 +71,7 @@ export function watchSession (
 ): void {
   let timer: ReturnType<typeof setTimeout> | undefined
   const silent = (): void => {
-    fail(new SessionError('timed-out', `nothing from the peer for ${silenceTimeout} ms`))
+    fail(new SessionError('timed-out', `silent for ${silenceTimeout} ms`))
   }
   const watch = (): void => {
     const { iceConnectionState, connectionState } = connection

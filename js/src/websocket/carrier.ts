@@ -248,7 +248,7 @@ export class WsCarrier implements Carrier {
   #onFrame (frame: Frame): void {
     const { stream, label, payload, flag } = frame
     if (stream === undefined) {
-      this.#violated('a frame without stream')
+      this.#violated('no stream')
     } else if (stream === 0) {
       this.#onZero(frame)
     } else if (this.handshake.onFrame !== undefined) {

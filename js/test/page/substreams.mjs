@@ -168,8 +168,7 @@ export const unknownProtocol = parameters => withSession(parameters, {}, async s
   assertEqual([error.kind, error.streamErrorCode], ['reset', 0x1001], 'finished')
 })
 
-/** More substreams than the listener takes at once, each of them used. */
-export const manySubstreams = parameters => withSession(parameters, {}, async session => {
+async function atOnce (session, count) {
   const one = async number => {
     const substream = await session.createBidirectionalStream({ protocol: '/echo' })
     const sent = send(substream, pattern(100, number))
@@ -177,9 +176,17 @@ export const manySubstreams = parameters => withSession(parameters, {}, async se
     await sent
   }
   const start = performance.now()
-  await Promise.all(Array.from({ length: 1000 }, (_, number) => one(number)))
-  return { 'substreams-per-s': Math.round(1000 / (performance.now() - start) * 1000) }
-})
+  await Promise.all(Array.from({ length: count }, (_, number) => one(number)))
+  return { 'substreams-per-s': Math.round(count / (performance.now() - start) * 1000) }
+}
+
+/** More substreams than the listener takes at once, each of them used. */
+export const manySubstreams = parameters =>
+  withSession(parameters, {}, session => atOnce(session, 1000))
+
+/** More substreams than the browser has numbers for, of a listener that takes them all. */
+export const moreSubstreamsThanChannels = parameters =>
+  withSession(parameters, {}, session => atOnce(session, 3000))
 
 /** More substreams in a row than a browser has numbers for channels at once. */
 export const tenThousandSubstreams = parameters => withSession(parameters, {}, async session => {
