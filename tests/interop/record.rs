@@ -114,7 +114,7 @@ impl Record {
     }
 
     pub(crate) fn passed_with(&self, case: &str, figure: &str) {
-        let engine = std::env::var("ANABRANCH_ENGINE").unwrap_or_else(|_| "direct".to_owned());
+        let engine = engine();
         let fields = [
             ("peer", self.peer.as_str()),
             ("release", &self.release),
@@ -135,6 +135,11 @@ impl Record {
         let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
         written.expect("a line in a file");
     }
+}
+
+/// The engine that `ANABRANCH_ENGINE` names.
+pub(crate) fn engine() -> String {
+    std::env::var("ANABRANCH_ENGINE").unwrap_or_else(|_| "direct".to_owned())
 }
 
 /// `name: value` of each field of a struct.

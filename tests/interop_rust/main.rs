@@ -499,8 +499,12 @@ async fn a_reader_in_litep2p_that_stalls_for_too_long_costs_its_substream_only()
     .await;
 }
 
-/// The address from which a connection sends, once it has sent something.
-async fn local_address(connection: &Connection) -> SocketAddr {
+/// The address from which a connection sends, once it has sent something. The engine str0m does not
+/// report it.
+async fn local_address(connection: &Connection) -> Option<SocketAddr> {
+    if record::engine() == "str0m" {
+        return None;
+    }
     let known = async {
         loop {
             match connection.stats().path {
@@ -509,9 +513,8 @@ async fn local_address(connection: &Connection) -> SocketAddr {
             }
         }
     };
-    timeout(Duration::from_secs(5), known)
-        .await
-        .expect("a path")
+    let path = timeout(Duration::from_secs(5), known).await;
+    Some(path.expect("a path"))
 }
 
 /// Keeps the port of a connection that has ended from being given to the next one.
@@ -543,7 +546,9 @@ async fn we_dial_many_times(program: &str) {
         times.push(began.elapsed());
         let local = local_address(&connection).await;
         close(connection).await;
-        held.push(hold(local).await);
+        if let Some(local) = local {
+            held.push(hold(local).await);
+        }
     }
     assert_nothing_left(endpoint).await;
     listener.kill().await;
