@@ -57,7 +57,7 @@ export function parseAddress (text: string): Address {
     return certhashOf(hash) ?? refuse('no sha2-256 certhash')
   })
   if (certhashes.length === 0) {
-    throw new ConnectError('missing-certhash', `no certificate hash: ${text}`)
+    throw new ConnectError('missing-certhash', `no certhash: ${text}`)
   }
   // In the shortest form, and without brackets.
   return {

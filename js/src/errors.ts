@@ -70,7 +70,7 @@ export class ConnectError extends Error {
 
 /** A dial that took longer than its time limit. */
 export const notWithin = (ms: number, detail = ''): ConnectError =>
-  new ConnectError('timed-out', `not connected within ${ms} ms${detail}`)
+  new ConnectError('timed-out', `not within ${ms} ms${detail}`)
 
 /** One address of `connectAny` that has not won. */
 export interface Attempt {

@@ -340,7 +340,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
     this.#substreams.set(channel, substream)
     if (signal !== undefined) {
       const reset = (): void => {
-        substream.reset('aborted', 'aborted by its signal', ResetCode.Abandoned)
+        substream.reset('aborted', 'aborted by this side', ResetCode.Abandoned)
       }
       signal.addEventListener('abort', reset)
       const release = (): void => { signal.removeEventListener('abort', reset) }
@@ -354,7 +354,7 @@ export class AnabranchSession implements Session, Siblings, CarrierEvents {
   #refusal (): SessionError | undefined {
     if (this.#state !== 'open') return new SessionError('closed', 'the session has ended')
     if (this.#goodbye !== undefined) {
-      return new SessionError('closed-by-peer', 'the peer closes the session')
+      return new SessionError('closed-by-peer', 'closed by the peer')
     }
     if (this.#isPeerDraining) {
       return new SessionError('draining', 'the peer drains')

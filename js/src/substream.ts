@@ -340,8 +340,8 @@ export class Substream implements BidirectionalStream {
       ? new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength)
       : chunk instanceof ArrayBuffer ? new Uint8Array(chunk) : undefined
     if (bytes === undefined) {
-      this.reset('aborted', 'a chunk is no buffer', ResetCode.Abandoned)
-      throw new TypeError('a chunk is no buffer')
+      this.reset('aborted', 'no buffer', ResetCode.Abandoned)
+      throw new TypeError('no buffer')
     }
     if (this.#error) throw this.#error
     if (bytes.length === 0) {
@@ -435,7 +435,7 @@ export class Substream implements BidirectionalStream {
 
   #onStop (code: number | undefined): boolean {
     if (this.#writeState === 'done') return false
-    const error = new SubstreamError('stopped', 'the peer reads no more', code)
+    const error = new SubstreamError('stopped', 'stopped by the peer', code)
     const mustSendFin = this.#isWriting
     this.#endWriting(error)
     this.siblings.unschedule(this)

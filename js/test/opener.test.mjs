@@ -42,3 +42,23 @@ test('a label that no channel can have holds up no other', () => {
   open('a', 'a')
   assert.deepEqual(made, [['long', undefined], ['a', 'channel a']])
 })
+
+test('the number of Firefox whose channel never opens is not used', t => {
+  Object.defineProperty(globalThis, 'navigator', {
+    value: { userAgent: 'Firefox/153.0' }, configurable: true, writable: true
+  })
+  t.after(() => { delete globalThis.navigator })
+  const made = []
+  const closed = []
+  let id = 2044
+  const connection = {
+    createDataChannel: () => ({ id: id += 2, close () { closed.push(this.id) } })
+  }
+  const { open } = opener(connection, (key, channel) => { made.push([key, channel.id]) })
+  open('a')
+  open('b')
+  assert.deepEqual([made, closed], [[['a', 2046]], [2048]])
+  id = 100
+  open('c')
+  assert.deepEqual(made.slice(1), [['b', 102], ['c', 104]])
+})

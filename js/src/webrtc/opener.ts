@@ -1,5 +1,10 @@
 // Makes data channels in the order in which they are asked for.
 
+import { isFirefox } from './watch.js'
+
+/** Firefox negotiates 2048 streams. */
+const MAX_ID = 2047
+
 export interface Opener<Key> {
   open (key: Key, label: string): void
   /** A channel has closed. */
@@ -20,6 +25,8 @@ export function opener<Key> (
       let channel: RTCDataChannel | undefined
       try {
         channel = connection.createDataChannel(label)
+        // Firefox 153 gives out one number too many, and that channel never opens.
+        if (isFirefox() && channel.id! > MAX_ID) throw channel.close()
       } catch (error) {
         if (!(error instanceof TypeError)) return
       }

@@ -4,6 +4,10 @@ import type { WebRtcAddress } from '../address.js'
 import { watchdog } from '../deferred.js'
 import { ConnectError, notWithin, SessionError } from '../errors.js'
 
+// Node 20 has no `navigator`.
+export const isFirefox = (): boolean | undefined =>
+  globalThis.navigator?.userAgent.includes('Firefox')
+
 /** Of a page that is denied the local network: nothing is sent, and nothing reports that. */
 const PERMISSION_CHECK = 700
 
@@ -11,9 +15,7 @@ const PERMISSION_CHECK = 700
  * How long after the last answer of the peer a browser reports that there is none, at most: after
  * two checks that failed, of which Firefox makes one in 5 s. Statistics do not tell it.
  */
-// Node 20 has no `navigator`.
-const disconnectedAfter = (): number =>
-  globalThis.navigator?.userAgent.includes('Firefox') ? 12_000 : 8_000
+const disconnectedAfter = (): number => isFirefox() ? 12_000 : 8_000
 
 /** Reports why a dial fails, until the result is called. */
 export function watchDial (
