@@ -13,16 +13,21 @@ export const uint64 = value => {
   return bytes
 }
 
-export async function download (session, length) {
-  const substream = await open(session, '/download')
-  await send(substream, uint64(length))
+/** Reads so many bytes of the pattern, and then the end. */
+export async function readPattern (readable, length) {
   let at = 0
-  for await (const chunk of chunksOf(substream.readable)) {
+  for await (const chunk of chunksOf(readable)) {
     const start = at % 251
     assert(sameBytes(chunk, CHUNK.subarray(start, start + chunk.length)), `other bytes at ${at}`)
     at += chunk.length
   }
   assertEqual(at, length, 'bytes')
+}
+
+export async function download (session, length) {
+  const substream = await open(session, '/download')
+  await send(substream, uint64(length))
+  await readPattern(substream.readable, length)
 }
 
 export async function writePattern (substream, length) {

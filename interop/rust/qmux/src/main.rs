@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 
 use qmux::Session;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,8 +17,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 /// Bytes of a header.
 const HEADER: usize = 16;
 
-/// What a download consists of.
-static PIECE: [u8; 64 * 1024] = [7; 64 * 1024];
+/// A download is this again and again: the byte at `offset` is `offset % 251`.
+static PIECE: LazyLock<Vec<u8>> = LazyLock::new(|| (0..=250).cycle().take(251 * 256).collect());
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
