@@ -90,3 +90,8 @@ pub use ufrag::Version as WebRtcDirectVersion;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The listener for web pages compiles too.
+#[cfg(doctest)]
+#[doc = include_str!("../js/README.md")]
+struct BrowserReadme;
