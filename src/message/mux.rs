@@ -281,6 +281,33 @@ mod tests {
     }
 
     #[test]
+    fn the_field_stream_adds_at_most_what_is_left_free_for_it() {
+        // With the field, the length prefix of this frame needs a second byte.
+        let message = Message::data(Bytes::from(vec![1; 121]));
+        let bytes = routed(&message, MAX_STREAM, None);
+        assert_eq!(bytes.len() - message.encoded_len(), STREAM_FIELD_MAX);
+    }
+
+    #[test]
+    fn a_notice_keeps_its_fields() {
+        assert!(Notice::default().is_empty());
+        assert_eq!(Notice::default().into_message(), Message::default());
+        let notice = Notice {
+            max_substreams: Some(7),
+            draining: true,
+            opened: Some(9),
+        };
+        assert!(!notice.is_empty());
+        let message = notice.into_message();
+        assert_eq!(
+            (message.max_substreams, message.draining, message.opened),
+            (Some(7), true, Some(9))
+        );
+        let bytes = message.encode();
+        assert_eq!(peek(&bytes).unwrap().unwrap().notice, notice);
+    }
+
+    #[test]
     fn flags_and_closes_are_found_again() {
         let mut out = BytesMut::new();
         append_channel_closed(&mut out, 300);

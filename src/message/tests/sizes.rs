@@ -178,3 +178,37 @@ fn r5_sealing_refuses_a_range_outside_of_the_buffer() {
         );
     }
 }
+
+#[test]
+fn the_headroom_is_exact_for_the_longest_prefixes() {
+    let len = 100_000;
+    let mut buf = vec![0; DATA_HEADROOM + len];
+    let range = DATA_HEADROOM..DATA_HEADROOM + len;
+    let frame = seal_data_frame(&mut buf, range, None).expect("the headroom suffices");
+    assert_eq!(frame, 0..buf.len(), "and none of it is left");
+}
+
+#[test]
+fn all_fields_at_their_longest_are_encoded() {
+    for (label, reason) in [
+        (None, None),
+        (Some("l"), Some("r")),
+        (None, Some("r")),
+        (Some("l"), None),
+    ] {
+        let message = Message {
+            flag: Some(Flag::ResetStream),
+            error_code: Some(u32::MAX),
+            max_data: Some(u64::MAX),
+            stream: Some(u64::MAX),
+            max_substreams: Some(u64::MAX),
+            draining: true,
+            opened: Some(u64::MAX),
+            label: label.map(Into::into),
+            reason: reason.map(Into::into),
+            ..Message::default()
+        };
+        let (decoded, error) = decode_all(message.encode());
+        assert_eq!((decoded, error), (vec![message], None));
+    }
+}

@@ -322,3 +322,70 @@ fn a_discard_lets_go_of_bytes() {
     assert!(data.is_unique());
     assert_eq!(buffer.queued(), 0);
 }
+
+#[test]
+fn reports_follow_writes_credit_and_sends() {
+    let mut buffer = send_buffer();
+    assert!(!buffer.is_sendable() && !buffer.waits_for_credit());
+    assert!(!buffer.waits_for_first_credit() && !buffer.has_grant());
+    assert_eq!((buffer.total_sent(), buffer.granted_credit()), (0, None));
+
+    buffer.write(&pattern(INITIAL_CREDIT as usize + 100));
+    assert!(buffer.is_sendable() && !buffer.waits_for_credit());
+    assert!(!buffer.waits_for_first_credit(), "there is credit");
+    let mut sent = Vec::new();
+    drain(&mut buffer, &mut sent);
+    assert_eq!(buffer.total_sent(), INITIAL_CREDIT);
+    assert!(!buffer.is_sendable() && buffer.waits_for_credit());
+    assert!(buffer.waits_for_first_credit() && !buffer.has_grant());
+
+    buffer.grant(INITIAL_CREDIT + 40);
+    assert!(buffer.has_grant() && buffer.is_sendable());
+    assert_eq!(buffer.granted_credit(), Some(40));
+    drain(&mut buffer, &mut sent);
+    assert_eq!(buffer.total_sent(), INITIAL_CREDIT + 40);
+    assert_eq!(buffer.granted_credit(), Some(0));
+    assert!(buffer.waits_for_credit() && !buffer.waits_for_first_credit());
+
+    buffer.grant(INITIAL_CREDIT + 100);
+    drain(&mut buffer, &mut sent);
+    assert_eq!((buffer.queued(), buffer.granted_credit()), (0, Some(0)));
+    assert!(
+        !buffer.is_sendable() && !buffer.waits_for_credit(),
+        "nothing waits"
+    );
+    assert_eq!(sent, pattern(INITIAL_CREDIT as usize + 100));
+}
+
+#[test]
+fn the_payload_of_new_chunks_can_change() {
+    let mut buffer = send_buffer();
+    buffer.set_chunk_payload(1000);
+    buffer.write(&pattern(2500));
+    let mut sent = Vec::new();
+    let first = 1000 - DATA_TAILROOM;
+    let lengths = drain(&mut buffer, &mut sent);
+    assert_eq!(lengths, [first, 1000, 1500 - first]);
+}
+
+#[test]
+fn a_chunk_that_was_sent_lends_its_memory_to_the_next() {
+    let begins_at = |chunk: &Chunk| match chunk {
+        Chunk::Copied(copied) => copied.buf.as_ptr(),
+        Chunk::Slice(_) => panic!("it was copied"),
+    };
+    let mut buffer = send_buffer();
+    buffer.grant(1 << 20);
+    buffer.write(&pattern(2 * CHUNK));
+    let (chunk, length) = buffer.take(CHUNK).expect("data is queued");
+    let memory = begins_at(&chunk);
+    buffer.sent(chunk, length);
+    // The second chunk is full, and a third begins.
+    buffer.write(&pattern(CHUNK));
+    let mut later = Vec::new();
+    while let Some((chunk, length)) = buffer.take(CHUNK) {
+        later.push(begins_at(&chunk));
+        buffer.sent(chunk, length);
+    }
+    assert!(later.contains(&memory), "{memory:?} is not among {later:?}");
+}

@@ -489,3 +489,23 @@ fn run_flags(flags: &[SubstreamEvent], end: SubstreamEvent, shutdown_at: usize, 
         assert_eq!(fins, u32::from(ends_writing), "{context}");
     }
 }
+
+#[test]
+fn every_effect_is_a_bit_of_its_own() {
+    let all = [
+        Effects::WAKE_READER,
+        Effects::WAKE_WRITERS,
+        Effects::DISCARD_SEND,
+        Effects::DISCARD_RECEIVED,
+        Effects::SERVICE,
+        Effects::PROTOCOL_ERROR,
+    ];
+    for (index, one) in all.into_iter().enumerate() {
+        assert!(!Effects::NONE.contains(one));
+        for (other_index, other) in all.into_iter().enumerate() {
+            assert_eq!(one.contains(other), index == other_index);
+            let both = one.and(other);
+            assert!(both.contains(one) && both.contains(other));
+        }
+    }
+}
